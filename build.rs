@@ -1,0 +1,21 @@
+//! Compiles the protos with protox, so that no `protoc` is needed, and keeps their comments for reflection.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+const PROTOS: [&str; 3] =
+    ["jobtrack/v1/job_service.proto", "jobtrack/v1/admin_service.proto", "grpc/health/v1/health.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_files(PROTOS)?;
+
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+
+    tonic_prost_build::configure()
+        .extern_path(".grpc.health.v1.HealthCheckRequest", "::tonic_health::pb::HealthCheckRequest")
+        .extern_path(".grpc.health.v1.HealthCheckResponse", "::tonic_health::pb::HealthCheckResponse")
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}

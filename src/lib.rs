@@ -1,0 +1,2 @@
+//! jobtrack.
+pub mod proto;

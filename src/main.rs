@@ -1,0 +1,2 @@
+//! The `jobtrack` binary.
+fn main() {}
