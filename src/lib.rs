@@ -1,2 +1,37 @@
-//! jobtrack.
+//! jobtrack: a job tracker over gRPC.
+//!
+//! # The house
+//!
+//! | module | what it is | may use |
+//! |---|---|---|
+//! | [`domain`] | what a job is and may become; pure | nothing |
+//! | [`clock`] | what time it is | `domain` |
+//! | [`store`] | where jobs are kept | `domain` |
+//! | [`watch`] | from a store's announcements to subscribers | `clock`, `domain`, `store` |
+//! | [`tracker`] | the use cases | the above |
+//! | [`grpc`] | the services, and what each call passes | the above, `proto` |
+//! | [`server`] | puts one together and runs it | the above, `config` |
+//! | [`cli`] | the command line | `server`, `config`, `telemetry`, `proto` |
+//!
+//! # One request
+//!
+//! `UpdateProgress` comes in through `grpc/call.rs`, which sees to its deadline and its log line, to the handler in
+//! `grpc/jobs.rs`. `grpc/convert` makes a [`Change`](domain::Change) of it, or refuses it. [`Tracker::change`]
+//! reads the job, lets [`Job::apply`](domain::Job::apply) decide what becomes of it, and stores that by
+//! [`JobStore::replace`](store::JobStore::replace). The store announces it to the [`Hub`](watch::Hub), which hands it
+//! to those who watch; their events go out through `grpc/stream.rs`. A refusal is a
+//! [`JobError`](domain::JobError) up to `grpc/status.rs`.
+//!
+//! [`Tracker::change`]: tracker::Tracker::change
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod grpc;
 pub mod proto;
+pub mod server;
+pub mod store;
+mod telemetry;
+pub mod tracker;
+pub mod watch;

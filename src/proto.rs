@@ -1,5 +1,5 @@
 //! The generated messages, clients and servers of `proto/`. Nothing else is written here.
-#![allow(missing_docs, clippy::all, clippy::pedantic)]
+#![allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
 
 /// `jobtrack.v1`: the product's own services.
 pub mod v1 {

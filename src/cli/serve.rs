@@ -1,0 +1,67 @@
+//! `jobtrack serve`.
+
+use std::{
+    io::{ErrorKind, Write, stdout},
+    net::SocketAddr,
+};
+
+use anyhow::{Context, Result, anyhow};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+use tracing::info;
+
+use crate::{config::Config, server, telemetry};
+
+/// Serves until SIGTERM or SIGINT.
+pub fn run(config: &Config) -> Result<()> {
+    telemetry::init(config.log_format, &config.log)?;
+    Runtime::new().context("the runtime can't be started")?.block_on(serve(config))
+}
+
+async fn serve(config: &Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = listen(&config.listen).await?;
+    let address = listener.local_addr()?;
+    // A closed standard output is no reason not to serve.
+    _ = stdout().write_all(banner(address).as_bytes());
+    info!(%address, storage = "memory", "serving");
+    server::run(config, listener, async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+    .await;
+    Ok(())
+}
+
+async fn listen(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            anyhow!("{address} is in use, perhaps by another jobtrack: stop that, or choose another with --listen")
+        }
+        ErrorKind::PermissionDenied => {
+            anyhow!("this user may not listen on {address}: choose a port above 1023 with --listen")
+        }
+        ErrorKind::InvalidInput => anyhow!("--listen {address:?} is not HOST:PORT"),
+        _ => anyhow!("can't listen on {address}: {error}; choose another with --listen"),
+    })
+}
+
+fn banner(address: SocketAddr) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let method = "jobtrack.v1.JobService/CreateJob";
+    let mut caller = address;
+    if caller.ip().is_unspecified() {
+        caller.set_ip([127, 0, 0, 1].into());
+    }
+    format!(
+        "jobtrack {version} listening on {address}, storage: memory\n\
+         \n  grpcurl -plaintext -d '{{\"kind\":\"demo\"}}' {caller} {method}\
+         \n  buf curl --protocol grpc --http2-prior-knowledge -d '{{\"kind\":\"demo\"}}' http://{caller}/{method}\n"
+    )
+}

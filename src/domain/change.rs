@@ -1,0 +1,150 @@
+//! What can be done to a job, and the ways it can go.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::{Document, Failure, Job, Progress, Stamp, State, Timestamp};
+
+/// How long a tombstone is kept.
+pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(600);
+
+/// How long jobs are kept by state, where the job itself does not say. Zero: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// After success.
+    pub succeeded: Duration,
+    /// After failure.
+    pub failed: Duration,
+    /// After cancellation.
+    pub cancelled: Duration,
+    /// After the last change of a job that has not ended.
+    pub active: Duration,
+}
+
+impl Retention {
+    /// How long a job in `state` is kept.
+    pub const fn of(&self, state: State) -> Duration {
+        match state {
+            State::Pending | State::Running => self.active,
+            State::Succeeded => self.succeeded,
+            State::Failed => self.failed,
+            State::Cancelled => self.cancelled,
+        }
+    }
+}
+
+/// When a change happens, under which stamp, and how long what it makes is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// The time.
+    pub now: Timestamp,
+    /// Names the change.
+    pub stamp: Stamp,
+    /// How long jobs are kept.
+    pub retention: Retention,
+}
+
+/// Something done to a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A worker says how far it is.
+    Report(Report),
+    /// A worker is done.
+    Complete(Completion<Option<Document>>),
+    /// A worker gave up.
+    Fail(Completion<Failure>),
+    /// Somebody asks to stop.
+    Cancel {
+        /// Why.
+        reason: String,
+        /// Who asks.
+        requester: String,
+        /// Without waiting for the worker.
+        force: bool,
+    },
+    /// The worker stopped as asked.
+    ConfirmCancel {
+        /// Which try stopped; the current one if `None`.
+        attempt: Option<i32>,
+        /// Becomes the message of the progress.
+        message: Option<String>,
+    },
+    /// The job is deleted.
+    Delete {
+        /// Even though it has not ended.
+        force: bool,
+    },
+    /// The lease ran out.
+    LoseWorker,
+    /// The job's time is over.
+    Expire,
+}
+
+/// How far a worker is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// What is new.
+    pub progress: Progress,
+    /// Who reports; the last one if empty.
+    pub worker: String,
+    /// Numbers the reports of an attempt.
+    pub sequence: Option<i64>,
+    /// Which try this belongs to; the current one if `None`.
+    pub attempt: Option<i32>,
+    /// Apply only to this revision.
+    pub expected_revision: Option<i64>,
+    /// Replaces the lease's length; zero ends the lease.
+    pub lease_timeout: Option<Duration>,
+}
+
+/// A worker's last word, with what came of the work.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion<T> {
+    /// What came of it.
+    pub outcome: T,
+    /// Which try ended; the current one if `None`.
+    pub attempt: Option<i32>,
+    /// Apply only to this revision.
+    pub expected_revision: Option<i64>,
+}
+
+/// What a change made of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Applied {
+    /// This is the next version, to be stored.
+    Changed(Box<Job>),
+    /// Nothing is to be stored: the job is already so, or the report was late.
+    Unchanged,
+}
+
+/// Why a change can't be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Rejected {
+    /// The job has ended, otherwise than the change would end it.
+    #[error("the job has ended")]
+    Finished,
+    /// A later attempt has begun.
+    #[error("a later attempt has begun")]
+    StaleAttempt,
+    /// The revision is not the expected one.
+    #[error("the job is not at the expected revision")]
+    RevisionMismatch,
+    /// Nobody asked for cancellation.
+    #[error("nobody asked for this job to be cancelled")]
+    CancelNotRequested,
+    /// The job has not ended.
+    #[error("the job has not ended; set force to delete it all the same")]
+    Active,
+}
+
+/// Something that time alone brings about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// [`Change::LoseWorker`].
+    LoseWorker,
+    /// [`Change::Expire`].
+    Expire,
+    /// The tombstone is forgotten.
+    Forget,
+}

@@ -1,0 +1,322 @@
+//! A job and its parts.
+
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    fmt::{self, Display},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{MAX_ID, Timestamp, Version};
+
+/// A job's name: 1 to 128 of `A-Z a-z 0-9 . _ : -`, so that it is safe in a key, a log line and a shell.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(Arc<str>);
+
+impl JobId {
+    /// Takes `raw` for an id if it is one.
+    pub fn parse(raw: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
+        ((1..=MAX_ID).contains(&raw.len()) && raw.bytes().all(allowed)).then(|| Self(raw.into()))
+    }
+
+    /// The id of a job that is made by `request_id` of `owner` without a name: always the same.
+    pub fn derived(owner: &str, request_id: &str) -> Self {
+        const NAMESPACE: Uuid = Uuid::from_u128(0x5a1f_6d1c_0b3e_4c52_9d55_7f0c_2e8b_91a4);
+        Self::from(Uuid::new_v5(&NAMESPACE, format!("{owner}\0{request_id}").as_bytes()))
+    }
+
+    /// Sorts before every id, and is none.
+    pub(crate) fn lower_bound() -> Self {
+        Self("".into())
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<Uuid> for JobId {
+    fn from(uuid: Uuid) -> Self {
+        Self((&*uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer())).into())
+    }
+}
+
+impl Borrow<str> for JobId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A JSON object that jobtrack keeps but does not look into.
+pub type Document = Map<String, Value>;
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum State {
+    /// No worker has reported yet.
+    Pending,
+    /// A worker has reported.
+    Running,
+    /// Ended well.
+    Succeeded,
+    /// Ended badly.
+    Failed,
+    /// Stopped on request.
+    Cancelled,
+}
+
+impl State {
+    /// Every state, in the order of a job's life.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// Whether nothing comes after it.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// The state's name as callers know it, without the prefix of its enum.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Failed => "FAILED",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+}
+
+/// How far a job is. Also the patch that a report carries: what is `None` there keeps its value.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// 0 to 100, finite.
+    pub percent: Option<f64>,
+    /// Units done, not negative.
+    pub completed: Option<i64>,
+    /// Units to do, not negative.
+    pub total: Option<i64>,
+    /// What is counted.
+    pub unit: Option<String>,
+    /// The current step.
+    pub stage: Option<String>,
+    /// Which step this is.
+    pub stage_index: Option<i32>,
+    /// How many steps there are.
+    pub stage_count: Option<i32>,
+    /// A line for people.
+    pub message: Option<String>,
+    /// The worker's own data.
+    pub details: Option<Document>,
+}
+
+/// A request to stop a job.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Cancellation {
+    /// When it was asked for. First, so that the order of cancellations is that of time.
+    pub request_time: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// Who asked.
+    pub requester: String,
+}
+
+/// A number of `google.rpc.Code` other than OK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FailureCode(i32);
+
+impl FailureCode {
+    /// Nothing more is known.
+    pub const UNKNOWN: Self = Self(2);
+    /// It took too long.
+    pub const DEADLINE_EXCEEDED: Self = Self(4);
+
+    /// Takes `code` for one if it is 1 to 16.
+    pub fn parse(code: i32) -> Option<Self> {
+        (1..=16).contains(&code).then_some(Self(code))
+    }
+
+    /// The number.
+    pub const fn get(self) -> i32 {
+        self.0
+    }
+}
+
+/// Why a job failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What sort of failure.
+    pub code: FailureCode,
+    /// What happened, for programs; may be empty.
+    pub reason: String,
+    /// What happened, for people.
+    pub message: String,
+    /// The worker's own data.
+    pub details: Option<Document>,
+}
+
+/// What came of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was completed, with this.
+    Result(Document),
+    /// It failed.
+    Failure(Failure),
+}
+
+/// A promise to report at least this often.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lease {
+    /// How long without a report until the worker counts as lost. Zero: no lease.
+    pub timeout: Duration,
+    /// When it runs out; set while the job runs under a lease.
+    pub expire_time: Option<Timestamp>,
+    /// It was seen to have run out, and this was stored.
+    pub lost: bool,
+    /// Whether running out fails the job.
+    pub fail_when_lost: bool,
+}
+
+/// Whether the worker still reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// The job has no lease, has not started or has ended.
+    Unspecified,
+    /// The lease holds.
+    Live,
+    /// The lease ran out.
+    Lost,
+}
+
+/// Why a job is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Removal {
+    /// Somebody deleted or purged it.
+    Deleted,
+    /// Its time was over, or it gave way to others.
+    Expired,
+}
+
+/// One version of a job: the job itself, or its tombstone once [`removal`](Job::removal) is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its name.
+    pub id: JobId,
+    /// Which version of it this is.
+    pub version: Version,
+    /// The request that made it, if that can be repeated.
+    pub request_id: Option<String>,
+    /// What sort of work it is.
+    pub kind: String,
+    /// Whom it belongs to; may be empty.
+    pub owner: String,
+    /// Pairs to filter by.
+    pub labels: BTreeMap<String, String>,
+    /// The creator's own data.
+    pub metadata: Option<Document>,
+    /// Where it is in its life; in a tombstone, where it was.
+    pub state: State,
+    /// Which try this is: 0 before the first report or finish.
+    pub attempt: i32,
+    /// The last report's number within the attempt.
+    pub sequence: Option<i64>,
+    /// How far it is.
+    pub progress: Progress,
+    /// Who reported last; may be empty.
+    pub worker: String,
+    /// The request to stop it.
+    pub cancel: Option<Cancellation>,
+    /// What was promised about reports.
+    pub lease: Lease,
+    /// How long it is kept after its end, if not as its state says. Zero: for ever.
+    pub retention: Option<Duration>,
+    /// When it was created.
+    pub create_time: Timestamp,
+    /// When the first report or finish came.
+    pub start_time: Option<Timestamp>,
+    /// When it last changed through a call.
+    pub update_time: Timestamp,
+    /// When it ended.
+    pub end_time: Option<Timestamp>,
+    /// From when on it counts as gone.
+    pub expire_time: Option<Timestamp>,
+    /// What came of it.
+    pub outcome: Option<Outcome>,
+    /// When this job's end first entered the store of record.
+    pub durable_time: Option<Timestamp>,
+    /// Whether any version of this job was ever in the store of record.
+    pub recorded: bool,
+    /// Set: this is a tombstone.
+    pub removal: Option<Removal>,
+}
+
+impl Job {
+    /// Whether the worker still reports, at `now`.
+    pub fn liveness(&self, now: Timestamp) -> Liveness {
+        match self.lease.expire_time {
+            None => Liveness::Unspecified,
+            Some(expires) if self.lease.lost || expires <= now => Liveness::Lost,
+            Some(_) => Liveness::Live,
+        }
+    }
+
+    /// Whether the job is there for callers at `now`: not removed, and its time is not over.
+    pub fn is_visible(&self, now: Timestamp) -> bool {
+        self.removal.is_none() && self.expire_time.is_none_or(|expires| now < expires)
+    }
+
+    /// Whether the job was in `state` at some time after `since`.
+    pub fn was_in(&self, state: State, since: Timestamp) -> bool {
+        if state == self.state {
+            return true;
+        }
+        let left = match state {
+            State::Pending => self.start_time.or(self.end_time),
+            State::Running => self.end_time.filter(|_| self.start_time.is_some()),
+            State::Succeeded | State::Failed | State::Cancelled => None,
+        };
+        left.is_some_and(|left| since < left)
+    }
+}
+
+/// What a creator says of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewJob {
+    /// Its name, if the creator chose one.
+    pub id: Option<JobId>,
+    /// Makes the request safe to repeat.
+    pub request_id: Option<String>,
+    /// What sort of work it is.
+    pub kind: String,
+    /// Whom it belongs to; may be empty.
+    pub owner: String,
+    /// Pairs to filter by.
+    pub labels: BTreeMap<String, String>,
+    /// The creator's own data.
+    pub metadata: Option<Document>,
+    /// How long without a report until the worker counts as lost. Zero: no lease.
+    pub lease_timeout: Duration,
+    /// Whether a lost worker fails the job.
+    pub fail_when_lost: bool,
+    /// How long it is kept after its end. Zero: for ever.
+    pub retention: Option<Duration>,
+}

@@ -1,0 +1,27 @@
+//! What a job is and may become, without any I/O: no clock, no runtime, no wire, no store.
+//!
+//! Everything here is a value or a pure function. [`Job::apply`] is the only place that knows the rules of a job's
+//! life, [`merge`](merge::merge) the only one that decides between two versions of it.
+
+mod change;
+mod error;
+mod job;
+mod limits;
+mod merge;
+mod progress;
+mod query;
+mod time;
+mod transition;
+mod version;
+
+pub use change::{Applied, Change, Completion, Due, Moment, Rejected, Report, Retention, TOMBSTONE_LIFE};
+pub use error::{JobError, Limit, Violation};
+pub use job::{
+    Cancellation, Document, Failure, FailureCode, Job, JobId, Lease, Liveness, NewJob, Outcome, Progress, Removal,
+    State,
+};
+pub use limits::*;
+pub use merge::{Merged, merge};
+pub use query::{Cursor, Filter, ListQuery};
+pub use time::{MAX_DURATION, Timestamp};
+pub use version::{Stamp, Version};

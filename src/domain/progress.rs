@@ -1,0 +1,49 @@
+//! How far a job is: what a report makes of it.
+
+use super::Progress;
+
+impl Progress {
+    /// Takes over what `new` says.
+    pub fn update(&mut self, new: &Self) {
+        fn take<T: Clone>(field: &mut Option<T>, new: &Option<T>) {
+            if new.is_some() {
+                field.clone_from(new);
+            }
+        }
+        self.update_numbers(new);
+        take(&mut self.unit, &new.unit);
+        take(&mut self.stage, &new.stage);
+        take(&mut self.stage_index, &new.stage_index);
+        take(&mut self.stage_count, &new.stage_count);
+        take(&mut self.message, &new.message);
+        take(&mut self.details, &new.details);
+    }
+
+    /// Takes over the numbers, and derives the percentage where it is not given.
+    fn update_numbers(&mut self, new: &Self) {
+        self.completed = new.completed.or(self.completed);
+        self.total = new.total.or(self.total);
+        let counted = new.completed.is_some() || new.total.is_some();
+        let derived = match (self.completed, self.total) {
+            (Some(completed), Some(total)) if counted && total > 0 => Some(ratio(completed, total)),
+            _ => None,
+        };
+        self.percent = new.percent.or(derived).or(self.percent);
+    }
+
+    /// Whether `report` was made before what is known here: it counts less, or comes to less without more to do.
+    pub fn is_ahead_of(&self, report: &Self) -> bool {
+        fn fell<T: PartialOrd>(old: Option<T>, new: Option<T>) -> bool {
+            matches!((old, new), (Some(old), Some(new)) if new < old)
+        }
+        let total_grew = fell(report.total, self.total);
+        let mut next = Self { percent: self.percent, completed: self.completed, total: self.total, ..Self::default() };
+        next.update_numbers(report);
+        fell(self.completed, report.completed) || (fell(self.percent, next.percent) && !total_grew)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a percentage needs no more than a double holds")]
+fn ratio(completed: i64, total: i64) -> f64 {
+    (completed as f64 / total as f64 * 100.0).min(100.0)
+}

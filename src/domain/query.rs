@@ -1,0 +1,112 @@
+//! Which jobs are meant, and where a page begins.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use super::{Job, JobId, State, Timestamp};
+
+/// Selects jobs; all that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Any of these; empty: all.
+    pub states: BTreeSet<State>,
+    /// Exactly this one; empty: all.
+    pub kind: String,
+    /// Exactly this one; empty: all.
+    pub owner: String,
+    /// Each of these pairs.
+    pub labels: BTreeMap<String, String>,
+    /// Created then or later.
+    pub created_after: Option<Timestamp>,
+    /// Created before then.
+    pub created_before: Option<Timestamp>,
+}
+
+impl Filter {
+    /// Whether it selects `job` as it is.
+    pub fn matches(&self, job: &Job) -> bool {
+        self.matches_state(job.state) && self.matches_identity(job)
+    }
+
+    /// Whether it selects jobs in `state`.
+    pub fn matches_state(&self, state: State) -> bool {
+        self.states.is_empty() || self.states.contains(&state)
+    }
+
+    /// Whether it selects `job` in some state: all but the state stays as it was at the creation.
+    pub fn matches_identity(&self, job: &Job) -> bool {
+        (self.kind.is_empty() || self.kind == job.kind)
+            && (self.owner.is_empty() || self.owner == job.owner)
+            && self.created_after.is_none_or(|time| time <= job.create_time)
+            && self.created_before.is_none_or(|time| job.create_time < time)
+            && self.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value))
+    }
+
+    /// A digest of what it selects, the same in every process: binds a token to the filter.
+    pub fn digest(&self) -> Uuid {
+        let mut text = String::new();
+        let mut push = |part: &str| {
+            text.push_str(&part.len().to_string());
+            text.push(':');
+            text.push_str(part);
+        };
+        for state in &self.states {
+            push(state.name());
+        }
+        push("");
+        push(&self.kind);
+        push(&self.owner);
+        for (key, value) in &self.labels {
+            push(key);
+            push(value);
+        }
+        for time in [self.created_after, self.created_before] {
+            push(&time.map(|time| time.as_micros().to_string()).unwrap_or_default());
+        }
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes())
+    }
+}
+
+/// A job's place in a list, which runs from the newest to the oldest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    /// When the job was created.
+    pub create_time: Timestamp,
+    /// Tells jobs of one time apart.
+    pub id: JobId,
+}
+
+impl Cursor {
+    /// The place of `job`.
+    pub fn of(job: &Job) -> Self {
+        Self { create_time: job.create_time, id: job.id.clone() }
+    }
+
+    /// Writes it as a page token for `filter`.
+    pub fn to_token(&self, filter: &Filter) -> String {
+        format!("{}.{:x}.{}", filter.digest().simple(), self.create_time.as_micros(), self.id)
+    }
+
+    /// Reads a page token; `None` if it is malformed or of another filter.
+    pub fn from_token(token: &str, filter: &Filter) -> Option<Self> {
+        let mut parts = token.splitn(3, '.');
+        let digest = Uuid::parse_str(parts.next()?).ok()?;
+        let micros = i64::from_str_radix(parts.next()?, 16).ok()?;
+        let id = JobId::parse(parts.next()?)?;
+        (digest == filter.digest()).then_some(Self { create_time: Timestamp::from_micros(micros), id })
+    }
+}
+
+/// A page to be listed.
+#[derive(Clone, Debug)]
+pub struct ListQuery {
+    /// Which jobs.
+    pub filter: Filter,
+    /// How many at most, at least 1.
+    pub limit: usize,
+    /// Only what is older than this place.
+    pub after: Option<Cursor>,
+    /// Jobs whose time is over by then are left out.
+    pub now: Timestamp,
+}

@@ -1,0 +1,273 @@
+//! The state machine: what each change makes of a job. All rules of a job's life stand here and nowhere else.
+//!
+//! Checks come in one order, for reports too: the attempt, the state, the expected revision, and for a confirmed
+//! cancellation whether anybody asked. A change that is stored is one revision more, under the stamp of its
+//! [`Moment`]; a change that has nothing to do leaves the job as it is.
+
+use std::cmp::max;
+
+use uuid::Uuid;
+
+use super::{
+    Applied, Cancellation, Change, Due, Failure, FailureCode, Job, JobId, Lease, Moment, NewJob, Outcome, Progress,
+    Rejected, Removal, Report, Retention, State, TOMBSTONE_LIFE, Timestamp, Version,
+};
+
+type Result = std::result::Result<Applied, Rejected>;
+
+impl Job {
+    /// A new job, PENDING, in place of `previous`: the tombstone under its id, if there is one.
+    pub fn create(id: JobId, new: NewJob, previous: Option<&Self>, uid: Uuid, at: &Moment) -> Self {
+        let born = previous.map_or(0, |tombstone| tombstone.version.revision) + 1;
+        let now = previous.map_or(at.now, |tombstone| max(at.now, tombstone.update_time.next()));
+        let mut job = Self {
+            id,
+            version: Version { uid, born, revision: born, stamp: at.stamp },
+            request_id: new.request_id,
+            kind: new.kind,
+            owner: new.owner,
+            labels: new.labels,
+            metadata: new.metadata,
+            state: State::Pending,
+            attempt: 0,
+            sequence: None,
+            progress: Progress::default(),
+            worker: String::new(),
+            cancel: None,
+            lease: Lease { timeout: new.lease_timeout, fail_when_lost: new.fail_when_lost, ..Lease::default() },
+            retention: new.retention,
+            create_time: now,
+            start_time: None,
+            update_time: now,
+            end_time: None,
+            expire_time: None,
+            outcome: None,
+            durable_time: None,
+            recorded: false,
+            removal: None,
+        };
+        job.plan_expiry(&at.retention);
+        job
+    }
+
+    /// What `change` makes of this job at `at`. A tombstone takes no change.
+    pub fn apply(&self, change: &Change, at: &Moment) -> Result {
+        if self.removal.is_some() {
+            return Ok(Applied::Unchanged);
+        }
+        match change {
+            Change::Report(report) => self.report(report, at),
+            Change::Complete(end) => {
+                if !self.may_end(State::Succeeded, end.attempt, end.expected_revision)? {
+                    return Ok(Applied::Unchanged);
+                }
+                Ok(self.next(at, |job, now| {
+                    job.begin(end.attempt, now);
+                    job.progress.percent = Some(100.0);
+                    job.end(State::Succeeded, end.outcome.clone().map(Outcome::Result), now);
+                }))
+            }
+            Change::Fail(end) => {
+                if !self.may_end(State::Failed, end.attempt, end.expected_revision)? {
+                    return Ok(Applied::Unchanged);
+                }
+                Ok(self.next(at, |job, now| {
+                    job.begin(end.attempt, now);
+                    job.end(State::Failed, Some(Outcome::Failure(end.outcome.clone())), now);
+                }))
+            }
+            Change::Cancel { reason, requester, force } => self.request_cancel(reason, requester, *force, at),
+            Change::ConfirmCancel { attempt, message } => self.confirm_cancel(*attempt, message.as_ref(), at),
+            Change::Delete { force } => {
+                if !self.state.is_terminal() && !force {
+                    return Err(Rejected::Active);
+                }
+                Ok(self.next(at, |job, _| job.removal = Some(Removal::Deleted)))
+            }
+            Change::LoseWorker => Ok(self.lose_worker(at)),
+            Change::Expire => Ok(if self.is_visible(at.now) {
+                Applied::Unchanged
+            } else {
+                self.next(at, |job, _| job.removal = Some(Removal::Expired))
+            }),
+        }
+    }
+
+    /// What time alone brings about next, and when.
+    pub fn next_due(&self) -> Option<(Timestamp, Due)> {
+        if self.removal.is_some() {
+            return Some((self.update_time + TOMBSTONE_LIFE, Due::Forget));
+        }
+        let lease = self.lease.expire_time.filter(|_| !self.lease.lost).map(|time| (time, Due::LoseWorker));
+        let expiry = self.expire_time.map(|time| (time, Due::Expire));
+        match (lease, expiry) {
+            (Some(lease), Some(expiry)) => Some(if expiry.0 <= lease.0 { expiry } else { lease }),
+            (lease, expiry) => lease.or(expiry),
+        }
+    }
+
+    fn report(&self, report: &Report, at: &Moment) -> Result {
+        self.check_attempt(report.attempt)?;
+        if self.state.is_terminal() {
+            return Err(Rejected::Finished);
+        }
+        self.check_revision(report.expected_revision)?;
+
+        let same_attempt = report.attempt.is_none_or(|attempt| attempt == self.attempt);
+        if same_attempt && self.is_late(report) {
+            return Ok(Applied::Unchanged);
+        }
+        Ok(self.next(at, |job, now| {
+            job.begin(report.attempt, now);
+            job.state = State::Running;
+            job.sequence = report.sequence.or(job.sequence);
+            if !report.worker.is_empty() {
+                job.worker.clone_from(&report.worker);
+            }
+            if let Some(timeout) = report.lease_timeout {
+                job.lease.timeout = timeout;
+            }
+            job.progress.update(&report.progress);
+            job.renew_lease(at.now);
+        }))
+    }
+
+    /// Whether a report of the current attempt was made before the last one that was applied.
+    fn is_late(&self, report: &Report) -> bool {
+        if let Some(sequence) = report.sequence {
+            return self.sequence.is_some_and(|last| sequence <= last);
+        }
+        self.progress.is_ahead_of(&report.progress)
+    }
+
+    fn request_cancel(&self, reason: &str, requester: &str, force: bool, at: &Moment) -> Result {
+        match self.state {
+            State::Cancelled => return Ok(Applied::Unchanged),
+            State::Succeeded | State::Failed => return Err(Rejected::Finished),
+            State::Pending | State::Running => {}
+        }
+        let at_once = force || self.state == State::Pending;
+        if !at_once && self.cancel.is_some() {
+            return Ok(Applied::Unchanged);
+        }
+        Ok(self.next(at, |job, now| {
+            job.cancel.get_or_insert_with(|| Cancellation {
+                request_time: now,
+                reason: reason.to_owned(),
+                requester: requester.to_owned(),
+            });
+            if at_once {
+                job.end(State::Cancelled, None, now);
+            }
+        }))
+    }
+
+    fn confirm_cancel(&self, attempt: Option<i32>, message: Option<&String>, at: &Moment) -> Result {
+        if !self.may_end(State::Cancelled, attempt, None)? {
+            return Ok(Applied::Unchanged);
+        }
+        if self.cancel.is_none() {
+            return Err(Rejected::CancelNotRequested);
+        }
+        Ok(self.next(at, |job, now| {
+            job.begin(attempt, now);
+            if let Some(message) = message {
+                job.progress.message = Some(message.clone());
+            }
+            job.end(State::Cancelled, None, now);
+        }))
+    }
+
+    fn lose_worker(&self, at: &Moment) -> Applied {
+        if !matches!(self.next_due(), Some((time, Due::LoseWorker)) if time <= at.now) {
+            return Applied::Unchanged;
+        }
+        if self.lease.fail_when_lost {
+            let failure = Failure {
+                code: FailureCode::DEADLINE_EXCEEDED,
+                reason: "WORKER_LOST".to_owned(),
+                message: "the worker did not report within its lease".to_owned(),
+                details: None,
+            };
+            return self.next(at, |job, now| job.end(State::Failed, Some(Outcome::Failure(failure)), now));
+        }
+        let mut job = Box::new(self.clone());
+        job.version = self.version.next(at.stamp);
+        job.lease.lost = true;
+        Applied::Changed(job)
+    }
+
+    /// Whether the job may still come to `end`: `false` if it has already, an error if it came to another.
+    fn may_end(
+        &self,
+        end: State,
+        attempt: Option<i32>,
+        expected_revision: Option<i64>,
+    ) -> std::result::Result<bool, Rejected> {
+        self.check_attempt(attempt)?;
+        if self.state == end {
+            return Ok(false);
+        }
+        if self.state.is_terminal() {
+            return Err(Rejected::Finished);
+        }
+        self.check_revision(expected_revision)?;
+        Ok(true)
+    }
+
+    fn check_attempt(&self, attempt: Option<i32>) -> std::result::Result<(), Rejected> {
+        if attempt.is_some_and(|attempt| attempt < self.attempt) { Err(Rejected::StaleAttempt) } else { Ok(()) }
+    }
+
+    fn check_revision(&self, expected: Option<i64>) -> std::result::Result<(), Rejected> {
+        if expected.is_some_and(|expected| expected != self.version.revision) {
+            Err(Rejected::RevisionMismatch)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The next version: `edit` is given the time of the change, which is later than that of the one before.
+    fn next(&self, at: &Moment, edit: impl FnOnce(&mut Self, Timestamp)) -> Applied {
+        let mut job = Box::new(self.clone());
+        job.version = self.version.next(at.stamp);
+        job.update_time = max(at.now, self.update_time.next());
+        job.durable_time = None;
+        let now = job.update_time;
+        edit(&mut job, now);
+        job.plan_expiry(&at.retention);
+        Applied::Changed(job)
+    }
+
+    /// A worker speaks, for `attempt` or the current one: a first word starts the job, a higher attempt starts it over.
+    fn begin(&mut self, attempt: Option<i32>, now: Timestamp) {
+        let attempt = attempt.unwrap_or(self.attempt).max(1);
+        if attempt > self.attempt {
+            self.attempt = attempt;
+            self.progress = Progress::default();
+            self.sequence = None;
+        }
+        self.start_time.get_or_insert(now);
+    }
+
+    fn end(&mut self, state: State, outcome: Option<Outcome>, now: Timestamp) {
+        self.state = state;
+        self.outcome = outcome;
+        self.end_time = Some(now);
+        self.lease.expire_time = None;
+        self.lease.lost = false;
+    }
+
+    fn renew_lease(&mut self, now: Timestamp) {
+        self.lease.lost = false;
+        self.lease.expire_time = (!self.lease.timeout.is_zero()).then(|| now + self.lease.timeout);
+    }
+
+    fn plan_expiry(&mut self, retention: &Retention) {
+        let (from, kept) = match self.end_time {
+            Some(end) => (end, self.retention.unwrap_or(retention.of(self.state))),
+            None => (self.update_time, retention.of(self.state)),
+        };
+        self.expire_time = (!kept.is_zero()).then(|| from + kept);
+    }
+}

@@ -1,0 +1,141 @@
+//! Reads the fields of a request and notes what is wrong with them.
+
+use std::{collections::HashMap, ops::RangeBounds, time::Duration};
+
+use prost::Message;
+use prost_types::Struct;
+
+use super::structs::document;
+use crate::{
+    domain::{
+        Document, JobError, JobId, MAX_DURATION, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, State, Timestamp,
+        Violation,
+    },
+    proto::v1,
+};
+
+/// What is wrong with a request so far. Each reader returns the field's value, or a stand-in after noting a violation:
+/// the request is used only if [`done`](Self::done) finds none.
+#[derive(Default)]
+pub struct Fields {
+    violations: Vec<Violation>,
+}
+
+impl Fields {
+    /// Passes `value` on if no violation was noted.
+    pub fn done<T>(self, value: T) -> Result<T, JobError> {
+        if self.violations.is_empty() { Ok(value) } else { Err(JobError::Invalid(self.violations)) }
+    }
+
+    /// Notes a violation.
+    pub fn refuse(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.violations.push(Violation { field: field.into(), description: description.into() });
+    }
+
+    /// A job's id. The stand-in is never used.
+    pub fn id(&mut self, field: &str, raw: &str) -> JobId {
+        JobId::parse(raw).unwrap_or_else(|| {
+            self.refuse(field, "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -");
+            JobId::from(uuid::Uuid::nil())
+        })
+    }
+
+    /// Text of at most `max` bytes.
+    pub fn text(&mut self, field: &str, text: String, max: usize) -> String {
+        if text.len() > max {
+            self.refuse(field, format!("must be at most {max} bytes long, and is {}", text.len()));
+        }
+        text
+    }
+
+    /// A number within `range`, which `words` describes.
+    pub fn number<T: PartialOrd>(
+        &mut self,
+        field: &str,
+        number: Option<T>,
+        range: impl RangeBounds<T>,
+        words: &str,
+    ) -> Option<T> {
+        if number.as_ref().is_some_and(|number| !range.contains(number)) {
+            self.refuse(field, format!("must be {words}"));
+        }
+        number
+    }
+
+    /// A Struct of at most `max` encoded bytes.
+    pub fn document(&mut self, field: &str, from: Option<Struct>, max: usize) -> Option<Document> {
+        let from = from?;
+        let size = from.encoded_len();
+        if size > max {
+            self.refuse(field, format!("must be at most {max} bytes encoded, and is {size}"));
+            return None;
+        }
+        document(from).map_err(|problem| self.refuse(field, problem)).ok()
+    }
+
+    /// A duration from zero to [`MAX_DURATION`], taken to the next microsecond.
+    pub fn duration(&mut self, field: &str, from: Option<prost_types::Duration>) -> Option<Duration> {
+        let from = from?;
+        let nanos = u32::try_from(from.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+        let duration = u64::try_from(from.seconds).ok().zip(nanos).map(|(seconds, nanos)| {
+            let micros = Duration::from_micros(nanos.div_ceil(1000).into());
+            Duration::from_secs(seconds).saturating_add(micros)
+        });
+        let duration = duration.filter(|duration| *duration <= MAX_DURATION);
+        if duration.is_none() {
+            self.refuse(field, "must be a duration from 0 to 3650 days");
+        }
+        duration
+    }
+
+    /// A point in time, taken to the next microsecond.
+    pub fn timestamp(&mut self, field: &str, from: Option<prost_types::Timestamp>) -> Option<Timestamp> {
+        /// The years 1 to 9999, as protobuf's Timestamp has them.
+        const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+        let from = from?;
+        if !YEARS.contains(&from.seconds) || !(0..1_000_000_000).contains(&from.nanos) {
+            self.refuse(field, "must be a time of the years 1 to 9999");
+            return None;
+        }
+        let micros = i64::from(from.nanos).saturating_add(999) / 1000;
+        Some(Timestamp::from_micros(from.seconds * 1_000_000 + micros))
+    }
+
+    /// A job's labels.
+    pub fn labels(
+        &mut self,
+        field: &str,
+        labels: HashMap<String, String>,
+    ) -> std::collections::BTreeMap<String, String> {
+        let too_long = |(key, value): (&String, &String)| {
+            key.is_empty() || key.len() > MAX_LABEL_KEY || value.len() > MAX_LABEL_VALUE
+        };
+        if labels.len() > MAX_LABELS {
+            self.refuse(field, format!("must be at most {MAX_LABELS} pairs, and are {}", labels.len()));
+        } else if labels.iter().any(too_long) {
+            let keys = format!("keys of 1 to {MAX_LABEL_KEY} bytes");
+            self.refuse(field, format!("must have {keys} and values of at most {MAX_LABEL_VALUE}"));
+        }
+        labels.into_iter().collect()
+    }
+
+    /// States by their numbers.
+    pub fn states(&mut self, field: &str, numbers: Vec<i32>) -> Vec<State> {
+        let states: Option<Vec<_>> = numbers.into_iter().map(state).collect();
+        states.unwrap_or_else(|| {
+            self.refuse(field, "must be states of a job, by their names");
+            Vec::new()
+        })
+    }
+}
+
+fn state(number: i32) -> Option<State> {
+    match v1::job::State::try_from(number).ok()? {
+        v1::job::State::Unspecified => None,
+        v1::job::State::Pending => Some(State::Pending),
+        v1::job::State::Running => Some(State::Running),
+        v1::job::State::Succeeded => Some(State::Succeeded),
+        v1::job::State::Failed => Some(State::Failed),
+        v1::job::State::Cancelled => Some(State::Cancelled),
+    }
+}

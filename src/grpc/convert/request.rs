@@ -1,0 +1,265 @@
+//! Requests, as the domain understands them.
+
+use std::{collections::HashSet, time::Duration};
+
+use super::fields::Fields;
+use crate::{
+    domain::{
+        Change, Completion, Cursor, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, JobError, JobId, ListQuery,
+        MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON, MAX_METADATA,
+        MAX_NAME, MAX_PAGE, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT, MAX_STAGE, MAX_UNIT,
+        MAX_WATCHED_IDS, NewJob, Progress, Report, State, Timestamp,
+    },
+    proto::v1,
+    watch::{Pace, Scope},
+};
+
+/// Bookmarks where the caller does not say: proxies close silent streams.
+const DEFAULT_BOOKMARK_INTERVAL: Duration = Duration::from_secs(20);
+
+type Result<T> = std::result::Result<T, JobError>;
+
+/// See `CreateJob`.
+pub fn create(request: v1::CreateJobRequest) -> Result<NewJob> {
+    let mut fields = Fields::default();
+    if request.kind.is_empty() {
+        fields.refuse("kind", "must be given: what sort of work the job is");
+    }
+    let request_id = fields.text("request_id", request.request_id, MAX_NAME);
+    let new = NewJob {
+        id: (!request.job_id.is_empty()).then(|| fields.id("job_id", &request.job_id)),
+        request_id: (!request_id.is_empty()).then_some(request_id),
+        kind: fields.text("kind", request.kind, MAX_NAME),
+        owner: fields.text("owner", request.owner, MAX_NAME),
+        labels: fields.labels("labels", request.labels),
+        metadata: fields.document("metadata", request.metadata, MAX_METADATA),
+        lease_timeout: fields.duration("lease_timeout", request.lease_timeout).unwrap_or_default(),
+        fail_when_lost: request.fail_when_lost,
+        retention: fields.duration("retention", request.retention),
+    };
+    fields.done(new)
+}
+
+/// See `GetJob`: which job, and the least revision.
+pub fn get(request: &v1::GetJobRequest) -> Result<(JobId, Option<i64>)> {
+    let mut fields = Fields::default();
+    let id = fields.id("job_id", &request.job_id);
+    let revision = fields.number("min_revision", request.min_revision, 0.., "0 or more");
+    fields.done((id, revision))
+}
+
+/// See `BatchGetJobs`: each id once.
+pub fn batch_get(request: &v1::BatchGetJobsRequest) -> Result<Vec<JobId>> {
+    let mut fields = Fields::default();
+    let mut ids = job_ids(&mut fields, &request.job_ids, MAX_BATCH);
+    let mut seen = HashSet::new();
+    ids.retain(|id| seen.insert(id.clone()));
+    fields.done(ids)
+}
+
+/// See `ListJobs`: the page, and whether it holds jobs in full.
+pub fn list(request: v1::ListJobsRequest, now: Timestamp) -> Result<(ListQuery, bool)> {
+    let mut fields = Fields::default();
+    let filter = filter(&mut fields, request.filter.unwrap_or_default());
+    let limit = match usize::try_from(request.page_size) {
+        Ok(0) => DEFAULT_PAGE,
+        Ok(size) => size.min(MAX_PAGE),
+        Err(_) => {
+            fields.refuse("page_size", "must be 0 or more");
+            DEFAULT_PAGE
+        }
+    };
+    let after = (!request.page_token.is_empty()).then(|| Cursor::from_token(&request.page_token, &filter));
+    if matches!(after, Some(None)) {
+        fields.refuse("page_token", "must be the next_page_token of a page with the same filter");
+    }
+    let view = v1::View::try_from(request.view);
+    if view.is_err() {
+        fields.refuse("view", "must be a view of a list, by its name");
+    }
+    let query = ListQuery { filter, limit, after: after.flatten(), now };
+    fields.done((query, view == Ok(v1::View::Full)))
+}
+
+/// See `UpdateProgress`.
+pub fn update(request: v1::UpdateProgressRequest) -> Result<(JobId, Change)> {
+    let mut fields = Fields::default();
+    let id = fields.id("job_id", &request.job_id);
+    let report = Report {
+        progress: progress(&mut fields, request.progress.unwrap_or_default()),
+        worker: fields.text("worker", request.worker, MAX_NAME),
+        sequence: fields.number("sequence", request.sequence, 1.., "1 or more"),
+        attempt: attempt(&mut fields, request.attempt),
+        expected_revision: expected_revision(&mut fields, request.expected_revision),
+        lease_timeout: fields.duration("lease_timeout", request.lease_timeout),
+    };
+    fields.done((id, Change::Report(report)))
+}
+
+/// See `CompleteJob`.
+pub fn complete(request: v1::CompleteJobRequest) -> Result<(JobId, Change)> {
+    let mut fields = Fields::default();
+    let id = fields.id("job_id", &request.job_id);
+    let end = Completion::<Option<Document>> {
+        outcome: fields.document("result", request.result, MAX_RESULT),
+        attempt: attempt(&mut fields, request.attempt),
+        expected_revision: expected_revision(&mut fields, request.expected_revision),
+    };
+    fields.done((id, Change::Complete(end)))
+}
+
+/// See `FailJob`.
+pub fn fail(request: v1::FailJobRequest) -> Result<(JobId, Change)> {
+    let mut fields = Fields::default();
+    let id = fields.id("job_id", &request.job_id);
+    if request.failure.is_none() {
+        fields.refuse("failure", "must be given: why the job failed");
+    }
+    let end = Completion {
+        outcome: failure(&mut fields, request.failure.unwrap_or_default()),
+        attempt: attempt(&mut fields, request.attempt),
+        expected_revision: expected_revision(&mut fields, request.expected_revision),
+    };
+    fields.done((id, Change::Fail(end)))
+}
+
+/// See `CancelJob`.
+pub fn cancel(request: v1::CancelJobRequest) -> Result<(JobId, Change)> {
+    let mut fields = Fields::default();
+    let id = fields.id("job_id", &request.job_id);
+    let reason = fields.text("reason", request.reason, MAX_CANCEL_REASON);
+    let requester = fields.text("requester", request.requester, MAX_NAME);
+    fields.done((id, Change::Cancel { reason, requester, force: request.force }))
+}
+
+/// See `ConfirmCancel`.
+pub fn confirm_cancel(request: v1::ConfirmCancelRequest) -> Result<(JobId, Change)> {
+    let mut fields = Fields::default();
+    let id = fields.id("job_id", &request.job_id);
+    let attempt = attempt(&mut fields, request.attempt);
+    let message = request.message.map(|message| fields.text("message", message, MAX_PROGRESS_MESSAGE));
+    fields.done((id, Change::ConfirmCancel { attempt, message }))
+}
+
+/// See `DeleteJob`.
+pub fn delete(request: &v1::DeleteJobRequest) -> Result<(JobId, Change)> {
+    let mut fields = Fields::default();
+    let id = fields.id("job_id", &request.job_id);
+    fields.done((id, Change::Delete { force: request.force }))
+}
+
+/// See `WatchJob`: which job, the token, and how often to speak.
+pub fn watch_job(request: v1::WatchJobRequest) -> Result<(JobId, String, Pace)> {
+    let mut fields = Fields::default();
+    let id = fields.id("job_id", &request.job_id);
+    let pace = pace(&mut fields, request.min_interval, request.bookmark_interval);
+    fields.done((id, request.resume_token, pace))
+}
+
+/// See `WatchJobs`: which jobs, the token, and how often to speak.
+pub fn watch_jobs(request: v1::WatchJobsRequest) -> Result<(Scope, String, Pace)> {
+    let mut fields = Fields::default();
+    let ids = job_ids(&mut fields, &request.job_ids, MAX_WATCHED_IDS).into_iter().collect();
+    let filter = filter(&mut fields, request.filter.unwrap_or_default());
+    let pace = pace(&mut fields, request.min_interval, request.bookmark_interval);
+    fields.done((Scope { ids, filter }, request.resume_token, pace))
+}
+
+/// See `PurgeJobs`: which jobs, and how long ago they ended at least.
+pub fn purge(request: v1::PurgeJobsRequest) -> Result<(Filter, Option<Duration>)> {
+    let mut fields = Fields::default();
+    let mut states = fields.states("states", request.states);
+    if states.iter().any(|state| !state.is_terminal()) {
+        fields.refuse("states", "must be ends: SUCCEEDED, FAILED or CANCELLED; active jobs can't be purged");
+    }
+    if states.is_empty() {
+        states = State::ALL.into_iter().filter(|state| state.is_terminal()).collect();
+    }
+    let filter = Filter {
+        states: states.into_iter().collect(),
+        kind: fields.text("kind", request.kind, MAX_NAME),
+        owner: fields.text("owner", request.owner, MAX_NAME),
+        ..Filter::default()
+    };
+    let older_than = fields.duration("older_than", request.older_than);
+    fields.done((filter, older_than))
+}
+
+fn job_ids(fields: &mut Fields, raw: &[String], max: usize) -> Vec<JobId> {
+    if raw.len() > max {
+        fields.refuse("job_ids", format!("must be at most {max} ids, and are {}", raw.len()));
+        return Vec::new();
+    }
+    raw.iter().enumerate().map(|(at, raw)| fields.id(&format!("job_ids[{at}]"), raw)).collect()
+}
+
+fn filter(fields: &mut Fields, from: v1::JobFilter) -> Filter {
+    Filter {
+        states: fields.states("filter.states", from.states).into_iter().collect(),
+        kind: fields.text("filter.kind", from.kind, MAX_NAME),
+        owner: fields.text("filter.owner", from.owner, MAX_NAME),
+        labels: fields.labels("filter.labels", from.labels),
+        created_after: fields.timestamp("filter.created_after", from.created_after),
+        created_before: fields.timestamp("filter.created_before", from.created_before),
+    }
+}
+
+fn progress(fields: &mut Fields, from: v1::Progress) -> Progress {
+    let mut text = |field: &str, text: Option<String>, max| text.map(|text| fields.text(field, text, max));
+    let unit = text("progress.unit", from.unit, MAX_UNIT);
+    let stage = text("progress.stage", from.stage, MAX_STAGE);
+    let message = text("progress.message", from.message, MAX_PROGRESS_MESSAGE);
+    Progress {
+        percent: fields.number("progress.percent", from.percent, 0.0..=100.0, "a number from 0 to 100"),
+        completed: fields.number("progress.completed", from.completed, 0.., "0 or more"),
+        total: fields.number("progress.total", from.total, 0.., "0 or more"),
+        unit,
+        stage,
+        stage_index: fields.number("progress.stage_index", from.stage_index, 0.., "0 or more"),
+        stage_count: fields.number("progress.stage_count", from.stage_count, 0.., "0 or more"),
+        message,
+        details: fields.document("progress.details", from.details, MAX_PROGRESS_DETAILS),
+    }
+}
+
+fn failure(fields: &mut Fields, from: v1::Failure) -> Failure {
+    let code = FailureCode::parse(from.code.unwrap_or(FailureCode::UNKNOWN.get()));
+    if code.is_none() {
+        fields.refuse("failure.code", "must be a number of google.rpc.Code from 1 to 16");
+    }
+    let upper_snake = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    let reason = &from.reason;
+    if reason.len() > MAX_FAILURE_REASON
+        || !reason.bytes().all(upper_snake)
+        || reason.starts_with(|first: char| !first.is_ascii_uppercase())
+    {
+        fields.refuse("failure.reason", format!("must be UPPER_SNAKE_CASE of at most {MAX_FAILURE_REASON} bytes"));
+    }
+    Failure {
+        code: code.unwrap_or(FailureCode::UNKNOWN),
+        reason: from.reason,
+        message: fields.text("failure.message", from.message, MAX_FAILURE_MESSAGE),
+        details: fields.document("failure.details", from.details, MAX_FAILURE_DETAILS),
+    }
+}
+
+fn attempt(fields: &mut Fields, attempt: Option<i32>) -> Option<i32> {
+    fields.number("attempt", attempt, 1.., "1 or more")
+}
+
+fn expected_revision(fields: &mut Fields, revision: Option<i64>) -> Option<i64> {
+    fields.number("expected_revision", revision, 0.., "0 or more")
+}
+
+fn pace(
+    fields: &mut Fields,
+    min_interval: Option<prost_types::Duration>,
+    bookmark_interval: Option<prost_types::Duration>,
+) -> Pace {
+    let min_interval = fields.duration("min_interval", min_interval).unwrap_or_default();
+    let given = fields.duration("bookmark_interval", bookmark_interval).filter(|interval| !interval.is_zero());
+    if given.is_some_and(|interval| interval < Duration::from_secs(1)) {
+        fields.refuse("bookmark_interval", "must be at least 1 s, or 0 for 20 s");
+    }
+    Pace { min_interval, bookmark_interval: given.unwrap_or(DEFAULT_BOOKMARK_INTERVAL) }
+}

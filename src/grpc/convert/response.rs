@@ -1,0 +1,190 @@
+//! What the domain answers, on the wire.
+
+use std::time::Duration;
+
+use super::structs::to_struct;
+use crate::{
+    domain::{Cancellation, Failure, Job, Liveness, Outcome, Progress, Removal, State, Timestamp},
+    proto::v1,
+    store::{Durability, Source, StorageMode, Stored},
+    tracker::TrackerStats,
+    watch::{EventKind, WatchEvent},
+};
+
+/// A job as it is at `now`, whole.
+pub fn job(stored: &Stored, now: Timestamp) -> v1::Job {
+    let Job { metadata, outcome, .. } = &*stored.job;
+    let mut whole = basic_job(stored, now);
+    whole.metadata = metadata.as_ref().map(to_struct);
+    if let Some(Outcome::Result(result)) = outcome {
+        whole.outcome = Some(v1::job::Outcome::Result(to_struct(result)));
+    }
+    whole
+}
+
+/// A job as it is at `now`, without `result` and `metadata`.
+pub fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
+    let job = &*stored.job;
+    let leased = !job.lease.timeout.is_zero();
+    v1::Job {
+        id: job.id.to_string(),
+        kind: job.kind.clone(),
+        owner: job.owner.clone(),
+        labels: job.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        metadata: None,
+        state: state(job.state).into(),
+        attempt: job.attempt,
+        progress: Some(progress(&job.progress)),
+        worker: job.worker.clone(),
+        cancel: job.cancel.as_ref().map(cancellation),
+        lease_timeout: leased.then(|| duration(job.lease.timeout)),
+        lease_expire_time: job.lease.expire_time.map(timestamp),
+        liveness: liveness(job.liveness(now)).into(),
+        create_time: Some(timestamp(job.create_time)),
+        start_time: job.start_time.map(timestamp),
+        update_time: Some(timestamp(job.update_time)),
+        end_time: job.end_time.map(timestamp),
+        expire_time: job.expire_time.map(timestamp),
+        outcome: match &job.outcome {
+            Some(Outcome::Failure(from)) => Some(v1::job::Outcome::Failure(failure(from))),
+            Some(Outcome::Result(_)) | None => None,
+        },
+        revision: job.version.revision,
+        durability: match stored.durability {
+            Durability::Durable => v1::Durability::Durable,
+            Durability::Volatile => v1::Durability::Volatile,
+        }
+        .into(),
+    }
+}
+
+/// Where an answer came from.
+pub fn source(from: Source) -> v1::Source {
+    match from {
+        Source::Redis => v1::Source::Redis,
+        Source::Memory => v1::Source::Memory,
+    }
+}
+
+/// An event of a stream of one job.
+pub fn watch_job_event(event: WatchEvent, now: Timestamp) -> v1::WatchJobResponse {
+    v1::WatchJobResponse {
+        event: event_kind(event.kind).into(),
+        removal: removal(&event).into(),
+        job: event.stored.map(|stored| job(&stored, now)),
+        skipped: event.skipped,
+        resume_token: event.resume_token,
+        reset: event.reset,
+    }
+}
+
+/// An event of a stream of many jobs.
+pub fn watch_jobs_event(event: WatchEvent, now: Timestamp) -> v1::WatchJobsResponse {
+    let v1::WatchJobResponse { event, job, skipped, resume_token, reset, removal } = watch_job_event(event, now);
+    v1::WatchJobsResponse { event, job, skipped, resume_token, reset, removal }
+}
+
+/// How a server is.
+pub fn stats(stats: &TrackerStats) -> v1::GetStatsResponse {
+    v1::GetStatsResponse {
+        storage_mode: match stats.store.mode {
+            StorageMode::Memory => v1::StorageMode::Memory,
+            StorageMode::Redis => v1::StorageMode::Redis,
+            StorageMode::Degraded => v1::StorageMode::Degraded,
+        }
+        .into(),
+        jobs_in_memory: count(stats.store.held),
+        state_counts: State::ALL
+            .iter()
+            .zip(stats.store.counts)
+            .map(|(from, number)| v1::StateCount { state: state(*from).into(), count: count(number) })
+            .collect(),
+        watchers: count(stats.watchers as u64),
+        uptime: Some(duration(stats.uptime)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..v1::GetStatsResponse::default()
+    }
+}
+
+/// A count on the wire.
+pub fn count(from: u64) -> i64 {
+    i64::try_from(from).unwrap_or(i64::MAX)
+}
+
+fn state(from: State) -> v1::job::State {
+    match from {
+        State::Pending => v1::job::State::Pending,
+        State::Running => v1::job::State::Running,
+        State::Succeeded => v1::job::State::Succeeded,
+        State::Failed => v1::job::State::Failed,
+        State::Cancelled => v1::job::State::Cancelled,
+    }
+}
+
+fn liveness(from: Liveness) -> v1::Liveness {
+    match from {
+        Liveness::Unspecified => v1::Liveness::Unspecified,
+        Liveness::Live => v1::Liveness::Live,
+        Liveness::Lost => v1::Liveness::Lost,
+    }
+}
+
+fn event_kind(from: EventKind) -> v1::Event {
+    match from {
+        EventKind::Snapshot => v1::Event::Snapshot,
+        EventKind::Update => v1::Event::Update,
+        EventKind::Bookmark => v1::Event::Bookmark,
+        EventKind::Removed => v1::Event::Removed,
+    }
+}
+
+fn removal(event: &WatchEvent) -> v1::Removal {
+    match event.stored.as_ref().and_then(|stored| stored.job.removal) {
+        None => v1::Removal::Unspecified,
+        Some(Removal::Deleted) => v1::Removal::Deleted,
+        Some(Removal::Expired) => v1::Removal::Expired,
+    }
+}
+
+fn progress(from: &Progress) -> v1::Progress {
+    v1::Progress {
+        percent: from.percent,
+        completed: from.completed,
+        total: from.total,
+        unit: from.unit.clone(),
+        stage: from.stage.clone(),
+        stage_index: from.stage_index,
+        stage_count: from.stage_count,
+        message: from.message.clone(),
+        details: from.details.as_ref().map(to_struct),
+    }
+}
+
+fn cancellation(from: &Cancellation) -> v1::Cancellation {
+    v1::Cancellation {
+        reason: from.reason.clone(),
+        requester: from.requester.clone(),
+        request_time: Some(timestamp(from.request_time)),
+    }
+}
+
+fn failure(from: &Failure) -> v1::Failure {
+    v1::Failure {
+        code: Some(from.code.get()),
+        reason: from.reason.clone(),
+        message: from.message.clone(),
+        details: from.details.as_ref().map(to_struct),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the remainder of a million, times a thousand, fits")]
+fn timestamp(from: Timestamp) -> prost_types::Timestamp {
+    let micros = from.as_micros();
+    let nanos = micros.rem_euclid(1_000_000) * 1000;
+    prost_types::Timestamp { seconds: micros.div_euclid(1_000_000), nanos: nanos as i32 }
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "nanoseconds are below a billion")]
+fn duration(from: Duration) -> prost_types::Duration {
+    prost_types::Duration { seconds: count(from.as_secs()), nanos: from.subsec_nanos() as i32 }
+}

@@ -1,0 +1,68 @@
+//! Deadlines: every unary call ends by its caller's, or by ours if the caller has none.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+
+/// For calls without a deadline of their own, until the response begins.
+const DEFAULT: Duration = Duration::from_secs(5);
+
+/// When a call must have ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    given: Option<Instant>,
+    arrived: Instant,
+}
+
+impl Deadline {
+    /// Reads `grpc-timeout`. One that is malformed counts as none.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let timeout = headers.get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
+        let arrived = Instant::now();
+        Self { given: timeout.and_then(|timeout| arrived.checked_add(timeout)), arrived }
+    }
+
+    /// When the response must have begun; that of a unary call is then whole.
+    pub fn for_response(&self) -> Instant {
+        self.given.unwrap_or(self.arrived + DEFAULT)
+    }
+
+    /// What is left of the caller's own deadline, if there is one.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.given.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// A number of at most 8 digits and a unit.
+fn parse(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(parse("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(parse("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
+        for malformed in ["", "m", "1", "1x", "-1S", "123456789S", "1.5S", "é"] {
+            assert_eq!(parse(malformed), None, "{malformed:?}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The handlers of `JobService`: each reads a request, calls the tracker and writes the answer.
+
+use std::sync::Arc;
+
+use futures_util::stream::unfold;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::Span;
+
+use super::{
+    convert,
+    stream::{Ending, Events, respond, respond_with, until},
+};
+use crate::{
+    domain::{Change, JobError, JobId},
+    proto::v1::{self, job_service_server::JobService},
+    tracker::Tracker,
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Serves `JobService`.
+pub struct Jobs {
+    tracker: Arc<Tracker>,
+    drain: CancellationToken,
+}
+
+impl Jobs {
+    /// Serves what `tracker` knows, until `drain` is cancelled.
+    pub fn new(tracker: Arc<Tracker>, drain: CancellationToken) -> Self {
+        Self { tracker, drain }
+    }
+
+    /// Makes a change; returns the job as stored, and whether the change had anything to do.
+    async fn change(&self, (id, change): (JobId, Change)) -> Result<(v1::Job, bool), Status> {
+        note(&id);
+        let (stored, applied) = self.tracker.change(&id, &change).await?;
+        Ok((convert::job(&stored, self.tracker.now()), applied))
+    }
+}
+
+/// Enters the job into the call's log line.
+fn note(id: &JobId) {
+    Span::current().record("job_id", id.as_str());
+}
+
+#[tonic::async_trait]
+impl JobService for Jobs {
+    type WatchJobStream = Events<v1::WatchJobResponse>;
+    type WatchJobsStream = Events<v1::WatchJobsResponse>;
+
+    async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Answer<v1::CreateJobResponse> {
+        let new = convert::create(request.into_inner())?;
+        let (stored, created) = self.tracker.create(new).await?;
+        note(&stored.job.id);
+        let job = Some(convert::job(&stored, self.tracker.now()));
+        Ok(respond(v1::CreateJobResponse { job, created }))
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::GetJobResponse> {
+        let (id, min_revision) = convert::get(request.get_ref())?;
+        note(&id);
+        let stored = self.tracker.get(&id, min_revision).await?;
+        let job = Some(convert::job(&stored, self.tracker.now()));
+        Ok(respond(v1::GetJobResponse { job, source: convert::source(stored.source).into() }))
+    }
+
+    async fn batch_get_jobs(&self, request: Request<v1::BatchGetJobsRequest>) -> Answer<v1::BatchGetJobsResponse> {
+        let ids = convert::batch_get(request.get_ref())?;
+        let (found, missing) = self.tracker.batch_get(ids).await?;
+        let now = self.tracker.now();
+        let jobs = found.iter().map(|stored| convert::job(stored, now)).collect();
+        let missing_ids = missing.iter().map(ToString::to_string).collect();
+        Ok(respond(v1::BatchGetJobsResponse { jobs, missing_ids }))
+    }
+
+    async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Answer<v1::ListJobsResponse> {
+        let now = self.tracker.now();
+        let (query, full) = convert::list(request.into_inner(), now)?;
+        let page = self.tracker.list(&query).await?;
+        let job = if full { convert::job } else { convert::basic_job };
+        Ok(respond(v1::ListJobsResponse {
+            jobs: page.jobs.iter().map(|stored| job(stored, now)).collect(),
+            next_page_token: page.next.map(|place| place.to_token(&query.filter)).unwrap_or_default(),
+            total_size: page.total.map(convert::count),
+            partial: page.partial,
+        }))
+    }
+
+    async fn update_progress(&self, request: Request<v1::UpdateProgressRequest>) -> Answer<v1::UpdateProgressResponse> {
+        let (job, applied) = self.change(convert::update(request.into_inner())?).await?;
+        Ok(respond(v1::UpdateProgressResponse { job: Some(job), applied }))
+    }
+
+    async fn complete_job(&self, request: Request<v1::CompleteJobRequest>) -> Answer<v1::CompleteJobResponse> {
+        let (job, _) = self.change(convert::complete(request.into_inner())?).await?;
+        Ok(respond(v1::CompleteJobResponse { job: Some(job) }))
+    }
+
+    async fn fail_job(&self, request: Request<v1::FailJobRequest>) -> Answer<v1::FailJobResponse> {
+        let (job, _) = self.change(convert::fail(request.into_inner())?).await?;
+        Ok(respond(v1::FailJobResponse { job: Some(job) }))
+    }
+
+    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::CancelJobResponse> {
+        let (job, _) = self.change(convert::cancel(request.into_inner())?).await?;
+        Ok(respond(v1::CancelJobResponse { job: Some(job) }))
+    }
+
+    async fn confirm_cancel(&self, request: Request<v1::ConfirmCancelRequest>) -> Answer<v1::ConfirmCancelResponse> {
+        let (job, _) = self.change(convert::confirm_cancel(request.into_inner())?).await?;
+        Ok(respond(v1::ConfirmCancelResponse { job: Some(job) }))
+    }
+
+    async fn delete_job(&self, request: Request<v1::DeleteJobRequest>) -> Answer<v1::DeleteJobResponse> {
+        let (id, change) = convert::delete(request.get_ref())?;
+        note(&id);
+        self.tracker.change(&id, &change).await?;
+        Ok(respond(v1::DeleteJobResponse {}))
+    }
+
+    async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Answer<Self::WatchJobStream> {
+        let ending = Ending::of(request.extensions(), &self.drain);
+        let (id, resume_token, pace) = convert::watch_job(request.into_inner())?;
+        note(&id);
+        let watch = self.tracker.watch_job(&id, &resume_token, pace).await?;
+        let events = unfold((watch, self.tracker.clone()), async |(mut watch, tracker)| {
+            let event = watch.next().await?;
+            Some((Ok(convert::watch_job_event(event, tracker.now())), (watch, tracker)))
+        });
+        respond_with(until(events, ending)).await
+    }
+
+    async fn watch_jobs(&self, request: Request<v1::WatchJobsRequest>) -> Answer<Self::WatchJobsStream> {
+        let ending = Ending::of(request.extensions(), &self.drain);
+        let (scope, resume_token, pace) = convert::watch_jobs(request.into_inner())?;
+        let watch = self.tracker.watch_jobs(scope, &resume_token, pace);
+        let events = unfold(Some((watch, self.tracker.clone())), async |open| {
+            let (mut watch, tracker) = open?;
+            match watch.next().await {
+                Ok(event) => Some((Ok(convert::watch_jobs_event(event, tracker.now())), Some((watch, tracker)))),
+                Err(error) => Some((Err(JobError::from(error).into()), None)),
+            }
+        });
+        respond_with(until(events, ending)).await
+    }
+}

@@ -1,0 +1,102 @@
+//! The gRPC face: what is served where, and what each call passes on its way.
+
+mod admin;
+mod call;
+mod connection;
+mod convert;
+mod deadline;
+mod health;
+mod jobs;
+mod status;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::middleware::from_fn;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    codec::CompressionEncoding::{Gzip, Zstd},
+    server::NamedService,
+    service::Routes,
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_reflection::server::Builder as Reflection;
+use tonic_web::{GrpcWebLayer, GrpcWebService};
+use tower::Layer;
+
+pub use connection::serve;
+
+use crate::{
+    proto::{
+        DESCRIPTORS,
+        health::health_server::HealthServer,
+        v1::{admin_service_server::AdminServiceServer, job_service_server::JobServiceServer},
+    },
+    tracker::Tracker,
+};
+
+/// The largest message that is accepted; a result takes half of it at most.
+const MAX_REQUEST: usize = 2 * 1024 * 1024;
+
+/// The largest message that is sent.
+const MAX_RESPONSE: usize = 4 * 1024 * 1024;
+
+/// Everything that is served: gRPC, and gRPC-Web in front of it.
+pub type Service = GrpcWebService<Routes>;
+
+/// What health knows: the server as a whole, and the job service.
+const HEALTH_NAMES: [&str; 2] = ["", <JobServiceServer<jobs::Jobs> as NamedService>::NAME];
+
+/// The services over one tracker, and the switch that ends them.
+pub struct Face {
+    /// To be served on each connection.
+    pub service: Service,
+    reporter: HealthReporter,
+    drain: CancellationToken,
+}
+
+impl Face {
+    /// Serves `tracker`. All is healthy from here on.
+    pub async fn new(tracker: Arc<Tracker>) -> Self {
+        let drain = CancellationToken::new();
+        let reporter = HealthReporter::new();
+        health::report(&reporter, &HEALTH_NAMES, ServingStatus::Serving).await;
+        let service = routes(&tracker, &reporter, &drain);
+        Self { service, reporter, drain }
+    }
+
+    /// Tells everyone that this server is going away: health first, then every stream ends.
+    pub async fn drain(&self) {
+        health::report(&self.reporter, &HEALTH_NAMES, ServingStatus::NotServing).await;
+        self.drain.cancel();
+    }
+}
+
+fn routes(tracker: &Arc<Tracker>, reporter: &HealthReporter, drain: &CancellationToken) -> Service {
+    let jobs = JobServiceServer::new(jobs::Jobs::new(tracker.clone(), drain.clone()))
+        .max_decoding_message_size(MAX_REQUEST)
+        .max_encoding_message_size(MAX_RESPONSE)
+        .accept_compressed(Gzip)
+        .accept_compressed(Zstd)
+        .send_compressed(Gzip)
+        .send_compressed(Zstd);
+    let admin = AdminServiceServer::new(admin::Admin::new(tracker.clone()))
+        .max_decoding_message_size(MAX_REQUEST)
+        .max_encoding_message_size(MAX_RESPONSE)
+        .accept_compressed(Gzip)
+        .accept_compressed(Zstd)
+        .send_compressed(Gzip)
+        .send_compressed(Zstd);
+    let health = health::ServiceHealth::new(reporter.clone(), HEALTH_NAMES.to_vec(), drain.clone());
+
+    let reflection = || Reflection::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    let valid = "the descriptors were compiled with this binary";
+    let router = Routes::new(jobs)
+        .add_service(admin)
+        .add_service(HealthServer::new(health))
+        .add_service(reflection().build_v1().expect(valid))
+        .add_service(reflection().build_v1alpha().expect(valid))
+        .into_axum_router()
+        .layer(from_fn(call::call));
+    GrpcWebLayer::new().layer(Routes::from(router))
+}

@@ -1,0 +1,116 @@
+//! Ordered sets of jobs by creation, so that a page of a list costs the page and not the collection.
+
+use std::{
+    collections::{BTreeSet, HashMap, btree_set},
+    iter::{Peekable, Rev, from_fn},
+    ops::Bound,
+};
+
+use crate::domain::{Cursor, Filter, Job, JobId, State, Timestamp};
+
+type Places = BTreeSet<Cursor>;
+
+/// The places of all jobs that are not removed.
+#[derive(Debug, Default)]
+pub struct Index {
+    all: Places,
+    by_state: [Places; State::ALL.len()],
+    by_owner: HashMap<String, Places>,
+    by_kind: HashMap<String, Places>,
+}
+
+impl Index {
+    /// Enters `job`.
+    pub fn insert(&mut self, job: &Job) {
+        let place = Cursor::of(job);
+        self.all.insert(place.clone());
+        self.by_state[job.state as usize].insert(place.clone());
+        if !job.owner.is_empty() {
+            self.by_owner.entry(job.owner.clone()).or_default().insert(place.clone());
+        }
+        self.by_kind.entry(job.kind.clone()).or_default().insert(place);
+    }
+
+    /// Takes `job` out, which must be as it was entered.
+    pub fn remove(&mut self, job: &Job) {
+        fn remove_from(sets: &mut HashMap<String, Places>, name: &str, place: &Cursor) {
+            if let Some(places) = sets.get_mut(name) {
+                places.remove(place);
+                if places.is_empty() {
+                    sets.remove(name);
+                }
+            }
+        }
+        let place = Cursor::of(job);
+        self.all.remove(&place);
+        self.by_state[job.state as usize].remove(&place);
+        remove_from(&mut self.by_owner, &job.owner, &place);
+        remove_from(&mut self.by_kind, &job.kind, &place);
+    }
+
+    /// Moves a job to another state.
+    pub fn change_state(&mut self, job: &Job, to: State) {
+        let place = Cursor::of(job);
+        self.by_state[job.state as usize].remove(&place);
+        self.by_state[to as usize].insert(place);
+    }
+
+    /// How many jobs there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// How many jobs are in each state.
+    pub fn counts(&self) -> [u64; State::ALL.len()] {
+        State::ALL.map(|state| self.by_state[state as usize].len() as u64)
+    }
+
+    /// How many jobs `filter` selects, if one index alone can tell.
+    pub fn exact_count(&self, filter: &Filter) -> Option<u64> {
+        let criteria = usize::from(!filter.states.is_empty())
+            + usize::from(!filter.kind.is_empty())
+            + usize::from(!filter.owner.is_empty());
+        let indexed = filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
+        (indexed && criteria <= 1).then(|| self.narrowest(filter).iter().map(|places| places.len() as u64).sum())
+    }
+
+    /// The places of all jobs that `filter` may select, and perhaps others, from the newest to the oldest, behind
+    /// `after`.
+    pub fn candidates<'a>(&'a self, filter: &Filter, after: Option<&Cursor>) -> impl Iterator<Item = &'a Cursor> {
+        let at = |create_time: Timestamp| Cursor { create_time, id: JobId::lower_bound() };
+        let newest = [after.cloned(), filter.created_before.map(at)].into_iter().flatten().min();
+        let oldest = filter.created_after.map(at);
+        let empty = matches!((&oldest, &newest), (Some(oldest), Some(newest)) if oldest >= newest);
+
+        let range =
+            (oldest.map_or(Bound::Unbounded, Bound::Included), newest.map_or(Bound::Unbounded, Bound::Excluded));
+        let sets = if empty { Vec::new() } else { self.narrowest(filter) };
+        newest_first(sets.into_iter().map(|places| places.range(range.clone()).rev().peekable()).collect())
+    }
+
+    /// The smallest sets that together hold all that `filter` may select.
+    fn narrowest(&self, filter: &Filter) -> Vec<&Places> {
+        let mut choices = vec![vec![&self.all]];
+        if !filter.states.is_empty() {
+            choices.push(filter.states.iter().map(|state| &self.by_state[*state as usize]).collect());
+        }
+        if !filter.owner.is_empty() {
+            choices.push(self.by_owner.get(&filter.owner).into_iter().collect());
+        }
+        if !filter.kind.is_empty() {
+            choices.push(self.by_kind.get(&filter.kind).into_iter().collect());
+        }
+        choices.into_iter().min_by_key(|sets| sets.iter().map(|places| places.len()).sum::<usize>()).unwrap_or_default()
+    }
+}
+
+type Descending<'a> = Peekable<Rev<btree_set::Range<'a, Cursor>>>;
+
+/// Merges descending ranges into one.
+fn newest_first(mut ranges: Vec<Descending<'_>>) -> impl Iterator<Item = &Cursor> {
+    from_fn(move || {
+        let (_, widest) =
+            ranges.iter_mut().enumerate().filter_map(|(at, range)| range.peek().map(|place| (*place, at))).max()?;
+        ranges[widest].next()
+    })
+}

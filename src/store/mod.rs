@@ -1,0 +1,174 @@
+//! Where jobs are kept: what every store promises, whatever it keeps them in.
+//!
+//! The only write is *compare and set*: [`JobStore::replace`] stores a version if what is there is still the version
+//! that it was made from, and otherwise gives back what is there, so that the caller applies its change again. A store
+//! knows no rule of a job's life. Whoever commits announces: a store tells its [`Listener`] of each version, in the
+//! order in which it stored them.
+
+mod index;
+mod memory;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+pub use memory::MemoryStore;
+
+use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp, Version};
+
+/// A version as a store holds it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The version; a tombstone if its `removal` is set.
+    pub job: Arc<Job>,
+    /// How safe it is.
+    pub durability: Durability,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// How safe a version is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// In the store of record.
+    Durable,
+    /// Only in this process's memory.
+    Volatile,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The store of record.
+    Redis,
+    /// This process's memory.
+    Memory,
+}
+
+/// What became of a [`JobStore::replace`].
+#[derive(Clone, Debug)]
+pub enum Replaced {
+    /// The version is stored.
+    Stored(Stored),
+    /// Something else is there than was expected: this, or nothing.
+    Conflict(Option<Stored>),
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The jobs, newest first. May be fewer than asked for, even where there is a next page.
+    pub jobs: Vec<Stored>,
+    /// Where the next page begins; `None`: this is the last one.
+    pub next: Option<Cursor>,
+    /// How many match in all, where that is known exactly.
+    pub total: Option<u64>,
+    /// Only what this process holds: the store of record is away.
+    pub partial: bool,
+}
+
+/// A record for which time has brought something about.
+#[derive(Clone, Debug)]
+pub struct DueRecord {
+    /// The record.
+    pub job: Arc<Job>,
+    /// What is to be done.
+    pub due: Due,
+}
+
+/// What is due now, and when to ask again.
+#[derive(Clone, Debug, Default)]
+pub struct DueBatch {
+    /// The records, the longest overdue first.
+    pub records: Vec<DueRecord>,
+    /// When the next one will be due; may be past where there are more than were asked for.
+    pub next: Option<Timestamp>,
+}
+
+/// Where jobs are kept at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageMode {
+    /// In this process only.
+    Memory,
+    /// In Redis.
+    Redis,
+    /// In this process until Redis is back.
+    Degraded,
+}
+
+/// How a store is.
+#[derive(Clone, Debug)]
+pub struct StoreStats {
+    /// Where jobs are kept at the moment.
+    pub mode: StorageMode,
+    /// Jobs by state, in the order of [`State::ALL`]. Tombstones do not count.
+    pub counts: [u64; State::ALL.len()],
+    /// Jobs held in this process.
+    pub held: u64,
+}
+
+/// A version that was stored, and its place in the order of commits.
+#[derive(Clone, Debug)]
+pub struct Announcement {
+    /// The version.
+    pub stored: Stored,
+    /// Its place: rises with each commit of the store, and is at most [`JobStore::position`] from then on.
+    pub position: u64,
+}
+
+/// Is told of each version that a store has stored.
+pub trait Listener: Send + Sync + 'static {
+    /// A version was stored. Called in the order of commits and under the store's lock: it must be quick, and must not
+    /// call the store.
+    fn changed(&self, announcement: Announcement);
+}
+
+/// Why a store can't do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// It holds as many records as it may, and none can give way.
+    #[error("the store is full at {0} jobs")]
+    Full(usize),
+    /// It can't be reached, and the answer is not held here.
+    #[error("the store can't be reached")]
+    Unavailable,
+    /// What it holds for this job can't be read.
+    #[error("the record of job {0} can't be read")]
+    Corrupt(JobId),
+}
+
+/// Keeps jobs. Every implementation passes the same suite, `tests/it/store_contract.rs`.
+#[async_trait]
+pub trait JobStore: Send + Sync + 'static {
+    /// The version that is there for `id`, a tombstone too.
+    async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError>;
+
+    /// Stores `job`, if what is there is exactly the version `expected`, or nothing for `None`.
+    async fn replace(&self, job: Arc<Job>, expected: Option<Version>) -> Result<Replaced, StoreError>;
+
+    /// The jobs that a query selects, newest first, without tombstones. Costs the page, not the collection.
+    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
+
+    /// Forgets a record for good, without a tombstone, if it is still at `version`.
+    async fn delete(&self, id: &JobId, version: Version) -> Result<(), StoreError>;
+
+    /// Up to `limit` records for which something is due at `now`.
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError>;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Counts, without reading the collection.
+    async fn stats(&self) -> Result<StoreStats, StoreError>;
+
+    /// Names this data set: a changed one means that positions and revisions from before say nothing.
+    fn epoch(&self) -> u64;
+
+    /// The place of the last commit.
+    fn position(&self) -> u64;
+
+    /// The newest version of up to `limit` records that were stored after `position`, in the order of commits,
+    /// tombstones too; `None` where this can't be told any more.
+    async fn changed_since(&self, position: u64, limit: usize) -> Result<Option<Vec<Announcement>>, StoreError>;
+}

@@ -1,0 +1,19 @@
+//! Log lines.
+
+use std::io::{IsTerminal, stderr};
+
+use anyhow::{Context, Result};
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::config::LogFormat;
+
+/// Writes log lines that `filter` lets pass to standard error, from here on.
+pub fn init(format: LogFormat, filter: &str) -> Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is not a log filter"))?;
+    let lines = fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
+    match format {
+        LogFormat::Human => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! The stream of one job.
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{EventKind, Freshness, JobToken, Pace, Sent, Subscription, WatchEvent, conflate::is_end};
+use crate::{
+    domain::{Job, JobError, JobId},
+    store::Stored,
+};
+
+/// A stream of one job: from its state now to its end.
+pub struct JobWatch {
+    subscription: Subscription,
+    epoch: u64,
+    pace: Pace,
+    first: Option<WatchEvent>,
+    /// What was sent last; `None` once the stream is over.
+    sent: Option<Sent>,
+    token: String,
+    waiting: Option<super::Conflated>,
+    /// No update before then.
+    quiet_until: Instant,
+    spoke: Instant,
+}
+
+impl JobWatch {
+    /// Starts a stream behind `resume_token`, or at `current`: what the store held for `id`, read after `subscription`
+    /// was made.
+    pub fn start(
+        subscription: Subscription,
+        epoch: u64,
+        id: &JobId,
+        current: Option<Stored>,
+        resume_token: &str,
+        pace: Pace,
+    ) -> Result<Self, JobError> {
+        let resumed = JobToken::decode(resume_token).filter(|token| token.epoch == epoch && token.id == *id);
+        let stored = current.ok_or_else(|| JobError::NotFound(id.clone()))?;
+        let job = stored.job.clone();
+        let now = Instant::now();
+        let mut watch = Self {
+            subscription,
+            epoch,
+            pace,
+            first: None,
+            sent: Some(Sent::of(&job)),
+            token: String::new(),
+            waiting: None,
+            quiet_until: now,
+            spoke: now,
+        };
+        let behind = |token: &JobToken| token.revision < job.version.revision;
+        let at = |token: &JobToken| (token.revision, token.stamp) == (job.version.revision, job.version.stamp);
+        watch.first = Some(match resumed {
+            Some(token) if job.removal.is_some() && (behind(&token) || at(&token)) => {
+                let skipped = (job.version.revision - token.revision - 1).max(0);
+                watch.event(EventKind::Removed, stored, skipped, false)
+            }
+            _ if job.removal.is_some() => return Err(JobError::NotFound(id.clone())),
+            Some(token) if behind(&token) || at(&token) => watch.resume(&token, stored),
+            _ => watch.event(EventKind::Snapshot, stored, 0, !resume_token.is_empty()),
+        });
+        Ok(watch)
+    }
+
+    /// The next event; `None` once the stream is over.
+    pub async fn next(&mut self) -> Option<WatchEvent> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        loop {
+            self.sent?;
+            if let Some(event) = self.ready() {
+                return Some(event);
+            }
+            let bookmark_due = self.spoke + self.pace.bookmark_interval;
+            let wake = if self.waiting.is_some() { bookmark_due.min(self.quiet_until) } else { bookmark_due };
+            tokio::select! {
+                () = self.subscription.arrived() => {}
+                () = sleep_until(wake) => {
+                    if Instant::now() >= bookmark_due {
+                        return Some(self.bookmark());
+                    }
+                }
+            }
+        }
+    }
+
+    /// What can be sent at once.
+    fn ready(&mut self) -> Option<WatchEvent> {
+        for change in self.subscription.take().into_iter().flatten() {
+            match &mut self.waiting {
+                Some(waiting) => waiting.append(change),
+                None => self.waiting = Some(change),
+            }
+        }
+        let mut waiting = self.waiting.take()?;
+        let sent = self.sent?;
+        if let Some(end) = waiting.end.take_if(|end| sent.compare(&end.stored.job) != Freshness::Stale) {
+            return Some(self.update(end.stored));
+        }
+        let job = &waiting.latest.stored.job;
+        if sent.compare(job) == Freshness::Stale {
+            return None;
+        }
+        if Instant::now() < self.quiet_until && !sent.is_urgent(job) {
+            self.waiting = Some(waiting);
+            return None;
+        }
+        Some(self.update(waiting.latest.stored))
+    }
+
+    /// Goes on behind a token: a bookmark, and what is newer waits its turn.
+    fn resume(&mut self, token: &JobToken, stored: Stored) -> WatchEvent {
+        self.token = token.encode();
+        if token.revision < stored.job.version.revision {
+            // The state at the token is not known, so whatever came since counts as urgent.
+            let sent = Sent::of(&stored.job);
+            self.sent = Some(Sent { revision: token.revision, uid: uuid::Uuid::nil(), ..sent });
+            self.waiting = Some(super::Conflated::new(crate::store::Announcement { stored, position: 0 }));
+        } else {
+            self.sent = self.sent.filter(|_| !is_end(&stored.job));
+        }
+        self.bookmark()
+    }
+
+    fn update(&mut self, stored: Stored) -> WatchEvent {
+        let kind = if stored.job.removal.is_some() { EventKind::Removed } else { EventKind::Update };
+        match self.sent.map(|sent| sent.compare(&stored.job)) {
+            Some(Freshness::StartedOver) => self.event(EventKind::Snapshot, stored, 0, true),
+            Some(Freshness::Newer(skipped)) => self.event(kind, stored, skipped, false),
+            Some(Freshness::Stale) | None => self.event(kind, stored, 0, false),
+        }
+    }
+
+    fn event(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: bool) -> WatchEvent {
+        let job: &Job = &stored.job;
+        self.sent = (!is_end(job)).then(|| Sent::of(job));
+        self.token = JobToken::behind(self.epoch, job).encode();
+        self.spoke = Instant::now();
+        if kind == EventKind::Update {
+            self.quiet_until = self.spoke + self.pace.min_interval;
+        }
+        WatchEvent { kind, stored: Some(stored), skipped, resume_token: self.token.clone(), reset }
+    }
+
+    fn bookmark(&mut self) -> WatchEvent {
+        self.spoke = Instant::now();
+        let resume_token = self.token.clone();
+        WatchEvent { kind: EventKind::Bookmark, stored: None, skipped: 0, resume_token, reset: false }
+    }
+}

@@ -1,0 +1,118 @@
+//! Watching: from what a store announces to what each subscriber is sent.
+//!
+//! A [`Hub`] listens to the store. It keeps the newest version of each job that somebody watches until its dispatcher
+//! has handed it to the subscribers, so writers pay for a map entry and never for those who watch. A [`Subscription`]
+//! keeps what its stream has not yet taken: of each job the newest version, and its end. [`JobWatch`] and [`JobsWatch`]
+//! make the events of WatchJob and WatchJobs from it.
+//!
+//! What a stream promises: it subscribes before it reads, so nothing falls between; revisions rise; what came between
+//! two events may be passed over, but neither the newest version nor an end. A subscriber that does not read costs a
+//! bounded amount of memory and delays nobody: one that falls too far behind starts over.
+
+mod backlog;
+mod conflate;
+mod hub;
+mod job_watch;
+mod jobs_watch;
+mod token;
+
+use std::time::Duration;
+
+pub use conflate::Conflated;
+pub use hub::{Hub, Subscription};
+pub use job_watch::JobWatch;
+pub use jobs_watch::{JobsWatch, Scope};
+pub use token::{JobToken, JobsToken};
+
+use crate::{
+    domain::{Job, State, Timestamp},
+    store::Stored,
+};
+
+/// How often a stream speaks.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// At most one update of a job in this time, state changes, cancellation and the end aside.
+    pub min_interval: Duration,
+    /// A bookmark whenever nothing was sent for this long.
+    pub bookmark_interval: Duration,
+}
+
+/// What an event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The job as it is now.
+    Snapshot,
+    /// The job has changed.
+    Update,
+    /// Nothing new.
+    Bookmark,
+    /// The job is gone.
+    Removed,
+}
+
+/// One event of a stream.
+#[derive(Clone, Debug)]
+pub struct WatchEvent {
+    /// What it says.
+    pub kind: EventKind,
+    /// The job; `None` in a bookmark.
+    pub stored: Option<Stored>,
+    /// How many revisions were passed over.
+    pub skipped: i64,
+    /// Resumes the stream behind this event.
+    pub resume_token: String,
+    /// What came before no longer counts.
+    pub reset: bool,
+}
+
+/// The last version of a job that a stream sent.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    uid: uuid::Uuid,
+    create_time: Timestamp,
+    revision: i64,
+    state: State,
+    cancelled: bool,
+}
+
+/// How a version stands to the last one sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Freshness {
+    /// It came later; so many revisions lie between.
+    Newer(i64),
+    /// It was sent already, or it came before.
+    Stale,
+    /// It belongs to a later life of the id whose revisions start over.
+    StartedOver,
+}
+
+impl Sent {
+    fn of(job: &Job) -> Self {
+        Self {
+            uid: job.version.uid,
+            create_time: job.create_time,
+            revision: job.version.revision,
+            state: job.state,
+            cancelled: job.cancel.is_some(),
+        }
+    }
+
+    fn compare(&self, job: &Job) -> Freshness {
+        if job.version.revision > self.revision {
+            Freshness::Newer(job.version.revision - self.revision - 1)
+        } else if job.version.uid != self.uid && job.create_time > self.create_time {
+            Freshness::StartedOver
+        } else {
+            Freshness::Stale
+        }
+    }
+
+    /// Whether subscribers must hear of `job` at once, whatever interval they asked for.
+    fn is_urgent(&self, job: &Job) -> bool {
+        job.removal.is_some()
+            || job.version.uid != self.uid
+            || job.state != self.state
+            || job.cancel.is_some() != self.cancelled
+    }
+}

@@ -1,0 +1,77 @@
+//! Resume tokens: where a stream was, readable on any replica of the same data set.
+
+use uuid::Uuid;
+
+use crate::domain::{Job, JobId, Stamp, Timestamp};
+
+/// Where a stream of one job was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobToken {
+    /// The data set.
+    pub epoch: u64,
+    /// The revision that was sent.
+    pub revision: i64,
+    /// The change that made it.
+    pub stamp: Stamp,
+    /// The job.
+    pub id: JobId,
+}
+
+impl JobToken {
+    /// Behind this version of `job`.
+    pub fn behind(epoch: u64, job: &Job) -> Self {
+        Self { epoch, revision: job.version.revision, stamp: job.version.stamp, id: job.id.clone() }
+    }
+
+    /// Writes it.
+    pub fn encode(&self) -> String {
+        let Stamp { process, counter } = self.stamp;
+        format!("{:x}.{:x}.{process:x}.{counter:x}.{}", self.epoch, self.revision, self.id)
+    }
+
+    /// Reads it; `None` if it is malformed.
+    pub fn decode(token: &str) -> Option<Self> {
+        let mut parts = token.splitn(5, '.');
+        let epoch = hex(parts.next()?)?;
+        let revision = hex(parts.next()?)?.try_into().ok()?;
+        let stamp = Stamp { process: hex(parts.next()?)?, counter: hex(parts.next()?)? };
+        Some(Self { epoch, revision, stamp, id: JobId::parse(parts.next()?)? })
+    }
+}
+
+/// Where a stream of many jobs was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobsToken {
+    /// The data set.
+    pub epoch: u64,
+    /// All commits up to here were delivered; `None` before all snapshots were.
+    pub position: Option<u64>,
+    /// A time before which all changes were delivered.
+    pub time: Timestamp,
+    /// Digest of the ids and the filter.
+    pub scope: Uuid,
+}
+
+impl JobsToken {
+    /// Writes it.
+    pub fn encode(&self) -> String {
+        let position = self.position.map(|position| format!("{position:x}")).unwrap_or_default();
+        format!("{:x}.{position}.{:x}.{}", self.epoch, self.time.as_micros(), self.scope.simple())
+    }
+
+    /// Reads it; `None` if it is malformed.
+    pub fn decode(token: &str) -> Option<Self> {
+        let mut parts = token.splitn(4, '.');
+        let epoch = hex(parts.next()?)?;
+        let position = match parts.next()? {
+            "" => None,
+            position => Some(hex(position)?),
+        };
+        let time = Timestamp::from_micros(hex(parts.next()?)?.try_into().ok()?);
+        Some(Self { epoch, position, time, scope: Uuid::parse_str(parts.next()?).ok()? })
+    }
+}
+
+fn hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
+}

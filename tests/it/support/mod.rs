@@ -1,0 +1,130 @@
+//! A real server on a real socket, and what talks to it.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use clap::Parser;
+use jobtrack::{
+    clock::{Clock, SystemClock},
+    config::Config,
+    proto::v1::{
+        CreateJobRequest, Job, admin_service_client::AdminServiceClient, job_service_client::JobServiceClient,
+    },
+    server,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::{ErrorInfo, StatusExt};
+
+/// Calls of `JobService`.
+pub type Client = JobServiceClient<Channel>;
+
+/// A server in this process, which drains and ends when it is stopped.
+pub struct Server {
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves with the defaults.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// Serves with these flags.
+    pub async fn with(flags: &[&str]) -> Self {
+        Self::with_clock(flags, Arc::new(SystemClock)).await
+    }
+
+    /// Serves with these flags, on this clock.
+    pub async fn with_clock(flags: &[&str], clock: Arc<dyn Clock>) -> Self {
+        let config = config(flags);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let running = tokio::spawn(async move { server::run_with_clock(&config, listener, stopped, clock).await });
+        Self { address, stop, running }
+    }
+
+    /// A new connection.
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
+        endpoint.connect().await.expect("the server listens")
+    }
+
+    /// Calls of `JobService` on a new connection.
+    pub async fn client(&self) -> Client {
+        JobServiceClient::new(self.channel().await)
+            .max_decoding_message_size(8 << 20)
+            .max_encoding_message_size(8 << 20)
+    }
+
+    /// Calls of `AdminService` on a new connection.
+    pub async fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel().await)
+    }
+
+    /// Begins to drain.
+    pub fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Drains, and returns when everything has ended.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.expect("the server ends without a panic");
+    }
+}
+
+/// The configuration that these flags make.
+pub fn config(flags: &[&str]) -> Config {
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        config: Config,
+    }
+    Flags::parse_from(["jobtrack"].iter().chain(flags)).config
+}
+
+/// A request for a job of some kind.
+pub fn new_job(id: &str) -> CreateJobRequest {
+    CreateJobRequest { job_id: id.to_owned(), kind: "test.work".to_owned(), ..CreateJobRequest::default() }
+}
+
+/// Creates a job.
+pub async fn create(client: &mut Client, id: &str) -> Job {
+    client.create_job(new_job(id)).await.expect("a job can be created").into_inner().job.expect("a job")
+}
+
+/// The one `ErrorInfo` that every error carries.
+pub fn error_info(status: &Status) -> ErrorInfo {
+    let details = status.get_error_details_vec();
+    let mut infos = details.into_iter().filter_map(|detail| match detail {
+        tonic_types::ErrorDetail::ErrorInfo(info) => Some(info),
+        _ => None,
+    });
+    let info = infos.next().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert!(infos.next().is_none(), "more than one ErrorInfo in {status:?}");
+    assert_eq!(info.domain, "jobtrack");
+    info
+}
+
+/// The reason of an error.
+pub fn reason(status: &Status) -> String {
+    error_info(status).reason
+}
+
+/// The violations of an error by field; fails if a field has two.
+pub fn violations(status: &Status) -> HashMap<String, String> {
+    let details = status.get_error_details();
+    let found = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
+    let count = found.len();
+    let by_field: HashMap<_, _> = found.into_iter().map(|bad| (bad.field, bad.description)).collect();
+    assert_eq!(by_field.len(), count, "a field has two violations");
+    by_field
+}
