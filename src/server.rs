@@ -15,7 +15,7 @@ use crate::{
     watch::Hub,
 };
 
-/// Serves on `listener` until `shutdown` ends, then drains: health says NOT_SERVING, streams end, calls that are under
+/// Serves on `listener` until `shutdown` ends, then drains: health says `NOT_SERVING`, streams end, calls that are under
 /// way may end for 20 seconds. Everything that was started has ended when it returns.
 pub async fn run(config: &Config, listener: TcpListener, shutdown: impl Future<Output = ()>) {
     run_with_clock(config, listener, shutdown, Arc::new(SystemClock)).await;

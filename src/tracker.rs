@@ -127,13 +127,11 @@ impl Tracker {
                 subscription.arrived().await;
             }
         });
-        match reached.await {
-            Ok(result) => result.map(|()| newest),
-            Err(_) => {
-                let (state, revision) = (newest.job.state, newest.job.version.revision);
-                Err(JobError::RevisionNotReached { id: id.clone(), state, revision, wanted })
-            }
+        if let Ok(result) = reached.await {
+            return result.map(|()| newest);
         }
+        let (state, revision) = (newest.job.state, newest.job.version.revision);
+        Err(JobError::RevisionNotReached { id: id.clone(), state, revision, wanted })
     }
 
     /// The jobs among `ids` that exist, and the ids of the others, both in the order given.

@@ -18,6 +18,7 @@ use crate::config::Config;
 ///
 /// Every flag can be set in the environment too: --listen is JOBTRACK_LISTEN. Times are written 250ms, 1s, 12h, 7d.
 #[derive(Parser)]
+#[expect(clippy::doc_markdown, reason = "it is read in a terminal")]
 #[command(version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]

@@ -32,9 +32,9 @@ pub const MAX_FAILURE_REASON: usize = 63;
 pub const MAX_FAILURE_MESSAGE: usize = 16 * 1024;
 /// The reason of a cancellation.
 pub const MAX_CANCEL_REASON: usize = 1024;
-/// Jobs of one BatchGetJobs.
+/// Jobs of one `BatchGetJobs`.
 pub const MAX_BATCH: usize = 100;
-/// Ids of one WatchJobs.
+/// Ids of one `WatchJobs`.
 pub const MAX_WATCHED_IDS: usize = 1000;
 /// Jobs on a page, and how many where the caller does not say.
 pub const MAX_PAGE: usize = 1000;

@@ -5,18 +5,18 @@ use super::Progress;
 impl Progress {
     /// Takes over what `new` says.
     pub fn update(&mut self, new: &Self) {
-        fn take<T: Clone>(field: &mut Option<T>, new: &Option<T>) {
-            if new.is_some() {
-                field.clone_from(new);
+        fn take<T: Clone>(field: &mut Option<T>, new: Option<&T>) {
+            if let Some(new) = new {
+                *field = Some(new.clone());
             }
         }
         self.update_numbers(new);
-        take(&mut self.unit, &new.unit);
-        take(&mut self.stage, &new.stage);
-        take(&mut self.stage_index, &new.stage_index);
-        take(&mut self.stage_count, &new.stage_count);
-        take(&mut self.message, &new.message);
-        take(&mut self.details, &new.details);
+        take(&mut self.unit, new.unit.as_ref());
+        take(&mut self.stage, new.stage.as_ref());
+        take(&mut self.stage_index, new.stage_index.as_ref());
+        take(&mut self.stage_count, new.stage_count.as_ref());
+        take(&mut self.message, new.message.as_ref());
+        take(&mut self.details, new.details.as_ref());
     }
 
     /// Takes over the numbers, and derives the percentage where it is not given.

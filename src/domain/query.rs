@@ -92,7 +92,7 @@ impl Cursor {
     pub fn from_token(token: &str, filter: &Filter) -> Option<Self> {
         let mut parts = token.splitn(3, '.');
         let digest = Uuid::parse_str(parts.next()?).ok()?;
-        let micros = i64::from_str_radix(parts.next()?, 16).ok()?;
+        let micros = u64::from_str_radix(parts.next()?, 16).ok()?.cast_signed();
         let id = JobId::parse(parts.next()?)?;
         (digest == filter.digest()).then_some(Self { create_time: Timestamp::from_micros(micros), id })
     }

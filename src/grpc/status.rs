@@ -26,7 +26,7 @@ impl From<JobError> for Status {
 
 /// A call that tonic refused before any handler saw it, in our own words. `None`: the response is to be left as it is.
 ///
-/// tonic answers INTERNAL where a request can't be decoded, and OUT_OF_RANGE or RESOURCE_EXHAUSTED where it is too
+/// tonic answers `INTERNAL` where a request can't be decoded, and `OUT_OF_RANGE` or `RESOURCE_EXHAUSTED` where it is too
 /// large. It writes such a status into the headers, without details; ours always have some.
 pub fn restate<B>(response: &Response<B>) -> Option<Status> {
     let headers: &HeaderMap = response.headers();

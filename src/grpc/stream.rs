@@ -22,7 +22,7 @@ pub struct Ending {
 impl Ending {
     /// For the call with these `extensions`, on a server whose draining `drain` tells.
     pub fn of(extensions: &Extensions, drain: &CancellationToken) -> Self {
-        let deadline = extensions.get::<Deadline>().and_then(|deadline| deadline.remaining());
+        let deadline = extensions.get::<Deadline>().and_then(Deadline::remaining);
         Self { drain: drain.clone(), deadline }
     }
 

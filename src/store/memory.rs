@@ -16,7 +16,7 @@ use super::{
     Announcement, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced, Source, StorageMode, StoreError,
     StoreStats, Stored, index::Index,
 };
-use crate::domain::{Cursor, Job, JobId, ListQuery, Removal, Timestamp, Version};
+use crate::domain::{Job, JobId, ListQuery, Removal, Timestamp, Version};
 
 /// How many places a page may look at beyond those it returns, where no index fits its filter.
 const SCAN: usize = 2000;
@@ -182,7 +182,7 @@ impl JobStore for MemoryStore {
                 }
             }
         }
-        page.next = last.filter(|_| candidates.peek().is_some()).map(Cursor::clone);
+        page.next = last.filter(|_| candidates.peek().is_some()).cloned();
         Ok(page)
     }
 

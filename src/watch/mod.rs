@@ -3,7 +3,7 @@
 //! A [`Hub`] listens to the store. It keeps the newest version of each job that somebody watches until its dispatcher
 //! has handed it to the subscribers, so writers pay for a map entry and never for those who watch. A [`Subscription`]
 //! keeps what its stream has not yet taken: of each job the newest version, and its end. [`JobWatch`] and [`JobsWatch`]
-//! make the events of WatchJob and WatchJobs from it.
+//! make the events of `WatchJob` and `WatchJobs` from it.
 //!
 //! What a stream promises: it subscribes before it reads, so nothing falls between; revisions rise; what came between
 //! two events may be passed over, but neither the newest version nor an end. A subscriber that does not read costs a

@@ -3,4 +3,7 @@
 mod support;
 
 mod api;
+mod laws;
 mod layering;
+mod store_contract;
+mod transitions;

@@ -1,5 +1,7 @@
 //! A real server on a real socket, and what talks to it.
 
+pub mod jobs;
+
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use clap::Parser;

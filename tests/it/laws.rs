@@ -1,0 +1,264 @@
+//! What holds for every history: of the state machine, the merge and the tokens.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jobtrack::{
+    domain::{
+        Cancellation, Change, Completion, Cursor, Filter, Job, JobId, NewJob, Progress, Removal, Report, Stamp, State,
+        Timestamp, merge,
+    },
+    watch::{JobToken, JobsToken},
+};
+use proptest::{collection::vec, option, prelude::*};
+use uuid::Uuid;
+
+use crate::support::jobs::{apply, at, cancel, confirm, failure, heartbeat, job, make, plain, try_apply};
+
+fn progress() -> impl Strategy<Value = Progress> {
+    (option::of(0.0..=100.0), option::of(0i64..50), option::of(0i64..50))
+        .prop_map(|(percent, completed, total)| Progress { percent, completed, total, ..Progress::default() })
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    let parts = (progress(), option::of(1i64..20), option::of(1i32..4), option::of(1i64..10), option::of(0u64..30));
+    parts.prop_map(|(progress, sequence, attempt, expected_revision, lease)| Report {
+        progress,
+        worker: String::new(),
+        sequence,
+        attempt,
+        expected_revision,
+        lease_timeout: lease.map(Duration::from_secs),
+    })
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let end = option::of(1i32..4)
+        .prop_map(|attempt| Change::Complete(Completion { outcome: None, attempt, expected_revision: None }));
+    prop_oneof![
+        8 => report().prop_map(Change::Report),
+        1 => end,
+        1 => Just(failure()),
+        1 => any::<bool>().prop_map(cancel),
+        1 => Just(confirm()),
+        1 => any::<bool>().prop_map(|force| Change::Delete { force }),
+        1 => Just(Change::LoseWorker),
+        1 => Just(Change::Expire),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_laws_of_a_life(lease in 0u64..20, changes in vec((change(), 0i64..20), 1..60)) {
+        let mut now = 0;
+        let mut job = make("a", 0, NewJob { lease_timeout: Duration::from_secs(lease), ..plain() });
+        for (change, pause) in changes {
+            now += pause;
+            let Ok(Some(next)) = try_apply(&job, &change, now) else { continue };
+            prop_assert_eq!(next.version.revision, job.version.revision + 1);
+            prop_assert_eq!(next.version.uid, job.version.uid);
+            let lost = change == Change::LoseWorker && next.state == job.state;
+            let as_it_was = next.update_time == job.update_time;
+            prop_assert!(lost == as_it_was && next.update_time >= job.update_time);
+            prop_assert!(next.attempt >= job.attempt);
+            prop_assert!(job.cancel.is_none() || next.cancel == job.cancel);
+            if job.state.is_terminal() {
+                prop_assert!(next.removal.is_some() && next.state == job.state && next.outcome == job.outcome);
+            }
+            prop_assert_eq!(next.end_time.is_some(), next.state.is_terminal());
+            prop_assert!(next.state != State::Running || next.start_time.is_some());
+            prop_assert!(next.progress.percent.is_none_or(|percent| (0.0..=100.0).contains(&percent)));
+            let fell = matches!((job.progress.percent, next.progress.percent), (Some(old), Some(new)) if new < old);
+            if let (Change::Report(report), true) = (&change, fell) {
+                prop_assert!(
+                    next.attempt > job.attempt || report.sequence.is_some() || next.progress.total > job.progress.total,
+                    "percent fell without cause: {:?} to {:?}", job.progress, next.progress
+                );
+            }
+            job = next;
+            if job.removal.is_some() {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_applied_again_changes_nothing_more(changes in vec(change(), 1..30), end in change()) {
+        let mut job = job("a", 0);
+        for change in changes {
+            job = try_apply(&job, &change, 1).ok().flatten().filter(|next| next.removal.is_none()).unwrap_or(job);
+        }
+        let ends = matches!(end, Change::Complete(_) | Change::Fail(_) | Change::Cancel { .. } | Change::ConfirmCancel { .. });
+        if let (true, Ok(Some(once))) = (ends, try_apply(&job, &end, 2)) {
+            prop_assert_eq!(try_apply(&once, &end, 3), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_page_token_is_for_its_filter(micros in any::<i64>(), name in "[A-Za-z0-9._:-]{1,128}", kind in "[a-z]{0,5}", owner in "[a-z]{0,5}") {
+        let filter = Filter { kind: kind.clone(), ..Filter::default() };
+        let place = Cursor { create_time: Timestamp::from_micros(micros), id: JobId::parse(&name).expect("valid") };
+        let token = place.to_token(&filter);
+        prop_assert_eq!(Cursor::from_token(&token, &filter), Some(place));
+        let other = Filter { owner: owner.clone(), ..filter.clone() };
+        prop_assert_eq!(Cursor::from_token(&token, &other).is_some(), owner.is_empty());
+        let swapped = Filter { kind: owner.clone(), owner: kind.clone(), ..Filter::default() };
+        prop_assert_eq!(swapped.digest() == other.digest(), kind == owner);
+    }
+
+    #[test]
+    fn resume_tokens_are_read_as_written(epoch: u64, revision in 1..i64::MAX, process: u64, counter: u64, position: Option<u64>, micros in 0..i64::MAX) {
+        let id = JobId::parse("a.b:c").expect("valid");
+        let token = JobToken { epoch, revision, stamp: Stamp { process, counter }, id };
+        prop_assert_eq!(JobToken::decode(&token.encode()), Some(token));
+        let token = JobsToken { epoch, position, time: Timestamp::from_micros(micros), scope: Uuid::new_v4() };
+        prop_assert_eq!(JobsToken::decode(&token.encode()), Some(token));
+    }
+
+    #[test]
+    fn no_text_makes_a_token_panic(text in "\\PC*", dotted in "[0-9a-f.]{0,60}") {
+        for token in [text, dotted] {
+            _ = JobToken::decode(&token);
+            _ = JobsToken::decode(&token);
+            _ = Cursor::from_token(&token, &Filter::default());
+        }
+    }
+}
+
+/// What matters of a version to the merge. Its stamp is its place in the list of all, so that a stamp names one change.
+#[derive(Clone, Debug)]
+struct Sketch {
+    life: u8,
+    removed: bool,
+    attempt: i32,
+    state: State,
+    update: i64,
+    revision: i64,
+    durable: Option<i64>,
+    recorded: bool,
+    cancel: Option<i64>,
+}
+
+fn sketch(lives: u8) -> impl Strategy<Value = Sketch> {
+    let state = prop_oneof![Just(State::Running), Just(State::Succeeded), Just(State::Failed)];
+    let parts = (0..lives, prop::bool::weighted(0.2), 1..3i32, state, 1..4i64, 1..5i64, any::<bool>());
+    (parts, option::of(1..3i64), option::of(1..4i64)).prop_map(
+        |((life, removed, attempt, state, update, revision, recorded), durable, cancel)| {
+            let durable = durable.filter(|_| state.is_terminal() && !removed);
+            let recorded = recorded || durable.is_some();
+            Sketch { life, removed, attempt, state, update, revision, durable, recorded, cancel }
+        },
+    )
+}
+
+impl Sketch {
+    fn version(&self, counter: u64) -> Job {
+        let mut job = job("a", i64::from(self.life));
+        job.version.uid = Uuid::from_u128(u128::from(self.life) + 1);
+        job.version.revision = self.revision;
+        job.version.stamp = Stamp { process: 1, counter };
+        job.removal = self.removed.then_some(Removal::Deleted);
+        job.attempt = self.attempt;
+        job.state = self.state;
+        job.update_time = at(self.update);
+        job.durable_time = self.durable.map(at);
+        job.recorded = self.recorded;
+        job.cancel = self.cancel.map(|time| Cancellation {
+            request_time: at(time),
+            reason: String::new(),
+            requester: String::new(),
+        });
+        job
+    }
+}
+
+/// The content of a version: what it says, apart from the revision it is stored under.
+fn content(job: &Job) -> (Uuid, Stamp, Option<Removal>, State, Option<Cancellation>) {
+    (job.version.uid, job.version.stamp, job.removal, job.state, job.cancel.clone())
+}
+
+fn merged(a: &Job, b: &Job) -> Job {
+    merge(a, b).job
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn merging_one_life_is_a_semilattice(sketches in vec(sketch(1), 3)) {
+        let [a, b, c] = [0, 1, 2].map(|at| sketches[at].version(at as u64));
+        prop_assert_eq!(&merged(&a, &a), &a);
+        prop_assert_eq!(content(&merged(&a, &b)), content(&merged(&b, &a)));
+        prop_assert_eq!(content(&merged(&merged(&a, &b), &b)), content(&merged(&a, &b)));
+        prop_assert_eq!(content(&merged(&merged(&a, &b), &c)), content(&merged(&a, &merged(&b, &c))));
+    }
+
+    #[test]
+    fn merging_lives_is_commutative_and_settles(sketches in vec(sketch(3), 2)) {
+        let [a, b] = [0, 1].map(|at| sketches[at].version(at as u64));
+        prop_assert_eq!(content(&merged(&a, &b)), content(&merged(&b, &a)));
+        let once = merged(&a, &b);
+        prop_assert_eq!(content(&merged(&once, &b)), content(&once));
+        prop_assert_eq!(content(&merged(&once, &a)), content(&once));
+    }
+
+    #[test]
+    fn a_merge_raises_the_revision_unless_the_winner_has_the_highest(sketches in vec(sketch(2), 2)) {
+        let [a, b] = [0, 1].map(|at| sketches[at].version(at as u64));
+        let merged = merge(&a, &b);
+        let highest = a.version.revision.max(b.version.revision);
+        let winner = if merged.job.version.stamp == a.version.stamp { &a } else { &b };
+        prop_assert!(merged.job.version.revision >= highest);
+        let same = content(&merged.job) == content(winner);
+        if merged.job.version.revision == highest {
+            prop_assert!(same && winner.version.revision == highest, "{merged:?}");
+        }
+        let loser = if merged.job.version.stamp == a.version.stamp { &b } else { &a };
+        prop_assert_eq!(merged.lost, Some(loser.version.stamp));
+    }
+}
+
+/// The rules of the merge by name: the first version stands.
+#[test]
+fn the_rules_of_the_merge() {
+    let base = apply(&job("a", 0), &heartbeat(), 1);
+    let with = |edit: &dyn Fn(&mut Job)| {
+        let mut job = apply(&base, &heartbeat(), 2);
+        edit(&mut job);
+        job
+    };
+    let ended = |durable: Option<i64>, update: i64| {
+        with(&|job| {
+            job.state = State::Succeeded;
+            job.durable_time = durable.map(at);
+            job.update_time = at(update);
+        })
+    };
+    let other_life = |edit: &dyn Fn(&mut Job)| {
+        with(&|job| {
+            job.version.uid = Uuid::from_u128(7);
+            edit(job);
+        })
+    };
+    let rules: BTreeMap<&str, (Job, Job)> = [
+        ("a tombstone over all", (with(&|job| job.removal = Some(Removal::Deleted)), ended(Some(1), 9))),
+        ("a durable end over a later one", (ended(Some(1), 2), ended(Some(2), 9))),
+        ("a durable end over a higher attempt", (ended(Some(1), 2), with(&|job| job.attempt = 9))),
+        ("a higher attempt over an end", (with(&|job| job.attempt = 9), ended(None, 9))),
+        ("an end over progress", (ended(None, 2), with(&|job| job.update_time = at(9)))),
+        ("the newer update", (with(&|job| job.update_time = at(9)), with(&|job| job.update_time = at(3)))),
+        ("the later born", (other_life(&|job| job.version.born = 2), ended(Some(1), 9))),
+        (
+            "a live one over another's tombstone",
+            (other_life(&|_| ()), with(&|job| job.removal = Some(Removal::Deleted))),
+        ),
+        ("a recorded one over another", (other_life(&|job| job.recorded = true), with(&|_| ()))),
+        ("the earlier creation", (other_life(&|job| job.create_time = at(-9)), with(&|_| ()))),
+    ]
+    .into();
+    for (rule, (winner, loser)) in rules {
+        for merged in [merge(&winner, &loser), merge(&loser, &winner)] {
+            assert_eq!(merged.job.version.stamp, winner.version.stamp, "{rule}");
+            assert_eq!(merged.lost, Some(loser.version.stamp), "{rule}");
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! What every store promises. Each store is given to the same suite, unchanged, by [`store_contract!`].
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jobtrack::{
+    domain::{Change, Due, Filter, Job, JobId, ListQuery, NewJob, State, TOMBSTONE_LIFE, Timestamp, Version},
+    store::{Announcement, JobStore, Listener, MemoryStore, Page, Replaced, StoreError, Stored},
+};
+
+use crate::support::jobs::{apply, at, failure, heartbeat, id, job, make, plain, success};
+
+/// A store, and what it announced.
+pub struct Bench {
+    store: Arc<dyn JobStore>,
+    heard: Arc<Ear>,
+}
+
+/// Hears every announcement.
+#[derive(Default)]
+pub struct Ear(Mutex<Vec<Announcement>>);
+
+impl Listener for Ear {
+    fn changed(&self, announcement: Announcement) {
+        self.0.lock().expect("no test panics here").push(announcement);
+    }
+}
+
+impl Bench {
+    /// A bench for the store that `make` makes.
+    pub fn new<S: JobStore>(make: impl FnOnce(Arc<Ear>) -> S) -> Self {
+        let heard = Arc::new(Ear::default());
+        Self { store: Arc::new(make(heard.clone())), heard }
+    }
+
+    async fn put(&self, job: &Job, expected: Option<Version>) -> Stored {
+        match self.store.replace(Arc::new(job.clone()), expected).await.expect("the store answers") {
+            Replaced::Stored(stored) => stored,
+            Replaced::Conflict(current) => panic!("a conflict with {current:?}"),
+        }
+    }
+
+    /// Stores a new job.
+    async fn add(&self, job: Job) -> Job {
+        self.put(&job, None).await;
+        job
+    }
+
+    /// Stores what `change` makes of `job`.
+    async fn change(&self, job: &Job, change: &Change, seconds: i64) -> Job {
+        let next = apply(job, change, seconds);
+        self.put(&next, Some(job.version)).await;
+        next
+    }
+
+    async fn conflict(&self, job: &Job, expected: Option<Version>) -> Option<Job> {
+        match self.store.replace(Arc::new(job.clone()), expected).await.expect("the store answers") {
+            Replaced::Stored(stored) => panic!("no conflict: {stored:?} was stored"),
+            Replaced::Conflict(current) => current.map(|stored| Job::clone(&stored.job)),
+        }
+    }
+
+    async fn get(&self, name: &str) -> Option<Job> {
+        self.store.get(&id(name)).await.expect("the store answers").map(|stored| Job::clone(&stored.job))
+    }
+
+    async fn page(&self, filter: &Filter, limit: usize, after: Option<&Page>, seconds: i64) -> Page {
+        let after = after.and_then(|page| page.next.clone());
+        let query = ListQuery { filter: filter.clone(), limit, after, now: at(seconds) };
+        self.store.list(&query).await.expect("the store answers")
+    }
+
+    /// The names of all that `filter` selects, page by page.
+    async fn list(&self, filter: &Filter, limit: usize) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut page = self.page(filter, limit, None, 1000).await;
+        loop {
+            assert!(page.jobs.len() <= limit);
+            names.extend(page.jobs.iter().map(|stored| stored.job.id.to_string()));
+            if page.next.is_none() {
+                return names;
+            }
+            page = self.page(filter, limit, Some(&page), 1000).await;
+        }
+    }
+
+    fn heard(&self) -> Vec<(String, i64)> {
+        let heard = self.heard.0.lock().expect("no test panics here");
+        heard.iter().map(|change| (change.stored.job.id.to_string(), change.stored.job.version.revision)).collect()
+    }
+}
+
+async fn nothing_is_there_at_first(bench: Bench) {
+    assert_eq!(bench.get("a").await, None);
+    assert!(bench.list(&Filter::default(), 10).await.is_empty());
+    assert_eq!(bench.store.stats().await.expect("the store answers").counts, [0; 5]);
+    bench.store.ping().await.expect("the store answers");
+}
+
+async fn what_is_stored_is_read_back(bench: Bench) {
+    let metadata = serde_json::json!({"n": 1.5, "list": [null, true, "x", {}]}).as_object().cloned();
+    let labels = [("k".to_owned(), "v".to_owned())].into();
+    let new = NewJob { metadata, labels, owner: "o".into(), retention: Some(Duration::ZERO), ..plain() };
+    let made = bench.add(make("a", 1, new)).await;
+    assert_eq!(bench.get("a").await, Some(made.clone()));
+    let done = bench.change(&bench.change(&made, &heartbeat(), 2).await, &failure(), 3).await;
+    assert_eq!(bench.get("a").await, Some(done));
+}
+
+async fn a_write_needs_exactly_the_version_that_is_there(bench: Bench) {
+    let made = job("a", 1);
+    assert_eq!(bench.conflict(&made, Some(made.version)).await, None, "nothing is there yet");
+    bench.add(made.clone()).await;
+    let next = apply(&made, &heartbeat(), 2);
+    assert_eq!(bench.conflict(&next, None).await, Some(made.clone()));
+
+    let version = made.version;
+    let other_stamp = Version { stamp: next.version.stamp, ..version };
+    let other_life = Version { uid: uuid::Uuid::new_v4(), ..version };
+    let other_revision = Version { revision: 7, ..version };
+    for wrong in [other_stamp, other_life, other_revision, next.version] {
+        assert_eq!(bench.conflict(&next, Some(wrong)).await, Some(made.clone()), "{wrong:?}");
+    }
+    bench.put(&next, Some(version)).await;
+    assert_eq!(bench.conflict(&next, Some(version)).await, Some(next.clone()), "the same write again");
+}
+
+async fn of_racing_writes_one_wins(bench: Bench) {
+    let made = bench.add(job("a", 1)).await;
+    let rivals: Vec<_> = (0..16).map(|_| apply(&made, &heartbeat(), 2)).collect();
+    let writes = rivals.iter().map(|rival| bench.store.replace(Arc::new(rival.clone()), Some(made.version)));
+    let outcomes = futures_util::future::join_all(writes).await;
+    let won = outcomes.into_iter().filter_map(|outcome| match outcome.expect("the store answers") {
+        Replaced::Stored(stored) => Some(stored.job.version),
+        Replaced::Conflict(_) => None,
+    });
+    let won: Vec<_> = won.collect();
+    assert_eq!(won.len(), 1);
+    assert_eq!(bench.get("a").await.map(|job| job.version), won.first().copied());
+}
+
+async fn lists_run_from_the_newest(bench: Bench) {
+    for (name, created) in [("b", 2), ("a", 1), ("d", 3), ("c", 3)] {
+        bench.add(job(name, created)).await;
+    }
+    for limit in [1, 2, 3, 4, 50] {
+        assert_eq!(bench.list(&Filter::default(), limit).await, ["d", "c", "b", "a"]);
+    }
+}
+
+async fn lists_hold_what_the_filter_selects(bench: Bench) {
+    for n in 0..40_i64 {
+        let new = NewJob {
+            kind: format!("k{}", n % 4),
+            owner: if n % 2 == 0 { "even".into() } else { String::new() },
+            labels: [("third".to_owned(), (n % 3).to_string())].into(),
+            ..plain()
+        };
+        let made = bench.add(make(&format!("j{n:02}"), n, new)).await;
+        if n % 5 == 0 {
+            let running = bench.change(&made, &heartbeat(), 50).await;
+            if n % 10 == 0 {
+                bench.change(&running, &success(), 51).await;
+            }
+        }
+    }
+    let expect = |select: &dyn Fn(i64) -> bool| -> Vec<String> {
+        (0..40).rev().filter(|n| select(*n)).map(|n| format!("j{n:02}")).collect()
+    };
+    let states = |states: &[State]| Filter { states: states.iter().copied().collect(), ..Filter::default() };
+    let kind = Filter { kind: "k1".into(), ..Filter::default() };
+    let owner = Filter { owner: "even".into(), ..Filter::default() };
+    let label = Filter { labels: [("third".into(), "2".into())].into(), ..Filter::default() };
+    let time = Filter { created_after: Some(at(10)), created_before: Some(at(20)), ..Filter::default() };
+    let active = states(&[State::Pending, State::Running]);
+    for limit in [1, 7, 100] {
+        assert_eq!(bench.list(&states(&[State::Succeeded]), limit).await, expect(&|n| n % 10 == 0));
+        assert_eq!(bench.list(&active, limit).await, expect(&|n| n % 10 != 0));
+        assert_eq!(bench.list(&kind, limit).await, expect(&|n| n % 4 == 1));
+        assert_eq!(bench.list(&owner, limit).await, expect(&|n| n % 2 == 0));
+        assert_eq!(bench.list(&label, limit).await, expect(&|n| n % 3 == 2));
+        assert_eq!(bench.list(&time, limit).await, expect(&|n| (10..20).contains(&n)));
+        let all = Filter { kind: "k0".into(), labels: label.labels.clone(), ..time.clone() };
+        assert_eq!(bench.list(&all, limit).await, expect(&|n| (10..20).contains(&n) && n % 4 == 0 && n % 3 == 2));
+    }
+    let unknown = Filter { owner: "nobody".into(), ..Filter::default() };
+    assert!(bench.list(&unknown, 10).await.is_empty());
+    let never = Filter { created_after: Some(at(20)), created_before: Some(at(10)), ..Filter::default() };
+    assert!(bench.list(&never, 10).await.is_empty());
+
+    let total = async |filter: &Filter| bench.page(filter, 1, None, 1000).await.total;
+    for (filter, exact) in [(&Filter::default(), 40), (&active, 36), (&kind, 10), (&owner, 20)] {
+        let told = total(filter).await;
+        assert!(told.is_none_or(|told| told == exact), "{told:?} is not {exact}");
+    }
+}
+
+async fn a_page_goes_on_where_the_last_one_ended(bench: Bench) {
+    for n in 0..6 {
+        bench.add(job(&format!("j{n}"), n)).await;
+    }
+    let first = bench.page(&Filter::default(), 2, None, 10).await;
+    bench.add(job("new", 9)).await;
+    let gone = bench.get("j4").await.expect("it is there");
+    bench.change(&gone, &Change::Delete { force: true }, 10).await;
+    let second = bench.page(&Filter::default(), 2, Some(&first), 10).await;
+    let names: Vec<_> = second.jobs.iter().map(|stored| stored.job.id.to_string()).collect();
+    assert_eq!(names, ["j3", "j2"]);
+}
+
+async fn lists_leave_out_what_is_gone(bench: Bench) {
+    let kept = bench.add(job("kept", 1)).await;
+    let gone = bench.add(job("gone", 2)).await;
+    let gone = bench.change(&gone, &Change::Delete { force: true }, 3).await;
+    let over = bench.add(make("over", 3, NewJob { retention: Some(Duration::from_secs(5)), ..plain() })).await;
+    bench.change(&over, &success(), 4).await;
+    assert_eq!(bench.page(&Filter::default(), 9, None, 8).await.jobs.len(), 2);
+    assert_eq!(bench.list(&Filter::default(), 9).await, [kept.id.as_str()]);
+    assert_eq!(bench.get("gone").await, Some(gone), "its tombstone is there");
+}
+
+async fn counts_follow_the_states(bench: Bench) {
+    let a = bench.add(job("a", 1)).await;
+    let b = bench.add(job("b", 1)).await;
+    let c = bench.add(job("c", 1)).await;
+    bench.change(&bench.change(&a, &heartbeat(), 2).await, &success(), 3).await;
+    bench.change(&b, &heartbeat(), 2).await;
+    assert_eq!(bench.store.stats().await.expect("the store answers").counts, [1, 1, 1, 0, 0]);
+    bench.change(&c, &Change::Delete { force: true }, 4).await;
+    assert_eq!(bench.store.stats().await.expect("the store answers").counts, [0, 1, 1, 0, 0]);
+}
+
+async fn a_record_is_forgotten_only_at_its_version(bench: Bench) {
+    let made = bench.add(job("a", 1)).await;
+    let gone = bench.change(&made, &Change::Delete { force: true }, 2).await;
+    bench.store.delete(&gone.id, made.version).await.expect("the store answers");
+    assert_eq!(bench.get("a").await, Some(gone.clone()));
+    bench.store.delete(&gone.id, gone.version).await.expect("the store answers");
+    assert_eq!(bench.get("a").await, None);
+    bench.store.delete(&gone.id, gone.version).await.expect("once more changes nothing");
+    bench.add(job("a", 3)).await;
+}
+
+async fn what_is_due_comes_in_order(bench: Bench) {
+    let due = async |seconds, limit| -> (Vec<(JobId, Due)>, Option<Timestamp>) {
+        let batch = bench.store.due(at(seconds), limit).await.expect("the store answers");
+        (batch.records.into_iter().map(|record| (record.job.id.clone(), record.due)).collect(), batch.next)
+    };
+    assert_eq!(due(1_000_000, 10).await, (vec![], None));
+    let lease = |seconds| NewJob { lease_timeout: Duration::from_secs(seconds), ..plain() };
+    for (name, seconds) in [("late", 50), ("soon", 10), ("renewed", 5)] {
+        let made = bench.add(make(name, 0, lease(seconds))).await;
+        let running = bench.change(&made, &heartbeat(), 1).await;
+        if name == "renewed" {
+            bench.change(&running, &heartbeat(), 30).await;
+        }
+    }
+    let gone = bench.add(job("gone", 0)).await;
+    bench.change(&gone, &Change::Delete { force: true }, 20).await;
+    let forget = at(20) + TOMBSTONE_LIFE;
+
+    assert_eq!(due(10, 10).await, (vec![], Some(at(11))));
+    assert_eq!(due(11, 10).await, (vec![(id("soon"), Due::LoseWorker)], Some(at(35))));
+    let all =
+        [("soon", Due::LoseWorker), ("renewed", Due::LoseWorker), ("late", Due::LoseWorker), ("gone", Due::Forget)];
+    let all = all.map(|(name, due)| (id(name), due));
+    assert_eq!(due(10_000, 10).await, (all.to_vec(), None));
+    assert_eq!(due(10_000, 2).await.0, all[..2]);
+    assert_eq!(due(60, 10).await, (all[..3].to_vec(), Some(forget)));
+
+    let soon = bench.get("soon").await.expect("it is there");
+    bench.change(&soon, &Change::LoseWorker, 60).await;
+    assert_eq!(due(60, 10).await.0, all[1..3], "what was carried out is no longer due");
+}
+
+async fn each_commit_is_announced_in_order(bench: Bench) {
+    let a = bench.add(job("a", 1)).await;
+    let b = bench.add(job("b", 1)).await;
+    bench.conflict(&a, None).await;
+    let a = bench.change(&a, &heartbeat(), 2).await;
+    bench.change(&b, &success(), 2).await;
+    bench.change(&a, &Change::Delete { force: true }, 3).await;
+    let expected = [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)];
+    assert_eq!(bench.heard(), expected.map(|(name, revision)| (name.to_owned(), revision)));
+    let heard = bench.heard.0.lock().expect("no test panics here");
+    assert!(heard.is_sorted_by(|one, next| one.position < next.position));
+    assert!(heard.iter().all(|change| change.position <= bench.store.position()));
+    assert!(heard.last().is_some_and(|change| change.stored.job.removal.is_some()));
+}
+
+async fn what_changed_since_is_told_or_not_at_all(bench: Bench) {
+    let since = async |position, limit| -> Option<Vec<(String, i64)>> {
+        let changes = bench.store.changed_since(position, limit).await.expect("the store answers")?;
+        Some(
+            changes
+                .iter()
+                .map(|change| (change.stored.job.id.to_string(), change.stored.job.version.revision))
+                .collect(),
+        )
+    };
+    let start = bench.store.position();
+    let a = bench.add(job("a", 1)).await;
+    let middle = bench.store.position();
+    let b = bench.add(job("b", 1)).await;
+    bench.change(&a, &heartbeat(), 2).await;
+    let named =
+        |list: &[(&str, i64)]| Some(list.iter().map(|(name, revision)| ((*name).to_owned(), *revision)).collect());
+    for (position, expected) in [(start, vec![("b", 1), ("a", 2)]), (bench.store.position(), vec![])] {
+        let told = since(position, 10).await;
+        assert!(told.is_none() || told == named(&expected), "{told:?}");
+    }
+    assert_eq!(since(bench.store.position() + 1, 10).await, None, "the future");
+    let told = since(middle, 1).await;
+    assert!(told.is_none() || told == named(&[("b", 1)]));
+
+    let gone = bench.change(&b, &Change::Delete { force: true }, 3).await;
+    let told = since(middle, 10).await;
+    assert!(told.is_none() || told == named(&[("a", 2), ("b", 2)]), "{told:?}");
+    bench.store.delete(&gone.id, gone.version).await.expect("the store answers");
+    assert_eq!(since(middle, 10).await, None, "a deletion that left no trace");
+}
+
+/// Gives a store to the suite: `store_contract!(name, make)`, where `make` makes a [`Bench`] for an empty store.
+macro_rules! store_contract {
+    ($name:ident, $make:expr) => {
+        store_contract!($name, $make;
+            nothing_is_there_at_first what_is_stored_is_read_back a_write_needs_exactly_the_version_that_is_there
+            of_racing_writes_one_wins lists_run_from_the_newest lists_hold_what_the_filter_selects
+            a_page_goes_on_where_the_last_one_ended lists_leave_out_what_is_gone counts_follow_the_states
+            a_record_is_forgotten_only_at_its_version what_is_due_comes_in_order each_commit_is_announced_in_order
+            what_changed_since_is_told_or_not_at_all);
+    };
+    ($name:ident, $make:expr; $($case:ident)+) => {
+        mod $name {
+            #[allow(unused_imports, reason = "not every store's bench is made of the same things")]
+            use super::*;
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case($make).await;
+            })+
+        }
+    };
+}
+
+store_contract!(memory, Bench::new(|ear| MemoryStore::new(1000, ear)));
+
+/// What only a bounded store of one process promises.
+mod memory_bound {
+    use super::*;
+
+    async fn full(bench: &Bench, name: &str) -> bool {
+        let outcome = bench.store.replace(Arc::new(job(name, 100)), None).await;
+        matches!(outcome, Err(StoreError::Full(3)))
+    }
+
+    #[tokio::test]
+    async fn active_jobs_never_give_way() {
+        let bench = Bench::new(|ear| MemoryStore::new(3, ear));
+        for name in ["a", "b", "c"] {
+            let made = bench.add(job(name, 1)).await;
+            bench.change(&made, &heartbeat(), 2).await;
+        }
+        assert!(full(&bench, "d").await);
+        assert_eq!(bench.get("d").await, None);
+        assert_eq!(bench.list(&Filter::default(), 10).await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn tombstones_give_way_first_then_the_job_that_ended_first() {
+        let bench = Bench::new(|ear| MemoryStore::new(3, ear));
+        let [first, last, gone] = ["first", "last", "gone"].map(|name| job(name, 1));
+        for made in [&first, &last, &gone] {
+            bench.add(made.clone()).await;
+        }
+        bench.change(&last, &success(), 9).await;
+        bench.change(&first, &success(), 5).await;
+        bench.change(&gone, &Change::Delete { force: true }, 99).await;
+        let held = async |names: [&str; 3]| {
+            let mut found = BTreeSet::new();
+            for name in names {
+                found.extend(bench.get(name).await.map(|job| job.id.to_string()));
+            }
+            found.len()
+        };
+        let before = bench.store.position();
+        assert!(!full(&bench, "x").await);
+        assert_eq!((bench.get("gone").await, held(["first", "last", "x"]).await), (None, 3));
+        assert!(!full(&bench, "y").await);
+        assert_eq!((bench.get("first").await, held(["last", "x", "y"]).await), (None, 3));
+        assert!(!full(&bench, "z").await);
+        assert!(full(&bench, "more").await);
+
+        let heard = bench.heard.0.lock().expect("no test panics here").clone();
+        let removed = heard.iter().filter(|change| change.position > before && change.stored.job.removal.is_some());
+        let removed: Vec<_> = removed.map(|change| change.stored.job.id.to_string()).collect();
+        assert_eq!(removed, ["first", "last"], "watchers hear of each that gave way");
+        assert!(bench.store.changed_since(before, 10).await.expect("it answers").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_change_of_a_job_that_is_held_needs_no_room() {
+        let bench = Bench::new(|ear| MemoryStore::new(1, ear));
+        let made = bench.add(job("a", 1)).await;
+        let gone = bench.change(&made, &Change::Delete { force: true }, 2).await;
+        let again = Job::create(id("a"), plain(), Some(&gone), uuid::Uuid::new_v4(), &crate::support::jobs::moment(3));
+        bench.put(&again, Some(gone.version)).await;
+    }
+}

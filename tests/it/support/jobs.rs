@@ -1,0 +1,100 @@
+//! Jobs made by the state machine, without a server.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use jobtrack::domain::{
+    Applied, Change, Completion, Failure, FailureCode, Job, JobId, Moment, NewJob, Rejected, Report, Retention, Stamp,
+    Timestamp,
+};
+use uuid::Uuid;
+
+/// Second `seconds` of the test's time.
+pub fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(seconds * 1_000_000)
+}
+
+/// An id.
+pub fn id(raw: &str) -> JobId {
+    JobId::parse(raw).expect("a valid id")
+}
+
+/// A change at second `seconds`, under a stamp of its own. Jobs are kept for a day after success, an hour after
+/// failure, a minute after cancellation, and for ever while active.
+pub fn moment(seconds: i64) -> Moment {
+    static COUNTER: AtomicU64 = AtomicU64::new(1);
+    let retention = Retention {
+        succeeded: Duration::from_secs(86_400),
+        failed: Duration::from_secs(3600),
+        cancelled: Duration::from_secs(60),
+        active: Duration::ZERO,
+    };
+    Moment { now: at(seconds), stamp: Stamp { process: 1, counter: COUNTER.fetch_add(1, Relaxed) }, retention }
+}
+
+/// What a creator says of a plain job.
+pub fn plain() -> NewJob {
+    NewJob {
+        id: None,
+        request_id: None,
+        kind: "test.work".into(),
+        owner: String::new(),
+        labels: [].into(),
+        metadata: None,
+        lease_timeout: Duration::ZERO,
+        fail_when_lost: false,
+        retention: None,
+    }
+}
+
+/// A job created at second `seconds`.
+pub fn job(name: &str, seconds: i64) -> Job {
+    make(name, seconds, plain())
+}
+
+/// A job created at second `seconds` as `new` says.
+pub fn make(name: &str, seconds: i64, new: NewJob) -> Job {
+    Job::create(id(name), new, None, Uuid::new_v4(), &moment(seconds))
+}
+
+/// What `change` at second `seconds` makes of `job`; `None` if nothing.
+pub fn try_apply(job: &Job, change: &Change, seconds: i64) -> Result<Option<Job>, Rejected> {
+    Ok(match job.apply(change, &moment(seconds))? {
+        Applied::Changed(next) => Some(*next),
+        Applied::Unchanged => None,
+    })
+}
+
+/// What `change` at second `seconds` makes of `job`, which must be something.
+pub fn apply(job: &Job, change: &Change, seconds: i64) -> Job {
+    try_apply(job, change, seconds).expect("the change is allowed").expect("the change has something to do")
+}
+
+/// A heartbeat.
+pub fn heartbeat() -> Change {
+    Change::Report(Report::default())
+}
+
+/// A success without a result.
+pub fn success() -> Change {
+    Change::Complete(Completion { outcome: None, attempt: None, expected_revision: None })
+}
+
+/// A failure.
+pub fn failure() -> Change {
+    let outcome =
+        Failure { code: FailureCode::UNKNOWN, reason: "BROKEN".into(), message: "it broke".into(), details: None };
+    Change::Fail(Completion { outcome, attempt: None, expected_revision: None })
+}
+
+/// A request to stop.
+pub fn cancel(force: bool) -> Change {
+    Change::Cancel { reason: "enough".into(), requester: "someone".into(), force }
+}
+
+/// A worker's word that it stopped.
+pub fn confirm() -> Change {
+    Change::ConfirmCancel { attempt: None, message: None }
+}

@@ -1,0 +1,293 @@
+//! The state machine as a table: every state and every change, then each rule by itself.
+
+use std::time::Duration;
+
+use jobtrack::domain::{
+    Change, Completion, Due, Job, Liveness, NewJob, Outcome, Progress, Rejected, Removal, Report, State, TOMBSTONE_LIFE,
+};
+use rstest::rstest;
+
+use crate::support::jobs::{
+    apply, at, cancel, confirm, failure, heartbeat, job, make, moment, plain, success, try_apply,
+};
+
+/// What is expected of a change.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    /// The job is then in this state, one revision later.
+    Is(State),
+    /// Nothing happens.
+    Same,
+    /// It is gone.
+    Gone(Removal),
+    /// It is refused.
+    No(Rejected),
+}
+use Rejected::{Active, CancelNotRequested, Finished};
+use State::{Cancelled, Failed, Running, Succeeded};
+use Then::{Gone, Is, No, Same};
+
+const DELETED: Then = Gone(Removal::Deleted);
+
+/// Jobs in each condition, in the order of the table's columns.
+fn conditions() -> [Job; 6] {
+    let pending = job("a", 0);
+    let running = apply(&pending, &heartbeat(), 1);
+    let asked = apply(&running, &cancel(false), 2);
+    let succeeded = apply(&running, &success(), 2);
+    let failed = apply(&running, &failure(), 2);
+    let cancelled = apply(&running, &cancel(true), 2);
+    [pending, running, asked, succeeded, failed, cancelled]
+}
+
+#[rstest]
+//                                   pending          running          cancel asked   succeeded      failed         cancelled
+#[case::report(heartbeat(),         [Is(Running),     Is(Running),     Is(Running),   No(Finished),  No(Finished),  No(Finished)])]
+#[case::complete(success(),         [Is(Succeeded),   Is(Succeeded),   Is(Succeeded), Same,          No(Finished),  No(Finished)])]
+#[case::fail(failure(),             [Is(Failed),      Is(Failed),      Is(Failed),    No(Finished),  Same,          No(Finished)])]
+#[case::cancel(cancel(false),       [Is(Cancelled),   Is(Running),     Same,          No(Finished),  No(Finished),  Same])]
+#[case::force(cancel(true),         [Is(Cancelled),   Is(Cancelled),   Is(Cancelled), No(Finished),  No(Finished),  Same])]
+#[case::confirm(confirm(), [No(CancelNotRequested), No(CancelNotRequested), Is(Cancelled), No(Finished), No(Finished), Same])]
+#[case::delete(Change::Delete { force: false }, [No(Active), No(Active), No(Active),  DELETED,       DELETED,       DELETED])]
+#[case::force_delete(Change::Delete { force: true }, [DELETED, DELETED,  DELETED,     DELETED,       DELETED,       DELETED])]
+#[case::lose_worker(Change::LoseWorker, [Same,        Same,            Same,          Same,          Same,          Same])]
+#[case::expire(Change::Expire,      [Same,            Same,            Same,          Same,          Same,          Same])]
+fn every_change_in_every_state(#[case] change: Change, #[case] expected: [Then; 6]) {
+    for (job, expected) in conditions().iter().zip(expected) {
+        let found = match try_apply(job, &change, 10) {
+            Err(reason) => No(reason),
+            Ok(None) => Same,
+            Ok(Some(next)) => {
+                assert_eq!(next.version.revision, job.version.revision + 1);
+                assert_eq!(next.version.uid, job.version.uid);
+                assert_ne!(next.version.stamp, job.version.stamp);
+                assert_eq!(next.update_time, at(10));
+                next.removal.map_or(Is(next.state), Gone)
+            }
+        };
+        assert_eq!(found, expected, "{:?} with {:?}", job.state, job.cancel.is_some());
+        let mut gone = job.clone();
+        gone.removal = Some(Removal::Deleted);
+        assert_eq!(try_apply(&gone, &change, 10), Ok(None), "a tombstone takes no change");
+    }
+}
+
+fn report(progress: Progress) -> Report {
+    Report { progress, ..Report::default() }
+}
+
+fn percent(percent: f64) -> Progress {
+    Progress { percent: Some(percent), ..Progress::default() }
+}
+
+fn counted(completed: i64, total: i64) -> Progress {
+    Progress { completed: Some(completed), total: Some(total), ..Progress::default() }
+}
+
+/// A running job that was reported to be so far.
+fn running(progress: Progress) -> Job {
+    apply(&job("a", 0), &Change::Report(report(progress)), 1)
+}
+
+#[rstest]
+#[case::higher(percent(50.0), percent(60.0), Some(60.0))]
+#[case::equal(percent(50.0), percent(50.0), Some(50.0))]
+#[case::lower(percent(50.0), percent(40.0), None)]
+#[case::back_to_zero(percent(50.0), percent(0.0), None)]
+#[case::nothing(percent(50.0), Progress::default(), Some(50.0))]
+#[case::derived(Progress::default(), counted(1, 4), Some(25.0))]
+#[case::derived_from_the_stored_total(counted(1, 4), Progress { completed: Some(2), ..Progress::default() }, Some(50.0))]
+#[case::completed_fell(counted(3, 4), counted(2, 4), None)]
+#[case::completed_fell_though_the_total_grew(counted(3, 4), counted(2, 400), None)]
+#[case::total_grew(counted(2, 4), counted(2, 8), Some(25.0))]
+#[case::total_grew_and_percent_is_given(counted(2, 4), Progress { percent: Some(10.0), ..counted(2, 8) }, Some(10.0))]
+#[case::total_shrank(counted(2, 8), counted(2, 4), Some(50.0))]
+#[case::first_total_after_a_percentage(percent(50.0), counted(1, 10), None)]
+#[case::more_than_all(counted(1, 4), counted(9, 4), Some(100.0))]
+#[case::total_zero(percent(30.0), counted(5, 0), Some(30.0))]
+#[case::given_beats_derived(Progress::default(), Progress { percent: Some(7.0), ..counted(1, 2) }, Some(7.0))]
+fn a_report_without_a_sequence(#[case] before: Progress, #[case] now: Progress, #[case] expected: Option<f64>) {
+    let job = running(before);
+    let next = try_apply(&job, &Change::Report(report(now)), 2).expect("a report is allowed");
+    assert_eq!(next.map(|next| next.progress.percent), expected.map(Some));
+}
+
+#[rstest]
+#[case::newer(6, Some(10.0))]
+#[case::same(5, None)]
+#[case::older(4, None)]
+fn a_sequence_decides_alone(#[case] sequence: i64, #[case] expected: Option<f64>) {
+    let numbered = |sequence, value| Change::Report(Report { sequence: Some(sequence), ..report(percent(value)) });
+    let job = apply(&job("a", 0), &numbered(5, 50.0), 1);
+    let next = try_apply(&job, &numbered(sequence, 10.0), 2).expect("a report is allowed");
+    assert_eq!(next.and_then(|next| next.progress.percent), expected);
+}
+
+#[test]
+fn a_report_keeps_what_it_does_not_say() {
+    let details = serde_json::json!({"a": 1}).as_object().cloned();
+    let job = running(Progress {
+        unit: Some("rows".into()),
+        stage: Some("read".into()),
+        details: details.clone(),
+        ..counted(1, 2)
+    });
+    let replaced = serde_json::json!({"b": 2}).as_object().cloned();
+    let next = Progress { stage: Some("write".into()), details: replaced.clone(), ..Progress::default() };
+    let next = apply(&job, &Change::Report(report(next)), 2);
+    assert_eq!(next.progress.unit.as_deref(), Some("rows"));
+    assert_eq!(next.progress.stage.as_deref(), Some("write"));
+    assert_eq!(next.progress.details, replaced, "details are replaced whole");
+    assert_eq!((next.progress.completed, next.progress.percent), (Some(1), Some(50.0)));
+}
+
+#[test]
+fn a_higher_attempt_starts_over_and_shuts_out_the_one_before() {
+    let attempt = |attempt, progress| {
+        Change::Report(Report {
+            attempt: Some(attempt),
+            sequence: Some(1),
+            worker: format!("w{attempt}"),
+            ..report(progress)
+        })
+    };
+    let first = apply(&job("a", 0), &attempt(1, percent(80.0)), 1);
+    let second = apply(&first, &attempt(3, Progress { stage: Some("again".into()), ..Progress::default() }), 2);
+    assert_eq!((second.attempt, second.worker.as_str()), (3, "w3"));
+    assert_eq!(second.progress, Progress { stage: Some("again".into()), ..Progress::default() });
+    assert_eq!(second.start_time, first.start_time);
+    assert_eq!(try_apply(&second, &attempt(2, percent(90.0)), 3), Err(Rejected::StaleAttempt));
+
+    let late = |change: &Change| try_apply(&second, change, 3);
+    let end = Completion { outcome: None, attempt: Some(2), expected_revision: None };
+    assert_eq!(late(&Change::Complete(end.clone())), Err(Rejected::StaleAttempt));
+    assert_eq!(late(&Change::ConfirmCancel { attempt: Some(1), message: None }), Err(Rejected::StaleAttempt));
+    let done = apply(&second, &Change::Complete(Completion { attempt: Some(7), ..end.clone() }), 4);
+    assert_eq!((done.attempt, done.progress.percent), (7, Some(100.0)));
+    assert_eq!(try_apply(&done, &Change::Complete(end), 5), Err(Rejected::StaleAttempt), "the attempt comes first");
+}
+
+#[test]
+fn the_attempt_is_one_from_the_first_word_of_a_worker() {
+    assert_eq!(job("a", 0).attempt, 0);
+    assert_eq!(running(percent(1.0)).attempt, 1);
+    for end in [success(), failure()] {
+        let done = apply(&job("a", 0), &end, 5);
+        assert_eq!((done.attempt, done.start_time), (1, Some(at(5))));
+    }
+    let cancelled = apply(&job("a", 0), &cancel(true), 5);
+    assert_eq!((cancelled.attempt, cancelled.start_time), (0, None));
+}
+
+#[test]
+fn checks_come_in_order() {
+    let done = apply(&apply(&job("a", 0), &heartbeat(), 1), &failure(), 2);
+    let end = Completion { outcome: None, attempt: Some(1), expected_revision: Some(99) };
+    assert_eq!(try_apply(&done, &Change::Complete(end.clone()), 3), Err(Finished), "the state before the revision");
+    let active = running(percent(1.0));
+    assert_eq!(try_apply(&active, &Change::Complete(end.clone()), 3), Err(Rejected::RevisionMismatch));
+    assert!(apply(&active, &Change::Complete(Completion { expected_revision: Some(2), ..end }), 3).state == Succeeded);
+    let unexpected = Report { expected_revision: Some(99), sequence: Some(1), ..Report::default() };
+    assert_eq!(try_apply(&active, &Change::Report(unexpected), 3), Err(Rejected::RevisionMismatch));
+}
+
+#[test]
+fn the_first_request_to_cancel_is_kept() {
+    let asked = apply(&running(percent(1.0)), &cancel(false), 5);
+    assert_eq!(asked.state, Running);
+    let other = Change::Cancel { reason: "other".into(), requester: "other".into(), force: true };
+    let stopped = apply(&asked, &other, 6);
+    assert_eq!((stopped.state, &stopped.cancel), (Cancelled, &asked.cancel));
+    let done = apply(&asked, &success(), 6);
+    assert_eq!((done.state, &done.cancel), (Succeeded, &asked.cancel));
+    let confirm = Change::ConfirmCancel { attempt: None, message: Some("stopped".into()) };
+    let confirmed = apply(&asked, &confirm, 6);
+    assert_eq!(confirmed.progress.message.as_deref(), Some("stopped"));
+}
+
+#[test]
+fn outcomes_are_stored() {
+    let result = serde_json::json!({"url": "x"}).as_object().cloned();
+    let end = Completion { outcome: result.clone(), attempt: None, expected_revision: None };
+    let done = apply(&job("a", 0), &Change::Complete(end), 1);
+    assert_eq!(done.outcome, result.map(Outcome::Result));
+    assert_eq!(done.end_time, Some(at(1)));
+    assert!(matches!(apply(&job("a", 0), &failure(), 1).outcome, Some(Outcome::Failure(_))));
+}
+
+fn leased(fail_when_lost: bool) -> Job {
+    make("a", 0, NewJob { lease_timeout: Duration::from_secs(10), fail_when_lost, ..plain() })
+}
+
+#[test]
+fn a_lease_runs_from_the_first_report_to_the_end() {
+    let pending = leased(false);
+    assert_eq!((pending.liveness(at(99)), pending.next_due()), (Liveness::Unspecified, None));
+    let running = apply(&pending, &heartbeat(), 1);
+    assert_eq!(running.next_due(), Some((at(11), Due::LoseWorker)));
+    assert_eq!((running.liveness(at(10)), running.liveness(at(11))), (Liveness::Live, Liveness::Lost));
+    assert_eq!(try_apply(&running, &Change::LoseWorker, 10), Ok(None), "not yet");
+
+    let lost = apply(&running, &Change::LoseWorker, 12);
+    assert_eq!((lost.version.revision, lost.update_time), (3, running.update_time));
+    assert_eq!((lost.liveness(at(0)), lost.next_due()), (Liveness::Lost, None));
+    assert_eq!(try_apply(&lost, &Change::LoseWorker, 13), Ok(None), "once");
+
+    let back = apply(&lost, &heartbeat(), 20);
+    assert_eq!((back.liveness(at(21)), back.lease.expire_time), (Liveness::Live, Some(at(30))));
+    let free = Report { lease_timeout: Some(Duration::ZERO), ..Report::default() };
+    assert_eq!(apply(&back, &Change::Report(free), 21).liveness(at(99)), Liveness::Unspecified);
+    let done = apply(&lost, &success(), 22);
+    assert_eq!((done.liveness(at(99)), done.lease.expire_time), (Liveness::Unspecified, None));
+}
+
+#[test]
+fn a_lost_worker_may_fail_the_job() {
+    let running = apply(&leased(true), &heartbeat(), 1);
+    let failed = apply(&running, &Change::LoseWorker, 12);
+    let Some(Outcome::Failure(why)) = &failed.outcome else { panic!("{:?}", failed.outcome) };
+    assert_eq!((failed.state, why.code.get(), why.reason.as_str()), (Failed, 4, "WORKER_LOST"));
+    assert_eq!(failed.end_time, Some(at(12)));
+}
+
+#[rstest]
+#[case::by_state(None, success(), Some(86_400))]
+#[case::by_state_failed(None, failure(), Some(3600))]
+#[case::by_state_cancelled(None, cancel(true), Some(60))]
+#[case::own(Some(5), success(), Some(5))]
+#[case::own_for_ever(Some(0), success(), None)]
+fn ended_jobs_are_kept_for_a_time(#[case] own: Option<u64>, #[case] end: Change, #[case] kept: Option<i64>) {
+    let job = make("a", 0, NewJob { retention: own.map(Duration::from_secs), ..plain() });
+    assert_eq!(job.expire_time, None);
+    let done = apply(&job, &end, 100);
+    assert_eq!(done.expire_time, kept.map(|kept| at(100 + kept)));
+    let Some(kept) = kept else { return };
+    assert!(done.is_visible(at(99 + kept)) && !done.is_visible(at(100 + kept)));
+    let gone = apply(&done, &Change::Expire, 100 + kept);
+    assert_eq!(gone.removal, Some(Removal::Expired));
+    assert_eq!(gone.next_due(), Some((at(100 + kept) + TOMBSTONE_LIFE, Due::Forget)));
+}
+
+#[test]
+fn active_jobs_are_kept_from_their_last_change() {
+    let mut late = moment(50);
+    late.retention.active = Duration::from_secs(30);
+    let running = job("a", 0).apply(&heartbeat(), &late).expect("allowed");
+    let jobtrack::domain::Applied::Changed(running) = running else { panic!("a heartbeat is a change") };
+    assert_eq!(running.next_due(), Some((at(80), Due::Expire)));
+}
+
+#[test]
+fn a_job_made_anew_goes_on_from_its_tombstone() {
+    let gone = apply(&apply(&job("a", 10), &success(), 20), &Change::Delete { force: false }, 30);
+    let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(5));
+    assert_eq!((again.version.revision, again.version.born), (4, 4));
+    assert_ne!(again.version.uid, gone.version.uid);
+    assert!(again.create_time > gone.update_time, "a clock that went back does not reorder lives");
+}
+
+#[test]
+fn time_never_goes_back_within_a_job() {
+    let running = apply(&job("a", 100), &heartbeat(), 50);
+    assert!(running.update_time > at(100));
+}
