@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     domain::{
         Applied, Change, Due, Filter, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Moment, NewJob, Retention,
-        Stamp, Timestamp,
+        Stamp, Subject, Timestamp,
     },
     store::{JobStore, Page, Replaced, StoreError, StoreStats, Stored},
     watch::{Hub, JobWatch, JobsWatch, Pace, Scope},
@@ -98,7 +98,7 @@ impl Tracker {
                 if new.request_id.is_some() && new.request_id == job.request_id {
                     return Ok((existing.clone(), false));
                 }
-                return Err(JobError::Exists { id, state: job.state, revision: job.version.revision });
+                return Err(JobError::Exists(Subject::from(&**job)));
             }
             let previous = current.as_ref().map(|stored| &*stored.job);
             let job = Job::create(id.clone(), new.clone(), previous, Uuid::new_v4(), &self.moment());
@@ -130,8 +130,7 @@ impl Tracker {
         if let Ok(result) = reached.await {
             return result.map(|()| newest);
         }
-        let (state, revision) = (newest.job.state, newest.job.version.revision);
-        Err(JobError::RevisionNotReached { id: id.clone(), state, revision, wanted })
+        Err(JobError::RevisionNotReached(Subject::from(&*newest.job), wanted))
     }
 
     /// The jobs among `ids` that exist, and the ids of the others, both in the order given.
@@ -179,7 +178,7 @@ impl Tracker {
                 if !dry_run {
                     match self.change(&stored.job.id, &Change::Delete { force: false }).await {
                         Ok(_) => {}
-                        Err(JobError::NotFound(_) | JobError::Rejected { .. }) => continue,
+                        Err(JobError::NotFound(_) | JobError::Rejected(..)) => continue,
                         Err(error) => return Err(error),
                     }
                 }
@@ -269,10 +268,7 @@ impl Tracker {
         let next = match job.apply(change, &self.moment()) {
             Ok(Applied::Changed(next)) => next,
             Ok(Applied::Unchanged) => return Ok(Ok((stored, false))),
-            Err(reason) => {
-                let (id, state, attempt) = (job.id.clone(), job.state, job.attempt);
-                return Err(JobError::Rejected { id, state, attempt, revision: job.version.revision, reason });
-            }
+            Err(reason) => return Err(JobError::Rejected(Subject::from(&**job), reason)),
         };
         Ok(match self.store.replace(Arc::from(next), Some(job.version)).await? {
             Replaced::Stored(stored) => {

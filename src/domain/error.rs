@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{JobId, State, change::Rejected};
+use super::{Job, JobId, State, change::Rejected};
 
 /// One bad field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,25 @@ pub enum Limit {
     Memory(usize),
 }
 
+/// The job that a call was about, as it was then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// Which job.
+    pub id: JobId,
+    /// Where it is in its life.
+    pub state: State,
+    /// Its attempt.
+    pub attempt: i32,
+    /// Its revision.
+    pub revision: i64,
+}
+
+impl From<&Job> for Subject {
+    fn from(job: &Job) -> Self {
+        Self { id: job.id.clone(), state: job.state, attempt: job.attempt, revision: job.version.revision }
+    }
+}
+
 /// Why a call was refused.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum JobError {
@@ -30,44 +49,25 @@ pub enum JobError {
     #[error("there is no job {0}")]
     NotFound(JobId),
     /// The id belongs to a job that another request made.
-    #[error("job {id} exists already, made by another request")]
-    Exists {
-        /// Which job.
-        id: JobId,
-        /// Where it is in its life.
-        state: State,
-        /// Its revision.
-        revision: i64,
-    },
+    #[error("job {} exists already, made by another request", .0.id)]
+    Exists(Subject),
     /// The job is not in a condition to be changed so.
-    #[error("{reason}")]
-    Rejected {
-        /// Which job.
-        id: JobId,
-        /// Where it is in its life.
-        state: State,
-        /// Its attempt.
-        attempt: i32,
-        /// Its revision.
-        revision: i64,
-        /// What stands against it.
-        reason: Rejected,
-    },
-    /// The revision asked for did not come in time.
-    #[error("job {id} is at revision {revision}, which is not yet {wanted}")]
-    RevisionNotReached {
-        /// Which job.
-        id: JobId,
-        /// Where it is in its life.
-        state: State,
-        /// Its revision.
-        revision: i64,
-        /// The revision asked for.
-        wanted: i64,
-    },
+    #[error("{1}")]
+    Rejected(Subject, Rejected),
+    /// The revision asked for, given last, did not come in time.
+    #[error("job {} is at revision {}, which is not yet {}", .0.id, .0.revision, .1)]
+    RevisionNotReached(Subject, i64),
     /// A limit is reached.
     #[error("a limit of this server is reached")]
     Exhausted(Limit),
+    /// A message is larger than this many bytes.
+    #[error("the {what} is larger than {limit} bytes")]
+    TooLarge {
+        /// Which message.
+        what: &'static str,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// The job is not held here, and the store of record can't be asked.
     #[error("the store can't be reached")]
     StoreUnavailable,

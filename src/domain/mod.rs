@@ -15,7 +15,7 @@ mod transition;
 mod version;
 
 pub use change::{Applied, Change, Completion, Due, Moment, Rejected, Report, Retention, TOMBSTONE_LIFE};
-pub use error::{JobError, Limit, Violation};
+pub use error::{JobError, Limit, Subject, Violation};
 pub use job::{
     Cancellation, Document, Failure, FailureCode, Job, JobId, Lease, Liveness, NewJob, Outcome, Progress, Removal,
     State,

@@ -25,7 +25,7 @@ impl Admin {
 #[tonic::async_trait]
 impl AdminService for Admin {
     async fn get_stats(&self, _: Request<v1::GetStatsRequest>) -> Result<Response<v1::GetStatsResponse>, Status> {
-        Ok(respond(convert::stats(&self.tracker.stats().await?)))
+        respond(convert::stats(&self.tracker.stats().await?))
     }
 
     async fn purge_jobs(
@@ -36,6 +36,6 @@ impl AdminService for Admin {
         let (filter, older_than) = convert::purge(request.into_inner())?;
         let ended_by = older_than.map(|age| self.tracker.now() - age);
         let purged = self.tracker.purge(filter, ended_by, dry_run).await?;
-        Ok(respond(v1::PurgeJobsResponse { purged_count: convert::count(purged) }))
+        respond(v1::PurgeJobsResponse { purged_count: convert::count(purged) })
     }
 }

@@ -6,9 +6,14 @@ use std::{
     time::Instant,
 };
 
-use axum::{body::Body, extract::Request, middleware::Next, response::Response};
+use axum::{
+    body::Body,
+    extract::Request,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::timeout_at;
@@ -20,6 +25,9 @@ use crate::domain::JobError;
 
 /// Passes a call on to its handler.
 pub async fn call(mut request: Request, next: Next) -> Response {
+    if !is_grpc(request.headers()) {
+        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+    }
     let deadline = Deadline::of(request.headers());
     request.extensions_mut().insert(deadline);
     // tonic's own timer would answer CANCELLED.
@@ -27,17 +35,25 @@ pub async fn call(mut request: Request, next: Next) -> Response {
 
     let log = CallLog::start(&request);
     let span = log.as_ref().map_or_else(Span::none, |log| log.span.clone());
-    let response = match timeout_at(deadline.for_response(), next.run(request).instrument(span)).await {
-        Ok(response) => match restate(&response) {
-            Some(status) => status.into_http(),
-            None => response,
-        },
-        Err(_) => Status::from(JobError::DeadlineExceeded).into_http(),
+    // A call that came too late is not begun.
+    let answered = if deadline.has_passed() {
+        None
+    } else {
+        timeout_at(deadline.for_response(), next.run(request).instrument(span)).await.ok()
+    };
+    let response = match answered {
+        Some(response) => restate(&response).map_or(response, Status::into_http),
+        None => Status::from(JobError::DeadlineExceeded).into_http(),
     };
     match log {
         Some(log) => log.follow(response),
         None => response,
     }
+}
+
+/// Whether the request says that it is gRPC; gRPC-Web has become that by now.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// The log line of one call, written when its response has ended. Only where debug logging is on.

@@ -28,6 +28,11 @@ impl Deadline {
         self.given.unwrap_or(self.arrived + DEFAULT)
     }
 
+    /// Whether the caller no longer waits.
+    pub fn has_passed(&self) -> bool {
+        self.given.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
     /// What is left of the caller's own deadline, if there is one.
     pub fn remaining(&self) -> Option<Duration> {
         self.given.map(|deadline| deadline.saturating_duration_since(Instant::now()))

@@ -54,7 +54,7 @@ impl JobService for Jobs {
         let (stored, created) = self.tracker.create(new).await?;
         note(&stored.job.id);
         let job = Some(convert::job(&stored, self.tracker.now()));
-        Ok(respond(v1::CreateJobResponse { job, created }))
+        respond(v1::CreateJobResponse { job, created })
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::GetJobResponse> {
@@ -62,7 +62,7 @@ impl JobService for Jobs {
         note(&id);
         let stored = self.tracker.get(&id, min_revision).await?;
         let job = Some(convert::job(&stored, self.tracker.now()));
-        Ok(respond(v1::GetJobResponse { job, source: convert::source(stored.source).into() }))
+        respond(v1::GetJobResponse { job, source: convert::source(stored.source).into() })
     }
 
     async fn batch_get_jobs(&self, request: Request<v1::BatchGetJobsRequest>) -> Answer<v1::BatchGetJobsResponse> {
@@ -71,52 +71,46 @@ impl JobService for Jobs {
         let now = self.tracker.now();
         let jobs = found.iter().map(|stored| convert::job(stored, now)).collect();
         let missing_ids = missing.iter().map(ToString::to_string).collect();
-        Ok(respond(v1::BatchGetJobsResponse { jobs, missing_ids }))
+        respond(v1::BatchGetJobsResponse { jobs, missing_ids })
     }
 
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Answer<v1::ListJobsResponse> {
         let now = self.tracker.now();
         let (query, full) = convert::list(request.into_inner(), now)?;
         let page = self.tracker.list(&query).await?;
-        let job = if full { convert::job } else { convert::basic_job };
-        Ok(respond(v1::ListJobsResponse {
-            jobs: page.jobs.iter().map(|stored| job(stored, now)).collect(),
-            next_page_token: page.next.map(|place| place.to_token(&query.filter)).unwrap_or_default(),
-            total_size: page.total.map(convert::count),
-            partial: page.partial,
-        }))
+        respond(convert::page(&page, &query.filter, full, now))
     }
 
     async fn update_progress(&self, request: Request<v1::UpdateProgressRequest>) -> Answer<v1::UpdateProgressResponse> {
         let (job, applied) = self.change(convert::update(request.into_inner())?).await?;
-        Ok(respond(v1::UpdateProgressResponse { job: Some(job), applied }))
+        respond(v1::UpdateProgressResponse { job: Some(job), applied })
     }
 
     async fn complete_job(&self, request: Request<v1::CompleteJobRequest>) -> Answer<v1::CompleteJobResponse> {
         let (job, _) = self.change(convert::complete(request.into_inner())?).await?;
-        Ok(respond(v1::CompleteJobResponse { job: Some(job) }))
+        respond(v1::CompleteJobResponse { job: Some(job) })
     }
 
     async fn fail_job(&self, request: Request<v1::FailJobRequest>) -> Answer<v1::FailJobResponse> {
         let (job, _) = self.change(convert::fail(request.into_inner())?).await?;
-        Ok(respond(v1::FailJobResponse { job: Some(job) }))
+        respond(v1::FailJobResponse { job: Some(job) })
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::CancelJobResponse> {
         let (job, _) = self.change(convert::cancel(request.into_inner())?).await?;
-        Ok(respond(v1::CancelJobResponse { job: Some(job) }))
+        respond(v1::CancelJobResponse { job: Some(job) })
     }
 
     async fn confirm_cancel(&self, request: Request<v1::ConfirmCancelRequest>) -> Answer<v1::ConfirmCancelResponse> {
         let (job, _) = self.change(convert::confirm_cancel(request.into_inner())?).await?;
-        Ok(respond(v1::ConfirmCancelResponse { job: Some(job) }))
+        respond(v1::ConfirmCancelResponse { job: Some(job) })
     }
 
     async fn delete_job(&self, request: Request<v1::DeleteJobRequest>) -> Answer<v1::DeleteJobResponse> {
         let (id, change) = convert::delete(request.get_ref())?;
         note(&id);
         self.tracker.change(&id, &change).await?;
-        Ok(respond(v1::DeleteJobResponse {}))
+        respond(v1::DeleteJobResponse {})
     }
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Answer<Self::WatchJobStream> {

@@ -89,7 +89,13 @@ fn routes(tracker: &Arc<Tracker>, reporter: &HealthReporter, drain: &Cancellatio
         .send_compressed(Zstd);
     let health = health::ServiceHealth::new(reporter.clone(), HEALTH_NAMES.to_vec(), drain.clone());
 
-    let reflection = || Reflection::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    let reflection = || {
+        Reflection::configure()
+            .include_reflection_service(false)
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+    };
     let valid = "the descriptors were compiled with this binary";
     let router = Routes::new(jobs)
         .add_service(admin)

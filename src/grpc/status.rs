@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::domain::{JobError, JobId, Limit, Rejected, State, Violation};
+use crate::domain::{JobError, JobId, Limit, Rejected, Subject, Violation};
 
 const DOMAIN: &str = "jobtrack";
 
@@ -39,9 +39,7 @@ pub fn restate<B>(response: &Response<B>) -> Option<Status> {
             Some(JobError::Invalid(vec![Violation { field: "request".to_owned(), description }]).into())
         }
         Code::OutOfRange | Code::ResourceExhausted => {
-            let details = info("MESSAGE_TOO_LARGE", [("limit", super::MAX_REQUEST.to_string())]);
-            let text = format!("the request is larger than {} bytes", super::MAX_REQUEST);
-            Some(Status::with_error_details(Code::ResourceExhausted, text, details))
+            Some(JobError::TooLarge { what: "request", limit: super::MAX_REQUEST }.into())
         }
         _ => None,
     }
@@ -56,39 +54,28 @@ fn describe(error: JobError) -> (Code, ErrorDetails) {
             details.set_bad_request(violations);
             (Code::InvalidArgument, details)
         }
-        JobError::NotFound(id) => (Code::NotFound, about("JOB_NOT_FOUND", &id, [], "there is no such job")),
-        JobError::Exists { id, state, revision } => {
-            let known = [("state", state.name().to_owned()), ("revision", revision.to_string())];
-            (Code::AlreadyExists, about("JOB_EXISTS", &id, known, "another request made this job"))
-        }
-        JobError::Rejected { id, state, attempt, revision, reason } => rejected(&id, state, attempt, revision, reason),
-        JobError::RevisionNotReached { id, state, revision, wanted } => {
-            let known = [
-                ("state", state.name().to_owned()),
-                ("revision", revision.to_string()),
-                ("min_revision", wanted.to_string()),
-            ];
-            let mut details = about("REVISION_NOT_REACHED", &id, known, "the job is not at this revision yet");
-            details.set_retry_info(Some(SOON));
-            (Code::Unavailable, details)
+        JobError::NotFound(id) => (Code::NotFound, about_id("JOB_NOT_FOUND", &id)),
+        JobError::Exists(job) => (Code::AlreadyExists, about("JOB_EXISTS", &job)),
+        JobError::Rejected(job, why) => rejected(&job, why),
+        JobError::RevisionNotReached(job, wanted) => {
+            let [id, state, attempt, revision] = facts(&job);
+            let metadata = [id, state, attempt, revision, ("min_revision", wanted.to_string())];
+            (Code::Unavailable, soon(naming(&job.id, info("REVISION_NOT_REACHED", metadata))))
         }
         JobError::Exhausted(Limit::Memory(limit)) => {
-            let mut details = info("MEMORY_FULL", [("limit", limit.to_string())]);
-            details.set_retry_info(Some(SOON));
-            (Code::ResourceExhausted, details)
+            (Code::ResourceExhausted, soon(info("MEMORY_FULL", [("limit", limit.to_string())])))
         }
-        JobError::StoreUnavailable => {
-            let mut details = info("STORE_UNAVAILABLE", []);
-            details.set_retry_info(Some(SOON));
-            (Code::Unavailable, details)
+        JobError::TooLarge { limit, .. } => {
+            (Code::ResourceExhausted, info("MESSAGE_TOO_LARGE", [("limit", limit.to_string())]))
         }
-        JobError::Corrupt(id) => (Code::DataLoss, about("JOB_CORRUPT", &id, [], "what is stored can't be read")),
+        JobError::StoreUnavailable => (Code::Unavailable, soon(info("STORE_UNAVAILABLE", []))),
+        JobError::Corrupt(id) => (Code::DataLoss, about_id("JOB_CORRUPT", &id)),
         JobError::Draining => (Code::Unavailable, info("SERVER_DRAINING", [])),
         JobError::DeadlineExceeded => (Code::DeadlineExceeded, info("DEADLINE_EXCEEDED", [])),
     }
 }
 
-fn rejected(id: &JobId, state: State, attempt: i32, revision: i64, why: Rejected) -> (Code, ErrorDetails) {
+fn rejected(job: &Subject, why: Rejected) -> (Code, ErrorDetails) {
     let (code, reason) = match why {
         Rejected::Finished => (Code::FailedPrecondition, "JOB_FINISHED"),
         Rejected::StaleAttempt => (Code::FailedPrecondition, "STALE_ATTEMPT"),
@@ -96,25 +83,45 @@ fn rejected(id: &JobId, state: State, attempt: i32, revision: i64, why: Rejected
         Rejected::Active => (Code::FailedPrecondition, "JOB_ACTIVE"),
         Rejected::RevisionMismatch => (Code::Aborted, "REVISION_MISMATCH"),
     };
-    let known =
-        [("state", state.name().to_owned()), ("attempt", attempt.to_string()), ("revision", revision.to_string())];
-    let mut details = about(reason, id, known, "");
+    let mut details = about(reason, job);
     if code == Code::FailedPrecondition {
-        details.add_precondition_failure_violation(reason, id.as_str(), why.to_string());
+        details.add_precondition_failure_violation(reason, job.id.as_str(), why.to_string());
     }
     (code, details)
 }
 
+/// The one `ErrorInfo`, with what of it varies.
 fn info<const N: usize>(reason: &str, metadata: [(&str, String); N]) -> ErrorDetails {
-    let metadata: HashMap<String, String> = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let metadata = HashMap::from(metadata.map(|(key, value)| (key.to_owned(), value)));
     ErrorDetails::with_error_info(reason, DOMAIN, metadata)
 }
 
-/// An error about one job.
-fn about<const N: usize>(reason: &str, id: &JobId, known: [(&str, String); N], text: &str) -> ErrorDetails {
-    let metadata = known.into_iter().chain([("job_id", id.to_string())]);
-    let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).collect::<HashMap<_, _>>();
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
-    details.set_resource_info("jobtrack.v1.Job", id.as_str(), "", text);
+/// An error about a job of which no more is known.
+fn about_id(reason: &str, id: &JobId) -> ErrorDetails {
+    naming(id, info(reason, [("job_id", id.to_string())]))
+}
+
+/// An error about a job as it is stored.
+fn about(reason: &str, job: &Subject) -> ErrorDetails {
+    naming(&job.id, info(reason, facts(job)))
+}
+
+fn facts(job: &Subject) -> [(&'static str, String); 4] {
+    [
+        ("job_id", job.id.to_string()),
+        ("state", job.state.name().to_owned()),
+        ("attempt", job.attempt.to_string()),
+        ("revision", job.revision.to_string()),
+    ]
+}
+
+fn naming(id: &JobId, mut details: ErrorDetails) -> ErrorDetails {
+    details.set_resource_info("jobtrack.v1.Job", id.as_str(), "", "");
+    details
+}
+
+/// To be tried again: what a moment may mend.
+fn soon(mut details: ErrorDetails) -> ErrorDetails {
+    details.set_retry_info(Some(SOON));
     details
 }

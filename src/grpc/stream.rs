@@ -7,8 +7,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Response, Status};
 
-use super::deadline::Deadline;
+use super::{MAX_RESPONSE, deadline::Deadline};
 use crate::domain::JobError;
+
+/// Most clients accept compression whether it helps or not: answers up to this size in bytes are sent as they are.
+const WORTH_COMPRESSING: usize = 1024;
 
 /// A response stream.
 pub type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -74,29 +77,27 @@ where
     }))
 }
 
-/// Sends `message`, compressed only if that is worth it.
-pub fn respond<M: prost::Message>(message: M) -> Response<M> {
-    let worthwhile = is_worth_compressing(&message);
+/// Sends `message`, compressed only if that is worth it, unless it is larger than clients take.
+pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
+    let size = message.encoded_len();
+    if size > MAX_RESPONSE {
+        return Err(JobError::TooLarge { what: "answer", limit: MAX_RESPONSE }.into());
+    }
     let mut response = Response::new(message);
-    if !worthwhile {
+    if size <= WORTH_COMPRESSING {
         response.disable_compression();
     }
-    response
+    Ok(response)
 }
 
 /// Sends `events`, compressed if the first one is worth it. Waits for that.
 pub async fn respond_with<M: prost::Message + 'static>(mut events: Events<M>) -> Result<Response<Events<M>>, Status> {
     let first = events.next().await.transpose()?;
-    let worthwhile = first.as_ref().is_some_and(is_worth_compressing);
+    let worthwhile = first.as_ref().is_some_and(|first| first.encoded_len() > WORTH_COMPRESSING);
     let all: Events<M> = Box::pin(futures_util::stream::iter(first.map(Ok)).chain(events));
     let mut response = Response::new(all);
     if !worthwhile {
         response.disable_compression();
     }
     Ok(response)
-}
-
-/// Most clients accept compression whether it helps or not: small answers are sent as they are.
-fn is_worth_compressing(message: &impl prost::Message) -> bool {
-    message.encoded_len() > 1024
 }

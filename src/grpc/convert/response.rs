@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use prost::Message;
+
 use super::structs::to_struct;
 use crate::{
-    domain::{Cancellation, Failure, Job, Liveness, Outcome, Progress, Removal, State, Timestamp},
+    domain::{Cancellation, Cursor, Failure, Filter, Job, Liveness, Outcome, Progress, Removal, State, Timestamp},
     proto::v1,
-    store::{Durability, Source, StorageMode, Stored},
+    store::{Durability, Page, Source, StorageMode, Stored},
     tracker::TrackerStats,
     watch::{EventKind, WatchEvent},
 };
+
+/// How large the jobs of a page may be together: leaves room in an answer for what is around them.
+const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
 
 /// A job as it is at `now`, whole.
 pub fn job(stored: &Stored, now: Timestamp) -> v1::Job {
@@ -55,6 +60,29 @@ pub fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
             Durability::Volatile => v1::Durability::Volatile,
         }
         .into(),
+    }
+}
+
+/// A page of what `filter` selects, cut short where more would make it larger than clients take.
+pub fn page(page: &Page, filter: &Filter, full: bool, now: Timestamp) -> v1::ListJobsResponse {
+    let convert = if full { job } else { basic_job };
+    let mut size = 0;
+    let mut jobs = Vec::with_capacity(page.jobs.len());
+    for stored in &page.jobs {
+        let job = convert(stored, now);
+        size += job.encoded_len();
+        if size > MAX_PAGE_BYTES && !jobs.is_empty() {
+            break;
+        }
+        jobs.push(job);
+    }
+    let cut = page.jobs.get(..jobs.len()).filter(|kept| kept.len() < page.jobs.len()).and_then(|kept| kept.last());
+    let next = cut.map(|stored| Cursor::of(&stored.job)).or_else(|| page.next.clone());
+    v1::ListJobsResponse {
+        jobs,
+        next_page_token: next.map(|place| place.to_token(filter)).unwrap_or_default(),
+        total_size: page.total.map(count),
+        partial: page.partial,
     }
 }
 
