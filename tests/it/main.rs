@@ -3,6 +3,9 @@
 mod support;
 
 mod api;
+mod binary;
+mod errors;
+mod hostile;
 mod laws;
 mod layering;
 mod store_contract;

@@ -1,6 +1,8 @@
 //! A real server on a real socket, and what talks to it.
 
 pub mod jobs;
+pub mod process;
+pub mod raw;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 

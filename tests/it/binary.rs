@@ -1,0 +1,181 @@
+//! The binary as an operator meets it: flags, banner, exit codes, signals, log lines.
+
+use std::time::Duration;
+
+use jobtrack::proto::v1::{
+    GetJobRequest, GetStatsRequest, UpdateProgressRequest, WatchJobRequest, admin_service_client::AdminServiceClient,
+    job_service_client::JobServiceClient,
+};
+use tokio::{net::TcpListener, time::timeout};
+use tonic::{
+    Code, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use crate::support::{
+    Client, create,
+    process::{Process, output},
+    reason,
+};
+
+async fn channel(process: &Process) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{}", process.address)).expect("an address is a URI");
+    endpoint.connect().await.expect("it listens")
+}
+
+async fn connect(process: &Process) -> Client {
+    JobServiceClient::new(channel(process).await)
+}
+
+#[track_caller]
+fn fails(flags: &[&str], code: i32, words: &[&str]) {
+    let output = output(flags);
+    let text = String::from_utf8(output.stderr).expect("errors are text");
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word:?} is missing in {text:?}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+#[test]
+fn a_bad_flag_is_refused_with_code_2() {
+    fails(&["--no-such-flag"], 2, &["--no-such-flag", "--help"]);
+    fails(&["--ttl-failed", "soon"], 2, &["--ttl-failed", "7d"]);
+    fails(&["--ttl-failed", "9999d"], 2, &["3650 days"]);
+    fails(&["--max-memory-jobs", "0"], 2, &["whole number"]);
+    fails(&["--log-format", "xml"], 2, &["human", "json"]);
+    fails(&["serve", "--log-format", "xml"], 2, &["human", "json"]);
+    fails(&["health", "--listen", "x"], 2, &["--listen"]);
+}
+
+#[tokio::test]
+async fn what_can_not_be_done_is_one_line_with_code_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    fails(&["--listen", &address], 1, &[&address, "in use", "--listen"]);
+    fails(&["--listen", "nonsense"], 1, &["nonsense", "--listen"]);
+    fails(&["--log", "jobtrack=loud"], 1, &["--log"]);
+    let text = String::from_utf8(output(&["--listen", &address]).stderr).expect("errors are text");
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+#[test]
+fn help_teaches() {
+    let help = String::from_utf8(output(&["--help"]).stdout).expect("help is text");
+    for word in ["grpcurl", "--listen", "JOBTRACK_LISTEN", "127.0.0.1:50051", "--ttl-succeeded", "serve", "health"] {
+        assert!(help.contains(word), "{word:?} is missing in {help}");
+    }
+}
+
+#[tokio::test]
+async fn the_banner_says_where_and_how_to_call() {
+    let process = Process::start(&[]);
+    let address = process.address.to_string();
+    let first = format!("jobtrack {} listening on {address}, storage: memory\n", env!("CARGO_PKG_VERSION"));
+    assert!(process.banner.starts_with(&first), "{:?}", process.banner);
+    for word in [format!("grpcurl -plaintext -d '{{\"kind\":\"demo\"}}' {address} "), format!("http://{address}/")] {
+        assert!(process.banner.contains(&word), "{word:?} is missing in {:?}", process.banner);
+    }
+    create(&mut connect(&process).await, "a").await;
+}
+
+#[tokio::test]
+async fn the_probe_tells_health_by_its_exit_code() {
+    let process = Process::start(&[]);
+    let address = process.address.to_string();
+    assert_eq!(output(&["health", "--addr", &address]).status.code(), Some(0));
+    drop(process);
+    fails(&["health", "--addr", &address], 1, &[&address]);
+    fails(&["health", "--addr", "nonsense"], 1, &["nonsense"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn either_signal_ends_it_with_code_0() {
+    for signal in ["TERM", "INT"] {
+        let process = Process::start(&[]);
+        let mut client = connect(&process).await;
+        create(&mut client, "a").await;
+        let mut watch = watch(&mut client, "a").await;
+        watch.message().await.expect("a snapshot").expect("a snapshot");
+        process.signal(signal);
+        let end = watch.message().await.expect_err("the stream ends with an error");
+        assert_eq!((end.code(), reason(&end).as_str()), (Code::Unavailable, "SERVER_DRAINING"));
+        let (status, log) = process.wait();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(log.contains("draining") && log.contains("stopped") && !log.contains("cutting off"), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_call_is_a_line_at_debug() {
+    let process = Process::start(&["--log", "jobtrack=debug", "--log-format", "json"]);
+    let mut client = connect(&process).await;
+    create(&mut client, "seen").await;
+    let missing = GetJobRequest { job_id: "missing".into(), min_revision: None };
+    client.get_job(missing).await.expect_err("there is no such job");
+    drop(watch(&mut client, "seen").await);
+    let mut admin = AdminServiceClient::new(channel(&process).await);
+    while admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner().watchers > 0 {}
+    process.signal("TERM");
+    let (_, log) = process.wait();
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect();
+    let calls: Vec<_> = lines.iter().filter(|line| line["message"] == "call").collect();
+    let find = |method: &str| {
+        let method = format!("jobtrack.v1.JobService/{method}");
+        let call = calls.iter().find(|call| call["span"]["method"] == method.as_str());
+        call.unwrap_or_else(|| panic!("no line for {method} in {log}"))
+    };
+    for (method, code, job) in
+        [("CreateJob", "Ok", "seen"), ("GetJob", "NotFound", "missing"), ("WatchJob", "Cancelled", "seen")]
+    {
+        let call = find(method);
+        assert_eq!((&call["code"], &call["span"]["job_id"]), (&code.into(), &job.into()), "{call}");
+        assert!(call["duration"].is_string(), "{call}");
+    }
+}
+
+async fn watch(client: &mut Client, job_id: &str) -> Streaming<jobtrack::proto::v1::WatchJobResponse> {
+    let request = WatchJobRequest { job_id: job_id.into(), ..WatchJobRequest::default() };
+    client.watch_job(request).await.expect("the job can be watched").into_inner()
+}
+
+/// 10,000 idle watches on ten connections: what each costs is printed, an update reaches every one, and draining ends
+/// them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_watches_hear_of_a_change_and_of_the_end() {
+    const CONNECTIONS: usize = 10;
+    const WATCHES: usize = 1000;
+    let process = Process::start(&[]);
+    let mut client = connect(&process).await;
+    create(&mut client, "a").await;
+    let before = process.resident();
+
+    let mut watches = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut client = connect(&process).await;
+        for _ in 0..WATCHES {
+            let mut watch = watch(&mut client, "a").await;
+            watch.message().await.expect("a snapshot").expect("a snapshot");
+            watches.push(watch);
+        }
+    }
+    let each = (process.resident() - before) / watches.len() as u64;
+    println!("{} idle watches: {each} bytes each", watches.len());
+
+    let request = UpdateProgressRequest { job_id: "a".into(), ..UpdateProgressRequest::default() };
+    client.update_progress(request).await.expect("the job can be changed");
+    for watch in &mut watches {
+        let event = timeout(Duration::from_secs(30), watch.message()).await.expect("every watch hears of it");
+        assert_eq!(event.expect("an update").expect("an update").job.map(|job| job.revision), Some(2));
+    }
+    process.signal("TERM");
+    for watch in &mut watches {
+        let end = timeout(Duration::from_secs(30), watch.message()).await.expect("every watch ends");
+        assert_eq!(reason(&end.expect_err("an error ends it")), "SERVER_DRAINING");
+    }
+    let (status, log) = process.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(!log.contains("cutting off"), "nothing had to be cut off: {log}");
+}

@@ -1,0 +1,82 @@
+//! The real binary as a process.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How long a process may take for what it is asked; far more than it needs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary, not started yet, with no setting from outside.
+pub fn command(flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jobtrack"));
+    command.args(flags).env_clear().stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary to its end.
+pub fn output(flags: &[&str]) -> Output {
+    command(flags).output().expect("the binary can be started")
+}
+
+/// A serving process, killed when dropped.
+pub struct Process {
+    pub address: SocketAddr,
+    pub banner: String,
+    child: Child,
+}
+
+impl Process {
+    /// Serves on a free port with these flags, as soon as the banner is there.
+    pub fn start(flags: &[&str]) -> Self {
+        let mut command = command(flags);
+        command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary can be started");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut banner = String::new();
+        while banner.lines().count() < 4 {
+            assert!(lines.read_line(&mut banner).expect("the banner is text") > 0, "it ended after {banner:?}");
+        }
+        let address = banner.split([' ', ',']).find_map(|word| word.parse().ok()).expect("the banner has the address");
+        Self { address, banner, child }
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill can be started");
+        assert!(sent.success());
+    }
+
+    /// Waits for its end. Returns its status and what it wrote to standard error.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("the process can be waited for") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the process did not end");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let mut log = String::new();
+        self.child.stderr.take().expect("it is piped").read_to_string(&mut log).expect("the log is text");
+        (status, log)
+    }
+
+    /// Memory that it occupies, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory is told");
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
