@@ -283,19 +283,6 @@ impl Job {
     pub fn is_visible(&self, now: Timestamp) -> bool {
         self.removal.is_none() && self.expire_time.is_none_or(|expires| now < expires)
     }
-
-    /// Whether the job was in `state` at some time after `since`.
-    pub fn was_in(&self, state: State, since: Timestamp) -> bool {
-        if state == self.state {
-            return true;
-        }
-        let left = match state {
-            State::Pending => self.start_time.or(self.end_time),
-            State::Running => self.end_time.filter(|_| self.start_time.is_some()),
-            State::Succeeded | State::Failed | State::Cancelled => None,
-        };
-        left.is_some_and(|left| since < left)
-    }
 }
 
 /// What a creator says of a job.

@@ -1,11 +1,10 @@
 //! The store of one process: a map, bounded, lost when the process ends.
 //!
 //! Everything happens under one lock, held for a few map operations and never across an await, so commits have one
-//! order and each is announced in it. When the store is full, tombstones give way first, then the jobs that ended
-//! first; active jobs never do.
+//! order and each is announced in it. When the store is full, the jobs that ended first give way; active jobs never do.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,9 +13,9 @@ use uuid::Uuid;
 
 use super::{
     Announcement, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced, Source, StorageMode, StoreError,
-    StoreStats, Stored, index::Index,
+    StoreStats, Stored, index::Index, log::Log,
 };
-use crate::domain::{Job, JobId, ListQuery, Removal, Timestamp, Version};
+use crate::domain::{Job, JobId, ListQuery, Removal, State, Timestamp, Version};
 
 /// How many places a page may look at beyond those it returns, where no index fits its filter.
 const SCAN: usize = 2000;
@@ -24,7 +23,7 @@ const SCAN: usize = 2000;
 /// Keeps jobs in this process's memory.
 pub struct MemoryStore {
     epoch: u64,
-    max_records: usize,
+    max_jobs: usize,
     listener: Arc<dyn Listener>,
     records: Mutex<Records>,
 }
@@ -35,13 +34,11 @@ struct Records {
     by_id: HashMap<JobId, Record>,
     index: Index,
     due: BTreeSet<(Timestamp, JobId)>,
-    /// What may give way when memory is full, the first to go first: tombstones (`false`), then ended jobs.
-    expendable: BTreeSet<(bool, Timestamp, JobId)>,
-    /// The newest commit of each record.
-    log: BTreeMap<u64, JobId>,
-    position: u64,
-    /// The newest commit that has left no trace: what changed since an earlier one can't be told.
-    horizon: u64,
+    /// Jobs that have ended, the first to end first.
+    ended: BTreeSet<(Timestamp, JobId)>,
+    /// The oldest first.
+    tombstones: BTreeSet<(Timestamp, JobId)>,
+    log: Log,
 }
 
 struct Record {
@@ -50,10 +47,10 @@ struct Record {
 }
 
 impl MemoryStore {
-    /// An empty store for at most `max_jobs` records, which tells `listener` of each commit.
+    /// An empty store for at most `max_jobs` jobs, and as many tombstones, which tells `listener` of each commit.
     pub fn new(max_jobs: usize, listener: Arc<dyn Listener>) -> Self {
         let epoch = Uuid::new_v4().as_u64_pair().0;
-        Self { epoch, max_records: max_jobs, listener, records: Mutex::default() }
+        Self { epoch, max_jobs, listener, records: Mutex::default() }
     }
 
     /// The lock. A panic under it would leave at worst an index entry too many, which readers pass over.
@@ -61,48 +58,42 @@ impl MemoryStore {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for one more record.
-    fn make_room(&self, records: &mut Records) -> Result<(), StoreError> {
-        while records.by_id.len() >= self.max_records {
-            let Some((_, _, id)) = records.expendable.first().cloned() else {
-                return Err(StoreError::Full(self.max_records));
+    /// Makes room for one more job at `now`. What gives way leaves a tombstone without its data.
+    fn make_room(&self, records: &mut Records, now: Timestamp) -> Result<(), StoreError> {
+        while records.index.len() >= self.max_jobs {
+            let first = records.ended.first().and_then(|(_, id)| records.by_id.get(id));
+            let Some(mut gone) = first.map(|record| Job::clone(&record.job)) else {
+                return Err(StoreError::Full(self.max_jobs));
             };
-            let Some(record) = records.forget(&id) else { continue };
-            if record.job.removal.is_none() {
-                let mut tombstone = Job::clone(&record.job);
-                tombstone.version = tombstone.version.next(tombstone.version.stamp);
-                tombstone.removal = Some(Removal::Expired);
-                records.position += 1;
-                records.horizon = records.position;
-                self.announce(Arc::new(tombstone), records.position);
-            }
+            gone.version = gone.version.next(gone.version.stamp);
+            gone.update_time = now;
+            gone.removal = Some(Removal::Expired);
+            let whole = Arc::new(gone.clone());
+            gone.metadata = None;
+            gone.outcome = None;
+            let (position, previous) = records.put(&Arc::new(gone));
+            self.listener.changed(Announcement { stored: stored(whole), position, previous });
         }
         Ok(())
-    }
-
-    fn announce(&self, job: Arc<Job>, position: u64) {
-        self.listener.changed(Announcement { stored: stored(job), position });
     }
 }
 
 impl Records {
-    fn put(&mut self, job: &Arc<Job>) {
-        self.position += 1;
-        let position = self.position;
-        let old = self.by_id.insert(job.id.clone(), Record { job: job.clone(), position });
-        self.log.insert(position, job.id.clone());
-        if let Some(old) = &old {
-            self.log.remove(&old.position);
-        }
-        self.reindex(old.as_ref().map(|record| &*record.job), Some(job));
+    /// Puts `job` in the place of what is there. Returns its place in the order of commits, and the state before.
+    fn put(&mut self, job: &Arc<Job>) -> (u64, Option<State>) {
+        let old = self.by_id.remove(&job.id);
+        let position = self.log.append(job, old.as_ref().map(|record| record.position));
+        let old = old.map(|record| record.job);
+        self.by_id.insert(job.id.clone(), Record { job: job.clone(), position });
+        self.reindex(old.as_deref(), Some(job));
+        (position, old.filter(|old| old.version.uid == job.version.uid).map(|old| old.state))
     }
 
-    fn forget(&mut self, id: &JobId) -> Option<Record> {
-        let record = self.by_id.remove(id)?;
-        self.log.remove(&record.position);
-        self.horizon = self.horizon.max(record.position);
-        self.reindex(Some(&record.job), None);
-        Some(record)
+    fn forget(&mut self, id: &JobId) {
+        if let Some(record) = self.by_id.remove(id) {
+            self.log.forget(record.position);
+            self.reindex(Some(&record.job), None);
+        }
     }
 
     /// Moves a record from where its old version is found to where its new one is. Most changes of a job move nothing.
@@ -122,17 +113,11 @@ impl Records {
             }
         }
         let due = |job: &Job| job.next_due().map(|(time, _)| (time, job.id.clone()));
+        let ended = |job: &Job| job.end_time.map(|time| (time, job.id.clone()));
+        let removed = |job: &Job| job.removal.map(|_| (job.update_time, job.id.clone()));
         move_entry(&mut self.due, old.and_then(due), new.and_then(due));
-        move_entry(&mut self.expendable, old.and_then(expendable), new.and_then(expendable));
-    }
-}
-
-/// The place of a record among those that may give way.
-fn expendable(job: &Job) -> Option<(bool, Timestamp, JobId)> {
-    match (job.removal, job.end_time) {
-        (Some(_), _) => Some((false, job.update_time, job.id.clone())),
-        (None, Some(end)) => Some((true, end, job.id.clone())),
-        (None, None) => None,
+        move_entry(&mut self.ended, listed(old).and_then(ended), listed(new).and_then(ended));
+        move_entry(&mut self.tombstones, old.and_then(removed), new.and_then(removed));
     }
 }
 
@@ -159,11 +144,15 @@ impl JobStore for MemoryStore {
         if current.map(|record| record.job.version) != expected {
             return Ok(Replaced::Conflict(current.map(|record| stored(record.job.clone()))));
         }
-        if current.is_none() {
-            self.make_room(&mut records)?;
+        if current.is_none_or(|record| record.job.removal.is_some()) {
+            self.make_room(&mut records, job.update_time)?;
         }
-        records.put(&job);
-        self.announce(job.clone(), records.position);
+        let (position, previous) = records.put(&job);
+        self.listener.changed(Announcement { stored: stored(job.clone()), position, previous });
+        while records.tombstones.len() > self.max_jobs {
+            let Some((_, oldest)) = records.tombstones.first().cloned() else { break };
+            records.forget(&oldest);
+        }
         Ok(Replaced::Stored(stored(job)))
     }
 
@@ -224,18 +213,17 @@ impl JobStore for MemoryStore {
     }
 
     fn position(&self) -> u64 {
-        self.records().position
+        self.records().log.position()
     }
 
-    async fn changed_since(&self, position: u64, limit: usize) -> Result<Option<Vec<Announcement>>, StoreError> {
-        let records = self.records();
-        if position < records.horizon || position > records.position {
-            return Ok(None);
-        }
-        let changes = records.log.range(position + 1..).take(limit).filter_map(|(position, id)| {
-            let record = records.by_id.get(id)?;
-            Some(Announcement { stored: stored(record.job.clone()), position: *position })
-        });
-        Ok(Some(changes.collect()))
+    async fn changed_since(
+        &self,
+        since: u64,
+        after: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<Announcement>>, StoreError> {
+        let changes = self.records().log.since(since, after, limit);
+        let announce = |(position, job, previous)| Announcement { stored: stored(job), position, previous };
+        Ok(changes.map(|changes| changes.into_iter().map(announce).collect()))
     }
 }

@@ -6,6 +6,7 @@
 //! order in which it stored them.
 
 mod index;
+mod log;
 mod memory;
 
 use std::sync::Arc;
@@ -115,6 +116,8 @@ pub struct Announcement {
     pub stored: Stored,
     /// Its place: rises with each commit of the store, and is at most [`JobStore::position`] from then on.
     pub position: u64,
+    /// The state that this life of the job was in before; `None`: it was created since.
+    pub previous: Option<State>,
 }
 
 /// Is told of each version that a store has stored.
@@ -168,7 +171,13 @@ pub trait JobStore: Send + Sync + 'static {
     /// The place of the last commit.
     fn position(&self) -> u64;
 
-    /// The newest version of up to `limit` records that were stored after `position`, in the order of commits,
-    /// tombstones too; `None` where this can't be told any more.
-    async fn changed_since(&self, position: u64, limit: usize) -> Result<Option<Vec<Announcement>>, StoreError>;
+    /// The newest version of each life of a job that changed after `after`, up to `limit` of them in the order of
+    /// commits, tombstones too. `previous` is the state at `since`, a place before `after` or the same. `None` where
+    /// what changed since `since` can't be told any more.
+    async fn changed_since(
+        &self,
+        since: u64,
+        after: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<Announcement>>, StoreError>;
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use tokio::time::Instant;
 
 use super::Conflated;
-use crate::domain::{JobId, Timestamp};
+use crate::domain::JobId;
 
 /// Changes that wait to be sent: of each job once, first come first served, some held back for a time.
 #[derive(Default)]
@@ -14,14 +14,14 @@ pub struct Backlog {
     changes: HashMap<JobId, (Conflated, Option<Instant>)>,
     ready: VecDeque<JobId>,
     held: BTreeSet<(Instant, JobId)>,
-    /// The first commit of each, and its time.
-    firsts: BTreeSet<(u64, Timestamp)>,
+    /// The place of each one's first commit.
+    firsts: BTreeSet<u64>,
 }
 
 impl Backlog {
     /// Adds changes that may be sent at `ready_at`, or at once.
     pub fn push(&mut self, changes: Conflated, ready_at: Option<Instant>) {
-        let id = changes.latest.stored.job.id.clone();
+        let id = changes.latest().id.clone();
         if let Some((waiting, held)) = self.changes.get_mut(&id) {
             waiting.append(changes);
             if let (Some(time), None) = (*held, ready_at) {
@@ -31,7 +31,7 @@ impl Backlog {
             }
             return;
         }
-        self.firsts.insert((changes.first, changes.since));
+        self.firsts.insert(changes.first);
         self.changes.insert(id.clone(), (changes, ready_at));
         match ready_at {
             Some(time) => _ = self.held.insert((time, id)),
@@ -45,7 +45,7 @@ impl Backlog {
             self.ready.extend(self.held.pop_first().map(|(_, id)| id));
         }
         let (changes, _) = self.changes.remove(&self.ready.pop_front()?)?;
-        self.firsts.remove(&(changes.first, changes.since));
+        self.firsts.remove(&changes.first);
         Some(changes)
     }
 
@@ -59,8 +59,8 @@ impl Backlog {
         self.held.first().map(|(time, _)| *time)
     }
 
-    /// The oldest commit that waits, and its time.
-    pub fn oldest(&self) -> Option<(u64, Timestamp)> {
+    /// The place of the oldest commit that waits.
+    pub fn oldest(&self) -> Option<u64> {
         self.firsts.first().copied()
     }
 }

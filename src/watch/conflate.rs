@@ -1,48 +1,79 @@
 //! Many changes of a job taken together.
 
 use crate::{
-    domain::{Job, Timestamp},
+    domain::{Job, State},
     store::Announcement,
 };
 
-/// Changes of one job that were not delivered yet: the newest, and the first end among those before it.
+/// Changes of one job that were not delivered yet: the newest, and what of those before it must not be passed over.
 #[derive(Clone, Debug)]
 pub struct Conflated {
     /// The place of the oldest change among them in the order of commits.
     pub first: u64,
-    /// When that change was made.
-    pub since: Timestamp,
-    /// The first version that was an end, if it is not the newest.
-    pub end: Option<Announcement>,
+    /// The state before that change; `None`: the job was created by it.
+    previous: Option<State>,
+    /// The end of the first life among them, if it ended before the newest change.
+    end: Option<Announcement>,
+    /// The removal of the first life among them, if it was removed before the newest change.
+    removal: Option<Announcement>,
     /// The newest version.
-    pub latest: Announcement,
+    latest: Announcement,
 }
 
 impl Conflated {
     /// One change.
     pub fn new(change: Announcement) -> Self {
-        Self { first: change.position, since: change.stored.job.update_time, end: None, latest: change }
+        Self { first: change.position, previous: change.previous, end: None, removal: None, latest: change }
+    }
+
+    /// The newest version.
+    pub fn latest(&self) -> &Job {
+        &self.latest.stored.job
+    }
+
+    /// Whether there is more to be delivered than the newest version.
+    pub fn has_more(&self) -> bool {
+        self.end.is_some() || self.removal.is_some()
     }
 
     /// Adds a later change.
     pub fn push(&mut self, change: Announcement) {
         let before = std::mem::replace(&mut self.latest, change);
-        if self.end.is_none() && is_end(&before.stored.job) {
+        if self.removal.is_some() {
+            return;
+        }
+        if before.stored.job.removal.is_some() {
+            self.removal = Some(before);
+        } else if self.end.is_none() && before.stored.job.state.is_terminal() {
             self.end = Some(before);
         }
     }
 
     /// Adds later changes.
     pub fn append(&mut self, later: Self) {
-        if let Some(end) = later.end {
-            self.push(end);
+        for change in later.into_versions() {
+            self.push(change);
         }
-        self.push(later.latest);
     }
 
     /// The versions to be delivered, in order.
+    pub fn versions(&self) -> impl Iterator<Item = &Job> {
+        self.end.iter().chain(&self.removal).chain([&self.latest]).map(|change| &*change.stored.job)
+    }
+
+    /// The changes to be delivered, in order, each with the state before it as a subscriber knows it who was told of
+    /// those before.
     pub fn into_versions(self) -> impl Iterator<Item = Announcement> {
-        self.end.into_iter().chain([self.latest])
+        let mut known = self.previous;
+        let mut life = None;
+        self.end.into_iter().chain(self.removal).chain([self.latest]).map(move |mut change| {
+            let job = &change.stored.job;
+            let same_life = life.is_none_or(|life| life == job.version.uid);
+            change.previous = known.filter(|_| same_life);
+            life = Some(job.version.uid);
+            known = Some(job.state);
+            change
+        })
     }
 }
 

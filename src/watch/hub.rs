@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::Conflated;
 use crate::{
-    domain::{Filter, Job, JobId},
+    domain::{Filter, JobId},
     store::{Announcement, Listener},
 };
 
@@ -158,16 +158,14 @@ struct InboxState {
 
 impl Inbox {
     fn offer(&self, changes: &Conflated) {
-        let wanted = |job: &Job| self.filter.matches_identity(job);
-        let ended = changes.end.as_ref().is_some_and(|end| wanted(&end.stored.job));
-        if !ended && !wanted(&changes.latest.stored.job) {
+        if !changes.versions().any(|job| self.filter.matches_identity(job)) {
             return;
         }
         let mut state = lock(&self.state);
         if state.overflowed {
             return;
         }
-        match state.changes.entry(changes.latest.stored.job.id.clone()) {
+        match state.changes.entry(changes.latest().id.clone()) {
             Entry::Occupied(mut entry) => entry.get_mut().append(changes.clone()),
             Entry::Vacant(entry) => _ = entry.insert(changes.clone()),
         }

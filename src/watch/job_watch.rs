@@ -2,10 +2,10 @@
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{EventKind, Freshness, JobToken, Pace, Sent, Subscription, WatchEvent, conflate::is_end};
+use super::{Conflated, EventKind, Freshness, JobToken, Pace, Sent, Subscription, WatchEvent, conflate::is_end};
 use crate::{
     domain::{Job, JobError, JobId},
-    store::Stored,
+    store::{Announcement, Stored},
 };
 
 /// A stream of one job: from its state now to its end.
@@ -17,7 +17,7 @@ pub struct JobWatch {
     /// What was sent last; `None` once the stream is over.
     sent: Option<Sent>,
     token: String,
-    waiting: Option<super::Conflated>,
+    waiting: Option<Conflated>,
     /// No update before then.
     quiet_until: Instant,
     spoke: Instant,
@@ -94,20 +94,17 @@ impl JobWatch {
                 None => self.waiting = Some(change),
             }
         }
-        let mut waiting = self.waiting.take()?;
+        let waiting = self.waiting.take()?;
         let sent = self.sent?;
-        if let Some(end) = waiting.end.take_if(|end| sent.compare(&end.stored.job) != Freshness::Stale) {
-            return Some(self.update(end.stored));
-        }
-        let job = &waiting.latest.stored.job;
-        if sent.compare(job) == Freshness::Stale {
-            return None;
-        }
-        if Instant::now() < self.quiet_until && !sent.is_urgent(job) {
+        let is_news = |job: &Job| sent.compare(job) != Freshness::Stale;
+        let urgent = waiting.has_more() || sent.is_urgent(waiting.latest());
+        if !urgent && is_news(waiting.latest()) && Instant::now() < self.quiet_until {
             self.waiting = Some(waiting);
             return None;
         }
-        Some(self.update(waiting.latest.stored))
+        // What comes behind an end is of no interest: the stream is over then.
+        let next = waiting.into_versions().find(|change| is_news(&change.stored.job));
+        next.map(|change| self.update(change.stored))
     }
 
     /// Goes on behind a token: a bookmark, and what is newer waits its turn.
@@ -117,7 +114,7 @@ impl JobWatch {
             // The state at the token is not known, so whatever came since counts as urgent.
             let sent = Sent::of(&stored.job);
             self.sent = Some(Sent { revision: token.revision, uid: uuid::Uuid::nil(), ..sent });
-            self.waiting = Some(super::Conflated::new(crate::store::Announcement { stored, position: 0 }));
+            self.waiting = Some(Conflated::new(Announcement { stored, position: 0, previous: None }));
         } else {
             self.sent = self.sent.filter(|_| !is_end(&stored.job));
         }

@@ -15,15 +15,12 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::{Cursor, Filter, Job, JobId, ListQuery, Timestamp},
+    domain::{Cursor, Filter, Job, JobId, ListQuery},
     store::{Announcement, JobStore, StoreError, Stored},
 };
 
 /// How many jobs are read at a time.
 const BATCH: usize = 500;
-
-/// How far the times of changes may stray from the order of commits.
-const CLOCK_MARGIN: Duration = Duration::from_secs(5);
 
 /// Which jobs a stream is about; both must hold.
 #[derive(Clone, Debug, Default)]
@@ -39,9 +36,8 @@ impl Scope {
         (self.ids.is_empty() || self.ids.contains(&job.id)) && self.filter.matches_identity(job)
     }
 
-    /// Whether a subscriber that was up to date at `since` may know `job`, because it matched then or later.
-    fn matched_since(&self, job: &Job, since: Timestamp) -> bool {
-        self.filter.states.is_empty() || self.filter.states.iter().any(|state| job.was_in(*state, since))
+    fn matches(&self, job: &Job) -> bool {
+        job.removal.is_none() && self.filter.matches_state(job.state)
     }
 
     fn digest(&self) -> Uuid {
@@ -63,14 +59,16 @@ pub struct JobsWatch {
     digest: Uuid,
     pace: Pace,
     phase: Phase,
-    /// What the subscriber knows of each job: those that match, and active ones that did.
+    /// What the subscriber was told of jobs that match, and of active ones that did.
     known: HashMap<JobId, Known>,
-    /// The subscriber may know other jobs too, from before this time, as it resumed then.
-    resumed: Option<Timestamp>,
+    /// The subscriber knows others too, from before its token: those that have not changed since then, and matched.
+    resumed: bool,
     backlog: Backlog,
     events: VecDeque<WatchEvent>,
-    /// All commits up to here, and to this time, are in the backlog or were delivered.
-    taken: (u64, Timestamp),
+    /// What was committed up to here, as far as it matters, was sent or is in the backlog.
+    taken: u64,
+    /// What was committed up to here was read from the store; what is announced of it is old.
+    read: u64,
     spoke: Instant,
 }
 
@@ -85,8 +83,8 @@ struct Known {
 enum Phase {
     /// Sending what matches now: either the rest of `ids`, or the pages from `page` on.
     Snapshot { reset: bool, ids: VecDeque<JobId>, page: Option<Cursor>, all_read: bool },
-    /// Sending what changed between a token and now.
-    CatchUp { greeted: bool },
+    /// Sending what changed between a token, whose place was `since`, and now.
+    CatchUp { since: u64, greeted: bool },
     /// Sending changes.
     Live,
 }
@@ -105,7 +103,7 @@ impl JobsWatch {
         let epoch = store.epoch();
         let resumed = JobsToken::decode(resume_token)
             .filter(|token| token.epoch == epoch && token.scope == digest)
-            .and_then(|token| token.position.map(|position| (position, token.time)));
+            .and_then(|token| token.position);
         let mut watch = Self {
             store,
             clock,
@@ -113,12 +111,13 @@ impl JobsWatch {
             scope,
             digest,
             pace,
-            phase: Phase::CatchUp { greeted: false },
+            phase: Phase::CatchUp { since: resumed.unwrap_or_default(), greeted: false },
             known: HashMap::new(),
-            resumed: resumed.map(|(_, time)| time - CLOCK_MARGIN),
+            resumed: resumed.is_some(),
             backlog: Backlog::default(),
             events: VecDeque::new(),
             taken: resumed.unwrap_or_default(),
+            read: 0,
             spoke: Instant::now(),
         };
         if resumed.is_none() {
@@ -136,7 +135,7 @@ impl JobsWatch {
             }
             match self.phase {
                 Phase::Snapshot { .. } => self.read_snapshots().await?,
-                Phase::CatchUp { greeted } => self.catch_up(greeted).await?,
+                Phase::CatchUp { since, greeted } => self.catch_up(since, greeted).await?,
                 Phase::Live => self.follow().await,
             }
         }
@@ -144,9 +143,10 @@ impl JobsWatch {
 
     fn start_over(&mut self, reset: bool) {
         self.known.clear();
-        self.resumed = None;
+        self.resumed = false;
         self.backlog = Backlog::default();
-        self.taken = (self.store.position(), self.clock.now());
+        self.taken = self.store.position();
+        self.read = self.taken;
         let ids = self.scope.ids.iter().cloned().collect();
         self.phase = Phase::Snapshot { reset, ids, page: None, all_read: false };
     }
@@ -176,40 +176,45 @@ impl JobsWatch {
             found.retain(|stored| stored.job.is_visible(now) && self.scope.filter.matches(&stored.job));
         }
         for stored in found {
-            self.send(EventKind::Snapshot, stored, 0, reset);
+            self.send(EventKind::Snapshot, stored, 0, reset, None);
         }
         Ok(())
     }
 
     /// Reads some of what changed since the token.
-    async fn catch_up(&mut self, greeted: bool) -> Result<(), StoreError> {
-        let Some(changes) = self.store.changed_since(self.taken.0, BATCH).await? else {
+    async fn catch_up(&mut self, since: u64, greeted: bool) -> Result<(), StoreError> {
+        let Some(changes) = self.store.changed_since(since, self.taken, BATCH).await? else {
             self.start_over(true);
             return Ok(());
         };
         if !greeted {
             self.events.push_back(self.bookmark(false));
         }
-        self.phase = if changes.len() < BATCH { Phase::Live } else { Phase::CatchUp { greeted: true } };
+        self.phase = if changes.len() < BATCH { Phase::Live } else { Phase::CatchUp { since, greeted: true } };
         for change in changes {
-            self.taken.0 = change.position;
-            self.consider(change);
+            self.taken = change.position;
+            self.consider(change, None);
         }
+        self.read = self.taken;
         Ok(())
     }
 
     /// Waits for something to send, and prepares it.
     async fn follow(&mut self) {
         if self.backlog.is_idle() {
-            self.taken.1 = self.clock.now();
             let Some(arrived) = self.subscription.take() else { return self.start_over(true) };
             for changes in arrived {
-                self.taken.0 = self.taken.0.max(changes.first);
+                self.taken = self.taken.max(changes.first);
                 self.backlog.push(changes.clone(), self.hold(&changes));
             }
         }
         if let Some(changes) = self.backlog.pop(Instant::now()) {
-            return changes.into_versions().for_each(|change| self.consider(change));
+            let mut changes =
+                changes.into_versions().filter(|change| change.position > self.read).collect::<VecDeque<_>>();
+            while let Some(change) = changes.pop_front() {
+                self.consider(change, changes.front());
+            }
+            return;
         }
         let bookmark_due = self.spoke + self.pace.bookmark_interval;
         let wake = self.backlog.next_ready().map_or(bookmark_due, |ready| ready.min(bookmark_due));
@@ -225,42 +230,41 @@ impl JobsWatch {
 
     /// Until when changes of a job are held back; `None`: not at all.
     fn hold(&self, changes: &Conflated) -> Option<Instant> {
-        let known = self.known.get(&changes.latest.stored.job.id)?;
-        let urgent = changes.end.is_some() || known.sent.is_urgent(&changes.latest.stored.job);
+        let known = self.known.get(&changes.latest().id)?;
+        let urgent = changes.has_more() || known.sent.is_urgent(changes.latest());
         (!urgent).then_some(known.quiet_until)
     }
 
-    /// Sends a version, if it is news for this subscriber.
-    fn consider(&mut self, change: Announcement) {
-        let stored = change.stored;
-        let job = &*stored.job;
+    /// Sends a version, if it is news for this subscriber, before `next`.
+    fn consider(&mut self, change: Announcement, next: Option<&Announcement>) {
+        let job = &*change.stored.job;
         if !self.scope.covers(job) {
             return;
         }
         let kind = if job.removal.is_some() { EventKind::Removed } else { EventKind::Update };
-        let matches = job.removal.is_none() && self.scope.filter.matches_state(job.state);
         let Some(known) = self.known.get(&job.id) else {
-            let may_know = |since| self.scope.matched_since(job, since);
-            if matches || self.resumed.is_some_and(may_know) {
-                self.send(kind, stored, 0, false);
+            let matched = |state| self.scope.filter.matches_state(state);
+            if self.scope.matches(job) || (self.resumed && change.previous.is_some_and(matched)) {
+                self.send(kind, change.stored, 0, false, next);
             }
             return;
         };
-        match known.sent.compare(job) {
-            _ if !known.matching && !matches => {
-                if is_end(job) {
-                    self.known.remove(&job.id);
-                }
+        if !known.matching && !self.scope.matches(job) {
+            if is_end(job) {
+                self.known.remove(&job.id);
             }
+            return;
+        }
+        match known.sent.compare(job) {
             Freshness::Stale => {}
-            Freshness::StartedOver => self.send(EventKind::Snapshot, stored, 0, true),
-            Freshness::Newer(skipped) => self.send(kind, stored, skipped, false),
+            Freshness::StartedOver => self.send(EventKind::Snapshot, change.stored, 0, true, next),
+            Freshness::Newer(skipped) => self.send(kind, change.stored, skipped, false, next),
         }
     }
 
-    fn send(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: bool) {
+    fn send(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: bool, next: Option<&Announcement>) {
         let job = &*stored.job;
-        let matching = job.removal.is_none() && self.scope.filter.matches_state(job.state);
+        let matching = self.scope.matches(job);
         if matching || !is_end(job) {
             let quiet = if kind == EventKind::Update { self.pace.min_interval } else { Duration::ZERO };
             let known = Known { sent: Sent::of(job), matching, quiet_until: Instant::now() + quiet };
@@ -268,18 +272,20 @@ impl JobsWatch {
         } else {
             self.known.remove(&job.id);
         }
-        let resume_token = self.token();
+        let resume_token = self.token(next);
         self.events.push_back(WatchEvent { kind, stored: Some(stored), skipped, resume_token, reset });
     }
 
     fn bookmark(&self, reset: bool) -> WatchEvent {
-        WatchEvent { kind: EventKind::Bookmark, stored: None, skipped: 0, resume_token: self.token(), reset }
+        WatchEvent { kind: EventKind::Bookmark, stored: None, skipped: 0, resume_token: self.token(None), reset }
     }
 
-    /// A token behind what was sent so far: everything from the oldest change that still waits will be sent again.
-    fn token(&self) -> String {
-        let (position, time) = self.backlog.oldest().map_or(self.taken, |(first, since)| (first - 1, since));
+    /// A token behind what was sent so far: everything from the oldest change that is still to be sent, among them
+    /// `next`, will be sent again.
+    fn token(&self, next: Option<&Announcement>) -> String {
+        let waiting = [self.backlog.oldest(), next.map(|next| next.position)];
+        let position = waiting.into_iter().flatten().map(|place| place - 1).fold(self.taken, u64::min);
         let position = (!matches!(self.phase, Phase::Snapshot { .. })).then_some(position);
-        JobsToken { epoch: self.store.epoch(), position, time, scope: self.digest }.encode()
+        JobsToken { epoch: self.store.epoch(), position, scope: self.digest }.encode()
     }
 }

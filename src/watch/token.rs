@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::domain::{Job, JobId, Stamp, Timestamp};
+use crate::domain::{Job, JobId, Stamp};
 
 /// Where a stream of one job was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +46,6 @@ pub struct JobsToken {
     pub epoch: u64,
     /// All commits up to here were delivered; `None` before all snapshots were.
     pub position: Option<u64>,
-    /// A time before which all changes were delivered.
-    pub time: Timestamp,
     /// Digest of the ids and the filter.
     pub scope: Uuid,
 }
@@ -56,19 +54,18 @@ impl JobsToken {
     /// Writes it.
     pub fn encode(&self) -> String {
         let position = self.position.map(|position| format!("{position:x}")).unwrap_or_default();
-        format!("{:x}.{position}.{:x}.{}", self.epoch, self.time.as_micros(), self.scope.simple())
+        format!("{:x}.{position}.{}", self.epoch, self.scope.simple())
     }
 
     /// Reads it; `None` if it is malformed.
     pub fn decode(token: &str) -> Option<Self> {
-        let mut parts = token.splitn(4, '.');
+        let mut parts = token.splitn(3, '.');
         let epoch = hex(parts.next()?)?;
         let position = match parts.next()? {
             "" => None,
             position => Some(hex(position)?),
         };
-        let time = Timestamp::from_micros(hex(parts.next()?)?.try_into().ok()?);
-        Some(Self { epoch, position, time, scope: Uuid::parse_str(parts.next()?).ok()? })
+        Some(Self { epoch, position, scope: Uuid::parse_str(parts.next()?).ok()? })
     }
 }
 

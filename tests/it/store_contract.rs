@@ -1,17 +1,16 @@
 //! What every store promises. Each store is given to the same suite, unchanged, by [`store_contract!`].
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use jobtrack::{
-    domain::{Change, Due, Filter, Job, JobId, ListQuery, NewJob, State, TOMBSTONE_LIFE, Timestamp, Version},
+    domain::{Change, Due, Filter, Job, JobId, ListQuery, NewJob, Removal, State, TOMBSTONE_LIFE, Timestamp, Version},
     store::{Announcement, JobStore, Listener, MemoryStore, Page, Replaced, StoreError, Stored},
 };
 
-use crate::support::jobs::{apply, at, failure, heartbeat, id, job, make, plain, success};
+use crate::support::jobs::{apply, at, failure, heartbeat, id, job, make, moment, plain, success};
 
 /// A store, and what it announced.
 pub struct Bench {
@@ -291,36 +290,57 @@ async fn each_commit_is_announced_in_order(bench: Bench) {
     assert!(heard.last().is_some_and(|change| change.stored.job.removal.is_some()));
 }
 
+type Told = Option<Vec<(String, i64, Option<State>)>>;
+
 async fn what_changed_since_is_told_or_not_at_all(bench: Bench) {
-    let since = async |position, limit| -> Option<Vec<(String, i64)>> {
-        let changes = bench.store.changed_since(position, limit).await.expect("the store answers")?;
-        Some(
-            changes
-                .iter()
-                .map(|change| (change.stored.job.id.to_string(), change.stored.job.version.revision))
-                .collect(),
-        )
+    let since = async |since, after, limit| -> Told {
+        let changes = bench.store.changed_since(since, after, limit).await.expect("the store answers")?;
+        let brief = |change: &Announcement| {
+            let job = &change.stored.job;
+            (job.id.to_string(), job.version.revision, change.previous)
+        };
+        Some(changes.iter().map(brief).collect())
+    };
+    let is = |told: Told, expected: &[(&str, i64, Option<State>)]| {
+        let expected = expected.iter().map(|(name, revision, state)| ((*name).to_owned(), *revision, *state)).collect();
+        assert!(told.is_none() || told.as_ref() == Some(&expected), "{told:?} is not {expected:?}");
     };
     let start = bench.store.position();
     let a = bench.add(job("a", 1)).await;
     let middle = bench.store.position();
     let b = bench.add(job("b", 1)).await;
-    bench.change(&a, &heartbeat(), 2).await;
-    let named =
-        |list: &[(&str, i64)]| Some(list.iter().map(|(name, revision)| ((*name).to_owned(), *revision)).collect());
-    for (position, expected) in [(start, vec![("b", 1), ("a", 2)]), (bench.store.position(), vec![])] {
-        let told = since(position, 10).await;
-        assert!(told.is_none() || told == named(&expected), "{told:?}");
-    }
-    assert_eq!(since(bench.store.position() + 1, 10).await, None, "the future");
-    let told = since(middle, 1).await;
-    assert!(told.is_none() || told == named(&[("b", 1)]));
+    let a = bench.change(&a, &heartbeat(), 2).await;
+    let late = bench.store.position();
+    is(since(start, start, 10).await, &[("b", 1, None), ("a", 2, None)]);
+    is(since(middle, middle, 10).await, &[("b", 1, None), ("a", 2, Some(State::Pending))]);
+    is(since(middle, middle, 1).await, &[("b", 1, None)]);
+    is(since(late, late, 10).await, &[]);
+    assert_eq!(since(late + 1, late + 1, 10).await, None, "the future");
 
+    bench.change(&a, &success(), 3).await;
     let gone = bench.change(&b, &Change::Delete { force: true }, 3).await;
-    let told = since(middle, 10).await;
-    assert!(told.is_none() || told == named(&[("a", 2), ("b", 2)]), "{told:?}");
+    let [was_running, was_pending] = [State::Running, State::Pending].map(Some);
+    is(since(late, late, 10).await, &[("a", 3, was_running), ("b", 2, was_pending)]);
+    is(since(late, late + 1, 10).await, &[("b", 2, was_pending)]);
+    let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(4));
+    bench.put(&again, Some(gone.version)).await;
+    let both_lives = [("a", 3, was_running), ("b", 2, was_pending), ("b", 3, None)];
+    is(since(late, late, 10).await, &both_lives);
+
+    let gone = bench.change(&again, &Change::Delete { force: true }, 5).await;
     bench.store.delete(&gone.id, gone.version).await.expect("the store answers");
-    assert_eq!(since(middle, 10).await, None, "a deletion that left no trace");
+    assert_eq!(since(late, late, 10).await, None, "a deletion that left no trace");
+}
+
+async fn an_announcement_tells_the_state_before(bench: Bench) {
+    let made = bench.add(job("a", 1)).await;
+    let gone = bench.change(&bench.change(&made, &heartbeat(), 2).await, &success(), 3).await;
+    let gone = bench.change(&gone, &Change::Delete { force: false }, 4).await;
+    let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(5));
+    bench.put(&again, Some(gone.version)).await;
+    let heard = bench.heard.0.lock().expect("no test panics here");
+    let before: Vec<_> = heard.iter().map(|change| change.previous).collect();
+    assert_eq!(before, [None, Some(State::Pending), Some(State::Running), Some(State::Succeeded), None]);
 }
 
 /// Gives a store to the suite: `store_contract!(name, make)`, where `make` makes a [`Bench`] for an empty store.
@@ -331,7 +351,7 @@ macro_rules! store_contract {
             of_racing_writes_one_wins lists_run_from_the_newest lists_hold_what_the_filter_selects
             a_page_goes_on_where_the_last_one_ended lists_leave_out_what_is_gone counts_follow_the_states
             a_record_is_forgotten_only_at_its_version what_is_due_comes_in_order each_commit_is_announced_in_order
-            what_changed_since_is_told_or_not_at_all);
+            what_changed_since_is_told_or_not_at_all an_announcement_tells_the_state_before);
     };
     ($name:ident, $make:expr; $($case:ident)+) => {
         mod $name {
@@ -369,35 +389,44 @@ mod memory_bound {
     }
 
     #[tokio::test]
-    async fn tombstones_give_way_first_then_the_job_that_ended_first() {
+    async fn the_jobs_that_ended_first_give_way_and_leave_a_trace() {
         let bench = Bench::new(|ear| MemoryStore::new(3, ear));
-        let [first, last, gone] = ["first", "last", "gone"].map(|name| job(name, 1));
-        for made in [&first, &last, &gone] {
-            bench.add(made.clone()).await;
-        }
-        bench.change(&last, &success(), 9).await;
-        bench.change(&first, &success(), 5).await;
-        bench.change(&gone, &Change::Delete { force: true }, 99).await;
-        let held = async |names: [&str; 3]| {
-            let mut found = BTreeSet::new();
-            for name in names {
-                found.extend(bench.get(name).await.map(|job| job.id.to_string()));
+        for (name, ended) in [("first", Some(5)), ("last", Some(9)), ("active", None)] {
+            let made = bench.add(job(name, 1)).await;
+            if let Some(ended) = ended {
+                bench.change(&made, &success(), ended).await;
             }
-            found.len()
-        };
+        }
         let before = bench.store.position();
-        assert!(!full(&bench, "x").await);
-        assert_eq!((bench.get("gone").await, held(["first", "last", "x"]).await), (None, 3));
-        assert!(!full(&bench, "y").await);
-        assert_eq!((bench.get("first").await, held(["last", "x", "y"]).await), (None, 3));
-        assert!(!full(&bench, "z").await);
+        for gave_way in ["first", "last"] {
+            assert!(!full(&bench, &format!("after {gave_way}").replace(' ', "-")).await);
+            let trace = bench.get(gave_way).await.expect("its tombstone is there");
+            assert_eq!((trace.removal, trace.version.revision), (Some(Removal::Expired), 3));
+        }
         assert!(full(&bench, "more").await);
+        assert_eq!(bench.list(&Filter::default(), 10).await, ["after-last", "after-first", "active"]);
 
         let heard = bench.heard.0.lock().expect("no test panics here").clone();
         let removed = heard.iter().filter(|change| change.position > before && change.stored.job.removal.is_some());
         let removed: Vec<_> = removed.map(|change| change.stored.job.id.to_string()).collect();
         assert_eq!(removed, ["first", "last"], "watchers hear of each that gave way");
-        assert!(bench.store.changed_since(before, 10).await.expect("it answers").is_none());
+        let told = bench.store.changed_since(before, before, 10).await.expect("it answers").expect("it can be told");
+        assert_eq!(told.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn there_are_at_most_as_many_tombstones_as_jobs() {
+        let bench = Bench::new(|ear| MemoryStore::new(3, ear));
+        for n in 0..5 {
+            let made = bench.add(job(&format!("j{n}"), n)).await;
+            bench.change(&made, &Change::Delete { force: true }, 10 + n).await;
+        }
+        let mut traces = Vec::new();
+        for n in 0..5 {
+            traces.push(bench.get(&format!("j{n}")).await.is_some());
+        }
+        assert_eq!(traces, [false, false, true, true, true]);
+        assert!(bench.store.changed_since(0, 0, 10).await.expect("it answers").is_none(), "two left no trace");
     }
 
     #[tokio::test]
@@ -405,7 +434,7 @@ mod memory_bound {
         let bench = Bench::new(|ear| MemoryStore::new(1, ear));
         let made = bench.add(job("a", 1)).await;
         let gone = bench.change(&made, &Change::Delete { force: true }, 2).await;
-        let again = Job::create(id("a"), plain(), Some(&gone), uuid::Uuid::new_v4(), &crate::support::jobs::moment(3));
+        let again = Job::create(id("a"), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(3));
         bench.put(&again, Some(gone.version)).await;
     }
 }

@@ -3,6 +3,7 @@
 pub mod jobs;
 pub mod process;
 pub mod raw;
+pub mod watching;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 

@@ -1,0 +1,220 @@
+//! Subscribers that do not read.
+
+use std::collections::BTreeSet;
+
+use jobtrack::proto::v1::{CreateJobRequest, Event, JobFilter, Removal, WatchJobsRequest, job::State};
+use tokio::task::JoinSet;
+
+use crate::support::{
+    Client, Server, create, new_job,
+    watching::{Seen, clog, complete, delete, large, make, narrow, report, watch, watch_jobs},
+};
+
+const UPDATES: usize = 20_000;
+
+fn all() -> WatchJobsRequest {
+    WatchJobsRequest::default()
+}
+
+/// Reports so often, over several connections.
+async fn report_often(server: &Server, id: &'static str, times: usize) {
+    let mut tasks = JoinSet::new();
+    for _ in 0..8 {
+        let mut client = server.client().await;
+        tasks.spawn(async move {
+            for _ in 0..times / 8 {
+                report(&mut client, id).await;
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_that_does_not_read_delays_nobody_and_gets_the_end() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    make(&mut client, large("a")).await;
+    let slow_client = narrow(&server).await;
+    let mut slow = watch(&slow_client, "a").await;
+    let slow_jobs_client = narrow(&server).await;
+    let mut slow_jobs = watch_jobs(&slow_jobs_client, all()).await;
+    let eager_client = server.client().await;
+    let mut eager = watch(&eager_client, "a").await;
+    let mut eager_jobs = watch_jobs(&eager_client, all()).await;
+    let eager = tokio::spawn(async move { eager.rest().await.pop() });
+    let eager_jobs = tokio::spawn(async move {
+        eager_jobs.until(|seen| seen.job.as_ref().is_some_and(|job| job.state() == State::Succeeded)).await.pop()
+    });
+
+    report_often(&server, "a", UPDATES).await;
+    let ended = complete(&mut client, "a").await;
+    assert_eq!(ended.revision, i64::try_from(UPDATES).expect("not that many") + 2);
+    for last in [eager.await, eager_jobs.await] {
+        assert_eq!(last.expect("it does not fail").expect("it got something").job(), &ended);
+    }
+
+    let events = slow.rest().await;
+    assert_eq!(events.last().expect("an end").job(), &ended);
+    assert!(events.len() < 100, "{} events were kept for a subscriber that did not read", events.len());
+    let events = slow_jobs.until(|seen| seen.job.as_ref().is_some_and(|job| job.state() == State::Succeeded)).await;
+    assert_eq!(events.last().expect("an end").job(), &ended);
+    assert!(events.len() < 100, "{} events were kept for a subscriber that did not read", events.len());
+    server.stop().await;
+}
+
+/// Makes a narrow connection full, as far as the stream of the job `a` goes.
+async fn clog_job(client: &mut Client) {
+    for _ in 0..40 {
+        report(client, "a").await;
+    }
+}
+
+#[tokio::test]
+async fn an_end_and_a_deletion_while_nobody_reads_are_the_end() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    for anew in [false, true] {
+        make(&mut client, large("a")).await;
+        let mut stream = watch(&narrow(&server).await, "a").await;
+        clog_job(&mut client).await;
+        let ended = complete(&mut client, "a").await;
+        delete(&mut client, "a").await;
+        if anew {
+            create(&mut client, "a").await;
+            report(&mut client, "a").await;
+        }
+        let events = stream.rest().await;
+        let last = events.last().expect("an end");
+        assert_eq!((last.event, last.job()), (Event::Update, &ended));
+        assert!(events.len() < 40, "it was not slow");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_and_a_new_life_while_nobody_reads_are_a_removal() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    make(&mut client, large("a")).await;
+    let mut stream = watch(&narrow(&server).await, "a").await;
+    clog_job(&mut client).await;
+    delete(&mut client, "a").await;
+    let anew = create(&mut client, "a").await;
+    complete(&mut client, "a").await;
+    delete(&mut client, "a").await;
+    let last = stream.rest().await.pop().expect("an end");
+    assert_eq!((last.brief(), last.removal), ((Event::Removed, "a", anew.revision - 1), Removal::Deleted));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_end_and_a_deletion_while_nobody_reads_are_both_told_among_many_jobs() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let mut stream = watch_jobs(&narrow(&server).await, all()).await;
+    stream.until_bookmark().await;
+    clog(&mut client).await;
+    report(&mut client, "a").await;
+    report(&mut client, "a").await;
+    let ended = complete(&mut client, "a").await;
+    delete(&mut client, "a").await;
+    let seen = stream.until_job("a").await.pop().expect("an event");
+    assert_eq!((seen.event, seen.job(), seen.skipped), (Event::Update, &ended, 2));
+    let removed = stream.until_job("a").await.pop().expect("an event");
+    assert_eq!((removed.brief(), removed.skipped), ((Event::Removed, "a", ended.revision + 1), 0));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_between_an_end_and_a_removal_brings_the_removal() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let mut stream = watch_jobs(&narrow(&server).await, all()).await;
+    stream.until_bookmark().await;
+    clog(&mut client).await;
+    complete(&mut client, "a").await;
+    delete(&mut client, "a").await;
+    create(&mut client, "b").await;
+    let ended = stream.until_job("a").await.pop().expect("an event");
+    assert_eq!(ended.brief(), (Event::Update, "a", 2));
+    drop(stream);
+
+    let mut stream = watch_jobs(&client, WatchJobsRequest { resume_token: ended.token, ..all() }).await;
+    stream.expect(Event::Bookmark).await;
+    create(&mut client, "fence").await;
+    let events = stream.until_job("fence").await;
+    let brief: Vec<_> = events.iter().map(Seen::brief).collect();
+    assert!(brief.contains(&(Event::Removed, "a", 3)), "the removal behind the token is lost: {brief:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_ends_and_comes_again_elsewhere_while_nobody_reads_is_not_left_standing() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let owned = |id: &str, owner: &str| CreateJobRequest { owner: owner.into(), ..new_job(id) };
+    make(&mut client, owned("a", "us")).await;
+    let filter = Some(JobFilter { owner: "us".into(), ..JobFilter::default() });
+    let mut stream = watch_jobs(&narrow(&server).await, WatchJobsRequest { filter, ..all() }).await;
+    stream.until_bookmark().await;
+    for number in 0..40 {
+        make(&mut client, CreateJobRequest { owner: "us".into(), ..large(&format!("clog-{number}")) }).await;
+    }
+    complete(&mut client, "a").await;
+    delete(&mut client, "a").await;
+    make(&mut client, owned("a", "them")).await;
+    make(&mut client, owned("fence", "us")).await;
+    let events = stream.until_job("fence").await;
+    let of_a: Vec<_> = events.iter().filter(|seen| seen.id() == "a").collect();
+    assert_eq!(of_a.first().map(|seen| seen.brief()), Some((Event::Update, "a", 2)));
+    let gone = of_a.iter().any(|seen| seen.event == Event::Removed || seen.job().owner == "them");
+    assert!(gone, "the subscriber still believes that its job is there: {of_a:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_too_far_behind_starts_over() {
+    const JOBS: usize = 11_000;
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    create(&mut client, "before").await;
+    let mut stream = watch_jobs(&narrow(&server).await, all()).await;
+    stream.until_bookmark().await;
+    clog(&mut client).await;
+    let mut tasks = JoinSet::new();
+    for part in 0..8 {
+        let mut client = server.client().await;
+        tasks.spawn(async move {
+            for number in 0..JOBS / 8 {
+                create(&mut client, &format!("a-{part}-{number}")).await;
+            }
+        });
+    }
+    tasks.join_all().await;
+    delete(&mut client, "before").await;
+
+    let first = stream.until(|seen| seen.reset).await;
+    assert!(first.len() < 1000, "{} events were kept for a subscriber that did not read", first.len());
+    let mut found: BTreeSet<_> = first.last().into_iter().map(|seen| seen.id().to_owned()).collect();
+    let mut events = stream.until_bookmark().await;
+    let bookmark = events.pop().expect("a bookmark");
+    assert!(bookmark.reset);
+    for seen in &events {
+        assert_eq!((seen.event, seen.reset), (Event::Snapshot, true));
+        assert!(found.insert(seen.id().to_owned()), "{} came twice", seen.id());
+    }
+    assert_eq!(found.len(), JOBS + 40);
+    assert!(!found.contains("before"));
+
+    // From there on it is a stream like any other.
+    let fence = create(&mut client, "fence").await;
+    let seen = stream.until_job("fence").await.pop().expect("an event");
+    assert_eq!((seen.job(), seen.reset), (&fence, false));
+    let mut resumed = watch_jobs(&client, WatchJobsRequest { resume_token: bookmark.token, ..all() }).await;
+    assert!(!resumed.expect(Event::Bookmark).await.reset);
+    resumed.until_job("fence").await;
+    server.stop().await;
+}
