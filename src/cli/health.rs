@@ -1,6 +1,6 @@
 //! `jobtrack health`: the container's probe.
 
-use std::{net::ToSocketAddrs, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -29,22 +29,14 @@ pub fn run(probe: &Probe) -> Result<()> {
 }
 
 async fn check(address: &str) -> Result<()> {
-    let mut target = address
-        .to_socket_addrs()
-        .ok()
-        .and_then(|mut found| found.next())
-        .with_context(|| format!("--addr {address:?} is not HOST:PORT"))?;
-    if target.ip().is_unspecified() {
-        target.set_ip([127, 0, 0, 1].into());
+    let endpoint = Endpoint::new(format!("http://{address}"));
+    let endpoint = endpoint.with_context(|| format!("--addr {address:?} is not HOST:PORT"))?;
+    let channel = endpoint.connect().await.with_context(|| format!("{address} can't be reached"))?;
+    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
+    let answer = answer.with_context(|| format!("{address} does not tell its health"))?.into_inner();
+    if answer.status != ServingStatus::Serving as i32 {
+        bail!("{address} is not serving");
     }
-    let channel = Endpoint::new(format!("http://{target}"))?.connect().await;
-    let mut client = HealthClient::new(channel.with_context(|| format!("{target} can't be reached"))?);
-    let answer = client.check(HealthCheckRequest::default()).await;
-    match answer.with_context(|| format!("{target} does not tell its health"))?.into_inner().status() {
-        status if status as i32 == ServingStatus::Serving as i32 => {
-            println!("serving");
-            Ok(())
-        }
-        _ => bail!("{target} is not serving"),
-    }
+    println!("serving");
+    Ok(())
 }

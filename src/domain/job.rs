@@ -29,7 +29,7 @@ impl JobId {
     /// The id of a job that is made by `request_id` of `owner` without a name: always the same.
     pub fn derived(owner: &str, request_id: &str) -> Self {
         const NAMESPACE: Uuid = Uuid::from_u128(0x5a1f_6d1c_0b3e_4c52_9d55_7f0c_2e8b_91a4);
-        Self::from(Uuid::new_v5(&NAMESPACE, format!("{owner}\0{request_id}").as_bytes()))
+        Self::from(Uuid::new_v5(&NAMESPACE, format!("{}:{owner}{request_id}", owner.len()).as_bytes()))
     }
 
     /// Sorts before every id, and is none.
@@ -61,8 +61,8 @@ impl Display for JobId {
     }
 }
 
-/// A JSON object that jobtrack keeps but does not look into.
-pub type Document = Map<String, Value>;
+/// A JSON object that jobtrack keeps but does not look into. Shared, so that a job's next version costs no copy of it.
+pub type Document = Arc<Map<String, Value>>;
 
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

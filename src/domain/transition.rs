@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Applied, Cancellation, Change, Due, Failure, FailureCode, Job, JobId, Lease, Moment, NewJob, Outcome, Progress,
-    Rejected, Removal, Report, Retention, State, TOMBSTONE_LIFE, Timestamp, Version,
+    Rejected, Removal, Report, Retention, Stamp, State, TOMBSTONE_LIFE, Timestamp, Version,
 };
 
 type Result = std::result::Result<Applied, Rejected>;
@@ -91,6 +91,13 @@ impl Job {
                 self.next(at, |job, _| job.removal = Some(Removal::Expired))
             }),
         }
+    }
+
+    /// The tombstone that is left of this job where it gives way to others at `now`. Its time is over early.
+    pub fn give_way(&self, now: Timestamp, stamp: Stamp) -> Self {
+        let update_time = max(now, self.update_time.next());
+        let version = self.version.next(stamp);
+        Self { version, update_time, removal: Some(Removal::Expired), ..self.clone() }
     }
 
     /// What time alone brings about next, and when.

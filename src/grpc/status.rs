@@ -13,6 +13,9 @@ use crate::domain::{JobError, JobId, Limit, Rejected, Subject, Violation};
 
 const DOMAIN: &str = "jobtrack";
 
+/// How many bad fields an error names: details travel in a header, and clients take no more than 8 KiB of them.
+const MAX_VIOLATIONS: usize = 20;
+
 /// When to try again what a moment may mend.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -48,8 +51,8 @@ pub fn restate<B>(response: &Response<B>) -> Option<Status> {
 fn describe(error: JobError) -> (Code, ErrorDetails) {
     match error {
         JobError::Invalid(violations) => {
-            let mut details = info("INVALID_FIELD", []);
-            let violations = violations.into_iter();
+            let mut details = info("INVALID_FIELD", [("violations", violations.len().to_string())]);
+            let violations = violations.into_iter().take(MAX_VIOLATIONS);
             let violations = violations.map(|bad| FieldViolation::new(bad.field, bad.description)).collect::<Vec<_>>();
             details.set_bad_request(violations);
             (Code::InvalidArgument, details)

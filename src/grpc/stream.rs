@@ -43,38 +43,43 @@ impl Ending {
     }
 }
 
-/// Sends `items` until they end or `ending` is reached. What is ready then is still sent.
+/// Sends `items` until they end or `ending` is reached. One that is ready then is still sent, and if they end there, so
+/// does the stream: without an error.
 pub fn until<T, S>(items: S, ending: Ending) -> Events<T>
 where
     T: Send + 'static,
     S: Stream<Item = Result<T, Status>> + Send + 'static,
 {
-    struct Open<S, E> {
-        items: Pin<Box<S>>,
-        ending: Pin<Box<E>>,
-    }
-    enum Course<S, E> {
-        Open(Open<S, E>),
-        Last(JobError),
-        Over,
-    }
-    let open = Open { items: Box::pin(items), ending: Box::pin(ending.reached()) };
-    Box::pin(unfold(Course::Open(open), |course| async move {
+    let open = Course::Open { items: Box::pin(items), ending: Box::pin(ending.reached()) };
+    Box::pin(unfold(open, |course| async move {
         match course {
-            Course::Open(mut open) => {
+            Course::Open { mut items, mut ending } => {
                 tokio::select! {
                     biased;
-                    error = &mut open.ending => match open.items.next().now_or_never().flatten() {
-                        Some(item) => Some((item, Course::Last(error))),
+                    error = &mut ending => match items.next().now_or_never() {
+                        Some(item) => item.map(|item| (item, Course::Last { items, error })),
                         None => Some((Err(error.into()), Course::Over)),
                     },
-                    item = open.items.next() => item.map(|item| (item, Course::Open(open))),
+                    item = items.next() => item.map(|item| (item, Course::Open { items, ending })),
                 }
             }
-            Course::Last(error) => Some((Err(error.into()), Course::Over)),
+            Course::Last { mut items, error } => match items.next().now_or_never() {
+                Some(None) => None,
+                _ => Some((Err(error.into()), Course::Over)),
+            },
             Course::Over => None,
         }
     }))
+}
+
+/// How far a stream is.
+enum Course<S, E> {
+    /// Under way.
+    Open { items: Pin<Box<S>>, ending: Pin<Box<E>> },
+    /// The last item was sent.
+    Last { items: Pin<Box<S>>, error: JobError },
+    /// The error was sent.
+    Over,
 }
 
 /// Sends `message`, compressed only if that is worth it, unless it is larger than clients take.
@@ -100,4 +105,32 @@ pub async fn respond_with<M: prost::Message + 'static>(mut events: Events<M>) ->
         response.disable_compression();
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::{iter, pending};
+    use tonic::Code;
+
+    use super::*;
+
+    async fn drained(items: impl Stream<Item = Result<u8, Status>> + Send + 'static) -> Vec<Result<u8, Code>> {
+        let drain = CancellationToken::new();
+        drain.cancel();
+        let sent = until(items, Ending { drain, deadline: None }).collect::<Vec<_>>().await;
+        sent.into_iter().map(|item| item.map_err(|status| status.code())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_over_ends_well_though_the_server_drains() {
+        assert_eq!(drained(iter([])).await, []);
+        assert_eq!(drained(iter([Ok(1)])).await, [Ok(1)]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_goes_on_ends_with_an_error_after_what_is_ready() {
+        assert_eq!(drained(pending()).await, [Err(Code::Unavailable)]);
+        assert_eq!(drained(iter([Ok(1)]).chain(pending())).await, [Ok(1), Err(Code::Unavailable)]);
+        assert_eq!(drained(iter([Ok(1), Ok(2)]).chain(pending())).await, [Ok(1), Err(Code::Unavailable)]);
+    }
 }

@@ -23,6 +23,17 @@ pub struct Log {
     buried: VecDeque<u64>,
 }
 
+/// A version that was entered.
+#[derive(Debug)]
+pub struct Logged {
+    /// Its place.
+    pub position: u64,
+    /// The version.
+    pub job: Arc<Job>,
+    /// The state that its life was in at the place that was asked about; `None` before its creation.
+    pub previous: Option<State>,
+}
+
 /// A version, and where its life came to which state.
 #[derive(Clone, Debug)]
 struct Entry {
@@ -85,14 +96,19 @@ impl Log {
         self.horizon = self.horizon.max(position);
     }
 
-    /// Up to `limit` versions entered after `after`, each with its place and with the state that its life was in at
+    /// Up to `limit` versions entered after `after`, with their states at
     /// `since`, which is not later. `None` where this can't be told.
-    pub fn since(&self, since: u64, after: u64, limit: usize) -> Option<Vec<(u64, Arc<Job>, Option<State>)>> {
+    pub fn since(&self, since: u64, after: u64, limit: usize) -> Option<Vec<Logged>> {
         if since < self.horizon || after > self.position {
             return None;
         }
         let later = self.entries.range((Bound::Excluded(after), Bound::Unbounded)).take(limit);
-        Some(later.map(|(place, entry)| (*place, entry.job.clone(), entry.state_at(since))).collect())
+        let logged = |(place, entry): (&u64, &Entry)| Logged {
+            position: *place,
+            job: entry.job.clone(),
+            previous: entry.state_at(since),
+        };
+        Some(later.map(logged).collect())
     }
 
     fn clear_buried(&mut self, latest: &Job) {

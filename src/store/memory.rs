@@ -13,9 +13,11 @@ use uuid::Uuid;
 
 use super::{
     Announcement, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced, Source, StorageMode, StoreError,
-    StoreStats, Stored, index::Index, log::Log,
+    StoreStats, Stored,
+    index::Index,
+    log::{Log, Logged},
 };
-use crate::domain::{Job, JobId, ListQuery, Removal, State, Timestamp, Version};
+use crate::domain::{Job, JobId, ListQuery, Stamp, State, Timestamp, Version};
 
 /// How many places a page may look at beyond those it returns, where no index fits its filter.
 const SCAN: usize = 2000;
@@ -58,21 +60,22 @@ impl MemoryStore {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for one more job at `now`. What gives way leaves a tombstone without its data.
+    /// Stores and announces `job`.
+    fn commit(&self, records: &mut Records, job: Arc<Job>) -> Stored {
+        let (position, previous) = records.put(&job);
+        let stored = stored(job);
+        self.listener.changed(Announcement { stored: stored.clone(), position, previous });
+        stored
+    }
+
+    /// Makes room for one more job at `now`.
     fn make_room(&self, records: &mut Records, now: Timestamp) -> Result<(), StoreError> {
         while records.index.len() >= self.max_jobs {
             let first = records.ended.first().and_then(|(_, id)| records.by_id.get(id));
-            let Some(mut gone) = first.map(|record| Job::clone(&record.job)) else {
-                return Err(StoreError::Full(self.max_jobs));
-            };
-            gone.version = gone.version.next(gone.version.stamp);
-            gone.update_time = now;
-            gone.removal = Some(Removal::Expired);
-            let whole = Arc::new(gone.clone());
-            gone.metadata = None;
-            gone.outcome = None;
-            let (position, previous) = records.put(&Arc::new(gone));
-            self.listener.changed(Announcement { stored: stored(whole), position, previous });
+            let first = first.ok_or(StoreError::Full(self.max_jobs))?;
+            let stamp = Stamp { process: self.epoch, counter: records.log.position() };
+            let gone = Arc::new(first.job.give_way(now, stamp));
+            self.commit(records, gone);
         }
         Ok(())
     }
@@ -144,16 +147,16 @@ impl JobStore for MemoryStore {
         if current.map(|record| record.job.version) != expected {
             return Ok(Replaced::Conflict(current.map(|record| stored(record.job.clone()))));
         }
-        if current.is_none_or(|record| record.job.removal.is_some()) {
+        let adds = job.removal.is_none() && current.is_none_or(|record| record.job.removal.is_some());
+        if adds {
             self.make_room(&mut records, job.update_time)?;
         }
-        let (position, previous) = records.put(&job);
-        self.listener.changed(Announcement { stored: stored(job.clone()), position, previous });
+        let stored = self.commit(&mut records, job);
         while records.tombstones.len() > self.max_jobs {
             let Some((_, oldest)) = records.tombstones.first().cloned() else { break };
             records.forget(&oldest);
         }
-        Ok(Replaced::Stored(stored(job)))
+        Ok(Replaced::Stored(stored))
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
@@ -223,7 +226,7 @@ impl JobStore for MemoryStore {
         limit: usize,
     ) -> Result<Option<Vec<Announcement>>, StoreError> {
         let changes = self.records().log.since(since, after, limit);
-        let announce = |(position, job, previous)| Announcement { stored: stored(job), position, previous };
+        let announce = |Logged { position, job, previous }| Announcement { stored: stored(job), position, previous };
         Ok(changes.map(|changes| changes.into_iter().map(announce).collect()))
     }
 }

@@ -32,16 +32,21 @@ struct Registry {
     /// Those who watch jobs of any id.
     broad: Arc<Topic>,
     broad_count: usize,
-    count: usize,
+    watchers: usize,
     last_key: u64,
     /// What was announced of watched jobs since the dispatcher last looked.
     pending: IndexMap<JobId, Conflated>,
+    /// The dispatcher has taken what was pending, and not handed out all of it yet.
+    handing_out: bool,
+    /// The place of the last commit that was announced.
+    announced: u64,
+    /// All that was announced up to here has been handed out.
+    handed_out: u64,
 }
 
 /// Those who watch the same.
 #[derive(Default)]
 struct Topic {
-    /// Held while handing out; writers never wait for it.
     inboxes: Mutex<HashMap<u64, Arc<Inbox>>>,
 }
 
@@ -59,7 +64,6 @@ impl Hub {
         let inbox = Arc::new(Inbox { filter, state: Mutex::default(), arrived: Notify::new() });
         let mut guard = self.registry();
         let registry = &mut *guard;
-        registry.count += 1;
         registry.last_key += 1;
         let key = registry.last_key;
         for id in &ids {
@@ -70,22 +74,23 @@ impl Hub {
             lock(&registry.broad.inboxes).insert(key, inbox.clone());
         }
         drop(guard);
-        Subscription { hub: self.clone(), key, ids, inbox }
+        Subscription { hub: self.clone(), key, ids, inbox, is_watcher: false }
     }
 
-    /// How many subscriptions there are.
+    /// How many streams are open.
     pub fn watchers(&self) -> usize {
-        self.registry().count
+        self.registry().watchers
     }
 
     fn hand_out(&self) {
-        let (pending, broad) = {
+        let (pending, broad, announced) = {
             let mut registry = self.registry();
+            registry.handing_out = true;
             let pending: Vec<_> = take(&mut registry.pending)
                 .into_iter()
                 .map(|(id, changes)| (registry.by_id.get(&id).cloned(), changes))
                 .collect();
-            (pending, registry.broad.clone())
+            (pending, registry.broad.clone(), registry.announced)
         };
         for (topic, changes) in pending {
             if let Some(topic) = topic {
@@ -93,12 +98,22 @@ impl Hub {
             }
             broad.offer(&changes);
         }
+        let mut registry = self.registry();
+        registry.handing_out = false;
+        registry.handed_out = announced;
+    }
+
+    /// All commits up to here that concern a subscriber have reached its inbox.
+    fn reached(&self) -> u64 {
+        let registry = self.registry();
+        let idle = registry.pending.is_empty() && !registry.handing_out;
+        if idle { registry.announced } else { registry.handed_out }
     }
 
     fn unsubscribe(&self, subscription: &Subscription) {
         let mut guard = self.registry();
         let registry = &mut *guard;
-        registry.count -= 1;
+        registry.watchers -= usize::from(subscription.is_watcher);
         for id in &subscription.ids {
             let Some(topic) = registry.by_id.get(id) else { continue };
             let mut inboxes = lock(&topic.inboxes);
@@ -122,6 +137,7 @@ impl Hub {
 impl Listener for Hub {
     fn changed(&self, announcement: Announcement) {
         let mut registry = self.registry();
+        registry.announced = announcement.position;
         let id = &announcement.stored.job.id;
         if registry.broad_count == 0 && !registry.by_id.contains_key(id) {
             return;
@@ -137,7 +153,9 @@ impl Listener for Hub {
 
 impl Topic {
     fn offer(&self, changes: &Conflated) {
-        for inbox in lock(&self.inboxes).values() {
+        // The lock is not held while handing out: writers wait for those who come and go, who wait for it.
+        let inboxes: Vec<_> = lock(&self.inboxes).values().cloned().collect();
+        for inbox in inboxes {
             inbox.offer(changes);
         }
     }
@@ -183,9 +201,23 @@ pub struct Subscription {
     key: u64,
     ids: Vec<JobId>,
     inbox: Arc<Inbox>,
+    is_watcher: bool,
 }
 
 impl Subscription {
+    /// The same, counted among the open streams.
+    pub fn as_watcher(mut self) -> Self {
+        self.hub.registry().watchers += 1;
+        self.is_watcher = true;
+        self
+    }
+
+    /// All commits up to here that concern this subscriber are in what was taken, or in what the next
+    /// [`take`](Self::take) gives.
+    pub fn reached(&self) -> u64 {
+        self.hub.reached()
+    }
+
     /// What came since the last call, of each job once, in the order of their first change. `None`: it was too much to
     /// be kept, and the subscriber has to start over; what comes from now on is kept again.
     pub fn take(&self) -> Option<impl Iterator<Item = Conflated> + use<>> {

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep_until},
+};
 use uuid::Uuid;
 
 use super::{
@@ -15,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::{Cursor, Filter, Job, JobId, ListQuery},
+    domain::{Cursor, Filter, Job, JobId, ListQuery, State},
     store::{Announcement, JobStore, StoreError, Stored},
 };
 
@@ -34,6 +37,14 @@ pub struct Scope {
 impl Scope {
     fn covers(&self, job: &Job) -> bool {
         (self.ids.is_empty() || self.ids.contains(&job.id)) && self.filter.matches_identity(job)
+    }
+
+    /// Whether `job` matched at some time since it was in state `since`, or since its creation: a subscriber may have
+    /// been sent more than its token says.
+    fn matched_since(&self, since: Option<State>, job: &Job) -> bool {
+        let since = since.unwrap_or(State::Pending);
+        let ran = (since == State::Pending && job.start_time.is_some()).then_some(State::Running);
+        [Some(since), ran, Some(job.state)].into_iter().flatten().any(|state| self.filter.matches_state(state))
     }
 
     fn matches(&self, job: &Job) -> bool {
@@ -175,6 +186,10 @@ impl JobsWatch {
             *all_read = ids.is_empty();
             found.retain(|stored| stored.job.is_visible(now) && self.scope.filter.matches(&stored.job));
         }
+        if found.is_empty() {
+            // A store that answers at once would give nobody else a turn.
+            yield_now().await;
+        }
         for stored in found {
             self.send(EventKind::Snapshot, stored, 0, reset, None);
         }
@@ -193,7 +208,8 @@ impl JobsWatch {
         self.phase = if changes.len() < BATCH { Phase::Live } else { Phase::CatchUp { since, greeted: true } };
         for change in changes {
             self.taken = change.position;
-            self.consider(change, None);
+            let may_know = self.scope.matched_since(change.previous, &change.stored.job);
+            self.consider(change, may_know, None);
         }
         self.read = self.taken;
         Ok(())
@@ -202,29 +218,37 @@ impl JobsWatch {
     /// Waits for something to send, and prepares it.
     async fn follow(&mut self) {
         if self.backlog.is_idle() {
-            let Some(arrived) = self.subscription.take() else { return self.start_over(true) };
+            let reached = self.subscription.reached();
+            let Some(arrived) = self.subscription.take() else {
+                // It was too much to be kept, but the store may still know.
+                self.phase = Phase::CatchUp { since: self.taken, greeted: true };
+                return;
+            };
             for changes in arrived {
-                self.taken = self.taken.max(changes.first);
-                self.backlog.push(changes.clone(), self.hold(&changes));
+                let ready_at = self.hold(&changes);
+                self.backlog.push(changes, ready_at);
             }
+            self.taken = self.taken.max(reached);
         }
         if let Some(changes) = self.backlog.pop(Instant::now()) {
             let mut changes =
                 changes.into_versions().filter(|change| change.position > self.read).collect::<VecDeque<_>>();
             while let Some(change) = changes.pop_front() {
-                self.consider(change, changes.front());
+                let matched = |state| self.scope.filter.matches_state(state);
+                let may_know = self.resumed && change.previous.is_some_and(matched);
+                self.consider(change, may_know, changes.front());
             }
             return;
         }
         let bookmark_due = self.spoke + self.pace.bookmark_interval;
+        if Instant::now() >= bookmark_due {
+            self.events.push_back(self.bookmark(false));
+            return;
+        }
         let wake = self.backlog.next_ready().map_or(bookmark_due, |ready| ready.min(bookmark_due));
         tokio::select! {
             () = self.subscription.arrived() => {}
-            () = sleep_until(wake) => {
-                if Instant::now() >= bookmark_due {
-                    self.events.push_back(self.bookmark(false));
-                }
-            }
+            () = sleep_until(wake) => {}
         }
     }
 
@@ -235,16 +259,16 @@ impl JobsWatch {
         (!urgent).then_some(known.quiet_until)
     }
 
-    /// Sends a version, if it is news for this subscriber, before `next`.
-    fn consider(&mut self, change: Announcement, next: Option<&Announcement>) {
+    /// Sends a version, if it is news for this subscriber, before `next`. `may_know` says whether the subscriber may
+    /// know the job from before its token.
+    fn consider(&mut self, change: Announcement, may_know: bool, next: Option<&Announcement>) {
         let job = &*change.stored.job;
         if !self.scope.covers(job) {
             return;
         }
         let kind = if job.removal.is_some() { EventKind::Removed } else { EventKind::Update };
         let Some(known) = self.known.get(&job.id) else {
-            let matched = |state| self.scope.filter.matches_state(state);
-            if self.scope.matches(job) || (self.resumed && change.previous.is_some_and(matched)) {
+            if self.scope.matches(job) || may_know {
                 self.send(kind, change.stored, 0, false, next);
             }
             return;

@@ -6,8 +6,9 @@
 //! make the events of `WatchJob` and `WatchJobs` from it.
 //!
 //! What a stream promises: it subscribes before it reads, so nothing falls between; revisions rise; what came between
-//! two events may be passed over, but neither the newest version nor an end. A subscriber that does not read costs a
-//! bounded amount of memory and delays nobody: one that falls too far behind starts over.
+//! two events may be passed over, but neither the newest version nor an end. A subscriber that does not read delays
+//! nobody, and what waits for it is bounded: a stream of many jobs that falls too far behind catches up from the store.
+//! A stream of one job has a fixed size; one of many jobs remembers a few words of each that matches.
 
 mod backlog;
 mod conflate;

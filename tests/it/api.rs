@@ -5,14 +5,14 @@ use std::sync::Arc;
 use jobtrack::proto::v1::{
     BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, DeleteJobRequest, Durability, FailJobRequest, Failure,
     GetJobRequest, GetStatsRequest, Job, JobFilter, ListJobsRequest, Progress, PurgeJobsRequest, Source, StorageMode,
-    UpdateProgressRequest, View,
+    UpdateProgressRequest, View, WatchJobsRequest,
     job::{Outcome, State},
 };
 use prost_types::{Duration, Struct, Value, value::Kind};
 use tokio::task::JoinSet;
 use tonic::{Code, codec::CompressionEncoding};
 
-use crate::support::{Client, Server, create, new_job, reason};
+use crate::support::{Client, Server, create, error_info, new_job, reason, violations};
 
 async fn get(client: &mut Client, id: &str) -> Result<Job, tonic::Status> {
     let answer = client.get_job(GetJobRequest { job_id: id.into(), min_revision: None }).await?.into_inner();
@@ -234,6 +234,43 @@ async fn large_answers_are_compressed_where_the_caller_takes_that() {
         );
         assert_eq!(get(&mut client, "small").await.expect("it is there").id, "small");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_error_names_no_more_bad_fields_than_clients_can_read() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let request = WatchJobsRequest { job_ids: vec!["no id".into(); 1000], ..WatchJobsRequest::default() };
+    let refused = client.watch_jobs(request).await.expect_err("none of them is an id");
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+    assert_eq!(error_info(&refused).metadata["violations"], "1000");
+    assert_eq!(violations(&refused).len(), 20);
+    assert!(refused.details().len() < 4096, "it travels in a header: clients take 8 KiB");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_purge_lets_its_deadline_end_it() {
+    let server = Server::start().await;
+    let (client, mut admin) = (server.client().await, server.admin().await);
+    let mut makers = JoinSet::new();
+    for part in 0..8 {
+        let mut client = client.clone();
+        makers.spawn(async move {
+            for n in 0..1000 {
+                let id = format!("j-{part}-{n}");
+                create(&mut client, &id).await;
+                complete(&mut client, &id, None).await;
+            }
+        });
+    }
+    makers.join_all().await;
+    let mut request = tonic::Request::new(PurgeJobsRequest::default());
+    request.set_timeout(std::time::Duration::from_millis(1));
+    admin.purge_jobs(request).await.expect_err("eight pages take longer");
+    let left = admin.purge_jobs(PurgeJobsRequest { dry_run: true, ..PurgeJobsRequest::default() }).await;
+    assert!(left.expect("a count").into_inner().purged_count > 0, "it went on behind its deadline");
     server.stop().await;
 }
 

@@ -10,7 +10,7 @@ use jobtrack::{
     store::{Announcement, JobStore, Listener, MemoryStore, Page, Replaced, StoreError, Stored},
 };
 
-use crate::support::jobs::{apply, at, failure, heartbeat, id, job, make, moment, plain, success};
+use crate::support::jobs::{apply, at, document, failure, heartbeat, id, job, make, moment, plain, success};
 
 /// A store, and what it announced.
 pub struct Bench {
@@ -100,7 +100,7 @@ async fn nothing_is_there_at_first(bench: Bench) {
 }
 
 async fn what_is_stored_is_read_back(bench: Bench) {
-    let metadata = serde_json::json!({"n": 1.5, "list": [null, true, "x", {}]}).as_object().cloned();
+    let metadata = document(&serde_json::json!({"n": 1.5, "list": [null, true, "x", {}]}));
     let labels = [("k".to_owned(), "v".to_owned())].into();
     let new = NewJob { metadata, labels, owner: "o".into(), retention: Some(Duration::ZERO), ..plain() };
     let made = bench.add(make("a", 1, new)).await;

@@ -8,7 +8,7 @@ use jobtrack::domain::{
 use rstest::rstest;
 
 use crate::support::jobs::{
-    apply, at, cancel, confirm, failure, heartbeat, job, make, moment, plain, success, try_apply,
+    apply, at, cancel, confirm, document, failure, heartbeat, job, make, moment, plain, success, try_apply,
 };
 
 /// What is expected of a change.
@@ -125,14 +125,14 @@ fn a_sequence_decides_alone(#[case] sequence: i64, #[case] expected: Option<f64>
 
 #[test]
 fn a_report_keeps_what_it_does_not_say() {
-    let details = serde_json::json!({"a": 1}).as_object().cloned();
+    let details = document(&serde_json::json!({"a": 1}));
     let job = running(Progress {
         unit: Some("rows".into()),
         stage: Some("read".into()),
         details: details.clone(),
         ..counted(1, 2)
     });
-    let replaced = serde_json::json!({"b": 2}).as_object().cloned();
+    let replaced = document(&serde_json::json!({"b": 2}));
     let next = Progress { stage: Some("write".into()), details: replaced.clone(), ..Progress::default() };
     let next = apply(&job, &Change::Report(report(next)), 2);
     assert_eq!(next.progress.unit.as_deref(), Some("rows"));
@@ -207,7 +207,7 @@ fn the_first_request_to_cancel_is_kept() {
 
 #[test]
 fn outcomes_are_stored() {
-    let result = serde_json::json!({"url": "x"}).as_object().cloned();
+    let result = document(&serde_json::json!({"url": "x"}));
     let end = Completion { outcome: result.clone(), attempt: None, expected_revision: None };
     let done = apply(&job("a", 0), &Change::Complete(end), 1);
     assert_eq!(done.outcome, result.map(Outcome::Result));

@@ -348,3 +348,23 @@ async fn changes_while_a_stream_is_resumed_never_go_back() {
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_bookmark_is_up_to_date_though_only_others_jobs_changed() {
+    let server = Server::with(&["--max-memory-jobs", "2"]).await;
+    let mut client = server.client().await;
+    let request = WatchJobsRequest { bookmark_interval: millis(1000), ..owned_by("us") };
+    let mut stream = watch_jobs(&client, request.clone()).await;
+    let old = stream.until_bookmark().await.pop().expect("a bookmark").token;
+    for id in ["a", "b", "c", "d"] {
+        create(&mut client, id).await;
+        delete(&mut client, id).await;
+    }
+    let fresh = stream.until_bookmark().await.pop().expect("a bookmark").token;
+    for (token, reset) in [(fresh, false), (old, true)] {
+        let mut resumed = watch_jobs(&client, WatchJobsRequest { resume_token: token, ..request.clone() }).await;
+        let first = resumed.until_bookmark().await.pop().expect("a bookmark");
+        assert_eq!(first.reset, reset, "of four tombstones two are left");
+    }
+    server.stop().await;
+}

@@ -20,7 +20,7 @@ const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
 pub fn job(stored: &Stored, now: Timestamp) -> v1::Job {
     let Job { metadata, outcome, .. } = &*stored.job;
     let mut whole = basic_job(stored, now);
-    whole.metadata = metadata.as_ref().map(to_struct);
+    whole.metadata = metadata.as_deref().map(to_struct);
     if let Some(Outcome::Result(result)) = outcome {
         whole.outcome = Some(v1::job::Outcome::Result(to_struct(result)));
     }
@@ -184,7 +184,7 @@ fn progress(from: &Progress) -> v1::Progress {
         stage_index: from.stage_index,
         stage_count: from.stage_count,
         message: from.message.clone(),
-        details: from.details.as_ref().map(to_struct),
+        details: from.details.as_deref().map(to_struct),
     }
 }
 
@@ -201,7 +201,7 @@ fn failure(from: &Failure) -> v1::Failure {
         code: Some(from.code.get()),
         reason: from.reason.clone(),
         message: from.message.clone(),
-        details: from.details.as_ref().map(to_struct),
+        details: from.details.as_deref().map(to_struct),
     }
 }
 

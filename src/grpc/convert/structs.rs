@@ -1,5 +1,7 @@
 //! `google.protobuf.Struct` and JSON objects.
 
+use std::sync::Arc;
+
 use prost_types::{ListValue, NullValue, Struct, Value, value::Kind};
 use serde_json::{Map, Number};
 
@@ -8,22 +10,23 @@ use crate::domain::{Document, MAX_DEPTH};
 /// A Struct as a document. It must nest at most [`MAX_DEPTH`] deep and hold only finite numbers, as JSON knows no
 /// others; the error says which does not hold.
 pub fn document(from: Struct) -> Result<Document, String> {
-    object(from, MAX_DEPTH)
+    object(from, MAX_DEPTH).map(Arc::new)
 }
 
 /// A document as a Struct.
-pub fn to_struct(from: &Document) -> Struct {
+pub fn to_struct(from: &Map<String, serde_json::Value>) -> Struct {
     Struct { fields: from.iter().map(|(key, value)| (key.clone(), to_value(value))).collect() }
 }
 
-fn object(from: Struct, depth: usize) -> Result<Document, String> {
+fn object(from: Struct, depth: usize) -> Result<Map<String, serde_json::Value>, String> {
     let inner = deeper(depth)?;
     from.fields.into_iter().map(|(key, from)| Ok((key, value(from, inner)?))).collect::<Result<Map<_, _>, _>>()
 }
 
 fn value(from: Value, depth: usize) -> Result<serde_json::Value, String> {
     Ok(match from.kind {
-        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
+        None => return Err("holds a value of no kind".to_owned()),
+        Some(Kind::NullValue(_)) => serde_json::Value::Null,
         Some(Kind::BoolValue(flag)) => flag.into(),
         Some(Kind::StringValue(text)) => text.into(),
         Some(Kind::NumberValue(number)) => Number::from_f64(number).ok_or("holds a number that is not finite")?.into(),

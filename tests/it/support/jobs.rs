@@ -6,8 +6,8 @@ use std::{
 };
 
 use jobtrack::domain::{
-    Applied, Change, Completion, Failure, FailureCode, Job, JobId, Moment, NewJob, Rejected, Report, Retention, Stamp,
-    Timestamp,
+    Applied, Change, Completion, Document, Failure, FailureCode, Job, JobId, Moment, NewJob, Rejected, Report,
+    Retention, Stamp, Timestamp,
 };
 use uuid::Uuid;
 
@@ -70,6 +70,11 @@ pub fn try_apply(job: &Job, change: &Change, seconds: i64) -> Result<Option<Job>
 /// What `change` at second `seconds` makes of `job`, which must be something.
 pub fn apply(job: &Job, change: &Change, seconds: i64) -> Job {
     try_apply(job, change, seconds).expect("the change is allowed").expect("the change has something to do")
+}
+
+/// A document of this JSON object.
+pub fn document(json: &serde_json::Value) -> Option<Document> {
+    json.as_object().cloned().map(Document::new)
 }
 
 /// A heartbeat.
