@@ -12,7 +12,7 @@ use jobtrack::{
 use proptest::{collection::vec, option, prelude::*};
 use uuid::Uuid;
 
-use crate::support::jobs::{apply, at, cancel, confirm, failure, heartbeat, job, make, plain, try_apply};
+use crate::support::jobs::{apply, at, cancel, confirm, document, failure, heartbeat, job, make, plain, try_apply};
 
 fn progress() -> impl Strategy<Value = Progress> {
     (option::of(0.0..=100.0), option::of(0i64..50), option::of(0i64..50))
@@ -91,6 +91,20 @@ proptest! {
         if let (true, Ok(Some(once))) = (ends, try_apply(&job, &end, 2)) {
             prop_assert_eq!(try_apply(&once, &end, 3), Ok(None));
         }
+    }
+
+    #[test]
+    fn a_job_is_read_from_json_as_it_was_written(lease in 0u64..20, changes in vec(change(), 0..20), number in any::<f64>(), text in "\\PC*") {
+        let number = if number.is_finite() { number } else { 0.0 };
+        let metadata = document(&serde_json::json!({ &text: [number, null, true, { "x": &text }] }));
+        let labels = [(text.clone(), text.clone())].into();
+        let new = NewJob { lease_timeout: Duration::from_secs(lease), metadata, labels, owner: text, ..plain() };
+        let mut job = make("a", 0, new);
+        for (now, change) in (1..).zip(changes) {
+            job = try_apply(&job, &change, now).ok().flatten().unwrap_or(job);
+        }
+        let json = serde_json::to_string(&job).expect("a job can be written");
+        prop_assert_eq!(serde_json::from_str::<Job>(&json).expect("and read"), job);
     }
 
     #[test]
