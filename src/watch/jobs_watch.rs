@@ -94,7 +94,7 @@ struct Known {
 enum Phase {
     /// Sending what matches now: either the rest of `ids`, or the pages from `page` on.
     Snapshot { reset: bool, ids: VecDeque<JobId>, page: Option<Cursor>, all_read: bool },
-    /// Sending what changed between a token, whose place was `since`, and now.
+    /// Sending what changed between `since`, the place of a token or of what was delivered last, and now.
     CatchUp { since: u64, greeted: bool },
     /// Sending changes.
     Live,
@@ -196,7 +196,7 @@ impl JobsWatch {
         Ok(())
     }
 
-    /// Reads some of what changed since the token.
+    /// Reads some of what changed since the token, or since too much came to be kept.
     async fn catch_up(&mut self, since: u64, greeted: bool) -> Result<(), StoreError> {
         let Some(changes) = self.store.changed_since(since, self.taken, BATCH).await? else {
             self.start_over(true);
@@ -208,7 +208,7 @@ impl JobsWatch {
         self.phase = if changes.len() < BATCH { Phase::Live } else { Phase::CatchUp { since, greeted: true } };
         for change in changes {
             self.taken = change.position;
-            let may_know = self.scope.matched_since(change.previous, &change.stored.job);
+            let may_know = self.resumed && self.scope.matched_since(change.previous, &change.stored.job);
             self.consider(change, may_know, None);
         }
         self.read = self.taken;
