@@ -19,7 +19,7 @@ pub struct Log {
     position: u64,
     /// The newest commit that has left no trace: what changed since an earlier one can't be told.
     horizon: u64,
-    /// Tombstones whose ids were used again, the oldest first.
+    /// Tombstones whose ids were used again, in the order in which that happened.
     buried: VecDeque<u64>,
 }
 

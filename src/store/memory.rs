@@ -92,11 +92,12 @@ impl Records {
         (position, old.filter(|old| old.version.uid == job.version.uid).map(|old| old.state))
     }
 
-    fn forget(&mut self, id: &JobId) {
-        if let Some(record) = self.by_id.remove(id) {
-            self.log.forget(record.position);
-            self.reindex(Some(&record.job), None);
-        }
+    /// Forgets a record, and returns it: freeing it may take longer than the lock should be held.
+    fn forget(&mut self, id: &JobId) -> Option<Record> {
+        let record = self.by_id.remove(id)?;
+        self.log.forget(record.position);
+        self.reindex(Some(&record.job), None);
+        Some(record)
     }
 
     /// Moves a record from where its old version is found to where its new one is. Most changes of a job move nothing.
@@ -142,6 +143,7 @@ impl JobStore for MemoryStore {
     }
 
     async fn replace(&self, job: Arc<Job>, expected: Option<Version>) -> Result<Replaced, StoreError> {
+        let mut forgotten = Vec::new();
         let mut records = self.records();
         let current = records.by_id.get(&job.id);
         if current.map(|record| record.job.version) != expected {
@@ -154,14 +156,18 @@ impl JobStore for MemoryStore {
         let stored = self.commit(&mut records, job);
         while records.tombstones.len() > self.max_jobs {
             let Some((_, oldest)) = records.tombstones.first().cloned() else { break };
-            records.forget(&oldest);
+            forgotten.extend(records.forget(&oldest));
         }
+        drop(records);
         Ok(Replaced::Stored(stored))
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
         let records = self.records();
-        let mut page = Page { total: records.index.exact_count(&query.filter), ..Page::default() };
+        // While something is due, the index may still hold what the page leaves out.
+        let exact = records.due.first().is_none_or(|(time, _)| *time > query.now);
+        let total = records.index.exact_count(&query.filter).filter(|_| exact);
+        let mut page = Page { total, ..Page::default() };
         let mut candidates = records.index.candidates(&query.filter, query.after.as_ref()).peekable();
         let mut last = None;
         for place in candidates.by_ref().take(query.limit + SCAN) {
@@ -180,9 +186,10 @@ impl JobStore for MemoryStore {
 
     async fn delete(&self, id: &JobId, version: Version) -> Result<(), StoreError> {
         let mut records = self.records();
-        if records.by_id.get(id).is_some_and(|record| record.job.version == version) {
-            records.forget(id);
-        }
+        let there = records.by_id.get(id).is_some_and(|record| record.job.version == version);
+        let forgotten = if there { records.forget(id) } else { None };
+        drop(records);
+        drop(forgotten);
         Ok(())
     }
 

@@ -42,8 +42,29 @@ impl Backlog {
     /// Takes the changes of one job that may be sent at `now`.
     pub fn pop(&mut self, now: Instant) -> Option<Conflated> {
         while self.held.first().is_some_and(|(time, _)| *time <= now) {
-            self.ready.extend(self.held.pop_first().map(|(_, id)| id));
+            self.release_first();
         }
+        self.pop_ready()
+    }
+
+    /// Takes the changes of one job, held back or not.
+    pub fn pop_any(&mut self) -> Option<Conflated> {
+        if self.ready.is_empty() {
+            self.release_first();
+        }
+        self.pop_ready()
+    }
+
+    fn release_first(&mut self) {
+        if let Some((_, id)) = self.held.pop_first() {
+            if let Some((_, held)) = self.changes.get_mut(&id) {
+                *held = None;
+            }
+            self.ready.push_back(id);
+        }
+    }
+
+    fn pop_ready(&mut self) -> Option<Conflated> {
         let (changes, _) = self.changes.remove(&self.ready.pop_front()?)?;
         self.firsts.remove(&changes.first);
         Some(changes)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use indexmap::{IndexMap, map::Entry};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::yield_now};
 
 use super::Conflated;
 use crate::{
@@ -17,6 +17,9 @@ use crate::{
 
 /// How many jobs a subscription may be behind on until it starts over.
 const MAX_BEHIND: usize = 10_000;
+
+/// After how many offers the dispatcher gives others their turn.
+const TURN: usize = 1000;
 
 /// Hands what a store announces to those who watch it.
 #[derive(Default)]
@@ -55,7 +58,7 @@ impl Hub {
     pub async fn dispatch(&self) {
         loop {
             self.announced.notified().await;
-            self.hand_out();
+            self.hand_out().await;
         }
     }
 
@@ -82,7 +85,7 @@ impl Hub {
         self.registry().watchers
     }
 
-    fn hand_out(&self) {
+    async fn hand_out(&self) {
         let (pending, broad, announced) = {
             let mut registry = self.registry();
             registry.handing_out = true;
@@ -92,11 +95,13 @@ impl Hub {
                 .collect();
             (pending, registry.broad.clone(), registry.announced)
         };
+        let mut offers = 0;
         for (topic, changes) in pending {
-            if let Some(topic) = topic {
-                topic.offer(&changes);
+            offers += topic.map_or(0, |topic| topic.offer(&changes)) + broad.offer(&changes);
+            if offers >= TURN {
+                offers = 0;
+                yield_now().await;
             }
-            broad.offer(&changes);
         }
         let mut registry = self.registry();
         registry.handing_out = false;
@@ -139,7 +144,9 @@ impl Listener for Hub {
         let mut registry = self.registry();
         registry.announced = announcement.position;
         let id = &announcement.stored.job.id;
-        if registry.broad_count == 0 && !registry.by_id.contains_key(id) {
+        // What is pending must not be handed out as the newest after it has become old.
+        let pending = registry.pending.contains_key(id);
+        if registry.broad_count == 0 && !pending && !registry.by_id.contains_key(id) {
             return;
         }
         match registry.pending.entry(id.clone()) {
@@ -152,12 +159,14 @@ impl Listener for Hub {
 }
 
 impl Topic {
-    fn offer(&self, changes: &Conflated) {
+    /// Returns to how many.
+    fn offer(&self, changes: &Conflated) -> usize {
         // The lock is not held while handing out: writers wait for those who come and go, who wait for it.
         let inboxes: Vec<_> = lock(&self.inboxes).values().cloned().collect();
-        for inbox in inboxes {
+        for inbox in &inboxes {
             inbox.offer(changes);
         }
+        inboxes.len()
     }
 }
 

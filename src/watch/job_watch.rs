@@ -90,6 +90,7 @@ impl JobWatch {
     fn ready(&mut self) -> Option<WatchEvent> {
         for change in self.subscription.take().into_iter().flatten() {
             match &mut self.waiting {
+                Some(waiting) if waiting.latest().version.revision >= change.latest().version.revision => {}
                 Some(waiting) => waiting.append(change),
                 None => self.waiting = Some(change),
             }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    task::yield_now,
+    task::{consume_budget, yield_now},
     time::{Instant, sleep_until},
 };
 use uuid::Uuid;
@@ -78,7 +78,7 @@ pub struct JobsWatch {
     events: VecDeque<WatchEvent>,
     /// What was committed up to here, as far as it matters, was sent or is in the backlog.
     taken: u64,
-    /// What was committed up to here was read from the store; what is announced of it is old.
+    /// What was committed up to here was read from the store; what is taken from the subscription of it is old.
     read: u64,
     spoke: Instant,
 }
@@ -212,6 +212,9 @@ impl JobsWatch {
             self.consider(change, may_know, None);
         }
         self.read = self.taken;
+        if self.events.is_empty() {
+            yield_now().await;
+        }
         Ok(())
     }
 
@@ -220,7 +223,10 @@ impl JobsWatch {
         if self.backlog.is_idle() {
             let reached = self.subscription.reached();
             let Some(arrived) = self.subscription.take() else {
-                // It was too much to be kept, but the store may still know.
+                // It was too much to be kept, but the store may still know. What was taken before is not asked for.
+                while let Some(changes) = self.backlog.pop_any() {
+                    self.deliver(changes);
+                }
                 self.phase = Phase::CatchUp { since: self.taken, greeted: true };
                 return;
             };
@@ -230,25 +236,29 @@ impl JobsWatch {
             }
             self.taken = self.taken.max(reached);
         }
-        if let Some(changes) = self.backlog.pop(Instant::now()) {
-            let mut changes =
-                changes.into_versions().filter(|change| change.position > self.read).collect::<VecDeque<_>>();
-            while let Some(change) = changes.pop_front() {
-                let matched = |state| self.scope.filter.matches_state(state);
-                let may_know = self.resumed && change.previous.is_some_and(matched);
-                self.consider(change, may_know, changes.front());
-            }
-            return;
-        }
         let bookmark_due = self.spoke + self.pace.bookmark_interval;
         if Instant::now() >= bookmark_due {
             self.events.push_back(self.bookmark(false));
             return;
         }
+        if let Some(changes) = self.backlog.pop(Instant::now()) {
+            self.deliver(changes);
+            return consume_budget().await;
+        }
         let wake = self.backlog.next_ready().map_or(bookmark_due, |ready| ready.min(bookmark_due));
         tokio::select! {
             () = self.subscription.arrived() => {}
             () = sleep_until(wake) => {}
+        }
+    }
+
+    /// Sends what of a job's changes is news for this subscriber.
+    fn deliver(&mut self, changes: Conflated) {
+        let mut changes = changes.into_versions().filter(|change| change.position > self.read).collect::<VecDeque<_>>();
+        while let Some(change) = changes.pop_front() {
+            let matched = |state| self.scope.filter.matches_state(state);
+            let may_know = self.resumed && change.previous.is_some_and(matched);
+            self.consider(change, may_know, changes.front());
         }
     }
 

@@ -6,9 +6,11 @@
 //! make the events of `WatchJob` and `WatchJobs` from it.
 //!
 //! What a stream promises: it subscribes before it reads, so nothing falls between; revisions rise; what came between
-//! two events may be passed over, but neither the newest version nor an end. A subscriber that does not read delays
-//! nobody, and what waits for it is bounded: a stream of many jobs that falls too far behind catches up from the store.
-//! A stream of one job has a fixed size; one of many jobs remembers a few words of each that matches.
+//! two events may be passed over, but neither the newest version nor an end (of an id that was used again
+//! meanwhile: the end of the job that the subscriber knew). A subscriber that does not read delays nobody, and what
+//! waits for it is bounded: a stream of many jobs that falls too far behind catches up from the store.
+//! A stream of one job has a fixed size; one of many jobs remembers a few words of each that matches, and what it holds
+//! back on request.
 
 mod backlog;
 mod conflate;
@@ -100,7 +102,10 @@ impl Sent {
     }
 
     fn compare(&self, job: &Job) -> Freshness {
-        if job.version.revision > self.revision {
+        let of_an_older_life = job.version.uid != self.uid && job.create_time < self.create_time;
+        if of_an_older_life {
+            Freshness::Stale
+        } else if job.version.revision > self.revision {
             Freshness::Newer(job.version.revision - self.revision - 1)
         } else if job.version.uid != self.uid && job.create_time > self.create_time {
             Freshness::StartedOver

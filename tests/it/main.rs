@@ -4,6 +4,7 @@ mod support;
 
 mod api;
 mod binary;
+mod dispatch;
 mod errors;
 mod hostile;
 mod laws;

@@ -1,0 +1,100 @@
+//! The way from a commit to a subscriber, with the dispatcher running only when a test lets it.
+
+use std::{sync::Arc, time::Duration};
+
+use jobtrack::{
+    clock::SystemClock,
+    domain::{Change, NewJob, Report, Retention},
+    store::MemoryStore,
+    tracker::Tracker,
+    watch::{EventKind, Hub, Pace, Scope, WatchEvent},
+};
+use tokio::{task::yield_now, time::timeout};
+
+use crate::support::jobs::{id, plain};
+
+/// More jobs than a subscription keeps.
+const MANY: usize = 10_050;
+
+fn tracker() -> (Tracker, Arc<Hub>) {
+    let hub = Arc::new(Hub::default());
+    let store = Arc::new(MemoryStore::new(100_000, hub.clone()));
+    let zero = Duration::ZERO;
+    let retention = Retention { succeeded: zero, failed: zero, cancelled: zero, active: zero };
+    (Tracker::new(store, hub.clone(), Arc::new(SystemClock), retention), hub)
+}
+
+fn pace(min_interval: Duration) -> Pace {
+    Pace { min_interval, bookmark_interval: Duration::from_secs(3600) }
+}
+
+async fn create(tracker: &Tracker, name: &str) {
+    tracker.create(NewJob { id: Some(id(name)), ..plain() }).await.expect("there is room");
+}
+
+/// Reports on a job; returns its revision then.
+async fn report(tracker: &Tracker, name: &str) -> i64 {
+    let (stored, _) = tracker.change(&id(name), &Change::Report(Report::default())).await.expect("it is active");
+    stored.job.version.revision
+}
+
+/// Lets the dispatcher hand out all that was announced.
+async fn dispatched(hub: &Arc<Hub>) {
+    let hub = hub.clone();
+    let dispatcher = tokio::spawn(async move { hub.dispatch().await });
+    // On this thread only the dispatcher runs besides: it is done long before.
+    for _ in 0..1000 {
+        yield_now().await;
+    }
+    dispatcher.abort();
+}
+
+fn brief(event: &WatchEvent) -> (EventKind, Option<(String, i64)>) {
+    let job = event.stored.as_ref().map(|stored| &stored.job);
+    (event.kind, job.map(|job| (job.id.to_string(), job.version.revision)))
+}
+
+#[tokio::test]
+async fn what_is_held_back_is_not_lost_where_too_much_comes() {
+    let (tracker, hub) = tracker();
+    create(&tracker, "held").await;
+    let mut stream = tracker.watch_jobs(Scope::default(), "", pace(Duration::from_secs(3600)));
+    let mut next =
+        async || timeout(Duration::from_secs(10), stream.next()).await.expect("an event").expect("it answers");
+    assert_eq!(brief(&next().await), (EventKind::Snapshot, Some(("held".into(), 1))));
+    assert_eq!(brief(&next().await), (EventKind::Bookmark, None));
+    report(&tracker, "held").await;
+    dispatched(&hub).await;
+    assert_eq!(brief(&next().await), (EventKind::Update, Some(("held".into(), 2))));
+
+    let newest = report(&tracker, "held").await;
+    create(&tracker, "other").await;
+    dispatched(&hub).await;
+    assert_eq!(brief(&next().await), (EventKind::Update, Some(("other".into(), 1))), "the report is held back");
+    for n in 0..MANY {
+        create(&tracker, &format!("j{n}")).await;
+    }
+    dispatched(&hub).await;
+    let mut seen = Vec::new();
+    while seen.len() <= MANY {
+        seen.push(brief(&next().await).1);
+    }
+    assert_eq!(seen.iter().filter(|seen| **seen == Some(("held".into(), newest))).count(), 1);
+}
+
+#[tokio::test]
+async fn what_nobody_waited_for_is_not_handed_out_as_the_newest() {
+    let (tracker, hub) = tracker();
+    create(&tracker, "a").await;
+    let pace = pace(Duration::ZERO);
+    let mut gone = tracker.watch_job(&id("a"), "", pace).await.expect("it exists");
+    let token = gone.next().await.expect("a snapshot").resume_token;
+    report(&tracker, "a").await;
+    drop(gone);
+    let newest = report(&tracker, "a").await;
+    let mut stream = tracker.watch_job(&id("a"), &token, pace).await.expect("it exists");
+    dispatched(&hub).await;
+    assert_eq!(brief(&stream.next().await.expect("a bookmark")), (EventKind::Bookmark, None));
+    let update = timeout(Duration::from_secs(10), stream.next()).await.expect("an event").expect("an update");
+    assert_eq!(brief(&update), (EventKind::Update, Some(("a".into(), newest))));
+}
