@@ -72,21 +72,22 @@ impl Face {
     }
 }
 
+/// A generated server with our limits and compression. The servers have these methods each for itself, in no trait.
+macro_rules! limited {
+    ($server:expr) => {
+        $server
+            .max_decoding_message_size(MAX_REQUEST)
+            .max_encoding_message_size(MAX_RESPONSE)
+            .accept_compressed(Gzip)
+            .accept_compressed(Zstd)
+            .send_compressed(Gzip)
+            .send_compressed(Zstd)
+    };
+}
+
 fn routes(tracker: &Arc<Tracker>, reporter: &HealthReporter, drain: &CancellationToken) -> Service {
-    let jobs = JobServiceServer::new(jobs::Jobs::new(tracker.clone(), drain.clone()))
-        .max_decoding_message_size(MAX_REQUEST)
-        .max_encoding_message_size(MAX_RESPONSE)
-        .accept_compressed(Gzip)
-        .accept_compressed(Zstd)
-        .send_compressed(Gzip)
-        .send_compressed(Zstd);
-    let admin = AdminServiceServer::new(admin::Admin::new(tracker.clone()))
-        .max_decoding_message_size(MAX_REQUEST)
-        .max_encoding_message_size(MAX_RESPONSE)
-        .accept_compressed(Gzip)
-        .accept_compressed(Zstd)
-        .send_compressed(Gzip)
-        .send_compressed(Zstd);
+    let jobs = limited!(JobServiceServer::new(jobs::Jobs::new(tracker.clone(), drain.clone())));
+    let admin = limited!(AdminServiceServer::new(admin::Admin::new(tracker.clone())));
     let health = health::ServiceHealth::new(reporter.clone(), HEALTH_NAMES.to_vec(), drain.clone());
 
     let reflection = || {

@@ -15,7 +15,7 @@ use crate::{
     store::{Announcement, Listener},
 };
 
-/// How many jobs a subscription may be behind on until it starts over.
+/// How many jobs a subscription keeps changes of; behind by more, it has to ask the store.
 const MAX_BEHIND: usize = 10_000;
 
 /// After how many offers the dispatcher gives others their turn.
@@ -228,7 +228,7 @@ impl Subscription {
     }
 
     /// What came since the last call, of each job once, in the order of their first change. `None`: it was too much to
-    /// be kept, and the subscriber has to start over; what comes from now on is kept again.
+    /// be kept, and the store has to be asked; what comes from now on is kept again.
     pub fn take(&self) -> Option<impl Iterator<Item = Conflated> + use<>> {
         let state = take(&mut *lock(&self.inbox.state));
         (!state.overflowed).then(|| state.changes.into_values())
