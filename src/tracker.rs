@@ -25,7 +25,7 @@ use crate::{
         Applied, Change, Due, Filter, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Moment, NewJob, Retention,
         Stamp, Subject, Timestamp,
     },
-    store::{JobStore, Page, Replaced, StoreError, StoreStats, Stored},
+    store::{DueRecord, JobStore, Page, Replaced, StoreError, StoreStats, Stored},
     watch::{Hub, JobWatch, JobsWatch, Pace, Scope},
 };
 
@@ -103,8 +103,7 @@ impl Tracker {
             }
             let previous = current.as_ref().map(|stored| &*stored.job);
             let job = Job::create(id.clone(), new.clone(), previous, Uuid::new_v4(), &self.moment());
-            let expected = previous.map(|tombstone| tombstone.version);
-            if let Replaced::Stored(stored) = self.store.replace(Arc::new(job), expected).await? {
+            if let Replaced::Stored(stored) = self.store.replace(Arc::new(job), previous).await? {
                 self.plan_sweep(&stored.job);
                 return Ok((stored, true));
             }
@@ -237,21 +236,18 @@ impl Tracker {
                 return Ok(batch.next);
             }
             for record in batch.records {
-                let (job, due) = (record.job, record.due);
-                debug!(job_id = %job.id, ?due, "due");
+                let DueRecord { stored, due } = record;
+                debug!(job_id = %stored.job.id, ?due, "due");
                 let change = match due {
                     Due::Forget => {
-                        self.store.delete(&job.id, job.version).await?;
+                        self.store.delete(&stored.job).await?;
                         continue;
                     }
                     Due::LoseWorker => Change::LoseWorker,
                     Due::Expire => Change::Expire,
                 };
-                let stored = self.store.get(&job.id).await?.filter(|stored| stored.job.version == job.version);
-                if let Some(stored) = stored {
-                    // On a conflict it is no longer due, or comes again.
-                    _ = self.try_change(stored, &change).await?;
-                }
+                // On a conflict it is no longer due, or comes again.
+                _ = self.try_change(stored, &change).await?;
             }
             yield_now().await;
         }
@@ -269,7 +265,7 @@ impl Tracker {
             Ok(Applied::Unchanged) => return Ok(Ok((stored, false))),
             Err(reason) => return Err(JobError::Rejected(Subject::from(&**job), reason)),
         };
-        Ok(match self.store.replace(Arc::from(next), Some(job.version)).await? {
+        Ok(match self.store.replace(Arc::from(next), Some(job)).await? {
             Replaced::Stored(stored) => {
                 self.plan_sweep(&stored.job);
                 Ok((stored, true))

@@ -17,7 +17,7 @@ use super::{
     index::Index,
     log::{Log, Logged},
 };
-use crate::domain::{Job, JobId, ListQuery, Stamp, State, Timestamp, Version};
+use crate::domain::{Job, JobId, ListQuery, Stamp, State, Timestamp};
 
 /// How many places a page may look at beyond those it returns, where no index fits its filter.
 const SCAN: usize = 2000;
@@ -142,11 +142,15 @@ impl JobStore for MemoryStore {
         Ok(self.records().by_id.get(id).map(|record| stored(record.job.clone())))
     }
 
-    async fn replace(&self, job: Arc<Job>, expected: Option<Version>) -> Result<Replaced, StoreError> {
+    async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         let mut forgotten = Vec::new();
         let mut records = self.records();
         let current = records.by_id.get(&job.id);
-        if current.map(|record| record.job.version) != expected {
+        let there = current.map(|record| record.job.version);
+        if there == Some(job.version) {
+            return Ok(Replaced::Stored(stored(job)));
+        }
+        if there != previous.map(|job| job.version) {
             return Ok(Replaced::Conflict(current.map(|record| stored(record.job.clone()))));
         }
         let adds = job.removal.is_none() && current.is_none_or(|record| record.job.removal.is_some());
@@ -184,10 +188,10 @@ impl JobStore for MemoryStore {
         Ok(page)
     }
 
-    async fn delete(&self, id: &JobId, version: Version) -> Result<(), StoreError> {
+    async fn delete(&self, job: &Job) -> Result<(), StoreError> {
         let mut records = self.records();
-        let there = records.by_id.get(id).is_some_and(|record| record.job.version == version);
-        let forgotten = if there { records.forget(id) } else { None };
+        let there = records.by_id.get(&job.id).is_some_and(|record| record.job.version == job.version);
+        let forgotten = if there { records.forget(&job.id) } else { None };
         drop(records);
         drop(forgotten);
         Ok(())
@@ -203,7 +207,9 @@ impl JobStore for MemoryStore {
                 break;
             }
             let job = records.by_id.get(id).map(|record| record.job.clone());
-            batch.records.extend(job.and_then(|job| job.next_due().map(|(_, due)| DueRecord { job, due })));
+            batch
+                .records
+                .extend(job.and_then(|job| job.next_due().map(|(_, due)| DueRecord { stored: stored(job), due })));
         }
         Ok(batch)
     }

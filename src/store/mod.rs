@@ -16,7 +16,7 @@ use thiserror::Error;
 
 pub use memory::MemoryStore;
 
-use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp, Version};
+use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
 
 /// A version as a store holds it.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ pub struct Page {
 #[derive(Clone, Debug)]
 pub struct DueRecord {
     /// The record.
-    pub job: Arc<Job>,
+    pub stored: Stored,
     /// What is to be done.
     pub due: Due,
 }
@@ -147,14 +147,15 @@ pub trait JobStore: Send + Sync + 'static {
     /// The version that is there for `id`, a tombstone too.
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError>;
 
-    /// Stores `job`, if what is there is exactly the version `expected`, or nothing for `None`.
-    async fn replace(&self, job: Arc<Job>, expected: Option<Version>) -> Result<Replaced, StoreError>;
+    /// Stores `job`, if what is there is exactly the version `previous`, or nothing for `None`. Where `job` itself is
+    /// there already it counts as stored: a write whose answer was lost may be repeated.
+    async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError>;
 
     /// The jobs that a query selects, newest first, without tombstones. Costs the page, not the collection.
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
 
-    /// Forgets a record for good, without a tombstone, if it is still at `version`.
-    async fn delete(&self, id: &JobId, version: Version) -> Result<(), StoreError>;
+    /// Forgets a record for good, without a tombstone, if it is still this version.
+    async fn delete(&self, job: &Job) -> Result<(), StoreError>;
 
     /// Up to `limit` records for which something is due at `now`.
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError>;

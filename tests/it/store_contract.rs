@@ -35,8 +35,8 @@ impl Bench {
         Self { store: Arc::new(make(heard.clone())), heard }
     }
 
-    async fn put(&self, job: &Job, expected: Option<Version>) -> Stored {
-        match self.store.replace(Arc::new(job.clone()), expected).await.expect("the store answers") {
+    async fn put(&self, job: &Job, previous: Option<&Job>) -> Stored {
+        match self.store.replace(Arc::new(job.clone()), previous).await.expect("the store answers") {
             Replaced::Stored(stored) => stored,
             Replaced::Conflict(current) => panic!("a conflict with {current:?}"),
         }
@@ -51,12 +51,12 @@ impl Bench {
     /// Stores what `change` makes of `job`.
     async fn change(&self, job: &Job, change: &Change, seconds: i64) -> Job {
         let next = apply(job, change, seconds);
-        self.put(&next, Some(job.version)).await;
+        self.put(&next, Some(job)).await;
         next
     }
 
-    async fn conflict(&self, job: &Job, expected: Option<Version>) -> Option<Job> {
-        match self.store.replace(Arc::new(job.clone()), expected).await.expect("the store answers") {
+    async fn conflict(&self, job: &Job, previous: Option<&Job>) -> Option<Job> {
+        match self.store.replace(Arc::new(job.clone()), previous).await.expect("the store answers") {
             Replaced::Stored(stored) => panic!("no conflict: {stored:?} was stored"),
             Replaced::Conflict(current) => current.map(|stored| Job::clone(&stored.job)),
         }
@@ -111,7 +111,7 @@ async fn what_is_stored_is_read_back(bench: Bench) {
 
 async fn a_write_needs_exactly_the_version_that_is_there(bench: Bench) {
     let made = job("a", 1);
-    assert_eq!(bench.conflict(&made, Some(made.version)).await, None, "nothing is there yet");
+    assert_eq!(bench.conflict(&apply(&made, &heartbeat(), 2), Some(&made)).await, None, "nothing is there yet");
     bench.add(made.clone()).await;
     let next = apply(&made, &heartbeat(), 2);
     assert_eq!(bench.conflict(&next, None).await, Some(made.clone()));
@@ -121,16 +121,23 @@ async fn a_write_needs_exactly_the_version_that_is_there(bench: Bench) {
     let other_life = Version { uid: uuid::Uuid::new_v4(), ..version };
     let other_revision = Version { revision: 7, ..version };
     for wrong in [other_stamp, other_life, other_revision, next.version] {
-        assert_eq!(bench.conflict(&next, Some(wrong)).await, Some(made.clone()), "{wrong:?}");
+        let wrong = Job { version: wrong, ..made.clone() };
+        assert_eq!(bench.conflict(&next, Some(&wrong)).await, Some(made.clone()), "{:?}", wrong.version);
     }
-    bench.put(&next, Some(version)).await;
-    assert_eq!(bench.conflict(&next, Some(version)).await, Some(next.clone()), "the same write again");
+    bench.put(&next, Some(&made)).await;
+    let rival = apply(&made, &heartbeat(), 2);
+    assert_eq!(bench.conflict(&rival, Some(&made)).await, Some(next.clone()));
+
+    let heard = bench.heard();
+    bench.put(&next, Some(&made)).await;
+    assert_eq!(bench.get("a").await, Some(next), "the same write again");
+    assert_eq!(bench.heard(), heard, "it is not announced again");
 }
 
 async fn of_racing_writes_one_wins(bench: Bench) {
     let made = bench.add(job("a", 1)).await;
     let rivals: Vec<_> = (0..16).map(|_| apply(&made, &heartbeat(), 2)).collect();
-    let writes = rivals.iter().map(|rival| bench.store.replace(Arc::new(rival.clone()), Some(made.version)));
+    let writes = rivals.iter().map(|rival| bench.store.replace(Arc::new(rival.clone()), Some(&made)));
     let outcomes = futures_util::future::join_all(writes).await;
     let won = outcomes.into_iter().filter_map(|outcome| match outcome.expect("the store answers") {
         Replaced::Stored(stored) => Some(stored.job.version),
@@ -235,18 +242,18 @@ async fn counts_follow_the_states(bench: Bench) {
 async fn a_record_is_forgotten_only_at_its_version(bench: Bench) {
     let made = bench.add(job("a", 1)).await;
     let gone = bench.change(&made, &Change::Delete { force: true }, 2).await;
-    bench.store.delete(&gone.id, made.version).await.expect("the store answers");
+    bench.store.delete(&made).await.expect("the store answers");
     assert_eq!(bench.get("a").await, Some(gone.clone()));
-    bench.store.delete(&gone.id, gone.version).await.expect("the store answers");
+    bench.store.delete(&gone).await.expect("the store answers");
     assert_eq!(bench.get("a").await, None);
-    bench.store.delete(&gone.id, gone.version).await.expect("once more changes nothing");
+    bench.store.delete(&gone).await.expect("once more changes nothing");
     bench.add(job("a", 3)).await;
 }
 
 async fn what_is_due_comes_in_order(bench: Bench) {
     let due = async |seconds, limit| -> (Vec<(JobId, Due)>, Option<Timestamp>) {
         let batch = bench.store.due(at(seconds), limit).await.expect("the store answers");
-        (batch.records.into_iter().map(|record| (record.job.id.clone(), record.due)).collect(), batch.next)
+        (batch.records.into_iter().map(|record| (record.stored.job.id.clone(), record.due)).collect(), batch.next)
     };
     assert_eq!(due(1_000_000, 10).await, (vec![], None));
     let lease = |seconds| NewJob { lease_timeout: Duration::from_secs(seconds), ..plain() };
@@ -278,7 +285,7 @@ async fn what_is_due_comes_in_order(bench: Bench) {
 async fn each_commit_is_announced_in_order(bench: Bench) {
     let a = bench.add(job("a", 1)).await;
     let b = bench.add(job("b", 1)).await;
-    bench.conflict(&a, None).await;
+    bench.conflict(&job("a", 1), None).await;
     let a = bench.change(&a, &heartbeat(), 2).await;
     bench.change(&b, &success(), 2).await;
     bench.change(&a, &Change::Delete { force: true }, 3).await;
@@ -323,12 +330,12 @@ async fn what_changed_since_is_told_or_not_at_all(bench: Bench) {
     is(since(late, late, 10).await, &[("a", 3, was_running), ("b", 2, was_pending)]);
     is(since(late, late + 1, 10).await, &[("b", 2, was_pending)]);
     let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(4));
-    bench.put(&again, Some(gone.version)).await;
+    bench.put(&again, Some(&gone)).await;
     let both_lives = [("a", 3, was_running), ("b", 2, was_pending), ("b", 3, None)];
     is(since(late, late, 10).await, &both_lives);
 
     let gone = bench.change(&again, &Change::Delete { force: true }, 5).await;
-    bench.store.delete(&gone.id, gone.version).await.expect("the store answers");
+    bench.store.delete(&gone).await.expect("the store answers");
     assert_eq!(since(late, late, 10).await, None, "a deletion that left no trace");
 }
 
@@ -337,7 +344,7 @@ async fn an_announcement_tells_the_state_before(bench: Bench) {
     let gone = bench.change(&bench.change(&made, &heartbeat(), 2).await, &success(), 3).await;
     let gone = bench.change(&gone, &Change::Delete { force: false }, 4).await;
     let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(5));
-    bench.put(&again, Some(gone.version)).await;
+    bench.put(&again, Some(&gone)).await;
     let heard = bench.heard.0.lock().expect("no test panics here");
     let before: Vec<_> = heard.iter().map(|change| change.previous).collect();
     assert_eq!(before, [None, Some(State::Pending), Some(State::Running), Some(State::Succeeded), None]);
@@ -435,6 +442,6 @@ mod memory_bound {
         let made = bench.add(job("a", 1)).await;
         let gone = bench.change(&made, &Change::Delete { force: true }, 2).await;
         let again = Job::create(id("a"), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(3));
-        bench.put(&again, Some(gone.version)).await;
+        bench.put(&again, Some(&gone)).await;
     }
 }
