@@ -1,6 +1,12 @@
 //! What time it is, as something that can be handed in.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use crate::domain::Timestamp;
 
@@ -17,5 +23,36 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_micros(0) + SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// A clock that follows another one, and goes on by itself while that can't be read.
+pub struct SteeredClock {
+    base: Arc<dyn Clock>,
+    /// How far the other one is ahead, in microseconds.
+    offset: AtomicI64,
+}
+
+impl SteeredClock {
+    /// How far it may be off before it is set, in microseconds: reading another clock is no more exact.
+    const TOLERANCE: i64 = 1000;
+
+    /// Follows nothing yet.
+    pub fn new(base: Arc<dyn Clock>) -> Self {
+        Self { base, offset: AtomicI64::new(0) }
+    }
+
+    /// Sets it: the other clock says `truth` now.
+    pub fn steer(&self, truth: Timestamp) {
+        let off = truth.as_micros() - self.now().as_micros();
+        if off.abs() > Self::TOLERANCE {
+            self.offset.fetch_add(off, Relaxed);
+        }
+    }
+}
+
+impl Clock for SteeredClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.base.now().as_micros() + self.offset.load(Relaxed))
     }
 }

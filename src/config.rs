@@ -1,10 +1,18 @@
 //! What can be set: flag over environment over default.
 
-use std::time::Duration;
+use std::{
+    env,
+    fmt::{self, Debug, Formatter},
+    fs,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 
-use crate::domain::{MAX_DURATION, Retention};
+use crate::{
+    domain::{MAX_DURATION, Retention},
+    store::redis::Target,
+};
 
 /// How to serve.
 #[derive(Args, Clone, Debug)]
@@ -33,6 +41,10 @@ pub struct Config {
     #[arg(long, env = "JOBTRACK_MAX_MEMORY_JOBS", default_value = "100000", value_name = "COUNT", value_parser = count)]
     pub max_memory_jobs: usize,
 
+    /// Where jobs are kept, if not in memory
+    #[command(flatten)]
+    pub redis: RedisConfig,
+
     /// How log lines are written, to standard error
     #[arg(long, env = "JOBTRACK_LOG_FORMAT", default_value = "human", value_enum)]
     pub log_format: LogFormat,
@@ -40,6 +52,81 @@ pub struct Config {
     /// What is logged: error, warn, info, debug (a line for each call) or trace, or a filter such as jobtrack=debug
     #[arg(long, env = "JOBTRACK_LOG", default_value = "info", value_name = "LEVEL")]
     pub log: String,
+}
+
+/// Which Redis to keep jobs in.
+#[derive(Args, Clone, Debug)]
+pub struct RedisConfig {
+    /// Keep jobs in this Redis or Valkey: redis://HOST:PORT, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER,
+    /// redis+cluster://HOST,HOST. Also read from REDIS_URL, or from a file that JOBTRACK_REDIS_URL_FILE names
+    #[expect(clippy::doc_markdown, reason = "it is read in a terminal")]
+    #[arg(long, env = "JOBTRACK_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    redis_url: Option<Secret>,
+
+    /// How many connections to Redis carry calls at most
+    #[arg(long, env = "JOBTRACK_REDIS_POOL_SIZE", default_value = "8", value_name = "COUNT", value_parser = connections)]
+    pub redis_pool_size: u32,
+
+    /// How long Redis may take for an answer
+    #[arg(long, env = "JOBTRACK_REDIS_TIMEOUT", default_value = "250ms", value_name = "TIME", value_parser = timeout)]
+    pub redis_timeout: Duration,
+
+    /// What the keys of jobs in Redis begin with
+    #[arg(long, env = "JOBTRACK_KEY_PREFIX", default_value = "job:", value_name = "TEXT", value_parser = key_prefix)]
+    pub key_prefix: String,
+
+    #[arg(skip)]
+    target: Option<Target>,
+}
+
+impl RedisConfig {
+    /// Reads where Redis is from wherever that is said. The error repeats no secret.
+    fn resolve(&mut self) -> Result<(), String> {
+        let Some((name, url)) = self.said()? else { return Ok(()) };
+        self.target = Some(Target::parse(url.0.trim()).map_err(|problem| format!("{name} is not usable: {problem}"))?);
+        Ok(())
+    }
+
+    /// Where Redis is; `None`: jobs are kept in memory.
+    pub const fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
+    }
+
+    /// The address, and what said it.
+    fn said(&self) -> Result<Option<(&'static str, Secret)>, String> {
+        if let Some(url) = self.redis_url.as_ref().filter(|url| !url.0.is_empty()) {
+            return Ok(Some(("--redis-url (or JOBTRACK_REDIS_URL)", url.clone())));
+        }
+        for (file, variable) in [("JOBTRACK_REDIS_URL_FILE", None), ("REDIS_URL_FILE", Some("REDIS_URL"))] {
+            let said = variable.and_then(|name| Some((name, env::var(name).ok()?)));
+            if let Some((name, url)) = said.filter(|(_, url)| !url.is_empty()) {
+                return Ok(Some((name, Secret(url))));
+            }
+            if let Some(path) = env::var_os(file).filter(|path| !path.is_empty()) {
+                let url = fs::read_to_string(&path);
+                let url =
+                    url.map_err(|error| format!("{file} names {}, which can't be read: {error}", path.display()))?;
+                return Ok(Some((file, Secret(url))));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Text that is not shown.
+#[derive(Clone)]
+struct Secret(String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl Debug for Secret {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// Where to serve if nothing else is said.
@@ -55,6 +142,12 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// Takes in what is not on the command line. To be called once, before anything is read. The error says what is
+    /// wrong, without secrets.
+    pub fn resolve(&mut self) -> Result<(), String> {
+        self.redis.resolve()
+    }
+
     /// How long jobs are kept.
     pub const fn retention(&self) -> Retention {
         Retention {
@@ -72,6 +165,25 @@ fn duration(text: &str) -> Result<Duration, String> {
         text => humantime::parse_duration(text).map_err(|_| "write it as 250ms, 1s, 12h or 7d, or 0")?,
     };
     if duration > MAX_DURATION { Err("it is more than 3650 days".to_owned()) } else { Ok(duration) }
+}
+
+fn connections(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|count| (1..=1000).contains(count)).ok_or_else(|| "it must be 1 to 1000".to_owned())
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let limits = Duration::from_millis(10)..=Duration::from_secs(4);
+    let time = duration(text)?;
+    if limits.contains(&time) { Ok(time) } else { Err("it must be 10ms to 4s".to_owned()) }
+}
+
+fn key_prefix(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'*' | b'?' | b'[' | b']');
+    if (1..=128).contains(&text.len()) && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("it must be 1 to 128 visible ASCII characters without {}*?[]".to_owned())
+    }
 }
 
 fn count(text: &str) -> Result<usize, String> {

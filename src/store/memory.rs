@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
@@ -28,6 +29,7 @@ pub struct MemoryStore {
     max_jobs: usize,
     listener: Arc<dyn Listener>,
     records: Mutex<Records>,
+    mode: watch::Sender<StorageMode>,
 }
 
 /// All records, and the orders they are found by.
@@ -52,7 +54,8 @@ impl MemoryStore {
     /// An empty store for at most `max_jobs` jobs, and as many tombstones, which tells `listener` of each commit.
     pub fn new(max_jobs: usize, listener: Arc<dyn Listener>) -> Self {
         let epoch = Uuid::new_v4().as_u64_pair().0;
-        Self { epoch, max_jobs, listener, records: Mutex::default() }
+        let mode = watch::Sender::new(StorageMode::Memory);
+        Self { epoch, max_jobs, listener, records: Mutex::default(), mode }
     }
 
     /// The lock. A panic under it would leave at worst an index entry too many, which readers pass over.
@@ -221,7 +224,11 @@ impl JobStore for MemoryStore {
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let records = self.records();
         let held = records.index.len() as u64;
-        Ok(StoreStats { mode: StorageMode::Memory, counts: records.index.counts(), held })
+        Ok(StoreStats { counts: Some(records.index.counts()), held, redis: None })
+    }
+
+    fn mode(&self) -> watch::Receiver<StorageMode> {
+        self.mode.subscribe()
     }
 
     fn epoch(&self) -> u64 {

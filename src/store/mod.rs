@@ -8,13 +8,16 @@
 mod index;
 mod log;
 mod memory;
+pub mod redis;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use thiserror::Error;
 
-pub use memory::MemoryStore;
+use tokio::sync::watch;
+
+pub use self::{memory::MemoryStore, redis::RedisStore};
 
 use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
 
@@ -101,12 +104,25 @@ pub enum StorageMode {
 /// How a store is.
 #[derive(Clone, Debug)]
 pub struct StoreStats {
-    /// Where jobs are kept at the moment.
-    pub mode: StorageMode,
-    /// Jobs by state, in the order of [`State::ALL`]. Tombstones do not count.
-    pub counts: [u64; State::ALL.len()],
+    /// Jobs by state, in the order of [`State::ALL`]. Tombstones do not count. `None`: they can't be counted now.
+    pub counts: Option<[u64; State::ALL.len()]>,
     /// Jobs held in this process.
     pub held: u64,
+    /// The link to Redis, if there is to be one.
+    pub redis: Option<RedisStats>,
+}
+
+/// How the link to Redis is.
+#[derive(Clone, Copy, Debug)]
+pub struct RedisStats {
+    /// How long an answer takes; `None`: there is none.
+    pub ping: Option<Duration>,
+    /// Connections that carry commands.
+    pub in_use: u32,
+    /// Connections that don't.
+    pub idle: u32,
+    /// Callers that wait for a connection.
+    pub waiting: u32,
 }
 
 /// A version that was stored, and its place in the order of commits.
@@ -116,15 +132,40 @@ pub struct Announcement {
     pub stored: Stored,
     /// Its place: rises with each commit of the store, and is at most [`JobStore::position`] from then on.
     pub position: u64,
-    /// The state that this life of the job was in before; `None`: it was created since.
+    /// The state that this life of the job was in before; `None`: it was created since, or what it was is not known.
     pub previous: Option<State>,
 }
 
-/// Is told of each version that a store has stored.
+/// What is known of a version that somebody else stored, before it is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Hint<'a> {
+    /// Which job.
+    pub id: &'a JobId,
+    /// What sort of work it is.
+    pub kind: &'a str,
+    /// Whom it belongs to; may be empty.
+    pub owner: &'a str,
+}
+
+/// Is told of each version that a store has stored. Of one job it may be told out of order, and more than once, where
+/// others write to the same data.
 pub trait Listener: Send + Sync + 'static {
     /// A version was stored. Called in the order of commits and under the store's lock: it must be quick, and must not
     /// call the store.
     fn changed(&self, announcement: Announcement);
+
+    /// Whether to read what somebody else stored, and to announce it.
+    fn wants(&self, _: &Hint<'_>) -> bool {
+        true
+    }
+
+    /// The jobs to be read again when hints were lost.
+    fn watched(&self) -> Vec<JobId> {
+        Vec::new()
+    }
+
+    /// Hints of jobs that are not among those [`watched`](Self::watched) may have been lost.
+    fn missed(&self) {}
 }
 
 /// Why a store can't do what it was asked.
@@ -165,6 +206,9 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Counts, without reading the collection.
     async fn stats(&self) -> Result<StoreStats, StoreError>;
+
+    /// Where jobs are kept at the moment, and each change of that.
+    fn mode(&self) -> watch::Receiver<StorageMode>;
 
     /// Names this data set: a changed one means that positions and revisions from before say nothing.
     fn epoch(&self) -> u64;

@@ -1,5 +1,6 @@
 //! Many changes of a job taken together.
 
+use super::{Freshness, Sent};
 use crate::{
     domain::{Job, State},
     store::Announcement,
@@ -36,8 +37,12 @@ impl Conflated {
         self.end.is_some() || self.removal.is_some()
     }
 
-    /// Adds a later change.
+    /// Adds a later change. What turns out not to be later is passed over: where several replicas write, what one of
+    /// them stored may be announced after what came behind it.
     pub fn push(&mut self, change: Announcement) {
+        if Sent::of(self.latest()).compare(&change.stored.job) == Freshness::Stale {
+            return;
+        }
         let before = std::mem::replace(&mut self.latest, change);
         if self.removal.is_some() {
             return;

@@ -12,7 +12,7 @@ use tokio::{sync::Notify, task::yield_now};
 use super::Conflated;
 use crate::{
     domain::{Filter, JobId},
-    store::{Announcement, Listener},
+    store::{Announcement, Hint, Listener},
 };
 
 /// How many jobs a subscription keeps changes of; behind by more, it has to ask the store.
@@ -156,6 +156,23 @@ impl Listener for Hub {
         drop(registry);
         self.announced.notify_one();
     }
+
+    fn wants(&self, hint: &Hint<'_>) -> bool {
+        let registry = self.registry();
+        if registry.by_id.contains_key(hint.id) || registry.pending.contains_key(hint.id) {
+            return true;
+        }
+        lock(&registry.broad.inboxes).values().any(|inbox| inbox.filter.matches_names(hint.kind, hint.owner))
+    }
+
+    fn watched(&self) -> Vec<JobId> {
+        self.registry().by_id.keys().cloned().collect()
+    }
+
+    fn missed(&self) {
+        let broad = self.registry().broad.clone();
+        lock(&broad.inboxes).values().for_each(|inbox| inbox.overflow());
+    }
 }
 
 impl Topic {
@@ -183,6 +200,12 @@ struct InboxState {
     overflowed: bool,
 }
 
+impl InboxState {
+    fn overflowed() -> Self {
+        Self { overflowed: true, ..Self::default() }
+    }
+}
+
 impl Inbox {
     fn offer(&self, changes: &Conflated) {
         if !changes.versions().any(|job| self.filter.matches_identity(job)) {
@@ -197,9 +220,15 @@ impl Inbox {
             Entry::Vacant(entry) => _ = entry.insert(changes.clone()),
         }
         if state.changes.len() > MAX_BEHIND {
-            *state = InboxState { overflowed: true, ..InboxState::default() };
+            *state = InboxState::overflowed();
         }
         drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// Something is not here that should be: the store has to be asked.
+    fn overflow(&self) {
+        *lock(&self.state) = InboxState::overflowed();
         self.arrived.notify_one();
     }
 }

@@ -9,6 +9,7 @@ mod errors;
 mod hostile;
 mod laws;
 mod layering;
+mod redis_support;
 mod store_contract;
 mod transitions;
 mod watch_job;

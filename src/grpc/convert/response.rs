@@ -8,7 +8,7 @@ use super::structs::to_struct;
 use crate::{
     domain::{Cancellation, Cursor, Failure, Filter, Job, Liveness, Outcome, Progress, Removal, State, Timestamp},
     proto::v1,
-    store::{Durability, Page, Source, StorageMode, Stored},
+    store::{Durability, Page, RedisStats, Source, StorageMode, Stored},
     tracker::TrackerStats,
     watch::{EventKind, WatchEvent},
 };
@@ -114,24 +114,43 @@ pub fn watch_jobs_event(event: WatchEvent, now: Timestamp) -> v1::WatchJobsRespo
 
 /// How a server is.
 pub fn stats(stats: &TrackerStats) -> v1::GetStatsResponse {
+    let counts = stats.store.counts;
+    let in_redis = counts.filter(|_| stats.mode == StorageMode::Redis);
     v1::GetStatsResponse {
-        storage_mode: match stats.store.mode {
+        storage_mode: match stats.mode {
             StorageMode::Memory => v1::StorageMode::Memory,
             StorageMode::Redis => v1::StorageMode::Redis,
             StorageMode::Degraded => v1::StorageMode::Degraded,
         }
         .into(),
         jobs_in_memory: count(stats.store.held),
-        state_counts: State::ALL
-            .iter()
-            .zip(stats.store.counts)
+        jobs_in_redis: in_redis.map(|counts| count(counts.iter().sum())),
+        state_counts: counts
+            .map(|counts| State::ALL.iter().zip(counts))
+            .into_iter()
+            .flatten()
             .map(|(from, number)| v1::StateCount { state: state(*from).into(), count: count(number) })
             .collect(),
+        redis: stats.store.redis.map(redis_stats),
         watchers: count(stats.watchers as u64),
         uptime: Some(duration(stats.uptime)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..v1::GetStatsResponse::default()
     }
+}
+
+fn redis_stats(from: RedisStats) -> v1::RedisStats {
+    v1::RedisStats {
+        reachable: from.ping.is_some(),
+        ping: from.ping.map(duration),
+        pool_in_use: small(from.in_use),
+        pool_idle: small(from.idle),
+        pool_waiting: small(from.waiting),
+    }
+}
+
+fn small(from: u32) -> i32 {
+    i32::try_from(from).unwrap_or(i32::MAX)
 }
 
 /// A count on the wire.

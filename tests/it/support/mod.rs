@@ -3,6 +3,7 @@
 pub mod jobs;
 pub mod process;
 pub mod raw;
+pub mod redis;
 pub mod watching;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
@@ -47,12 +48,12 @@ impl Server {
 
     /// Serves with these flags, on this clock.
     pub async fn with_clock(flags: &[&str], clock: Arc<dyn Clock>) -> Self {
-        let config = config(flags);
+        let server = server::Server::open_with_clock(&config(flags), clock).await.expect("its store is usable");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let running = tokio::spawn(async move { server::run_with_clock(&config, listener, stopped, clock).await });
+        let running = tokio::spawn(server.run(listener, stopped));
         Self { address, stop, running }
     }
 
@@ -93,7 +94,9 @@ pub fn config(flags: &[&str]) -> Config {
         #[command(flatten)]
         config: Config,
     }
-    Flags::parse_from(["jobtrack"].iter().chain(flags)).config
+    let mut config = Flags::parse_from(["jobtrack"].iter().chain(flags)).config;
+    config.resolve().expect("the flags are valid");
+    config
 }
 
 /// A request for a job of some kind.

@@ -1,0 +1,263 @@
+//! What Redis costs: `cargo bench --bench redis`, with a redis-server on the PATH.
+//!
+//! Prints how many scripted writes a second 64 callers get from a stock pool that lends a connection to one caller at a
+//! time, with and without a PING before each use, and from the store, whose callers share connections; then what a page
+//! of 50 costs among a thousand and a million jobs, and what a job occupies in Redis.
+
+#[path = "../tests/it/support/redis.rs"]
+#[allow(dead_code, reason = "the tests use what this does not")]
+mod servers;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bb8_redis::{RedisConnectionManager, bb8};
+use futures_util::future::join_all;
+use jobtrack::{
+    clock::{Clock, SteeredClock, SystemClock},
+    domain::{
+        Applied, Change, Cursor, Filter, Job, JobId, ListQuery, Moment, NewJob, Progress, Report, Retention, Stamp,
+        State,
+    },
+    store::{
+        Announcement, JobStore, Listener, RedisStore, Replaced,
+        redis::{Options, Target},
+    },
+};
+use redis::{Cmd, cmd};
+use servers::Redis;
+use uuid::Uuid;
+
+const CALLERS: usize = 64;
+const WRITES: usize = 400;
+const ROUNDS: usize = 5;
+const PAGES: u32 = 501;
+
+#[tokio::main]
+async fn main() {
+    let redis = Redis::start().await;
+    writes(&redis).await;
+    listing(&redis).await;
+}
+
+/// Listens to nothing.
+struct Deaf;
+
+impl Listener for Deaf {
+    fn changed(&self, _: Announcement) {}
+}
+
+async fn open(redis: &Redis, pool_size: u32) -> RedisStore {
+    let options = Options {
+        target: Target::parse(&redis.url()).expect("a valid address"),
+        pool_size,
+        timeout: Duration::from_secs(4),
+        key_prefix: "job:".to_owned(),
+    };
+    let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
+    RedisStore::open(options, Arc::new(Deaf), clock).await.expect("Redis is usable")
+}
+
+fn moment() -> Moment {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let none = Duration::ZERO;
+    Moment {
+        now: SystemClock.now(),
+        stamp: Stamp { process: 1, counter: COUNTER.fetch_add(1, Relaxed) },
+        retention: Retention { succeeded: none, failed: none, cancelled: none, active: none },
+    }
+}
+
+fn job(id: &str) -> Job {
+    let new = NewJob {
+        kind: "video.render".into(),
+        owner: "owner-1".into(),
+        labels: [("team".to_owned(), "media".to_owned())].into(),
+        ..NewJob::default()
+    };
+    Job::create(JobId::parse(id).expect("a valid id"), new, None, Uuid::new_v4(), &moment())
+}
+
+fn report(job: &Job, completed: i64) -> Job {
+    let progress = Progress {
+        completed: Some(completed),
+        total: Some(1_000_000),
+        stage: Some("rendering".into()),
+        ..Progress::default()
+    };
+    match job.apply(&Change::Report(Report { progress, worker: "worker-1".into(), ..Report::default() }), &moment()) {
+        Ok(Applied::Changed(next)) => *next,
+        other => panic!("a report changes a job: {other:?}"),
+    }
+}
+
+/// Writes by callers that each report on a job of their own; calls a second.
+async fn rate<C: Future<Output = ()>>(caller: impl Fn(usize) -> C) -> f64 {
+    let started = Instant::now();
+    join_all((0..CALLERS).map(&caller)).await;
+    f64::from(u32::try_from(CALLERS * WRITES).expect("it is small")) / started.elapsed().as_secs_f64()
+}
+
+async fn writes(redis: &Redis) {
+    println!("{CALLERS} callers, scripted writes a second, {ROUNDS} rounds (ratio to the first)");
+    let names = ["stock pool, PING", "stock pool, no PING", "store, 1 shared", "store, 2 shared", "store, 8 shared"];
+    let mut rates = vec![Vec::new(); names.len()];
+    let mut stores = Vec::new();
+    for connections in [1, 2, 8] {
+        stores.push(open(redis, connections).await);
+    }
+    for round in 0..ROUNDS {
+        for at in 0..names.len() {
+            let at = (at + round) % names.len();
+            let rate = match at {
+                0 | 1 => stock(redis, at == 0).await,
+                _ => shared(&stores[at - 2]).await,
+            };
+            rates[at].push(rate);
+        }
+    }
+    let medians: Vec<_> = rates.into_iter().map(median).collect();
+    for (name, rate) in names.iter().zip(&medians) {
+        println!("{name:<22} {rate:>9.0} {:>6.2}", rate / medians[0]);
+    }
+}
+
+/// The same write by a pool as it comes: a connection belongs to one caller at a time.
+async fn stock(redis: &Redis, ping: bool) -> f64 {
+    let manager = RedisConnectionManager::new(redis.url()).expect("a valid address");
+    let pool = bb8::Pool::builder().max_size(8).test_on_check_out(ping).build(manager).await.expect("a pool");
+    let hash: String = {
+        let mut link = pool.get().await.expect("a connection");
+        let load = include_str!("../src/store/redis/replace.lua");
+        cmd("SCRIPT").arg("LOAD").arg(load).query_async(&mut *link).await.expect("the script loads")
+    };
+    let (pool, hash) = (&pool, &hash);
+    rate(|_| async move {
+        let mut current = job(&Uuid::new_v4().to_string());
+        run(pool, write(hash, &current, None)).await;
+        for completed in 0..i64::try_from(WRITES).expect("it is small") {
+            let next = report(&current, completed);
+            run(pool, write(hash, &next, Some(&current))).await;
+            current = next;
+        }
+    })
+    .await
+}
+
+async fn run(pool: &bb8::Pool<RedisConnectionManager>, write: Cmd) {
+    let mut link = pool.get().await.expect("a connection");
+    let done: redis::Value = write.query_async(&mut *link).await.expect("an answer");
+    assert!(matches!(done, redis::Value::BulkString(_)), "it is stored: {done:?}");
+}
+
+/// A write in the form in which the store makes it, without index entries.
+fn write(hash: &str, next: &Job, previous: Option<&Job>) -> Cmd {
+    let written = |job: &Job| {
+        let version = job.version;
+        let stamp = format!("{:x}.{:x}", version.stamp.process, version.stamp.counter);
+        [version.uid.simple().to_string(), version.revision.to_string(), stamp]
+    };
+    let mut command = cmd("EVALSHA");
+    command.arg(hash).arg(2).arg(format!("job:{{0}}:{}", next.id)).arg("jobs:{0}:commits");
+    command.arg(previous.map_or_else(<[String; 3]>::default, written).as_slice());
+    command.arg(next.id.as_str()).arg("jobs:{0}:changes");
+    command.arg(format!("{{\"id\":\"{}\",\"rev\":{},\"state\":\"RUNNING\"}}", next.id, next.version.revision)).arg("");
+    let fields = ["uid", "rev", "stamp"];
+    for (field, value) in fields.iter().zip(written(next)) {
+        command.arg(field).arg(value);
+    }
+    command.arg("doc").arg(serde_json::to_vec(next).expect("a job is JSON"));
+    command
+}
+
+async fn shared(store: &RedisStore) -> f64 {
+    rate(|_| async move {
+        let mut current = put(store, job(&Uuid::new_v4().to_string()), None).await;
+        for completed in 0..i64::try_from(WRITES).expect("it is small") {
+            current = put(store, report(&current, completed), Some(&current)).await;
+        }
+    })
+    .await
+}
+
+async fn put(store: &RedisStore, job: Job, previous: Option<&Job>) -> Arc<Job> {
+    match store.replace(Arc::new(job), previous).await.expect("Redis answers") {
+        Replaced::Stored(stored) => stored.job,
+        Replaced::Conflict(current) => panic!("nobody else writes: {current:?}"),
+    }
+}
+
+async fn listing(redis: &Redis) {
+    redis.command(&["FLUSHALL"]).await;
+    let store = open(redis, 8).await;
+    let filters = [
+        ("all", Filter::default()),
+        ("running", Filter { states: [State::Running].into(), ..Filter::default() }),
+        ("active", Filter { states: [State::Pending, State::Running].into(), ..Filter::default() }),
+        ("owner", Filter { owner: "owner-1".into(), ..Filter::default() }),
+        ("owner, running", Filter { owner: "owner-1".into(), states: [State::Running].into(), ..Filter::default() }),
+    ];
+    let (mut there, mut medians) = (0, Vec::new());
+    for size in [1_000, 1_000_000] {
+        fill(&store, there..size).await;
+        there = size;
+        for (_, filter) in &filters {
+            medians.push(page(&store, filter).await);
+        }
+    }
+    println!("\n{:<16} {:>14} {:>14} {:>6}", "a page of 50", "of 1,000", "of 1,000,000", "ratio");
+    for (at, (name, _)) in filters.iter().enumerate() {
+        let (few, many) = (medians[at], medians[at + filters.len()]);
+        println!("{name:<16} {few:>11.0} µs {many:>11.0} µs {:>6.2}", many / few);
+    }
+    weigh(redis, &store, there).await;
+}
+
+/// Creates jobs, every other one running.
+async fn fill(store: &RedisStore, numbers: std::ops::Range<u32>) {
+    let numbers: Vec<_> = numbers.collect();
+    for some in numbers.chunks(256) {
+        join_all(some.iter().map(|n| async move {
+            let made = put(store, job(&format!("job-{n:08}")), None).await;
+            if n % 2 == 1 {
+                put(store, report(&made, 1), Some(&made)).await;
+            }
+        }))
+        .await;
+    }
+}
+
+/// The median time of a page, in microseconds.
+async fn page(store: &RedisStore, filter: &Filter) -> f64 {
+    let query = |after| ListQuery { filter: filter.clone(), limit: 50, after, now: SystemClock.now() };
+    let mut times = Vec::new();
+    let mut after: Option<Cursor> = None;
+    for _ in 0..PAGES {
+        let started = Instant::now();
+        let page = store.list(&query(after.take())).await.expect("Redis answers");
+        times.push(started.elapsed().as_secs_f64() * 1e6);
+        after = page.next;
+    }
+    median(times)
+}
+
+/// What a job occupies: its hash, and its share of the whole.
+async fn weigh(redis: &Redis, store: &RedisStore, jobs: u32) {
+    let newest = ListQuery { filter: Filter::default(), limit: 1, after: None, now: SystemClock.now() };
+    let newest = store.list(&newest).await.expect("Redis answers").jobs[0].job.clone();
+    let info = redis.info("memory").await;
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).expect("Redis tells its memory");
+    let used: f64 = used.trim().parse().expect("a number");
+    println!("\nthe newest of {jobs} jobs has {} bytes of JSON", serde_json::to_vec(&*newest).expect("JSON").len());
+    println!("bytes in Redis for each, with its index entries: {:.0}", used / f64::from(jobs));
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}

@@ -1,0 +1,140 @@
+//! What is looked at before the first call: mistakes that time does not mend end the start, others are told.
+
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+use thiserror::Error;
+use tokio::time::timeout;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{
+    RedisStore,
+    codec::{Record, decode},
+    keys::Partition,
+    pool::Fault,
+    script::{Outcome, Write},
+    target::Target,
+};
+use crate::{
+    clock::Clock,
+    domain::{Filter, Job, JobId, ListQuery, Moment, NewJob, Retention, Stamp},
+    store::StorageMode,
+};
+
+/// How long the checks may hold up the start.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the Redis user must be allowed, in the words of `ACL SETUSER`.
+const RIGHTS: &str = "~job:* ~jobs:* ~jobtrack:epoch &jobs:* +@read +@write +@pubsub +@scripting +@connection +time \
+                      +info +role (other keys with another --key-prefix)";
+
+/// A mistake that has to be mended before jobtrack can use this Redis.
+#[derive(Debug, Error)]
+#[error("Redis at {target}: {problem}")]
+pub struct Unusable {
+    target: Target,
+    problem: String,
+}
+
+impl Unusable {
+    /// What is wrong with the address itself.
+    pub(super) fn new(target: &Target, error: &RedisError) -> Self {
+        Self { target: target.clone(), problem: error.to_string() }
+    }
+}
+
+impl RedisStore {
+    /// Looks whether Redis can be used. It does not have to be there yet.
+    pub(super) async fn check(&self) -> Result<(), Unusable> {
+        let outcome = match timeout(PATIENCE, self.try_everything()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        };
+        match outcome {
+            Ok(()) => {
+                self.link_is(StorageMode::Redis);
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(problem) = mistake(&error) {
+                    return Err(Unusable { target: self.target.clone(), problem });
+                }
+                let reason = reason(&error);
+                warn!(redis = %self.target, reason, "Redis can't be used yet; starting without it, trying again");
+                Ok(())
+            }
+        }
+    }
+
+    /// Everything that will be done, once.
+    async fn try_everything(&self) -> Result<(), RedisError> {
+        self.connector.probe().await?;
+        self.look().await.map_err(Fault::into_error)?;
+        self.try_write().await.map_err(Fault::into_error)?;
+        let query = ListQuery { filter: Filter::default(), limit: 1, after: None, now: self.clock.now() };
+        self.counts().await.map_err(Fault::into_error)?;
+        self.page(&query).await.map_err(Fault::into_error)?;
+        self.due_batch(self.clock.now(), 1).await.map_err(Fault::into_error)?;
+        drop(self.connector.subscribe(&[self.keys.changes(Partition::of(&JobId::lower_bound()))], 0).await?);
+        self.look_at_settings().await;
+        Ok(())
+    }
+
+    /// Writes a tombstone of a job that no caller can name, and forgets it.
+    async fn try_write(&self) -> Result<(), Fault> {
+        let none = Duration::ZERO;
+        let moment = Moment {
+            now: self.clock.now(),
+            stamp: Stamp { process: 0, counter: 0 },
+            retention: Retention { succeeded: none, failed: none, cancelled: none, active: none },
+        };
+        let id = JobId::lower_bound();
+        let gone = Job::create(id.clone(), NewJob::default(), None, Uuid::new_v4(), &moment)
+            .give_way(moment.now, moment.stamp);
+        let write = Write { id: &id, previous: None, next: Some(&gone), by: Some(&self.by) };
+        let left_behind = match write.run(&self.pool, &self.keys).await? {
+            Outcome::Done(_) => None,
+            Outcome::Other(fields) => Some(decode(&id, fields)),
+        };
+        let there = if let Some(Record::Found(job)) = left_behind { *job } else { gone };
+        let forget = Write { id: &id, previous: Some(&there), next: None, by: None };
+        forget.run(&self.pool, &self.keys).await?;
+        Ok(())
+    }
+
+    async fn look_at_settings(&self) {
+        let Ok(memory) = self.connector.info("memory").await else {
+            info!(redis = %self.target, "this Redis user may not read INFO, so maxmemory-policy is not known");
+            return;
+        };
+        let policy = memory.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);
+        if let Some(policy) = policy.filter(|policy| *policy != "noeviction") {
+            warn!(redis = %self.target, policy, "Redis may evict jobs: set its maxmemory-policy to noeviction");
+        }
+    }
+}
+
+/// What is wrong, if time does not mend it.
+fn mistake(error: &RedisError) -> Option<String> {
+    use ServerErrorKind::{Moved, NoPerm};
+    let text = error.to_string();
+    let refused = "the user or the password is refused: check the address, or the file that it is read from";
+    Some(match error.kind() {
+        ErrorKind::AuthenticationFailed => refused.to_owned(),
+        ErrorKind::MasterNameNotFoundBySentinel => "the sentinels know no master of this name".to_owned(),
+        ErrorKind::Server(Moved) => "it is part of a cluster: write redis+cluster://".to_owned(),
+        ErrorKind::Server(NoPerm) => {
+            format!("the user may not do what jobtrack has to ({}); it needs {RIGHTS}", reason(error))
+        }
+        _ if matches!(error.code(), Some("WRONGPASS" | "NOAUTH")) => refused.to_owned(),
+        _ if text.contains("cluster support disabled") => "it is no cluster: write redis://".to_owned(),
+        _ if text.contains("certificate") => format!("TLS failed: {text}"),
+        _ => return None,
+    })
+}
+
+/// An error in the words of Redis; they hold no secret.
+fn reason(error: &RedisError) -> String {
+    error.detail().map_or_else(|| error.to_string(), str::to_owned)
+}

@@ -1,0 +1,120 @@
+//! Every key, and what is in it. README.md shows the same table to operators.
+//!
+//! Ids are spread over a fixed number of partitions. A partition's keys share a hash tag, so that one script touches
+//! one slot of a cluster; a single server keeps the same keys.
+
+use crate::domain::{Job, JobId, State, TOMBSTONE_LIFE, Timestamp};
+
+/// How many partitions there are: part of the format of the data, and the most masters that a cluster can use.
+pub const PARTITIONS: usize = 16;
+
+/// Names the data set; shared by all prefixes of a database.
+pub const EPOCH: &str = "jobtrack:epoch";
+
+/// The names of keys under a prefix.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// By partition, up to the id: `job:{3}:`.
+    jobs: [String; PARTITIONS],
+    /// By partition, up to the name of an index: `jobs:{3}:`.
+    indexes: [String; PARTITIONS],
+}
+
+/// A sorted set in which a job has a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// All jobs by time of creation.
+    Created,
+    /// The jobs in a state by time of creation.
+    State(State),
+    /// The jobs of an owner by time of creation.
+    Owner(&'a str),
+    /// The jobs of a kind by time of creation.
+    Kind(&'a str),
+    /// Jobs by the time at which they expire, tombstones by that at which they are forgotten.
+    Expire,
+    /// Running jobs by the time at which their lease runs out.
+    Lease,
+}
+
+impl<'a> Place<'a> {
+    /// Where a version of a job has its places, and at which time in each.
+    pub fn of(job: &'a Job) -> impl Iterator<Item = (Self, Timestamp)> {
+        let live = job.removal.is_none();
+        let listed = [
+            Some(Self::Created),
+            Some(Self::State(job.state)),
+            Some(Self::Owner(&job.owner)).filter(|_| !job.owner.is_empty()),
+            Some(Self::Kind(&job.kind)),
+        ];
+        let listed = listed.into_iter().flatten().filter(move |_| live).map(|place| (place, job.create_time));
+        let expire = if live { job.expire_time } else { Some(job.update_time + TOMBSTONE_LIFE) };
+        let lease = job.lease.expire_time.filter(|_| live && !job.lease.lost);
+        listed.chain(expire.map(|time| (Self::Expire, time))).chain(lease.map(|time| (Self::Lease, time)))
+    }
+}
+
+/// A partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition(usize);
+
+impl Partition {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..PARTITIONS).map(Self)
+    }
+
+    /// The one that `id` belongs to, by FNV-1a: the same in every release.
+    pub fn of(id: &JobId) -> Self {
+        let hash =
+            id.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        Self((hash >> 16 ^ hash) as usize % PARTITIONS)
+    }
+
+    /// Its number.
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl Keys {
+    /// The keys under `prefix`, such as `job:`; indexes are then under `jobs:`.
+    pub fn new(prefix: &str) -> Self {
+        let plural = format!("{}s:", prefix.trim_end_matches(':'));
+        let under = |prefix: &str| std::array::from_fn(|partition| format!("{prefix}{{{partition}}}:"));
+        Self { jobs: under(prefix), indexes: under(&plural) }
+    }
+
+    /// A hash: the job.
+    pub fn job(&self, id: &JobId) -> String {
+        format!("{}{id}", self.jobs[Partition::of(id).0])
+    }
+
+    /// A sorted set of ids.
+    pub fn place(&self, partition: Partition, place: Place<'_>) -> String {
+        let under = &self.indexes[partition.0];
+        match place {
+            Place::Created => format!("{under}created"),
+            Place::State(state) => format!("{under}state:{}", state.name()),
+            Place::Owner(owner) => format!("{under}owner:{owner}"),
+            Place::Kind(kind) => format!("{under}kind:{kind}"),
+            Place::Expire => format!("{under}expire"),
+            Place::Lease => format!("{under}lease"),
+        }
+    }
+
+    /// A counter: the commits that were announced.
+    pub fn commits(&self, partition: Partition) -> String {
+        format!("{}commits", self.indexes[partition.0])
+    }
+
+    /// A pub/sub channel: a hint of each commit.
+    pub fn changes(&self, partition: Partition) -> String {
+        format!("{}changes", self.indexes[partition.0])
+    }
+
+    /// The partition that a channel belongs to.
+    pub fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
+        Partition::all().find(|partition| channel.strip_prefix(&*self.indexes[partition.0]) == Some("changes"))
+    }
+}

@@ -1,0 +1,248 @@
+//! The store of record: jobs in Redis, shared by any number of replicas.
+//!
+//! Every change is one script on one slot, so it happens as a whole or not at all; what is answered as stored was in
+//! Redis before. Reads go to the master. Other replicas' commits come as hints over pub/sub, and only say that it is
+//! worth reading a job again; a hint that is lost is missed within seconds, and then everything that is watched is
+//! read again. No command waits longer than its limit for an answer; without one, nobody knows whether it was done.
+
+mod checks;
+mod codec;
+mod due;
+mod feed;
+mod keys;
+mod list;
+mod pool;
+mod script;
+mod target;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use redis::cmd;
+use tokio::{sync::watch, time::Instant};
+use tracing::warn;
+use uuid::Uuid;
+
+pub use checks::Unusable;
+pub use target::Target;
+
+use self::{
+    codec::{READ, Record, decode, time},
+    feed::Feed,
+    keys::Keys,
+    pool::{Connector, Fault, Pool},
+    script::{Outcome, Write},
+};
+use super::{
+    Announcement, DueBatch, Durability, JobStore, Listener, Page, RedisStats, Replaced, Source, StorageMode,
+    StoreError, StoreStats, Stored,
+};
+use crate::{
+    clock::SteeredClock,
+    domain::{Job, JobId, ListQuery, State, Timestamp},
+};
+
+/// How many connections lists, sweeps and re-reads share, so that a large answer does not hold up the others.
+const READ_CONNECTIONS: u32 = 2;
+
+/// Where Redis is and how it is used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where.
+    pub target: Target,
+    /// How many connections carry calls at most.
+    pub pool_size: u32,
+    /// How long a command may take.
+    pub timeout: Duration,
+    /// What the keys of jobs begin with.
+    pub key_prefix: String,
+}
+
+/// Keeps jobs in Redis.
+pub struct RedisStore {
+    target: Target,
+    connector: Connector,
+    keys: Keys,
+    pool: Pool,
+    reads: Pool,
+    feed: Feed,
+    listener: Arc<dyn Listener>,
+    clock: Arc<SteeredClock>,
+    /// Names this store among those that share the data.
+    by: String,
+    epoch: AtomicU64,
+    /// How many commits were announced here.
+    announced: Mutex<u64>,
+    mode: watch::Sender<StorageMode>,
+}
+
+impl RedisStore {
+    /// Opens the store, which tells `listener` of commits and sets `clock` by that of Redis. A Redis that can't be
+    /// reached now is waited for; an error is what time alone does not mend.
+    pub async fn open(
+        options: Options,
+        listener: Arc<dyn Listener>,
+        clock: Arc<SteeredClock>,
+    ) -> Result<Self, Unusable> {
+        let Options { target, pool_size, timeout, key_prefix } = options;
+        let unusable = |error| Unusable::new(&target, &error);
+        let store = Self {
+            connector: Connector::new(&target, timeout).map_err(unusable)?,
+            pool: Pool::new(&target, pool_size, timeout).map_err(unusable)?,
+            reads: Pool::new(&target, READ_CONNECTIONS, timeout).map_err(unusable)?,
+            keys: Keys::new(&key_prefix),
+            feed: Feed::default(),
+            listener,
+            clock,
+            by: format!("{:x}", Uuid::new_v4().as_u64_pair().0),
+            epoch: AtomicU64::new(0),
+            announced: Mutex::new(0),
+            mode: watch::Sender::new(StorageMode::Degraded),
+            target,
+        };
+        store.check().await?;
+        Ok(store)
+    }
+
+    fn announced(&self) -> MutexGuard<'_, u64> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Announces a version that is in Redis. `previous` is the state before, if it is known.
+    fn announce(&self, stored: Stored, previous: Option<State>) {
+        let mut announced = self.announced();
+        *announced += 1;
+        self.listener.changed(Announcement { stored, position: *announced, previous });
+    }
+
+    /// What a caller is told of a fault with the record of `id`.
+    fn error(fault: Fault, id: &JobId) -> StoreError {
+        match fault {
+            Fault::Refused(error) if error.code() == Some("WRONGTYPE") => corrupt(id),
+            fault => fault.into(),
+        }
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        if let Fault::Refused(error) = fault {
+            warn!(%error, "Redis refused a command");
+        }
+        Self::Unavailable
+    }
+}
+
+fn stored(job: impl Into<Arc<Job>>) -> Stored {
+    Stored { job: job.into(), durability: Durability::Durable, source: Source::Redis }
+}
+
+/// Notes that a record can't be read, and says so.
+fn corrupt(id: &JobId) -> StoreError {
+    warn!(job_id = %id, "what Redis holds for this job can't be read");
+    StoreError::Corrupt(id.clone())
+}
+
+/// The time that a score stands for: a double holds microseconds exactly.
+#[expect(clippy::cast_possible_truncation, reason = "a score that is no time is pinned to the ends")]
+fn micros(score: f64) -> Timestamp {
+    Timestamp::from_micros(score as i64)
+}
+
+#[async_trait]
+impl JobStore for RedisStore {
+    async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
+        let mut command = cmd("HMGET");
+        command.arg(self.keys.job(id)).arg(&READ);
+        let fields = self.pool.query(&command).await.map_err(|fault| Self::error(fault, id))?;
+        match decode(id, fields) {
+            Record::Missing => Ok(None),
+            Record::Found(job) => Ok(Some(stored(*job))),
+            Record::Corrupt => Err(corrupt(id)),
+        }
+    }
+
+    async fn replace(&self, mut job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        let write = Write { id: &job.id, previous, next: Some(&job), by: Some(&self.by) };
+        let outcome = write.run(&self.pool, &self.keys).await.map_err(|fault| {
+            self.feed.doubt();
+            Self::error(fault, &job.id)
+        })?;
+        let fields = match outcome {
+            Outcome::Done(durable_time) => {
+                let noted = Arc::make_mut(&mut job);
+                noted.recorded = true;
+                noted.durable_time = time(&durable_time);
+                let before = previous.filter(|previous| previous.version.uid == job.version.uid);
+                let stored = stored(job);
+                self.announce(stored.clone(), before.map(|previous| previous.state));
+                return Ok(Replaced::Stored(stored));
+            }
+            Outcome::Other(fields) => fields,
+        };
+        match decode(&job.id, fields) {
+            Record::Missing => Ok(Replaced::Conflict(None)),
+            Record::Found(there) if there.version == job.version => {
+                let there = stored(*there);
+                self.announce(there.clone(), previous.map(|previous| previous.state));
+                Ok(Replaced::Stored(there))
+            }
+            // What the script compares says something else than the job.
+            Record::Found(there) if previous.is_some_and(|previous| previous.version == there.version) => {
+                Err(corrupt(&job.id))
+            }
+            Record::Found(there) => Ok(Replaced::Conflict(Some(stored(*there)))),
+            Record::Corrupt => Err(corrupt(&job.id)),
+        }
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
+        Ok(self.page(query).await?)
+    }
+
+    async fn delete(&self, job: &Job) -> Result<(), StoreError> {
+        let write = Write { id: &job.id, previous: Some(job), next: None, by: None };
+        write.run(&self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))?;
+        Ok(())
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
+        Ok(self.due_batch(now, limit).await?)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(self.pool.query(&cmd("PING")).await?)
+    }
+
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        let started = Instant::now();
+        let ping = self.ping().await.ok().map(|()| started.elapsed());
+        let pool = self.pool.stats();
+        let counts = if ping.is_some() { self.counts().await.ok() } else { None };
+        let redis = RedisStats { ping, in_use: pool.in_use, idle: pool.idle, waiting: pool.waiting };
+        Ok(StoreStats { counts, held: 0, redis: Some(redis) })
+    }
+
+    fn mode(&self) -> watch::Receiver<StorageMode> {
+        self.mode.subscribe()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
+    }
+
+    fn position(&self) -> u64 {
+        *self.announced()
+    }
+
+    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<Announcement>>, StoreError> {
+        // Positions count what this process has heard of, and it keeps none of it.
+        Ok(None)
+    }
+}

@@ -1,0 +1,140 @@
+//! Where Redis is: what `--redis-url` may say.
+
+use std::fmt::{self, Display, Formatter};
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+
+/// A Redis to be reached, in one of its topologies. Shown without its secrets.
+#[derive(Clone)]
+pub struct Target {
+    /// How it is reached.
+    pub(super) topology: Topology,
+    shown: String,
+}
+
+/// How a Redis is reached.
+#[derive(Clone)]
+pub(super) enum Topology {
+    /// One server.
+    Node(Box<ConnectionInfo>),
+    /// The master that sentinels name; `node` has the settings of a connection to it.
+    Sentinel { sentinels: Vec<ConnectionInfo>, master: String, node: Box<ConnectionInfo> },
+    /// The cluster that any of these belongs to.
+    Cluster(Vec<ConnectionInfo>),
+}
+
+/// What is said to an address that can't be read.
+const FORMS: &str = "write redis://HOST:PORT, rediss://HOST:PORT (TLS), redis+sentinel://HOST,HOST/MASTER or \
+                     redis+cluster://HOST,HOST, with USER:PASSWORD@ before the first host if needed";
+
+impl Target {
+    /// Reads an address. The error says what is wrong, and repeats nothing of it: it may hold a password.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let (scheme, rest) = url.split_once("://").ok_or(FORMS)?;
+        let (base, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
+        let base = match (base, kind) {
+            ("valkey", _) => "redis",
+            ("valkeys", _) => "rediss",
+            ("redis" | "rediss" | "unix", _) => base,
+            _ => return Err(FORMS.to_owned()),
+        };
+        let topology = match kind {
+            "" | "unix" => Topology::Node(Box::new(connection(url)?)),
+            "sentinel" => sentinel(base, &Parts::of(rest))?,
+            "cluster" => cluster(base, &Parts::of(rest))?,
+            _ => return Err(FORMS.to_owned()),
+        };
+        Ok(Self { topology, shown: redacted(scheme, rest) })
+    }
+}
+
+impl Display for Target {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+/// The parts of an address with several hosts.
+struct Parts<'a> {
+    /// With its `@`, or empty.
+    credentials: &'a str,
+    hosts: Vec<&'a str>,
+    path: Vec<&'a str>,
+    query: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(rest: &'a str) -> Self {
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (credentials, rest) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
+        let mut path = rest.split('/');
+        let hosts = path.next().unwrap_or_default().split(',').filter(|host| !host.is_empty()).collect();
+        Self { credentials, hosts, path: path.filter(|part| !part.is_empty()).collect(), query }
+    }
+
+    /// A query parameter, as it is written.
+    fn parameter(&self, name: &str) -> Option<&'a str> {
+        self.query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|pair| pair.1)
+    }
+}
+
+fn sentinel(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
+    let (master, database) = match parts.path[..] {
+        [master] => (master, "0"),
+        [master, database] => (master, database),
+        _ => return Err("name the master behind the sentinels: redis+sentinel://HOST,HOST/MASTER".to_owned()),
+    };
+    let user = parts.parameter("sentinel_username").unwrap_or_default();
+    let credentials = parts.parameter("sentinel_password").map(|password| format!("{user}:{password}@"));
+    let credentials = credentials.unwrap_or_default();
+    let sentinel = |host: &&str| {
+        let port = if has_port(host) { "" } else { ":26379" };
+        connection(&format!("{scheme}://{credentials}{host}{port}"))
+    };
+    let sentinels: Vec<_> = parts.hosts.iter().map(sentinel).collect::<Result<_, _>>()?;
+    if sentinels.is_empty() {
+        return Err("name at least one sentinel: redis+sentinel://HOST,HOST/MASTER".to_owned());
+    }
+    let node = connection(&format!("{scheme}://{}localhost/{database}", parts.credentials))?;
+    Ok(Topology::Sentinel { sentinels, master: master.to_owned(), node: Box::new(node) })
+}
+
+fn cluster(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
+    if !parts.path.is_empty() {
+        return Err("a cluster has one database: leave out what follows the hosts".to_owned());
+    }
+    let node = |host: &&str| connection(&format!("{scheme}://{}{host}", parts.credentials));
+    let nodes: Vec<_> = parts.hosts.iter().map(node).collect::<Result<_, _>>()?;
+    if nodes.is_empty() {
+        return Err("name at least one node: redis+cluster://HOST,HOST".to_owned());
+    }
+    Ok(Topology::Cluster(nodes))
+}
+
+fn connection(url: &str) -> Result<ConnectionInfo, String> {
+    // The library's errors name the part that is wrong, and do not repeat it.
+    let info = url.into_connection_info().map_err(|error| format!("{error}; {FORMS}"))?;
+    if matches!(info.addr(), ConnectionAddr::TcpTls { insecure: true, .. }) {
+        return Err("#insecure is not taken: certificates are always verified".to_owned());
+    }
+    Ok(info)
+}
+
+fn has_port(host: &str) -> bool {
+    host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The address without its password and without its query, which may hold another.
+fn redacted(scheme: &str, rest: &str) -> String {
+    let Parts { credentials, hosts, path, .. } = Parts::of(rest);
+    let (user, password) = credentials.trim_end_matches('@').split_once(':').unwrap_or_default();
+    let secret = if password.is_empty() { credentials.to_owned() } else { format!("{user}:***@") };
+    let path: String = path.iter().flat_map(|part| ["/", *part]).collect();
+    format!("{scheme}://{secret}{}{path}", hosts.join(","))
+}
