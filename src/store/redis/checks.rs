@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     RedisStore,
     codec::{Record, decode},
+    connect::timed_out,
     keys::Partition,
     pool::Fault,
     script::{Outcome, Write},
@@ -49,7 +50,7 @@ impl RedisStore {
     pub(super) async fn check(&self) -> Result<(), Unusable> {
         let outcome = match timeout(PATIENCE, self.try_everything()).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+            Err(_) => Err(timed_out()),
         };
         match outcome {
             Ok(()) => {
@@ -69,7 +70,7 @@ impl RedisStore {
 
     /// Everything that will be done, once.
     async fn try_everything(&self) -> Result<(), RedisError> {
-        self.connector.probe().await?;
+        drop(self.connector.connect().await?);
         self.look().await.map_err(Fault::into_error)?;
         self.try_write().await.map_err(Fault::into_error)?;
         let query = ListQuery { filter: Filter::default(), limit: 1, after: None, now: self.clock.now() };

@@ -27,9 +27,11 @@ use uuid::Uuid;
 use super::{
     RedisStore,
     codec::Message,
+    connect::jitter,
     keys::{EPOCH, PARTITIONS, Partition},
     list::read,
-    pool::{Fault, jitter},
+    pool::Fault,
+    sentinel::Address,
 };
 use crate::{
     clock::Clock,
@@ -199,8 +201,10 @@ impl RedisStore {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before: VecDeque<Counts> = VecDeque::new();
+        let mut master = None;
         loop {
             ticks.tick().await;
+            self.look_for_master(&mut master).await;
             let heard = *self.feed.heard();
             match self.look().await {
                 Ok(counts) => {
@@ -224,6 +228,18 @@ impl RedisStore {
                     self.link_is(StorageMode::Degraded);
                 }
             }
+        }
+    }
+
+    /// Follows the sentinels to another master. The one before may go on for seconds, and take writes that are lost.
+    async fn look_for_master(&self, master: &mut Option<Address>) {
+        let Some(named) = self.connector.named_master().await else { return };
+        let before = master.replace(named.clone());
+        if before.is_some_and(|before| before != named) {
+            info!(redis = %self.target, host = named.0, port = named.1, "the sentinels name another master");
+            self.pool.renew();
+            self.reads.renew();
+            self.feed.distrust.notify_one();
         }
     }
 

@@ -7,12 +7,14 @@
 
 mod checks;
 mod codec;
+mod connect;
 mod due;
 mod feed;
 mod keys;
 mod list;
 mod pool;
 mod script;
+mod sentinel;
 mod target;
 
 use std::{
@@ -34,9 +36,10 @@ pub use target::Target;
 
 use self::{
     codec::{READ, Record, decode, time},
+    connect::Connector,
     feed::Feed,
     keys::Keys,
-    pool::{Connector, Fault, Pool},
+    pool::{Fault, Pool},
     script::{Outcome, Write},
 };
 use super::{
@@ -67,7 +70,7 @@ pub struct Options {
 /// Keeps jobs in Redis.
 pub struct RedisStore {
     target: Target,
-    connector: Connector,
+    connector: Arc<Connector>,
     keys: Keys,
     pool: Pool,
     reads: Pool,
@@ -91,11 +94,11 @@ impl RedisStore {
         clock: Arc<SteeredClock>,
     ) -> Result<Self, Unusable> {
         let Options { target, pool_size, timeout, key_prefix } = options;
-        let unusable = |error| Unusable::new(&target, &error);
+        let connector = Arc::new(Connector::new(&target, timeout).map_err(|error| Unusable::new(&target, &error))?);
         let store = Self {
-            connector: Connector::new(&target, timeout).map_err(unusable)?,
-            pool: Pool::new(&target, pool_size, timeout).map_err(unusable)?,
-            reads: Pool::new(&target, READ_CONNECTIONS, timeout).map_err(unusable)?,
+            pool: Pool::new(connector.clone(), pool_size, timeout),
+            reads: Pool::new(connector.clone(), READ_CONNECTIONS, timeout),
+            connector,
             keys: Keys::new(&key_prefix),
             feed: Feed::default(),
             listener,

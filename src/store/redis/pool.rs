@@ -13,26 +13,16 @@ use std::{
 };
 
 use bb8_redis::bb8::{self, ManageConnection, QueueStrategy};
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
-    ServerErrorKind, Value,
-    aio::{ConnectionLike, MultiplexedConnection, PubSub},
-    cluster::ClusterClient,
-    cluster_async::ClusterConnection,
-    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::ConnectionLike,
 };
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
-use uuid::Uuid;
 
-use super::target::{Target, Topology};
+use super::connect::{Connector, Wire, jitter, timed_out};
 
 /// How many times a command is sent if its connection breaks.
 const ATTEMPTS: usize = 2;
-
-/// How long making a connection may take, in times of what a command may.
-const CONNECT_FACTOR: u32 = 4;
 
 /// Why a command has no answer.
 #[derive(Clone, Debug)]
@@ -72,10 +62,10 @@ pub struct PoolStats {
 }
 
 impl Pool {
-    /// At most `size` connections to `target`, made when they are needed. No command takes longer than `timeout`.
-    pub fn new(target: &Target, size: u32, timeout: Duration) -> RedisResult<Self> {
+    /// At most `size` connections. No command takes longer than `timeout`.
+    pub fn new(connector: Arc<Connector>, size: u32, timeout: Duration) -> Self {
         let generation = Arc::new(AtomicU64::new(0));
-        let manager = Manager { connector: Connector::new(target, timeout)?, generation: generation.clone() };
+        let manager = Manager { connector, generation: generation.clone() };
         let connections = bb8::Pool::builder()
             .max_size(size)
             .min_idle(size.min(2))
@@ -85,7 +75,12 @@ impl Pool {
             .queue_strategy(QueueStrategy::Fifo)
             .error_sink(Box::new(Sink))
             .build_unchecked(manager);
-        Ok(Self { connections, timeout, generation, under_way: AtomicU32::new(0) })
+        Self { connections, timeout, generation, under_way: AtomicU32::new(0) }
+    }
+
+    /// Uses none of the connections again that were made so far.
+    pub fn renew(&self) {
+        self.generation.fetch_add(1, Relaxed);
     }
 
     /// The answer to a command.
@@ -147,7 +142,7 @@ impl Pool {
         use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
         match error.kind() {
             ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | ReadOnly) => {
-                self.generation.fetch_add(1, Relaxed);
+                self.renew();
                 true
             }
             ErrorKind::Io | ErrorKind::ClusterConnectionNotFound | ErrorKind::Server(TryAgain) => true,
@@ -205,13 +200,6 @@ impl Link {
     }
 }
 
-/// A connection, or those to the nodes of a cluster.
-#[derive(Clone)]
-enum Wire {
-    Node(MultiplexedConnection),
-    Cluster(ClusterConnection),
-}
-
 /// A connection in the pool.
 struct Pooled {
     wire: Wire,
@@ -228,7 +216,7 @@ impl Pooled {
 
 /// Makes connections for the pool, and judges them.
 struct Manager {
-    connector: Connector,
+    connector: Arc<Connector>,
     generation: Arc<AtomicU64>,
 }
 
@@ -267,155 +255,4 @@ impl bb8::ErrorSink<RedisError> for Sink {
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<RedisError>> {
         Box::new(Self)
     }
-}
-
-/// Connects to wherever the target is at the moment.
-pub struct Connector {
-    place: Place,
-    config: AsyncConnectionConfig,
-    patience: Duration,
-}
-
-enum Place {
-    Node(Client),
-    Sentinel { sentinels: Vec<Client>, master: String, node: Box<ConnectionInfo> },
-    Cluster { cluster: Box<ClusterClient>, nodes: Vec<Client> },
-}
-
-impl Connector {
-    /// Connects to `target`, where a command may take `timeout`.
-    pub fn new(target: &Target, timeout: Duration) -> RedisResult<Self> {
-        // Fails where it was done before.
-        _ = rustls::crypto::ring::default_provider().install_default();
-        let patience = timeout * CONNECT_FACTOR;
-        let client = |info: &ConnectionInfo| Client::open(info.clone().set_tcp_settings(tcp()));
-        let place = match &target.topology {
-            Topology::Node(info) => Place::Node(client(info)?),
-            Topology::Sentinel { sentinels, master, node } => Place::Sentinel {
-                sentinels: sentinels.iter().map(client).collect::<RedisResult<_>>()?,
-                master: master.clone(),
-                node: Box::new(node.as_ref().clone().set_tcp_settings(tcp())),
-            },
-            Topology::Cluster(nodes) => Place::Cluster {
-                cluster: Box::new(
-                    ClusterClient::builder(nodes.clone())
-                        .tcp_settings(tcp())
-                        .connection_timeout(patience)
-                        .response_timeout(timeout)
-                        .retries(3)
-                        .min_retry_wait(10)
-                        .max_retry_wait(100)
-                        .build()?,
-                ),
-                nodes: nodes.iter().map(client).collect::<RedisResult<_>>()?,
-            },
-        };
-        // A command's own limit is the pool's.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(patience)).set_response_timeout(None);
-        Ok(Self { place, config, patience })
-    }
-
-    async fn connect(&self) -> RedisResult<Wire> {
-        let connecting = async {
-            match &self.place {
-                Place::Cluster { cluster, .. } => cluster.get_async_connection().await.map(Wire::Cluster),
-                _ => self
-                    .client(0)
-                    .await?
-                    .get_multiplexed_async_connection_with_config(&self.config)
-                    .await
-                    .map(Wire::Node),
-            }
-        };
-        timeout(self.patience, connecting).await.map_err(|_| timed_out())?
-    }
-
-    /// Connects once, to see what comes of it.
-    pub async fn probe(&self) -> RedisResult<()> {
-        self.connect().await.map(|_| ())
-    }
-
-    /// A section of `INFO`, of one server.
-    pub async fn info(&self, section: &str) -> RedisResult<String> {
-        let mut link = self.client(0).await?.get_multiplexed_async_connection_with_config(&self.config).await?;
-        redis::cmd("INFO").arg(section).query_async(&mut link).await
-    }
-
-    /// A connection of its own for messages; in a cluster, to one node for each `turn`.
-    pub async fn subscribe(&self, channels: &[String], turn: usize) -> RedisResult<PubSub> {
-        let subscribing = async {
-            let mut messages = self.client(turn).await?.get_async_pubsub().await?;
-            messages.subscribe(channels).await?;
-            Ok(messages)
-        };
-        timeout(self.patience, subscribing).await.map_err(|_| timed_out())?
-    }
-
-    async fn client(&self, turn: usize) -> RedisResult<Client> {
-        match &self.place {
-            Place::Node(client) => Ok(client.clone()),
-            Place::Cluster { nodes, .. } => Ok(nodes[turn % nodes.len()].clone()),
-            Place::Sentinel { sentinels, master, node } => self.master(sentinels, master, node).await,
-        }
-    }
-
-    /// The server that a sentinel names and that agrees. All sentinels are asked at once: one that is gone, or has not
-    /// heard of a failover yet, delays nothing.
-    async fn master(&self, sentinels: &[Client], name: &str, node: &ConnectionInfo) -> RedisResult<Client> {
-        let mut answers: FuturesUnordered<_> =
-            sentinels.iter().map(|sentinel| self.named_master(sentinel, name, node)).collect();
-        let mut failure = None;
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(client) => return Ok(client),
-                // That no sentinel knows the name says more than that one of them is away.
-                Err(error) if failure.is_none() || error.kind() == ErrorKind::MasterNameNotFoundBySentinel => {
-                    failure = Some(error);
-                }
-                Err(_) => {}
-            }
-        }
-        Err(failure.unwrap_or_else(timed_out))
-    }
-
-    async fn named_master(&self, sentinel: &Client, name: &str, node: &ConnectionInfo) -> RedisResult<Client> {
-        let mut link = sentinel.get_multiplexed_async_connection_with_config(&self.config).await?;
-        let address: Option<(String, u16)> =
-            redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name).query_async(&mut link).await?;
-        let (host, port) = address.ok_or((ErrorKind::MasterNameNotFoundBySentinel, "no sentinel knows this master"))?;
-        let address = match node.addr() {
-            redis::ConnectionAddr::TcpTls { tls_params, .. } => {
-                redis::ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: tls_params.clone() }
-            }
-            _ => redis::ConnectionAddr::Tcp(host, port),
-        };
-        let client = Client::open(node.clone().set_addr(address))?;
-        let mut link = client.get_multiplexed_async_connection_with_config(&self.config).await?;
-        let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut link).await?;
-        let role = role.into_iter().next().map(String::from_redis_value).transpose()?;
-        if role.as_deref() == Some("master") {
-            Ok(client)
-        } else {
-            Err((ErrorKind::Server(ServerErrorKind::ReadOnly), "the sentinels name a server that is no master yet")
-                .into())
-        }
-    }
-}
-
-fn tcp() -> TcpSettings {
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
-    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-    #[cfg(target_os = "linux")]
-    let settings = settings.set_user_timeout(Duration::from_secs(5));
-    settings
-}
-
-fn timed_out() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
-}
-
-/// A random part of `most`.
-#[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
-pub fn jitter(most: Duration) -> Duration {
-    most.mul_f64(f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
 }

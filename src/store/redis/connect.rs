@@ -1,0 +1,140 @@
+//! From where Redis is said to be to a connection with it.
+
+use std::time::Duration;
+
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, RedisError, RedisResult,
+    aio::{MultiplexedConnection, PubSub},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{
+    sentinel::{Address, Sentinels},
+    target::{Target, Topology},
+};
+
+/// How long making a connection may take, in times of what a command may.
+const CONNECT_FACTOR: u32 = 4;
+
+/// A connection, or those to the nodes of a cluster.
+#[derive(Clone)]
+pub enum Wire {
+    /// To one server.
+    Node(MultiplexedConnection),
+    /// To each that is needed.
+    Cluster(ClusterConnection),
+}
+
+/// Connects to wherever Redis is at the moment.
+pub struct Connector {
+    place: Place,
+    config: AsyncConnectionConfig,
+    patience: Duration,
+}
+
+enum Place {
+    Node(Client),
+    Sentinel(Sentinels),
+    Cluster { cluster: Box<ClusterClient>, nodes: Vec<Client> },
+}
+
+impl Connector {
+    /// Connects to `target`, where a command may take `timeout`.
+    pub fn new(target: &Target, timeout: Duration) -> RedisResult<Self> {
+        // Fails where it was done before.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let patience = timeout * CONNECT_FACTOR;
+        // What a command may take is seen to by those who send it.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(patience)).set_response_timeout(None);
+        let client = |info: &ConnectionInfo| Client::open(info.clone().set_tcp_settings(tcp()));
+        let place = match &target.topology {
+            Topology::Node(info) => Place::Node(client(info)?),
+            Topology::Sentinel { sentinels, master, node } => {
+                let sentinels = sentinels.iter().map(client).collect::<RedisResult<_>>()?;
+                let node = node.as_ref().clone().set_tcp_settings(tcp());
+                Place::Sentinel(Sentinels::new(sentinels, master.clone(), node, config.clone(), timeout))
+            }
+            Topology::Cluster(nodes) => Place::Cluster {
+                cluster: Box::new(
+                    ClusterClient::builder(nodes.clone())
+                        .tcp_settings(tcp())
+                        .connection_timeout(patience)
+                        .response_timeout(timeout)
+                        .retries(3)
+                        .min_retry_wait(10)
+                        .max_retry_wait(100)
+                        .build()?,
+                ),
+                nodes: nodes.iter().map(client).collect::<RedisResult<_>>()?,
+            },
+        };
+        Ok(Self { place, config, patience })
+    }
+
+    /// A connection for commands.
+    pub async fn connect(&self) -> RedisResult<Wire> {
+        let connecting = async {
+            if let Place::Cluster { cluster, .. } = &self.place {
+                return cluster.get_async_connection().await.map(Wire::Cluster);
+            }
+            let client = self.client(0).await?;
+            client.get_multiplexed_async_connection_with_config(&self.config).await.map(Wire::Node)
+        };
+        timeout(self.patience, connecting).await.map_err(|_| timed_out())?
+    }
+
+    /// A connection of its own for messages; in a cluster, to another node for each `turn`.
+    pub async fn subscribe(&self, channels: &[String], turn: usize) -> RedisResult<PubSub> {
+        let subscribing = async {
+            let mut messages = self.client(turn).await?.get_async_pubsub().await?;
+            messages.subscribe(channels).await?;
+            Ok(messages)
+        };
+        timeout(self.patience, subscribing).await.map_err(|_| timed_out())?
+    }
+
+    /// A section of `INFO`, of one server.
+    pub async fn info(&self, section: &str) -> RedisResult<String> {
+        let mut link = self.client(0).await?.get_multiplexed_async_connection_with_config(&self.config).await?;
+        redis::cmd("INFO").arg(section).query_async(&mut link).await
+    }
+
+    /// The master that sentinels name now; `None` where there are none, or none answers.
+    pub async fn named_master(&self) -> Option<Address> {
+        match &self.place {
+            Place::Sentinel(sentinels) => sentinels.named_master().await.ok(),
+            Place::Node(_) | Place::Cluster { .. } => None,
+        }
+    }
+
+    async fn client(&self, turn: usize) -> RedisResult<Client> {
+        match &self.place {
+            Place::Node(client) => Ok(client.clone()),
+            Place::Sentinel(sentinels) => sentinels.master().await,
+            Place::Cluster { nodes, .. } => Ok(nodes[turn % nodes.len()].clone()),
+        }
+    }
+}
+
+fn tcp() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(Duration::from_secs(5));
+    settings
+}
+
+/// There was no answer in time.
+pub fn timed_out() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+/// A random part of `most`.
+#[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+pub fn jitter(most: Duration) -> Duration {
+    most.mul_f64(f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
+}

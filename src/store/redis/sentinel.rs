@@ -1,0 +1,101 @@
+//! The master that sentinels name.
+
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::future::join_all;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, RedisError, RedisResult,
+    ServerErrorKind, Value, cmd,
+};
+use tokio::time::timeout;
+
+use super::connect::timed_out;
+
+/// Host and port of a server.
+pub type Address = (String, u16);
+
+/// Sentinels that watch over one master.
+///
+/// All are asked at once, and the one that has seen the latest failover is believed: a sentinel that is gone delays
+/// little, and one that has not heard of a failover yet names a server that still takes writes and will lose them.
+pub struct Sentinels {
+    all: Vec<Client>,
+    name: String,
+    /// The settings of a connection to the master.
+    node: ConnectionInfo,
+    config: AsyncConnectionConfig,
+    /// How long each may take.
+    patience: Duration,
+}
+
+impl Sentinels {
+    /// `sentinels` know the master by `name`; `node` has the settings of a connection to it.
+    pub fn new(
+        sentinels: Vec<Client>,
+        name: String,
+        node: ConnectionInfo,
+        config: AsyncConnectionConfig,
+        patience: Duration,
+    ) -> Self {
+        Self { all: sentinels, name, node, config, patience }
+    }
+
+    /// Where the master is.
+    pub async fn named_master(&self) -> RedisResult<Address> {
+        let ask = |sentinel| async move { timeout(self.patience, self.ask(sentinel)).await.map_err(|_| timed_out())? };
+        let answers = join_all(self.all.iter().map(ask)).await;
+        let mut failure = None;
+        let mut latest = None;
+        for answer in answers {
+            match answer {
+                Ok(named) => latest = latest.max(Some(named)),
+                // That a sentinel does not know the name says more than that one of them is away.
+                Err(error) if failure.is_none() || is_unknown(&error) => failure = Some(error),
+                Err(_) => {}
+            }
+        }
+        latest.map(|(_, address)| address).ok_or_else(|| failure.unwrap_or_else(timed_out))
+    }
+
+    /// The master, if it agrees that it is.
+    pub async fn master(&self) -> RedisResult<Client> {
+        let (host, port) = self.named_master().await?;
+        let address = match self.node.addr() {
+            ConnectionAddr::TcpTls { tls_params, .. } => {
+                ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: tls_params.clone() }
+            }
+            _ => ConnectionAddr::Tcp(host, port),
+        };
+        let client = Client::open(self.node.clone().set_addr(address))?;
+        let mut link = client.get_multiplexed_async_connection_with_config(&self.config).await?;
+        let role: Vec<Value> = cmd("ROLE").query_async(&mut link).await?;
+        let role = role.into_iter().next().map(String::from_redis_value).transpose()?;
+        if role.as_deref() == Some("master") {
+            return Ok(client);
+        }
+        Err((ErrorKind::Server(ServerErrorKind::ReadOnly), "the server that the sentinels name is no master yet")
+            .into())
+    }
+
+    /// Where one of them says that the master is, behind the number of failovers that it has seen.
+    async fn ask(&self, sentinel: &Client) -> RedisResult<(u64, Address)> {
+        let mut link = sentinel.get_multiplexed_async_connection_with_config(&self.config).await?;
+        let told: HashMap<String, String> =
+            cmd("SENTINEL").arg("MASTER").arg(&self.name).query_async(&mut link).await.map_err(|error| {
+                let unknown = error.detail().is_some_and(|detail| detail.starts_with("No such master"));
+                if unknown { unknown_name() } else { error }
+            })?;
+        let number = |name: &str| told.get(name).and_then(|text| text.parse::<u64>().ok());
+        let port = number("port").and_then(|port| port.try_into().ok());
+        let (host, port) = told.get("ip").zip(port).ok_or_else(unknown_name)?;
+        Ok((number("config-epoch").unwrap_or_default(), (host.clone(), port)))
+    }
+}
+
+fn unknown_name() -> RedisError {
+    (ErrorKind::MasterNameNotFoundBySentinel, "the sentinels know no master of this name").into()
+}
+
+fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::MasterNameNotFoundBySentinel
+}
