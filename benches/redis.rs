@@ -254,6 +254,10 @@ async fn weigh(redis: &Redis, store: &RedisStore, jobs: u32) {
     let used = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).expect("Redis tells its memory");
     let used: f64 = used.trim().parse().expect("a number");
     println!("\nthe newest of {jobs} jobs has {} bytes of JSON", serde_json::to_vec(&*newest).expect("JSON").len());
+    let keys: Vec<String> =
+        redis::from_redis_value(redis.command(&["ZRANGE", "jobs:{0}:created", "0", "0"]).await).expect("ids of jobs");
+    let hash = redis.command(&["MEMORY", "USAGE", &format!("job:{{0}}:{}", keys[0])]).await;
+    println!("MEMORY USAGE of a job's hash: {hash:?}");
     println!("bytes in Redis for each, with its index entries: {:.0}", used / f64::from(jobs));
 }
 

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`domain`] | what a job is and may become; pure | nothing |
 //! | [`clock`] | what time it is | `domain` |
-//! | [`store`] | where jobs are kept | `domain` |
+//! | [`store`] | where jobs are kept | `clock`, `domain` |
 //! | [`watch`] | from a store's announcements to subscribers | `clock`, `domain`, `store` |
 //! | [`tracker`] | the use cases | the above |
 //! | [`grpc`] | the services, and what each call passes | the above, `proto` |

@@ -16,7 +16,7 @@ use tokio::{
     task::yield_now,
     time::{Instant, sleep, timeout},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 use uuid::Uuid;
 
 use crate::{
@@ -37,6 +37,9 @@ const SWEEP_BATCH: usize = 100;
 
 /// The longest that the sweeper sleeps: bounds what a stepped clock or another replica's change can delay.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The least time between two sweeps: what comes due meanwhile is handled together.
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
 /// Tracks jobs.
 pub struct Tracker {
@@ -178,7 +181,11 @@ impl Tracker {
                     continue;
                 }
                 // What was changed since it was listed is no longer what was asked for.
-                let gone = dry_run || self.try_change(stored, &Change::Delete { force: false }).await?.is_ok();
+                let gone = dry_run
+                    || match self.try_change(stored, &Change::Delete { force: false }).await {
+                        Err(JobError::Corrupt(_)) => false,
+                        outcome => outcome?.is_ok(),
+                    };
                 purged += u64::from(gone);
             }
             // A store that answers at once would never let a deadline end this, nor others have their turn.
@@ -219,15 +226,14 @@ impl Tracker {
     pub async fn sweep(&self) {
         loop {
             self.sweeper.planned.store(i64::MAX, Relaxed);
-            let next = match self.sweep_due().await {
-                Ok(next) => next,
-                Err(error) => {
-                    warn!(%error, "the sweep failed and will be tried again");
-                    None
-                }
-            };
+            let next = self.sweep_due().await.unwrap_or_else(|error| {
+                // That the store is away, it says itself.
+                debug!(%error, "the sweep failed and will be tried again");
+                None
+            });
             let next = next.unwrap_or(Timestamp::MAX);
             let planned = self.sweeper.planned.fetch_min(next.as_micros(), Relaxed).min(next.as_micros());
+            sleep(SWEEP_PAUSE).await;
             let wait = Timestamp::from_micros(planned).since(self.now()).min(SWEEP_INTERVAL);
             tokio::select! {
                 () = sleep(wait) => {}
@@ -240,22 +246,25 @@ impl Tracker {
     pub async fn sweep_due(&self) -> Result<Option<Timestamp>, JobError> {
         loop {
             let batch = self.store.due(self.now(), SWEEP_BATCH).await?;
-            if batch.records.is_empty() {
-                return Ok(batch.next);
-            }
+            let mut handled = 0;
             for record in batch.records {
                 let DueRecord { stored, due } = record;
                 debug!(job_id = %stored.job.id, ?due, "due");
-                let change = match due {
-                    Due::Forget => {
-                        self.store.delete(&stored.job).await?;
-                        continue;
-                    }
-                    Due::LoseWorker => Change::LoseWorker,
-                    Due::Expire => Change::Expire,
+                let outcome = match due {
+                    Due::Forget => self.store.delete(&stored.job).await.map_err(JobError::from),
+                    // On a conflict it is no longer due, or comes again.
+                    Due::LoseWorker => self.try_change(stored, &Change::LoseWorker).await.map(drop),
+                    Due::Expire => self.try_change(stored, &Change::Expire).await.map(drop),
                 };
-                // On a conflict it is no longer due, or comes again.
-                _ = self.try_change(stored, &change).await?;
+                match outcome {
+                    Ok(()) => handled += 1,
+                    // It must not keep the others from their turn.
+                    Err(JobError::Corrupt(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if handled == 0 {
+                return Ok(batch.next);
             }
             yield_now().await;
         }

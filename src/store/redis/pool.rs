@@ -62,13 +62,14 @@ pub struct PoolStats {
 }
 
 impl Pool {
-    /// At most `size` connections. No command takes longer than `timeout`.
+    /// At most `size` connections; one carries everything until callers wait for it. No command takes longer than
+    /// `timeout`.
     pub fn new(connector: Arc<Connector>, size: u32, timeout: Duration) -> Self {
         let generation = Arc::new(AtomicU64::new(0));
         let manager = Manager { connector, generation: generation.clone() };
         let connections = bb8::Pool::builder()
             .max_size(size)
-            .min_idle(size.min(2))
+            .min_idle(1)
             .test_on_check_out(false)
             .connection_timeout(timeout)
             .retry_connection(false)
