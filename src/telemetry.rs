@@ -9,7 +9,9 @@ use crate::config::LogFormat;
 
 /// Writes log lines that `filter` lets pass to standard error, from here on.
 pub fn init(format: LogFormat, filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is not a log filter"))?;
+    // Redis's client repeats what we say once.
+    let filter = EnvFilter::try_new(format!("redis=error,{filter}"))
+        .with_context(|| format!("--log {filter:?} is not a log filter"))?;
     let lines = fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     match format {
         LogFormat::Human => lines.init(),

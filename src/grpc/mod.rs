@@ -69,8 +69,10 @@ impl Face {
         health::report(&reporter, &SERVICES, ServingStatus::Serving).await;
         let mode = tracker.mode();
         let mut names = SERVICES.to_vec();
-        if *mode.borrow() != StorageMode::Memory {
+        let redis = redis_status(*mode.borrow());
+        if let Some(status) = redis {
             names.push(REDIS);
+            health::report(&reporter, &[REDIS], status).await;
         }
         let service = routes(&tracker, health::ServiceHealth::new(reporter.clone(), names, drain.clone()), &drain);
         Self { service, reporter, mode, drain }
@@ -80,11 +82,7 @@ impl Face {
     pub async fn report_redis(&self) {
         let mut mode = self.mode.clone();
         loop {
-            let status = match *mode.borrow_and_update() {
-                StorageMode::Memory => return,
-                StorageMode::Redis => ServingStatus::Serving,
-                StorageMode::Degraded => ServingStatus::NotServing,
-            };
+            let Some(status) = redis_status(*mode.borrow_and_update()) else { return };
             health::report(&self.reporter, &[REDIS], status).await;
             if mode.changed().await.is_err() {
                 return;
@@ -96,6 +94,15 @@ impl Face {
     pub async fn drain(&self) {
         health::report(&self.reporter, &SERVICES, ServingStatus::NotServing).await;
         self.drain.cancel();
+    }
+}
+
+/// What health says of the link to Redis; `None`: there is to be none.
+fn redis_status(mode: StorageMode) -> Option<ServingStatus> {
+    match mode {
+        StorageMode::Memory => None,
+        StorageMode::Redis => Some(ServingStatus::Serving),
+        StorageMode::Degraded => Some(ServingStatus::NotServing),
     }
 }
 

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the Redis user must be allowed, in the words of `ACL SETUSER`.
 const RIGHTS: &str = "~job:* ~jobs:* ~jobtrack:epoch &jobs:* +@read +@write +@pubsub +@scripting +@connection +time \
-                      +info +role (other keys with another --key-prefix)";
+                      +info +role +cluster|slots (other keys with another --key-prefix)";
 
 /// A mistake that has to be mended before jobtrack can use this Redis.
 #[derive(Debug, Error)]
@@ -71,13 +71,16 @@ impl RedisStore {
     /// Everything that will be done, once.
     async fn try_everything(&self) -> Result<(), RedisError> {
         drop(self.connector.connect().await?);
-        self.look().await.map_err(Fault::into_error)?;
+        self.set_clock().await.map_err(Fault::into_error)?;
+        self.learn_epoch().await.map_err(Fault::into_error)?;
+        let partition = Partition::of(&JobId::lower_bound());
+        self.commits_in(partition).await.map_err(Fault::into_error)?;
         self.try_write().await.map_err(Fault::into_error)?;
         let query = ListQuery { filter: Filter::default(), limit: 1, after: None, now: self.clock.now() };
         self.counts().await.map_err(Fault::into_error)?;
         self.page(&query).await.map_err(Fault::into_error)?;
         self.due_batch(self.clock.now(), 1).await.map_err(Fault::into_error)?;
-        drop(self.connector.subscribe(&[self.keys.changes(Partition::of(&JobId::lower_bound()))], 0).await?);
+        drop(self.connector.subscribe(&[self.keys.changes(partition)], 0).await?);
         self.look_at_settings().await;
         Ok(())
     }
@@ -125,14 +128,18 @@ fn mistake(error: &RedisError) -> Option<String> {
         ErrorKind::AuthenticationFailed => refused.to_owned(),
         ErrorKind::MasterNameNotFoundBySentinel => "the sentinels know no master of this name".to_owned(),
         ErrorKind::Server(Moved) => "it is part of a cluster: write redis+cluster://".to_owned(),
-        ErrorKind::Server(NoPerm) => {
-            format!("the user may not do what jobtrack has to ({}); it needs {RIGHTS}", reason(error))
-        }
+        ErrorKind::Server(NoPerm) => missing_right(error),
         _ if matches!(error.code(), Some("WRONGPASS" | "NOAUTH")) => refused.to_owned(),
+        // What a script may not do has no code of its own.
+        _ if text.contains("The user executing the script can't") => missing_right(error),
         _ if text.contains("cluster support disabled") => "it is no cluster: write redis://".to_owned(),
         _ if text.contains("certificate") => format!("TLS failed: {text}"),
         _ => return None,
     })
+}
+
+fn missing_right(error: &RedisError) -> String {
+    format!("the user may not do what jobtrack has to ({}); it needs {RIGHTS}", reason(error))
 }
 
 /// An error in the words of Redis; they hold no secret.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{Job, JobId, Stamp, State, Timestamp, Version};
 
 /// The fields that a job is read from.
-pub const READ: [&str; 2] = ["doc", "durable_time"];
+pub const READ: [&str; 3] = ["doc", "durable_time", "rev"];
 
 /// The version of a record in the form in which scripts compare it.
 pub struct Written {
@@ -48,12 +48,16 @@ pub enum Record {
 
 /// Reads the fields [`READ`] of the record of `id`.
 pub fn decode(id: &JobId, fields: Value) -> Record {
-    let Ok((doc, durable_time)) = <(Option<Vec<u8>>, Option<String>)>::from_redis_value(fields) else {
+    let Ok((doc, durable_time, rev)) = <(Option<Vec<u8>>, Option<String>, Option<i64>)>::from_redis_value(fields)
+    else {
         return Record::Corrupt;
     };
-    let Some(doc) = doc else { return Record::Missing };
+    let doc = match (doc, rev) {
+        (None, None) => return Record::Missing,
+        (doc, _) => doc.unwrap_or_default(),
+    };
     match serde_json::from_slice::<Job>(&doc) {
-        Ok(mut job) if job.id == *id => {
+        Ok(mut job) if job.id == *id && Some(job.version.revision) == rev => {
             job.recorded = true;
             job.durable_time = durable_time.as_deref().and_then(time);
             Record::Found(Box::new(job))

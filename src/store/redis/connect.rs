@@ -29,6 +29,13 @@ pub enum Wire {
     Cluster(ClusterConnection),
 }
 
+impl Wire {
+    /// Whether it is to a cluster.
+    pub const fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
 /// Connects to wherever Redis is at the moment.
 pub struct Connector {
     place: Place,
@@ -62,7 +69,8 @@ impl Connector {
                 cluster: Box::new(
                     ClusterClient::builder(nodes.clone())
                         .tcp_settings(tcp())
-                        .connection_timeout(patience)
+                        // It waits for every node, also for those that are silent.
+                        .connection_timeout(timeout)
                         .response_timeout(timeout)
                         .retries(3)
                         .min_retry_wait(10)

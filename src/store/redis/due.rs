@@ -3,13 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::future::try_join_all;
-use redis::{Value, pipe};
+use redis::pipe;
 
 use super::{
     RedisStore,
     keys::{Partition, Place},
-    list::read,
-    pool::Fault,
+    pool::{Answer, Fault, read},
 };
 use crate::{
     domain::{JobId, Timestamp},
@@ -72,7 +71,7 @@ impl RedisStore {
             range(&format!("({now}"), "+inf", 1);
         }
         let answers: Vec<_> =
-            self.reads.query_all(&mut commands).await?.into_iter().map(places).collect::<Result<_, _>>()?;
+            self.reads.query_all(&commands).await?.into_iter().map(places).collect::<Result<_, _>>()?;
         let (due, later): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
         let next = later.into_iter().flat_map(|(_, places)| places).map(|(time, _)| time).min();
         Ok((due.into_iter().flat_map(|(_, places)| places).collect(), next))
@@ -84,11 +83,11 @@ impl RedisStore {
         for set in SETS {
             commands.zrem(self.keys.place(Partition::of(id), set), id.as_str());
         }
-        self.reads.query_all(&mut commands).await.map(|_| ())
+        self.reads.query_all(&commands).await.map(|_| ())
     }
 }
 
-fn places(answer: Value) -> Result<Vec<(Timestamp, JobId)>, Fault> {
+fn places(answer: Answer) -> Result<Vec<(Timestamp, JobId)>, Fault> {
     let entries: Vec<(String, f64)> = read(answer)?;
     Ok(entries.into_iter().filter_map(|(id, score)| Some((super::micros(score), JobId::parse(&id)?))).collect())
 }

@@ -6,7 +6,6 @@
 
 use std::{
     collections::VecDeque,
-    mem::take,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering::Relaxed},
@@ -14,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::try_join_all};
+use futures_util::{StreamExt, future::join_all};
 use indexmap::IndexSet;
-use redis::{Msg, RedisResult, Value, aio::PubSub, cmd, pipe};
+use redis::{Msg, RedisResult, Value, aio::PubSub, cmd};
 use tokio::{
     sync::Notify,
     time::{MissedTickBehavior, interval, sleep},
@@ -29,7 +28,6 @@ use super::{
     codec::Message,
     connect::jitter,
     keys::{EPOCH, PARTITIONS, Partition},
-    list::read,
     pool::Fault,
     sentinel::Address,
 };
@@ -57,8 +55,8 @@ pub struct Feed {
     /// Jobs that are to be read again.
     hinted: Mutex<IndexSet<JobId>>,
     arrived: Notify,
-    /// The number of the last commit that was heard of, in each partition.
-    heard: Mutex<[i64; PARTITIONS]>,
+    /// The number of the last commit that was heard of, in each partition; `None`: not known.
+    heard: Mutex<Counts>,
     /// The subscription is not to be trusted any more.
     distrust: Notify,
     /// Until when a hint of this store's own commits may be the first that it hears of them, in microseconds.
@@ -71,12 +69,29 @@ impl Feed {
         self.doubt_until.store(i64::MAX, Relaxed);
     }
 
+    /// Redis answers again: what was sent before comes to light by then, or not at all.
+    fn doubt_ends(&self, then: Timestamp) {
+        _ = self.doubt_until.compare_exchange(i64::MAX, then.as_micros(), Relaxed, Relaxed);
+    }
+
     fn hinted(&self) -> MutexGuard<'_, IndexSet<JobId>> {
         self.hinted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heard(&self) -> MutexGuard<'_, [i64; PARTITIONS]> {
+    fn heard(&self) -> MutexGuard<'_, Counts> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes some of what is to be read again, by partition.
+    fn take_hinted(&self) -> Option<Vec<Vec<JobId>>> {
+        let mut hinted = self.hinted();
+        let some = hinted.len().min(BATCH);
+        let mut parts = vec![Vec::new(); PARTITIONS];
+        for id in hinted.drain(..some) {
+            parts[Partition::of(&id).index()].push(id);
+        }
+        parts.retain(|part| !part.is_empty());
+        (!parts.is_empty()).then_some(parts)
     }
 
     fn read_again(&self, ids: impl IntoIterator<Item = JobId>) {
@@ -85,13 +100,19 @@ impl Feed {
     }
 }
 
-/// The numbers of the last commits, by partition.
-type Counts = [i64; PARTITIONS];
+/// The numbers of the last commits, by partition; `None`: it does not answer.
+type Counts = [Option<i64>; PARTITIONS];
 
 impl RedisStore {
     /// Follows what others commit, and looks after the link, for ever.
     pub async fn run(&self) {
-        tokio::join!(self.follow(), self.read_hinted(), self.look_after());
+        tokio::join!(
+            self.follow(),
+            self.read_hinted(),
+            self.look_after(),
+            self.pool.look_after(),
+            self.reads.look_after()
+        );
     }
 
     async fn follow(&self) {
@@ -117,8 +138,7 @@ impl RedisStore {
     async fn subscribe(&self, turn: usize) -> RedisResult<PubSub> {
         let channels: Vec<_> = Partition::all().map(|partition| self.keys.changes(partition)).collect();
         let messages = self.connector.subscribe(&channels, turn).await?;
-        let counts = self.commits().await.map_err(Fault::into_error)?;
-        *self.feed.heard() = counts;
+        *self.feed.heard() = self.commits().await;
         self.missed(|_| true);
         Ok(messages)
     }
@@ -144,8 +164,8 @@ impl RedisStore {
         };
         let lost = {
             let heard = &mut self.feed.heard()[partition.index()];
-            let lost = number > *heard + 1;
-            *heard = number.max(*heard);
+            let lost = heard.is_none_or(|heard| number > heard + 1);
+            *heard = (*heard).max(Some(number));
             lost
         };
         if lost {
@@ -173,27 +193,25 @@ impl RedisStore {
     async fn read_hinted(&self) {
         loop {
             self.feed.arrived.notified().await;
-            loop {
-                let ids: Vec<_> = {
-                    let mut hinted = self.feed.hinted();
-                    let rest = hinted.len().saturating_sub(BATCH);
-                    if rest == 0 { take(&mut *hinted) } else { hinted.drain(rest..).collect() }
-                }
-                .into_iter()
-                .collect();
-                if ids.is_empty() {
-                    break;
-                }
-                if let Ok(jobs) = self.read_many(ids.iter()).await {
-                    for (job, _) in jobs {
-                        self.announce(super::stored(job), None);
-                    }
-                } else {
-                    self.feed.hinted().extend(ids);
-                    sleep(jitter(LOOK)).await;
+            while let Some(parts) = self.feed.take_hinted() {
+                // What can't be read must not hold up the rest: in a cluster it may be on a node that is lost.
+                let failed: Vec<_> = join_all(parts.into_iter().map(|ids| self.announce_all(ids))).await;
+                let failed: Vec<_> = failed.into_iter().flatten().collect();
+                if !failed.is_empty() {
+                    self.feed.hinted().extend(failed);
+                    sleep(jitter(LOOK / 4)).await;
                 }
             }
         }
+    }
+
+    /// Reads jobs and announces them. Returns the ids if they can't be read.
+    async fn announce_all(&self, ids: Vec<JobId>) -> Vec<JobId> {
+        let Ok(jobs) = self.read_many(ids.iter()).await else { return ids };
+        for (job, _) in jobs {
+            self.announce(super::stored(job), None);
+        }
+        Vec::new()
     }
 
     /// Looks after the link: whether Redis answers, its clock, its data set, and hints that were lost.
@@ -206,28 +224,33 @@ impl RedisStore {
             ticks.tick().await;
             self.look_for_master(&mut master).await;
             let heard = *self.feed.heard();
-            match self.look().await {
-                Ok(counts) => {
-                    self.link_is(StorageMode::Redis);
-                    let went_back = counts.iter().zip(heard).any(|(count, heard)| *count < heard);
-                    let overdue = before.front().filter(|_| before.len() == PATIENCE);
-                    if went_back || overdue.is_some_and(|due| due.iter().zip(heard).any(|(due, heard)| *due > heard)) {
-                        debug!("hints were lost");
-                        before.clear();
-                        self.feed.distrust.notify_one();
-                    } else {
-                        before.truncate(PATIENCE);
-                        if before.len() == PATIENCE {
-                            before.pop_front();
-                        }
-                        before.push_back(counts);
-                    }
-                }
-                Err(fault) => {
-                    debug!(?fault, "the look at Redis failed");
-                    self.link_is(StorageMode::Degraded);
-                }
+            let counts = self.look().await;
+            let whole = counts.iter().all(Option::is_some);
+            self.link_is(if whole { StorageMode::Redis } else { StorageMode::Degraded });
+            self.catch_up(&counts);
+            let due = if before.len() < PATIENCE { None } else { before.pop_front() };
+            let overdue = due.is_some_and(|due| is_behind(&heard, &due));
+            if overdue || is_behind(&counts, &heard) {
+                debug!("hints were lost");
+                before.clear();
+                self.feed.distrust.notify_one();
+            } else {
+                before.push_back(counts);
             }
+        }
+    }
+
+    /// Takes note of partitions that answer again: what was committed there meanwhile was missed.
+    fn catch_up(&self, counts: &Counts) {
+        let mut back = Vec::new();
+        for (partition, heard) in Partition::all().zip(self.feed.heard().iter_mut()) {
+            if let (None, Some(count)) = (*heard, counts[partition.index()]) {
+                *heard = Some(count);
+                back.push(partition);
+            }
+        }
+        if !back.is_empty() {
+            self.missed(|partition| back.contains(&partition));
         }
     }
 
@@ -243,43 +266,48 @@ impl RedisStore {
         }
     }
 
-    /// Sets the clock by Redis and reads which data set this is. Returns the counts of commits.
-    pub(super) async fn look(&self) -> Result<Counts, Fault> {
+    /// Looks at the clock, the data set and the counts of commits, which it returns.
+    async fn look(&self) -> Counts {
+        let (clock, data_set, counts) = tokio::join!(self.set_clock(), self.learn_epoch(), self.commits());
+        for fault in [clock.err(), data_set.err()].into_iter().flatten() {
+            debug!(?fault, "the look at Redis failed");
+        }
+        counts
+    }
+
+    /// Sets the clock by that of Redis.
+    pub(super) async fn set_clock(&self) -> Result<(), Fault> {
         let asked = self.clock.now();
         let (seconds, micros): (i64, i64) = self.reads.query(&cmd("TIME")).await?;
         let way = self.clock.now().since(asked) / 2;
         self.clock.steer(Timestamp::from_micros(seconds * 1_000_000 + micros) + way);
-        if self.feed.doubt_until.load(Relaxed) == i64::MAX {
-            let until = self.clock.now() + TOMBSTONE_LIFE;
-            self.feed.doubt_until.store(until.as_micros(), Relaxed);
+        self.feed.doubt_ends(self.clock.now() + TOMBSTONE_LIFE);
+        Ok(())
+    }
+
+    /// Reads which data set this is, and names it if nobody has.
+    pub(super) async fn learn_epoch(&self) -> Result<(), Fault> {
+        let mut there: Option<String> = self.reads.query(cmd("GET").arg(EPOCH)).await?;
+        if there.is_none() {
+            // Of replicas that find nothing at the same time, one names it.
+            let name = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
+            self.reads.query::<Value>(cmd("SET").arg(EPOCH).arg(name).arg("NX")).await?;
+            there = self.reads.query(cmd("GET").arg(EPOCH)).await?;
         }
-        self.epoch.store(self.read_epoch().await?, Relaxed);
-        self.commits().await
+        let epoch = there.and_then(|epoch| u64::from_str_radix(&epoch, 16).ok()).unwrap_or_default();
+        self.epoch.store(epoch, Relaxed);
+        Ok(())
     }
 
-    async fn read_epoch(&self) -> Result<u64, Fault> {
-        let fresh = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
-        let there: Option<String> = self.reads.query(cmd("GET").arg(EPOCH)).await?;
-        let there = if let Some(there) = there {
-            there
-        } else {
-            // Of replicas that find nothing at the same time, one names the data set.
-            self.reads.query::<Value>(cmd("SET").arg(EPOCH).arg(&fresh).arg("NX")).await?;
-            self.reads.query(cmd("GET").arg(EPOCH)).await?
-        };
-        Ok(u64::from_str_radix(&there, 16).unwrap_or_default())
+    async fn commits(&self) -> Counts {
+        let counts = join_all(Partition::all().map(|partition| self.commits_in(partition))).await;
+        std::array::from_fn(|partition| counts[partition].as_ref().ok().copied())
     }
 
-    async fn commits(&self) -> Result<Counts, Fault> {
-        let of = |partition| async move {
-            let mut commands = pipe();
-            commands.get(self.keys.commits(partition));
-            let answers = self.reads.query_all(&mut commands).await?;
-            let count: Option<i64> = answers.into_iter().next().map(read).transpose()?.flatten();
-            Ok::<_, Fault>(count.unwrap_or_default())
-        };
-        let counts = try_join_all(Partition::all().map(of)).await?;
-        Ok(std::array::from_fn(|partition| counts[partition]))
+    /// How many commits there were in a partition.
+    pub(super) async fn commits_in(&self, partition: Partition) -> Result<i64, Fault> {
+        let count: Option<i64> = self.reads.query(cmd("GET").arg(self.keys.commits(partition))).await?;
+        Ok(count.unwrap_or_default())
     }
 
     /// Tells the state of the link, once for each change.
@@ -291,4 +319,9 @@ impl RedisStore {
             _ => warn!(redis = %self.target, "Redis does not answer; trying again"),
         }
     }
+}
+
+/// Whether there is less in one partition at least.
+fn is_behind(counts: &Counts, others: &Counts) -> bool {
+    counts.iter().zip(others).any(|(count, other)| count.zip(*other).is_some_and(|(count, other)| count < other))
 }

@@ -1,18 +1,17 @@
 //! Lists and counts, read from the indexes alone.
 //!
-//! A page is merged from all partitions, each read a little ahead. Where a filter allows several states, the sets of a
-//! partition are read at one moment, so that a job which changes its state meanwhile is neither missed nor seen twice.
+//! A page is merged from all partitions, each read a little ahead.
 
 use std::collections::VecDeque;
 
 use futures_util::future::{join_all, try_join_all};
-use redis::{FromRedisValue, Pipeline, Value, pipe};
+use redis::{Pipeline, Value, pipe};
 
 use super::{
     RedisStore,
     codec::{READ, Record, decode},
     keys::{Partition, Place},
-    pool::Fault,
+    pool::{Answer, Fault, read},
 };
 use crate::{
     domain::{Cursor, Filter, Job, JobId, ListQuery, State, Timestamp},
@@ -94,7 +93,7 @@ impl RedisStore {
             for state in State::ALL {
                 cards.zcard(self.keys.place(partition, Place::State(state)));
             }
-            numbers(self.reads.query_all(&mut cards).await?)
+            numbers(self.reads.query_all(&cards).await?)
         };
         let mut counts = [0; State::ALL.len()];
         for partition in try_join_all(Partition::all().map(of)).await? {
@@ -117,8 +116,8 @@ impl RedisStore {
             .into_iter()
             .flatten()
             .filter_map(|((at, id), fields)| {
-                let size = size(&fields);
-                match decode(id, fields) {
+                let size = fields.as_ref().map_or(0, size);
+                match fields.map_or(Record::Corrupt, |fields| decode(id, fields)) {
                     Record::Found(job) => Some((at, (*job, size))),
                     Record::Missing => None,
                     Record::Corrupt => {
@@ -133,12 +132,12 @@ impl RedisStore {
     }
 
     /// The records of some ids of one partition.
-    async fn read_part<'a>(&self, part: Vec<(usize, &'a JobId)>) -> Result<Vec<((usize, &'a JobId), Value)>, Fault> {
+    async fn read_part<'a>(&self, part: Vec<(usize, &'a JobId)>) -> Result<Vec<((usize, &'a JobId), Answer)>, Fault> {
         let mut commands = Pipeline::with_capacity(part.len());
         for (_, id) in &part {
             commands.cmd("HMGET").arg(self.keys.job(id)).arg(&READ);
         }
-        let answers = self.reads.query_all(&mut commands).await?;
+        let answers = self.reads.query_all(&commands).await?;
         Ok(part.into_iter().zip(answers).collect())
     }
 
@@ -166,7 +165,7 @@ impl RedisStore {
             for place in choices.iter().flatten() {
                 commands.zcard(self.keys.place(partition, *place));
             }
-            async move { numbers(self.reads.query_all(&mut commands).await?) }
+            async move { numbers(self.reads.query_all(&commands).await?) }
         };
         let mut sums = vec![0; 1 + choices.iter().map(Vec::len).sum::<usize>()];
         for partition in try_join_all(Partition::all().map(of)).await? {
@@ -201,9 +200,7 @@ impl RedisStore {
         let newest = run.after.as_ref().map_or("+inf".to_owned(), |place| place.create_time.as_micros().to_string());
         let oldest = run.oldest.map_or("-inf".to_owned(), |time| time.as_micros().to_string());
         let mut commands = pipe();
-        if places.len() > 1 {
-            commands.atomic();
-        }
+        // States come in the order of a job's life: one that changes meanwhile is seen twice rather than missed.
         for place in places {
             let key = self.keys.place(run.partition, *place);
             commands.cmd("ZREVRANGEBYSCORE").arg(key).arg(&newest).arg(&oldest).arg("WITHSCORES");
@@ -211,7 +208,7 @@ impl RedisStore {
         }
         let mut entries = Vec::new();
         let mut floor = None;
-        let answers = self.reads.query_all(&mut commands).await?;
+        let answers = self.reads.query_all(&commands).await?;
         run.exhausted = true;
         for answer in answers {
             let set = cursors(answer)?;
@@ -225,6 +222,7 @@ impl RedisStore {
         entries.retain(|entry| floor.as_ref().is_none_or(|floor| entry >= floor));
         entries.retain(|entry| run.after.as_ref().is_none_or(|after| entry < after));
         entries.sort_unstable_by(|a, b| b.cmp(a));
+        entries.dedup();
         match entries.last() {
             Some(last) => run.after = Some(last.clone()),
             // More jobs of one moment than were read: all of them lie before the place to go on from.
@@ -236,22 +234,18 @@ impl RedisStore {
 }
 
 /// The numbers that commands answered.
-fn numbers(answers: Vec<Value>) -> Result<Vec<u64>, Fault> {
+fn numbers(answers: Vec<Answer>) -> Result<Vec<u64>, Fault> {
     answers.into_iter().map(read).collect()
 }
 
 /// Places in a sorted set by time of creation. What is no id is passed over.
-fn cursors(answer: Value) -> Result<Vec<Cursor>, Fault> {
+fn cursors(answer: Answer) -> Result<Vec<Cursor>, Fault> {
     let entries: Vec<(String, f64)> = read(answer)?;
     let place = |(id, score): (String, f64)| {
         let id = JobId::parse(&id)?;
         Some(Cursor { create_time: super::micros(score), id })
     };
     Ok(entries.into_iter().filter_map(place).collect())
-}
-
-pub(super) fn read<T: FromRedisValue>(answer: Value) -> Result<T, Fault> {
-    answer.extract_error().and_then(|answer| Ok(T::from_redis_value(answer)?)).map_err(Fault::Refused)
 }
 
 /// How many bytes of data a record has.

@@ -13,13 +13,20 @@ use std::{
 };
 
 use bb8_redis::bb8::{self, ManageConnection, QueueStrategy};
+use futures_util::future::join_all;
 use redis::{
     Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::ConnectionLike,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout_at},
+};
 use tracing::debug;
 
 use super::connect::{Connector, Wire, jitter, timed_out};
+
+/// How long keys that are on the move are waited for at a time.
+const MOVE: Duration = Duration::from_millis(10);
 
 /// How many times a command is sent if its connection breaks.
 const ATTEMPTS: usize = 2;
@@ -45,10 +52,16 @@ impl Fault {
 /// Shared connections to Redis.
 pub struct Pool {
     connections: bb8::Pool<Manager>,
+    connector: Arc<Connector>,
     timeout: Duration,
     generation: Arc<AtomicU64>,
+    /// A connection to a cluster needs to be replaced.
+    stale: Notify,
     under_way: AtomicU32,
 }
+
+/// The answer to one of several commands.
+pub type Answer = RedisResult<Value>;
 
 /// How a pool is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,7 +79,7 @@ impl Pool {
     /// `timeout`.
     pub fn new(connector: Arc<Connector>, size: u32, timeout: Duration) -> Self {
         let generation = Arc::new(AtomicU64::new(0));
-        let manager = Manager { connector, generation: generation.clone() };
+        let manager = Manager { connector: connector.clone(), generation: generation.clone() };
         let connections = bb8::Pool::builder()
             .max_size(size)
             .min_idle(1)
@@ -76,7 +89,7 @@ impl Pool {
             .queue_strategy(QueueStrategy::Fifo)
             .error_sink(Box::new(Sink))
             .build_unchecked(manager);
-        Self { connections, timeout, generation, under_way: AtomicU32::new(0) }
+        Self { connections, connector, timeout, generation, stale: Notify::new(), under_way: AtomicU32::new(0) }
     }
 
     /// Uses none of the connections again that were made so far.
@@ -86,13 +99,13 @@ impl Pool {
 
     /// The answer to a command.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Fault> {
-        read(self.send(Request::Command(command)).await?)
+        let answer = self.send(Request::Command(command)).await?.pop().unwrap_or(Ok(Value::Nil));
+        read(answer)
     }
 
-    /// The answers to commands that are sent together; all belong to one slot. Where one is refused, its answer is a
-    /// [`Value::ServerError`].
-    pub async fn query_all(&self, commands: &mut Pipeline) -> Result<Vec<Value>, Fault> {
-        read(self.send(Request::Commands(commands.ignore_errors())).await?)
+    /// The answers to commands that are sent together; all belong to one slot.
+    pub async fn query_all(&self, commands: &Pipeline) -> Result<Vec<Answer>, Fault> {
+        self.send(Request::Commands(commands)).await
     }
 
     /// How it is.
@@ -103,27 +116,58 @@ impl Pool {
         PoolStats { in_use, idle: state.connections - in_use, waiting }
     }
 
-    async fn send(&self, request: Request<'_>) -> Result<Value, Fault> {
+    async fn send(&self, request: Request<'_>) -> Result<Vec<Answer>, Fault> {
         let _under_way = UnderWay::new(&self.under_way);
         let deadline = Instant::now() + self.timeout;
         let mut attempt = 1;
         loop {
             let mut link = self.link(deadline).await?;
-            let Ok(answer) = timeout_at(deadline, link.send(request)).await else {
-                debug!("Redis did not answer within {:?}", self.timeout);
-                link.give_up();
-                return Err(Fault::Away(timed_out()));
+            let error = match timeout_at(deadline, link.send(request)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => error,
+                Err(_) => timed_out(),
             };
-            let Err(error) = answer else { return answer.map_err(Fault::Refused) };
-            if !self.is_away(&error) {
+            if link.wire.is_cluster() && is_on_the_move(&error) && Instant::now() + MOVE < deadline {
+                sleep(MOVE).await;
+                continue;
+            }
+            if !is_away(&error) {
                 return Err(Fault::Refused(error));
             }
             debug!(%error, "Redis failed a command");
-            link.give_up();
+            self.give_up(&link, &error);
             if attempt == ATTEMPTS || !error.is_connection_dropped() {
                 return Err(Fault::Away(error));
             }
             attempt += 1;
+        }
+    }
+
+    /// Sees to it that a connection which failed is not used again. Those to a cluster are used until there are others:
+    /// a node that is lost must not concern the rest.
+    fn give_up(&self, link: &Link, error: &RedisError) {
+        if link.wire.is_cluster() {
+            self.stale.notify_one();
+        } else if error.is_timeout() {
+            link.mark.store(true, Relaxed);
+        } else {
+            // The server said so, or was lost: the other connections are no better.
+            self.renew();
+        }
+    }
+
+    /// Replaces connections to a cluster when one of its nodes failed, for ever.
+    pub async fn look_after(&self) {
+        loop {
+            self.stale.notified().await;
+            let wire = self.connector.connect().await;
+            if let Ok(wire) = wire {
+                self.renew();
+                let generation = self.generation.load(Relaxed);
+                // Where there is no room, the pool makes another.
+                _ = self.connections.add(Pooled { wire, mark: Arc::default(), generation });
+            }
+            sleep(jitter(self.timeout)).await;
         }
     }
 
@@ -137,23 +181,22 @@ impl Pool {
             }
         }
     }
-
-    /// Whether Redis can't serve now. Where the server said so, it is looked for anew.
-    fn is_away(&self, error: &RedisError) -> bool {
-        use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
-        match error.kind() {
-            ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | ReadOnly) => {
-                self.renew();
-                true
-            }
-            ErrorKind::Io | ErrorKind::ClusterConnectionNotFound | ErrorKind::Server(TryAgain) => true,
-            _ => false,
-        }
-    }
 }
 
-fn read<T: FromRedisValue>(value: Value) -> Result<T, Fault> {
-    T::from_redis_value(value).map_err(|error| Fault::Refused(error.into()))
+/// What an answer says.
+pub fn read<T: FromRedisValue>(answer: Answer) -> Result<T, Fault> {
+    answer.and_then(|answer| Ok(T::from_redis_value(answer)?)).map_err(Fault::Refused)
+}
+
+fn one(answer: Value) -> RedisResult<Vec<Answer>> {
+    Ok(vec![Ok(answer.extract_error()?)])
+}
+
+/// The answers, unless one of them says that Redis can't serve now.
+fn unless_failed(answers: Vec<Answer>) -> RedisResult<Vec<Answer>> {
+    let failed = |error: &&RedisError| is_away(error) || is_on_the_move(error);
+    let failure = answers.iter().filter_map(|answer| answer.as_ref().err()).find(failed).cloned();
+    failure.map_or(Ok(answers), Err)
 }
 
 /// What is sent at once.
@@ -161,6 +204,21 @@ fn read<T: FromRedisValue>(value: Value) -> Result<T, Fault> {
 enum Request<'a> {
     Command(&'a Cmd),
     Commands(&'a Pipeline),
+}
+
+/// Whether Redis can't serve now.
+fn is_away(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
+    match error.kind() {
+        ErrorKind::Server(kind) => matches!(kind, BusyLoading | ClusterDown | MasterDown | ReadOnly | TryAgain),
+        kind => matches!(kind, ErrorKind::Io | ErrorKind::ClusterConnectionNotFound),
+    }
+}
+
+/// Whether keys are on their way from one node of a cluster to another.
+fn is_on_the_move(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, Moved, TryAgain};
+    matches!(error.kind(), ErrorKind::Server(Ask | Moved | TryAgain))
 }
 
 /// Counts a command while it is under way, even if its caller goes away.
@@ -186,18 +244,23 @@ struct Link {
 }
 
 impl Link {
-    async fn send(&mut self, request: Request<'_>) -> RedisResult<Value> {
+    async fn send(&mut self, request: Request<'_>) -> RedisResult<Vec<Answer>> {
         match (&mut self.wire, request) {
-            (Wire::Node(wire), Request::Command(command)) => wire.req_packed_command(command).await?.extract_error(),
-            (Wire::Cluster(wire), Request::Command(command)) => wire.req_packed_command(command).await?.extract_error(),
-            (Wire::Node(wire), Request::Commands(commands)) => commands.query_async(wire).await,
-            (Wire::Cluster(wire), Request::Commands(commands)) => commands.query_async(wire).await,
+            (Wire::Node(wire), Request::Command(command)) => one(wire.req_packed_command(command).await?),
+            (Wire::Cluster(wire), Request::Command(command)) => one(wire.req_packed_command(command).await?),
+            (Wire::Node(wire), Request::Commands(commands)) => {
+                let answers = wire.req_packed_commands(commands, 0, commands.len()).await?;
+                unless_failed(answers.into_iter().map(Value::extract_error).collect())
+            }
+            // Each for itself: of commands that are sent as one, only the first would find keys that are on the move.
+            (Wire::Cluster(wire), Request::Commands(commands)) => {
+                let ask = |command| {
+                    let mut wire = wire.clone();
+                    async move { wire.req_packed_command(command).await?.extract_error() }
+                };
+                unless_failed(join_all(commands.cmd_iter().map(ask)).await)
+            }
         }
-    }
-
-    /// Nobody uses this connection again.
-    fn give_up(&self) {
-        self.mark.store(true, Relaxed);
     }
 }
 

@@ -12,11 +12,11 @@
 --        8..   for each sorted set the score; empty: the id is taken out
 --        then  fields and values of the hash, uid first; none: the hash is removed
 -- Returns      durable_time, if it was stored
---              {doc, durable_time} of what is there, if that is another version; both nil: nothing is there
+--              {doc, durable_time, rev} of what is there, if that is another version; all nil: nothing is there
 -- Why atomic   a version and its index entries are seen together, and commits are announced in the order they happen in
 local uid, rev, stamp = unpack(redis.call('HMGET', KEYS[1], 'uid', 'rev', 'stamp'))
 if (uid or '') ~= ARGV[1] or (rev or '') ~= ARGV[2] or (stamp or '') ~= ARGV[3] then
-  return redis.call('HMGET', KEYS[1], 'doc', 'durable_time')
+  return redis.call('HMGET', KEYS[1], 'doc', 'durable_time', 'rev')
 end
 
 local fields = 6 + #KEYS

@@ -31,6 +31,9 @@ impl Target {
     /// Reads an address. The error says what is wrong, and repeats nothing of it: it may hold a password.
     pub fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or(FORMS)?;
+        if rest.split_once('?').is_some_and(|(_, query)| query.contains('@')) {
+            return Err("write ? and @ in a user or a password as %3F and %40".to_owned());
+        }
         let (base, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
         let base = match (base, kind) {
             ("valkey", _) => "redis",
@@ -130,11 +133,10 @@ fn has_port(host: &str) -> bool {
     host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The address without its password and without its query, which may hold another.
+/// The address without user, password and query: some write a password where the user belongs.
 fn redacted(scheme: &str, rest: &str) -> String {
     let Parts { credentials, hosts, path, .. } = Parts::of(rest);
-    let (user, password) = credentials.trim_end_matches('@').split_once(':').unwrap_or_default();
-    let secret = if password.is_empty() { credentials.to_owned() } else { format!("{user}:***@") };
+    let secret = if credentials.is_empty() { "" } else { "***@" };
     let path: String = path.iter().flat_map(|part| ["/", *part]).collect();
     format!("{scheme}://{secret}{}{path}", hosts.join(","))
 }

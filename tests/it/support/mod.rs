@@ -4,6 +4,7 @@ pub mod jobs;
 pub mod process;
 pub mod raw;
 pub mod redis;
+pub mod replicas;
 pub mod watching;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};

@@ -7,6 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jobtrack::proto::v1::job_service_client::JobServiceClient;
+use tonic::transport::Endpoint;
+
+use super::Client;
+
 /// How long a process may take for what it is asked; far more than it needs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,7 +37,11 @@ pub struct Process {
 impl Process {
     /// Serves on a free port with these flags, as soon as the banner is there.
     pub fn start(flags: &[&str]) -> Self {
-        let mut command = command(flags);
+        Self::run(command(flags))
+    }
+
+    /// The same, by this command.
+    pub fn run(mut command: Command) -> Self {
         command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
@@ -42,6 +51,12 @@ impl Process {
         }
         let address = banner.split([' ', ',']).find_map(|word| word.parse().ok()).expect("the banner has the address");
         Self { address, banner, child }
+    }
+
+    /// Calls of `JobService` on a new connection.
+    pub async fn client(&self) -> Client {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
+        JobServiceClient::new(endpoint.connect().await.expect("it listens"))
     }
 
     /// Sends a signal by its name.

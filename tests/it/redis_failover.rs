@@ -1,0 +1,674 @@
+//! Redis fails over or moves slots while callers write: what they see, how soon writes are good again, and what became
+//! of every write that was acknowledged.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use ::redis::{Value, from_redis_value};
+use futures_util::future::join_all;
+use jobtrack::proto::v1::{GetJobRequest, Job, ListJobsRequest, Progress, UpdateProgressRequest, job::State};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use crate::support::{
+    Client, Server, create, new_job, reason,
+    redis::{Cluster, Sentinel},
+    watching::{Watch, complete, report, watch},
+};
+
+/// How long a test waits for what must come; far more than it takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How soon after an election writes are good.
+const SOON: Duration = Duration::from_secs(2);
+
+/// The pause of a caller between calls.
+const PACE: Duration = Duration::from_millis(5);
+
+/// How many partitions ids are spread over.
+const PARTITIONS: usize = 16;
+
+/// Two servers that share a Redis.
+struct Replicas {
+    a: Server,
+    b: Server,
+}
+
+impl Replicas {
+    async fn start(url: &str) -> Self {
+        let flags = ["--redis-url", url];
+        Self { a: Server::with(&flags).await, b: Server::with(&flags).await }
+    }
+
+    async fn stop(self) {
+        tokio::join!(self.a.stop(), self.b.stop());
+    }
+}
+
+/// The partition of an id, which is part of the format of the data.
+fn partition(id: &str) -> usize {
+    let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash >> 16 ^ hash) as usize % PARTITIONS
+}
+
+/// `count` ids of one partition.
+fn ids_of(wanted: usize, count: usize) -> Vec<String> {
+    (0..).map(|number| format!("job-{number}")).filter(|id| partition(id) == wanted).take(count).collect()
+}
+
+/// `count` ids of every partition.
+fn ids(count: usize) -> Vec<String> {
+    (0..PARTITIONS).flat_map(|partition| ids_of(partition, count)).collect()
+}
+
+/// One call and what came of it.
+struct Call {
+    begun: Instant,
+    ended: Instant,
+    heard: Heard,
+}
+
+/// What a caller heard. Each report has a number of its own, which the job keeps as its progress.
+enum Heard {
+    Stored { revision: i64, number: i64 },
+    Read { revision: i64, number: i64 },
+    Failed(Status),
+}
+
+impl Call {
+    /// The revision that was stored.
+    fn stored(&self) -> Option<i64> {
+        match self.heard {
+            Heard::Stored { revision, .. } => Some(revision),
+            _ => None,
+        }
+    }
+
+    fn failure(&self) -> Option<&Status> {
+        match &self.heard {
+            Heard::Failed(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Whether this shows that an `earlier` write was lost: the job's only writer sees revisions and numbers rise.
+    fn disproves(&self, earlier: &Self) -> bool {
+        match (&self.heard, &earlier.heard) {
+            (Heard::Stored { revision, .. }, Heard::Stored { revision: before, .. }) => revision <= before,
+            (Heard::Read { revision, number }, Heard::Stored { revision: before, number: number_before }) => {
+                revision < before || number < number_before
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A caller for each job, which reports on it through two servers in turn. After an error it reads the job before it
+/// goes on.
+struct Load {
+    stop: CancellationToken,
+    callers: Vec<Caller>,
+}
+
+struct Caller {
+    id: String,
+    /// When the last call that was good was begun.
+    good: watch::Receiver<Instant>,
+    running: JoinHandle<Vec<Call>>,
+}
+
+impl Load {
+    /// Creates jobs and begins to report on them.
+    async fn start(servers: [&Server; 2], ids: &[String]) -> Self {
+        let stop = CancellationToken::new();
+        let clients = [servers[0].client().await, servers[1].client().await];
+        let mut callers = Vec::new();
+        for id in ids {
+            create(&mut clients[0].clone(), id).await;
+            let (told, good) = watch::channel(Instant::now());
+            let running = tokio::spawn(call(clients.clone(), id.clone(), told, stop.clone()));
+            callers.push(Caller { id: id.clone(), good, running });
+        }
+        let load = Self { stop, callers };
+        load.good_since(Instant::now()).await;
+        load
+    }
+
+    /// Waits until every caller had a report stored that it began after `time`.
+    async fn good_since(&self, time: Instant) {
+        let all = self.callers.iter().map(|caller| async {
+            let mut good = caller.good.clone();
+            let reached = timeout(PATIENCE, good.wait_for(|begun| *begun > time)).await;
+            reached.err().map(|_| &caller.id)
+        });
+        let bad: Vec<_> = join_all(all).await.into_iter().flatten().collect();
+        assert!(bad.is_empty(), "writes are not good again within {PATIENCE:?} for {} jobs: {bad:?}", bad.len());
+    }
+
+    /// Stops calling. Returns what was called.
+    async fn stop(self) -> Record {
+        self.stop.cancel();
+        let mut calls = BTreeMap::new();
+        for caller in self.callers {
+            calls.insert(caller.id, caller.running.await.expect("a caller ends without a panic"));
+        }
+        Record(calls)
+    }
+}
+
+async fn call(clients: [Client; 2], id: String, good: watch::Sender<Instant>, stop: CancellationToken) -> Vec<Call> {
+    let mut calls = Vec::new();
+    let mut failed = false;
+    for number in 1.. {
+        if stop.is_cancelled() {
+            break;
+        }
+        let client = &mut clients[usize::from(number % 2 == 0)].clone();
+        let begun = Instant::now();
+        let outcome = if failed { read(client, &id).await } else { write(client, &id, number).await };
+        let heard = outcome.unwrap_or_else(Heard::Failed);
+        failed = matches!(heard, Heard::Failed(_));
+        if matches!(heard, Heard::Stored { .. }) {
+            good.send_replace(begun);
+        }
+        calls.push(Call { begun, ended: Instant::now(), heard });
+        sleep(PACE).await;
+    }
+    calls
+}
+
+async fn write(client: &mut Client, id: &str, number: i64) -> Result<Heard, Status> {
+    let request = UpdateProgressRequest {
+        job_id: id.to_owned(),
+        progress: Some(Progress { completed: Some(number), ..Progress::default() }),
+        sequence: Some(number),
+        ..UpdateProgressRequest::default()
+    };
+    let answer = client.update_progress(request).await?.into_inner();
+    assert!(answer.applied, "a report with a higher sequence was ignored: {:?}", answer.job);
+    Ok(Heard::Stored { revision: answer.job.expect("a job").revision, number })
+}
+
+async fn read(client: &mut Client, id: &str) -> Result<Heard, Status> {
+    let job = get(client, id).await?;
+    let number = job.progress.and_then(|progress| progress.completed).unwrap_or_default();
+    Ok(Heard::Read { revision: job.revision, number })
+}
+
+async fn get(client: &mut Client, id: &str) -> Result<Job, Status> {
+    let answer = client.get_job(GetJobRequest { job_id: id.to_owned(), min_revision: None }).await?;
+    Ok(answer.into_inner().job.expect("a job"))
+}
+
+/// The calls on each job, in order.
+struct Record(BTreeMap<String, Vec<Call>>);
+
+impl Record {
+    /// The part that is about these jobs.
+    fn split(self, ids: &BTreeSet<String>) -> (Self, Self) {
+        let (these, others) = self.0.into_iter().partition(|(id, _)| ids.contains(id));
+        (Self(these), Self(others))
+    }
+
+    fn calls(&self) -> impl Iterator<Item = &Call> {
+        self.0.values().flatten()
+    }
+
+    /// Fails unless every error was UNAVAILABLE. Returns how many there were, and prints how long calls took.
+    fn assert_only_unavailable(&self, what: &str) -> usize {
+        let mut failures: BTreeMap<String, usize> = BTreeMap::new();
+        for status in self.calls().filter_map(Call::failure) {
+            *failures.entry(format!("{:?} {}", status.code(), reason(status))).or_default() += 1;
+        }
+        let longest = self.calls().map(|call| call.ended - call.begun).max().unwrap_or_default();
+        println!("{what}: {} calls, the longest took {longest:?}, failures: {failures:?}", self.calls().count());
+        let others = self.calls().filter_map(Call::failure).filter(|status| status.code() != Code::Unavailable);
+        assert_eq!(others.map(ToString::to_string).collect::<Vec<_>>(), [] as [&str; 0], "only UNAVAILABLE");
+        failures.values().sum()
+    }
+
+    /// Accounts for every acknowledged write: it is kept, or Redis lost it around the election. Prints how many were
+    /// lost, and how soon writes were good again.
+    fn account(&self, what: &str, killed: Instant, elected: Instant) {
+        let mut lost = Vec::new();
+        let mut good_again = Vec::new();
+        for (id, calls) in &self.0 {
+            let mut kept = Vec::new();
+            for (index, call) in calls.iter().enumerate().filter(|(_, call)| call.stored().is_some()) {
+                if calls[index + 1..].iter().any(|later| later.disproves(call)) {
+                    lost.push((id, call));
+                } else {
+                    kept.push((index, call));
+                }
+            }
+            assert_rises(id, calls, &kept);
+            let first = kept.iter().find(|(_, call)| call.ended > elected);
+            let first = first.unwrap_or_else(|| panic!("no write of {id} was kept after the election"));
+            good_again.push((first.1.ended - elected, id));
+        }
+        let since = |call: &Call| (call.begun > elected).then(|| call.begun - elected);
+        let latest = lost.iter().filter_map(|(_, call)| since(call)).max();
+        let jobs: BTreeSet<_> = lost.iter().map(|(id, _)| id).collect();
+        let acknowledged = self.calls().filter(|call| call.stored().is_some()).count();
+        let good = good_again.iter().max().expect("there are jobs");
+        println!(
+            "{what}: elected {:?} after the fault; good again at most {:?} after the election ({}); of {acknowledged} \
+             acknowledged writes {} were lost, of {} jobs; the last was begun {latest:?} after the election",
+            elected - killed,
+            good.0,
+            good.1,
+            lost.len(),
+            jobs.len(),
+        );
+        assert!(good.0 < SOON, "{what}: writes of {} are good only {:?} after the election", good.1, good.0);
+        assert!(latest.is_none_or(|latest| latest < SOON), "{what}: {latest:?} after the election writes are lost");
+        let early = lost.iter().filter(|(_, call)| call.ended + SOON < killed).count();
+        assert_eq!(early, 0, "{what}: long before the fault writes are lost");
+    }
+}
+
+/// Fails unless the writes that were kept have revisions that rise, by one where all calls between were good.
+fn assert_rises(id: &str, calls: &[Call], kept: &[(usize, &Call)]) {
+    for pair in kept.windows(2) {
+        let [(at, before), (now, after)] = pair else { unreachable!("a window of two") };
+        let between = &calls[at + 1..*now];
+        let unknown = between.iter().filter(|call| !matches!(call.heard, Heard::Read { .. })).count();
+        let (before, after) = (before.stored().expect("it is stored"), after.stored().expect("it is stored"));
+        let most = before + 1 + i64::try_from(unknown).expect("not that many");
+        assert!(before < after && after <= most, "{id}: {after} follows {before}, with {unknown} calls in doubt");
+    }
+}
+
+/// Watches of jobs, opened on `server`.
+async fn watches(server: &Server, ids: &[String]) -> Vec<Watch> {
+    let client = server.client().await;
+    join_all(ids.iter().map(|id| watch(&client, id))).await
+}
+
+/// Completes jobs through `server`; fails unless the watches see that, each at the revision that was acknowledged.
+async fn complete_all(server: &Server, watches: Vec<Watch>, ids: &[String]) {
+    let mut client = server.client().await;
+    for (id, mut watch) in ids.iter().zip(watches) {
+        let before = get(&mut client, id).await.expect("it is there");
+        let done = complete(&mut client, id).await;
+        assert_eq!(done.revision, before.revision + 1);
+        let events = watch.rest().await;
+        let last = events.last().expect("an event");
+        assert_eq!((last.revision(), last.state()), (done.revision, State::Succeeded), "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_are_good_soon_after_a_master_under_sentinels_is_killed() {
+    let mut sentinel = Sentinel::start().await;
+    let replicas = Replicas::start(&sentinel.url()).await;
+    let ids = ids(2);
+    let load = Load::start([&replicas.a, &replicas.b], &ids).await;
+    let watches = watches(&replicas.b, &ids).await;
+    sentinel.in_sync().await;
+
+    sentinel.kill_master().await;
+    let killed = Instant::now();
+    let elected = sentinel.elected().await;
+    load.good_since(elected).await;
+    load.good_since(Instant::now()).await;
+    let record = load.stop().await;
+
+    assert!(record.assert_only_unavailable("killed master") > 0, "nobody noticed");
+    record.account("killed master", killed, elected);
+    complete_all(&replicas.a, watches, &ids).await;
+    replicas.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_are_good_soon_after_sentinels_change_the_master() {
+    let sentinel = Sentinel::start().await;
+    let replicas = Replicas::start(&sentinel.url()).await;
+    let ids = ids(2);
+    let load = Load::start([&replicas.a, &replicas.b], &ids).await;
+    let watches = watches(&replicas.b, &ids).await;
+    sentinel.in_sync().await;
+
+    let begun = Instant::now();
+    let elected = sentinel.failover().await;
+    load.good_since(elected).await;
+    // Only now the last master takes itself for a replica.
+    sentinel.in_sync().await;
+    println!("the old master is a replica {:?} after the election", elected.elapsed());
+    load.good_since(Instant::now()).await;
+    let record = load.stop().await;
+
+    record.assert_only_unavailable("changed master");
+    record.account("changed master", begun, elected);
+    complete_all(&replicas.a, watches, &ids).await;
+    replicas.stop().await;
+}
+
+/// What befalls a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Its connections end, and new ones are refused.
+    Killed,
+    /// It says nothing any more. Its connections stay, and new ones can be made.
+    Stopped,
+}
+
+/// Takes away the master of some jobs of a cluster under load, in which the other masters serve on. Returns the record
+/// of the other jobs, when that was, and when another master was elected.
+async fn lose_a_master(what: &str, fate: Fate, flags: &[&str]) -> (Record, Instant, Instant) {
+    let mut cluster = Cluster::with(Duration::from_secs(1), flags).await;
+    let replicas = Replicas::start(&cluster.url()).await;
+    let ids = ids(2);
+    let load = Load::start([&replicas.a, &replicas.b], &ids).await;
+    let watches = watches(&replicas.b, &ids).await;
+    let slot = cluster.slot("{5}").await;
+    let port = cluster.master_of_slot(slot).await.port;
+    let mut orphans = BTreeSet::new();
+    for partition in 0..PARTITIONS {
+        let slot = cluster.slot(&format!("{{{partition}}}")).await;
+        if cluster.master_of_slot(slot).await.port == port {
+            orphans.extend(ids_of(partition, 2));
+        }
+    }
+    assert!(!orphans.is_empty() && orphans.len() < ids.len(), "{orphans:?}");
+    println!("{what}: {} of {} jobs are in the slots of the master that is lost", orphans.len(), ids.len());
+
+    match fate {
+        Fate::Killed => cluster.kill_master_of_slot(slot).await,
+        Fate::Stopped => cluster.master_of_slot(slot).await.signal("STOP"),
+    }
+    let killed = Instant::now();
+    let elected = cluster.elected().await;
+    load.good_since(elected).await;
+    load.good_since(Instant::now()).await;
+    let (orphaned, others) = load.stop().await.split(&orphans);
+
+    assert!(orphaned.assert_only_unavailable(what) > 0, "nobody noticed");
+    orphaned.account(what, killed, elected);
+    let others_are = format!("{what}, jobs elsewhere");
+    others.assert_only_unavailable(&others_are);
+    others.account(&others_are, killed, elected);
+    complete_all(&replicas.a, watches, &ids).await;
+    replicas.stop().await;
+    (others, killed, elected)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_are_good_soon_after_a_master_of_a_cluster_is_killed() {
+    lose_a_master("killed node", Fate::Killed, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_are_good_soon_after_a_master_of_a_cluster_falls_silent() {
+    lose_a_master("silent node", Fate::Stopped, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_node_does_not_concern_jobs_elsewhere() {
+    assert_jobs_elsewhere_go_on("killed node of a partial cluster", Fate::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_node_does_not_concern_jobs_elsewhere() {
+    assert_jobs_elsewhere_go_on("silent node of a partial cluster", Fate::Stopped).await;
+}
+
+async fn assert_jobs_elsewhere_go_on(what: &str, fate: Fate) {
+    let flags = ["--cluster-require-full-coverage", "no"];
+    let (others, killed, elected) = lose_a_master(what, fate, &flags).await;
+    let since_kill = |time: Instant| time.saturating_duration_since(killed);
+    let in_gap: Vec<_> = others.calls().filter(|call| call.ended > killed && call.begun < elected).collect();
+    let failed: Vec<_> = in_gap.iter().filter(|call| call.failure().is_some()).collect();
+    let first = failed.iter().map(|call| since_kill(call.begun)).min();
+    let last = failed.iter().map(|call| since_kill(call.ended)).max();
+    let mut slow: Vec<_> = in_gap.iter().map(|call| (call.ended - call.begun, since_kill(call.begun))).collect();
+    slow.sort_by_key(|&(took, _)| Reverse(took));
+    slow.truncate(10);
+    println!(
+        "{what}, elsewhere, in the {:?} of the gap: {} calls, {} failed, from {first:?} to {last:?} after the kill; the longest \
+         (took, begun after the kill): {slow:?}",
+        elected - killed,
+        in_gap.len(),
+        failed.len(),
+    );
+    match fate {
+        Fate::Killed => assert!(last.is_none_or(|last| last < Duration::from_millis(500)), "they fail until {last:?}"),
+        // While the client looks where the slots are, which a silent node draws out, all its commands wait.
+        Fate::Stopped => assert!(failed.len() * 5 < in_gap.len(), "{} of {} failed", failed.len(), in_gap.len()),
+    }
+}
+
+/// Reads and lists until it is stopped. Returns the errors.
+async fn look(mut client: Client, id: String, stop: CancellationToken) -> (usize, Vec<Status>) {
+    let (mut count, mut errors) = (0, Vec::new());
+    while !stop.is_cancelled() {
+        count += 2;
+        errors.extend(get(&mut client, &id).await.err());
+        errors.extend(client.list_jobs(ListJobsRequest::default()).await.err());
+        sleep(PACE).await;
+    }
+    (count, errors)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_moves_and_no_caller_notices() {
+    let cluster = Cluster::start().await;
+    let replicas = Replicas::start(&cluster.url()).await;
+    let ids = [ids_of(3, 8), ids_of(4, 1)].concat();
+    let load = Load::start([&replicas.a, &replicas.b], &ids).await;
+    let watches = watches(&replicas.b, &ids).await;
+    let stop = CancellationToken::new();
+    let looking = tokio::spawn(look(replicas.b.client().await, ids[0].clone(), stop.clone()));
+    let slot = cluster.slot("{3}").await;
+    let from = cluster.master_of_slot(slot).await.port;
+
+    let begun = Instant::now();
+    for _ in 0..2 {
+        cluster.begin_migration(slot).await;
+        load.good_since(Instant::now()).await;
+        println!("begun after {:?}", begun.elapsed());
+        cluster.migrate_keys(slot).await;
+        println!("moved after {:?}", begun.elapsed());
+        load.good_since(Instant::now()).await;
+        cluster.finish_migration(slot).await;
+        println!("finished after {:?}", begun.elapsed());
+        load.good_since(Instant::now()).await;
+    }
+    println!("the slot is moved from {from} to {}", cluster.master_of_slot(slot).await.port);
+    stop.cancel();
+    let (looks, errors) = looking.await.expect("it ends without a panic");
+    let record = load.stop().await;
+
+    for call in record.calls().filter(|call| call.failure().is_some()) {
+        println!("{:?} after the begin, for {:?}: failed", call.begun - begun, call.ended - call.begun);
+    }
+    println!("{looks} looks, {} failed: {:?}", errors.len(), errors.first());
+    assert_eq!(record.assert_only_unavailable("moved slot"), 0, "callers noticed");
+    assert_eq!(errors.len(), 0, "readers noticed");
+    for (id, calls) in &record.0 {
+        let revisions: Vec<_> = calls.iter().filter_map(Call::stored).collect();
+        assert!(revisions.windows(2).all(|pair| pair[1] == pair[0] + 1), "{id}: {revisions:?}");
+    }
+    complete_all(&replicas.a, watches, &ids).await;
+    replicas.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_created_and_end_while_their_slot_moves() {
+    let cluster = Cluster::start().await;
+    let replicas = Replicas::start(&cluster.url()).await;
+    let slot = cluster.slot("{3}").await;
+    let mut ids = ids_of(3, 400);
+    let late = ids.split_off(398);
+    let mut client = replicas.a.client().await;
+    create(&mut client, &ids[0]).await;
+    let (told, mut made) = watch::channel(0);
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let making = tokio::spawn(async move {
+        let mut calls = Vec::new();
+        for id in &ids[1..] {
+            if stopped.is_cancelled() {
+                break;
+            }
+            loop {
+                let begun = Instant::now();
+                let outcome = client.create_job(new_job(id)).await.err();
+                let failed = outcome.is_some();
+                calls.push((begun, begun.elapsed(), outcome));
+                if !failed {
+                    break;
+                }
+                sleep(PACE).await;
+            }
+            report(&mut client, id).await;
+            complete(&mut client, id).await;
+            told.send_modify(|made| *made += 1);
+            sleep(PACE).await;
+        }
+        calls
+    });
+    made.wait_for(|made| *made > 5).await.expect("it goes on");
+    let begun = Instant::now();
+    cluster.begin_migration(slot).await;
+    println!("begun after {:?}", begun.elapsed());
+    let mut other = replicas.b.client().await;
+    let outcome = other.create_job(new_job(&late[0])).await.map_or_else(|error| error.code(), |_| Code::Ok);
+    println!("a creation while no key is moved yet: {outcome:?}");
+    cluster.migrate_keys(slot).await;
+    println!("moved after {:?}", begun.elapsed());
+    let outcome = other.create_job(new_job(&late[1])).await.map_or_else(|error| error.code(), |_| Code::Ok);
+    println!("a creation while all keys are moved: {outcome:?}");
+    cluster.finish_migration(slot).await;
+    let finished = Instant::now();
+    println!("finished after {:?}", begun.elapsed());
+    let so_far = *made.borrow();
+    let more = timeout(PATIENCE, made.wait_for(|made| *made > so_far + 5)).await;
+    more.expect("jobs can be created again").expect("it goes on");
+    stop.cancel();
+    let calls = making.await.expect("no call but the creation fails");
+    let failed: Vec<_> = calls.iter().filter_map(|(at, took, error)| Some((*at, *took, error.as_ref()?))).collect();
+    println!("of {} creations {} failed", calls.len(), failed.len());
+    for (at, took, error) in &failed {
+        println!("{:?} after the begin, for {took:?}: {:?} {}", *at - begun, error.code(), reason(error));
+        assert_eq!(error.code(), Code::Unavailable, "{error:?}");
+        assert!(*at < finished, "it fails {:?} after the slot was moved", *at - finished);
+    }
+    replicas.stop().await;
+}
+
+#[tokio::test]
+async fn updates_of_all_nodes_reach_watchers_on_another_replica() {
+    let cluster = Cluster::start().await;
+    let replicas = Replicas::start(&cluster.url()).await;
+    let mut client = replicas.a.client().await;
+    let ids = ids(1);
+    for id in &ids {
+        create(&mut client, id).await;
+    }
+    let mut watches = watches(&replicas.b, &ids).await;
+    let mut longest = Duration::ZERO;
+    for (id, watch) in ids.iter().zip(&mut watches) {
+        assert_eq!(watch.next().await.revision(), 1);
+        for _ in 0..3 {
+            let revision = report(&mut client, id).await.revision;
+            let stored = Instant::now();
+            watch.until(|seen| seen.revision() >= revision).await;
+            longest = longest.max(stored.elapsed());
+        }
+    }
+    println!("updates reach the other replica within {longest:?}");
+    assert!(longest < Duration::from_millis(500), "a hint was not heard: {longest:?}");
+    complete_all(&replicas.a, watches, &ids).await;
+    replicas.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
+    let mut cluster = Cluster::with(Duration::from_secs(1), &["--cluster-require-full-coverage", "no"]).await;
+    let replicas = Replicas::start(&cluster.url()).await;
+    let ids = ids(1);
+    let load = Load::start([&replicas.a, &replicas.a], &ids).await;
+    let mut watches = watches(&replicas.b, &ids).await;
+    until_subscribed(&cluster).await;
+    let (slot, orphans) = subscribed(&cluster).await;
+    for (id, watch) in ids.iter().zip(&mut watches) {
+        let revision = get(&mut replicas.a.client().await, id).await.expect("it is there").revision;
+        watch.until(|seen| seen.revision() > revision).await;
+    }
+
+    cluster.kill_master_of_slot(slot).await;
+    let killed = Instant::now();
+    let mut client = replicas.a.client().await;
+    // What the other nodes keep is heard of all the time.
+    let mut silence = Duration::ZERO;
+    for (id, watch) in ids.iter().zip(&mut watches).filter(|(id, _)| !orphans.contains(&partition(id))) {
+        let begun = Instant::now();
+        let revision = get(&mut client, id).await.expect("its node serves on").revision;
+        watch.until(|seen| seen.revision() > revision).await;
+        silence = silence.max(begun.elapsed());
+    }
+    println!("jobs elsewhere are heard of {:?} after the kill, after a silence of {silence:?}", killed.elapsed());
+    let elected = cluster.elected().await;
+    println!("elected {:?} after the kill", elected - killed);
+    load.good_since(elected).await;
+    load.stop().await.assert_only_unavailable("killed node of the subscription");
+    for (id, watch) in ids.iter().zip(&mut watches) {
+        let revision = get(&mut client, id).await.expect("it is there").revision;
+        watch.until(|seen| seen.revision() >= revision).await;
+    }
+    println!("all has been heard of {:?} after the election", elected.elapsed());
+    until_subscribed(&cluster).await;
+    println!("subscribed again {:?} after the election", elected.elapsed());
+    let mut longest = Duration::ZERO;
+    for (id, watch) in ids.iter().zip(&mut watches) {
+        let revision = report(&mut client, id).await.revision;
+        let stored = Instant::now();
+        watch.until(|seen| seen.revision() >= revision).await;
+        longest = longest.max(stored.elapsed());
+    }
+    println!("updates reach the other replica within {longest:?}");
+    assert!(longest < Duration::from_millis(500), "a hint was not heard: {longest:?}");
+    complete_all(&replicas.a, watches, &ids).await;
+    replicas.stop().await;
+    assert!(silence < SOON, "jobs elsewhere were not heard of for {silence:?}");
+}
+
+/// Waits until both servers have their subscription.
+async fn until_subscribed(cluster: &Cluster) {
+    let subscribed = timeout(PATIENCE, async {
+        loop {
+            let lists = cluster.command_on_all(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
+            if lists.into_iter().map(lines).sum::<usize>() >= 2 {
+                return;
+            }
+            sleep(PACE).await;
+        }
+    });
+    subscribed.await.expect("they subscribe");
+}
+
+/// A slot of the master that has subscriptions, and all partitions that this master has.
+async fn subscribed(cluster: &Cluster) -> (u16, BTreeSet<usize>) {
+    let mut masters: BTreeMap<u16, (u16, BTreeSet<usize>)> = BTreeMap::new();
+    for partition in 0..PARTITIONS {
+        let slot = cluster.slot(&format!("{{{partition}}}")).await;
+        let master = cluster.master_of_slot(slot).await;
+        if lines(master.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await) == 2 {
+            masters.entry(master.port).or_insert((slot, BTreeSet::new())).1.insert(partition);
+        }
+    }
+    masters.into_values().next().expect("both have subscribed to one master")
+}
+
+fn lines(text: Value) -> usize {
+    from_redis_value::<String>(text).expect("text").lines().count()
+}

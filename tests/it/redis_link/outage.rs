@@ -1,0 +1,187 @@
+//! While Redis is away, and when it comes back.
+
+use std::time::{Duration, Instant};
+
+use jobtrack::proto::v1::{
+    BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, DeleteJobRequest, Event,
+    FailJobRequest, Failure, GetStatsRequest, ListJobsRequest, PurgeJobsRequest, StorageMode, UpdateProgressRequest,
+    WatchJobsRequest,
+};
+use tonic::Status;
+use tonic_health::ServingStatus::{NotServing, Serving};
+
+use crate::support::{
+    Server, create, new_job,
+    redis::Redis,
+    replicas::{Health, assert_away, read, server_on},
+    watching::{about, complete, report, try_watch_job, try_watch_jobs, watch},
+};
+
+/// How long a call may take that Redis does not answer.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// The error of each call on a new connection, and how long it took.
+async fn every_call(server: &Server) -> Vec<(&'static str, Option<Status>, Duration)> {
+    let (mut client, mut admin) = (server.client().await, server.admin().await);
+    let id = || "a".to_owned();
+    let mut all = Vec::new();
+    macro_rules! call {
+        ($client:ident, $call:ident, $request:expr) => {
+            let started = Instant::now();
+            let error = $client.$call($request).await.err();
+            all.push((stringify!($call), error, started.elapsed()));
+        };
+    }
+    call!(client, get_job, read("a"));
+    call!(client, get_job, read("missing"));
+    call!(client, batch_get_jobs, BatchGetJobsRequest { job_ids: vec![id(), "missing".to_owned()] });
+    call!(client, list_jobs, ListJobsRequest::default());
+    call!(client, create_job, new_job("new"));
+    call!(client, update_progress, UpdateProgressRequest { job_id: id(), ..UpdateProgressRequest::default() });
+    call!(client, cancel_job, CancelJobRequest { job_id: id(), ..CancelJobRequest::default() });
+    call!(client, confirm_cancel, ConfirmCancelRequest { job_id: id(), ..ConfirmCancelRequest::default() });
+    let failure = Some(Failure::default());
+    call!(client, fail_job, FailJobRequest { job_id: id(), failure, ..FailJobRequest::default() });
+    call!(client, complete_job, CompleteJobRequest { job_id: id(), ..CompleteJobRequest::default() });
+    call!(client, delete_job, DeleteJobRequest { job_id: id(), force: true });
+    call!(client, watch_job, about("a", ""));
+    call!(admin, purge_jobs, PurgeJobsRequest::default());
+    let started = Instant::now();
+    let error = match try_watch_jobs(&client, WatchJobsRequest::default()).await {
+        Ok(mut stream) => stream.outcome().await.and_then(Result::err),
+        Err(status) => Some(status),
+    };
+    all.push(("watch_jobs", error, started.elapsed()));
+    all
+}
+
+/// Fails unless every call is refused for now, and soon.
+async fn assert_all_away(server: &Server) {
+    for (call, error, took) in every_call(server).await {
+        let error = error.unwrap_or_else(|| panic!("{call} succeeds while Redis is away"));
+        assert_away(call, &error);
+        assert!(took < LIMIT, "{call} took {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_redis_is_got_over() {
+    let mut redis = Redis::with(&["--appendonly", "yes"]).await;
+    let (server, other) = (server_on(&redis).await, server_on(&redis).await);
+    let (mut client, mut elsewhere) = (server.client().await, other.client().await);
+    create(&mut client, "a").await;
+    let mut stream = watch(&client, "a").await;
+    stream.expect(Event::Snapshot).await;
+    let (mut link, mut whole) = (Health::watch(&server, "redis").await, Health::watch(&server, "").await);
+    link.until(Serving).await;
+    assert_eq!(whole.next().await, Serving as i32);
+
+    redis.kill();
+    assert_all_away(&server).await;
+    link.until(NotServing).await;
+    assert_all_away(&server).await;
+    assert_all_away(&other).await;
+    let stats = server.admin().await.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
+    assert_eq!(stats.storage_mode(), StorageMode::Degraded);
+    assert!(stats.redis.is_some_and(|redis| !redis.reachable && redis.ping.is_none()));
+    assert!(stats.jobs_in_redis.is_none());
+    assert_eq!(Health::watch(&server, "").await.next().await, Serving as i32);
+
+    let mut elsewhere_link = Health::watch(&other, "redis").await;
+    elsewhere_link.until(NotServing).await;
+    redis.restart().await;
+    link.until(Serving).await;
+    elsewhere_link.until(Serving).await;
+    let read = client.get_job(read("a")).await.expect("Redis is back").into_inner().job.expect("a job");
+    assert_eq!(read.revision, 1, "what failed was not done");
+    let reported = report(&mut elsewhere, "a").await;
+    assert_eq!(stream.update().await, reported);
+    let reported = report(&mut client, "a").await;
+    assert_eq!(stream.update().await, reported);
+    let ended = complete(&mut elsewhere, "a").await;
+    assert_eq!(stream.update().await, ended);
+    stream.end().await;
+    let stats = server.admin().await.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
+    assert_eq!((stats.storage_mode(), stats.jobs_in_redis), (StorageMode::Redis, Some(1)));
+    server.stop().await;
+    other.stop().await;
+    let said = whole.next().await;
+    assert_eq!(said, NotServing as i32, "it served until it was stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_nobody_noticed_fails_no_call() {
+    let mut redis = Redis::with(&["--appendonly", "yes"]).await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    for _ in 0..8 {
+        report(&mut client, "a").await;
+    }
+    let mut link = Health::watch(&server, "redis").await;
+    link.until(Serving).await;
+    redis.kill();
+    link.until(NotServing).await;
+    redis.restart().await;
+    link.until(Serving).await;
+    assert_eq!(report(&mut client, "a").await.revision, 10);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_knows_redis_from_the_first_moment() {
+    let mut redis = Redis::start().await;
+    for _ in 0..20 {
+        let server = server_on(&redis).await;
+        assert_eq!(Health::watch(&server, "redis").await.next().await, Serving as i32);
+        server.stop().await;
+    }
+    redis.kill();
+    let server = server_on(&redis).await;
+    assert_eq!(Health::watch(&server, "redis").await.next().await, NotServing as i32);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_starts_without_redis_and_becomes_whole() {
+    let mut redis = Redis::start().await;
+    redis.kill();
+    let server = server_on(&redis).await;
+    let mut link = Health::watch(&server, "redis").await;
+    link.until(NotServing).await;
+    assert_all_away(&server).await;
+    assert!(try_watch_job(&server.client().await, about("a", "")).await.is_err());
+    redis.restart().await;
+    link.until(Serving).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let mut stream = watch(&client, "a").await;
+    stream.expect(Event::Snapshot).await;
+    let other = server_on(&redis).await;
+    let reported = report(&mut other.client().await, "a").await;
+    assert_eq!(stream.update().await, reported);
+    server.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_hangs_holds_nobody_up() {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let mut stream = watch(&client, "a").await;
+    stream.expect(Event::Snapshot).await;
+    let mut link = Health::watch(&server, "redis").await;
+    link.until(Serving).await;
+    redis.signal("STOP");
+    assert_all_away(&server).await;
+    link.until(NotServing).await;
+    redis.signal("CONT");
+    link.until(Serving).await;
+    // Each read came before its write, so nothing that was sent to the stopped Redis is a change of this job.
+    let reported = report(&mut client, "a").await;
+    assert_eq!(reported.revision, 2);
+    assert_eq!(stream.update().await, reported);
+    server.stop().await;
+}

@@ -1,0 +1,127 @@
+//! Records that somebody else has damaged.
+
+use jobtrack::proto::v1::{Event, GetJobRequest, ListJobsRequest, UpdateProgressRequest, WatchJobsRequest};
+use rstest::rstest;
+use tonic::{Code, Status};
+
+use super::key_of;
+use crate::support::{
+    Client, create, new_job, reason,
+    redis::Redis,
+    replicas::{read, server_on, under_lease, until_lost},
+    watching::{report, watch, watch_jobs},
+};
+
+/// Ways to damage a record.
+#[derive(Clone, Copy)]
+enum Damage {
+    /// The job is no JSON.
+    Garbage,
+    /// The job is JSON, but no job.
+    NoJob,
+    /// There is no job among the fields.
+    NoDocument,
+    /// The job is another's.
+    Another,
+    /// The key is no hash.
+    NoHash,
+    /// The revision that scripts compare is not that of the job.
+    Revision,
+}
+
+impl Damage {
+    async fn to(self, redis: &Redis, id: &str) {
+        let key = key_of(redis, id).await;
+        match self {
+            Self::Garbage => redis.command(&["HSET", &key, "doc", "{\"id\": \u{0}\u{7f}"]).await,
+            Self::NoJob => redis.command(&["HSET", &key, "doc", "{}"]).await,
+            Self::NoDocument => redis.command(&["HDEL", &key, "doc"]).await,
+            Self::Another => {
+                let doc = super::ask::<String>(redis, &["HGET", &key, "doc"]).await;
+                redis.command(&["HSET", &key, "doc", &doc.replace(id, "other")]).await
+            }
+            Self::NoHash => redis.command(&["SET", &key, "a string"]).await,
+            Self::Revision => redis.command(&["HSET", &key, "rev", "77"]).await,
+        };
+    }
+}
+
+#[track_caller]
+fn assert_lost(status: &Status) {
+    assert_eq!((status.code(), reason(status).as_str()), (Code::DataLoss, "JOB_CORRUPT"), "{status:?}");
+}
+
+async fn listed(client: &mut Client) -> Vec<String> {
+    let page = client.list_jobs(ListJobsRequest::default()).await.expect("a page").into_inner();
+    let mut ids: Vec<_> = page.jobs.into_iter().map(|job| job.id).collect();
+    ids.sort();
+    ids
+}
+
+#[rstest]
+#[case::garbage(Damage::Garbage)]
+#[case::no_job(Damage::NoJob)]
+#[case::no_document(Damage::NoDocument)]
+#[case::another(Damage::Another)]
+#[case::no_hash(Damage::NoHash)]
+#[case::revision(Damage::Revision)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_is_told_and_harms_no_other(#[case] damage: Damage) {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    for id in ["broken", "good"] {
+        create(&mut client, id).await;
+    }
+    damage.to(&redis, "broken").await;
+
+    let update = UpdateProgressRequest { job_id: "broken".into(), ..UpdateProgressRequest::default() };
+    assert_lost(&client.update_progress(update).await.expect_err("it is not to be changed"));
+    assert_eq!(report(&mut client, "good").await.revision, 2);
+    let mut all = watch_jobs(&client, WatchJobsRequest::default()).await;
+    all.until_bookmark().await;
+    report(&mut client, "good").await;
+    assert_eq!(all.expect(Event::Update).await.brief(), (Event::Update, "good", 3));
+    assert_lost(&client.get_job(GetJobRequest { min_revision: None, ..read("broken") }).await.expect_err("it is lost"));
+    assert_eq!(listed(&mut client).await, ["good"]);
+    server.stop().await;
+}
+
+#[rstest]
+#[case::garbage(Damage::Garbage)]
+#[case::no_document(Damage::NoDocument)]
+#[case::no_hash(Damage::NoHash)]
+#[case::revision(Damage::Revision)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_does_not_stop_the_sweeper(#[case] damage: Damage) {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    for id in ["broken", "good"] {
+        create(&mut client, id).await;
+    }
+    client.update_progress(under_lease("broken", 1000)).await.expect("a report");
+    damage.to(&redis, "broken").await;
+    let mut stream = watch(&client, "good").await;
+    stream.expect(Event::Snapshot).await;
+    client.update_progress(under_lease("good", 2000)).await.expect("a report");
+    assert_eq!(until_lost(&mut stream, "good").await.revision(), 3);
+    server.stop().await;
+}
+
+#[rstest]
+#[case::garbage(Damage::Garbage)]
+#[case::no_document(Damage::NoDocument)]
+#[case::no_hash(Damage::NoHash)]
+#[case::revision(Damage::Revision)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_is_not_made_anew(#[case] damage: Damage) {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    create(&mut client, "broken").await;
+    damage.to(&redis, "broken").await;
+    let refused = client.create_job(new_job("broken")).await.expect_err("something is there");
+    assert!(matches!(refused.code(), Code::DataLoss | Code::AlreadyExists), "{refused:?}");
+    server.stop().await;
+}

@@ -1,0 +1,109 @@
+//! What the Redis user must be allowed: what is missing is told, and what is told is enough.
+
+use redis::Value;
+use rstest::rstest;
+
+use super::{SECRET, as_user, fails};
+use crate::support::{
+    Server,
+    process::command,
+    redis::{Cluster, Redis, Sentinel, shared_redis},
+    replicas::use_everything,
+};
+
+/// The rights that the message says a user needs, as words of `ACL SETUSER`.
+async fn rights() -> Vec<String> {
+    let redis = Redis::start().await;
+    let message = refusal(&redis, &["~*", "&*", "+@all", "-@write"], &[]).await;
+    let (_, rights) = message.split_once("it needs ").expect("it says what is needed");
+    let rights = rights.split_once(" (").map_or(rights, |(rights, _)| rights);
+    rights.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A command that makes the user.
+fn user<'a>(password: &'a str, rights: &[&'a str]) -> Vec<&'a str> {
+    [&["ACL", "SETUSER", "tracker", "reset", "on", password][..], rights].concat()
+}
+
+/// What a server says that may not do more than this.
+async fn refusal(redis: &Redis, rights: &[&str], words: &[&str]) -> String {
+    let password = format!(">{SECRET}");
+    redis.command(&user(&password, rights)).await;
+    fails(command(&["--redis-url", &as_user(&redis.url(), "tracker", SECRET)]), 1, words).await
+}
+
+#[rstest]
+#[case::write(&["-@write"], &["+@write"])]
+#[case::publish(&["-publish"], &["+@pubsub"])]
+#[case::subscribe(&["-subscribe"], &["subscribe", "+@pubsub"])]
+#[case::script(&["-@scripting"], &["evalsha", "+@scripting"])]
+#[case::time(&["-time"], &["time", "+time"])]
+#[case::channel(&["resetchannels"], &["channel", "&jobs:*"])]
+#[case::keys(&["resetkeys"], &["key", "~job:*"])]
+#[case::indexes(&["resetkeys", "~job:*", "~jobtrack:epoch"], &["key", "~jobs:*"])]
+#[case::epoch(&["resetkeys", "~job:*", "~jobs:*"], &["key", "~jobtrack:epoch"])]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_right_is_told(#[case] without: &[&str], #[case] words: &[&str]) {
+    let redis = Redis::start().await;
+    let rights = [&["~*", "&*", "+@all"][..], without].concat();
+    let words = [words, &["user", "it needs"]].concat();
+    refusal(&redis, &rights, &words).await;
+    // What was tried is not in the way of those who may.
+    let server = Server::with(&["--redis-url", &redis.url()]).await;
+    use_everything(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_that_are_named_are_enough() {
+    let rights = rights().await;
+    let rights: Vec<_> = rights.iter().map(String::as_str).collect();
+    let password = format!(">{SECRET}");
+    let redis = Redis::start().await;
+    redis.command(&user(&password, &rights)).await;
+    let server = Server::with(&["--redis-url", &as_user(&redis.url(), "tracker", SECRET)]).await;
+    use_everything(&server).await;
+    server.stop().await;
+    assert_eq!(redis.command(&["ACL", "LOG"]).await, Value::Array(vec![]), "nothing was refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_that_are_named_are_enough_with_sentinels() {
+    let rights = rights().await;
+    let rights: Vec<_> = rights.iter().map(String::as_str).collect();
+    let password = format!(">{SECRET}");
+    let sentinel = Sentinel::start().await;
+    sentinel.master().await.command(&user(&password, &rights)).await;
+    let server = Server::with(&["--redis-url", &as_user(&sentinel.url(), "tracker", SECRET)]).await;
+    use_everything(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_that_are_named_are_enough_in_a_cluster() {
+    let rights = rights().await;
+    let rights: Vec<_> = rights.iter().map(String::as_str).collect();
+    let password = format!(">{SECRET}");
+    let cluster = Cluster::start().await;
+    cluster.command_on_all(&user(&password, &rights)).await;
+    let server = Server::with(&["--redis-url", &as_user(&cluster.url(), "tracker", SECRET)]).await;
+    use_everything(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_prefix_needs_other_keys() {
+    let redis = shared_redis().await;
+    let user_name = "another-prefix";
+    let password = format!(">{SECRET}");
+    let rights = rights().await;
+    let rights: Vec<_> = rights.iter().map(|right| right.replace("job:", "work:").replace("jobs:", "works:")).collect();
+    let mut words = vec!["ACL", "SETUSER", user_name, "reset", "on", &password];
+    words.extend(rights.iter().map(String::as_str));
+    redis.command(&words).await;
+    let url = as_user(&redis.url(), user_name, SECRET);
+    let server = Server::with(&["--redis-url", &url, "--key-prefix", "work:"]).await;
+    use_everything(&server).await;
+    server.stop().await;
+    redis.command(&["ACL", "DELUSER", user_name]).await;
+}
