@@ -94,12 +94,14 @@ impl RedisConfig {
 
     /// The address, and what said it.
     fn said(&self) -> Result<Option<(&'static str, Secret)>, String> {
-        if let Some(url) = self.redis_url.as_ref().filter(|url| !url.0.is_empty()) {
-            return Ok(Some(("--redis-url (or JOBTRACK_REDIS_URL)", url.clone())));
+        if let Some(url) = &self.redis_url {
+            let said = ("--redis-url (or JOBTRACK_REDIS_URL)", url.clone());
+            return Ok(Some(said).filter(|(_, url)| !url.0.is_empty()));
         }
         for (file, variable) in [("JOBTRACK_REDIS_URL_FILE", None), ("REDIS_URL_FILE", Some("REDIS_URL"))] {
-            let said = variable.and_then(|name| Some((name, env::var(name).ok()?)));
+            let said = variable.and_then(|name| Some((name, env::var_os(name)?)));
             if let Some((name, url)) = said.filter(|(_, url)| !url.is_empty()) {
+                let url = url.into_string().map_err(|_| format!("{name} is not valid UTF-8"))?;
                 return Ok(Some((name, Secret(url))));
             }
             if let Some(path) = env::var_os(file).filter(|path| !path.is_empty()) {
@@ -179,10 +181,12 @@ fn timeout(text: &str) -> Result<Duration, String> {
 
 fn key_prefix(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'*' | b'?' | b'[' | b']');
-    if (1..=128).contains(&text.len()) && text.bytes().all(allowed) {
+    let is_plain = (2..=128).contains(&text.len()) && text.bytes().all(allowed);
+    // The indexes of `job:` are under `jobs:`.
+    if is_plain && text.ends_with(':') && !text.ends_with("s:") {
         Ok(text.to_owned())
     } else {
-        Err("it must be 1 to 128 visible ASCII characters without {}*?[]".to_owned())
+        Err("it must be visible ASCII without {}*?[], end with a colon, but not with s:".to_owned())
     }
 }
 

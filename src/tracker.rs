@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{
     sync::{Notify, watch},
     task::yield_now,
@@ -141,8 +142,8 @@ impl Tracker {
     /// The jobs among `ids` that exist, and the ids of the others, both in the order given.
     pub async fn batch_get(&self, ids: Vec<JobId>) -> Result<(Vec<Stored>, Vec<JobId>), JobError> {
         let (mut found, mut missing) = (Vec::new(), Vec::new());
-        for id in ids {
-            match self.visible(&id).await {
+        for outcome in join_all(ids.iter().map(|id| self.visible(id))).await {
+            match outcome {
                 Ok(stored) => found.push(stored),
                 Err(JobError::NotFound(id)) => missing.push(id),
                 Err(error) => return Err(error),
@@ -246,7 +247,7 @@ impl Tracker {
     pub async fn sweep_due(&self) -> Result<Option<Timestamp>, JobError> {
         loop {
             let batch = self.store.due(self.now(), SWEEP_BATCH).await?;
-            let mut handled = 0;
+            let (mut handled, mut failure) = (0, None);
             for record in batch.records {
                 let DueRecord { stored, due } = record;
                 debug!(job_id = %stored.job.id, ?due, "due");
@@ -259,9 +260,11 @@ impl Tracker {
                 match outcome {
                     Ok(()) => handled += 1,
                     // It must not keep the others from their turn.
-                    Err(JobError::Corrupt(_)) => {}
-                    Err(error) => return Err(error),
+                    Err(error) => failure = Some(error),
                 }
+            }
+            if let Some(error) = failure.filter(|error| !matches!(error, JobError::Corrupt(_))) {
+                return Err(error);
             }
             if handled == 0 {
                 return Ok(batch.next);

@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{
     task::{consume_budget, yield_now},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use uuid::Uuid;
 
@@ -24,6 +25,9 @@ use crate::{
 
 /// How many jobs are read at a time.
 const BATCH: usize = 500;
+
+/// How long a stream that is under way waits before it asks a store again that is away.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Which jobs a stream is about; both must hold.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +85,8 @@ pub struct JobsWatch {
     /// What was committed up to here was read from the store; what is taken from the subscription of it is old.
     read: u64,
     spoke: Instant,
+    /// The subscriber was sent something.
+    spoken: bool,
 }
 
 struct Known {
@@ -130,6 +136,7 @@ impl JobsWatch {
             taken: resumed.unwrap_or_default(),
             read: 0,
             spoke: Instant::now(),
+            spoken: false,
         };
         if resumed.is_none() {
             watch.start_over(!resume_token.is_empty());
@@ -142,13 +149,30 @@ impl JobsWatch {
         loop {
             if let Some(event) = self.events.pop_front() {
                 self.spoke = Instant::now();
+                self.spoken = true;
                 return Ok(event);
             }
-            match self.phase {
-                Phase::Snapshot { .. } => self.read_snapshots().await?,
-                Phase::CatchUp { since, greeted } => self.catch_up(since, greeted).await?,
-                Phase::Live => self.follow().await,
+            let read = match self.phase {
+                Phase::Snapshot { .. } => self.read_snapshots().await,
+                Phase::CatchUp { since, greeted } => self.catch_up(since, greeted).await,
+                Phase::Live => {
+                    self.follow().await;
+                    Ok(())
+                }
+            };
+            match read {
+                // A stream that is under way stays open while the store is away.
+                Err(StoreError::Unavailable) if self.spoken => self.wait_for_store().await,
+                read => read?,
             }
+        }
+    }
+
+    /// Lets some time pass, and says so where nothing was said for long.
+    async fn wait_for_store(&mut self) {
+        sleep(STORE_PAUSE).await;
+        if Instant::now() >= self.spoke + self.pace.bookmark_interval {
+            self.events.push_back(self.bookmark(false));
         }
     }
 
@@ -175,14 +199,16 @@ impl JobsWatch {
         let mut found = Vec::new();
         if self.scope.ids.is_empty() {
             let filter = self.scope.filter.clone();
-            let listed = self.store.list(&ListQuery { filter, limit: BATCH, after: page.take(), now }).await?;
+            let listed = self.store.list(&ListQuery { filter, limit: BATCH, after: page.clone(), now }).await?;
             *all_read = listed.next.is_none();
             *page = listed.next;
             found = listed.jobs;
         } else {
-            for id in ids.drain(..ids.len().min(BATCH)).collect::<Vec<_>>() {
-                found.extend(self.store.get(&id).await?);
+            let some = ids.len().min(BATCH);
+            for stored in join_all(ids.range(..some).map(|id| self.store.get(id))).await {
+                found.extend(stored?);
             }
+            ids.drain(..some);
             *all_read = ids.is_empty();
             found.retain(|stored| stored.job.is_visible(now) && self.scope.filter.matches(&stored.job));
         }

@@ -28,7 +28,7 @@ pub use jobs_watch::{JobsWatch, Scope};
 pub use token::{JobToken, JobsToken};
 
 use crate::{
-    domain::{Job, State, Timestamp},
+    domain::{Job, Stamp, State, Timestamp},
     store::Stored,
 };
 
@@ -73,6 +73,7 @@ pub struct WatchEvent {
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     uid: uuid::Uuid,
+    stamp: Stamp,
     create_time: Timestamp,
     revision: i64,
     state: State,
@@ -86,7 +87,7 @@ enum Freshness {
     Newer(i64),
     /// It was sent already, or it came before.
     Stale,
-    /// It belongs to a later life of the id whose revisions start over.
+    /// It belongs to a later life of the id whose revisions start over, or it took the place of the one sent.
     StartedOver,
 }
 
@@ -94,6 +95,7 @@ impl Sent {
     fn of(job: &Job) -> Self {
         Self {
             uid: job.version.uid,
+            stamp: job.version.stamp,
             create_time: job.create_time,
             revision: job.version.revision,
             state: job.state,
@@ -107,7 +109,9 @@ impl Sent {
             Freshness::Stale
         } else if job.version.revision > self.revision {
             Freshness::Newer(job.version.revision - self.revision - 1)
-        } else if job.version.uid != self.uid && job.create_time > self.create_time {
+        } else if job.version.uid != self.uid && job.create_time > self.create_time
+            || job.version.uid == self.uid && job.version.revision == self.revision && job.version.stamp != self.stamp
+        {
             Freshness::StartedOver
         } else {
             Freshness::Stale

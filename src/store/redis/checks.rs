@@ -96,13 +96,13 @@ impl RedisStore {
         let id = JobId::lower_bound();
         let gone = Job::create(id.clone(), NewJob::default(), None, Uuid::new_v4(), &moment)
             .give_way(moment.now, moment.stamp);
-        let write = Write { id: &id, previous: None, next: Some(&gone), by: Some(&self.by) };
+        let write = Write { id: &id, previous: None, next: Some(&gone), by: Some(&self.by), leaving: &[] };
         let left_behind = match write.run(&self.pool, &self.keys).await? {
             Outcome::Done(_) => None,
             Outcome::Other(fields) => Some(decode(&id, fields)),
         };
         let there = if let Some(Record::Found(job)) = left_behind { *job } else { gone };
-        let forget = Write { id: &id, previous: Some(&there), next: None, by: None };
+        let forget = Write { id: &id, previous: Some(&there), next: None, by: None, leaving: &[] };
         forget.run(&self.pool, &self.keys).await?;
         Ok(())
     }

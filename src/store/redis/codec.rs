@@ -46,6 +46,13 @@ pub enum Record {
     Found(Box<Job>),
 }
 
+impl Record {
+    /// The job, if it can be read.
+    pub fn found(self) -> Option<Job> {
+        if let Self::Found(job) = self { Some(*job) } else { None }
+    }
+}
+
 /// Reads the fields [`READ`] of the record of `id`.
 pub fn decode(id: &JobId, fields: Value) -> Record {
     let Ok((doc, durable_time, rev)) = <(Option<Vec<u8>>, Option<String>, Option<i64>)>::from_redis_value(fields)

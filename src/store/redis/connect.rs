@@ -1,6 +1,9 @@
 //! From where Redis is said to be to a connection with it.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, RedisError, RedisResult,
@@ -41,6 +44,7 @@ pub struct Connector {
     place: Place,
     config: AsyncConnectionConfig,
     patience: Duration,
+    generation: AtomicU64,
 }
 
 enum Place {
@@ -80,7 +84,17 @@ impl Connector {
                 nodes: nodes.iter().map(client).collect::<RedisResult<_>>()?,
             },
         };
-        Ok(Self { place, config, patience })
+        Ok(Self { place, config, patience, generation: AtomicU64::new(0) })
+    }
+
+    /// Has nobody use the connections again that were made so far.
+    pub fn renew(&self) {
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// Which connections may be used: those that were made since it was this.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
     }
 
     /// A connection for commands.

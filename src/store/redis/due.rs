@@ -1,19 +1,24 @@
 //! What time has brought about, from the sorted sets.
 
-use std::collections::{HashMap, HashSet};
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::future::try_join_all;
 use redis::pipe;
 
 use super::{
     RedisStore,
+    codec::Record,
     keys::{Partition, Place},
     pool::{Answer, Fault, read},
+    script::Write,
 };
 use crate::{
     domain::{JobId, Timestamp},
     store::{DueBatch, DueRecord},
 };
+
+/// How long a record that can't be read is put off.
+const POSTPONED: Duration = Duration::from_secs(3600);
 
 /// The sets that are sorted by a time that comes.
 const SETS: [Place<'static>; 2] = [Place::Expire, Place::Lease];
@@ -36,17 +41,18 @@ impl RedisStore {
             due.truncate(limit);
         }
 
-        let jobs = self.read_many(due.iter().map(|(_, id)| id)).await?;
-        let mut jobs: HashMap<_, _> = jobs.into_iter().map(|(job, _)| (job.id.clone(), job)).collect();
+        let ids: Vec<_> = due.into_iter().map(|(_, id)| id).collect();
         let mut batch = DueBatch { records: Vec::new(), next };
-        for (_, id) in due {
-            let Some(job) = jobs.remove(&id) else {
-                self.forget_places(&id).await?;
-                continue;
-            };
-            // It may have changed since its place was read.
-            if let Some((_, due)) = job.next_due().filter(|(time, _)| *time <= now) {
-                batch.records.push(DueRecord { stored: super::stored(job), due });
+        for (id, record) in ids.iter().zip(self.read_many(&ids).await?) {
+            match record {
+                // It may have changed since its place was read.
+                Record::Found(job) => {
+                    if let Some((_, due)) = job.next_due().filter(|(time, _)| *time <= now) {
+                        batch.records.push(DueRecord { stored: super::stored(*job), due });
+                    }
+                }
+                Record::Missing => self.forget_places(id).await?,
+                Record::Corrupt => self.postpone(id, now).await?,
             }
         }
         Ok(batch)
@@ -77,11 +83,18 @@ impl RedisStore {
         Ok((due.into_iter().flat_map(|(_, places)| places).collect(), next))
     }
 
-    /// Takes out the places of a record that is not there or can't be read: nothing can be done about it.
+    /// Takes out the places of a record, if it is still not there.
     async fn forget_places(&self, id: &JobId) -> Result<(), Fault> {
+        let write = Write { id, previous: None, next: None, by: None, leaving: &SETS };
+        write.run(&self.reads, &self.keys).await.map(|_| ())
+    }
+
+    /// Puts a record off that can't be read: nothing can be done about it now, and others wait behind it.
+    async fn postpone(&self, id: &JobId, now: Timestamp) -> Result<(), Fault> {
         let mut commands = pipe();
         for set in SETS {
-            commands.zrem(self.keys.place(Partition::of(id), set), id.as_str());
+            let key = self.keys.place(Partition::of(id), set);
+            commands.cmd("ZADD").arg(key).arg("XX").arg((now + POSTPONED).as_micros()).arg(id.as_str());
         }
         self.reads.query_all(&commands).await.map(|_| ())
     }

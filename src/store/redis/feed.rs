@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    mem::replace,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering::Relaxed},
@@ -13,19 +14,19 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::join_all};
+use futures_util::{FutureExt, StreamExt, future::join_all};
 use indexmap::IndexSet;
-use redis::{Msg, RedisResult, Value, aio::PubSub, cmd};
+use redis::{Msg, RedisResult, aio::PubSub, cmd};
 use tokio::{
     sync::Notify,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::{
     RedisStore,
-    codec::Message,
+    codec::{Message, Record},
     connect::jitter,
     keys::{EPOCH, PARTITIONS, Partition},
     pool::Fault,
@@ -41,10 +42,16 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 
 /// For how many looks a hint may be on its way.
-const PATIENCE: usize = 2;
+const LOOKS: usize = 2;
 
 /// How many jobs are read again at a time.
 const BATCH: usize = 200;
+
+/// A subscription that lasted this long was a good one.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// How often what is watched is read again, whatever was heard.
+const BACKSTOP: Duration = Duration::from_secs(5);
 
 /// The longest pause between attempts to subscribe.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -64,9 +71,10 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// A write had no answer: it may be carried out yet.
-    pub fn doubt(&self) {
+    /// A write to a job had no answer, or nobody waited for it: it may have been carried out, or may be yet.
+    pub fn doubt(&self, id: &JobId) {
         self.doubt_until.store(i64::MAX, Relaxed);
+        self.read_again([id.clone()]);
     }
 
     /// Redis answers again: what was sent before comes to light by then, or not at all.
@@ -110,6 +118,7 @@ impl RedisStore {
             self.follow(),
             self.read_hinted(),
             self.look_after(),
+            self.reread_watched(),
             self.pool.look_after(),
             self.reads.look_after()
         );
@@ -118,17 +127,15 @@ impl RedisStore {
     async fn follow(&self) {
         let mut failures = 0;
         for turn in 0.. {
+            // What was found out about the subscription before this one.
+            _ = self.feed.distrust.notified().now_or_never();
+            let started = Instant::now();
             match self.subscribe(turn).await {
-                Ok(messages) => {
-                    failures = 0;
-                    self.listen(messages).await;
-                    debug!("the subscription ended");
-                }
-                Err(error) => {
-                    failures += 1;
-                    debug!(%error, "no subscription");
-                }
+                Ok(messages) => self.listen(messages).await,
+                Err(error) => debug!(%error, "no subscription"),
             }
+            // Each new one has everything read again that is watched.
+            failures = if started.elapsed() > SETTLED { 0 } else { failures + 1 };
             let pause = Duration::from_millis(10) * 2_u32.saturating_pow(failures);
             sleep(jitter(pause.min(MAX_PAUSE))).await;
         }
@@ -205,10 +212,18 @@ impl RedisStore {
         }
     }
 
+    /// Reads what is watched again from time to time: a change of which nothing was heard is late then, and not lost.
+    async fn reread_watched(&self) {
+        loop {
+            sleep(BACKSTOP).await;
+            self.feed.read_again(self.listener.watched());
+        }
+    }
+
     /// Reads jobs and announces them. Returns the ids if they can't be read.
     async fn announce_all(&self, ids: Vec<JobId>) -> Vec<JobId> {
-        let Ok(jobs) = self.read_many(ids.iter()).await else { return ids };
-        for (job, _) in jobs {
+        let Ok(records) = self.read_many(&ids).await else { return ids };
+        for job in records.into_iter().filter_map(Record::found) {
             self.announce(super::stored(job), None);
         }
         Vec::new()
@@ -220,15 +235,18 @@ impl RedisStore {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before: VecDeque<Counts> = VecDeque::new();
         let mut master = None;
+        let mut generation = self.connector.generation();
         loop {
             ticks.tick().await;
             self.look_for_master(&mut master).await;
+            if replace(&mut generation, self.connector.generation()) != generation {
+                // The server that the subscription is with may be another one than that of the commands.
+                self.feed.distrust.notify_one();
+            }
             let heard = *self.feed.heard();
             let counts = self.look().await;
-            let whole = counts.iter().all(Option::is_some);
-            self.link_is(if whole { StorageMode::Redis } else { StorageMode::Degraded });
             self.catch_up(&counts);
-            let due = if before.len() < PATIENCE { None } else { before.pop_front() };
+            let due = if before.len() < LOOKS { None } else { before.pop_front() };
             let overdue = due.is_some_and(|due| is_behind(&heard, &due));
             if overdue || is_behind(&counts, &heard) {
                 debug!("hints were lost");
@@ -260,15 +278,15 @@ impl RedisStore {
         let before = master.replace(named.clone());
         if before.is_some_and(|before| before != named) {
             info!(redis = %self.target, host = named.0, port = named.1, "the sentinels name another master");
-            self.pool.renew();
-            self.reads.renew();
-            self.feed.distrust.notify_one();
+            self.connector.renew();
         }
     }
 
     /// Looks at the clock, the data set and the counts of commits, which it returns.
     async fn look(&self) -> Counts {
         let (clock, data_set, counts) = tokio::join!(self.set_clock(), self.learn_epoch(), self.commits());
+        let is_whole = data_set.is_ok() && counts.iter().all(Option::is_some);
+        self.link_is(if is_whole { StorageMode::Redis } else { StorageMode::Degraded });
         for fault in [clock.err(), data_set.err()].into_iter().flatten() {
             debug!(?fault, "the look at Redis failed");
         }
@@ -285,17 +303,16 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Reads which data set this is, and names it if nobody has.
+    /// Reads which data set this is, and names it if nobody has. Fails where Redis takes no writes.
     pub(super) async fn learn_epoch(&self) -> Result<(), Fault> {
-        let mut there: Option<String> = self.reads.query(cmd("GET").arg(EPOCH)).await?;
-        if there.is_none() {
-            // Of replicas that find nothing at the same time, one names it.
-            let name = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
-            self.reads.query::<Value>(cmd("SET").arg(EPOCH).arg(name).arg("NX")).await?;
-            there = self.reads.query(cmd("GET").arg(EPOCH)).await?;
+        let name = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
+        let there: Option<String> = self.reads.query(cmd("SET").arg(EPOCH).arg(&name).arg("NX").arg("GET")).await?;
+        let epoch = u64::from_str_radix(&there.unwrap_or(name), 16).unwrap_or(1);
+        let before = self.epoch.swap(epoch, Relaxed);
+        if before != 0 && before != epoch {
+            warn!(redis = %self.target, "Redis holds another data set than before");
+            self.feed.distrust.notify_one();
         }
-        let epoch = there.and_then(|epoch| u64::from_str_radix(&epoch, 16).ok()).unwrap_or_default();
-        self.epoch.store(epoch, Relaxed);
         Ok(())
     }
 
@@ -312,11 +329,11 @@ impl RedisStore {
 
     /// Tells the state of the link, once for each change.
     pub(super) fn link_is(&self, mode: StorageMode) {
-        let changed = self.mode.send_if_modified(|known| std::mem::replace(known, mode) != mode);
+        let changed = self.mode.send_if_modified(|known| replace(known, mode) != mode);
         match mode {
             _ if !changed => {}
-            StorageMode::Redis => info!(redis = %self.target, "Redis answers"),
-            _ => warn!(redis = %self.target, "Redis does not answer; trying again"),
+            StorageMode::Redis => info!(redis = %self.target, "Redis serves"),
+            _ => warn!(redis = %self.target, "Redis does not serve; trying again"),
         }
     }
 }

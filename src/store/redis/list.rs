@@ -5,16 +5,16 @@
 use std::collections::VecDeque;
 
 use futures_util::future::{join_all, try_join_all};
-use redis::{Pipeline, Value, pipe};
+use redis::{cmd, pipe};
 
 use super::{
     RedisStore,
-    codec::{READ, Record, decode},
+    codec::Record,
     keys::{Partition, Place},
-    pool::{Answer, Fault, read},
+    pool::{Fault, read},
 };
 use crate::{
-    domain::{Cursor, Filter, Job, JobId, ListQuery, State, Timestamp},
+    domain::{Cursor, Filter, JobId, ListQuery, State, Timestamp},
     store::Page,
 };
 
@@ -24,8 +24,12 @@ const SCAN: usize = 2000;
 /// How many records are read at a time.
 const BATCH: usize = 100;
 
-/// How large the records that a page looks at may be together, in bytes. A page that comes there ends short.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// How often a page may find more than can be read together. Then it ends short.
+const MAX_CUTS: usize = 4;
+
+/// How many members each of some sets has.
+const CARDS: &str =
+    "local cards = {} for at, key in ipairs(KEYS) do cards[at] = redis.call('ZCARD', key) end return cards";
 
 /// The part of a list that one partition holds.
 struct Run {
@@ -60,24 +64,26 @@ impl RedisStore {
             .collect();
 
         let mut page = Page { total, ..Page::default() };
-        let (mut looked_at, mut bytes) = (0, 0);
-        while page.jobs.len() < query.limit {
-            let wanted = (query.limit - page.jobs.len()).clamp(1, BATCH);
-            let ids = self.take(&mut runs, &places, wanted).await?;
-            let Some(last) = ids.last().cloned() else {
+        let (mut looked_at, mut cuts) = (0, 0);
+        while page.jobs.len() < query.limit && looked_at < query.limit + SCAN && cuts < MAX_CUTS {
+            let wanted = (query.limit - page.jobs.len()).min(BATCH);
+            let mut ahead = self.take(&mut runs, &places, wanted).await?;
+            if ahead.is_empty() {
                 page.next = None;
                 break;
-            };
-            looked_at += ids.len();
-            for (job, size) in self.read_many(ids.iter().map(|place| &place.id)).await? {
-                bytes += size;
-                if filter.matches(&job) && job.is_visible(query.now) {
-                    page.jobs.push(super::stored(job));
-                }
             }
-            page.next = Some(last);
-            if looked_at >= query.limit + SCAN || bytes >= MAX_BYTES {
-                break;
+            while !ahead.is_empty() && cuts < MAX_CUTS {
+                let ids: Vec<_> = ahead.iter().map(|place| place.id.clone()).collect();
+                let records = self.read_first(&ids).await?;
+                cuts += usize::from(records.len() < ids.len());
+                looked_at += records.len();
+                page.next = ahead.drain(..records.len()).next_back();
+                let jobs = records.into_iter().filter_map(Record::found);
+                let selected = jobs.filter(|job| filter.matches(job) && job.is_visible(query.now));
+                page.jobs.extend(selected.map(super::stored));
+            }
+            if !ahead.is_empty() {
+                return Ok(page);
             }
         }
         if page.next.is_some() && self.take(&mut runs, &places, 1).await?.is_empty() {
@@ -88,57 +94,25 @@ impl RedisStore {
 
     /// How many jobs are in each state.
     pub(super) async fn counts(&self) -> Result<[u64; State::ALL.len()], Fault> {
-        let of = |partition| async move {
-            let mut cards = pipe();
-            for state in State::ALL {
-                cards.zcard(self.keys.place(partition, Place::State(state)));
+        let cards = self.cards(&State::ALL.map(Place::State)).await?;
+        Ok(std::array::from_fn(|state| cards[state]))
+    }
+
+    /// How many members sets have, over all partitions, each of which is counted at one moment.
+    async fn cards(&self, places: &[Place<'_>]) -> Result<Vec<u64>, Fault> {
+        let of = |partition| {
+            let mut command = cmd("EVAL");
+            command.arg(CARDS).arg(places.len());
+            for place in places {
+                command.arg(self.keys.place(partition, *place));
             }
-            numbers(self.reads.query_all(&cards).await?)
+            async move { self.reads.query::<Vec<u64>>(&command).await }
         };
-        let mut counts = [0; State::ALL.len()];
+        let mut sums = vec![0; places.len()];
         for partition in try_join_all(Partition::all().map(of)).await? {
-            counts.iter_mut().zip(partition).for_each(|(sum, count)| *sum += count);
+            sums.iter_mut().zip(partition).for_each(|(sum, count)| *sum += count);
         }
-        Ok(counts)
-    }
-
-    /// The jobs with these ids and the sizes of their records, in the same order, without those that are missing or
-    /// can't be read.
-    pub(super) async fn read_many(&self, ids: impl Iterator<Item = &JobId>) -> Result<Vec<(Job, usize)>, Fault> {
-        let ids: Vec<_> = ids.collect();
-        let mut by_partition = vec![Vec::new(); Partition::all().count()];
-        for (at, id) in ids.iter().enumerate() {
-            by_partition[Partition::of(id).index()].push((at, *id));
-        }
-        let parts = by_partition.into_iter().filter(|part| !part.is_empty());
-        let parts = try_join_all(parts.map(|part| self.read_part(part))).await?;
-        let mut found: Vec<_> = parts
-            .into_iter()
-            .flatten()
-            .filter_map(|((at, id), fields)| {
-                let size = fields.as_ref().map_or(0, size);
-                match fields.map_or(Record::Corrupt, |fields| decode(id, fields)) {
-                    Record::Found(job) => Some((at, (*job, size))),
-                    Record::Missing => None,
-                    Record::Corrupt => {
-                        super::corrupt(id);
-                        None
-                    }
-                }
-            })
-            .collect();
-        found.sort_unstable_by_key(|(at, _)| *at);
-        Ok(found.into_iter().map(|(_, job)| job).collect())
-    }
-
-    /// The records of some ids of one partition.
-    async fn read_part<'a>(&self, part: Vec<(usize, &'a JobId)>) -> Result<Vec<((usize, &'a JobId), Answer)>, Fault> {
-        let mut commands = Pipeline::with_capacity(part.len());
-        for (_, id) in &part {
-            commands.cmd("HMGET").arg(self.keys.job(id)).arg(&READ);
-        }
-        let answers = self.reads.query_all(&commands).await?;
-        Ok(part.into_iter().zip(answers).collect())
+        Ok(sums)
     }
 
     /// The smallest sets that together hold all that `filter` may select, and how many that are if it is known.
@@ -158,24 +132,22 @@ impl RedisStore {
         if choices.is_empty() {
             choices.push(vec![Place::Created]);
         }
-        let of = |partition| {
-            let mut commands = pipe();
-            // While something is due, the indexes may still hold what the page leaves out.
-            commands.zcount(self.keys.place(partition, Place::Expire), "-inf", now.as_micros());
-            for place in choices.iter().flatten() {
-                commands.zcard(self.keys.place(partition, *place));
-            }
-            async move { numbers(self.reads.query_all(&commands).await?) }
-        };
-        let mut sums = vec![0; 1 + choices.iter().map(Vec::len).sum::<usize>()];
-        for partition in try_join_all(Partition::all().map(of)).await? {
-            sums.iter_mut().zip(partition).for_each(|(sum, count)| *sum += count);
-        }
+        let all: Vec<_> = choices.iter().flatten().copied().collect();
+        let (sums, due) = tokio::try_join!(self.cards(&all), self.is_anything_due(now))?;
         let mut sums = sums.into_iter();
-        let due = sums.next().unwrap_or_default();
         let sized = choices.into_iter().map(|places| (sums.by_ref().take(places.len()).sum::<u64>(), places));
         let (size, places) = sized.min_by_key(|(size, _)| *size).unwrap_or_default();
-        Ok((places, Some(size).filter(|_| exact && due == 0)))
+        Ok((places, Some(size).filter(|_| exact && !due)))
+    }
+
+    /// Whether the indexes may still hold what a page leaves out.
+    async fn is_anything_due(&self, now: Timestamp) -> Result<bool, Fault> {
+        let of = |partition| async move {
+            let mut command = cmd("ZCOUNT");
+            command.arg(self.keys.place(partition, Place::Expire)).arg("-inf").arg(now.as_micros());
+            self.reads.query::<u64>(&command).await
+        };
+        Ok(try_join_all(Partition::all().map(of)).await?.into_iter().any(|count| count > 0))
     }
 
     /// Takes up to `wanted` places off the runs, the newest first.
@@ -211,8 +183,10 @@ impl RedisStore {
         let answers = self.reads.query_all(&commands).await?;
         run.exhausted = true;
         for answer in answers {
-            let set = cursors(answer)?;
-            if set.len() == run.chunk {
+            let set: Vec<(String, f64)> = read(answer)?;
+            let is_full = set.len() == run.chunk;
+            let set = cursors(set);
+            if is_full {
                 // Below its last entry this set may have others.
                 run.exhausted = false;
                 floor = floor.max(set.last().cloned());
@@ -233,26 +207,11 @@ impl RedisStore {
     }
 }
 
-/// The numbers that commands answered.
-fn numbers(answers: Vec<Answer>) -> Result<Vec<u64>, Fault> {
-    answers.into_iter().map(read).collect()
-}
-
 /// Places in a sorted set by time of creation. What is no id is passed over.
-fn cursors(answer: Answer) -> Result<Vec<Cursor>, Fault> {
-    let entries: Vec<(String, f64)> = read(answer)?;
+fn cursors(entries: Vec<(String, f64)>) -> Vec<Cursor> {
     let place = |(id, score): (String, f64)| {
         let id = JobId::parse(&id)?;
         Some(Cursor { create_time: super::micros(score), id })
     };
-    Ok(entries.into_iter().filter_map(place).collect())
-}
-
-/// How many bytes of data a record has.
-fn size(fields: &Value) -> usize {
-    match fields {
-        Value::Array(fields) => fields.iter().map(size).sum(),
-        Value::BulkString(bytes) => bytes.len(),
-        _ => 0,
-    }
+    entries.into_iter().filter_map(place).collect()
 }

@@ -13,11 +13,13 @@ mod feed;
 mod keys;
 mod list;
 mod pool;
+mod records;
 mod script;
 mod sentinel;
 mod target;
 
 use std::{
+    mem::forget,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -28,7 +30,7 @@ use std::{
 use async_trait::async_trait;
 use redis::cmd;
 use tokio::{sync::watch, time::Instant};
-use tracing::warn;
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 pub use checks::Unusable;
@@ -113,6 +115,11 @@ impl RedisStore {
         Ok(store)
     }
 
+    /// An error before the clock and the data set of Redis are known.
+    fn is_ready(&self) -> Result<(), StoreError> {
+        if self.epoch() == 0 { Err(StoreError::Unavailable) } else { Ok(()) }
+    }
+
     fn announced(&self) -> MutexGuard<'_, u64> {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,10 +140,23 @@ impl RedisStore {
     }
 }
 
+/// A write that may have been carried out without anybody hearing of it: its caller is gone, or got no answer. Dropped,
+/// it has the job read again.
+struct Unanswered<'a> {
+    feed: &'a Feed,
+    id: &'a JobId,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.feed.doubt(self.id);
+    }
+}
+
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         if let Fault::Refused(error) = fault {
-            warn!(%error, "Redis refused a command");
+            debug!(%error, "Redis refused a command");
         }
         Self::Unavailable
     }
@@ -161,6 +181,7 @@ fn micros(score: f64) -> Timestamp {
 #[async_trait]
 impl JobStore for RedisStore {
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
+        self.is_ready()?;
         let mut command = cmd("HMGET");
         command.arg(self.keys.job(id)).arg(&READ);
         let fields = self.pool.query(&command).await.map_err(|fault| Self::error(fault, id))?;
@@ -172,11 +193,11 @@ impl JobStore for RedisStore {
     }
 
     async fn replace(&self, mut job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        let write = Write { id: &job.id, previous, next: Some(&job), by: Some(&self.by) };
-        let outcome = write.run(&self.pool, &self.keys).await.map_err(|fault| {
-            self.feed.doubt();
-            Self::error(fault, &job.id)
-        })?;
+        self.is_ready()?;
+        let write = Write { id: &job.id, previous, next: Some(&job), by: Some(&self.by), leaving: &[] };
+        let unanswered = Unanswered { feed: &self.feed, id: &job.id };
+        let outcome = write.run(&self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))?;
+        forget(unanswered);
         let fields = match outcome {
             Outcome::Done(durable_time) => {
                 let noted = Arc::make_mut(&mut job);
@@ -206,16 +227,18 @@ impl JobStore for RedisStore {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
+        self.is_ready()?;
         Ok(self.page(query).await?)
     }
 
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
-        let write = Write { id: &job.id, previous: Some(job), next: None, by: None };
+        let write = Write { id: &job.id, previous: Some(job), next: None, by: None, leaving: &[] };
         write.run(&self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))?;
         Ok(())
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
+        self.is_ready()?;
         Ok(self.due_batch(now, limit).await?)
     }
 

@@ -54,7 +54,8 @@ pub struct Pool {
     connections: bb8::Pool<Manager>,
     connector: Arc<Connector>,
     timeout: Duration,
-    generation: Arc<AtomicU64>,
+    /// How often the connections to a cluster were replaced.
+    replaced: Arc<AtomicU64>,
     /// A connection to a cluster needs to be replaced.
     stale: Notify,
     under_way: AtomicU32,
@@ -78,8 +79,8 @@ impl Pool {
     /// At most `size` connections; one carries everything until callers wait for it. No command takes longer than
     /// `timeout`.
     pub fn new(connector: Arc<Connector>, size: u32, timeout: Duration) -> Self {
-        let generation = Arc::new(AtomicU64::new(0));
-        let manager = Manager { connector: connector.clone(), generation: generation.clone() };
+        let replaced = Arc::new(AtomicU64::new(0));
+        let manager = Manager { connector: connector.clone(), replaced: replaced.clone() };
         let connections = bb8::Pool::builder()
             .max_size(size)
             .min_idle(1)
@@ -89,12 +90,7 @@ impl Pool {
             .queue_strategy(QueueStrategy::Fifo)
             .error_sink(Box::new(Sink))
             .build_unchecked(manager);
-        Self { connections, connector, timeout, generation, stale: Notify::new(), under_way: AtomicU32::new(0) }
-    }
-
-    /// Uses none of the connections again that were made so far.
-    pub fn renew(&self) {
-        self.generation.fetch_add(1, Relaxed);
+        Self { connections, connector, timeout, replaced, stale: Notify::new(), under_way: AtomicU32::new(0) }
     }
 
     /// The answer to a command.
@@ -152,7 +148,7 @@ impl Pool {
             link.mark.store(true, Relaxed);
         } else {
             // The server said so, or was lost: the other connections are no better.
-            self.renew();
+            self.connector.renew();
         }
     }
 
@@ -162,8 +158,8 @@ impl Pool {
             self.stale.notified().await;
             let wire = self.connector.connect().await;
             if let Ok(wire) = wire {
-                self.renew();
-                let generation = self.generation.load(Relaxed);
+                let replaced = self.replaced.fetch_add(1, Relaxed) + 1;
+                let generation = (self.connector.generation(), replaced);
                 // Where there is no room, the pool makes another.
                 _ = self.connections.add(Pooled { wire, mark: Arc::default(), generation });
             }
@@ -176,7 +172,7 @@ impl Pool {
         loop {
             let pooled = timeout_at(deadline, self.connections.get()).await;
             let pooled = pooled.ok().and_then(Result::ok).ok_or_else(|| Fault::Away(timed_out()))?;
-            if !pooled.is_broken(&self.generation) {
+            if !pooled.is_broken(&self.connector, &self.replaced) {
                 return Ok(Link { wire: pooled.wire.clone(), mark: pooled.mark.clone() });
             }
         }
@@ -269,19 +265,20 @@ struct Pooled {
     wire: Wire,
     /// It failed a command.
     mark: Arc<AtomicBool>,
-    generation: u64,
+    /// The connector's generation, and how often the pool had replaced its connections.
+    generation: (u64, u64),
 }
 
 impl Pooled {
-    fn is_broken(&self, generation: &AtomicU64) -> bool {
-        self.mark.load(Relaxed) || self.generation != generation.load(Relaxed)
+    fn is_broken(&self, connector: &Connector, replaced: &AtomicU64) -> bool {
+        self.mark.load(Relaxed) || self.generation != (connector.generation(), replaced.load(Relaxed))
     }
 }
 
 /// Makes connections for the pool, and judges them.
 struct Manager {
     connector: Arc<Connector>,
-    generation: Arc<AtomicU64>,
+    replaced: Arc<AtomicU64>,
 }
 
 impl ManageConnection for Manager {
@@ -289,8 +286,8 @@ impl ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> RedisResult<Pooled> {
-        let generation = self.generation.load(Relaxed);
-        if generation > 0 {
+        let generation = (self.connector.generation(), self.replaced.load(Relaxed));
+        if generation != (0, 0) {
             // Not all replicas at the same moment.
             sleep(jitter(Duration::from_millis(20))).await;
         }
@@ -303,7 +300,7 @@ impl ManageConnection for Manager {
     }
 
     fn has_broken(&self, pooled: &mut Pooled) -> bool {
-        pooled.is_broken(&self.generation)
+        pooled.is_broken(&self.connector, &self.replaced)
     }
 }
 

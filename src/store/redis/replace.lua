@@ -29,12 +29,8 @@ if durable_time == 'first' then
   end
 end
 
-if #ARGV < fields then
-  redis.call('DEL', KEYS[1])
-else
-  redis.call('HSET', KEYS[1], 'durable_time', durable_time, unpack(ARGV, fields))
-end
-
+-- Ids are taken out of sets first: a Redis that is full then takes the rest of the script, so that jobs can still end and
+-- be removed.
 for set = 3, #KEYS do
   local score = ARGV[5 + set]
   if score == '' then
@@ -42,6 +38,12 @@ for set = 3, #KEYS do
   else
     redis.call('ZADD', KEYS[set], score, ARGV[4])
   end
+end
+
+if #ARGV < fields then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('HSET', KEYS[1], 'durable_time', durable_time, unpack(ARGV, fields))
 end
 
 if ARGV[6] ~= '' then

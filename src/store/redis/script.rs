@@ -25,6 +25,8 @@ pub struct Write<'a> {
     pub next: Option<&'a Job>,
     /// The replica that says so; `None`: it is not announced.
     pub by: Option<&'a str>,
+    /// Where the id has no place any more, besides what follows from the versions.
+    pub leaving: &'a [Place<'a>],
 }
 
 /// What came of a write.
@@ -67,8 +69,8 @@ impl Write<'_> {
         let after: Vec<_> = self.next.into_iter().flat_map(Place::of).collect();
         let left = before.iter().filter(|(place, _)| !after.iter().any(|(kept, _)| kept == place));
         let moved = after.iter().filter(|entry| !before.contains(entry));
-        for (place, score) in left.map(|(place, _)| (place, None)).chain(moved.map(|(place, time)| (place, Some(time))))
-        {
+        let left = self.leaving.iter().chain(left.map(|(place, _)| place)).map(|place| (place, None));
+        for (place, score) in left.chain(moved.map(|(place, time)| (place, Some(time)))) {
             arguments.keys.push(keys.place(partition, *place));
             values.push(score.map(|time| time.as_micros().to_string()).unwrap_or_default().into_bytes());
         }
