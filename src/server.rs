@@ -64,7 +64,9 @@ impl Server {
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { hub.dispatch().await }));
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { tracker.sweep().await }));
         if let Some(redis) = redis {
-            tasks.spawn(stop.clone().run_until_cancelled_owned(async move { redis.run().await }));
+            let follower = redis.clone();
+            tasks.spawn(stop.clone().run_until_cancelled_owned(async move { follower.run().await }));
+            redis.settle().await;
         }
         let reports = face.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { reports.report_redis().await }));

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream};
 use tokio::{
     sync::{Notify, watch},
     task::yield_now,
@@ -35,6 +35,9 @@ const REVISION_WAIT: Duration = Duration::from_secs(1);
 
 /// How many due records are handled at a time.
 const SWEEP_BATCH: usize = 100;
+
+/// How many of them are handled side by side.
+const AT_ONCE: usize = 16;
 
 /// The longest that the sweeper sleeps: bounds what a stepped clock or another replica's change can delay.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -248,15 +251,9 @@ impl Tracker {
         loop {
             let batch = self.store.due(self.now(), SWEEP_BATCH).await?;
             let (mut handled, mut failure) = (0, None);
-            for record in batch.records {
-                let DueRecord { stored, due } = record;
-                debug!(job_id = %stored.job.id, ?due, "due");
-                let outcome = match due {
-                    Due::Forget => self.store.delete(&stored.job).await.map_err(JobError::from),
-                    // On a conflict it is no longer due, or comes again.
-                    Due::LoseWorker => self.try_change(stored, &Change::LoseWorker).await.map(drop),
-                    Due::Expire => self.try_change(stored, &Change::Expire).await.map(drop),
-                };
+            let mut outcomes =
+                stream::iter(batch.records).map(|record| self.carry_out(record)).buffer_unordered(AT_ONCE);
+            while let Some(outcome) = outcomes.next().await {
                 match outcome {
                     Ok(()) => handled += 1,
                     // It must not keep the others from their turn.
@@ -270,6 +267,18 @@ impl Tracker {
                 return Ok(batch.next);
             }
             yield_now().await;
+        }
+    }
+
+    /// Carries out what is due for a record.
+    async fn carry_out(&self, record: DueRecord) -> Result<(), JobError> {
+        let DueRecord { stored, due } = record;
+        debug!(job_id = %stored.job.id, ?due, "due");
+        match due {
+            Due::Forget => self.store.delete(&stored.job).await.map_err(JobError::from),
+            // On a conflict it is no longer due, or comes again.
+            Due::LoseWorker => self.try_change(stored, &Change::LoseWorker).await.map(drop),
+            Due::Expire => self.try_change(stored, &Change::Expire).await.map(drop),
         }
     }
 

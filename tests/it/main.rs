@@ -11,6 +11,7 @@ mod laws;
 mod layering;
 mod redis_failover;
 mod redis_link;
+mod redis_repairs;
 mod redis_start;
 mod redis_support;
 mod replicas;

@@ -44,8 +44,16 @@ struct Replicas {
 
 impl Replicas {
     async fn start(url: &str) -> Self {
-        let flags = ["--redis-url", url];
-        Self { a: Server::with(&flags).await, b: Server::with(&flags).await }
+        Self::with(&["--redis-url", url]).await
+    }
+
+    /// With time enough for a busy machine, where a test is not about how soon something fails.
+    async fn start_patient(url: &str) -> Self {
+        Self::with(&["--redis-url", url, "--redis-timeout", "2s"]).await
+    }
+
+    async fn with(flags: &[&str]) -> Self {
+        Self { a: Server::with(flags).await, b: Server::with(flags).await }
     }
 
     async fn stop(self) {
@@ -461,7 +469,7 @@ async fn look(mut client: Client, id: String, stop: CancellationToken) -> (usize
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_moves_and_no_caller_notices() {
     let cluster = Cluster::start().await;
-    let replicas = Replicas::start(&cluster.url()).await;
+    let replicas = Replicas::start_patient(&cluster.url()).await;
     let ids = [ids_of(3, 8), ids_of(4, 1)].concat();
     let load = Load::start([&replicas.a, &replicas.b], &ids).await;
     let watches = watches(&replicas.b, &ids).await;
@@ -504,7 +512,7 @@ async fn a_slot_moves_and_no_caller_notices() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_created_and_end_while_their_slot_moves() {
     let cluster = Cluster::start().await;
-    let replicas = Replicas::start(&cluster.url()).await;
+    let replicas = Replicas::start_patient(&cluster.url()).await;
     let slot = cluster.slot("{3}").await;
     let mut ids = ids_of(3, 400);
     let late = ids.split_off(398);

@@ -18,8 +18,8 @@ use futures_util::{FutureExt, StreamExt, future::join_all};
 use indexmap::IndexSet;
 use redis::{Msg, RedisResult, aio::PubSub, cmd};
 use tokio::{
-    sync::Notify,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    sync::{Notify, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 use uuid::Uuid;
@@ -64,6 +64,8 @@ pub struct Feed {
     arrived: Notify,
     /// The number of the last commit that was heard of, in each partition; `None`: not known.
     heard: Mutex<Counts>,
+    /// A subscription was tried at least once.
+    tried: watch::Sender<bool>,
     /// The subscription is not to be trusted any more.
     distrust: Notify,
     /// Until when a hint of this store's own commits may be the first that it hears of them, in microseconds.
@@ -124,6 +126,11 @@ impl RedisStore {
         );
     }
 
+    /// Waits until it hears what others commit, if it can: a stream that begins before would soon have to start over.
+    pub async fn settle(&self) {
+        _ = timeout(SETTLED, self.feed.tried.subscribe().wait_for(|tried| *tried)).await;
+    }
+
     async fn follow(&self) {
         let mut failures = 0;
         for turn in 0.. {
@@ -134,6 +141,7 @@ impl RedisStore {
                 Ok(messages) => self.listen(messages).await,
                 Err(error) => debug!(%error, "no subscription"),
             }
+            self.feed.tried.send_replace(true);
             // Each new one has everything read again that is watched.
             failures = if started.elapsed() > SETTLED { 0 } else { failures + 1 };
             let pause = Duration::from_millis(10) * 2_u32.saturating_pow(failures);
@@ -147,6 +155,7 @@ impl RedisStore {
         let messages = self.connector.subscribe(&channels, turn).await?;
         *self.feed.heard() = self.commits().await;
         self.missed(|_| true);
+        self.feed.tried.send_replace(true);
         Ok(messages)
     }
 

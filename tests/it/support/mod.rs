@@ -4,6 +4,7 @@ pub mod jobs;
 pub mod process;
 pub mod raw;
 pub mod redis;
+pub mod relay;
 pub mod replicas;
 pub mod watching;
 

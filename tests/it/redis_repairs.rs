@@ -1,0 +1,198 @@
+//! What was once wrong with jobs in Redis, and must not be again.
+
+mod large;
+mod refused;
+mod streams;
+
+use std::time::{Duration, Instant};
+
+use jobtrack::proto::v1::{CompleteJobRequest, Event, WatchJobsRequest, job::State};
+use redis::{FromRedisValue, from_redis_value};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tonic::{Code, Request};
+
+use crate::support::{
+    Server, create,
+    redis::Redis,
+    relay::{
+        Carrying::{Commands, Messages},
+        Link, Relay,
+    },
+    replicas::{assert_away, in_time, read, server_on},
+    watching::{Seen, Watch, report, watch, watch_jobs},
+};
+
+/// How soon a watcher hears of what was committed, even where nobody knows at first that it was. What is watched is
+/// read again a little later than that anyway.
+const SOON: Duration = Duration::from_secs(4);
+
+/// Longer than the server waits for an answer.
+const TOO_LATE: Duration = Duration::from_secs(5);
+
+/// How many partitions ids are spread over.
+const PARTITIONS: usize = 16;
+
+/// What Redis answers to a command.
+async fn ask<T: FromRedisValue>(redis: &Redis, words: &[&str]) -> T {
+    from_redis_value(redis.command(words).await).expect("an answer of this type")
+}
+
+/// The partition of an id, which is part of the format of the data.
+fn partition(id: &str) -> usize {
+    let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash >> 16 ^ hash) as usize % PARTITIONS
+}
+
+/// A key under which Redis keeps what it knows of the partition of a job.
+fn beside(id: &str, name: &str) -> String {
+    format!("jobs:{{{}}}:{name}", partition(id))
+}
+
+/// Stores another version of a job as a replica does, `step` revisions later, but tells nobody. Returns its document.
+async fn rewrite(redis: &Redis, id: &str, step: i64) -> Value {
+    let key = format!("job:{{{}}}:{id}", partition(id));
+    let doc: String = ask(redis, &["HGET", &key, "doc"]).await;
+    let mut doc: Value = serde_json::from_str(&doc).expect("a job is JSON");
+    let version = &mut doc["version"];
+    let next = version["revision"].as_i64().expect("a number") + step;
+    version["revision"] = next.into();
+    version["stamp"] = json!({ "process": 1, "counter": next });
+    let (rev, stamp, text) = (next.to_string(), format!("1.{next:x}"), doc.to_string());
+    redis.command(&["HSET", &key, "rev", &rev, "stamp", &stamp, "doc", &text]).await;
+    doc
+}
+
+/// Counts a commit as a replica does. Returns the hint of it.
+async fn hint_of(redis: &Redis, id: &str, doc: &Value) -> String {
+    let number: i64 = ask(redis, &["INCR", &beside(id, "commits")]).await;
+    let rev = &doc["version"]["revision"];
+    let hint = json!({ "id": id, "rev": rev, "state": doc["state"], "kind": doc["kind"], "by": "somebody" });
+    format!("{number} {hint}")
+}
+
+/// A server that is to reach Redis through a relay.
+async fn behind(relay: &Relay) -> Server {
+    Server::with(&["--redis-url", &relay.url()]).await
+}
+
+/// A server with a running job that is watched, where the answer to its completion comes too late.
+struct Unanswered {
+    redis: Redis,
+    relay: Relay,
+    server: Server,
+    stream: Watch,
+}
+
+impl Unanswered {
+    async fn start() -> Self {
+        let redis = Redis::start().await;
+        let relay = Relay::to(redis.port).await;
+        let server = behind(&relay).await;
+        let mut client = server.client().await;
+        create(&mut client, "a").await;
+        report(&mut client, "a").await;
+        let mut stream = watch(&client, "a").await;
+        stream.expect(Event::Snapshot).await;
+        relay.set_at("SUCCEEDED", Commands, Link::Late(TOO_LATE));
+        Self { redis, relay, server, stream }
+    }
+
+    /// Fails unless the end is committed, and seen soon from now on.
+    async fn ends_soon(mut self) {
+        let called = Instant::now();
+        self.relay.set(Commands, Link::Pass);
+        assert_eq!(ask::<i64>(&self.redis, &["ZCARD", &beside("a", "state:SUCCEEDED")]).await, 1, "it is committed");
+        let seen = self.stream.expect(Event::Update).await;
+        assert_eq!((seen.state(), seen.revision()), (State::Succeeded, 3));
+        assert!(called.elapsed() < SOON, "it was seen after {:?}", called.elapsed());
+        self.stream.end().await;
+        self.server.stop().await;
+    }
+}
+
+fn completion() -> CompleteJobRequest {
+    CompleteJobRequest { job_id: "a".to_owned(), ..CompleteJobRequest::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_whose_caller_left_is_seen_soon() {
+    let unanswered = Unanswered::start().await;
+    let mut client = unanswered.server.client().await;
+    let mut request = Request::new(completion());
+    request.set_timeout(Duration::from_millis(150));
+    let status = client.complete_job(request).await.expect_err("it takes longer");
+    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
+    in_time("the write", unanswered.relay.said()).await;
+    // When this ends, the server has given up the one before too.
+    client.get_job(read("a")).await.expect_err("it takes longer");
+    unanswered.ends_soon().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_without_an_answer_is_seen_soon() {
+    let unanswered = Unanswered::start().await;
+    let status = unanswered.server.client().await.complete_job(completion()).await.expect_err("it takes longer");
+    assert_away("complete_job", &status);
+    unanswered.ends_soon().await;
+}
+
+/// The same where even the hint is late: it is on its way when the caller hears that Redis is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_without_an_answer_and_a_hint_is_seen_soon() {
+    let unanswered = Unanswered::start().await;
+    unanswered.relay.set(Messages, Link::Hole);
+    let status = unanswered.server.client().await.complete_job(completion()).await.expect_err("it takes longer");
+    assert_away("complete_job", &status);
+    unanswered.ends_soon().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_watched_is_read_again_though_nothing_shows_a_change() {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let mut one = watch(&client, "a").await;
+    one.expect(Event::Snapshot).await;
+    let request = WatchJobsRequest { job_ids: vec!["a".to_owned()], ..WatchJobsRequest::default() };
+    let mut some = watch_jobs(&client, request).await;
+    some.until_bookmark().await;
+    for revision in 2..=3 {
+        rewrite(&redis, "a", 1).await;
+        for stream in [&mut one, &mut some] {
+            let is_news = |seen: &Seen| seen.job.as_ref().is_some_and(|job| job.revision == revision);
+            timeout(Duration::from_secs(10), stream.until(is_news)).await.expect("it is read within seconds");
+        }
+    }
+    assert_eq!(report(&mut client, "a").await.revision, 4);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_in_place_of_the_same_revision_resets_streams() {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let mut one = watch(&client, "a").await;
+    one.expect(Event::Snapshot).await;
+    let mut all = watch_jobs(&client, WatchJobsRequest::default()).await;
+    all.until_bookmark().await;
+    report(&mut client, "a").await;
+    let token = one.expect(Event::Update).await.token;
+    // It starts over if the server subscribes only now, so more may come than what is waited for.
+    all.until(|seen| seen.job.as_ref().is_some_and(|job| job.revision == 2)).await;
+
+    let doc = rewrite(&redis, "a", 0).await;
+    redis.command(&["PUBLISH", &beside("a", "changes"), &hint_of(&redis, "a", &doc).await]).await;
+    let seen = one.expect(Event::Snapshot).await;
+    assert_eq!((seen.reset, seen.revision()), (true, 2));
+    assert_ne!(seen.token, token);
+    all.until(|seen| seen.reset && seen.brief() == (Event::Snapshot, "a", 2)).await;
+    report(&mut client, "a").await;
+    let seen = one.expect(Event::Update).await;
+    assert_eq!((seen.revision(), seen.skipped), (3, 0));
+    all.until(|seen| seen.brief() == (Event::Update, "a", 3)).await;
+    server.stop().await;
+}

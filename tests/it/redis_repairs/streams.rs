@@ -1,0 +1,155 @@
+//! Streams, when Redis goes away or comes back with other data.
+
+use std::collections::BTreeSet;
+
+use jobtrack::proto::v1::{Event, WatchJobsRequest};
+use rstest::rstest;
+
+use super::{PARTITIONS, ask, behind};
+use crate::support::{
+    create,
+    redis::Redis,
+    relay::{Carrying::Commands, Link, Relay},
+    replicas::{in_time, server_on},
+    watching::{Seen, Watch, large, make, millis, narrow, report, resume, watch, watch_jobs},
+};
+
+/// Loses all data, but then as many commits happened as before, so that their count tells nothing.
+const FLUSH: &str = "local counts = redis.call('MGET', unpack(KEYS)) redis.call('FLUSHALL') \
+                     for at, key in ipairs(KEYS) do redis.call('SET', key, counts[at] or 0) end";
+
+/// How many jobs are more than a stream reads at a time.
+const MANY: usize = 1100;
+
+/// A request for a stream that speaks every second.
+fn talkative() -> WatchJobsRequest {
+    WatchJobsRequest { bookmark_interval: millis(1000), ..WatchJobsRequest::default() }
+}
+
+/// Reads on until the stream has said some times that it has nothing to say: long enough for it to ask Redis.
+async fn stays_open(stream: &mut Watch) {
+    for _ in 0..2 {
+        in_time("a bookmark", stream.until_bookmark()).await;
+    }
+}
+
+fn is_at(revision: i64) -> impl Fn(&Seen) -> bool {
+    move |seen| seen.job.as_ref().is_some_and(|job| job.revision == revision)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_jobs_stays_open_while_redis_is_away() {
+    let mut redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let mut all = watch_jobs(&client, talkative()).await;
+    all.until_bookmark().await;
+    for revision in 2..=3 {
+        redis.kill();
+        stays_open(&mut all).await;
+        redis.restart().await;
+        // Another server, since this one may not have noticed yet that Redis is back.
+        let other = server_on(&redis).await;
+        report(&mut other.client().await, "a").await;
+        in_time("the report", all.until(is_at(revision))).await;
+        other.stop().await;
+    }
+    server.stop().await;
+}
+
+/// The outage begins with a new subscription, from which on hints may have been lost; or with what the stream reads then.
+#[rstest]
+#[case::subscribing("SUBSCRIBE")]
+#[case::listing("ZREVRANGEBYSCORE")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_jobs_that_starts_over_stays_open_while_redis_is_away(#[case] word: &'static str) {
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let (server, other) = (behind(&relay).await, server_on(&redis).await);
+    let mut client = other.client().await;
+    create(&mut client, "a").await;
+    let mut all = watch_jobs(&server.client().await, talkative()).await;
+    all.until_bookmark().await;
+    for revision in 2..=3 {
+        relay.set_at(word, Commands, Link::Hole);
+        redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        in_time("the outage", relay.said()).await;
+        stays_open(&mut all).await;
+        report(&mut client, "a").await;
+        relay.set(Commands, Link::Pass);
+        in_time("the report", all.until(is_at(revision))).await;
+        all.until_bookmark().await;
+    }
+    server.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_jobs_goes_on_with_its_snapshots_when_redis_is_back() {
+    let mut redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    for number in 0..MANY {
+        make(&mut client, large(&format!("job-{number}"))).await;
+    }
+    // What it does not read, the server does not ask Redis for.
+    let mut all = watch_jobs(&narrow(&server).await, talkative()).await;
+    let mut seen = vec![all.expect(Event::Snapshot).await];
+    redis.kill();
+    seen.extend(all.until_bookmark().await);
+    let before = seen.len() - 1;
+    assert!(before < MANY, "the outage came too late");
+    redis.restart().await;
+    let mut known: BTreeSet<_> = seen.iter().map(|seen| seen.id().to_owned()).filter(|id| !id.is_empty()).collect();
+    in_time("the other jobs", async {
+        while known.len() < MANY {
+            let seen = all.next().await;
+            known.extend(seen.job.map(|job| job.id));
+        }
+    })
+    .await;
+    println!("{before} of {MANY} snapshots came before the outage");
+    server.stop().await;
+}
+
+/// Waits until a server has given the data set another name than `before`, and knows it.
+async fn renamed(redis: &Redis, before: &str) {
+    in_time("a name of the data set", async {
+        while ask::<Option<String>>(redis, &["GET", "jobtrack:epoch"]).await.is_none_or(|name| name == before) {}
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_told_of_a_data_set_that_is_lost_no_longer_counts() {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let token = watch(&client, "a").await.expect(Event::Snapshot).await.token;
+    let mut all = watch_jobs(&client, talkative()).await;
+    all.until_bookmark().await;
+    let epoch: String = ask(&redis, &["GET", "jobtrack:epoch"]).await;
+
+    let counts: Vec<_> = (0..PARTITIONS).map(|partition| format!("jobs:{{{partition}}}:commits")).collect();
+    let count = counts.len().to_string();
+    let flush = [&["EVAL", FLUSH, &count][..], &counts.iter().map(String::as_str).collect::<Vec<_>>()].concat();
+    redis.command(&flush).await;
+    in_time("a new beginning without jobs", async {
+        let is_begun = |seen: &Seen| seen.reset && seen.event == Event::Bookmark;
+        while all.until(is_begun).await.iter().any(|seen| seen.event == Event::Snapshot) {}
+    })
+    .await;
+
+    renamed(&redis, &epoch).await;
+    create(&mut client, "a").await;
+    for revision in 1..=3 {
+        let mut stream = resume(&client, "a", &token).await;
+        let seen = stream.expect(Event::Snapshot).await;
+        assert_eq!((seen.reset, seen.revision()), (true, revision));
+        report(&mut client, "a").await;
+        assert_eq!(stream.update().await.revision, revision + 1);
+    }
+    server.stop().await;
+}

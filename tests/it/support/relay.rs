@@ -1,0 +1,216 @@
+//! A relay in front of a Redis, which can be made as bad as a network gets.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+/// How much may be on its way in one direction of a connection, in chunks.
+const ON_THE_WAY: usize = 1024;
+
+/// What happens to bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Link {
+    /// They pass.
+    #[default]
+    Pass,
+    /// They take this long from Redis to the client.
+    Late(Duration),
+    /// They take this long in each direction.
+    Far(Duration),
+    /// So many pass in a second in each direction, over all connections, and no more at a time than in a millisecond.
+    Narrow(u32),
+    /// They stay where they are, and go on when the link is another.
+    Hole,
+    /// Connections are closed, and new ones at once.
+    Cut,
+}
+
+/// Which connections are meant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Carrying {
+    /// Those that carry commands.
+    Commands = 0,
+    /// Those that subscribed.
+    Messages = 1,
+}
+
+/// What to do when clients say a word.
+type Trigger = Option<(&'static str, Carrying, Link)>;
+
+/// A port that leads to a Redis.
+pub struct Relay {
+    port: u16,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+struct Shared {
+    links: [watch::Sender<Link>; 2],
+    trigger: watch::Sender<Trigger>,
+    /// When each direction is free again, where it is narrow.
+    free: [Mutex<Option<Instant>>; 2],
+}
+
+impl Relay {
+    /// Leads to the Redis at `port`.
+    pub async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let shared =
+            Arc::new(Shared { links: Default::default(), trigger: watch::Sender::default(), free: Default::default() });
+        let relay_port = listener.local_addr().expect("a bound listener has an address").port();
+        let accepting = tokio::spawn(accept(listener, port, shared.clone()));
+        Self { port: relay_port, shared, accepting }
+    }
+
+    /// Where it is, as jobtrack takes it.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Changes what happens on some connections.
+    pub fn set(&self, carrying: Carrying, link: Link) {
+        self.shared.links[carrying as usize].send_replace(link);
+    }
+
+    /// The same on all connections.
+    pub fn set_all(&self, link: Link) {
+        self.set(Carrying::Commands, link);
+        self.set(Carrying::Messages, link);
+    }
+
+    /// Does it when the next client says `word`, before anybody hears that.
+    pub fn set_at(&self, word: &'static str, carrying: Carrying, link: Link) {
+        self.shared.trigger.send_replace(Some((word, carrying, link)));
+    }
+
+    /// Waits until the word was said that [`set_at`](Self::set_at) named last.
+    pub async fn said(&self) {
+        self.shared.trigger.subscribe().wait_for(Option::is_none).await.expect("the relay is there");
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.set_all(Link::Cut);
+    }
+}
+
+async fn accept(listener: TcpListener, port: u16, shared: Arc<Shared>) {
+    loop {
+        let (client, _) = listener.accept().await.expect("a connection can be accepted");
+        tokio::spawn(connect(client, port, shared.clone()));
+    }
+}
+
+/// Leads one connection, until one side ends it or it is cut.
+async fn connect(client: TcpStream, port: u16, shared: Arc<Shared>) {
+    let Ok(redis) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+    for stream in [&client, &redis] {
+        stream.set_nodelay(true).expect("an open connection");
+    }
+    let ((from_client, to_client), (from_redis, to_redis)) = (client.into_split(), redis.into_split());
+    let subscribed = AtomicBool::new(false);
+    tokio::select! {
+        () = lead(from_client, to_redis, true, &subscribed, &shared) => {}
+        () = lead(from_redis, to_client, false, &subscribed, &shared) => {}
+    }
+}
+
+/// Leads one direction: `there`, to Redis, or back.
+async fn lead(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, there: bool, subscribed: &AtomicBool, shared: &Shared) {
+    let (arrived, mut on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>(ON_THE_WAY);
+    let link = || &shared.links[usize::from(subscribed.load(Relaxed))];
+    let read = async {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            if there {
+                listen(&buffer[..length], subscribed, shared);
+            }
+            // Where it is narrow, others come in between.
+            let rate = if let Link::Narrow(rate) = *link().borrow() { rate as usize } else { usize::MAX };
+            for chunk in buffer[..length].chunks((rate / 1000).max(1)) {
+                if arrived.send((Instant::now(), chunk.to_vec())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let write = async {
+        while let Some((arrived, chunk)) = on_the_way.recv().await {
+            let mut link = link().subscribe();
+            if !shared.pass(&mut link, arrived, chunk.len(), there).await || to.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+    };
+    let cut = async {
+        // It may come to carry something else meanwhile.
+        let mut all = [0, 1].map(|carrying| shared.links[carrying].subscribe());
+        let [commands, messages] = &mut all;
+        while *link().borrow() != Link::Cut {
+            tokio::select! { _ = commands.changed() => {} _ = messages.changed() => {} }
+        }
+    };
+    tokio::select! { () = read => {} () = write => {} () = cut => {} }
+}
+
+/// Hears what a client says.
+fn listen(bytes: &[u8], subscribed: &AtomicBool, shared: &Shared) {
+    let said = |word: &str| bytes.windows(word.len()).any(|part| part == word.as_bytes());
+    if said("SUBSCRIBE") {
+        subscribed.store(true, Relaxed);
+    }
+    shared.trigger.send_if_modified(|trigger| {
+        let heard = trigger.take_if(|(word, ..)| said(word));
+        if let Some((_, carrying, link)) = heard {
+            shared.links[carrying as usize].send_replace(link);
+        }
+        heard.is_some()
+    });
+}
+
+impl Shared {
+    /// Waits until bytes that have `arrived` may go on. Says whether they ever may.
+    async fn pass(&self, link: &mut watch::Receiver<Link>, arrived: Instant, length: usize, there: bool) -> bool {
+        let mut booked = None;
+        loop {
+            let now = *link.borrow_and_update();
+            let due = match now {
+                Link::Pass => return true,
+                Link::Late(_) if there => return true,
+                Link::Late(time) | Link::Far(time) => Some(arrived + time),
+                Link::Narrow(rate) => Some(*booked.get_or_insert_with(|| self.book(arrived, length, rate, there))),
+                Link::Hole => None,
+                Link::Cut => return false,
+            };
+            tokio::select! {
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return true,
+                _ = link.changed() => {}
+            }
+        }
+    }
+
+    /// When so many bytes that have `arrived` are through, if they are the next.
+    fn book(&self, arrived: Instant, length: usize, rate: u32, there: bool) -> Instant {
+        let mut free = self.free[usize::from(there)].lock().unwrap_or_else(PoisonError::into_inner);
+        let through = free.map_or(arrived, |free| free.max(arrived)) + Duration::from_secs(length as u64) / rate;
+        *free = Some(through);
+        through
+    }
+}
