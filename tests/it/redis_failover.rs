@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 use crate::support::{
     Client, Server, create, new_job, reason,
     redis::{Cluster, Sentinel},
-    watching::{Watch, complete, report, watch},
+    watching::{Seen, Watch, complete, report, watch},
 };
 
 /// How long a test waits for what must come; far more than it takes.
@@ -301,14 +301,19 @@ async fn watches(server: &Server, ids: &[String]) -> Vec<Watch> {
     join_all(ids.iter().map(|id| watch(&client, id))).await
 }
 
-/// Completes jobs through `server`; fails unless the watches see that, each at the revision that was acknowledged.
-async fn complete_all(server: &Server, watches: Vec<Watch>, ids: &[String]) {
+/// Reads streams to their ends while other things happen: where nobody reads for long, the client library gives up.
+fn follow(watches: Vec<Watch>) -> Vec<JoinHandle<Vec<Seen>>> {
+    watches.into_iter().map(|mut watch| tokio::spawn(async move { watch.rest().await })).collect()
+}
+
+/// Completes jobs through `server`; fails unless those who watch see that, each at the revision that was acknowledged.
+async fn complete_all(server: &Server, watches: Vec<JoinHandle<Vec<Seen>>>, ids: &[String]) {
     let mut client = server.client().await;
-    for (id, mut watch) in ids.iter().zip(watches) {
+    for (id, watch) in ids.iter().zip(watches) {
         let before = get(&mut client, id).await.expect("it is there");
         let done = complete(&mut client, id).await;
         assert_eq!(done.revision, before.revision + 1);
-        let events = watch.rest().await;
+        let events = watch.await.expect("the stream ends");
         let last = events.last().expect("an event");
         assert_eq!((last.revision(), last.state()), (done.revision, State::Succeeded), "{id}");
     }
@@ -320,7 +325,7 @@ async fn writes_are_good_soon_after_a_master_under_sentinels_is_killed() {
     let replicas = Replicas::start(&sentinel.url()).await;
     let ids = ids(2);
     let load = Load::start([&replicas.a, &replicas.b], &ids).await;
-    let watches = watches(&replicas.b, &ids).await;
+    let watches = follow(watches(&replicas.b, &ids).await);
     sentinel.in_sync().await;
 
     sentinel.kill_master().await;
@@ -342,7 +347,7 @@ async fn writes_are_good_soon_after_sentinels_change_the_master() {
     let replicas = Replicas::start(&sentinel.url()).await;
     let ids = ids(2);
     let load = Load::start([&replicas.a, &replicas.b], &ids).await;
-    let watches = watches(&replicas.b, &ids).await;
+    let watches = follow(watches(&replicas.b, &ids).await);
     sentinel.in_sync().await;
 
     let begun = Instant::now();
@@ -376,7 +381,7 @@ async fn lose_a_master(what: &str, fate: Fate, flags: &[&str]) -> (Record, Insta
     let replicas = Replicas::start(&cluster.url()).await;
     let ids = ids(2);
     let load = Load::start([&replicas.a, &replicas.b], &ids).await;
-    let watches = watches(&replicas.b, &ids).await;
+    let watches = follow(watches(&replicas.b, &ids).await);
     let slot = cluster.slot("{5}").await;
     let port = cluster.master_of_slot(slot).await.port;
     let mut orphans = BTreeSet::new();
@@ -472,7 +477,7 @@ async fn a_slot_moves_and_no_caller_notices() {
     let replicas = Replicas::start_patient(&cluster.url()).await;
     let ids = [ids_of(3, 8), ids_of(4, 1)].concat();
     let load = Load::start([&replicas.a, &replicas.b], &ids).await;
-    let watches = watches(&replicas.b, &ids).await;
+    let watches = follow(watches(&replicas.b, &ids).await);
     let stop = CancellationToken::new();
     let looking = tokio::spawn(look(replicas.b.client().await, ids[0].clone(), stop.clone()));
     let slot = cluster.slot("{3}").await;
@@ -595,7 +600,7 @@ async fn updates_of_all_nodes_reach_watchers_on_another_replica() {
     }
     println!("updates reach the other replica within {longest:?}");
     assert!(longest < Duration::from_millis(500), "a hint was not heard: {longest:?}");
-    complete_all(&replicas.a, watches, &ids).await;
+    complete_all(&replicas.a, follow(watches), &ids).await;
     replicas.stop().await;
 }
 
@@ -645,7 +650,7 @@ async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
     }
     println!("updates reach the other replica within {longest:?}");
     assert!(longest < Duration::from_millis(500), "a hint was not heard: {longest:?}");
-    complete_all(&replicas.a, watches, &ids).await;
+    complete_all(&replicas.a, follow(watches), &ids).await;
     replicas.stop().await;
     assert!(silence < SOON, "jobs elsewhere were not heard of for {silence:?}");
 }
