@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     domain::{MAX_DURATION, Retention},
-    store::redis::Target,
+    store::{Fallback, redis::Target},
 };
 
 /// How to serve.
@@ -71,6 +71,10 @@ pub struct RedisConfig {
     #[arg(long, env = "JOBTRACK_REDIS_TIMEOUT", default_value = "250ms", value_name = "TIME", value_parser = timeout)]
     pub redis_timeout: Duration,
 
+    /// What happens to changes while Redis is away: memory accepts them and merges them later, reject refuses them
+    #[arg(long, env = "JOBTRACK_FALLBACK", default_value = "memory", value_enum)]
+    pub fallback: FallbackMode,
+
     /// What the keys of jobs in Redis begin with
     #[arg(long, env = "JOBTRACK_KEY_PREFIX", default_value = "job:", value_name = "TEXT", value_parser = key_prefix)]
     pub key_prefix: String,
@@ -112,6 +116,24 @@ impl RedisConfig {
             }
         }
         Ok(None)
+    }
+}
+
+/// What happens to changes while Redis is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FallbackMode {
+    /// They are accepted in memory, and merged when Redis is back.
+    Memory,
+    /// They are refused.
+    Reject,
+}
+
+impl From<FallbackMode> for Fallback {
+    fn from(mode: FallbackMode) -> Self {
+        match mode {
+            FallbackMode::Memory => Self::Accept,
+            FallbackMode::Reject => Self::Refuse,
+        }
     }
 }
 

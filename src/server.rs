@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     grpc::{self, Face},
     store::{
-        JobStore, MemoryStore, RedisStore,
+        Failover, Held, MemoryStore, RedisStore,
         redis::{Options, Unusable},
     },
     tracker::Tracker,
@@ -23,7 +23,7 @@ pub struct Server {
     tracker: Arc<Tracker>,
     hub: Arc<Hub>,
     /// Follows what other replicas do.
-    redis: Option<Arc<RedisStore>>,
+    redis: Option<(Arc<RedisStore>, Arc<Failover>)>,
 }
 
 impl Server {
@@ -49,9 +49,12 @@ impl Server {
             key_prefix: config.redis.key_prefix.clone(),
         };
         let clock = Arc::new(SteeredClock::new(clock));
-        let store = Arc::new(RedisStore::open(options, hub.clone(), clock.clone()).await?);
-        let tracker = Arc::new(Tracker::new(store.clone() as Arc<dyn JobStore>, hub.clone(), clock, retention));
-        Ok(Self { tracker, hub, redis: Some(store) })
+        let held = Arc::new(Held::new(config.max_memory_jobs, hub.clone(), clock.clone()));
+        let redis = Arc::new(RedisStore::open(options, held.clone(), clock.clone()).await?);
+        let fallback = config.redis.fallback.into();
+        let store = Arc::new(Failover::new(redis.clone(), held, clock.clone(), fallback));
+        let tracker = Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention));
+        Ok(Self { tracker, hub, redis: Some((redis, store)) })
     }
 
     /// Serves on `listener` until `shutdown` ends, then drains: health says `NOT_SERVING`, streams end, calls that are
@@ -63,9 +66,10 @@ impl Server {
         let stop = CancellationToken::new();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { hub.dispatch().await }));
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { tracker.sweep().await }));
-        if let Some(redis) = redis {
+        if let Some((redis, failover)) = redis {
             let follower = redis.clone();
             tasks.spawn(stop.clone().run_until_cancelled_owned(async move { follower.run().await }));
+            tasks.spawn(stop.clone().run_until_cancelled_owned(async move { failover.run().await }));
             redis.settle().await;
         }
         let reports = face.clone();

@@ -102,7 +102,11 @@ impl Tracker {
         let derived = || new.request_id.as_ref().map(|request_id| JobId::derived(&new.owner, request_id));
         let id = new.id.clone().or_else(derived).unwrap_or_else(|| JobId::from(Uuid::now_v7()));
         loop {
-            let current = self.settled(&id).await?;
+            let current = match self.settled(&id).await {
+                // Whether there is one will be seen when it is stored, or when stores are merged.
+                Err(JobError::StoreUnavailable) => None,
+                current => current?,
+            };
             if let Some(existing) = current.as_ref().filter(|stored| stored.job.removal.is_none()) {
                 let job = &existing.job;
                 if new.request_id.is_some() && new.request_id == job.request_id {
@@ -121,7 +125,10 @@ impl Tracker {
 
     /// A job as it is now, at `min_revision` or later if that is given.
     pub async fn get(&self, id: &JobId, min_revision: Option<i64>) -> Result<Stored, JobError> {
-        let stored = self.visible(id).await?;
+        let stored = match self.recent(id) {
+            Some(recent) => recent,
+            None => self.visible(id).await?,
+        };
         let Some(wanted) = min_revision.filter(|wanted| *wanted > stored.job.version.revision) else {
             return Ok(stored);
         };
@@ -145,7 +152,7 @@ impl Tracker {
     /// The jobs among `ids` that exist, and the ids of the others, both in the order given.
     pub async fn batch_get(&self, ids: Vec<JobId>) -> Result<(Vec<Stored>, Vec<JobId>), JobError> {
         let (mut found, mut missing) = (Vec::new(), Vec::new());
-        for outcome in join_all(ids.iter().map(|id| self.visible(id))).await {
+        for outcome in join_all(ids.iter().map(|id| self.get(id, None))).await {
             match outcome {
                 Ok(stored) => found.push(stored),
                 Err(JobError::NotFound(id)) => missing.push(id),
@@ -162,7 +169,16 @@ impl Tracker {
 
     /// Makes a change. Returns the job as stored, and whether the change had anything to do.
     pub async fn change(&self, id: &JobId, change: &Change) -> Result<(Stored, bool), JobError> {
-        let mut current = self.store.get(id).await?;
+        let mut current = match self.recent(id) {
+            Some(recent) => match self.try_change(recent, change).await {
+                Ok(Ok((stored, true))) => return Ok((stored, true)),
+                Ok(Err(conflict)) => conflict,
+                // It may be a moment behind: what does not fit it may fit what is there.
+                Ok(Ok((_, false))) | Err(JobError::Rejected(..)) => self.store.get(id).await?,
+                Err(error) => return Err(error),
+            },
+            None => self.store.get(id).await?,
+        };
         loop {
             let Some(stored) = current.filter(|stored| stored.job.is_visible(self.now())) else {
                 return Err(JobError::NotFound(id.clone()));
@@ -319,6 +335,12 @@ impl Tracker {
         }
     }
 
+    /// A version that is at most a moment behind, if one is at hand.
+    fn recent(&self, id: &JobId) -> Option<Stored> {
+        self.store.recent(id).filter(|stored| stored.job.is_visible(self.now()))
+    }
+
+    /// A job as it is now.
     async fn visible(&self, id: &JobId) -> Result<Stored, JobError> {
         let stored = self.store.get(id).await?.filter(|stored| stored.job.is_visible(self.now()));
         stored.ok_or_else(|| JobError::NotFound(id.clone()))
@@ -343,7 +365,7 @@ impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Full(limit) => Self::Exhausted(Limit::Memory(limit)),
-            StoreError::Unavailable => Self::StoreUnavailable,
+            StoreError::Unavailable | StoreError::ReadOnly => Self::StoreUnavailable,
             StoreError::Corrupt(id) => Self::Corrupt(id),
         }
     }

@@ -3,10 +3,7 @@
 //! Everything happens under one lock, held for a few map operations and never across an await, so commits have one
 //! order and each is announced in it. When the store is full, the jobs that ended first give way; active jobs never do.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -15,13 +12,10 @@ use uuid::Uuid;
 use super::{
     Announcement, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced, Source, StorageMode, StoreError,
     StoreStats, Stored,
-    index::Index,
     log::{Log, Logged},
+    table::Table,
 };
 use crate::domain::{Job, JobId, ListQuery, Stamp, State, Timestamp};
-
-/// How many places a page may look at beyond those it returns, where no index fits its filter.
-const SCAN: usize = 2000;
 
 /// Keeps jobs in this process's memory.
 pub struct MemoryStore {
@@ -32,22 +26,11 @@ pub struct MemoryStore {
     mode: watch::Sender<StorageMode>,
 }
 
-/// All records, and the orders they are found by.
+/// All records, each with its place in the order of commits.
 #[derive(Default)]
 struct Records {
-    by_id: HashMap<JobId, Record>,
-    index: Index,
-    due: BTreeSet<(Timestamp, JobId)>,
-    /// Jobs that have ended, the first to end first.
-    ended: BTreeSet<(Timestamp, JobId)>,
-    /// The oldest first.
-    tombstones: BTreeSet<(Timestamp, JobId)>,
+    table: Table<u64>,
     log: Log,
-}
-
-struct Record {
-    job: Arc<Job>,
-    position: u64,
 }
 
 impl MemoryStore {
@@ -73,8 +56,8 @@ impl MemoryStore {
 
     /// Makes room for one more job at `now`.
     fn make_room(&self, records: &mut Records, now: Timestamp) -> Result<(), StoreError> {
-        while records.index.len() >= self.max_jobs {
-            let first = records.ended.first().and_then(|(_, id)| records.by_id.get(id));
+        while records.table.len() >= self.max_jobs {
+            let first = records.table.ended().next().and_then(|id| records.table.get(id));
             let first = first.ok_or(StoreError::Full(self.max_jobs))?;
             let stamp = Stamp { process: self.epoch, counter: records.log.position() };
             let gone = Arc::new(first.job.give_way(now, stamp));
@@ -87,51 +70,17 @@ impl MemoryStore {
 impl Records {
     /// Puts `job` in the place of what is there. Returns its place in the order of commits, and the state before.
     fn put(&mut self, job: &Arc<Job>) -> (u64, Option<State>) {
-        let old = self.by_id.remove(&job.id);
-        let position = self.log.append(job, old.as_ref().map(|record| record.position));
-        let old = old.map(|record| record.job);
-        self.by_id.insert(job.id.clone(), Record { job: job.clone(), position });
-        self.reindex(old.as_deref(), Some(job));
-        (position, old.filter(|old| old.version.uid == job.version.uid).map(|old| old.state))
+        let old = self.table.get(&job.id).map(|row| row.note);
+        let position = self.log.append(job, old);
+        let old = self.table.put(job.clone(), position);
+        (position, old.filter(|old| old.job.version.uid == job.version.uid).map(|old| old.job.state))
     }
 
     /// Forgets a record, and returns it: freeing it may take longer than the lock should be held.
-    fn forget(&mut self, id: &JobId) -> Option<Record> {
-        let record = self.by_id.remove(id)?;
-        self.log.forget(record.position);
-        self.reindex(Some(&record.job), None);
-        Some(record)
-    }
-
-    /// Moves a record from where its old version is found to where its new one is. Most changes of a job move nothing.
-    fn reindex(&mut self, old: Option<&Job>, new: Option<&Job>) {
-        fn listed(job: Option<&Job>) -> Option<&Job> {
-            job.filter(|job| job.removal.is_none())
-        }
-        match (listed(old), listed(new)) {
-            (Some(was), Some(is)) if was.version.uid == is.version.uid => {
-                if was.state != is.state {
-                    self.index.change_state(was, is.state);
-                }
-            }
-            (was, is) => {
-                was.inspect(|job| self.index.remove(job));
-                is.inspect(|job| self.index.insert(job));
-            }
-        }
-        let due = |job: &Job| job.next_due().map(|(time, _)| (time, job.id.clone()));
-        let ended = |job: &Job| job.end_time.map(|time| (time, job.id.clone()));
-        let removed = |job: &Job| job.removal.map(|_| (job.update_time, job.id.clone()));
-        move_entry(&mut self.due, old.and_then(due), new.and_then(due));
-        move_entry(&mut self.ended, listed(old).and_then(ended), listed(new).and_then(ended));
-        move_entry(&mut self.tombstones, old.and_then(removed), new.and_then(removed));
-    }
-}
-
-fn move_entry<T: Ord>(set: &mut BTreeSet<T>, from: Option<T>, to: Option<T>) {
-    if from != to {
-        from.inspect(|entry| _ = set.remove(entry));
-        set.extend(to);
+    fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
+        let row = self.table.forget(id)?;
+        self.log.forget(row.note);
+        Some(row.job)
     }
 }
 
@@ -142,27 +91,27 @@ fn stored(job: Arc<Job>) -> Stored {
 #[async_trait]
 impl JobStore for MemoryStore {
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
-        Ok(self.records().by_id.get(id).map(|record| stored(record.job.clone())))
+        Ok(self.records().table.get(id).map(|row| stored(row.job.clone())))
     }
 
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         let mut forgotten = Vec::new();
         let mut records = self.records();
-        let current = records.by_id.get(&job.id);
-        let there = current.map(|record| record.job.version);
+        let current = records.table.get(&job.id);
+        let there = current.map(|row| row.job.version);
         if there == Some(job.version) {
             return Ok(Replaced::Stored(stored(job)));
         }
         if there != previous.map(|job| job.version) {
-            return Ok(Replaced::Conflict(current.map(|record| stored(record.job.clone()))));
+            return Ok(Replaced::Conflict(current.map(|row| stored(row.job.clone()))));
         }
-        let adds = job.removal.is_none() && current.is_none_or(|record| record.job.removal.is_some());
+        let adds = job.removal.is_none() && current.is_none_or(|row| row.job.removal.is_some());
         if adds {
             self.make_room(&mut records, job.update_time)?;
         }
         let stored = self.commit(&mut records, job);
-        while records.tombstones.len() > self.max_jobs {
-            let Some((_, oldest)) = records.tombstones.first().cloned() else { break };
+        while records.table.tombstones().len() > self.max_jobs {
+            let Some(oldest) = records.table.tombstones().next().cloned() else { break };
             forgotten.extend(records.forget(&oldest));
         }
         drop(records);
@@ -170,30 +119,14 @@ impl JobStore for MemoryStore {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        let records = self.records();
-        // While something is due, the index may still hold what the page leaves out.
-        let exact = records.due.first().is_none_or(|(time, _)| *time > query.now);
-        let total = records.index.exact_count(&query.filter).filter(|_| exact);
-        let mut page = Page { total, ..Page::default() };
-        let mut candidates = records.index.candidates(&query.filter, query.after.as_ref()).peekable();
-        let mut last = None;
-        for place in candidates.by_ref().take(query.limit + SCAN) {
-            last = Some(place);
-            let Some(record) = records.by_id.get(&place.id) else { continue };
-            if query.filter.matches(&record.job) && record.job.is_visible(query.now) {
-                page.jobs.push(stored(record.job.clone()));
-                if page.jobs.len() == query.limit {
-                    break;
-                }
-            }
-        }
-        page.next = last.filter(|_| candidates.peek().is_some()).cloned();
-        Ok(page)
+        let selection = self.records().table.select(query);
+        let jobs = selection.jobs.into_iter().map(stored).collect();
+        Ok(Page { jobs, next: selection.next, total: selection.total, partial: false })
     }
 
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
         let mut records = self.records();
-        let there = records.by_id.get(&job.id).is_some_and(|record| record.job.version == job.version);
+        let there = records.table.get(&job.id).is_some_and(|row| row.job.version == job.version);
         let forgotten = if there { records.forget(&job.id) } else { None };
         drop(records);
         drop(forgotten);
@@ -202,17 +135,13 @@ impl JobStore for MemoryStore {
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
         let records = self.records();
-        let mut entries = records.due.iter();
         let mut batch = DueBatch::default();
-        for (time, id) in entries.by_ref() {
-            if *time > now || batch.records.len() == limit {
-                batch.next = Some(*time);
+        for (time, row, due) in records.table.due() {
+            if time > now || batch.records.len() == limit {
+                batch.next = Some(time);
                 break;
             }
-            let job = records.by_id.get(id).map(|record| record.job.clone());
-            batch
-                .records
-                .extend(job.and_then(|job| job.next_due().map(|(_, due)| DueRecord { stored: stored(job), due })));
+            batch.records.push(DueRecord { stored: stored(row.job.clone()), due });
         }
         Ok(batch)
     }
@@ -223,8 +152,9 @@ impl JobStore for MemoryStore {
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let records = self.records();
-        let held = records.index.len() as u64;
-        Ok(StoreStats { counts: Some(records.index.counts()), held, redis: None })
+        let held = records.table.len() as u64;
+        let counts = Some(records.table.counts());
+        Ok(StoreStats { counts, held, redis: None, cache: None, dirty: 0, last_reconciliation: None })
     }
 
     fn mode(&self) -> watch::Receiver<StorageMode> {

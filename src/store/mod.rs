@@ -5,19 +5,33 @@
 //! knows no rule of a job's life. Whoever commits announces: a store tells its [`Listener`] of each version, in the
 //! order in which it stored them.
 
+mod entries;
+mod failover;
+mod held;
 mod index;
 mod log;
 mod memory;
+mod reconcile;
 pub mod redis;
+mod table;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
+use indexmap::IndexMap;
 use thiserror::Error;
 
 use tokio::sync::watch;
 
-pub use self::{memory::MemoryStore, redis::RedisStore};
+pub use self::{
+    failover::{Failover, Fallback},
+    held::Held,
+    memory::MemoryStore,
+    redis::RedisStore,
+};
 
 use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
 
@@ -57,6 +71,33 @@ pub enum Replaced {
     Stored(Stored),
     /// Something else is there than was expected: this, or nothing.
     Conflict(Option<Stored>),
+}
+
+/// What is there for an id.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// Nothing.
+    Missing,
+    /// Something that is no job.
+    Corrupt,
+    /// This.
+    Found(Stored),
+}
+
+impl Record {
+    /// The version, if there is one that can be read.
+    pub fn found(self) -> Option<Stored> {
+        if let Self::Found(stored) = self { Some(stored) } else { None }
+    }
+}
+
+/// One write: the arguments of [`JobStore::replace`].
+#[derive(Clone, Debug)]
+pub struct Replacement {
+    /// What is to be stored.
+    pub job: Arc<Job>,
+    /// What must be there.
+    pub previous: Option<Arc<Job>>,
 }
 
 /// A page of a list.
@@ -110,6 +151,67 @@ pub struct StoreStats {
     pub held: u64,
     /// The link to Redis, if there is to be one.
     pub redis: Option<RedisStats>,
+    /// Where reads were answered from, if there are two places.
+    pub cache: Option<CacheStats>,
+    /// Jobs that were accepted here and that the store of record does not have yet.
+    pub dirty: u64,
+    /// The last reconciliation with the store of record.
+    pub last_reconciliation: Option<Reconciliation>,
+}
+
+/// How often reads were answered from where.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheStats {
+    /// From memory.
+    pub hits: u64,
+    /// By the store of record.
+    pub misses: u64,
+    /// Not at all.
+    pub errors: u64,
+}
+
+/// What a reconciliation did.
+#[derive(Clone, Debug, Default)]
+pub struct Reconciliation {
+    /// When it ended; `None`: it is under way, or was cut short.
+    pub end_time: Option<Timestamp>,
+    /// What became of each job, and why, for people; the latest last.
+    jobs: IndexMap<JobId, (Outcome, &'static str)>,
+}
+
+impl Reconciliation {
+    /// Enters what is done with a job. What was worse before stays.
+    pub fn enter(&mut self, id: &JobId, outcome: Outcome, reason: &'static str) {
+        let before = self.jobs.get(id).copied();
+        let entry = before.into_iter().chain([(outcome, reason)]).max_by_key(|(outcome, _)| *outcome);
+        self.jobs.extend(entry.map(|entry| (id.clone(), entry)));
+    }
+
+    /// How many jobs this became of.
+    pub fn count(&self, outcome: Outcome) -> u64 {
+        self.jobs.values().filter(|(other, _)| *other == outcome).count() as u64
+    }
+
+    /// What became of each job, and why, for people; the latest first.
+    pub fn jobs(&self) -> impl Iterator<Item = (&JobId, Outcome, &'static str)> {
+        self.jobs.iter().rev().map(|(id, (outcome, reason))| (id, *outcome, *reason))
+    }
+}
+
+/// What can become of a job in a reconciliation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It was stored as it was here.
+    Merged,
+    /// Two sides had changed it, and a change of one gave way.
+    Conflicted,
+    /// It was not stored.
+    Dropped,
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Merged, Self::Conflicted, Self::Dropped];
 }
 
 /// How the link to Redis is.
@@ -141,6 +243,8 @@ pub struct Announcement {
 pub struct Hint<'a> {
     /// Which job.
     pub id: &'a JobId,
+    /// Its revision.
+    pub revision: i64,
     /// What sort of work it is.
     pub kind: &'a str,
     /// Whom it belongs to; may be empty.
@@ -154,17 +258,20 @@ pub trait Listener: Send + Sync + 'static {
     /// call the store.
     fn changed(&self, announcement: Announcement);
 
-    /// Whether to read what somebody else stored, and to announce it.
-    fn wants(&self, _: &Hint<'_>) -> bool {
+    /// Somebody else stored a version. Says whether to read and to announce it.
+    fn hinted(&self, _: &Hint<'_>) -> bool {
         true
     }
+
+    /// Every commit before `time` has been announced, or hinted at.
+    fn heard_until(&self, _: Instant) {}
 
     /// The jobs to be read again when hints were lost.
     fn watched(&self) -> Vec<JobId> {
         Vec::new()
     }
 
-    /// Hints of jobs that are not among those [`watched`](Self::watched) may have been lost.
+    /// Hints may have been lost. Those [`watched`](Self::watched) are read again, of other jobs nothing more is heard.
     fn missed(&self) {}
 }
 
@@ -177,6 +284,9 @@ pub enum StoreError {
     /// It can't be reached, and the answer is not held here.
     #[error("the store can't be reached")]
     Unavailable,
+    /// It answers, but takes no writes.
+    #[error("the store takes no writes")]
+    ReadOnly,
     /// What it holds for this job can't be read.
     #[error("the record of job {0} can't be read")]
     Corrupt(JobId),
@@ -185,12 +295,39 @@ pub enum StoreError {
 /// Keeps jobs. Every implementation passes the same suite, `tests/it/store_contract.rs`.
 #[async_trait]
 pub trait JobStore: Send + Sync + 'static {
+    /// A version of `id` that is at most a second behind what is there, if one is at hand; nobody is asked. Never a
+    /// tombstone.
+    fn recent(&self, _: &JobId) -> Option<Stored> {
+        None
+    }
+
     /// The version that is there for `id`, a tombstone too.
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError>;
+
+    /// The same for many, in the order of `ids`.
+    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::with_capacity(ids.len());
+        for id in ids {
+            records.push(match self.get(id).await {
+                Err(StoreError::Corrupt(_)) => Record::Corrupt,
+                found => found?.map_or(Record::Missing, Record::Found),
+            });
+        }
+        Ok(records)
+    }
 
     /// Stores `job`, if what is there is exactly the version `previous`, or nothing for `None`. Where `job` itself is
     /// there already it counts as stored: a write whose answer was lost may be repeated.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError>;
+
+    /// The same for many, in the order of `writes`; each for itself.
+    async fn replace_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
+        let mut outcomes = Vec::with_capacity(writes.len());
+        for Replacement { job, previous } in writes {
+            outcomes.push(self.replace(job, previous.as_deref()).await);
+        }
+        outcomes
+    }
 
     /// The jobs that a query selects, newest first, without tombstones. Costs the page, not the collection.
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
@@ -201,7 +338,11 @@ pub trait JobStore: Send + Sync + 'static {
     /// Up to `limit` records for which something is due at `now`.
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError>;
 
-    /// Whether the store answers.
+    /// From now on a store of record may be used that was restarted, or took the place of another: what it has is about
+    /// to be reconciled.
+    fn accept_any(&self) {}
+
+    /// Whether the store takes writes.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Counts, without reading the collection.

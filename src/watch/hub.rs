@@ -157,7 +157,7 @@ impl Listener for Hub {
         self.announced.notify_one();
     }
 
-    fn wants(&self, hint: &Hint<'_>) -> bool {
+    fn hinted(&self, hint: &Hint<'_>) -> bool {
         let registry = self.registry();
         if registry.by_id.contains_key(hint.id) || registry.pending.contains_key(hint.id) {
             return true;

@@ -104,18 +104,14 @@ impl Sent {
     }
 
     fn compare(&self, job: &Job) -> Freshness {
-        let of_an_older_life = job.version.uid != self.uid && job.create_time < self.create_time;
-        if of_an_older_life {
-            Freshness::Stale
-        } else if job.version.revision > self.revision {
-            Freshness::Newer(job.version.revision - self.revision - 1)
-        } else if job.version.uid != self.uid && job.create_time > self.create_time
-            || job.version.uid == self.uid && job.version.revision == self.revision && job.version.stamp != self.stamp
-        {
-            Freshness::StartedOver
-        } else {
-            Freshness::Stale
+        let version = job.version;
+        // Of two lives that replicas began apart, the one that stands may be the one that began earlier.
+        if version.revision > self.revision {
+            return Freshness::Newer(version.revision - self.revision - 1);
         }
+        let in_its_place = version.revision == self.revision && version.stamp != self.stamp;
+        let starts_over = if version.uid == self.uid { in_its_place } else { job.create_time > self.create_time };
+        if starts_over { Freshness::StartedOver } else { Freshness::Stale }
     }
 
     /// Whether subscribers must hear of `job` at once, whatever interval they asked for.

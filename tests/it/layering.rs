@@ -26,7 +26,7 @@ const MUST_NOT_NAME: [(&str, &[&str]); 3] = [
 ];
 
 /// Only the composition root knows which stores there are.
-const CONCRETE_STORES: [&str; 2] = ["MemoryStore", "RedisStore"];
+const CONCRETE_STORES: [&str; 3] = ["Failover", "MemoryStore", "RedisStore"];
 
 #[test]
 fn modules_import_downward_only() {

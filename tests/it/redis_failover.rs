@@ -1,5 +1,5 @@
-//! Redis fails over or moves slots while callers write: what they see, how soon writes are good again, and what became
-//! of every write that was acknowledged.
+//! Redis fails over or moves slots while callers write: what they see, how soon writes are durable again on every
+//! replica, and what became of every write that was acknowledged.
 
 use std::{
     cmp::Reverse,
@@ -9,7 +9,10 @@ use std::{
 
 use ::redis::{Value, from_redis_value};
 use futures_util::future::join_all;
-use jobtrack::proto::v1::{GetJobRequest, Job, ListJobsRequest, Progress, UpdateProgressRequest, job::State};
+use jobtrack::proto::v1::{
+    Durability, GetJobRequest, GetStatsRequest, Job, ListJobsRequest, Progress, UpdateProgressRequest, job::State,
+    reconciled_job::Outcome,
+};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -19,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::support::{
-    Client, Server, create, new_job, reason,
+    Admin, Client, Server, create, new_job, reason,
     redis::{Cluster, Sentinel},
     watching::{Seen, Watch, complete, report, watch},
 };
@@ -81,23 +84,38 @@ fn ids(count: usize) -> Vec<String> {
 struct Call {
     begun: Instant,
     ended: Instant,
+    /// Which server it was made through.
+    server: usize,
     heard: Heard,
 }
 
 /// What a caller heard. Each report has a number of its own, which the job keeps as its progress.
 enum Heard {
-    Stored { revision: i64, number: i64 },
-    Read { revision: i64, number: i64 },
+    Stored { revision: i64, number: i64, durable: bool },
+    Read { revision: i64, number: i64, durable: bool },
     Failed(Status),
 }
 
 impl Call {
-    /// The revision that was stored.
+    /// The revision that was stored, in Redis or here alone.
     fn stored(&self) -> Option<i64> {
         match self.heard {
             Heard::Stored { revision, .. } => Some(revision),
             _ => None,
         }
+    }
+
+    /// The revision that was stored in Redis.
+    fn durable(&self) -> Option<i64> {
+        match self.heard {
+            Heard::Stored { revision, durable: true, .. } => Some(revision),
+            _ => None,
+        }
+    }
+
+    /// Whether it was answered from memory, because Redis was away.
+    fn is_volatile(&self) -> bool {
+        matches!(self.heard, Heard::Stored { durable: false, .. } | Heard::Read { durable: false, .. })
     }
 
     fn failure(&self) -> Option<&Status> {
@@ -107,13 +125,13 @@ impl Call {
         }
     }
 
-    /// Whether this shows that an `earlier` write was lost: the job's only writer sees revisions and numbers rise.
+    /// Whether this, answered from Redis, shows that an `earlier` write is not in what is there: the job's only writer
+    /// sees revisions and numbers rise.
     fn disproves(&self, earlier: &Self) -> bool {
-        match (&self.heard, &earlier.heard) {
-            (Heard::Stored { revision, .. }, Heard::Stored { revision: before, .. }) => revision <= before,
-            (Heard::Read { revision, number }, Heard::Stored { revision: before, number: number_before }) => {
-                revision < before || number < number_before
-            }
+        let Heard::Stored { revision: before, number: number_before, .. } = earlier.heard else { return false };
+        match self.heard {
+            Heard::Stored { revision, durable: true, .. } => revision <= before,
+            Heard::Read { revision, number, durable: true } => revision < before || number < number_before,
             _ => false,
         }
     }
@@ -124,11 +142,13 @@ impl Call {
 struct Load {
     stop: CancellationToken,
     callers: Vec<Caller>,
+    ledger: JoinHandle<BTreeMap<String, &'static str>>,
+    clients: [Client; 2],
 }
 
 struct Caller {
     id: String,
-    /// When the last call that was good was begun.
+    /// When the last two reports in a row were begun that were stored in Redis, one through each server.
     good: watch::Receiver<Instant>,
     running: JoinHandle<Vec<Call>>,
 }
@@ -145,12 +165,13 @@ impl Load {
             let running = tokio::spawn(call(clients.clone(), id.clone(), told, stop.clone()));
             callers.push(Caller { id: id.clone(), good, running });
         }
-        let load = Self { stop, callers };
+        let ledger = tokio::spawn(follow_ledgers([servers[0].admin().await, servers[1].admin().await], stop.clone()));
+        let load = Self { stop, callers, ledger, clients };
         load.good_since(Instant::now()).await;
         load
     }
 
-    /// Waits until every caller had a report stored that it began after `time`.
+    /// Waits until every caller had reports stored in Redis through both servers that it began after `time`.
     async fn good_since(&self, time: Instant) {
         let all = self.callers.iter().map(|caller| async {
             let mut good = caller.good.clone();
@@ -165,29 +186,58 @@ impl Load {
     async fn stop(self) -> Record {
         self.stop.cancel();
         let mut calls = BTreeMap::new();
+        let mut last = BTreeMap::new();
         for caller in self.callers {
-            calls.insert(caller.id, caller.running.await.expect("a caller ends without a panic"));
+            let made = caller.running.await.expect("a caller ends without a panic");
+            let job = get(&mut self.clients[0].clone(), &caller.id).await.expect("it can be read");
+            last.insert(caller.id.clone(), job);
+            calls.insert(caller.id, made);
         }
-        Record(calls)
+        Record { calls, last, ledger: self.ledger.await.expect("the ledger can be read") }
+    }
+}
+
+/// Reads the ledgers until it is stopped, and once more. Returns the jobs of which a change gave way or was dropped.
+async fn follow_ledgers(mut admins: [Admin; 2], stop: CancellationToken) -> BTreeMap<String, &'static str> {
+    let mut told = BTreeMap::new();
+    loop {
+        let is_last = stop.is_cancelled();
+        for admin in &mut admins {
+            let stats = admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
+            for job in stats.last_reconciliation.into_iter().flat_map(|ledger| ledger.jobs) {
+                match job.outcome() {
+                    Outcome::Conflicted => _ = told.insert(job.job_id, "conflicted"),
+                    Outcome::Dropped => _ = told.insert(job.job_id, "dropped"),
+                    _ => {}
+                }
+            }
+        }
+        if is_last {
+            return told;
+        }
+        sleep(PACE * 4).await;
     }
 }
 
 async fn call(clients: [Client; 2], id: String, good: watch::Sender<Instant>, stop: CancellationToken) -> Vec<Call> {
-    let mut calls = Vec::new();
-    let mut failed = false;
+    let mut calls: Vec<Call> = Vec::new();
     for number in 1.. {
         if stop.is_cancelled() {
             break;
         }
-        let client = &mut clients[usize::from(number % 2 == 0)].clone();
+        let server = usize::from(number % 2 == 0);
+        let client = &mut clients[server].clone();
+        let failed = calls.last().is_some_and(|call| call.failure().is_some());
         let begun = Instant::now();
         let outcome = if failed { read(client, &id).await } else { write(client, &id, number).await };
         let heard = outcome.unwrap_or_else(Heard::Failed);
-        failed = matches!(heard, Heard::Failed(_));
-        if matches!(heard, Heard::Stored { .. }) {
-            good.send_replace(begun);
+        calls.push(Call { begun, ended: Instant::now(), server, heard });
+        if let [.., one, other] = &calls[..]
+            && one.durable().is_some()
+            && other.durable().is_some()
+        {
+            good.send_replace(one.begun);
         }
-        calls.push(Call { begun, ended: Instant::now(), heard });
         sleep(PACE).await;
     }
     calls
@@ -202,13 +252,19 @@ async fn write(client: &mut Client, id: &str, number: i64) -> Result<Heard, Stat
     };
     let answer = client.update_progress(request).await?.into_inner();
     assert!(answer.applied, "a report with a higher sequence was ignored: {:?}", answer.job);
-    Ok(Heard::Stored { revision: answer.job.expect("a job").revision, number })
+    let job = answer.job.expect("a job");
+    Ok(Heard::Stored { revision: job.revision, number, durable: job.durability() == Durability::Durable })
 }
 
 async fn read(client: &mut Client, id: &str) -> Result<Heard, Status> {
     let job = get(client, id).await?;
-    let number = job.progress.and_then(|progress| progress.completed).unwrap_or_default();
-    Ok(Heard::Read { revision: job.revision, number })
+    let durable = job.durability() == Durability::Durable;
+    Ok(Heard::Read { revision: job.revision, number: number_of(&job), durable })
+}
+
+/// The number of the report that a job has.
+fn number_of(job: &Job) -> i64 {
+    job.progress.as_ref().and_then(|progress| progress.completed).unwrap_or_default()
 }
 
 async fn get(client: &mut Client, id: &str) -> Result<Job, Status> {
@@ -216,83 +272,104 @@ async fn get(client: &mut Client, id: &str) -> Result<Job, Status> {
     Ok(answer.into_inner().job.expect("a job"))
 }
 
-/// The calls on each job, in order.
-struct Record(BTreeMap<String, Vec<Call>>);
+/// What was called, and what came of it.
+struct Record {
+    /// The calls on each job, in order.
+    calls: BTreeMap<String, Vec<Call>>,
+    /// Each job as it was afterwards.
+    last: BTreeMap<String, Job>,
+    /// The jobs of which the ledgers say that a change gave way or was dropped.
+    ledger: BTreeMap<String, &'static str>,
+}
 
 impl Record {
     /// The part that is about these jobs.
     fn split(self, ids: &BTreeSet<String>) -> (Self, Self) {
-        let (these, others) = self.0.into_iter().partition(|(id, _)| ids.contains(id));
-        (Self(these), Self(others))
+        let (these, others) = self.calls.into_iter().partition(|(id, _)| ids.contains(id));
+        let part = |calls| Self { calls, last: self.last.clone(), ledger: self.ledger.clone() };
+        (part(these), part(others))
     }
 
     fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.0.values().flatten()
+        self.calls.values().flatten()
     }
 
-    /// Fails unless every error was UNAVAILABLE. Returns how many there were, and prints how long calls took.
-    fn assert_only_unavailable(&self, what: &str) -> usize {
+    /// How many calls were answered from memory, or failed.
+    fn disturbed(&self) -> usize {
+        self.calls().filter(|call| call.is_volatile() || call.failure().is_some()).count()
+    }
+
+    /// Fails if a call did: both servers hold all jobs. Prints how long calls took.
+    fn assert_none_failed(&self, what: &str) {
         let mut failures: BTreeMap<String, usize> = BTreeMap::new();
         for status in self.calls().filter_map(Call::failure) {
             *failures.entry(format!("{:?} {}", status.code(), reason(status))).or_default() += 1;
         }
         let longest = self.calls().map(|call| call.ended - call.begun).max().unwrap_or_default();
-        println!("{what}: {} calls, the longest took {longest:?}, failures: {failures:?}", self.calls().count());
-        let others = self.calls().filter_map(Call::failure).filter(|status| status.code() != Code::Unavailable);
-        assert_eq!(others.map(ToString::to_string).collect::<Vec<_>>(), [] as [&str; 0], "only UNAVAILABLE");
-        failures.values().sum()
+        let volatile = self.calls().filter(|call| call.is_volatile()).count();
+        let count = self.calls().count();
+        println!("{what}: {count} calls, {volatile} volatile, the longest took {longest:?}, failures: {failures:?}");
+        assert!(failures.is_empty(), "{what}: {failures:?}");
+        assert!(longest < Duration::from_secs(1), "{what}: a call took {longest:?}");
     }
 
-    /// Accounts for every acknowledged write: it is kept, or Redis lost it around the election. Prints how many were
-    /// lost, and how soon writes were good again.
+    /// Accounts for every acknowledged write: what is there in the end was made from it, or the ledger names the job.
+    /// Prints how soon writes were durable again.
     fn account(&self, what: &str, killed: Instant, elected: Instant) {
         let mut lost = Vec::new();
         let mut good_again = Vec::new();
-        for (id, calls) in &self.0 {
-            let mut kept = Vec::new();
-            for (index, call) in calls.iter().enumerate().filter(|(_, call)| call.stored().is_some()) {
-                if calls[index + 1..].iter().any(|later| later.disproves(call)) {
+        for (id, calls) in &self.calls {
+            let stands = &self.last[id];
+            let newest = calls.iter().rfind(|call| call.stored().is_some()).expect("a report was stored");
+            let Heard::Stored { revision, number, .. } = newest.heard else { unreachable!("it was stored") };
+            if stands.revision < revision || number_of(stands) < number {
+                lost.push((id, newest));
+            }
+            // What is acknowledged before the fault, or when writes are durable again, is there from then on.
+            let settled = |call: &Call| call.ended < killed || call.begun > elected + SOON;
+            for (index, call) in calls.iter().enumerate().filter(|(_, call)| call.durable().is_some()) {
+                let later = calls[index + 1..].iter().find(|later| later.disproves(call));
+                if later.is_some_and(|later| settled(call) || later.begun > elected + SOON) {
                     lost.push((id, call));
-                } else {
-                    kept.push((index, call));
                 }
             }
-            assert_rises(id, calls, &kept);
-            let first = kept.iter().find(|(_, call)| call.ended > elected);
-            let first = first.unwrap_or_else(|| panic!("no write of {id} was kept after the election"));
-            good_again.push((first.1.ended - elected, id));
+            assert_rises(id, calls.iter().filter(|call| call.ended < killed));
+            assert_rises(id, calls.iter().filter(|call| call.begun > elected + SOON));
+            for server in 0..2 {
+                let good = |call: &&Call| call.server == server && call.durable().is_some() && call.ended > elected;
+                // The last volatile answer shows that it went away again.
+                let volatile = calls.iter().rposition(|call| call.server == server && call.is_volatile());
+                let first = calls[volatile.map_or(0, |index| index + 1)..].iter().find(good);
+                let first = first.unwrap_or_else(|| panic!("no write of {id} is durable after the election"));
+                good_again.push((first.ended - elected, id, server));
+            }
         }
-        let since = |call: &Call| (call.begun > elected).then(|| call.begun - elected);
-        let latest = lost.iter().filter_map(|(_, call)| since(call)).max();
-        let jobs: BTreeSet<_> = lost.iter().map(|(id, _)| id).collect();
         let acknowledged = self.calls().filter(|call| call.stored().is_some()).count();
+        let volatile = self.calls().filter(|call| call.is_volatile()).count();
         let good = good_again.iter().max().expect("there are jobs");
+        let unsaid: Vec<_> = lost.iter().filter(|(id, _)| !self.ledger.contains_key(*id)).collect();
         println!(
-            "{what}: elected {:?} after the fault; good again at most {:?} after the election ({}); of {acknowledged} \
-             acknowledged writes {} were lost, of {} jobs; the last was begun {latest:?} after the election",
+            "{what}: elected {:?} after the fault; durable again at most {:?} after the election ({}, server {}); of \
+             {acknowledged} acknowledged writes, {volatile} of them volatile, {} gave way, {} of them unsaid; the \
+             ledger names {} jobs",
             elected - killed,
             good.0,
             good.1,
+            good.2,
             lost.len(),
-            jobs.len(),
+            unsaid.len(),
+            self.ledger.len(),
         );
-        assert!(good.0 < SOON, "{what}: writes of {} are good only {:?} after the election", good.1, good.0);
-        assert!(latest.is_none_or(|latest| latest < SOON), "{what}: {latest:?} after the election writes are lost");
-        let early = lost.iter().filter(|(_, call)| call.ended + SOON < killed).count();
-        assert_eq!(early, 0, "{what}: long before the fault writes are lost");
+        let unsaid: Vec<_> = unsaid.iter().map(|(id, call)| (id, call.stored(), self.last[*id].revision)).collect();
+        assert!(unsaid.is_empty(), "{what}: writes are lost that the ledger does not name: {unsaid:?}");
+        assert!(good.0 < SOON, "{what}: writes of {} are durable only {:?} after the election", good.1, good.0);
     }
 }
 
-/// Fails unless the writes that were kept have revisions that rise, by one where all calls between were good.
-fn assert_rises(id: &str, calls: &[Call], kept: &[(usize, &Call)]) {
-    for pair in kept.windows(2) {
-        let [(at, before), (now, after)] = pair else { unreachable!("a window of two") };
-        let between = &calls[at + 1..*now];
-        let unknown = between.iter().filter(|call| !matches!(call.heard, Heard::Read { .. })).count();
-        let (before, after) = (before.stored().expect("it is stored"), after.stored().expect("it is stored"));
-        let most = before + 1 + i64::try_from(unknown).expect("not that many");
-        assert!(before < after && after <= most, "{id}: {after} follows {before}, with {unknown} calls in doubt");
-    }
+/// Fails unless these calls, all of them durable, have revisions that rise by one.
+fn assert_rises<'a>(id: &str, calls: impl Iterator<Item = &'a Call>) {
+    let revisions: Vec<_> = calls.filter_map(Call::durable).collect();
+    assert!(revisions.windows(2).all(|pair| pair[1] == pair[0] + 1), "{id}: {revisions:?}");
 }
 
 /// Watches of jobs, opened on `server`.
@@ -312,7 +389,7 @@ async fn complete_all(server: &Server, watches: Vec<JoinHandle<Vec<Seen>>>, ids:
     for (id, watch) in ids.iter().zip(watches) {
         let before = get(&mut client, id).await.expect("it is there");
         let done = complete(&mut client, id).await;
-        assert_eq!(done.revision, before.revision + 1);
+        assert!(done.revision > before.revision);
         let events = watch.await.expect("the stream ends");
         let last = events.last().expect("an event");
         assert_eq!((last.revision(), last.state()), (done.revision, State::Succeeded), "{id}");
@@ -335,7 +412,8 @@ async fn writes_are_good_soon_after_a_master_under_sentinels_is_killed() {
     load.good_since(Instant::now()).await;
     let record = load.stop().await;
 
-    assert!(record.assert_only_unavailable("killed master") > 0, "nobody noticed");
+    record.assert_none_failed("killed master");
+    assert!(record.disturbed() > 0, "nobody noticed");
     record.account("killed master", killed, elected);
     complete_all(&replicas.a, watches, &ids).await;
     replicas.stop().await;
@@ -359,7 +437,7 @@ async fn writes_are_good_soon_after_sentinels_change_the_master() {
     load.good_since(Instant::now()).await;
     let record = load.stop().await;
 
-    record.assert_only_unavailable("changed master");
+    record.assert_none_failed("changed master");
     record.account("changed master", begun, elected);
     complete_all(&replicas.a, watches, &ids).await;
     replicas.stop().await;
@@ -404,10 +482,11 @@ async fn lose_a_master(what: &str, fate: Fate, flags: &[&str]) -> (Record, Insta
     load.good_since(Instant::now()).await;
     let (orphaned, others) = load.stop().await.split(&orphans);
 
-    assert!(orphaned.assert_only_unavailable(what) > 0, "nobody noticed");
+    orphaned.assert_none_failed(what);
+    assert!(orphaned.disturbed() > 0, "nobody noticed");
     orphaned.account(what, killed, elected);
     let others_are = format!("{what}, jobs elsewhere");
-    others.assert_only_unavailable(&others_are);
+    others.assert_none_failed(&others_are);
     others.account(&others_are, killed, elected);
     complete_all(&replicas.a, watches, &ids).await;
     replicas.stop().await;
@@ -439,24 +518,22 @@ async fn assert_jobs_elsewhere_go_on(what: &str, fate: Fate) {
     let (others, killed, elected) = lose_a_master(what, fate, &flags).await;
     let since_kill = |time: Instant| time.saturating_duration_since(killed);
     let in_gap: Vec<_> = others.calls().filter(|call| call.ended > killed && call.begun < elected).collect();
-    let failed: Vec<_> = in_gap.iter().filter(|call| call.failure().is_some()).collect();
-    let first = failed.iter().map(|call| since_kill(call.begun)).min();
-    let last = failed.iter().map(|call| since_kill(call.ended)).max();
+    let volatile: Vec<_> = in_gap.iter().filter(|call| call.is_volatile()).collect();
+    let first = volatile.iter().map(|call| since_kill(call.begun)).min();
+    let last = volatile.iter().map(|call| since_kill(call.ended)).max();
     let mut slow: Vec<_> = in_gap.iter().map(|call| (call.ended - call.begun, since_kill(call.begun))).collect();
     slow.sort_by_key(|&(took, _)| Reverse(took));
-    slow.truncate(10);
+    slow.truncate(5);
     println!(
-        "{what}, elsewhere, in the {:?} of the gap: {} calls, {} failed, from {first:?} to {last:?} after the kill; the longest \
-         (took, begun after the kill): {slow:?}",
+        "{what}, elsewhere, in the {:?} of the gap: {} calls, {} volatile, from {first:?} to {last:?} after the kill; \
+         the longest (took, begun after the kill): {slow:?}",
         elected - killed,
         in_gap.len(),
-        failed.len(),
+        volatile.len(),
     );
-    match fate {
-        Fate::Killed => assert!(last.is_none_or(|last| last < Duration::from_millis(500)), "they fail until {last:?}"),
-        // While the client looks where the slots are, which a silent node draws out, all its commands wait.
-        Fate::Stopped => assert!(failed.len() * 5 < in_gap.len(), "{} of {} failed", failed.len(), in_gap.len()),
-    }
+    // While the client looks where the slots are, which a silent node draws out, all its commands wait.
+    let longest = slow.first().map_or(Duration::ZERO, |(took, _)| *took);
+    assert!(longest < SOON / 4, "{fate:?}: a call elsewhere took {longest:?}");
 }
 
 /// Reads and lists until it is stopped. Returns the errors.
@@ -504,9 +581,10 @@ async fn a_slot_moves_and_no_caller_notices() {
         println!("{:?} after the begin, for {:?}: failed", call.begun - begun, call.ended - call.begun);
     }
     println!("{looks} looks, {} failed: {:?}", errors.len(), errors.first());
-    assert_eq!(record.assert_only_unavailable("moved slot"), 0, "callers noticed");
+    record.assert_none_failed("moved slot");
+    assert_eq!(record.disturbed(), 0, "callers noticed");
     assert_eq!(errors.len(), 0, "readers noticed");
-    for (id, calls) in &record.0 {
+    for (id, calls) in &record.calls {
         let revisions: Vec<_> = calls.iter().filter_map(Call::stored).collect();
         assert!(revisions.windows(2).all(|pair| pair[1] == pair[0] + 1), "{id}: {revisions:?}");
     }
@@ -517,7 +595,7 @@ async fn a_slot_moves_and_no_caller_notices() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_created_and_end_while_their_slot_moves() {
     let cluster = Cluster::start().await;
-    let replicas = Replicas::start_patient(&cluster.url()).await;
+    let replicas = Replicas::start(&cluster.url()).await;
     let slot = cluster.slot("{3}").await;
     let mut ids = ids_of(3, 400);
     let late = ids.split_off(398);
@@ -621,19 +699,17 @@ async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
     cluster.kill_master_of_slot(slot).await;
     let killed = Instant::now();
     let mut client = replicas.a.client().await;
-    // What the other nodes keep is heard of all the time.
-    let mut silence = Duration::ZERO;
+    // What the other nodes keep is not heard of while the servers do without the cluster.
     for (id, watch) in ids.iter().zip(&mut watches).filter(|(id, _)| !orphans.contains(&partition(id))) {
-        let begun = Instant::now();
         let revision = get(&mut client, id).await.expect("its node serves on").revision;
         watch.until(|seen| seen.revision() > revision).await;
-        silence = silence.max(begun.elapsed());
     }
-    println!("jobs elsewhere are heard of {:?} after the kill, after a silence of {silence:?}", killed.elapsed());
+    let heard = killed.elapsed();
+    println!("jobs elsewhere are heard of {heard:?} after the kill");
     let elected = cluster.elected().await;
     println!("elected {:?} after the kill", elected - killed);
     load.good_since(elected).await;
-    load.stop().await.assert_only_unavailable("killed node of the subscription");
+    load.stop().await.assert_none_failed("killed node of the subscription");
     for (id, watch) in ids.iter().zip(&mut watches) {
         let revision = get(&mut client, id).await.expect("it is there").revision;
         watch.until(|seen| seen.revision() >= revision).await;
@@ -652,7 +728,7 @@ async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
     assert!(longest < Duration::from_millis(500), "a hint was not heard: {longest:?}");
     complete_all(&replicas.a, follow(watches), &ids).await;
     replicas.stop().await;
-    assert!(silence < SOON, "jobs elsewhere were not heard of for {silence:?}");
+    assert!(heard < (elected - killed) + SOON, "jobs elsewhere were not heard of for {heard:?}");
 }
 
 /// Waits until both servers have their subscription.

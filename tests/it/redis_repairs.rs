@@ -19,7 +19,7 @@ use crate::support::{
         Carrying::{Commands, Messages},
         Link, Relay,
     },
-    replicas::{assert_away, in_time, read, server_on},
+    replicas::{assert_away, in_time, read, strict_server_on},
     watching::{Seen, Watch, report, watch, watch_jobs},
 };
 
@@ -58,6 +58,8 @@ async fn rewrite(redis: &Redis, id: &str, step: i64) -> Value {
     let next = version["revision"].as_i64().expect("a number") + step;
     version["revision"] = next.into();
     version["stamp"] = json!({ "process": 1, "counter": next });
+    let time = doc["update_time"].as_i64().expect("a time") + step;
+    doc["update_time"] = time.into();
     let (rev, stamp, text) = (next.to_string(), format!("1.{next:x}"), doc.to_string());
     redis.command(&["HSET", &key, "rev", &rev, "stamp", &stamp, "doc", &text]).await;
     doc
@@ -73,7 +75,7 @@ async fn hint_of(redis: &Redis, id: &str, doc: &Value) -> String {
 
 /// A server that is to reach Redis through a relay.
 async fn behind(relay: &Relay) -> Server {
-    Server::with(&["--redis-url", &relay.url()]).await
+    Server::with(&["--redis-url", &relay.url(), "--fallback", "reject"]).await
 }
 
 /// A server with a running job that is watched, where the answer to its completion comes too late.
@@ -125,7 +127,7 @@ async fn an_end_whose_caller_left_is_seen_soon() {
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
     in_time("the write", unanswered.relay.said()).await;
     // When this ends, the server has given up the one before too.
-    client.get_job(read("a")).await.expect_err("it takes longer");
+    client.get_job(read("elsewhere")).await.expect_err("it takes longer");
     unanswered.ends_soon().await;
 }
 
@@ -150,7 +152,7 @@ async fn an_end_without_an_answer_and_a_hint_is_seen_soon() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_watched_is_read_again_though_nothing_shows_a_change() {
     let redis = Redis::start().await;
-    let server = server_on(&redis).await;
+    let server = strict_server_on(&redis).await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
     let mut one = watch(&client, "a").await;
@@ -172,7 +174,7 @@ async fn what_is_watched_is_read_again_though_nothing_shows_a_change() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revision_in_place_of_the_same_revision_resets_streams() {
     let redis = Redis::start().await;
-    let server = server_on(&redis).await;
+    let server = strict_server_on(&redis).await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
     let mut one = watch(&client, "a").await;

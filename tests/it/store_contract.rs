@@ -9,7 +9,8 @@ use jobtrack::{
     clock::{SteeredClock, SystemClock},
     domain::{Change, Due, Filter, Job, JobId, ListQuery, NewJob, Removal, State, TOMBSTONE_LIFE, Timestamp, Version},
     store::{
-        Announcement, Durability, JobStore, Listener, MemoryStore, Page, RedisStore, Replaced, StoreError, Stored,
+        Announcement, Durability, Failover, Fallback, Held, JobStore, Listener, MemoryStore, Page, RedisStore,
+        Replaced, StoreError, Stored,
         redis::{Options, Target},
     },
 };
@@ -42,15 +43,16 @@ impl Bench {
 
     /// A bench for a part of its own of the Redis at `url`.
     pub async fn redis(url: &str) -> Self {
-        let options = Options {
-            target: Target::parse(url).expect("a valid address"),
-            pool_size: 4,
-            timeout: Duration::from_secs(2),
-            key_prefix: format!("{}:", uuid::Uuid::new_v4().simple()),
-        };
         let heard = Arc::new(Ear::default());
-        let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
-        let store = RedisStore::open(options, heard.clone(), clock).await.expect("Redis is usable");
+        Self { store: Arc::new(open(url, heard.clone()).await), heard }
+    }
+
+    /// The same, with a fallback.
+    pub async fn failover(url: &str) -> Self {
+        let heard = Arc::new(Ear::default());
+        let held = Arc::new(Held::new(1000, heard.clone(), Arc::new(SystemClock)));
+        let redis = Arc::new(open(url, held.clone()).await);
+        let store = Failover::new(redis, held, Arc::new(SystemClock), Fallback::Accept);
         Self { store: Arc::new(store), heard }
     }
 
@@ -109,6 +111,18 @@ impl Bench {
         let heard = self.heard.0.lock().expect("no test panics here");
         heard.iter().map(|change| (change.stored.job.id.to_string(), change.stored.job.version.revision)).collect()
     }
+}
+
+/// A part of its own of the Redis at `url`.
+async fn open(url: &str, listener: Arc<dyn Listener>) -> RedisStore {
+    let options = Options {
+        target: Target::parse(url).expect("a valid address"),
+        pool_size: 4,
+        timeout: Duration::from_secs(2),
+        key_prefix: format!("{}:", uuid::Uuid::new_v4().simple()),
+    };
+    let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
+    RedisStore::open(options, listener, clock).await.expect("Redis is usable")
 }
 
 /// A job without what a store of record adds to it.
@@ -397,6 +411,7 @@ macro_rules! store_contract {
 
 store_contract!(memory, Bench::new(|ear| MemoryStore::new(1000, ear)));
 store_contract!(redis, Bench::redis(&shared_redis().await.url()).await);
+store_contract!(failover, Bench::failover(&shared_redis().await.url()).await);
 store_contract!(sentinel, Bench::redis(&shared_sentinel().await.url()).await);
 store_contract!(cluster, Bench::redis(&shared_cluster().await.url()).await);
 

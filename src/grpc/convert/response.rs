@@ -6,15 +6,20 @@ use prost::Message;
 
 use super::structs::to_struct;
 use crate::{
-    domain::{Cancellation, Cursor, Failure, Filter, Job, Liveness, Outcome, Progress, Removal, State, Timestamp},
+    domain::{
+        Cancellation, Cursor, Failure, Filter, Job, JobId, Liveness, Outcome, Progress, Removal, State, Timestamp,
+    },
     proto::v1,
-    store::{Durability, Page, RedisStats, Source, StorageMode, Stored},
+    store::{self, CacheStats, Durability, Page, Reconciliation, RedisStats, Source, StorageMode, Stored},
     tracker::TrackerStats,
     watch::{EventKind, WatchEvent},
 };
 
 /// How large the jobs of a page may be together: leaves room in an answer for what is around them.
 const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
+
+/// How many jobs of a reconciliation are named.
+const MAX_RECONCILED: usize = 1000;
 
 /// A job as it is at `now`, whole.
 pub fn job(stored: &Stored, now: Timestamp) -> v1::Job {
@@ -132,10 +137,12 @@ pub fn stats(stats: &TrackerStats) -> v1::GetStatsResponse {
             .map(|(from, number)| v1::StateCount { state: state(*from).into(), count: count(number) })
             .collect(),
         redis: stats.store.redis.map(redis_stats),
+        cache: stats.store.cache.map(cache_stats),
+        dirty_jobs: count(stats.store.dirty),
+        last_reconciliation: stats.store.last_reconciliation.as_ref().map(reconciliation),
         watchers: count(stats.watchers as u64),
         uptime: Some(duration(stats.uptime)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..v1::GetStatsResponse::default()
     }
 }
 
@@ -146,6 +153,37 @@ fn redis_stats(from: RedisStats) -> v1::RedisStats {
         pool_in_use: small(from.in_use),
         pool_idle: small(from.idle),
         pool_waiting: small(from.waiting),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no more digits than a double has")]
+fn cache_stats(from: CacheStats) -> v1::CacheStats {
+    let reads = from.hits + from.misses;
+    v1::CacheStats {
+        hits: count(from.hits),
+        misses: count(from.misses),
+        errors: count(from.errors),
+        hit_rate: if reads == 0 { 0.0 } else { from.hits as f64 / reads as f64 },
+    }
+}
+
+fn reconciliation(from: &Reconciliation) -> v1::Reconciliation {
+    let job = |(id, outcome, reason): (&JobId, _, &str)| v1::ReconciledJob {
+        job_id: id.to_string(),
+        outcome: match outcome {
+            store::Outcome::Merged => v1::reconciled_job::Outcome::Merged,
+            store::Outcome::Conflicted => v1::reconciled_job::Outcome::Conflicted,
+            store::Outcome::Dropped => v1::reconciled_job::Outcome::Dropped,
+        }
+        .into(),
+        reason: reason.to_owned(),
+    };
+    v1::Reconciliation {
+        end_time: from.end_time.map(timestamp),
+        merged_count: count(from.count(store::Outcome::Merged)),
+        conflicted_count: count(from.count(store::Outcome::Conflicted)),
+        dropped_count: count(from.count(store::Outcome::Dropped)),
+        jobs: from.jobs().take(MAX_RECONCILED).map(job).collect(),
     }
 }
 

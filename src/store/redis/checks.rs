@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     RedisStore,
-    codec::{Record, decode},
+    codec::decode,
     connect::timed_out,
     keys::Partition,
     pool::Fault,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::Clock,
     domain::{Filter, Job, JobId, ListQuery, Moment, NewJob, Retention, Stamp},
-    store::StorageMode,
+    store::{Record, StorageMode},
 };
 
 /// How long the checks may hold up the start.
@@ -101,7 +101,7 @@ impl RedisStore {
             Outcome::Done(_) => None,
             Outcome::Other(fields) => Some(decode(&id, fields)),
         };
-        let there = if let Some(Record::Found(job)) = left_behind { *job } else { gone };
+        let there = left_behind.and_then(Record::found).map_or_else(|| gone.into(), |stored| stored.job);
         let forget = Write { id: &id, previous: Some(&there), next: None, by: None, leaving: &[] };
         forget.run(&self.pool, &self.keys).await?;
         Ok(())

@@ -5,7 +5,11 @@ use std::borrow::Cow;
 use redis::{FromRedisValue, Value};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Job, JobId, Stamp, State, Timestamp, Version};
+use super::stored;
+use crate::{
+    domain::{Job, JobId, Stamp, State, Timestamp, Version},
+    store::Record,
+};
 
 /// The fields that a job is read from.
 pub const READ: [&str; 3] = ["doc", "durable_time", "rev"];
@@ -36,23 +40,6 @@ pub fn encode(job: &Job) -> Vec<u8> {
     serde_json::to_vec(job).expect("a job has no key that is not text")
 }
 
-/// What came of reading a record.
-pub enum Record {
-    /// There is none.
-    Missing,
-    /// There is one that is no job.
-    Corrupt,
-    /// This is it.
-    Found(Box<Job>),
-}
-
-impl Record {
-    /// The job, if it can be read.
-    pub fn found(self) -> Option<Job> {
-        if let Self::Found(job) = self { Some(*job) } else { None }
-    }
-}
-
 /// Reads the fields [`READ`] of the record of `id`.
 pub fn decode(id: &JobId, fields: Value) -> Record {
     let Ok((doc, durable_time, rev)) = <(Option<Vec<u8>>, Option<String>, Option<i64>)>::from_redis_value(fields)
@@ -67,7 +54,7 @@ pub fn decode(id: &JobId, fields: Value) -> Record {
         Ok(mut job) if job.id == *id && Some(job.version.revision) == rev => {
             job.recorded = true;
             job.durable_time = durable_time.as_deref().and_then(time);
-            Record::Found(Box::new(job))
+            Record::Found(stored(job))
         }
         _ => Record::Corrupt,
     }

@@ -1,12 +1,15 @@
 //! From where Redis is said to be to a connection with it.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, RedisError, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind,
     aio::{MultiplexedConnection, PubSub},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
@@ -45,6 +48,8 @@ pub struct Connector {
     config: AsyncConnectionConfig,
     patience: Duration,
     generation: AtomicU64,
+    /// The server that is used, by the id of its process.
+    server: Mutex<Option<String>>,
 }
 
 enum Place {
@@ -84,7 +89,7 @@ impl Connector {
                 nodes: nodes.iter().map(client).collect::<RedisResult<_>>()?,
             },
         };
-        Ok(Self { place, config, patience, generation: AtomicU64::new(0) })
+        Ok(Self { place, config, patience, generation: AtomicU64::new(0), server: Mutex::default() })
     }
 
     /// Has nobody use the connections again that were made so far.
@@ -104,9 +109,36 @@ impl Connector {
                 return cluster.get_async_connection().await.map(Wire::Cluster);
             }
             let client = self.client(0).await?;
-            client.get_multiplexed_async_connection_with_config(&self.config).await.map(Wire::Node)
+            let mut wire = client.get_multiplexed_async_connection_with_config(&self.config).await?;
+            self.recognise(&mut wire).await?;
+            Ok(Wire::Node(wire))
         };
         timeout(self.patience, connecting).await.map_err(|_| timed_out())?
+    }
+
+    /// Uses the next server that is found, whatever happened to it.
+    pub fn accept_any(&self) {
+        *self.server() = None;
+    }
+
+    /// Fails if this is another server than the last one, or if it was restarted: it may have lost something.
+    async fn recognise(&self, wire: &mut MultiplexedConnection) -> RedisResult<()> {
+        // Where INFO is not allowed, this can't be told.
+        let info: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(wire).await;
+        let id =
+            info.ok().and_then(|info| Some(info.lines().find_map(|line| line.strip_prefix("run_id:"))?.to_owned()));
+        let mut server = self.server();
+        if server.is_some() && id.is_some() && *server != id {
+            return Err(
+                (ErrorKind::Server(ServerErrorKind::MasterDown), "Redis was restarted, or is another one").into()
+            );
+        }
+        *server = id;
+        Ok(())
+    }
+
+    fn server(&self) -> MutexGuard<'_, Option<String>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection of its own for messages; in a cluster, to another node for each `turn`.

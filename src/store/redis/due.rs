@@ -7,14 +7,13 @@ use redis::pipe;
 
 use super::{
     RedisStore,
-    codec::Record,
     keys::{Partition, Place},
     pool::{Answer, Fault, read},
     script::Write,
 };
 use crate::{
     domain::{JobId, Timestamp},
-    store::{DueBatch, DueRecord},
+    store::{DueBatch, DueRecord, Record},
 };
 
 /// How long a record that can't be read is put off.
@@ -46,9 +45,9 @@ impl RedisStore {
         for (id, record) in ids.iter().zip(self.read_many(&ids).await?) {
             match record {
                 // It may have changed since its place was read.
-                Record::Found(job) => {
-                    if let Some((_, due)) = job.next_due().filter(|(time, _)| *time <= now) {
-                        batch.records.push(DueRecord { stored: super::stored(*job), due });
+                Record::Found(stored) => {
+                    if let Some((_, due)) = stored.job.next_due().filter(|(time, _)| *time <= now) {
+                        batch.records.push(DueRecord { stored, due });
                     }
                 }
                 Record::Missing => self.forget_places(id).await?,
@@ -77,7 +76,7 @@ impl RedisStore {
             range(&format!("({now}"), "+inf", 1);
         }
         let answers: Vec<_> =
-            self.reads.query_all(&commands).await?.into_iter().map(places).collect::<Result<_, _>>()?;
+            self.bulk.query_all(&commands).await?.into_iter().map(places).collect::<Result<_, _>>()?;
         let (due, later): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
         let next = later.into_iter().flat_map(|(_, places)| places).map(|(time, _)| time).min();
         Ok((due.into_iter().flat_map(|(_, places)| places).collect(), next))
@@ -86,7 +85,7 @@ impl RedisStore {
     /// Takes out the places of a record, if it is still not there.
     async fn forget_places(&self, id: &JobId) -> Result<(), Fault> {
         let write = Write { id, previous: None, next: None, by: None, leaving: &SETS };
-        write.run(&self.reads, &self.keys).await.map(|_| ())
+        write.run(&self.bulk, &self.keys).await.map(|_| ())
     }
 
     /// Puts a record off that can't be read: nothing can be done about it now, and others wait behind it.
@@ -96,7 +95,7 @@ impl RedisStore {
             let key = self.keys.place(Partition::of(id), set);
             commands.cmd("ZADD").arg(key).arg("XX").arg((now + POSTPONED).as_micros()).arg(id.as_str());
         }
-        self.reads.query_all(&commands).await.map(|_| ())
+        self.bulk.query_all(&commands).await.map(|_| ())
     }
 }
 

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::{
     RedisStore,
-    codec::{Message, Record},
+    codec::Message,
     connect::jitter,
     keys::{EPOCH, PARTITIONS, Partition},
     pool::Fault,
@@ -35,14 +35,17 @@ use super::{
 use crate::{
     clock::Clock,
     domain::{JobId, TOMBSTONE_LIFE, Timestamp},
-    store::{Hint, StorageMode},
+    store::{Hint, Record, StorageMode},
 };
 
 /// How often the link, the clock and the counts are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Between how many looks the sentinels are asked.
+const LOOKS_PER_MASTER: usize = 4;
 
 /// For how many looks a hint may be on its way.
-const LOOKS: usize = 2;
+const LOOKS: usize = 8;
 
 /// How many jobs are read again at a time.
 const BATCH: usize = 200;
@@ -68,6 +71,8 @@ pub struct Feed {
     tried: watch::Sender<bool>,
     /// The subscription is not to be trusted any more.
     distrust: Notify,
+    /// The link is to be looked at now.
+    look: Notify,
     /// Until when a hint of this store's own commits may be the first that it hears of them, in microseconds.
     doubt_until: AtomicI64,
 }
@@ -122,7 +127,7 @@ impl RedisStore {
             self.look_after(),
             self.reread_watched(),
             self.pool.look_after(),
-            self.reads.look_after()
+            self.bulk.look_after()
         );
     }
 
@@ -138,7 +143,10 @@ impl RedisStore {
             _ = self.feed.distrust.notified().now_or_never();
             let started = Instant::now();
             match self.subscribe(turn).await {
-                Ok(messages) => self.listen(messages).await,
+                Ok(messages) => {
+                    self.listen(messages).await;
+                    self.feed.look.notify_one();
+                }
                 Err(error) => debug!(%error, "no subscription"),
             }
             self.feed.tried.send_replace(true);
@@ -189,7 +197,8 @@ impl RedisStore {
         }
         let Some(id) = JobId::parse(&hint.id) else { return };
         let own = hint.by == self.by && !self.is_in_doubt();
-        if !own && self.listener.wants(&Hint { id: &id, kind: &hint.kind, owner: &hint.owner }) {
+        let hint = Hint { id: &id, revision: hint.rev, kind: &hint.kind, owner: &hint.owner };
+        if !own && self.listener.hinted(&hint) {
             self.feed.read_again([id]);
         }
     }
@@ -215,7 +224,7 @@ impl RedisStore {
                 let failed: Vec<_> = failed.into_iter().flatten().collect();
                 if !failed.is_empty() {
                     self.feed.hinted().extend(failed);
-                    sleep(jitter(LOOK / 4)).await;
+                    sleep(jitter(LOOK)).await;
                 }
             }
         }
@@ -232,8 +241,8 @@ impl RedisStore {
     /// Reads jobs and announces them. Returns the ids if they can't be read.
     async fn announce_all(&self, ids: Vec<JobId>) -> Vec<JobId> {
         let Ok(records) = self.read_many(&ids).await else { return ids };
-        for job in records.into_iter().filter_map(Record::found) {
-            self.announce(super::stored(job), None);
+        for stored in records.into_iter().filter_map(Record::found) {
+            self.announce(stored, None);
         }
         Vec::new()
     }
@@ -242,27 +251,37 @@ impl RedisStore {
     async fn look_after(&self) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before: VecDeque<Counts> = VecDeque::new();
+        let mut before: VecDeque<(Instant, Counts)> = VecDeque::new();
         let mut master = None;
         let mut generation = self.connector.generation();
-        loop {
-            ticks.tick().await;
-            self.look_for_master(&mut master).await;
+        for look in 0.. {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.feed.look.notified() => {}
+            }
+            if look % LOOKS_PER_MASTER == 0 {
+                self.look_for_master(&mut master).await;
+            }
             if replace(&mut generation, self.connector.generation()) != generation {
                 // The server that the subscription is with may be another one than that of the commands.
                 self.feed.distrust.notify_one();
             }
             let heard = *self.feed.heard();
+            let begun = Instant::now();
             let counts = self.look().await;
             self.catch_up(&counts);
             let due = if before.len() < LOOKS { None } else { before.pop_front() };
-            let overdue = due.is_some_and(|due| is_behind(&heard, &due));
+            let overdue = due.is_some_and(|(_, due)| is_behind(&heard, &due));
             if overdue || is_behind(&counts, &heard) {
                 debug!("hints were lost");
                 before.clear();
                 self.feed.distrust.notify_one();
-            } else {
-                before.push_back(counts);
+                continue;
+            }
+            before.push_back((begun, counts));
+            let heard = *self.feed.heard();
+            if let Some((then, _)) = before.iter().rfind(|(_, counts)| reaches(&heard, counts)) {
+                self.listener.heard_until(then.into_std());
             }
         }
     }
@@ -294,7 +313,8 @@ impl RedisStore {
     /// Looks at the clock, the data set and the counts of commits, which it returns.
     async fn look(&self) -> Counts {
         let (clock, data_set, counts) = tokio::join!(self.set_clock(), self.learn_epoch(), self.commits());
-        let is_whole = data_set.is_ok() && counts.iter().all(Option::is_some);
+        // Another data set has to be looked at before it is used.
+        let is_whole = data_set.as_ref().is_ok_and(|is_new| !is_new) && counts.iter().all(Option::is_some);
         self.link_is(if is_whole { StorageMode::Redis } else { StorageMode::Degraded });
         for fault in [clock.err(), data_set.err()].into_iter().flatten() {
             debug!(?fault, "the look at Redis failed");
@@ -305,24 +325,27 @@ impl RedisStore {
     /// Sets the clock by that of Redis.
     pub(super) async fn set_clock(&self) -> Result<(), Fault> {
         let asked = self.clock.now();
-        let (seconds, micros): (i64, i64) = self.reads.query(&cmd("TIME")).await?;
+        let (seconds, micros): (i64, i64) = self.bulk.query(&cmd("TIME")).await?;
         let way = self.clock.now().since(asked) / 2;
         self.clock.steer(Timestamp::from_micros(seconds * 1_000_000 + micros) + way);
         self.feed.doubt_ends(self.clock.now() + TOMBSTONE_LIFE);
         Ok(())
     }
 
-    /// Reads which data set this is, and names it if nobody has. Fails where Redis takes no writes.
-    pub(super) async fn learn_epoch(&self) -> Result<(), Fault> {
+    /// Reads which data set this is, and names it if nobody has. Says whether it is another one than before. Fails
+    /// where Redis takes no writes.
+    pub(super) async fn learn_epoch(&self) -> Result<bool, Fault> {
         let name = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
-        let there: Option<String> = self.reads.query(cmd("SET").arg(EPOCH).arg(&name).arg("NX").arg("GET")).await?;
+        let there: Option<String> = self.bulk.query(cmd("SET").arg(EPOCH).arg(&name).arg("NX").arg("GET")).await?;
         let epoch = u64::from_str_radix(&there.unwrap_or(name), 16).unwrap_or(1);
         let before = self.epoch.swap(epoch, Relaxed);
-        if before != 0 && before != epoch {
+        let is_new = before != 0 && before != epoch;
+        if is_new {
             warn!(redis = %self.target, "Redis holds another data set than before");
+            self.link_is(StorageMode::Degraded);
             self.feed.distrust.notify_one();
         }
-        Ok(())
+        Ok(is_new)
     }
 
     async fn commits(&self) -> Counts {
@@ -332,7 +355,7 @@ impl RedisStore {
 
     /// How many commits there were in a partition.
     pub(super) async fn commits_in(&self, partition: Partition) -> Result<i64, Fault> {
-        let count: Option<i64> = self.reads.query(cmd("GET").arg(self.keys.commits(partition))).await?;
+        let count: Option<i64> = self.bulk.query(cmd("GET").arg(self.keys.commits(partition))).await?;
         Ok(count.unwrap_or_default())
     }
 
@@ -345,6 +368,11 @@ impl RedisStore {
             _ => warn!(redis = %self.target, "Redis does not serve; trying again"),
         }
     }
+}
+
+/// Whether there is as much in all partitions.
+fn reaches(counts: &Counts, others: &Counts) -> bool {
+    counts.iter().zip(others).all(|(count, other)| count.zip(*other).is_some_and(|(count, other)| count >= other))
 }
 
 /// Whether there is less in one partition at least.

@@ -9,13 +9,12 @@ use redis::{cmd, pipe};
 
 use super::{
     RedisStore,
-    codec::Record,
     keys::{Partition, Place},
     pool::{Fault, read},
 };
 use crate::{
-    domain::{Cursor, Filter, JobId, ListQuery, State, Timestamp},
-    store::Page,
+    domain::{Cursor, Filter, Job, JobId, ListQuery, State, Timestamp},
+    store::{Page, Record},
 };
 
 /// How many records a page may look at beyond those it returns, where no index fits its filter.
@@ -78,9 +77,9 @@ impl RedisStore {
                 cuts += usize::from(records.len() < ids.len());
                 looked_at += records.len();
                 page.next = ahead.drain(..records.len()).next_back();
-                let jobs = records.into_iter().filter_map(Record::found);
-                let selected = jobs.filter(|job| filter.matches(job) && job.is_visible(query.now));
-                page.jobs.extend(selected.map(super::stored));
+                let found = records.into_iter().filter_map(Record::found);
+                let selects = |job: &Job| filter.matches(job) && job.is_visible(query.now);
+                page.jobs.extend(found.filter(|stored| selects(&stored.job)));
             }
             if !ahead.is_empty() {
                 return Ok(page);
@@ -106,7 +105,7 @@ impl RedisStore {
             for place in places {
                 command.arg(self.keys.place(partition, *place));
             }
-            async move { self.reads.query::<Vec<u64>>(&command).await }
+            async move { self.bulk.query::<Vec<u64>>(&command).await }
         };
         let mut sums = vec![0; places.len()];
         for partition in try_join_all(Partition::all().map(of)).await? {
@@ -145,7 +144,7 @@ impl RedisStore {
         let of = |partition| async move {
             let mut command = cmd("ZCOUNT");
             command.arg(self.keys.place(partition, Place::Expire)).arg("-inf").arg(now.as_micros());
-            self.reads.query::<u64>(&command).await
+            self.bulk.query::<u64>(&command).await
         };
         Ok(try_join_all(Partition::all().map(of)).await?.into_iter().any(|count| count > 0))
     }
@@ -180,7 +179,7 @@ impl RedisStore {
         }
         let mut entries = Vec::new();
         let mut floor = None;
-        let answers = self.reads.query_all(&commands).await?;
+        let answers = self.bulk.query_all(&commands).await?;
         run.exhausted = true;
         for answer in answers {
             let set: Vec<(String, f64)> = read(answer)?;

@@ -17,9 +17,9 @@ mod records;
 mod script;
 mod sentinel;
 mod target;
+mod writes;
 
 use std::{
-    mem::forget,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -37,24 +37,24 @@ pub use checks::Unusable;
 pub use target::Target;
 
 use self::{
-    codec::{READ, Record, decode, time},
+    codec::{READ, decode},
     connect::Connector,
     feed::Feed,
     keys::Keys,
     pool::{Fault, Pool},
-    script::{Outcome, Write},
+    script::Write,
 };
 use super::{
-    Announcement, DueBatch, Durability, JobStore, Listener, Page, RedisStats, Replaced, Source, StorageMode,
-    StoreError, StoreStats, Stored,
+    Announcement, DueBatch, Durability, JobStore, Listener, Page, Record, RedisStats, Replaced, Replacement, Source,
+    StorageMode, StoreError, StoreStats, Stored,
 };
 use crate::{
     clock::SteeredClock,
     domain::{Job, JobId, ListQuery, State, Timestamp},
 };
 
-/// How many connections lists, sweeps and re-reads share, so that a large answer does not hold up the others.
-const READ_CONNECTIONS: u32 = 2;
+/// How many connections lists, sweeps, re-reads and reconciliations share, so that a large answer does not hold up the others.
+const BULK_CONNECTIONS: u32 = 2;
 
 /// Where Redis is and how it is used.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ pub struct RedisStore {
     connector: Arc<Connector>,
     keys: Keys,
     pool: Pool,
-    reads: Pool,
+    bulk: Pool,
     feed: Feed,
     listener: Arc<dyn Listener>,
     clock: Arc<SteeredClock>,
@@ -99,7 +99,7 @@ impl RedisStore {
         let connector = Arc::new(Connector::new(&target, timeout).map_err(|error| Unusable::new(&target, &error))?);
         let store = Self {
             pool: Pool::new(connector.clone(), pool_size, timeout),
-            reads: Pool::new(connector.clone(), READ_CONNECTIONS, timeout),
+            bulk: Pool::new(connector.clone(), BULK_CONNECTIONS, timeout),
             connector,
             keys: Keys::new(&key_prefix),
             feed: Feed::default(),
@@ -140,25 +140,15 @@ impl RedisStore {
     }
 }
 
-/// A write that may have been carried out without anybody hearing of it: its caller is gone, or got no answer. Dropped,
-/// it has the job read again.
-struct Unanswered<'a> {
-    feed: &'a Feed,
-    id: &'a JobId,
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        self.feed.doubt(self.id);
-    }
-}
-
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
-        if let Fault::Refused(error) = fault {
-            debug!(%error, "Redis refused a command");
+        let Fault::Refused(error) = fault else { return Self::Unavailable };
+        debug!(%error, "Redis refused a command");
+        match error.code() {
+            // It is full, can't save, or has lost its replicas.
+            Some("OOM" | "MISCONF" | "NOREPLICAS") => Self::ReadOnly,
+            _ => Self::Unavailable,
         }
-        Self::Unavailable
     }
 }
 
@@ -187,42 +177,25 @@ impl JobStore for RedisStore {
         let fields = self.pool.query(&command).await.map_err(|fault| Self::error(fault, id))?;
         match decode(id, fields) {
             Record::Missing => Ok(None),
-            Record::Found(job) => Ok(Some(stored(*job))),
+            Record::Found(stored) => Ok(Some(stored)),
             Record::Corrupt => Err(corrupt(id)),
         }
     }
 
-    async fn replace(&self, mut job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Record>, StoreError> {
         self.is_ready()?;
-        let write = Write { id: &job.id, previous, next: Some(&job), by: Some(&self.by), leaving: &[] };
-        let unanswered = Unanswered { feed: &self.feed, id: &job.id };
-        let outcome = write.run(&self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))?;
-        forget(unanswered);
-        let fields = match outcome {
-            Outcome::Done(durable_time) => {
-                let noted = Arc::make_mut(&mut job);
-                noted.recorded = true;
-                noted.durable_time = time(&durable_time);
-                let before = previous.filter(|previous| previous.version.uid == job.version.uid);
-                let stored = stored(job);
-                self.announce(stored.clone(), before.map(|previous| previous.state));
-                return Ok(Replaced::Stored(stored));
-            }
-            Outcome::Other(fields) => fields,
-        };
-        match decode(&job.id, fields) {
-            Record::Missing => Ok(Replaced::Conflict(None)),
-            Record::Found(there) if there.version == job.version => {
-                let there = stored(*there);
-                self.announce(there.clone(), previous.map(|previous| previous.state));
-                Ok(Replaced::Stored(there))
-            }
-            // What the script compares says something else than the job.
-            Record::Found(there) if previous.is_some_and(|previous| previous.version == there.version) => {
-                Err(corrupt(&job.id))
-            }
-            Record::Found(there) => Ok(Replaced::Conflict(Some(stored(*there)))),
-            Record::Corrupt => Err(corrupt(&job.id)),
+        Ok(self.read_many(ids).await?)
+    }
+
+    async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        self.is_ready()?;
+        self.write(job, previous).await
+    }
+
+    async fn replace_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
+        match self.is_ready() {
+            Ok(()) => self.write_many(writes).await,
+            Err(error) => vec![Err(error); writes.len()],
         }
     }
 
@@ -242,17 +215,22 @@ impl JobStore for RedisStore {
         Ok(self.due_batch(now, limit).await?)
     }
 
+    fn accept_any(&self) {
+        self.connector.accept_any();
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
-        Ok(self.pool.query(&cmd("PING")).await?)
+        tokio::try_join!(self.set_clock(), self.learn_epoch())?;
+        Ok(())
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let started = Instant::now();
-        let ping = self.ping().await.ok().map(|()| started.elapsed());
+        let ping = self.set_clock().await.ok().map(|()| started.elapsed());
         let pool = self.pool.stats();
         let counts = if ping.is_some() { self.counts().await.ok() } else { None };
         let redis = RedisStats { ping, in_use: pool.in_use, idle: pool.idle, waiting: pool.waiting };
-        Ok(StoreStats { counts, held: 0, redis: Some(redis) })
+        Ok(StoreStats { counts, held: 0, redis: Some(redis), cache: None, dirty: 0, last_reconciliation: None })
     }
 
     fn mode(&self) -> watch::Receiver<StorageMode> {

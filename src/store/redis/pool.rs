@@ -18,7 +18,7 @@ use redis::{
     Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::ConnectionLike,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::{Instant, sleep, timeout_at},
 };
 use tracing::debug;
@@ -27,6 +27,9 @@ use super::connect::{Connector, Wire, jitter, timed_out};
 
 /// How long keys that are on the move are waited for at a time.
 const MOVE: Duration = Duration::from_millis(10);
+
+/// How many connections are made at a time, however many callers wait: a Redis that comes back has enough to do.
+const AT_ONCE: usize = 2;
 
 /// How many times a command is sent if its connection breaks.
 const ATTEMPTS: usize = 2;
@@ -59,6 +62,8 @@ pub struct Pool {
     /// A connection to a cluster needs to be replaced.
     stale: Notify,
     under_way: AtomicU32,
+    waiting: AtomicU32,
+    turns: Semaphore,
 }
 
 /// The answer to one of several commands.
@@ -90,7 +95,16 @@ impl Pool {
             .queue_strategy(QueueStrategy::Fifo)
             .error_sink(Box::new(Sink))
             .build_unchecked(manager);
-        Self { connections, connector, timeout, replaced, stale: Notify::new(), under_way: AtomicU32::new(0) }
+        Self {
+            connections,
+            connector,
+            timeout,
+            replaced,
+            stale: Notify::new(),
+            under_way: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            turns: Semaphore::new(AT_ONCE),
+        }
     }
 
     /// The answer to a command.
@@ -108,12 +122,11 @@ impl Pool {
     pub fn stats(&self) -> PoolStats {
         let state = self.connections.state();
         let in_use = self.under_way.load(Relaxed).min(state.connections);
-        let waiting = state.statistics.pending_gets().try_into().unwrap_or(u32::MAX);
-        PoolStats { in_use, idle: state.connections - in_use, waiting }
+        PoolStats { in_use, idle: state.connections - in_use, waiting: self.waiting.load(Relaxed) }
     }
 
     async fn send(&self, request: Request<'_>) -> Result<Vec<Answer>, Fault> {
-        let _under_way = UnderWay::new(&self.under_way);
+        let _under_way = Counted::new(&self.under_way);
         let deadline = Instant::now() + self.timeout;
         let mut attempt = 1;
         loop {
@@ -169,9 +182,13 @@ impl Pool {
 
     /// A share in a connection that is not known to be broken.
     async fn link(&self, deadline: Instant) -> Result<Link, Fault> {
+        let _waiting = Counted::new(&self.waiting);
+        let take = async || {
+            let _turn = self.turns.acquire().await.ok()?;
+            self.connections.get().await.ok()
+        };
         loop {
-            let pooled = timeout_at(deadline, self.connections.get()).await;
-            let pooled = pooled.ok().and_then(Result::ok).ok_or_else(|| Fault::Away(timed_out()))?;
+            let pooled = timeout_at(deadline, take()).await.ok().flatten().ok_or_else(|| Fault::Away(timed_out()))?;
             if !pooled.is_broken(&self.connector, &self.replaced) {
                 return Ok(Link { wire: pooled.wire.clone(), mark: pooled.mark.clone() });
             }
@@ -217,17 +234,17 @@ fn is_on_the_move(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(Ask | Moved | TryAgain))
 }
 
-/// Counts a command while it is under way, even if its caller goes away.
-struct UnderWay<'a>(&'a AtomicU32);
+/// Counts a command in a stage, even if its caller goes away.
+struct Counted<'a>(&'a AtomicU32);
 
-impl<'a> UnderWay<'a> {
+impl<'a> Counted<'a> {
     fn new(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }

@@ -5,14 +5,14 @@ use redis::{Cmd, Pipeline, Value, cmd};
 
 use super::{
     RedisStore,
-    codec::{READ, Record, decode},
+    codec::{READ, decode},
     keys::Partition,
     pool::{Answer, Fault, read},
 };
-use crate::domain::JobId;
+use crate::{domain::JobId, store::Record};
 
 /// How large records that are read together may be, in bytes: they have to arrive within the limit of one command.
-const PART: usize = 2 * 1024 * 1024;
+pub const PART: usize = 2 * 1024 * 1024;
 
 /// How many records are read without asking for their sizes first.
 const FEW: usize = 2;
@@ -58,7 +58,7 @@ impl RedisStore {
             commands.add_command(ask(self.keys.job(id)));
         }
         parts.retain(|(places, _)| !places.is_empty());
-        let answers = try_join_all(parts.iter().map(|(_, commands)| self.reads.query_all(commands))).await?;
+        let answers = try_join_all(parts.iter().map(|(_, commands)| self.bulk.query_all(commands))).await?;
         let mut all: Vec<_> = ids.iter().map(|_| Ok(Value::Nil)).collect();
         for ((places, _), answers) in parts.iter().zip(answers) {
             for (place, answer) in places.iter().zip(answers) {

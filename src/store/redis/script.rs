@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, ErrorKind, Script, ServerErrorKind, Value, cmd};
+use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value, cmd};
 
 use super::{
     codec::{Message, Written, encode},
@@ -37,21 +37,34 @@ pub enum Outcome {
     Other(Value),
 }
 
+impl From<Value> for Outcome {
+    fn from(answer: Value) -> Self {
+        match answer {
+            Value::BulkString(durable_time) => Self::Done(String::from_utf8_lossy(&durable_time).into_owned()),
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// Whether Redis has forgotten the script: it does when it restarts or is told to.
+pub fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
 impl Write<'_> {
     /// Carries it out.
     pub async fn run(&self, pool: &Pool, keys: &Keys) -> Result<Outcome, Fault> {
         let arguments = self.arguments(keys);
-        let answer = match pool.query(&command("EVALSHA", &HASH, &arguments)).await {
-            // Redis forgets scripts when it restarts or is told to.
-            Err(Fault::Refused(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                pool.query(&command("EVAL", SOURCE, &arguments)).await
-            }
+        let answer: Result<Value, _> = match pool.query(&command("EVALSHA", &HASH, &arguments)).await {
+            Err(Fault::Refused(error)) if is_unknown(&error) => pool.query(&command("EVAL", SOURCE, &arguments)).await,
             answer => answer,
         };
-        Ok(match answer? {
-            Value::BulkString(durable_time) => Outcome::Done(String::from_utf8_lossy(&durable_time).into_owned()),
-            other => Outcome::Other(other),
-        })
+        answer.map(Outcome::from)
+    }
+
+    /// The command that carries it out where Redis knows the script.
+    pub fn command(&self, keys: &Keys) -> Cmd {
+        command("EVALSHA", &HASH, &self.arguments(keys))
     }
 
     fn arguments(&self, keys: &Keys) -> Arguments {

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use jobtrack::proto::v1::{
-    BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, DeleteJobRequest, Event,
-    FailJobRequest, Failure, GetStatsRequest, ListJobsRequest, PurgeJobsRequest, StorageMode, UpdateProgressRequest,
-    WatchJobsRequest,
+    BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, DeleteJobRequest, Durability,
+    Event, FailJobRequest, Failure, GetStatsRequest, ListJobsRequest, PurgeJobsRequest, StorageMode,
+    UpdateProgressRequest, WatchJobsRequest,
 };
-use tonic::Status;
+use tonic::{Code, Status};
 use tonic_health::ServingStatus::{NotServing, Serving};
 
 use crate::support::{
@@ -20,56 +20,90 @@ use crate::support::{
 /// How long a call may take that Redis does not answer.
 const LIMIT: Duration = Duration::from_secs(1);
 
+/// What a call is for, and so what is to come of it while Redis is away and changes are refused.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sort {
+    /// It needs what is not held, or changes something.
+    Refused,
+    /// It is about the job `a`, which may be held.
+    Held,
+    /// It is answered from what is held, whatever that is.
+    Partial,
+    /// It is not allowed of the job `a`, as that is held.
+    Untimely,
+}
+
+use Sort::{Held, Partial, Refused, Untimely};
+
 /// The error of each call on a new connection, and how long it took.
-async fn every_call(server: &Server) -> Vec<(&'static str, Option<Status>, Duration)> {
+async fn every_call(server: &Server) -> Vec<(&'static str, Sort, Option<Status>, Duration)> {
     let (mut client, mut admin) = (server.client().await, server.admin().await);
     let id = || "a".to_owned();
     let mut all = Vec::new();
     macro_rules! call {
-        ($client:ident, $call:ident, $request:expr) => {
+        ($sort:ident, $client:ident, $call:ident, $request:expr) => {
             let started = Instant::now();
             let error = $client.$call($request).await.err();
-            all.push((stringify!($call), error, started.elapsed()));
+            all.push((stringify!($call), $sort, error, started.elapsed()));
         };
     }
-    call!(client, get_job, read("a"));
-    call!(client, get_job, read("missing"));
-    call!(client, batch_get_jobs, BatchGetJobsRequest { job_ids: vec![id(), "missing".to_owned()] });
-    call!(client, list_jobs, ListJobsRequest::default());
-    call!(client, create_job, new_job("new"));
-    call!(client, update_progress, UpdateProgressRequest { job_id: id(), ..UpdateProgressRequest::default() });
-    call!(client, cancel_job, CancelJobRequest { job_id: id(), ..CancelJobRequest::default() });
-    call!(client, confirm_cancel, ConfirmCancelRequest { job_id: id(), ..ConfirmCancelRequest::default() });
+    call!(Held, client, get_job, read("a"));
+    call!(Refused, client, get_job, read("missing"));
+    call!(Refused, client, batch_get_jobs, BatchGetJobsRequest { job_ids: vec![id(), "missing".to_owned()] });
+    call!(Partial, client, list_jobs, ListJobsRequest::default());
+    call!(Refused, client, create_job, new_job("new"));
+    call!(Refused, client, update_progress, UpdateProgressRequest { job_id: id(), ..UpdateProgressRequest::default() });
+    call!(Refused, client, cancel_job, CancelJobRequest { job_id: id(), ..CancelJobRequest::default() });
+    call!(Untimely, client, confirm_cancel, ConfirmCancelRequest { job_id: id(), ..ConfirmCancelRequest::default() });
     let failure = Some(Failure::default());
-    call!(client, fail_job, FailJobRequest { job_id: id(), failure, ..FailJobRequest::default() });
-    call!(client, complete_job, CompleteJobRequest { job_id: id(), ..CompleteJobRequest::default() });
-    call!(client, delete_job, DeleteJobRequest { job_id: id(), force: true });
-    call!(client, watch_job, about("a", ""));
-    call!(admin, purge_jobs, PurgeJobsRequest::default());
+    call!(Refused, client, fail_job, FailJobRequest { job_id: id(), failure, ..FailJobRequest::default() });
+    call!(Refused, client, complete_job, CompleteJobRequest { job_id: id(), ..CompleteJobRequest::default() });
+    call!(Refused, client, delete_job, DeleteJobRequest { job_id: id(), force: true });
+    call!(Held, client, watch_job, about("a", ""));
+    call!(Partial, admin, purge_jobs, PurgeJobsRequest::default());
     let started = Instant::now();
     let error = match try_watch_jobs(&client, WatchJobsRequest::default()).await {
         Ok(mut stream) => stream.outcome().await.and_then(Result::err),
         Err(status) => Some(status),
     };
-    all.push(("watch_jobs", error, started.elapsed()));
+    all.push(("watch_jobs", Partial, error, started.elapsed()));
     all
 }
 
-/// Fails unless every call is refused for now, and soon.
-async fn assert_all_away(server: &Server) {
-    for (call, error, took) in every_call(server).await {
-        let error = error.unwrap_or_else(|| panic!("{call} succeeds while Redis is away"));
-        assert_away(call, &error);
+/// A server on this Redis that refuses changes while it is away.
+async fn refusing(redis: &Redis) -> Server {
+    Server::with(&["--redis-url", &redis.url(), "--fallback", "reject"]).await
+}
+
+/// Fails unless every call that changes something or that needs what is not held is refused for now, and the others are
+/// answered; all soon.
+async fn assert_all_away(server: &Server, holds_a: bool) {
+    for (call, sort, error, took) in every_call(server).await {
         assert!(took < LIMIT, "{call} took {took:?}");
+        match (sort, error) {
+            (Partial, None) => {}
+            (Held, None) if holds_a => {}
+            (Untimely, Some(error)) if holds_a => assert_eq!(error.code(), Code::FailedPrecondition, "{call}"),
+            (_, Some(error)) if sort != Partial => assert_away(call, &error),
+            (_, outcome) => panic!("{call} while Redis is away: {outcome:?}"),
+        }
+    }
+    let mut client = server.client().await;
+    let page = client.list_jobs(ListJobsRequest::default()).await.expect("a page").into_inner();
+    assert!(page.partial, "a list does not say that it is a part");
+    if holds_a {
+        let job = client.get_job(read("a")).await.expect("it is held").into_inner().job.expect("a job");
+        assert_eq!((job.revision, job.durability()), (1, Durability::Volatile), "what was refused was done");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_redis_is_got_over() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
-    let (server, other) = (server_on(&redis).await, server_on(&redis).await);
+    let (server, other) = (refusing(&redis).await, refusing(&redis).await);
     let (mut client, mut elsewhere) = (server.client().await, other.client().await);
     create(&mut client, "a").await;
+    elsewhere.get_job(read("a")).await.expect("it is there");
     let mut stream = watch(&client, "a").await;
     stream.expect(Event::Snapshot).await;
     let (mut link, mut whole) = (Health::watch(&server, "redis").await, Health::watch(&server, "").await);
@@ -77,10 +111,10 @@ async fn a_restart_of_redis_is_got_over() {
     assert_eq!(whole.next().await, Serving as i32);
 
     redis.kill();
-    assert_all_away(&server).await;
+    assert_all_away(&server, true).await;
     link.until(NotServing).await;
-    assert_all_away(&server).await;
-    assert_all_away(&other).await;
+    assert_all_away(&server, true).await;
+    assert_all_away(&other, true).await;
     let stats = server.admin().await.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
     assert_eq!(stats.storage_mode(), StorageMode::Degraded);
     assert!(stats.redis.is_some_and(|redis| !redis.reachable && redis.ping.is_none()));
@@ -146,10 +180,10 @@ async fn health_knows_redis_from_the_first_moment() {
 async fn a_server_starts_without_redis_and_becomes_whole() {
     let mut redis = Redis::start().await;
     redis.kill();
-    let server = server_on(&redis).await;
+    let server = refusing(&redis).await;
     let mut link = Health::watch(&server, "redis").await;
     link.until(NotServing).await;
-    assert_all_away(&server).await;
+    assert_all_away(&server, false).await;
     assert!(try_watch_job(&server.client().await, about("a", "")).await.is_err());
     redis.restart().await;
     link.until(Serving).await;
@@ -167,7 +201,7 @@ async fn a_server_starts_without_redis_and_becomes_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_hangs_holds_nobody_up() {
     let redis = Redis::start().await;
-    let server = server_on(&redis).await;
+    let server = refusing(&redis).await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
     let mut stream = watch(&client, "a").await;
@@ -175,7 +209,7 @@ async fn a_redis_that_hangs_holds_nobody_up() {
     let mut link = Health::watch(&server, "redis").await;
     link.until(Serving).await;
     redis.signal("STOP");
-    assert_all_away(&server).await;
+    assert_all_away(&server, true).await;
     link.until(NotServing).await;
     redis.signal("CONT");
     link.until(Serving).await;

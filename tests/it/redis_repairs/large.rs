@@ -25,7 +25,7 @@ use crate::support::{
     jobs::{apply, document, job},
     redis::Redis,
     relay::{Link, Relay},
-    replicas::{in_time, server_on, under_lease, until_lost},
+    replicas::{in_time, strict_server_on, under_lease, until_lost},
     watching::{complete, report, watch, watch_jobs},
 };
 
@@ -125,7 +125,7 @@ const MOVING: i64 = 400;
 async fn counts_are_exact_while_jobs_move() {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
-    let (counting, moving) = (behind(&relay).await, server_on(&redis).await);
+    let (counting, moving) = (behind(&relay).await, strict_server_on(&redis).await);
     let (mut client, mut admin) = (counting.client().await, counting.admin().await);
     let mut mover = moving.client().await;
     let ids: Vec<_> = (0..MOVING).map(|number| format!("job-{number}")).collect();

@@ -16,7 +16,7 @@ use crate::support::{
     process::Process,
     redis::Redis,
     relay::{Carrying::Commands, Link, Relay},
-    replicas::{Health, assert_away, in_time, read, server_on, under_lease, until_lost},
+    replicas::{Health, assert_away, in_time, read, strict_server_on, under_lease, until_lost},
     watching::{complete, delete, make, millis, report, watch, watch_jobs},
 };
 
@@ -43,8 +43,8 @@ async fn try_report(client: &mut Client, id: &str) -> Result<(), tonic::Status> 
 async fn a_busy_redis_costs_no_hint_and_no_lease() {
     let redis = Redis::with(&["--lua-time-limit", "100"]).await;
     let relay = Relay::to(redis.port).await;
-    let process = Process::start(&["--redis-url", &relay.url()]);
-    let observer = server_on(&redis).await;
+    let process = Process::start(&["--redis-url", &relay.url(), "--fallback", "reject"]);
+    let observer = strict_server_on(&redis).await;
     let mut client = process.client().await;
     for id in ["a", "leased"] {
         create(&mut client, id).await;
@@ -93,7 +93,7 @@ async fn a_job_that_may_not_be_read_keeps_its_lease() {
     redis.command(&["ACL", "SETUSER", "default", "-hmget"]).await;
     relay.set_at("HMGET", Commands, Link::Pass);
     in_time("a read of what is due", relay.said()).await;
-    assert_away("get_job", &client.get_job(read("a")).await.expect_err("it may not be read"));
+    assert_away("get_job", &client.get_job(read("elsewhere")).await.expect_err("it may not be read"));
     redis.command(&["ACL", "SETUSER", "default", "+hmget"]).await;
     let mut stream = watch(&client, "a").await;
     until_lost(&mut stream, "a").await;
@@ -110,7 +110,7 @@ async fn a_full_redis_gets_free_again(
     redis: Redis,
 ) {
     let redis = redis.await;
-    let server = server_on(&redis).await;
+    let server = strict_server_on(&redis).await;
     let (mut client, mut admin) = (server.client().await, server.admin().await);
     for id in ["pending", "running", "deleted", "purged", "stays"] {
         create(&mut client, id).await;
@@ -138,6 +138,7 @@ async fn a_full_redis_gets_free_again(
     in_time("the expiry", async { while ask::<Option<String>>(&redis, &place).await.is_some() {} }).await;
 
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    health_is(&mut Health::watch(&server, "redis").await, Serving).await;
     create(&mut client, "new").await;
     assert_eq!(report(&mut client, "stays").await.revision, 3);
     server.stop().await;
@@ -146,7 +147,7 @@ async fn a_full_redis_gets_free_again(
 #[tokio::test(flavor = "multi_thread")]
 async fn health_knows_that_redis_is_full() {
     let redis = Redis::start().await;
-    let server = server_on(&redis).await;
+    let server = strict_server_on(&redis).await;
     let mut link = Health::watch(&server, "redis").await;
     link.until(Serving).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -161,7 +162,7 @@ async fn health_knows_that_redis_is_full() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_becomes_a_replica_for_a_while_is_got_over() {
     let redis = Redis::start().await;
-    let server = server_on(&redis).await;
+    let server = strict_server_on(&redis).await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
     report(&mut client, "a").await;
@@ -183,7 +184,7 @@ async fn a_master_that_becomes_a_replica_for_a_while_is_got_over() {
     redis.command(&["REPLICAOF", "NO", "ONE"]).await;
     health_is(&mut link, Serving).await;
     assert_eq!(mode(&server).await, StorageMode::Redis);
-    let other = server_on(&redis).await;
+    let other = strict_server_on(&redis).await;
     let reported = report(&mut other.client().await, "a").await;
     assert_eq!(reported.revision, 3, "what failed was not done");
     assert_eq!(one.update().await, reported);

@@ -7,10 +7,10 @@ use rstest::rstest;
 
 use super::{PARTITIONS, ask, behind};
 use crate::support::{
-    create,
+    create, new_job,
     redis::Redis,
     relay::{Carrying::Commands, Link, Relay},
-    replicas::{in_time, server_on},
+    replicas::{in_time, strict_server_on},
     watching::{Seen, Watch, large, make, millis, narrow, report, resume, watch, watch_jobs},
 };
 
@@ -40,7 +40,7 @@ fn is_at(revision: i64) -> impl Fn(&Seen) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_jobs_stays_open_while_redis_is_away() {
     let mut redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
-    let server = server_on(&redis).await;
+    let server = strict_server_on(&redis).await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
     let mut all = watch_jobs(&client, talkative()).await;
@@ -50,7 +50,7 @@ async fn a_stream_of_jobs_stays_open_while_redis_is_away() {
         stays_open(&mut all).await;
         redis.restart().await;
         // Another server, since this one may not have noticed yet that Redis is back.
-        let other = server_on(&redis).await;
+        let other = strict_server_on(&redis).await;
         report(&mut other.client().await, "a").await;
         in_time("the report", all.until(is_at(revision))).await;
         other.stop().await;
@@ -66,7 +66,7 @@ async fn a_stream_of_jobs_stays_open_while_redis_is_away() {
 async fn a_stream_of_jobs_that_starts_over_stays_open_while_redis_is_away(#[case] word: &'static str) {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
-    let (server, other) = (behind(&relay).await, server_on(&redis).await);
+    let (server, other) = (behind(&relay).await, strict_server_on(&redis).await);
     let mut client = other.client().await;
     create(&mut client, "a").await;
     let mut all = watch_jobs(&server.client().await, talkative()).await;
@@ -88,12 +88,14 @@ async fn a_stream_of_jobs_that_starts_over_stays_open_while_redis_is_away(#[case
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_jobs_goes_on_with_its_snapshots_when_redis_is_back() {
     let mut redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
-    let server = server_on(&redis).await;
-    let mut client = server.client().await;
+    let maker = strict_server_on(&redis).await;
+    let mut client = maker.client().await;
     for number in 0..MANY {
         make(&mut client, large(&format!("job-{number}"))).await;
     }
-    // What it does not read, the server does not ask Redis for.
+    maker.stop().await;
+    // It holds none of them, and what is not read, it does not ask Redis for.
+    let server = strict_server_on(&redis).await;
     let mut all = watch_jobs(&narrow(&server).await, talkative()).await;
     let mut seen = vec![all.expect(Event::Snapshot).await];
     redis.kill();
@@ -124,10 +126,14 @@ async fn renamed(redis: &Redis, before: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_told_of_a_data_set_that_is_lost_no_longer_counts() {
     let redis = Redis::start().await;
-    let server = server_on(&redis).await;
-    let mut client = server.client().await;
+    let maker = strict_server_on(&redis).await;
+    let mut client = maker.client().await;
     create(&mut client, "a").await;
     let token = watch(&client, "a").await.expect(Event::Snapshot).await.token;
+    maker.stop().await;
+    // It holds nothing that it could bring back.
+    let server = strict_server_on(&redis).await;
+    let mut client = server.client().await;
     let mut all = watch_jobs(&client, talkative()).await;
     all.until_bookmark().await;
     let epoch: String = ask(&redis, &["GET", "jobtrack:epoch"]).await;
@@ -143,7 +149,7 @@ async fn what_was_told_of_a_data_set_that_is_lost_no_longer_counts() {
     .await;
 
     renamed(&redis, &epoch).await;
-    create(&mut client, "a").await;
+    in_time("a job", async { while client.create_job(new_job("a")).await.is_err() {} }).await;
     for revision in 1..=3 {
         let mut stream = resume(&client, "a", &token).await;
         let seen = stream.expect(Event::Snapshot).await;

@@ -30,6 +30,9 @@ use tonic_types::{ErrorInfo, StatusExt};
 /// Calls of `JobService`.
 pub type Client = JobServiceClient<Channel>;
 
+/// Calls of `AdminService`.
+pub type Admin = AdminServiceClient<Channel>;
+
 /// A server in this process, which drains and ends when it is stopped.
 pub struct Server {
     pub address: SocketAddr,
@@ -73,7 +76,7 @@ impl Server {
     }
 
     /// Calls of `AdminService` on a new connection.
-    pub async fn admin(&self) -> AdminServiceClient<Channel> {
+    pub async fn admin(&self) -> Admin {
         AdminServiceClient::new(self.channel().await)
     }
 

@@ -47,6 +47,10 @@ const PORT_COUNT: u16 = 10_000;
 const KEEPER: &str =
     r#""$@" >log 2>&1 & echo $!; read -r _ || gone=1; kill -9 $!; wait $!; test -z "$gone" || rm -rf "$0""#;
 
+/// Where a server that appends keeps its files, and where a copy of them is put aside.
+const APPENDED: &str = "appendonlydir";
+const ASIDE: &str = "aside";
+
 /// The configuration of every server.
 const CONFIGURATION: &str = "bind 127.0.0.1\nport {port}\nsave \"\"\nrepl-diskless-sync-delay 0\n";
 
@@ -218,6 +222,25 @@ impl Redis {
     pub async fn restart_empty(&mut self) {
         self.kill();
         self.fill();
+        self.restart().await;
+    }
+
+    /// Puts a copy of what it has on disk aside, as the snapshot of a moment.
+    pub fn save_aside(&self) {
+        let (from, to) = (self.directory.join(APPENDED), self.directory.join(ASIDE));
+        _ = fs::remove_dir_all(&to);
+        fs::create_dir(&to).expect("a directory can be made");
+        for entry in fs::read_dir(from).expect("it appends to files").flatten() {
+            fs::copy(entry.path(), to.join(entry.file_name())).expect("a file can be copied");
+        }
+    }
+
+    /// Kills it if it runs, and serves again with what was put aside, if anything was.
+    pub async fn restart_from_aside(&mut self) {
+        self.kill();
+        let (from, to) = (self.directory.join(ASIDE), self.directory.join(APPENDED));
+        _ = fs::remove_dir_all(&to);
+        _ = fs::rename(from, to);
         self.restart().await;
     }
 

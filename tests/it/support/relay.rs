@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -49,6 +49,9 @@ pub enum Carrying {
     Messages = 1,
 }
 
+/// The place of the link of connections that were set aside, behind those of [`Carrying`].
+const ASIDE: usize = 2;
+
 /// What to do when clients say a word.
 type Trigger = Option<(&'static str, Carrying, Link)>;
 
@@ -60,8 +63,10 @@ pub struct Relay {
 }
 
 struct Shared {
-    links: [watch::Sender<Link>; 2],
+    links: [watch::Sender<Link>; 3],
     trigger: watch::Sender<Trigger>,
+    /// Which connections are set aside, and how many more.
+    aside: Mutex<Option<(&'static str, usize)>>,
     /// When each direction is free again, where it is narrow.
     free: [Mutex<Option<Instant>>; 2],
 }
@@ -70,8 +75,12 @@ impl Relay {
     /// Leads to the Redis at `port`.
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let shared =
-            Arc::new(Shared { links: Default::default(), trigger: watch::Sender::default(), free: Default::default() });
+        let shared = Arc::new(Shared {
+            links: Default::default(),
+            trigger: watch::Sender::default(),
+            aside: Mutex::default(),
+            free: Default::default(),
+        });
         let relay_port = listener.local_addr().expect("a bound listener has an address").port();
         let accepting = tokio::spawn(accept(listener, port, shared.clone()));
         Self { port: relay_port, shared, accepting }
@@ -93,6 +102,18 @@ impl Relay {
         self.set(Carrying::Messages, link);
     }
 
+    /// Lets nothing pass any more on the next `count` connections that say `word`; that is the last thing they say.
+    pub fn set_aside(&self, word: &'static str, count: usize) {
+        self.shared.links[ASIDE].send_replace(Link::Hole);
+        *self.shared.aside() = Some((word, count));
+    }
+
+    /// Lets pass what was set aside, and sets nothing more aside.
+    pub fn release(&self) {
+        *self.shared.aside() = None;
+        self.shared.links[ASIDE].send_replace(Link::Pass);
+    }
+
     /// Does it when the next client says `word`, before anybody hears that.
     pub fn set_at(&self, word: &'static str, carrying: Carrying, link: Link) {
         self.shared.trigger.send_replace(Some((word, carrying, link)));
@@ -107,7 +128,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.accepting.abort();
-        self.set_all(Link::Cut);
+        self.shared.links.iter().for_each(|link| _ = link.send_replace(Link::Cut));
     }
 }
 
@@ -125,22 +146,22 @@ async fn connect(client: TcpStream, port: u16, shared: Arc<Shared>) {
         stream.set_nodelay(true).expect("an open connection");
     }
     let ((from_client, to_client), (from_redis, to_redis)) = (client.into_split(), redis.into_split());
-    let subscribed = AtomicBool::new(false);
+    let carrying = AtomicUsize::new(Carrying::Commands as usize);
     tokio::select! {
-        () = lead(from_client, to_redis, true, &subscribed, &shared) => {}
-        () = lead(from_redis, to_client, false, &subscribed, &shared) => {}
+        () = lead(from_client, to_redis, true, &carrying, &shared) => {}
+        () = lead(from_redis, to_client, false, &carrying, &shared) => {}
     }
 }
 
 /// Leads one direction: `there`, to Redis, or back.
-async fn lead(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, there: bool, subscribed: &AtomicBool, shared: &Shared) {
+async fn lead(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, there: bool, carrying: &AtomicUsize, shared: &Shared) {
     let (arrived, mut on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>(ON_THE_WAY);
-    let link = || &shared.links[usize::from(subscribed.load(Relaxed))];
+    let link = || &shared.links[carrying.load(Relaxed)];
     let read = async {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
             if there {
-                listen(&buffer[..length], subscribed, shared);
+                listen(&buffer[..length], carrying, shared);
             }
             // Where it is narrow, others come in between.
             let rate = if let Link::Narrow(rate) = *link().borrow() { rate as usize } else { usize::MAX };
@@ -161,20 +182,24 @@ async fn lead(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, there: bool, subs
     };
     let cut = async {
         // It may come to carry something else meanwhile.
-        let mut all = [0, 1].map(|carrying| shared.links[carrying].subscribe());
-        let [commands, messages] = &mut all;
+        let mut all = [0, 1, 2].map(|carrying| shared.links[carrying].subscribe());
+        let [commands, messages, aside] = &mut all;
         while *link().borrow() != Link::Cut {
-            tokio::select! { _ = commands.changed() => {} _ = messages.changed() => {} }
+            tokio::select! { _ = commands.changed() => {} _ = messages.changed() => {} _ = aside.changed() => {} }
         }
     };
     tokio::select! { () = read => {} () = write => {} () = cut => {} }
 }
 
 /// Hears what a client says.
-fn listen(bytes: &[u8], subscribed: &AtomicBool, shared: &Shared) {
+fn listen(bytes: &[u8], carrying: &AtomicUsize, shared: &Shared) {
     let said = |word: &str| bytes.windows(word.len()).any(|part| part == word.as_bytes());
     if said("SUBSCRIBE") {
-        subscribed.store(true, Relaxed);
+        carrying.store(Carrying::Messages as usize, Relaxed);
+    }
+    if let Some((_, count)) = shared.aside().as_mut().filter(|(word, count)| *count > 0 && said(word)) {
+        *count -= 1;
+        carrying.store(ASIDE, Relaxed);
     }
     shared.trigger.send_if_modified(|trigger| {
         let heard = trigger.take_if(|(word, ..)| said(word));
@@ -186,6 +211,10 @@ fn listen(bytes: &[u8], subscribed: &AtomicBool, shared: &Shared) {
 }
 
 impl Shared {
+    fn aside(&self) -> MutexGuard<'_, Option<(&'static str, usize)>> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until bytes that have `arrived` may go on. Says whether they ever may.
     async fn pass(&self, link: &mut watch::Receiver<Link>, arrived: Instant, length: usize, there: bool) -> bool {
         let mut booked = None;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use jobtrack::proto::{
     health::health_client::HealthClient,
     v1::{
@@ -66,6 +67,11 @@ pub async fn server_on(redis: &Redis) -> Server {
     Server::with(&["--redis-url", &redis.url()]).await
 }
 
+/// The same, where changes are refused while Redis is away.
+pub async fn strict_server_on(redis: &Redis) -> Server {
+    Server::with(&["--redis-url", &redis.url(), "--fallback", "reject"]).await
+}
+
 /// What a server says of the health of a service, as it changes.
 pub struct Health(Streaming<HealthCheckResponse>);
 
@@ -80,6 +86,11 @@ impl Health {
     pub async fn next(&mut self) -> i32 {
         let answer = timeout(PATIENCE, self.0.message()).await.expect("health changes");
         answer.expect("the stream goes on").expect("the stream goes on").status
+    }
+
+    /// Whether nothing more was said.
+    pub fn is_quiet(&mut self) -> bool {
+        self.0.message().now_or_never().is_none()
     }
 
     /// Waits for a status.

@@ -1,0 +1,235 @@
+//! A store of record, and what this replica holds for the time when it is away.
+//!
+//! While the store of record serves, it answers. When it fails a command it counts as away: from then on no caller
+//! waits for it, what is held here is served and changed, new jobs are accepted, and all of it is marked volatile. What
+//! is not held can't be told, and is never said not to exist. A prober tries the store of record; when it takes a write
+//! again, everything that is held is reconciled with it before it serves.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    Announcement, CacheStats, DueBatch, JobStore, Page, Reconciliation, Replaced, StorageMode, StoreError, StoreStats,
+    Stored, held::Held,
+};
+use crate::{
+    clock::Clock,
+    domain::{Job, JobId, ListQuery, Timestamp},
+};
+
+/// What happens to changes while the store of record is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// They are accepted, and merged when it is back.
+    Accept,
+    /// They are refused.
+    Refuse,
+}
+
+/// How long a change waits for a reconciliation that is about to end, so that it does.
+const LAST_MOMENT: Duration = Duration::from_millis(250);
+
+/// A store that survives the absence of another.
+pub struct Failover {
+    pub(super) primary: Arc<dyn JobStore>,
+    pub(super) held: Arc<Held>,
+    pub(super) clock: Arc<dyn Clock>,
+    fallback: Fallback,
+    /// A reconciliation is about to end.
+    pub(super) closing: watch::Sender<bool>,
+    pub(super) last: Mutex<Option<Reconciliation>>,
+    reads: Reads,
+}
+
+/// How often reads were answered from where.
+#[derive(Default)]
+struct Reads {
+    held: AtomicU64,
+    primary: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Failover {
+    /// `primary` as long as it serves, else what is `held`, which must be what `primary` announces to.
+    pub fn new(primary: Arc<dyn JobStore>, held: Arc<Held>, clock: Arc<dyn Clock>, fallback: Fallback) -> Self {
+        if *primary.mode().borrow() != StorageMode::Degraded {
+            held.come_back();
+        }
+        let closing = watch::Sender::new(false);
+        Self { primary, held, clock, fallback, closing, last: Mutex::default(), reads: Reads::default() }
+    }
+
+    fn held_answer(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
+        let held = self.held.get(id);
+        let count = if held.is_some() { &self.reads.held } else { &self.reads.failed };
+        count.fetch_add(1, Relaxed);
+        held.map(Some).ok_or(StoreError::Unavailable)
+    }
+
+    /// What becomes of a change that the store of record can't take.
+    fn accept(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        match self.fallback {
+            Fallback::Accept => self.held.accept(job, previous),
+            Fallback::Refuse => Err(StoreError::Unavailable),
+        }
+    }
+
+    /// Takes note that the store of record is away, unless it only failed a single command: one late answer says little.
+    async fn see_whether_it_serves(&self) {
+        if self.primary.ping().await == Err(StoreError::Unavailable) {
+            self.held.go_away(false);
+        }
+    }
+
+    /// Waits for the end of a reconciliation that is about to end, if a change of `id` depends on it.
+    async fn last_moment(&self, id: &JobId) {
+        if self.held.is_away() || !self.held.is_readable(id) {
+            let mut closing = self.closing.subscribe();
+            if *closing.borrow_and_update() {
+                _ = timeout(LAST_MOMENT, closing.wait_for(|closing| !closing)).await;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl JobStore for Failover {
+    fn recent(&self, id: &JobId) -> Option<Stored> {
+        let held = self.held.recent(id)?;
+        self.reads.held.fetch_add(1, Relaxed);
+        Some(held)
+    }
+
+    async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
+        if !self.held.is_readable(id) {
+            return self.held_answer(id);
+        }
+        self.reads.primary.fetch_add(1, Relaxed);
+        let following = self.held.following(id);
+        match self.primary.get(id).await {
+            Ok(found) => {
+                if let Some(stored) = &found {
+                    self.held.learn(stored, None);
+                    self.held.follow(&stored.job, following);
+                }
+                Ok(found)
+            }
+            Err(StoreError::Unavailable) => {
+                self.see_whether_it_serves().await;
+                self.held_answer(id)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        self.last_moment(&job.id).await;
+        // What ends or removes a job makes room where the store of record is full.
+        let makes_room = job.removal.is_some() || job.state.is_terminal();
+        if !self.held.is_readable(&job.id) || (self.held.is_away() && !makes_room) {
+            return self.accept(job, previous);
+        }
+        let following = self.held.following(&job.id);
+        match self.primary.replace(job.clone(), previous).await {
+            Ok(Replaced::Stored(stored)) => {
+                self.held.follow(&stored.job, following);
+                Ok(Replaced::Stored(stored))
+            }
+            // Whether it was carried out will be seen when the two are reconciled.
+            Err(StoreError::Unavailable) => {
+                self.see_whether_it_serves().await;
+                self.accept(job, previous)
+            }
+            Err(StoreError::ReadOnly) => {
+                self.held.go_away(true);
+                self.accept(job, previous)
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
+        if !self.held.is_listable() {
+            return Ok(self.held.list(query));
+        }
+        match self.primary.list(query).await {
+            // What was accepted here is not in it.
+            Ok(page) => Ok(Page { partial: self.held.is_away() || self.held.dirty() > 0, ..page }),
+            Err(StoreError::Unavailable) => {
+                self.see_whether_it_serves().await;
+                if self.held.is_away() { Ok(self.held.list(query)) } else { Err(StoreError::Unavailable) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete(&self, job: &Job) -> Result<(), StoreError> {
+        if self.held.is_readable(&job.id) {
+            self.primary.delete(job).await?;
+        }
+        self.held.forget(job);
+        Ok(())
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
+        if !self.held.is_listable() {
+            return Ok(self.held.due(now, limit, false));
+        }
+        let mut batch = self.primary.due(now, limit).await?;
+        if self.held.dirty() > 0 {
+            let held = self.held.due(now, limit, true);
+            batch.records.retain(|record| self.held.is_readable(&record.stored.job.id));
+            batch.records.extend(held.records);
+            batch.next = batch.next.into_iter().chain(held.next).min();
+        }
+        Ok(batch)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.primary.ping().await
+    }
+
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        let primary = self.primary.stats().await?;
+        let away = self.held.is_away();
+        let load = |count: &AtomicU64| count.load(Relaxed);
+        let cache = CacheStats {
+            hits: load(&self.reads.held),
+            misses: load(&self.reads.primary),
+            errors: load(&self.reads.failed),
+        };
+        Ok(StoreStats {
+            counts: if away { Some(self.held.counts()) } else { primary.counts },
+            held: self.held.count() as u64,
+            cache: Some(cache),
+            dirty: self.held.dirty() as u64,
+            last_reconciliation: self.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            ..primary
+        })
+    }
+
+    fn mode(&self) -> watch::Receiver<StorageMode> {
+        self.held.mode()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.primary.epoch()
+    }
+
+    fn position(&self) -> u64 {
+        self.held.position()
+    }
+
+    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<Announcement>>, StoreError> {
+        // Positions count what this process has announced, and it keeps none of it.
+        Ok(None)
+    }
+}

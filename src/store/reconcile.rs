@@ -1,0 +1,250 @@
+//! When the store of record is back: everything that is held is merged with what it has, before it serves.
+//!
+//! Each entry is offered, clean or dirty: the store of record may have come back empty, older, or changed by others.
+//! What is missing there is put; otherwise the one merge rule decides, and the outcome replaces exactly the version that
+//! was read. What is not known to be there is never dropped without an entry in the ledger, which is written when a
+//! merge is sent: it may be carried out even though no answer comes.
+
+use std::{sync::PoisonError, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use super::{
+    Failover, Outcome, Reconciliation, Record, Replaced, Replacement, StorageMode, StoreError, entries::Entry,
+};
+use crate::domain::{Job, Stamp, TOMBSTONE_LIFE, Timestamp, merge};
+
+/// How many entries are offered together.
+const BATCH: usize = 100;
+
+/// How many batches are under way at a time.
+const AT_ONCE: usize = 2;
+
+/// Down to how many dirty entries changes go on being accepted; the last ones are offered while changes wait.
+const FEW: usize = 256;
+
+/// After how many rounds changes wait, however many dirty entries there are.
+const MANY: usize = 3;
+
+/// How often what is over is forgotten.
+const TIDY: Duration = Duration::from_secs(10);
+
+/// Why a job is dropped whose record is damaged.
+const UNREADABLE: &str = "what the store of record has can't be read";
+
+/// The pauses between attempts to reach the store of record.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+impl Failover {
+    /// Brings the store of record back whenever it is away, for ever.
+    pub async fn run(&self) {
+        tokio::join!(self.look_out(), self.bring_back(), self.tidy());
+    }
+
+    async fn tidy(&self) {
+        loop {
+            sleep(TIDY).await;
+            self.held.tidy();
+        }
+    }
+
+    /// Notices that the store of record is away while nobody calls.
+    async fn look_out(&self) {
+        let mut mode = self.primary.mode();
+        loop {
+            if *mode.borrow_and_update() == StorageMode::Degraded {
+                // Whether it can be read is found out by the prober.
+                self.held.go_away(false);
+            }
+            if mode.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Has the store of record be what is served from, and have all that is held.
+    async fn bring_back(&self) {
+        loop {
+            self.held.is_unsettled().await;
+            let epoch = self.primary.epoch();
+            let mut pause = PAUSES.0;
+            while self.held.is_away() || self.held.dirty() > 0 {
+                sleep(half_to_all_of(pause)).await;
+                pause = (pause * 2).min(PAUSES.1);
+                let outcome = if self.held.is_away() { self.reconcile(epoch).await } else { self.offer_again().await };
+                if let Err(error) = outcome {
+                    debug!(%error, "the store of record does not take what is held");
+                }
+                self.closing.send_replace(false);
+            }
+        }
+    }
+
+    /// Merges what is held with what the store of record has, if that takes writes again. `epoch` is the data set that
+    /// was there before.
+    async fn reconcile(&self, epoch: u64) -> Result<(), StoreError> {
+        self.primary.accept_any();
+        if let Err(error) = self.primary.ping().await {
+            self.held.go_away(error == StoreError::ReadOnly);
+            return Err(error);
+        }
+        self.begin_ledger();
+        let same_data = self.primary.epoch() == epoch;
+        for round in 0.. {
+            self.offer_all(self.held.to_offer(round > 0), same_data).await?;
+            let dirty = self.held.dirty();
+            if dirty == 0 && self.held.come_back() {
+                break;
+            }
+            self.closing.send_replace(dirty <= FEW || round >= MANY);
+        }
+        self.end_ledger();
+        info!("the store of record is back");
+        Ok(())
+    }
+
+    /// Offers writes again that had no answer though the store of record serves.
+    async fn offer_again(&self) -> Result<(), StoreError> {
+        self.closing.send_replace(true);
+        self.resume_ledger();
+        let outcome = self.offer_all(self.held.to_offer(true), true).await;
+        self.end_ledger();
+        outcome
+    }
+
+    async fn offer_all(&self, entries: Vec<Entry>, same_data: bool) -> Result<(), StoreError> {
+        let offers = stream::iter(entries).chunks(BATCH).map(|batch| self.offer(batch, same_data));
+        offers.buffer_unordered(AT_ONCE).try_for_each(async |()| Ok(())).await
+    }
+
+    /// Has the store of record take what is held, or the other way round.
+    async fn offer(&self, mut entries: Vec<Entry>, same_data: bool) -> Result<(), StoreError> {
+        while !entries.is_empty() {
+            let ids: Vec<_> = entries.iter().map(|entry| entry.job.id.clone()).collect();
+            let theirs = self.primary.get_many(&ids).await?;
+            let pairs = entries.drain(..).zip(theirs);
+            let (offered, writes): (Vec<_>, Vec<_>) =
+                pairs.filter_map(|(entry, theirs)| self.settle(entry, theirs, same_data)).unzip();
+            for (entry, outcome) in offered.into_iter().zip(self.primary.replace_many(writes).await) {
+                match outcome {
+                    Ok(Replaced::Stored(stored)) => self.held.settle(&entry.job, &stored),
+                    // Something else is there by now, and may be here.
+                    Ok(Replaced::Conflict(_)) => entries.extend(self.held.entry(&entry.job.id)),
+                    Err(StoreError::Corrupt(_)) => self.drop_entry(&entry, UNREADABLE),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges an entry by what the store of record has. Returns what is to be written, if anything is.
+    fn settle(&self, entry: Entry, theirs: Record, same_data: bool) -> Option<(Entry, Replacement)> {
+        let theirs = match theirs {
+            Record::Corrupt => {
+                self.drop_entry(&entry, UNREADABLE);
+                return None;
+            }
+            Record::Missing if same_data && self.may_have_been_deleted(&entry) => {
+                self.drop_entry(&entry, "it may have been deleted meanwhile");
+                return None;
+            }
+            Record::Missing => {
+                self.enter(&entry, false);
+                let job = entry.job.clone();
+                return Some((entry, Replacement { job, previous: None }));
+            }
+            Record::Found(theirs) => theirs,
+        };
+        let merged = merge(&entry.job, &theirs.job);
+        self.enter(&entry, merged.lost.is_some_and(|lost| is_apart(&entry, &theirs.job, lost)));
+        if merged.job.version == theirs.job.version {
+            self.held.settle(&entry.job, &theirs);
+            return None;
+        }
+        Some((entry, Replacement { job: merged.job.into(), previous: Some(theirs.job) }))
+    }
+
+    /// Whether the job was in the store of record once, and could have been deleted there and forgotten since.
+    fn may_have_been_deleted(&self, entry: &Entry) -> bool {
+        entry.job.recorded && self.clock.now().since(entry.unconfirmed_since) > TOMBSTONE_LIFE
+    }
+
+    fn drop_entry(&self, entry: &Entry, reason: &'static str) {
+        if entry.dirty {
+            warn!(job_id = %entry.job.id, reason, "a change is dropped");
+            self.note(entry.job.as_ref(), Outcome::Dropped, reason);
+        }
+        self.held.forget(&entry.job);
+    }
+
+    /// Enters what is about to be done with an entry.
+    fn enter(&self, entry: &Entry, conflict: bool) {
+        if conflict {
+            info!(job_id = %entry.job.id, "a job was changed on two sides");
+            self.note(&entry.job, Outcome::Conflicted, "it was changed here and elsewhere; one change gave way");
+        } else if entry.dirty {
+            self.note(&entry.job, Outcome::Merged, "stored as it was here");
+        }
+    }
+
+    fn note(&self, job: &Job, outcome: Outcome, reason: &'static str) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ledger) = last.as_mut() {
+            ledger.enter(&job.id, outcome, reason);
+        }
+    }
+
+    fn begin_ledger(&self) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_some_and(|ledger| ledger.end_time.is_none()) {
+            // The one before was cut short; what it sent may have been carried out.
+            return;
+        }
+        *last = Some(Reconciliation::default());
+    }
+
+    /// What is settled soon after a reconciliation belongs to it.
+    fn resume_ledger(&self) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_old = |end: Timestamp| self.clock.now().since(end) > TOMBSTONE_LIFE;
+        if last.as_ref().is_none_or(|ledger| ledger.end_time.is_some_and(is_old)) {
+            *last = Some(Reconciliation::default());
+        }
+    }
+
+    fn end_ledger(&self) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ledger) = last.as_mut() {
+            ledger.end_time = Some(self.clock.now());
+            let [merged, conflicted, dropped] = Outcome::ALL.map(|outcome| ledger.count(outcome));
+            info!(merged, conflicted, dropped, "reconciled");
+        }
+    }
+}
+
+/// Whether `theirs` was not made from what is held, nor that from `theirs`, as far as this replica can tell; `lost` is
+/// the change that gives way.
+fn is_apart(entry: &Entry, theirs: &Job, lost: Stamp) -> bool {
+    let ours = &entry.job;
+    if ours.version.uid != theirs.version.uid {
+        // A life begins behind all revisions of the one before.
+        let comes_after = |one: &Job, other: &Job| one.version.born > other.version.revision;
+        return !comes_after(ours, theirs) && !comes_after(theirs, ours);
+    }
+    if entry.dirty {
+        // What one process did to a job is one history.
+        return entry.base != Some(theirs.version) && ours.version.stamp.process != theirs.version.stamp.process;
+    }
+    // What was known to be there gives way to what others made of it; what is older there was there before.
+    lost == theirs.version.stamp && theirs.update_time > ours.update_time
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+fn half_to_all_of(pause: Duration) -> Duration {
+    let part = f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX);
+    pause.mul_f64(0.5 + part / 2.0)
+}

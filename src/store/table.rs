@@ -1,0 +1,169 @@
+//! Records in memory, and the orders they are found by.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::index::Index;
+use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
+
+/// How many places a page may look at beyond those it returns, where no index fits its filter.
+const SCAN: usize = 2000;
+
+/// Records by id and by every order that somebody asks for, each with a note `T`.
+#[derive(Debug)]
+pub struct Table<T> {
+    by_id: HashMap<JobId, Row<T>>,
+    index: Index,
+    due: BTreeSet<(Timestamp, JobId)>,
+    /// Jobs that have ended, the first to end first.
+    ended: BTreeSet<(Timestamp, JobId)>,
+    /// The oldest first.
+    tombstones: BTreeSet<(Timestamp, JobId)>,
+}
+
+/// A record.
+#[derive(Debug)]
+pub struct Row<T> {
+    /// The version that is there.
+    pub job: Arc<Job>,
+    /// What is noted of it.
+    pub note: T,
+}
+
+/// A part of a list.
+#[derive(Debug, Default)]
+pub struct Selection {
+    /// The jobs, the newest first.
+    pub jobs: Vec<Arc<Job>>,
+    /// Where the rest begins.
+    pub next: Option<Cursor>,
+    /// How many match in all, where one index tells.
+    pub total: Option<u64>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self {
+            by_id: HashMap::new(),
+            index: Index::default(),
+            due: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            tombstones: BTreeSet::new(),
+        }
+    }
+}
+
+impl<T> Table<T> {
+    /// The record of `id`.
+    pub fn get(&self, id: &JobId) -> Option<&Row<T>> {
+        self.by_id.get(id)
+    }
+
+    /// The record of `id` and its note.
+    pub fn note(&mut self, id: &JobId) -> Option<(&Job, &mut T)> {
+        self.by_id.get_mut(id).map(|row| (&*row.job, &mut row.note))
+    }
+
+    /// Puts `job` in the place of what is there, which it returns.
+    pub fn put(&mut self, job: Arc<Job>, note: T) -> Option<Row<T>> {
+        let old = self.by_id.remove(&job.id);
+        self.reindex(old.as_ref().map(|row| &*row.job), Some(&job));
+        self.by_id.insert(job.id.clone(), Row { job, note });
+        old
+    }
+
+    /// Forgets a record, and returns it: freeing it may take longer than a lock should be held.
+    pub fn forget(&mut self, id: &JobId) -> Option<Row<T>> {
+        let row = self.by_id.remove(id)?;
+        self.reindex(Some(&row.job), None);
+        Some(row)
+    }
+
+    /// All records.
+    pub fn rows(&self) -> impl Iterator<Item = &Row<T>> {
+        self.by_id.values()
+    }
+
+    /// How many jobs there are, tombstones aside.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// How many jobs are in each state.
+    pub fn counts(&self) -> [u64; State::ALL.len()] {
+        self.index.counts()
+    }
+
+    /// The jobs that have ended, the first to end first.
+    pub fn ended(&self) -> impl Iterator<Item = &JobId> {
+        self.ended.iter().map(|(_, id)| id)
+    }
+
+    /// The tombstones, the oldest first.
+    pub fn tombstones(&self) -> impl ExactSizeIterator<Item = &JobId> {
+        self.tombstones.iter().map(|(_, id)| id)
+    }
+
+    /// What a query selects.
+    pub fn select(&self, query: &ListQuery) -> Selection {
+        // While something is due, the index may still hold what the page leaves out.
+        let exact = self.due.first().is_none_or(|(time, _)| *time > query.now);
+        let total = self.index.exact_count(&query.filter).filter(|_| exact);
+        let mut selection = Selection { total, ..Selection::default() };
+        let mut candidates = self.index.candidates(&query.filter, query.after.as_ref()).peekable();
+        let mut last = None;
+        for place in candidates.by_ref().take(query.limit + SCAN) {
+            last = Some(place);
+            let Some(row) = self.by_id.get(&place.id) else { continue };
+            if query.filter.matches(&row.job) && row.job.is_visible(query.now) {
+                selection.jobs.push(row.job.clone());
+                if selection.jobs.len() == query.limit {
+                    break;
+                }
+            }
+        }
+        selection.next = last.filter(|_| candidates.peek().is_some()).cloned();
+        selection
+    }
+
+    /// The records for which something is due, the longest overdue first, and when each was or will be.
+    pub fn due(&self) -> impl Iterator<Item = (Timestamp, &Row<T>, Due)> {
+        self.due.iter().filter_map(|(time, id)| {
+            let row = self.by_id.get(id)?;
+            row.job.next_due().map(|(_, due)| (*time, row, due))
+        })
+    }
+
+    /// Moves a record from where its old version is found to where its new one is. Most changes of a job move nothing.
+    fn reindex(&mut self, old: Option<&Job>, new: Option<&Job>) {
+        fn listed(job: Option<&Job>) -> Option<&Job> {
+            job.filter(|job| job.removal.is_none())
+        }
+        match (listed(old), listed(new)) {
+            (Some(was), Some(is)) if was.version.uid == is.version.uid => {
+                if was.state != is.state {
+                    self.index.change_state(was, is.state);
+                }
+            }
+            (was, is) => {
+                was.inspect(|job| self.index.remove(job));
+                is.inspect(|job| self.index.insert(job));
+            }
+        }
+        let due = |job: &Job| job.next_due().map(|(time, _)| (time, job.id.clone()));
+        let ended = |job: &Job| job.end_time.map(|time| (time, job.id.clone()));
+        let removed = |job: &Job| job.removal.map(|_| (job.update_time, job.id.clone()));
+        move_entry(&mut self.due, old.and_then(due), new.and_then(due));
+        move_entry(&mut self.ended, listed(old).and_then(ended), listed(new).and_then(ended));
+        move_entry(&mut self.tombstones, old.and_then(removed), new.and_then(removed));
+    }
+}
+
+fn move_entry<E: Ord>(set: &mut BTreeSet<E>, from: Option<E>, to: Option<E>) {
+    if from != to {
+        from.inspect(|entry| _ = set.remove(entry));
+        set.extend(to);
+    }
+}

@@ -1,0 +1,161 @@
+//! Reads that are answered from memory while Redis serves: what they cost, and how far behind they may be.
+
+use std::time::{Duration, Instant};
+
+use jobtrack::proto::v1::{Durability, GetJobResponse, GetStatsRequest, Job, Source, UpdateProgressRequest};
+use tonic::Code;
+
+use crate::support::{
+    Client, Server, create,
+    redis::Redis,
+    relay::{Carrying::Messages, Link, Relay},
+    replicas::{Health, in_time, read, server_on},
+    watching::{complete, delete, report},
+};
+use tonic_health::ServingStatus::Serving;
+
+/// How far behind an answer may be, and how busy this machine.
+const LAG: Duration = Duration::from_secs(3);
+
+async fn get(client: &mut Client, id: &str) -> GetJobResponse {
+    client.get_job(read(id)).await.expect("it is there").into_inner()
+}
+
+/// Waits until reads of a job are answered from memory. Returns the job.
+async fn from_memory(client: &mut Client, id: &str) -> Job {
+    in_time("an answer from memory", async {
+        loop {
+            let answer = get(client, id).await;
+            if answer.source() == Source::Memory {
+                return answer.job.expect("a job");
+            }
+        }
+    })
+    .await
+}
+
+/// How often jobs were read and written.
+async fn commands(redis: &Redis) -> [i64; 2] {
+    let stats = redis.info("commandstats").await;
+    let [reads, writes] = ["hmget", "evalsha"].map(|name| {
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+        line.map_or(0, |line| line.split(',').next().and_then(|calls| calls.parse::<i64>().ok()).expect("a number"))
+    });
+    // A write reads the record once.
+    [reads - writes, writes]
+}
+
+async fn cache(server: &Server) -> (i64, i64) {
+    let stats = server.admin().await.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
+    let cache = stats.cache.expect("there is a cache");
+    (cache.hits, cache.misses)
+}
+
+async fn whole(server: &Server) {
+    Health::watch(server, "redis").await.until(Serving).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_is_read_without_redis_and_changed_with_one_command() {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    whole(&server).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let job = from_memory(&mut client, "a").await;
+    assert_eq!((job.revision, job.durability()), (1, Durability::Durable));
+
+    let (before, (hits, misses)) = (commands(&redis).await, cache(&server).await);
+    let (mut asked, mut written) = (0, 0);
+    for revision in 2..=51 {
+        assert_eq!(report(&mut client, "a").await.revision, revision);
+        written += 1;
+        let answer = get(&mut client, "a").await;
+        asked += i64::from(answer.source() == Source::Redis);
+        assert_eq!(answer.job.expect("a job").revision, revision);
+    }
+    let [reads, writes] = commands(&redis).await;
+    // On a machine that is very busy a moment may pass without a look at Redis; then it is asked.
+    assert_eq!(writes - before[1], written);
+    assert!(reads - before[0] <= 2 * asked + 2, "{} reads for {asked} answers of Redis", reads - before[0]);
+    assert!(asked < 10, "{asked} of 50 answers came from Redis");
+    let (hits_now, misses_now) = cache(&server).await;
+    assert!(hits_now - hits >= 90, "{} hits", hits_now - hits);
+    assert!(misses_now - misses <= 2 * asked + 2, "{} misses", misses_now - misses);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_change_is_read_from_memory_soon() {
+    let redis = Redis::start().await;
+    let (server, other) = (server_on(&redis).await, server_on(&redis).await);
+    let (mut client, mut elsewhere) = (server.client().await, other.client().await);
+    create(&mut client, "a").await;
+    from_memory(&mut client, "a").await;
+    for revision in 2..=20 {
+        report(&mut elsewhere, "a").await;
+        in_time("the report", async { while from_memory(&mut client, "a").await.revision < revision {} }).await;
+    }
+    complete(&mut elsewhere, "a").await;
+    delete(&mut elsewhere, "a").await;
+    in_time("the deletion", async { while client.get_job(read("a")).await.is_ok() {} }).await;
+    let gone = client.get_job(read("a")).await.expect_err("it is deleted");
+    assert_eq!(gone.code(), Code::NotFound);
+    server.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_that_do_not_come_leave_no_answer_behind_for_long() {
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let (server, other) = (Server::with(&["--redis-url", &relay.url()]).await, server_on(&redis).await);
+    let (mut client, mut elsewhere) = (server.client().await, other.client().await);
+    create(&mut client, "a").await;
+    for revision in 2..=4 {
+        from_memory(&mut client, "a").await;
+        relay.set(Messages, Link::Hole);
+        report(&mut elsewhere, "a").await;
+        let changed = Instant::now();
+        let answer = in_time("the report", async {
+            loop {
+                let answer = get(&mut client, "a").await;
+                if answer.job.as_ref().is_some_and(|job| job.revision == revision) {
+                    return answer;
+                }
+            }
+        })
+        .await;
+        let took = changed.elapsed();
+        println!("read after {took:?} from {:?}", answer.source());
+        assert!(took < LAG, "behind for {took:?}");
+        relay.set(Messages, Link::Pass);
+    }
+    server.stop().await;
+    other.stop().await;
+}
+
+/// What a caller knows from another replica is not refused by one that has not heard of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_judged_by_what_redis_has() {
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let (server, other) = (Server::with(&["--redis-url", &relay.url()]).await, server_on(&redis).await);
+    let (mut client, mut elsewhere) = (server.client().await, other.client().await);
+    create(&mut client, "a").await;
+    for _ in 0..5 {
+        from_memory(&mut client, "a").await;
+        relay.set(Messages, Link::Hole);
+        let revision = report(&mut elsewhere, "a").await.revision;
+        let expected = UpdateProgressRequest {
+            job_id: "a".to_owned(),
+            expected_revision: Some(revision),
+            ..UpdateProgressRequest::default()
+        };
+        let next = client.update_progress(expected).await.expect("that is the revision").into_inner();
+        assert_eq!(next.job.expect("a job").revision, revision + 1);
+        relay.set(Messages, Link::Pass);
+    }
+    server.stop().await;
+    other.stop().await;
+}
