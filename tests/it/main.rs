@@ -8,6 +8,7 @@ mod dispatch;
 mod errors;
 mod failover;
 mod failover_laws;
+mod faults;
 mod hostile;
 mod laws;
 mod layering;

@@ -1,0 +1,93 @@
+//! Faults of Redis, of the network and of our own processes: what callers and watchers notice, and what is there
+//! afterwards. `failover.rs` has the plain cases.
+
+mod absent;
+mod apart;
+mod crashes;
+mod exhausted;
+mod full;
+mod load;
+mod many;
+mod restored;
+mod silent;
+mod streams;
+
+use std::time::{Duration, Instant};
+
+use jobtrack::proto::v1::{
+    Durability, GetJobResponse, GetStatsRequest, GetStatsResponse, Job, ReconciledJob, UpdateProgressRequest,
+    reconciled_job::Outcome,
+};
+use tonic::{Code, Status};
+use tonic_health::ServingStatus::{NotServing, Serving};
+
+use crate::support::{
+    Admin, Client, Server,
+    redis::Redis,
+    replicas::{Health, in_time, read, server_on},
+};
+
+/// How long a call may take, whatever happens to Redis.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Waits until a server has reconciled what it holds, and serves from Redis.
+async fn whole(server: &Server) {
+    Health::watch(server, "redis").await.until(Serving).await;
+}
+
+/// Waits until a server has noticed that Redis is away.
+async fn degraded(server: &Server) {
+    Health::watch(server, "redis").await.until(NotServing).await;
+}
+
+/// Two servers on a Redis.
+async fn two_on(redis: &Redis) -> [Server; 2] {
+    [server_on(redis).await, server_on(redis).await]
+}
+
+/// Reads a job.
+async fn get(client: &mut Client, id: &str) -> GetJobResponse {
+    client.get_job(read(id)).await.expect("it can be read").into_inner()
+}
+
+/// A job as it is.
+async fn job(client: &mut Client, id: &str) -> Job {
+    get(client, id).await.job.expect("a job")
+}
+
+/// Reports on a job, if it is taken.
+async fn try_report(client: &mut Client, id: &str) -> Result<Job, Status> {
+    let request = UpdateProgressRequest { job_id: id.to_owned(), ..UpdateProgressRequest::default() };
+    Ok(client.update_progress(request).await?.into_inner().job.expect("a job"))
+}
+
+/// Fails unless there is no such job.
+async fn assert_gone(client: &mut Client, id: &str) {
+    let answer = client.get_job(read(id)).await;
+    assert_eq!(answer.expect_err("it is gone").code(), Code::NotFound, "{id}");
+}
+
+/// Fails unless Redis has this job in this revision.
+async fn assert_stored(client: &mut Client, id: &str, revision: i64) {
+    let job = job(client, id).await;
+    assert_eq!((job.revision, job.durability()), (revision, Durability::Durable), "{id}");
+}
+
+async fn stats(admin: &mut Admin) -> GetStatsResponse {
+    admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner()
+}
+
+/// What the ledger of the last reconciliation says of a job.
+async fn told(server: &Server, id: &str) -> Vec<Outcome> {
+    let ledger = stats(&mut server.admin().await).await.last_reconciliation.expect("there was one");
+    ledger.jobs.iter().filter(|job| job.job_id == id).map(ReconciledJob::outcome).collect()
+}
+
+/// What comes of `call`, which must not take longer than it may.
+async fn soon<T>(what: &str, call: impl Future<Output = T>) -> T {
+    let begun = Instant::now();
+    let outcome = in_time(what, call).await;
+    let took = begun.elapsed();
+    assert!(took < LIMIT, "{what} took {took:?}");
+    outcome
+}

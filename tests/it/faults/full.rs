@@ -1,0 +1,122 @@
+//! A Redis that has no more memory, and still answers.
+
+use jobtrack::proto::v1::{CreateJobRequest, Durability, Event, ListJobsRequest};
+use redis::Value;
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use super::{assert_stored, degraded, get, job, stats, try_report, whole};
+use crate::support::{
+    Server, create, new_job, reason,
+    redis::Redis,
+    replicas::{in_time, read, server_on},
+    watching::{complete, make, millis, watch},
+};
+
+/// As many jobs as memory may hold.
+const HELD: usize = 20;
+
+/// Has Redis take no more.
+async fn fill(redis: &Redis) {
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+}
+
+/// Has Redis take more again.
+async fn empty(redis: &Redis) {
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+}
+
+/// Whether Redis has a job of this id in the index of all.
+async fn is_listed(redis: &Redis, id: &str) -> bool {
+    for partition in 0..16 {
+        let index = format!("jobs:{{{partition}}}:created");
+        if redis.command(&["ZSCORE", &index, id]).await != Value::Nil {
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_redis_is_made_up_for_up_to_the_cap() {
+    let redis = Redis::start().await;
+    let most = HELD.to_string();
+    let server = Server::with(&["--redis-url", &redis.url(), "--max-memory-jobs", &most]).await;
+    let other = server_on(&redis).await;
+    let mut client = server.client().await;
+    for number in 0..5 {
+        let id = format!("held-{number}");
+        create(&mut client, &id).await;
+        try_report(&mut client, &id).await.expect("it is taken");
+    }
+    whole(&server).await;
+
+    fill(&redis).await;
+    for number in 0..5 {
+        let reported = try_report(&mut client, &format!("held-{number}")).await.expect("it is taken");
+        assert_eq!((reported.revision, reported.durability()), (3, Durability::Volatile));
+    }
+    for number in 5..HELD {
+        assert_eq!(create(&mut client, &format!("held-{number}")).await.durability(), Durability::Volatile);
+    }
+    let full = client.create_job(new_job("one-more")).await.expect_err("there is no room");
+    assert_eq!((full.code(), reason(&full).as_str()), (Code::ResourceExhausted, "MEMORY_FULL"));
+    assert!(full.get_details_retry_info().is_some(), "{full:?}");
+    // What is there goes on.
+    assert_eq!(try_report(&mut client, "held-19").await.expect("it is taken").revision, 2);
+    assert_eq!(job(&mut client, "held-0").await.revision, 3);
+    let stats = stats(&mut server.admin().await).await;
+    assert_eq!((stats.dirty_jobs, stats.jobs_in_memory), (20, 20));
+
+    empty(&redis).await;
+    whole(&server).await;
+    let mut elsewhere = other.client().await;
+    for number in 0..HELD {
+        let revision = if number < 5 { 3 } else { 1 + i64::from(number == 19) };
+        assert_stored(&mut elsewhere, &format!("held-{number}"), revision).await;
+    }
+    create(&mut client, "one-more").await;
+    server.stop().await;
+    other.stop().await;
+}
+
+/// It answers reads as ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_redis_is_read_from() {
+    let redis = Redis::start().await;
+    let [server, other] = super::two_on(&redis).await;
+    let (mut client, mut elsewhere) = (server.client().await, other.client().await);
+    create(&mut client, "held").await;
+    create(&mut elsewhere, "elsewhere").await;
+    try_report(&mut client, "held").await.expect("it is taken");
+    fill(&redis).await;
+    let reported = try_report(&mut client, "held").await.expect("it is taken");
+    assert_eq!(reported.durability(), Durability::Volatile);
+    degraded(&server).await;
+    assert_eq!(job(&mut client, "elsewhere").await.revision, 1);
+    assert_eq!(client.get_job(read("nowhere")).await.expect_err("there is none").code(), Code::NotFound);
+    let page = client.list_jobs(ListJobsRequest::default()).await.expect("a page").into_inner();
+    assert_eq!(page.jobs.len(), 2);
+    server.stop().await;
+    other.stop().await;
+}
+
+/// What ends, expires or is deleted makes room, although nothing else is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_redis_gets_free_by_itself() {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    make(&mut client, CreateJobRequest { retention: millis(2000), ..new_job("brief") }).await;
+    complete(&mut client, "brief").await;
+    let mut stream = watch(&client, "brief").await;
+    stream.expect(Event::Snapshot).await;
+    fill(&redis).await;
+    // Somebody notices.
+    create(&mut client, "volatile").await;
+    in_time("the expiry", async { while is_listed(&redis, "brief").await {} }).await;
+    empty(&redis).await;
+    whole(&server).await;
+    assert_eq!(get(&mut client, "volatile").await.job.expect("a job").durability(), Durability::Durable);
+    server.stop().await;
+}
