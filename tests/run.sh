@@ -2,6 +2,7 @@
 # Runs every test: the crate's own, then the acceptance suite against the real binary.
 # Needs a Rust toolchain, a C compiler and Python 3 with venv. A missing redis-server is installed with
 # apt-get if that can be; everything else is installed under target/.
+# With --soak MINUTES it has random faults happen for so long instead; JOBTRACK_SOAK_SEED repeats those of a former run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -38,6 +39,11 @@ need "$redis" "install Redis 7 or later (on Debian or Ubuntu: apt-get install re
 JOBTRACK_TEST_REDIS=$(realpath -s "$(command -v "$redis")")
 JOBTRACK_TEST_VALKEY=$(realpath -s "$(command -v "$valkey")")
 export JOBTRACK_TEST_REDIS JOBTRACK_TEST_VALKEY
+
+if [ "${1:-}" = --soak ]; then
+    export JOBTRACK_SOAK_MINUTES=${2:?tests/run.sh --soak MINUTES}
+    exec cargo test --locked --test it random_faults_break_no_promise_for_long -- --ignored --nocapture
+fi
 
 cargo test --locked
 cargo build --locked

@@ -1,0 +1,275 @@
+//! Histories that were broken by hand, and such that look broken and are not.
+
+use jobtrack::proto::v1::{Event, job::State, reconciled_job::Outcome};
+use tonic::Code;
+
+use super::{
+    Act, Answer, Death, Ending, Fault, Heard, History, Shown, check,
+    example::{
+        active, alter, alter_audit, at, audit, call, create, deleted, entry, fault, good, heard, job, not_found, shown,
+    },
+};
+
+/// Fails unless this rule is found broken.
+#[track_caller]
+fn objects(rule: &str, history: &History) {
+    let found = check(history);
+    assert!(found.iter().any(|violation| violation.rule == rule), "not {rule}: {found:?}");
+}
+
+/// Fails if any rule is found broken.
+#[track_caller]
+fn accepts(history: &History) {
+    assert_eq!(check(history), [].into());
+}
+
+#[test]
+fn good_histories_are_accepted() {
+    accepts(&good());
+    accepts(&active(0));
+    accepts(&active(1000));
+    accepts(&deleted());
+}
+
+#[test]
+fn a_lost_change_is_objected_to() {
+    for durable in [true, false] {
+        let rule = if durable { "G1" } else { "G2" };
+        let mut history = active(0);
+        alter(&mut history, 2, |shown| shown.durable = durable);
+        alter_audit(&mut history, |shown| (shown.revision, shown.completed) = (2, 1));
+        history.streams.clear();
+        objects(rule, &history);
+        let mut told = history.clone();
+        told.calls[1].replica = 1;
+        told.ledger = vec![entry(6000, Outcome::Dropped)];
+        accepts(&told);
+        told.ledger[0].outcome = Outcome::Merged;
+        objects(rule, &told);
+        // It died with its replica: what was in Redis before, only if Redis lost it then.
+        history.deaths = vec![Death { replica: 0, at: at(3500) }];
+        history.faults = vec![fault(3400, 4000, false)];
+        if durable {
+            objects(rule, &history);
+            history.faults.push(fault(5000, 6000, true));
+        }
+        accepts(&history);
+        history.deaths[0].replica = 1;
+        objects(rule, &history);
+    }
+}
+
+#[test]
+fn a_lost_job_or_end_is_objected_to() {
+    let mut history = good();
+    audit(&mut history, &not_found());
+    objects("G1", &history);
+    let mut history = good();
+    history.streams.clear();
+    alter_audit(&mut history, |shown| (shown.revision, shown.state) = (5, State::Failed));
+    objects("G1", &history);
+    let mut history = active(0);
+    let asked = Shown { cancelled: true, ..shown(3, State::Running, 2) };
+    history.calls.insert(3, call("d", 1, Act::Cancel { force: false }, 3500, job(asked)));
+    objects("G1", &history);
+    alter_audit(&mut history, |shown| shown.cancelled = true);
+    accepts(&history);
+}
+
+#[test]
+fn a_read_that_is_behind_is_objected_to() {
+    for (replica, begun, is_behind) in [(0, 3100, true), (1, 5900, false), (1, 6500, true)] {
+        let mut history = active(0);
+        history.calls.push(call("d", replica, Act::Get, begun, job(shown(2, State::Running, 1))));
+        let found = check(&history);
+        assert_eq!(found.iter().any(|violation| violation.rule == "G1"), is_behind, "{replica} at {begun}: {found:?}");
+    }
+}
+
+#[test]
+fn replicas_that_differ_or_do_not_heal_are_objected_to() {
+    let mut history = good();
+    let last = history.calls.len() - 1;
+    alter(&mut history, last, |shown| shown.revision = 5);
+    objects("G2", &history);
+    let mut history = good();
+    audit(&mut history, &Answer::Refused { code: Code::Unavailable, reason: "STORE_UNAVAILABLE".to_owned() });
+    objects("G2", &history);
+}
+
+#[test]
+fn a_conflict_of_one_with_itself_is_objected_to() {
+    let mut history = good();
+    history.ledger = vec![entry(6000, Outcome::Conflicted)];
+    objects("G2", &history);
+    history.calls[1].replica = 1;
+    accepts(&history);
+}
+
+#[test]
+fn two_jobs_of_one_request_are_objected_to() {
+    let mut history = good();
+    let other = Shown { life: 2, ..shown(1, State::Pending, 0) };
+    history.calls.insert(1, call("d", 1, create(), 1100, job(other)));
+    objects("G3", &history);
+    // Apart from each other, and told.
+    alter(&mut history, 1, |shown| shown.durable = false);
+    objects("G3", &history);
+    history.ledger = vec![entry(6000, Outcome::Conflicted)];
+    accepts(&history);
+}
+
+#[test]
+fn revisions_that_do_not_rise_are_objected_to() {
+    for revision in [1, 2] {
+        let mut history = good();
+        let again = heard(2010, Event::Update, shown(revision, State::Running, 1));
+        history.streams[0].events.insert(2, again);
+        objects("G4", &history);
+        let again = &mut history.streams[0].events[2];
+        (again.event, again.reset) = (Event::Snapshot, true);
+        accepts(&history);
+    }
+    let mut history = good();
+    history.streams[0].resumed = Some(2);
+    history.streams[0].events.remove(0);
+    objects("G4", &history);
+
+    let mut history = good();
+    let again = history.streams[0].events[3].clone();
+    history.streams[0].events.push(again);
+    objects("G4", &history);
+    let over = Heard { at: at(4005), event: Event::Bookmark, shown: None, reset: true };
+    history.streams[0].events.insert(4, over);
+    accepts(&history);
+    // It was named when the stream started over.
+    let named = &mut history.streams[0].events[3];
+    (named.event, named.reset) = (Event::Snapshot, true);
+    objects("G4", &history);
+}
+
+#[test]
+fn a_durable_end_that_changes_is_objected_to() {
+    for (state, begun) in [(State::Failed, 4005), (State::Running, 7000)] {
+        let mut history = good();
+        history.calls.insert(4, call("d", 1, Act::Get, begun, job(shown(5, state, 2))));
+        objects("G5", &history);
+        history.faults = vec![fault(4001, 8000, true)];
+        history.ledger = vec![entry(8000, Outcome::Conflicted)];
+        history.calls[1].replica = 1;
+        accepts(&history);
+        history.faults.clear();
+        alter(&mut history, 4, |shown| shown.durable = false);
+        accepts(&history);
+    }
+}
+
+#[test]
+fn streams_that_begin_or_end_wrongly_are_objected_to() {
+    let mut history = good();
+    history.streams[0].events.remove(0);
+    objects("G6", &history);
+    let mut history = good();
+    history.streams[0].events.pop();
+    objects("G6", &history);
+    history.streams[0].closed = Some((at(4006), Ending::Broken(Code::Unavailable)));
+    accepts(&history);
+    history.streams[0].closed = None;
+    objects("G6", &history);
+}
+
+#[test]
+fn a_watcher_who_misses_the_newest_is_objected_to() {
+    let mut history = active(0);
+    history.streams[0].events.pop();
+    objects("G6", &history);
+    history.streams[0].resumed = Some(2);
+    history.streams[0].events.clear();
+    objects("G6", &history);
+    history.streams[0].resumed = Some(3);
+    accepts(&history);
+}
+
+#[test]
+fn a_watcher_who_misses_the_deletion_is_objected_to() {
+    let mut history = deleted();
+    let stream = &mut history.streams[0];
+    (stream.job, stream.closed) = (None, None);
+    objects("G6", &history);
+    let mut told = history.clone();
+    told.streams[0].events.push(heard(5005, Event::Removed, shown(5, State::Succeeded, 2)));
+    accepts(&told);
+    history.streams[0].events.push(Heard { at: at(6000), event: Event::Bookmark, shown: None, reset: true });
+    accepts(&history);
+}
+
+#[test]
+fn slow_calls_are_objected_to() {
+    let mut history = good();
+    history.calls[2].ended = at(3000 + 1600);
+    accepts(&history);
+    history.faults = vec![fault(2000, 3500, false)];
+    objects("G9", &history);
+    history.stalls = vec![(at(3100), at(3900))];
+    accepts(&history);
+    let mut history = good();
+    history.calls[2].ended = at(3000 + 5600);
+    objects("G9", &history);
+}
+
+#[test]
+fn a_false_not_found_is_objected_to() {
+    let mut history = good();
+    history.calls.insert(3, call("d", 1, Act::Get, 3500, not_found()));
+    objects("G10", &history);
+    history.faults = vec![fault(3400, 3900, true)];
+    accepts(&history);
+    // It was brought back before.
+    history.faults = vec![fault(2500, 3400, true)];
+    objects("G10", &history);
+
+    // Of a job that nobody else heard of, on a replica that can't ask.
+    let mut history = good();
+    history.calls.insert(0, call("d", 1, Act::Get, 500, not_found()));
+    accepts(&history);
+    history.faults = vec![Fault { silent: Some((at(400), at(900), Some(1))), ..fault(300, 950, false) }];
+    objects("G10", &history);
+    history.calls[0].replica = 0;
+    accepts(&history);
+}
+
+#[test]
+fn what_is_back_or_outlives_its_time_is_objected_to() {
+    let back = || job(shown(4, State::Succeeded, 2));
+    let mut history = deleted();
+    audit(&mut history, &back());
+    objects("G11", &history);
+    let mut history = deleted();
+    history.calls.insert(5, call("d", 0, Act::Get, 6000, back()));
+    objects("G11", &history);
+    history.calls[5].replica = 1;
+    accepts(&history);
+    history.calls[5].replica = 0;
+    history.faults = vec![fault(5500, 7000, true)];
+    accepts(&history);
+
+    let mut history = good();
+    alter_audit(&mut history, |shown| shown.expiry = Some(15_000_000));
+    objects("G11", &history);
+}
+
+#[test]
+fn a_lost_worker_of_whom_nobody_tells_is_objected_to() {
+    let mut history = active(1000);
+    alter_audit(&mut history, |shown| shown.lost = false);
+    objects("G12", &history);
+    let mut history = active(1000);
+    history.streams[0].events.pop();
+    objects("G12", &history);
+    let late = Heard { at: at(15_000), ..active(1000).streams[0].events[3].clone() };
+    history.streams[0].events.push(late);
+    objects("G12", &history);
+    // Who comes later is told how it is.
+    history.streams[0].opened = at(14_000);
+    accepts(&history);
+}

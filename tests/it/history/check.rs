@@ -1,0 +1,190 @@
+//! The promises that a client can see kept or broken, G1 to G12 of the service.
+//!
+//! What can't be promised is excused, and nothing else: what a dead process alone knew, what Redis lost until the
+//! replicas have brought it back, and what the ledger says has given way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Display, Formatter},
+    time::Duration,
+};
+
+use jobtrack::proto::v1::reconciled_job::Outcome;
+use tonic::Code;
+
+use super::record::{Act, Answer, At, Call, Entry, Fault, History, Shown, Stream};
+
+/// How long a call may take.
+const CALL: Duration = Duration::from_secs(5);
+
+/// How long it may take while Redis is away.
+const CALL_AWAY: Duration = Duration::from_secs(1);
+
+/// How late a busy machine may be.
+pub const SLACK: Duration = Duration::from_secs(2);
+
+/// How far behind another replica an answer may be.
+pub const LAG: Duration = Duration::from_secs(1);
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Violation {
+    pub rule: &'static str,
+    pub job: String,
+    pub what: String,
+}
+
+impl Display for Violation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.rule, self.job, self.what)
+    }
+}
+
+/// All promises that a history shows broken.
+pub fn check(history: &History) -> BTreeSet<Violation> {
+    let mut stories: BTreeMap<&str, Story> = BTreeMap::new();
+    for call in &history.calls {
+        stories.entry(&call.job).or_insert_with(|| Story::new(history, &call.job)).calls.push(call);
+    }
+    for stream in &history.streams {
+        // Of a stream of all, each job is a stream of its own.
+        let names = stream.job.iter().chain(stream.events.iter().filter_map(|heard| Some(&heard.shown.as_ref()?.id)));
+        for name in names.collect::<BTreeSet<_>>() {
+            stories.entry(name).or_insert_with(|| Story::new(history, name)).streams.push(stream);
+        }
+    }
+    for entry in &history.ledger {
+        stories.entry(&entry.job).or_insert_with(|| Story::new(history, &entry.job)).ledger.push(entry);
+    }
+    let mut violations: BTreeSet<_> = stories.values().flat_map(Story::violations).collect();
+    violations.extend(history.calls.iter().filter_map(|call| is_slow(history, call)));
+    violations
+}
+
+/// G9: no call hangs.
+fn is_slow(history: &History, call: &Call) -> Option<Violation> {
+    let took = call.ended.saturating_sub(call.begun);
+    let away = history.faults.iter().find(|fault| fault.overlaps(call.begun, call.ended));
+    let limit = if away.is_some() { CALL_AWAY } else { CALL };
+    let during = away.map_or("nothing", |fault| fault.name);
+    let what = || format!("{took:?} during {during} for {call:?}");
+    let late = took > limit + SLACK / 4 + history.stalled(call.begun, call.ended);
+    late.then(|| Violation { rule: "G9", job: call.job.clone(), what: what() })
+}
+
+/// All that concerns one job.
+pub struct Story<'a> {
+    pub history: &'a History,
+    pub job: &'a str,
+    pub calls: Vec<&'a Call>,
+    pub streams: Vec<&'a Stream>,
+    pub ledger: Vec<&'a Entry>,
+}
+
+impl<'a> Story<'a> {
+    fn new(history: &'a History, job: &'a str) -> Self {
+        Self { history, job, calls: Vec::new(), streams: Vec::new(), ledger: Vec::new() }
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        let mut all = Vec::new();
+        let mut object = |rule, what: String| all.push(Violation { rule, job: self.job.to_owned(), what });
+        self.check_changes(&mut object);
+        self.check_reads(&mut object);
+        self.check_creations(&mut object);
+        self.check_ends(&mut object);
+        self.check_missing(&mut object);
+        self.check_deletions(&mut object);
+        self.check_leases(&mut object);
+        self.check_streams(&mut object);
+        all
+    }
+
+    /// The last answers to the auditor.
+    pub fn audits(&self) -> impl Iterator<Item = &'a Call> {
+        let quiet = self.history.quiet;
+        self.calls
+            .iter()
+            .copied()
+            .filter(move |call| call.client == super::AUDITOR && quiet.is_some_and(|quiet| call.begun >= quiet))
+    }
+
+    /// Whether anybody tried to delete it before.
+    pub fn may_be_deleted(&self, before: At) -> bool {
+        self.calls.iter().any(|call| call.act == Act::Delete && call.begun < before)
+    }
+
+    /// Whether its time may have been over by then.
+    pub fn may_be_expired(&self, by: At) -> bool {
+        let brief = |call: &Call| matches!(&call.act, Act::Create(terms) if terms.retention > 0);
+        let over = |shown: &Shown| shown.expiry.is_some_and(|expiry| expiry <= self.history.clock(by + SLACK));
+        self.calls.iter().any(|call| brief(call) || call.shown().is_some_and(over))
+    }
+
+    /// Whether the ledger says of this job, then or later, that a change gave way.
+    pub fn is_told(&self, since: At) -> bool {
+        let gave_way = |entry: &Entry| matches!(entry.outcome, Outcome::Conflicted | Outcome::Dropped);
+        self.ledger.iter().any(|entry| entry.at >= since && gave_way(entry))
+    }
+
+    /// Why a change that was acknowledged may be gone: the ledger says so, or the replica died that alone knew of it.
+    pub fn is_excused(&self, call: &Call) -> bool {
+        self.is_told(call.begun) || self.history.is_unknown(call)
+    }
+}
+
+impl History {
+    /// Whether what this call made known may have been lost with its replica.
+    pub fn is_unknown(&self, call: &Call) -> bool {
+        let died = |until| self.died(call.replica, call.begun, until);
+        let is_durable = call.shown().is_some_and(|shown| shown.durable);
+        let healed = || self.faults.iter().filter_map(|fault| fault.until).find(|until| *until > call.ended);
+        let lost = |fault: &Fault| fault.lossy && fault.is_over_after(call.ended) && died(fault.until);
+        (!is_durable && died(healed())) || self.faults.iter().any(lost)
+    }
+
+    /// Whether this replica died between `from` and `until`.
+    pub fn died(&self, replica: usize, from: At, until: Option<At>) -> bool {
+        self.deaths
+            .iter()
+            .any(|death| death.replica == replica && death.at >= from && until.is_none_or(|until| death.at <= until))
+    }
+
+    /// Whether Redis had lost something between `from` and `until` that was not brought back yet.
+    pub fn had_lost(&self, from: At, until: At) -> bool {
+        self.faults.iter().any(|fault| fault.lossy && fault.overlaps(from, until))
+    }
+}
+
+impl Fault {
+    fn is_over_after(&self, at: At) -> bool {
+        self.until.is_none_or(|until| until > at)
+    }
+
+    fn overlaps(&self, from: At, until: At) -> bool {
+        self.from <= until && self.is_over_after(from)
+    }
+}
+
+impl Call {
+    /// The job, if it was shown.
+    pub fn shown(&self) -> Option<&Shown> {
+        match &self.answer {
+            Answer::Job { shown, .. } => Some(shown),
+            _ => None,
+        }
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        matches!(&self.answer, Answer::Refused { code: Code::NotFound, .. })
+    }
+
+    /// The job, if this call changed it.
+    pub fn made(&self) -> Option<&Shown> {
+        match (&self.act, &self.answer) {
+            (Act::Get | Act::Watch, _) => None,
+            (_, Answer::Job { shown, applied: true }) => Some(shown),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Clients, who write down what they see.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{Stream as Events, StreamExt, TryStreamExt};
+use jobtrack::proto::v1::{
+    CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest, DeleteJobRequest, Event,
+    FailJobRequest, Failure, GetJobRequest, Job, JobFilter, Progress, UpdateProgressRequest, WatchJobRequest,
+    WatchJobsRequest, job_service_client::JobServiceClient,
+};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+use super::dice::Dice;
+use crate::{
+    history::{Act, Answer, Call, Ending, Heard, Recorder, Shown, Stream},
+    support::watching::{Seen, millis},
+};
+
+/// How long a client waits for an answer: longer than any answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The pause before what failed is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// One who calls and watches.
+#[derive(Clone)]
+pub struct Client {
+    pub name: String,
+    pub channels: [Channel; 2],
+    pub recorder: Arc<Recorder>,
+}
+
+impl Client {
+    /// The same, under another name.
+    pub fn named(&self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self.clone() }
+    }
+
+    fn jobs(&self, replica: usize) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channels[replica].clone())
+    }
+
+    /// Makes a call.
+    pub async fn call(&self, replica: usize, job: &str, act: Act) -> Answer {
+        let begun = self.recorder.now();
+        let answer = timeout(PATIENCE, self.send(replica, job, &act)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::cancelled("it took too long")));
+        let answer = answer.unwrap_or_else(|status| refused(&status));
+        self.note(replica, job, act, begun, answer.clone());
+        answer
+    }
+
+    fn note(&self, replica: usize, job: &str, act: Act, begun: Duration, answer: Answer) {
+        let (client, job, ended) = (self.name.clone(), job.to_owned(), self.recorder.now());
+        self.recorder.history().calls.push(Call { client, replica, job, act, begun, ended, answer });
+    }
+
+    async fn send(&self, replica: usize, job: &str, act: &Act) -> Result<Answer, Status> {
+        let mut jobs = self.jobs(replica);
+        let job_id = job.to_owned();
+        let shown = |job: Option<Job>, applied| Answer::Job { shown: (&job.expect("a job")).into(), applied };
+        Ok(match act {
+            Act::Create(terms) => {
+                let request = CreateJobRequest {
+                    job_id,
+                    kind: "soak".to_owned(),
+                    owner: terms.owner.clone(),
+                    request_id: terms.request.clone(),
+                    lease_timeout: millis(terms.lease),
+                    retention: if terms.retention > 0 { millis(terms.retention) } else { None },
+                    ..CreateJobRequest::default()
+                };
+                let answer = jobs.create_job(request).await?.into_inner();
+                shown(answer.job, answer.created)
+            }
+            Act::Get | Act::Watch => {
+                let answer = jobs.get_job(GetJobRequest { job_id, min_revision: None }).await?.into_inner();
+                shown(answer.job, false)
+            }
+            Act::Report { sequence, attempt } => {
+                let progress = Progress { completed: Some(*sequence), ..Progress::default() };
+                let request = UpdateProgressRequest {
+                    job_id,
+                    progress: Some(progress),
+                    worker: self.name.clone(),
+                    sequence: Some(*sequence),
+                    attempt: Some(*attempt),
+                    ..UpdateProgressRequest::default()
+                };
+                let answer = jobs.update_progress(request).await?.into_inner();
+                shown(answer.job, answer.applied)
+            }
+            Act::Complete { attempt } => {
+                let request = CompleteJobRequest { job_id, attempt: Some(*attempt), ..CompleteJobRequest::default() };
+                shown(jobs.complete_job(request).await?.into_inner().job, true)
+            }
+            Act::Fail { attempt } => {
+                let failure = Some(Failure::default());
+                let request = FailJobRequest { job_id, failure, attempt: Some(*attempt), ..FailJobRequest::default() };
+                shown(jobs.fail_job(request).await?.into_inner().job, true)
+            }
+            Act::Cancel { force } => {
+                let request = CancelJobRequest { job_id, force: *force, ..CancelJobRequest::default() };
+                shown(jobs.cancel_job(request).await?.into_inner().job, true)
+            }
+            Act::Confirm => {
+                let request = ConfirmCancelRequest { job_id, ..ConfirmCancelRequest::default() };
+                shown(jobs.confirm_cancel(request).await?.into_inner().job, true)
+            }
+            Act::Delete => {
+                jobs.delete_job(DeleteJobRequest { job_id, force: true }).await?;
+                Answer::Done
+            }
+        })
+    }
+
+    /// Watches a job on whatever replica there is, from its end to its beginning or until it is told to stop.
+    pub async fn watch(self, job: String, mut dice: Dice, stop: CancellationToken) {
+        let mut last = None;
+        let mut missing = 0;
+        while !stop.is_cancelled() && missing < 5 {
+            let replica = dice.roll(2);
+            let (token, revision) = last.clone().unwrap_or_default();
+            let begun = self.recorder.now();
+            let request = WatchJobRequest { job_id: job.clone(), resume_token: token, ..WatchJobRequest::default() };
+            let opening = timeout(PATIENCE, self.jobs(replica).watch_job(request)).await;
+            match opening.unwrap_or_else(|_| Err(Status::cancelled("it took too long"))) {
+                Ok(opened) => {
+                    let stream = opened.into_inner().map_ok(Seen::from).boxed();
+                    let resumed = last.is_some().then_some(revision);
+                    let place = self.open(replica, Some(job.clone()), resumed);
+                    let limit = if dice.one_in(3) { 1 + dice.roll(4) } else { usize::MAX };
+                    match self.follow(stream, &place, &mut last, limit, &stop).await {
+                        Ending::Ok => return,
+                        Ending::Left => {}
+                        Ending::Broken(_) => sleep(PAUSE).await,
+                    }
+                }
+                Err(status) => {
+                    missing += usize::from(status.code() == Code::NotFound);
+                    self.note(replica, &job, Act::Watch, begun, refused(&status));
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Watches all jobs of the owner of its name on one replica, until it is told to stop.
+    pub async fn watch_all(self, replica: usize, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let filter = Some(JobFilter { owner: self.name.clone(), ..JobFilter::default() });
+            let request = WatchJobsRequest { filter, ..WatchJobsRequest::default() };
+            if let Ok(Ok(opened)) = timeout(PATIENCE, self.jobs(replica).watch_jobs(request)).await {
+                let stream = opened.into_inner().map_ok(Seen::from).boxed();
+                let place = self.open(replica, None, None);
+                self.follow(stream, &place, &mut None, usize::MAX, &stop).await;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Notes that a stream is open.
+    fn open(&self, replica: usize, job: Option<String>, resumed: Option<i64>) -> Place {
+        let opened = self.recorder.now();
+        let (watcher, events) = (self.name.clone(), Vec::new());
+        let mut history = self.recorder.history();
+        history.streams.push(Stream { watcher, replica, job, opened, resumed, events, closed: None });
+        Place { replica, opened }
+    }
+
+    /// Notes what comes, up to so many events. Keeps the last token, and the revision it stands for.
+    async fn follow(
+        &self,
+        mut stream: impl Events<Item = Result<Seen, Status>> + Unpin,
+        place: &Place,
+        last: &mut Option<(String, i64)>,
+        limit: usize,
+        stop: &CancellationToken,
+    ) -> Ending {
+        let mut count = 0;
+        let ending = loop {
+            if count == limit {
+                break Ending::Left;
+            }
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = stop.cancelled() => break Ending::Left,
+            };
+            match next {
+                None => break Ending::Ok,
+                Some(Err(status)) => break Ending::Broken(status.code()),
+                Some(Ok(seen)) => {
+                    let revision = seen.job.as_ref().map(|job| job.revision);
+                    let before = last.as_ref().map_or(0, |(_, revision)| *revision);
+                    *last = Some((seen.token.clone(), revision.unwrap_or(before)));
+                    count += usize::from(seen.event != Event::Bookmark);
+                    self.hear(place, &seen);
+                }
+            }
+        };
+        let at = self.recorder.now();
+        self.with(place, |stream| stream.closed = Some((at, ending)));
+        ending
+    }
+
+    fn hear(&self, place: &Place, seen: &Seen) {
+        let at = self.recorder.now();
+        let heard = Heard { at, event: seen.event, shown: seen.job.as_ref().map(Shown::from), reset: seen.reset };
+        self.with(place, |stream| stream.events.push(heard));
+    }
+
+    fn with(&self, place: &Place, change: impl FnOnce(&mut Stream)) {
+        let mut history = self.recorder.history();
+        let is_it = |stream: &&mut Stream| {
+            (stream.opened, stream.replica) == (place.opened, place.replica) && stream.watcher == self.name
+        };
+        history.streams.iter_mut().rev().find(is_it).map(change);
+    }
+}
+
+/// Where the events of a stream are noted.
+struct Place {
+    replica: usize,
+    opened: Duration,
+}
+
+fn refused(status: &Status) -> Answer {
+    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+    Answer::Refused { code: status.code(), reason }
+}
