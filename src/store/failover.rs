@@ -7,7 +7,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Announcement, CacheStats, DueBatch, JobStore, Page, Reconciliation, Replaced, StorageMode, StoreError, StoreStats,
-    Stored, held::Held,
+    Announcement, CacheStats, DueBatch, JobStore, Page, Replaced, StorageMode, StoreError, StoreStats,
+    Stored, held::Held, ledger::Ledger,
 };
 use crate::{
     clock::Clock,
@@ -45,7 +45,7 @@ pub struct Failover {
     fallback: Fallback,
     /// A reconciliation is about to end.
     pub(super) closing: watch::Sender<bool>,
-    pub(super) last: Mutex<Option<Reconciliation>>,
+    ledger: Mutex<Ledger>,
     reads: Reads,
 }
 
@@ -64,7 +64,11 @@ impl Failover {
             held.come_back();
         }
         let closing = watch::Sender::new(false);
-        Self { primary, held, clock, fallback, closing, last: Mutex::default(), reads: Reads::default() }
+        Self { primary, held, clock, fallback, closing, ledger: Mutex::default(), reads: Reads::default() }
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held_answer(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
@@ -211,7 +215,7 @@ impl JobStore for Failover {
             held: self.held.count() as u64,
             cache: Some(cache),
             dirty: self.held.dirty() as u64,
-            last_reconciliation: self.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            last_reconciliation: self.ledger().summary(),
             ..primary
         })
     }

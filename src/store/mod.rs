@@ -9,6 +9,7 @@ mod entries;
 mod failover;
 mod held;
 mod index;
+mod ledger;
 mod log;
 mod memory;
 mod reconcile;
@@ -21,7 +22,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use indexmap::IndexMap;
 use thiserror::Error;
 
 use tokio::sync::watch;
@@ -170,32 +170,15 @@ pub struct CacheStats {
     pub errors: u64,
 }
 
-/// What a reconciliation did.
-#[derive(Clone, Debug, Default)]
+/// What a reconciliation did, or several in a short time.
+#[derive(Clone, Debug)]
 pub struct Reconciliation {
     /// When it ended; `None`: it is under way, or was cut short.
     pub end_time: Option<Timestamp>,
-    /// What became of each job, and why, for people; the latest last.
-    jobs: IndexMap<JobId, (Outcome, &'static str)>,
-}
-
-impl Reconciliation {
-    /// Enters what is done with a job. What was worse before stays.
-    pub fn enter(&mut self, id: &JobId, outcome: Outcome, reason: &'static str) {
-        let before = self.jobs.get(id).copied();
-        let entry = before.into_iter().chain([(outcome, reason)]).max_by_key(|(outcome, _)| *outcome);
-        self.jobs.extend(entry.map(|entry| (id.clone(), entry)));
-    }
-
-    /// How many jobs this became of.
-    pub fn count(&self, outcome: Outcome) -> u64 {
-        self.jobs.values().filter(|(other, _)| *other == outcome).count() as u64
-    }
-
-    /// What became of each job, and why, for people; the latest first.
-    pub fn jobs(&self) -> impl Iterator<Item = (&JobId, Outcome, &'static str)> {
-        self.jobs.iter().rev().map(|(id, (outcome, reason))| (id, *outcome, *reason))
-    }
+    /// How many jobs became what, in the order of [`Outcome::ALL`].
+    pub counts: [u64; Outcome::ALL.len()],
+    /// What became of the last thousand jobs, and why, for people; the latest first.
+    pub jobs: Vec<(JobId, Outcome, &'static str)>,
 }
 
 /// What can become of a job in a reconciliation.

@@ -5,7 +5,7 @@
 //! was read. What is not known to be there is never dropped without an entry in the ledger, which is written when a
 //! merge is sent: it may be carried out even though no answer comes.
 
-use std::{sync::PoisonError, time::Duration};
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::sleep;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     Failover, Outcome, Reconciliation, Record, Replaced, Replacement, StorageMode, StoreError, entries::Entry,
 };
-use crate::domain::{Job, Stamp, TOMBSTONE_LIFE, Timestamp, merge};
+use crate::domain::{Job, Stamp, TOMBSTONE_LIFE, merge};
 
 /// How many entries are offered together.
 const BATCH: usize = 100;
@@ -91,7 +91,7 @@ impl Failover {
             self.held.go_away(error == StoreError::ReadOnly);
             return Err(error);
         }
-        self.begin_ledger();
+        self.ledger().begin(self.clock.now());
         let same_data = self.primary.epoch() == epoch;
         for round in 0.. {
             self.offer_all(self.held.to_offer(round > 0), same_data).await?;
@@ -101,7 +101,7 @@ impl Failover {
             }
             self.closing.send_replace(dirty <= FEW || round >= MANY);
         }
-        self.end_ledger();
+        self.end();
         info!("the store of record is back");
         Ok(())
     }
@@ -109,9 +109,9 @@ impl Failover {
     /// Offers writes again that had no answer though the store of record serves.
     async fn offer_again(&self) -> Result<(), StoreError> {
         self.closing.send_replace(true);
-        self.resume_ledger();
+        self.ledger().begin(self.clock.now());
         let outcome = self.offer_all(self.held.to_offer(true), true).await;
-        self.end_ledger();
+        self.end();
         outcome
     }
 
@@ -176,7 +176,7 @@ impl Failover {
     fn drop_entry(&self, entry: &Entry, reason: &'static str) {
         if entry.dirty {
             warn!(job_id = %entry.job.id, reason, "a change is dropped");
-            self.note(entry.job.as_ref(), Outcome::Dropped, reason);
+            self.ledger().enter(&entry.job.id, Outcome::Dropped, reason);
         }
         self.held.forget(&entry.job);
     }
@@ -185,42 +185,17 @@ impl Failover {
     fn enter(&self, entry: &Entry, conflict: bool) {
         if conflict {
             info!(job_id = %entry.job.id, "a job was changed on two sides");
-            self.note(&entry.job, Outcome::Conflicted, "it was changed here and elsewhere; one change gave way");
+            let reason = "it was changed here and elsewhere; one change gave way";
+            self.ledger().enter(&entry.job.id, Outcome::Conflicted, reason);
         } else if entry.dirty {
-            self.note(&entry.job, Outcome::Merged, "stored as it was here");
+            self.ledger().enter(&entry.job.id, Outcome::Merged, "stored as it was here");
         }
     }
 
-    fn note(&self, job: &Job, outcome: Outcome, reason: &'static str) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ledger) = last.as_mut() {
-            ledger.enter(&job.id, outcome, reason);
-        }
-    }
-
-    fn begin_ledger(&self) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_ref().is_some_and(|ledger| ledger.end_time.is_none()) {
-            // The one before was cut short; what it sent may have been carried out.
-            return;
-        }
-        *last = Some(Reconciliation::default());
-    }
-
-    /// What is settled soon after a reconciliation belongs to it.
-    fn resume_ledger(&self) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_old = |end: Timestamp| self.clock.now().since(end) > TOMBSTONE_LIFE;
-        if last.as_ref().is_none_or(|ledger| ledger.end_time.is_some_and(is_old)) {
-            *last = Some(Reconciliation::default());
-        }
-    }
-
-    fn end_ledger(&self) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ledger) = last.as_mut() {
-            ledger.end_time = Some(self.clock.now());
-            let [merged, conflicted, dropped] = Outcome::ALL.map(|outcome| ledger.count(outcome));
+    fn end(&self) {
+        let mut ledger = self.ledger();
+        ledger.end(self.clock.now());
+        if let Some(Reconciliation { counts: [merged, conflicted, dropped], .. }) = ledger.summary() {
             info!(merged, conflicted, dropped, "reconciled");
         }
     }

@@ -14,7 +14,7 @@ use jobtrack::{
     clock::SystemClock,
     domain::{Change, Job, JobError, JobId, ListQuery, NewJob, Retention, State, Timestamp},
     store::{
-        Announcement, DueBatch, Durability, Failover, Fallback, Held, JobStore, Listener, MemoryStore, Outcome, Page,
+        Announcement, DueBatch, Durability, Failover, Fallback, Held, JobStore, Listener, MemoryStore, Page,
         Replaced, StorageMode, StoreError, StoreStats, Stored,
     },
     tracker::Tracker,
@@ -193,7 +193,7 @@ impl Replica {
 
     async fn conflicts(&self) -> u64 {
         let stats = self.store.stats().await.expect("it answers");
-        stats.last_reconciliation.map_or(0, |ledger| ledger.count(Outcome::Conflicted) + ledger.count(Outcome::Dropped))
+        stats.last_reconciliation.map_or(0, |ledger| ledger.counts[1..].iter().sum())
     }
 }
 

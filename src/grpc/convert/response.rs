@@ -18,9 +18,6 @@ use crate::{
 /// How large the jobs of a page may be together: leaves room in an answer for what is around them.
 const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
 
-/// How many jobs of a reconciliation are named.
-const MAX_RECONCILED: usize = 1000;
-
 /// A job as it is at `now`, whole.
 pub fn job(stored: &Stored, now: Timestamp) -> v1::Job {
     let Job { metadata, outcome, .. } = &*stored.job;
@@ -168,7 +165,8 @@ fn cache_stats(from: CacheStats) -> v1::CacheStats {
 }
 
 fn reconciliation(from: &Reconciliation) -> v1::Reconciliation {
-    let job = |(id, outcome, reason): (&JobId, _, &str)| v1::ReconciledJob {
+    let [merged_count, conflicted_count, dropped_count] = from.counts.map(count);
+    let job = |(id, outcome, reason): &(JobId, store::Outcome, &str)| v1::ReconciledJob {
         job_id: id.to_string(),
         outcome: match outcome {
             store::Outcome::Merged => v1::reconciled_job::Outcome::Merged,
@@ -176,14 +174,14 @@ fn reconciliation(from: &Reconciliation) -> v1::Reconciliation {
             store::Outcome::Dropped => v1::reconciled_job::Outcome::Dropped,
         }
         .into(),
-        reason: reason.to_owned(),
+        reason: (*reason).to_owned(),
     };
     v1::Reconciliation {
         end_time: from.end_time.map(timestamp),
-        merged_count: count(from.count(store::Outcome::Merged)),
-        conflicted_count: count(from.count(store::Outcome::Conflicted)),
-        dropped_count: count(from.count(store::Outcome::Dropped)),
-        jobs: from.jobs().take(MAX_RECONCILED).map(job).collect(),
+        merged_count,
+        conflicted_count,
+        dropped_count,
+        jobs: from.jobs.iter().map(job).collect(),
     }
 }
 

@@ -108,34 +108,30 @@ impl World {
     }
 }
 
-/// What was read of the ledger of a replica.
+/// What was read of the ledger of a replica, the latest first.
 #[derive(Default)]
-struct Followed {
-    ended: Option<prost_types::Timestamp>,
-    known: usize,
-}
+struct Followed(Vec<(String, i32)>);
 
 impl Followed {
     fn read(&mut self, replica: usize, stats: &GetStatsResponse, recorder: &Recorder) {
-        let Some(ledger) = &stats.last_reconciliation else {
-            *self = Self::default();
-            return;
-        };
-        // Another one has begun, or the same one again from its beginning.
-        if (self.ended.is_some() && ledger.end_time != self.ended) || ledger.jobs.len() < self.known {
-            self.known = 0;
-        }
-        self.ended = ledger.end_time;
+        let jobs = stats.last_reconciliation.iter().flat_map(|ledger| &ledger.jobs);
+        let told: Vec<_> = jobs.map(|job| (job.job_id.clone(), job.outcome)).collect();
         let at = recorder.now();
-        let news = ledger.jobs.len() - self.known;
-        let entries = ledger.jobs.iter().take(news).map(|job| Entry {
+        let entries = told[..self.count_news(&told)].iter().map(|(job, outcome)| Entry {
             replica,
             at,
-            job: job.job_id.clone(),
-            outcome: Outcome::try_from(job.outcome).expect("an outcome that is known"),
+            job: job.clone(),
+            outcome: Outcome::try_from(*outcome).expect("an outcome that is known"),
         });
         recorder.history().ledger.extend(entries);
-        self.known = ledger.jobs.len();
+        self.0 = told;
+    }
+
+    /// How many were entered since: what was there before is still in its order.
+    fn count_news(&self, told: &[(String, i32)]) -> usize {
+        let mut before = self.0.iter().rev();
+        let known = told.iter().rev().take_while(|entry| before.any(|other| other == *entry)).count();
+        told.len() - known
     }
 }
 

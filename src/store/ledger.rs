@@ -1,0 +1,124 @@
+//! What reconciliations did with which job.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use super::{Outcome, Reconciliation};
+use crate::domain::{JobId, Timestamp};
+
+/// A reconciliation that begins so soon after another goes on with its ledger: nobody could have read it in between.
+const EPISODE: Duration = Duration::from_secs(60);
+
+/// With so many jobs a ledger is not gone on with.
+const MANY: usize = 100_000;
+
+/// How many jobs are named to those who ask.
+const NAMED: usize = 1000;
+
+/// What is done with jobs, entered when it is sent: it may be carried out even though no answer comes.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    began: bool,
+    end_time: Option<Timestamp>,
+    counts: [u64; Outcome::ALL.len()],
+    by_id: HashMap<JobId, Entry>,
+    /// The ids by the place of their entries.
+    in_order: BTreeMap<u64, JobId>,
+    last_place: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    outcome: Outcome,
+    reason: &'static str,
+    place: u64,
+}
+
+impl Ledger {
+    /// A reconciliation begins. What was entered a moment ago stays.
+    pub fn begin(&mut self, now: Timestamp) {
+        let is_over = self.end_time.is_some_and(|end| now.since(end) > EPISODE);
+        if is_over || self.by_id.len() >= MANY {
+            *self = Self::default();
+        }
+        self.began = true;
+        self.end_time = None;
+    }
+
+    /// A reconciliation ends.
+    pub fn end(&mut self, now: Timestamp) {
+        self.end_time = Some(now);
+    }
+
+    /// Enters what is done with a job, and why, for people. What was worse before stays.
+    pub fn enter(&mut self, id: &JobId, outcome: Outcome, reason: &'static str) {
+        if let Some(before) = self.by_id.get(id).copied() {
+            if before.outcome > outcome {
+                return;
+            }
+            self.in_order.remove(&before.place);
+            self.counts[before.outcome as usize] -= 1;
+        }
+        self.last_place += 1;
+        let entry = Entry { outcome, reason, place: self.last_place };
+        self.by_id.insert(id.clone(), entry);
+        self.in_order.insert(entry.place, id.clone());
+        self.counts[outcome as usize] += 1;
+    }
+
+    /// What is told of it; `None` before the first reconciliation.
+    pub fn summary(&self) -> Option<Reconciliation> {
+        let named = self.in_order.values().rev().take(NAMED);
+        let jobs = named.filter_map(|id| self.by_id.get(id).map(|entry| (id.clone(), entry.outcome, entry.reason)));
+        self.began.then(|| Reconciliation { end_time: self.end_time, counts: self.counts, jobs: jobs.collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: Timestamp = Timestamp::from_micros(1_000_000);
+
+    fn told(ledger: &Ledger) -> (Vec<(String, Outcome)>, [u64; 3]) {
+        let summary = ledger.summary().expect("it has begun");
+        (summary.jobs.iter().map(|(id, outcome, _)| (id.to_string(), *outcome)).collect(), summary.counts)
+    }
+
+    fn enter(ledger: &mut Ledger, id: &str, outcome: Outcome) {
+        ledger.enter(&JobId::parse(id).expect("a valid id"), outcome, "");
+    }
+
+    #[test]
+    fn each_job_is_told_once_with_the_worst_the_latest_first() {
+        let mut ledger = Ledger::default();
+        assert!(ledger.summary().is_none());
+        ledger.begin(BEGIN);
+        for (id, outcome) in [("a", Outcome::Merged), ("b", Outcome::Conflicted), ("a", Outcome::Dropped)] {
+            enter(&mut ledger, id, outcome);
+        }
+        enter(&mut ledger, "b", Outcome::Merged);
+        let (a, b) = (("a".to_owned(), Outcome::Dropped), ("b".to_owned(), Outcome::Conflicted));
+        assert_eq!(told(&ledger), (vec![a.clone(), b.clone()], [0, 1, 1]));
+        enter(&mut ledger, "b", Outcome::Conflicted);
+        assert_eq!(told(&ledger), (vec![b, a], [0, 1, 1]));
+    }
+
+    #[test]
+    fn it_goes_on_with_what_was_a_moment_ago() {
+        let mut ledger = Ledger::default();
+        ledger.begin(BEGIN);
+        enter(&mut ledger, "a", Outcome::Conflicted);
+        ledger.end(BEGIN);
+        ledger.begin(BEGIN + EPISODE);
+        assert_eq!(told(&ledger).1, [0, 1, 0]);
+        // One that was cut short has not ended.
+        ledger.begin(BEGIN + EPISODE * 3);
+        assert_eq!(told(&ledger).1, [0, 1, 0]);
+        ledger.end(BEGIN + EPISODE * 3);
+        ledger.begin(BEGIN + EPISODE * 5);
+        assert_eq!(told(&ledger).1, [0, 0, 0]);
+    }
+}
