@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Announcement, CacheStats, DueBatch, JobStore, Page, Replaced, StorageMode, StoreError, StoreStats,
-    Stored, held::Held, ledger::Ledger,
+    Announcement, CacheStats, DueBatch, JobStore, Page, Replaced, StorageMode, StoreError, StoreStats, Stored,
+    held::Held, ledger::Ledger,
 };
 use crate::{
     clock::Clock,

@@ -302,7 +302,8 @@ impl JobsWatch {
         if !self.scope.covers(job) {
             return;
         }
-        let kind = if job.removal.is_some() { EventKind::Removed } else { EventKind::Update };
+        let or_removed = |kind| if job.removal.is_some() { EventKind::Removed } else { kind };
+        let (kind, anew) = (or_removed(EventKind::Update), or_removed(EventKind::Snapshot));
         let Some(known) = self.known.get(&job.id) else {
             if self.scope.matches(job) || may_know {
                 self.send(kind, change.stored, 0, false, next);
@@ -317,7 +318,7 @@ impl JobsWatch {
         }
         match known.sent.compare(job) {
             Freshness::Stale => {}
-            Freshness::StartedOver => self.send(EventKind::Snapshot, change.stored, 0, true, next),
+            Freshness::StartedOver => self.send(anew, change.stored, 0, true, next),
             Freshness::Newer(skipped) => self.send(kind, change.stored, skipped, false, next),
         }
     }

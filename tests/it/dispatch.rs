@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use jobtrack::{
     clock::SystemClock,
-    domain::{Change, NewJob, Report, Retention},
-    store::MemoryStore,
+    domain::{Change, NewJob, Removal, Report, Retention},
+    store::{Announcement, Listener, MemoryStore},
     tracker::Tracker,
     watch::{EventKind, Hub, Pace, Scope, WatchEvent},
 };
@@ -97,4 +97,30 @@ async fn what_nobody_waited_for_is_not_handed_out_as_the_newest() {
     assert_eq!(brief(&stream.next().await.expect("a bookmark")), (EventKind::Bookmark, None));
     let update = timeout(Duration::from_secs(10), stream.next()).await.expect("an event").expect("an update");
     assert_eq!(brief(&update), (EventKind::Update, Some(("a".into(), newest))));
+}
+
+/// Where data was lost, a deletion may come at the revision that a subscriber knows already, of another change.
+#[tokio::test]
+async fn a_deletion_in_place_of_another_change_is_a_removal() {
+    let (tracker, hub) = tracker();
+    create(&tracker, "a").await;
+    report(&tracker, "a").await;
+    let mut one = tracker.watch_job(&id("a"), "", pace(Duration::ZERO)).await.expect("it exists");
+    one.next().await.expect("a snapshot");
+    let mut all = tracker.watch_jobs(Scope::default(), "", pace(Duration::ZERO));
+    let mut next = async || timeout(Duration::from_secs(10), all.next()).await.expect("an event").expect("it answers");
+    assert_eq!(brief(&next().await), (EventKind::Snapshot, Some(("a".into(), 2))));
+    assert_eq!(brief(&next().await), (EventKind::Bookmark, None));
+
+    let mut stored = tracker.get(&id("a"), None).await.expect("it exists");
+    let job = Arc::make_mut(&mut stored.job);
+    (job.removal, job.version.stamp.process) = (Some(Removal::Deleted), 1);
+    hub.changed(Announcement { stored, position: 1000, previous: None });
+    dispatched(&hub).await;
+    let removed = (EventKind::Removed, Some(("a".into(), 2)));
+    let seen = next().await;
+    assert_eq!((brief(&seen), seen.reset), (removed.clone(), true));
+    let seen = one.next().await.expect("a removal");
+    assert_eq!((brief(&seen), seen.reset), (removed, true));
+    assert!(one.next().await.is_none(), "it is over");
 }

@@ -14,8 +14,8 @@ use jobtrack::{
     clock::SystemClock,
     domain::{Change, Job, JobError, JobId, ListQuery, NewJob, Retention, State, Timestamp},
     store::{
-        Announcement, DueBatch, Durability, Failover, Fallback, Held, JobStore, Listener, MemoryStore, Page,
-        Replaced, StorageMode, StoreError, StoreStats, Stored,
+        Announcement, DueBatch, Durability, Failover, Fallback, Held, JobStore, Listener, MemoryStore, Page, Replaced,
+        StorageMode, StoreError, StoreStats, Stored,
     },
     tracker::Tracker,
     watch::Hub,
