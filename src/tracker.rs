@@ -36,8 +36,8 @@ const REVISION_WAIT: Duration = Duration::from_secs(1);
 /// How many due records are handled at a time.
 const SWEEP_BATCH: usize = 100;
 
-/// How many of them are handled side by side.
-const AT_ONCE: usize = 16;
+/// How many of them are handled side by side; each may be large.
+const AT_ONCE: usize = 4;
 
 /// The longest that the sweeper sleeps: bounds what a stepped clock or another replica's change can delay.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Instant};
 
 use super::table::{Row, Table};
-use crate::domain::{Job, JobId, Timestamp, Version};
+use crate::domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version};
+
+/// How many entries are looked at for one that can give way.
+const LOOKED_AT: usize = 100;
 
 /// What is held, and what is known of the store of record.
 #[derive(Default)]
@@ -20,13 +23,22 @@ pub struct Entries {
     pub announced: u64,
     /// Everything that was committed before is known here, or outdates what is.
     pub heard_until: Option<Instant>,
-    /// Changes when hints were lost: what was followed before no longer is.
-    pub following: Following,
+    /// How often hints were lost: what was followed before no longer is.
+    losses: u64,
+    /// When hints were last lost while the store of record served.
+    lost_track: Option<Timestamp>,
+    /// How many entries there have been.
+    made: u64,
+    /// Counts the reconciliations that were begun.
+    pub reconciliation: u64,
 }
 
-/// Since which loss of hints something is followed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Following(u64);
+/// What is followed, from when: the entry, and the last loss of hints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Following {
+    entry: u64,
+    losses: u64,
+}
 
 /// What is noted of an entry.
 #[derive(Clone, Copy)]
@@ -37,10 +49,14 @@ pub struct Note {
     pub base: Option<Version>,
     /// When that was, or when the entry was made.
     pub confirmed: Timestamp,
-    /// All its changes have been heard of since it was confirmed.
+    /// Tells this entry from others, before and after, of the same id.
+    pub entry: u64,
+    /// All its changes have been heard of since it was confirmed, unless there was another loss.
     pub followed: Option<Following>,
     /// The newest revision that was hinted at.
     pub hinted: i64,
+    /// The reconciliation that compared it last with what the store of record has.
+    pub compared_in: u64,
 }
 
 /// An entry, to be offered to the store of record.
@@ -56,15 +72,43 @@ pub struct Entry {
 }
 
 impl Entries {
+    /// None yet. The store of record counts as away since `now`.
+    pub fn new(now: Timestamp) -> Self {
+        Self { away_since: Some(now), ..Self::default() }
+    }
+
     /// Whether the store of record answers, as far as is known.
     pub const fn answers(&self) -> bool {
         self.away_since.is_none() || self.readable
     }
 
+    /// The note on an entry that was confirmed at `now`, or made then; what is followed in its place goes on.
+    pub fn note(&mut self, job: &Job, dirty: bool, now: Timestamp) -> Note {
+        if let Some(row) = self.table.get(&job.id) {
+            return Note { dirty, base: Some(job.version), confirmed: now, ..row.note };
+        }
+        self.made += 1;
+        let (base, entry, compared_in) = (Some(job.version), self.made, self.reconciliation);
+        Note { dirty, base, confirmed: now, entry, followed: None, hinted: 0, compared_in }
+    }
+
+    /// What is followed from now on, if `id` is held.
+    pub fn following(&self, id: &JobId) -> Option<Following> {
+        self.table.get(id).map(|row| Following { entry: row.note.entry, losses: self.losses })
+    }
+
+    /// Whether this is a tombstone that the store of record has forgotten by now, as everybody may.
+    pub fn is_forgotten(row: &Row<Note>, now: Timestamp) -> bool {
+        !row.note.dirty && row.job.removal.is_some() && row.job.update_time + TOMBSTONE_LIFE <= now
+    }
+
     /// An entry as it is to be offered.
-    pub fn entry(&self, job: &Arc<Job>, note: Note) -> Entry {
-        let unconfirmed_since = self.away_since.map_or(note.confirmed, |since| since.max(note.confirmed));
-        Entry { job: job.clone(), dirty: note.dirty, base: note.base, unconfirmed_since }
+    pub fn entry(&self, row: &Row<Note>) -> Entry {
+        // As long as the store of record served and hints were heard, nothing was known to have changed.
+        let heard_since = self.lost_track.is_none_or(|lost| row.note.confirmed > lost);
+        let heard_until = self.away_since.filter(|_| heard_since);
+        let unconfirmed_since = heard_until.map_or(row.note.confirmed, |until| until.max(row.note.confirmed));
+        Entry { job: row.job.clone(), dirty: row.note.dirty, base: row.note.base, unconfirmed_since }
     }
 
     /// Puts an entry in the place of what is there.
@@ -82,26 +126,33 @@ impl Entries {
     }
 
     /// Nothing is followed any more.
-    pub fn lose_track(&mut self) {
-        self.following.0 += 1;
+    pub fn lose_track(&mut self, now: Timestamp) {
+        self.losses += 1;
         self.heard_until = None;
+        if self.away_since.is_none() {
+            self.lost_track = Some(now);
+        }
     }
 
-    /// Makes room for `id`: clean entries give way, ended ones first. Says whether there is room.
-    pub fn make_room(&mut self, max_jobs: usize, id: &JobId) -> bool {
-        let clean = |table: &Table<Note>, id: &JobId| table.get(id).is_some_and(|row| !row.note.dirty);
-        let surplus = self.table.tombstones().len() > max_jobs;
-        let oldest = self.table.tombstones().find(|id| surplus && clean(&self.table, id)).cloned();
-        oldest.inspect(|oldest| _ = self.forget(oldest));
+    /// Makes room for a version of `id`, where at most `max_jobs` may be held: clean entries give way, ended ones first.
+    /// Says whether there is room. Where it is no `must`, no more than a few are looked at.
+    pub fn make_room(&mut self, max_jobs: usize, id: &JobId, must: bool) -> bool {
+        let is_clean = |table: &Table<Note>, id: &JobId| table.get(id).is_some_and(|row| !row.note.dirty);
+        let some = if must { usize::MAX } else { LOOKED_AT };
+        let is_dirty = self.table.get(id).is_some_and(|row| row.note.dirty);
+        if must && self.dirty >= max_jobs && !is_dirty {
+            return false;
+        }
+        if self.table.tombstones().len() > max_jobs {
+            let oldest = self.table.tombstones().take(LOOKED_AT).find(|id| is_clean(&self.table, id)).cloned();
+            oldest.inspect(|oldest| _ = self.forget(oldest));
+        }
         if self.table.len() < max_jobs || self.table.get(id).is_some_and(|row| row.job.removal.is_none()) {
             return true;
         }
-        if self.dirty >= self.table.len() {
-            return false;
-        }
-        let ended = self.table.ended().find(|id| clean(&self.table, id)).cloned();
+        let ended = self.table.ended().take(LOOKED_AT).find(|id| is_clean(&self.table, id)).cloned();
         let listed = |row: &&Row<Note>| !row.note.dirty && row.job.removal.is_none();
-        let gives_way = ended.or_else(|| self.table.rows().find(listed).map(|row| row.job.id.clone()));
+        let gives_way = ended.or_else(|| self.table.rows().take(some).find(listed).map(|row| row.job.id.clone()));
         gives_way.is_some_and(|id| self.forget(&id).is_some())
     }
 }

@@ -35,7 +35,7 @@ pub enum Fallback {
 }
 
 /// How long a change waits for a reconciliation that is about to end, so that it does.
-const LAST_MOMENT: Duration = Duration::from_millis(250);
+const LAST_MOMENT: Duration = Duration::from_millis(100);
 
 /// A store that survives the absence of another.
 pub struct Failover {
@@ -46,7 +46,22 @@ pub struct Failover {
     /// A reconciliation is about to end.
     pub(super) closing: watch::Sender<bool>,
     ledger: Mutex<Ledger>,
+    /// The data set that was reconciled with last.
+    reconciled: Mutex<DataSet>,
     reads: Reads,
+}
+
+/// A data set of the store of record, and how much of it is known to be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataSet {
+    epoch: u64,
+    losses: u64,
+}
+
+impl DataSet {
+    fn of(store: &dyn JobStore) -> Self {
+        Self { epoch: store.epoch(), losses: store.losses() }
+    }
 }
 
 /// How often reads were answered from where.
@@ -63,8 +78,26 @@ impl Failover {
         if *primary.mode().borrow() != StorageMode::Degraded {
             held.come_back();
         }
-        let closing = watch::Sender::new(false);
-        Self { primary, held, clock, fallback, closing, ledger: Mutex::default(), reads: Reads::default() }
+        Self {
+            reconciled: Mutex::new(DataSet::of(&*primary)),
+            primary,
+            held,
+            clock,
+            fallback,
+            closing: watch::Sender::new(false),
+            ledger: Mutex::default(),
+            reads: Reads::default(),
+        }
+    }
+
+    /// The data set that is there.
+    pub(super) fn data_set(&self) -> DataSet {
+        DataSet::of(&*self.primary)
+    }
+
+    /// The data set that was reconciled with last.
+    pub(super) fn reconciled(&self) -> MutexGuard<'_, DataSet> {
+        self.reconciled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -147,6 +180,12 @@ impl JobStore for Failover {
                 self.held.follow(&stored.job, following);
                 Ok(Replaced::Stored(stored))
             }
+            Ok(Replaced::Conflict(there)) => {
+                if let Some(there) = &there {
+                    self.held.learn(there, None);
+                }
+                Ok(Replaced::Conflict(there))
+            }
             // Whether it was carried out will be seen when the two are reconciled.
             Err(StoreError::Unavailable) => {
                 self.see_whether_it_serves().await;
@@ -185,11 +224,11 @@ impl JobStore for Failover {
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
         if !self.held.is_listable() {
-            return Ok(self.held.due(now, limit, false));
+            return Ok(self.held.due(now, limit));
         }
         let mut batch = self.primary.due(now, limit).await?;
         if self.held.dirty() > 0 {
-            let held = self.held.due(now, limit, true);
+            let held = self.held.due(now, limit);
             batch.records.retain(|record| self.held.is_readable(&record.stored.job.id));
             batch.records.extend(held.records);
             batch.next = batch.next.into_iter().chain(held.next).min();

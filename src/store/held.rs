@@ -42,7 +42,7 @@ pub struct Held {
 impl Held {
     /// Holds at most `max_jobs` jobs, and tells `listener` what happens. The store of record counts as away at first.
     pub fn new(max_jobs: usize, listener: Arc<dyn Listener>, clock: Arc<dyn Clock>) -> Self {
-        let entries = Entries { away_since: Some(clock.now()), ..Entries::default() };
+        let entries = Entries::new(clock.now());
         let mode = watch::Sender::new(StorageMode::Degraded);
         Self { listener, clock, max_jobs, entries: Mutex::new(entries), mode, unsettled: Notify::new() }
     }
@@ -87,11 +87,14 @@ impl Held {
 
     /// The store of record is away from now on; it may be `readable` all the same.
     pub fn go_away(&self, readable: bool) {
-        let mut entries = self.entries();
+        self.mark_away(&mut self.entries(), readable);
+    }
+
+    fn mark_away(&self, entries: &mut Entries, readable: bool) {
         entries.readable = readable;
         if entries.away_since.is_none() {
             entries.away_since = Some(self.clock.now());
-            entries.lose_track();
+            entries.lose_track(self.clock.now());
             self.mode.send_replace(StorageMode::Degraded);
             self.unsettled.notify_one();
         }
@@ -105,12 +108,20 @@ impl Held {
         }
         entries.away_since = None;
         self.mode.send_replace(StorageMode::Redis);
+        drop(entries);
+        // Whoever listed jobs meanwhile had those that are held, and no others.
+        self.listener.missed();
         true
     }
 
-    /// What is held for `id`, as it is served while the store of record is away.
+    /// What is held for `id`, as it is served while the store of record is away. What may be over elsewhere, or may not,
+    /// is not told.
     pub fn get(&self, id: &JobId) -> Option<Stored> {
-        self.entries().table.get(id).map(|row| volatile(row.job.clone()))
+        let now = self.clock.now();
+        let entries = self.entries();
+        let row = entries.table.get(id).filter(|row| !Entries::is_forgotten(row, now))?;
+        let is_known = row.note.dirty || row.job.removal.is_some() || row.job.is_visible(now);
+        is_known.then(|| volatile(row.job.clone()))
     }
 
     /// What is held for `id`, if the store of record has had nothing else for longer than a moment. No tombstones.
@@ -121,21 +132,20 @@ impl Held {
             return None;
         }
         let Row { job, note } = entries.table.get(id)?;
-        let is_current = note.followed == Some(entries.following) && job.version.revision >= note.hinted;
+        let is_current = note.followed == entries.following(id) && job.version.revision >= note.hinted;
         let is_there = is_current && !note.dirty && job.removal.is_none();
         is_there.then(|| Stored { job: job.clone(), durability: Durability::Durable, source: Source::Memory })
     }
 
     /// Whether `id` is held, so that all of its changes are heard of from now on: see [`follow`](Self::follow).
     pub fn following(&self, id: &JobId) -> Option<Following> {
-        let entries = self.entries();
-        entries.table.get(id).map(|_| entries.following)
+        self.entries().following(id)
     }
 
     /// This version was there when the store of record was asked, and that was after `since` was taken.
     pub fn follow(&self, job: &Job, since: Option<Following>) {
         let mut entries = self.entries();
-        if since != Some(entries.following) {
+        if since.is_none() || since != entries.following(&job.id) {
             return;
         }
         if let Some((_, note)) = entries.table.note(&job.id).filter(|(held, _)| held.version == job.version) {
@@ -146,8 +156,7 @@ impl Held {
     /// The entry of `id`.
     pub fn entry(&self, id: &JobId) -> Option<Entry> {
         let entries = self.entries();
-        let row = entries.table.get(id)?;
-        Some(entries.entry(&row.job, row.note))
+        entries.table.get(id).map(|row| entries.entry(row))
     }
 
     /// How many entries the store of record does not have.
@@ -173,10 +182,13 @@ impl Held {
     /// All entries whose time is not over, or those that are dirty: ended jobs first.
     pub fn to_offer(&self, only_dirty: bool) -> Vec<Entry> {
         let now = self.clock.now();
-        let entries = self.entries();
-        let lives = |job: &Job| job.removal.is_some() || job.is_visible(now);
-        let wanted = entries.table.rows().filter(|row| row.note.dirty || (!only_dirty && lives(&row.job)));
-        let mut wanted: Vec<_> = wanted.map(|row| entries.entry(&row.job, row.note)).collect();
+        let mut entries = self.entries();
+        entries.reconciliation += u64::from(!only_dirty);
+        let lives = |row: &Row<Note>| {
+            if row.job.removal.is_some() { !Entries::is_forgotten(row, now) } else { row.job.is_visible(now) }
+        };
+        let wanted = entries.table.rows().filter(|row| row.note.dirty || (!only_dirty && lives(row)));
+        let mut wanted: Vec<_> = wanted.map(|row| entries.entry(row)).collect();
         drop(entries);
         wanted.sort_by_key(|entry| !entry.job.state.is_terminal());
         wanted
@@ -185,48 +197,60 @@ impl Held {
     /// Takes a version that the store of record did not. `previous` is what the version was made from.
     pub fn accept(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         let mut entries = self.entries();
-        let there = entries.table.get(&job.id).map(|row| (row.job.clone(), row.note));
+        let now = self.clock.now();
+        let there = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now));
         // What is not held has just been read from the store of record.
-        if let Some((there, _)) = &there {
-            if there.version == job.version {
+        if let Some(row) = there {
+            if row.job.version == job.version {
                 return Ok(Replaced::Stored(volatile(job)));
             }
-            if previous.map(|previous| previous.version) != Some(there.version) {
-                return Ok(Replaced::Conflict(Some(volatile(there.clone()))));
+            if previous.map(|previous| previous.version) != Some(row.job.version) {
+                return Ok(Replaced::Conflict(Some(volatile(row.job.clone()))));
             }
         }
-        if !entries.make_room(self.max_jobs, &job.id) {
+        let before = there.map(|row| (row.note.base, row.note.confirmed));
+        let (base, confirmed) = before.unwrap_or_else(|| (previous.map(|job| job.version), now));
+        if !entries.make_room(self.max_jobs, &job.id, true) {
             return Err(StoreError::Full(self.max_jobs));
         }
-        let base = there.as_ref().map_or_else(|| previous.map(|job| job.version), |(_, note)| note.base);
-        let confirmed = there.map_or_else(|| self.clock.now(), |(_, note)| note.confirmed);
         let before = previous.filter(|before| before.version.uid == job.version.uid).map(|before| before.state);
-        entries.put(job.clone(), Note { dirty: true, base, confirmed, followed: None, hinted: 0 });
+        let note = Note { base, ..entries.note(&job, true, confirmed) };
+        entries.put(job.clone(), note);
         self.announce(&mut entries, volatile(job.clone()), before);
         self.unsettled.notify_one();
         Ok(Replaced::Stored(volatile(job)))
     }
 
-    /// Takes note of a version that the store of record has. `before` is the state before it, if that is known.
+    /// Takes note of a version that the store of record has. `before` is the state before it, if that is known. What is
+    /// held gives way to what came later; where it can't be told what did, the two are merged by a reconciliation.
     pub fn learn(&self, stored: &Stored, before: Option<State>) {
+        let (job, now) = (&stored.job, self.clock.now());
         let mut entries = self.entries();
-        let mut note = self.clean(&stored.job);
-        if let Some(row) = entries.table.get(&stored.job.id) {
-            note = Note { followed: row.note.followed, hinted: row.note.hinted, ..note };
-            if row.job.version == stored.job.version {
-                match entries.table.note(&stored.job.id) {
-                    Some((_, known)) if !known.dirty => *known = note,
-                    _ => entries.put(stored.job.clone(), note),
+        let note = entries.note(job, false, now);
+        if let Some(row) = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now)) {
+            let (held, is_dirty) = (row.job.version, row.note.dirty);
+            let is_compared = row.note.compared_in == entries.reconciliation;
+            if held == job.version {
+                match entries.table.note(&job.id) {
+                    Some((_, known)) if !is_dirty => *known = note,
+                    _ => entries.put(job.clone(), note),
                 }
                 return;
             }
-            // What is dirty is merged with it in time. What is clean gives way to what came later.
-            if row.note.dirty || !comes_after(&stored.job, &row.job) {
+            // A reconciliation decides about what it has not come to yet.
+            if is_dirty || !(entries.answers() || is_compared) {
+                return;
+            }
+            if held.uid == job.version.uid && held.revision == job.version.revision {
+                // The store of record had another change under this revision: it has lost something.
+                return self.mark_away(&mut entries, false);
+            }
+            if !comes_after(job, &row.job) {
                 return;
             }
         }
-        if entries.make_room(self.max_jobs, &stored.job.id) {
-            entries.put(stored.job.clone(), note);
+        if entries.make_room(self.max_jobs, &job.id, false) {
+            entries.put(job.clone(), note);
         }
         self.announce(&mut entries, stored.clone(), before);
     }
@@ -240,7 +264,9 @@ impl Held {
         }
         let news = row.job.version != stored.job.version;
         let before = Some(row.job.state).filter(|_| row.job.version.uid == stored.job.version.uid);
-        entries.put(stored.job.clone(), self.clean(&stored.job));
+        let note = entries.note(&stored.job, false, self.clock.now());
+        let compared_in = entries.reconciliation;
+        entries.put(stored.job.clone(), Note { followed: None, compared_in, ..note });
         if news {
             self.announce(&mut entries, stored.clone(), before);
         }
@@ -263,38 +289,40 @@ impl Held {
         Page { jobs, next: selection.next, total: None, partial: true }
     }
 
-    /// What is due of what is held, or of what is dirty. Tombstones that the store of record does not have are kept.
-    pub fn due(&self, now: Timestamp, limit: usize, only_dirty: bool) -> DueBatch {
+    /// What is due of what the store of record does not have. Of the rest others may know more: a worker may report
+    /// elsewhere. Tombstones are kept.
+    pub fn due(&self, now: Timestamp, limit: usize) -> DueBatch {
         let entries = self.entries();
         let mut batch = DueBatch::default();
         for (time, row, due) in entries.table.due() {
-            if if row.note.dirty { due == Due::Forget } else { only_dirty } {
-                continue;
-            }
             if time > now || batch.records.len() == limit {
                 batch.next = Some(time);
                 break;
+            }
+            if !row.note.dirty || due == Due::Forget {
+                continue;
             }
             batch.records.push(DueRecord { stored: volatile(row.job.clone()), due });
         }
         batch
     }
 
-    /// Forgets what the store of record has removed, or will, and everybody else has forgotten.
+    /// Forgets tombstones that the store of record has forgotten, and jobs that it must have removed.
     pub fn tidy(&self) {
         let now = self.clock.now();
         let mut entries = self.entries();
-        let is_over = |row: &Row<Note>, due| !row.note.dirty && matches!(due, Due::Forget | Due::Expire);
-        let due = entries.table.due().take_while(|(time, ..)| *time + TOMBSTONE_LIFE <= now);
-        let over: Vec<_> =
-            due.filter(|(_, row, due)| is_over(row, *due)).map(|(_, row, _)| row.job.id.clone()).collect();
+        let is_over = |time: Timestamp, row: &Row<Note>, due| match due {
+            _ if row.note.dirty => false,
+            Due::Forget => true,
+            Due::Expire => time + TOMBSTONE_LIFE <= now,
+            Due::LoseWorker => false,
+        };
+        let due = entries.table.due().take_while(|(time, ..)| *time <= now);
+        let over = due.filter(|(time, row, due)| is_over(*time, row, *due));
+        let over: Vec<_> = over.map(|(_, row, _)| row.job.id.clone()).collect();
         let forgotten: Vec<_> = over.iter().filter_map(|id| entries.forget(id)).collect();
         drop(entries);
         drop(forgotten);
-    }
-
-    fn clean(&self, job: &Job) -> Note {
-        Note { dirty: false, base: Some(job.version), confirmed: self.clock.now(), followed: None, hinted: 0 }
     }
 
     fn announce(&self, entries: &mut Entries, stored: Stored, previous: Option<State>) {
@@ -310,9 +338,9 @@ impl Listener for Held {
 
     fn hinted(&self, hint: &Hint<'_>) -> bool {
         let mut entries = self.entries();
-        if let Some((_, note)) = entries.table.note(hint.id) {
+        if let Some((job, note)) = entries.table.note(hint.id) {
             note.hinted = note.hinted.max(hint.revision);
-            return true;
+            return !hint.own || job.version.revision < hint.revision;
         }
         drop(entries);
         self.listener.hinted(hint)
@@ -327,8 +355,14 @@ impl Listener for Held {
     }
 
     fn missed(&self) {
-        self.entries().lose_track();
-        self.listener.missed();
+        let mut entries = self.entries();
+        entries.lose_track(self.clock.now());
+        let answers = entries.answers();
+        drop(entries);
+        // While the store of record is away nobody reads it, and when it is back all is missed.
+        if answers {
+            self.listener.missed();
+        }
     }
 }
 
@@ -339,8 +373,7 @@ fn volatile(job: Arc<Job>) -> Stored {
 /// Whether `job` came later than `held`, or stands where the two are of lives that began apart.
 fn comes_after(job: &Job, held: &Job) -> bool {
     if job.version.uid == held.version.uid {
-        // Where the same revision is another version, the store of record has lost something, and is right.
-        (job.version.revision, job.version.stamp != held.version.stamp) > (held.version.revision, false)
+        job.version.revision > held.version.revision
     } else {
         merge(job, held).job.version.uid == job.version.uid
     }

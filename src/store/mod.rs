@@ -232,6 +232,8 @@ pub struct Hint<'a> {
     pub kind: &'a str,
     /// Whom it belongs to; may be empty.
     pub owner: &'a str,
+    /// This store stored it, and may not have heard that it did.
+    pub own: bool,
 }
 
 /// Is told of each version that a store has stored. Of one job it may be told out of order, and more than once, where
@@ -336,6 +338,11 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Names this data set: a changed one means that positions and revisions from before say nothing.
     fn epoch(&self) -> u64;
+
+    /// How often something that was stored in this data set is known to have been lost.
+    fn losses(&self) -> u64 {
+        0
+    }
 
     /// The place of the last commit.
     fn position(&self) -> u64;

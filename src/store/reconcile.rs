@@ -35,8 +35,11 @@ const TIDY: Duration = Duration::from_secs(10);
 /// Why a job is dropped whose record is damaged.
 const UNREADABLE: &str = "what the store of record has can't be read";
 
+/// Why a job is dropped that was not heard of for longer than deletions are remembered.
+const DELETED: &str = "it may have been deleted meanwhile";
+
 /// The pauses between attempts to reach the store of record.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
 impl Failover {
     /// Brings the store of record back whenever it is away, for ever.
@@ -55,7 +58,8 @@ impl Failover {
     async fn look_out(&self) {
         let mut mode = self.primary.mode();
         loop {
-            if *mode.borrow_and_update() == StorageMode::Degraded {
+            let is_away = *mode.borrow_and_update() == StorageMode::Degraded;
+            if is_away || self.data_set() != *self.reconciled() {
                 // Whether it can be read is found out by the prober.
                 self.held.go_away(false);
             }
@@ -69,12 +73,11 @@ impl Failover {
     async fn bring_back(&self) {
         loop {
             self.held.is_unsettled().await;
-            let epoch = self.primary.epoch();
             let mut pause = PAUSES.0;
             while self.held.is_away() || self.held.dirty() > 0 {
                 sleep(half_to_all_of(pause)).await;
                 pause = (pause * 2).min(PAUSES.1);
-                let outcome = if self.held.is_away() { self.reconcile(epoch).await } else { self.offer_again().await };
+                let outcome = if self.held.is_away() { self.reconcile().await } else { self.offer_again().await };
                 if let Err(error) = outcome {
                     debug!(%error, "the store of record does not take what is held");
                 }
@@ -83,16 +86,16 @@ impl Failover {
         }
     }
 
-    /// Merges what is held with what the store of record has, if that takes writes again. `epoch` is the data set that
-    /// was there before.
-    async fn reconcile(&self, epoch: u64) -> Result<(), StoreError> {
+    /// Merges what is held with what the store of record has, if that takes writes again.
+    async fn reconcile(&self) -> Result<(), StoreError> {
         self.primary.accept_any();
         if let Err(error) = self.primary.ping().await {
             self.held.go_away(error == StoreError::ReadOnly);
             return Err(error);
         }
         self.ledger().begin(self.clock.now());
-        let same_data = self.primary.epoch() == epoch;
+        let data_set = self.data_set();
+        let same_data = data_set == *self.reconciled();
         for round in 0.. {
             self.offer_all(self.held.to_offer(round > 0), same_data).await?;
             let dirty = self.held.dirty();
@@ -102,6 +105,12 @@ impl Failover {
             self.closing.send_replace(dirty <= FEW || round >= MANY);
         }
         self.end();
+        *self.reconciled() = data_set;
+        // It may have gone away again before it was back.
+        if self.data_set() != data_set || *self.primary.mode().borrow() == StorageMode::Degraded {
+            self.held.go_away(false);
+            return Err(StoreError::Unavailable);
+        }
         info!("the store of record is back");
         Ok(())
     }
@@ -149,13 +158,23 @@ impl Failover {
                 return None;
             }
             Record::Missing if same_data && self.may_have_been_deleted(&entry) => {
-                self.drop_entry(&entry, "it may have been deleted meanwhile");
+                self.drop_entry(&entry, DELETED);
                 return None;
             }
             Record::Missing => {
                 self.enter(&entry, false);
                 let job = entry.job.clone();
                 return Some((entry, Replacement { job, previous: None }));
+            }
+            // What others made under this id, after it was deleted perhaps, stands.
+            Record::Found(theirs)
+                if theirs.job.version.uid != entry.job.version.uid
+                    && same_data
+                    && self.may_have_been_deleted(&entry) =>
+            {
+                self.enter_dropped(&entry, DELETED);
+                self.held.settle(&entry.job, &theirs);
+                return None;
             }
             Record::Found(theirs) => theirs,
         };
@@ -174,11 +193,15 @@ impl Failover {
     }
 
     fn drop_entry(&self, entry: &Entry, reason: &'static str) {
-        if entry.dirty {
-            warn!(job_id = %entry.job.id, reason, "a change is dropped");
+        self.enter_dropped(entry, reason);
+        self.held.forget(&entry.job);
+    }
+
+    fn enter_dropped(&self, entry: &Entry, reason: &'static str) {
+        if entry.dirty || entry.job.removal.is_none() {
+            warn!(job_id = %entry.job.id, reason, "a job is dropped");
             self.ledger().enter(&entry.job.id, Outcome::Dropped, reason);
         }
-        self.held.forget(&entry.job);
     }
 
     /// Enters what is about to be done with an entry.
@@ -215,7 +238,11 @@ fn is_apart(entry: &Entry, theirs: &Job, lost: Stamp) -> bool {
         return entry.base != Some(theirs.version) && ours.version.stamp.process != theirs.version.stamp.process;
     }
     // What was known to be there gives way to what others made of it; what is older there was there before.
-    lost == theirs.version.stamp && theirs.update_time > ours.update_time
+    if lost == theirs.version.stamp {
+        theirs.update_time > ours.update_time
+    } else {
+        theirs.version.revision <= ours.version.revision
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]

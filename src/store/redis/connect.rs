@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -50,6 +50,8 @@ pub struct Connector {
     generation: AtomicU64,
     /// The server that is used, by the id of its process.
     server: Mutex<Option<String>>,
+    /// Whatever happened to the server that is found next, it is used.
+    accepts_any: AtomicBool,
 }
 
 enum Place {
@@ -89,7 +91,14 @@ impl Connector {
                 nodes: nodes.iter().map(client).collect::<RedisResult<_>>()?,
             },
         };
-        Ok(Self { place, config, patience, generation: AtomicU64::new(0), server: Mutex::default() })
+        Ok(Self {
+            place,
+            config,
+            patience,
+            generation: AtomicU64::new(0),
+            server: Mutex::default(),
+            accepts_any: AtomicBool::new(false),
+        })
     }
 
     /// Has nobody use the connections again that were made so far.
@@ -116,9 +125,9 @@ impl Connector {
         timeout(self.patience, connecting).await.map_err(|_| timed_out())?
     }
 
-    /// Uses the next server that is found, whatever happened to it.
-    pub fn accept_any(&self) {
-        *self.server() = None;
+    /// Uses the next server that is found, whatever happened to it, or not any more.
+    pub fn accept_any(&self, accept: bool) {
+        self.accepts_any.store(accept, Relaxed);
     }
 
     /// Fails if this is another server than the last one, or if it was restarted: it may have lost something.
@@ -128,7 +137,7 @@ impl Connector {
         let id =
             info.ok().and_then(|info| Some(info.lines().find_map(|line| line.strip_prefix("run_id:"))?.to_owned()));
         let mut server = self.server();
-        if server.is_some() && id.is_some() && *server != id {
+        if server.is_some() && id.is_some() && *server != id && !self.accepts_any.load(Relaxed) {
             return Err(
                 (ErrorKind::Server(ServerErrorKind::MasterDown), "Redis was restarted, or is another one").into()
             );

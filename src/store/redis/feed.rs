@@ -9,7 +9,7 @@ use std::{
     mem::replace,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -35,11 +35,14 @@ use super::{
 use crate::{
     clock::Clock,
     domain::{JobId, TOMBSTONE_LIFE, Timestamp},
-    store::{Hint, Record, StorageMode},
+    store::{Hint, Record, StorageMode, StoreError},
 };
 
 /// How often the link, the clock and the counts are looked at.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// After how many looks in vain Redis counts as away.
+const FAILURES: usize = 2;
 
 /// Between how many looks the sentinels are asked.
 const LOOKS_PER_MASTER: usize = 4;
@@ -73,6 +76,8 @@ pub struct Feed {
     distrust: Notify,
     /// The link is to be looked at now.
     look: Notify,
+    /// How often commits that were heard of are known to have been lost.
+    losses: AtomicU64,
     /// Until when a hint of this store's own commits may be the first that it hears of them, in microseconds.
     doubt_until: AtomicI64,
 }
@@ -82,6 +87,11 @@ impl Feed {
     pub fn doubt(&self, id: &JobId) {
         self.doubt_until.store(i64::MAX, Relaxed);
         self.read_again([id.clone()]);
+    }
+
+    /// How often commits that were heard of are known to have been lost.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Relaxed)
     }
 
     /// Redis answers again: what was sent before comes to light by then, or not at all.
@@ -127,7 +137,8 @@ impl RedisStore {
             self.look_after(),
             self.reread_watched(),
             self.pool.look_after(),
-            self.bulk.look_after()
+            self.bulk.look_after(),
+            self.pulse.look_after()
         );
     }
 
@@ -161,7 +172,10 @@ impl RedisStore {
     async fn subscribe(&self, turn: usize) -> RedisResult<PubSub> {
         let channels: Vec<_> = Partition::all().map(|partition| self.keys.changes(partition)).collect();
         let messages = self.connector.subscribe(&channels, turn).await?;
-        *self.feed.heard() = self.commits().await;
+        let heard = *self.feed.heard();
+        let counts = self.commits().await;
+        self.look_for_losses(&heard, &counts);
+        *self.feed.heard() = counts;
         self.missed(|_| true);
         self.feed.tried.send_replace(true);
         Ok(messages)
@@ -196,9 +210,9 @@ impl RedisStore {
             self.missed(|other| other == partition);
         }
         let Some(id) = JobId::parse(&hint.id) else { return };
-        let own = hint.by == self.by && !self.is_in_doubt();
-        let hint = Hint { id: &id, revision: hint.rev, kind: &hint.kind, owner: &hint.owner };
-        if !own && self.listener.hinted(&hint) {
+        let own = hint.by == self.by;
+        let hint = Hint { id: &id, revision: hint.rev, kind: &hint.kind, owner: &hint.owner, own };
+        if (!own || self.is_in_doubt()) && self.listener.hinted(&hint) {
             self.feed.read_again([id]);
         }
     }
@@ -252,7 +266,7 @@ impl RedisStore {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before: VecDeque<(Instant, Counts)> = VecDeque::new();
-        let mut master = None;
+        let (mut master, mut failures) = (None, 0);
         let mut generation = self.connector.generation();
         for look in 0.. {
             tokio::select! {
@@ -268,11 +282,17 @@ impl RedisStore {
             }
             let heard = *self.feed.heard();
             let begun = Instant::now();
-            let counts = self.look().await;
+            let (counts, outcome) = self.look().await;
+            // A single answer may be late where much is on the way.
+            failures = if outcome.is_ok() { 0 } else { failures + 1 };
+            match outcome {
+                Ok(()) => self.link_is(StorageMode::Redis),
+                Err(StoreError::Unavailable) if failures < FAILURES => {}
+                Err(_) => self.link_is(StorageMode::Degraded),
+            }
             self.catch_up(&counts);
             let due = if before.len() < LOOKS { None } else { before.pop_front() };
-            let overdue = due.is_some_and(|(_, due)| is_behind(&heard, &due));
-            if overdue || is_behind(&counts, &heard) {
+            if due.is_some_and(|(_, due)| is_behind(&heard, &due)) {
                 debug!("hints were lost");
                 before.clear();
                 self.feed.distrust.notify_one();
@@ -310,42 +330,51 @@ impl RedisStore {
         }
     }
 
-    /// Looks at the clock, the data set and the counts of commits, which it returns.
-    async fn look(&self) -> Counts {
+    /// Looks at the clock, the data set and the counts of commits, which it returns. An error where Redis does not serve
+    /// with all its partitions; data that was lost is noted.
+    pub(super) async fn look(&self) -> (Counts, Result<(), StoreError>) {
+        let heard = *self.feed.heard();
         let (clock, data_set, counts) = tokio::join!(self.set_clock(), self.learn_epoch(), self.commits());
-        // Another data set has to be looked at before it is used.
-        let is_whole = data_set.as_ref().is_ok_and(|is_new| !is_new) && counts.iter().all(Option::is_some);
-        self.link_is(if is_whole { StorageMode::Redis } else { StorageMode::Degraded });
-        for fault in [clock.err(), data_set.err()].into_iter().flatten() {
-            debug!(?fault, "the look at Redis failed");
+        self.look_for_losses(&heard, &counts);
+        let all = if counts.iter().all(Option::is_some) { Ok(()) } else { Err(StoreError::Unavailable) };
+        (counts, clock.and(data_set).map_err(StoreError::from).and(all))
+    }
+
+    /// Notes that Redis has lost the last commits where fewer have happened than were `heard` of.
+    fn look_for_losses(&self, heard: &Counts, counts: &Counts) {
+        if is_behind(counts, heard) {
+            warn!(redis = %self.target, "Redis has lost commits");
+            self.feed.losses.fetch_add(1, Relaxed);
+            for (heard, count) in self.feed.heard().iter_mut().zip(counts) {
+                *heard = heard.and(*count);
+            }
+            self.link_is(StorageMode::Degraded);
+            self.feed.distrust.notify_one();
         }
-        counts
     }
 
     /// Sets the clock by that of Redis.
     pub(super) async fn set_clock(&self) -> Result<(), Fault> {
         let asked = self.clock.now();
-        let (seconds, micros): (i64, i64) = self.bulk.query(&cmd("TIME")).await?;
+        let (seconds, micros): (i64, i64) = self.pulse.query(&cmd("TIME")).await?;
         let way = self.clock.now().since(asked) / 2;
         self.clock.steer(Timestamp::from_micros(seconds * 1_000_000 + micros) + way);
         self.feed.doubt_ends(self.clock.now() + TOMBSTONE_LIFE);
         Ok(())
     }
 
-    /// Reads which data set this is, and names it if nobody has. Says whether it is another one than before. Fails
-    /// where Redis takes no writes.
-    pub(super) async fn learn_epoch(&self) -> Result<bool, Fault> {
+    /// Reads which data set this is, and names it if nobody has; another one than before is noted. Fails where Redis takes no writes.
+    pub(super) async fn learn_epoch(&self) -> Result<(), Fault> {
         let name = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
-        let there: Option<String> = self.bulk.query(cmd("SET").arg(EPOCH).arg(&name).arg("NX").arg("GET")).await?;
+        let there: Option<String> = self.pulse.query(cmd("SET").arg(EPOCH).arg(&name).arg("NX").arg("GET")).await?;
         let epoch = u64::from_str_radix(&there.unwrap_or(name), 16).unwrap_or(1);
         let before = self.epoch.swap(epoch, Relaxed);
-        let is_new = before != 0 && before != epoch;
-        if is_new {
+        if before != 0 && before != epoch {
             warn!(redis = %self.target, "Redis holds another data set than before");
             self.link_is(StorageMode::Degraded);
             self.feed.distrust.notify_one();
         }
-        Ok(is_new)
+        Ok(())
     }
 
     async fn commits(&self) -> Counts {
@@ -355,7 +384,7 @@ impl RedisStore {
 
     /// How many commits there were in a partition.
     pub(super) async fn commits_in(&self, partition: Partition) -> Result<i64, Fault> {
-        let count: Option<i64> = self.bulk.query(cmd("GET").arg(self.keys.commits(partition))).await?;
+        let count: Option<i64> = self.pulse.query(cmd("GET").arg(self.keys.commits(partition))).await?;
         Ok(count.unwrap_or_default())
     }
 

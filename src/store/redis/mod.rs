@@ -76,6 +76,8 @@ pub struct RedisStore {
     keys: Keys,
     pool: Pool,
     bulk: Pool,
+    /// Looks after the link, whatever else goes on.
+    pulse: Pool,
     feed: Feed,
     listener: Arc<dyn Listener>,
     clock: Arc<SteeredClock>,
@@ -100,6 +102,7 @@ impl RedisStore {
         let store = Self {
             pool: Pool::new(connector.clone(), pool_size, timeout),
             bulk: Pool::new(connector.clone(), BULK_CONNECTIONS, timeout),
+            pulse: Pool::new(connector.clone(), 1, timeout),
             connector,
             keys: Keys::new(&key_prefix),
             feed: Feed::default(),
@@ -216,11 +219,13 @@ impl JobStore for RedisStore {
     }
 
     fn accept_any(&self) {
-        self.connector.accept_any();
+        self.connector.accept_any(true);
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        tokio::try_join!(self.set_clock(), self.learn_epoch())?;
+        self.look().await.1?;
+        self.connector.accept_any(false);
+        self.link_is(StorageMode::Redis);
         Ok(())
     }
 
@@ -239,6 +244,10 @@ impl JobStore for RedisStore {
 
     fn epoch(&self) -> u64 {
         self.epoch.load(Relaxed)
+    }
+
+    fn losses(&self) -> u64 {
+        self.feed.losses()
     }
 
     fn position(&self) -> u64 {

@@ -191,7 +191,8 @@ async fn ten_thousand_dirty_jobs_are_stored_while_callers_are_served() {
     let request = ListJobsRequest { filter, page_size: 1, ..ListJobsRequest::default() };
     let listed = elsewhere.list_jobs(request).await.expect("a page").into_inner();
     assert_eq!(listed.total_size.and_then(|total| total.try_into().ok()), Some(ENDED));
-    assert!(most <= 5, "{most} connections at once");
+    // Two carry calls, two the jobs that are reconciled; of the others one looks after the link and one hears messages.
+    assert!(most <= 6, "{most} connections at once");
     server.stop().await;
     other.stop().await;
 }

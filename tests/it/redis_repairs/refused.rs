@@ -10,7 +10,7 @@ use rstest::rstest;
 use tokio::{join, time::timeout};
 use tonic_health::ServingStatus::{NotServing, Serving};
 
-use super::{SOON, ask, behind, beside, hint_of, rewrite};
+use super::{SOON, ask, behind, beside, hint_of, rewrite, try_report};
 use crate::support::{
     Client, Server, create, new_job,
     process::Process,
@@ -32,10 +32,6 @@ async fn health_is(link: &mut Health, status: tonic_health::ServingStatus) {
 
 async fn mode(server: &Server) -> StorageMode {
     server.admin().await.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner().storage_mode()
-}
-
-async fn try_report(client: &mut Client, id: &str) -> Result<(), tonic::Status> {
-    client.update_progress(UpdateProgressRequest { job_id: id.to_owned(), ..Default::default() }).await.map(drop)
 }
 
 /// What the server that is looked at logs is read, so it is a process.

@@ -1,0 +1,255 @@
+//! Cases that were found by thinking, or by the random walk.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use jobtrack::{
+    domain::{Job, JobError, NewJob, State},
+    store::{Announcement, Durability, Held, Hint, JobStore, Listener, Source, StoreError, Stored},
+    watch::{Pace, Scope},
+};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::world::{Deaf, Op, Step, StepClock, World, durable};
+use crate::support::jobs::{apply, at, heartbeat, id, job, moment, plain};
+
+/// Longer than a tombstone lives.
+const LONG: Duration = Duration::from_secs(601);
+
+/// An end that was in the store of record stands, whoever is asked.
+#[tokio::test(start_paused = true)]
+async fn the_first_end_stands() {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    world.call(1, "a", Op::Report).await;
+    world.take(Step::Part(1)).await;
+    world.call(0, "a", Op::Fail).await;
+    world.call(1, "a", Op::Succeed).await;
+    world.heal().await;
+    let job = world.replicas[1].tracker.get(&id("a"), None).await.expect("it is there").job;
+    assert_eq!(job.state, State::Failed);
+    assert_eq!(world.replicas[1].conflicts().await, 1);
+}
+
+/// One job was made on two sides; that of one was the first to be in the store of record when that had lost its data.
+#[tokio::test(start_paused = true)]
+async fn a_life_that_gives_way_is_told() {
+    let mut world = World::new();
+    world.take(Step::Part(0)).await;
+    world.call(0, "a", Op::Create).await;
+    world.call(1, "a", Op::Create).await;
+    world.call(1, "a", Op::Succeed).await;
+    world.take(Step::Lose { all: true }).await;
+    world.replicas[0].whole().await;
+    world.heal().await;
+    let job = world.replicas[0].tracker.get(&id("a"), None).await.expect("it is there").job;
+    assert_eq!(job.state, State::Succeeded);
+    assert_eq!(world.replicas[1].conflicts().await, 1);
+}
+
+/// A job that was deleted and made anew is no conflict.
+#[tokio::test(start_paused = true)]
+async fn lives_that_follow_each_other_are_no_conflict() {
+    let mut world = World::new();
+    world.call(1, "a", Op::Create).await;
+    world.call(1, "a", Op::Succeed).await;
+    world.take(Step::Part(1)).await;
+    world.call(0, "a", Op::Delete).await;
+    world.call(0, "a", Op::Create).await;
+    world.call(1, "b", Op::Create).await;
+    world.heal().await;
+    assert_eq!(world.replicas[1].conflicts().await, 0);
+}
+
+/// A deletion that everybody else has forgotten is forgotten here too.
+#[tokio::test(start_paused = true)]
+async fn an_old_tombstone_does_no_harm_to_a_new_job() {
+    let mut world = World::new();
+    for op in [Op::Create, Op::Delete, Op::Create, Op::Delete] {
+        world.call(1, "a", op).await;
+    }
+    _ = world.replicas[0].tracker.get(&id("a"), None).await;
+    world.clock.advance(LONG);
+    world.replicas[1].tracker.sweep_due().await.expect("it answers");
+    world.call(1, "a", Op::Create).await;
+    world.part(0).await;
+    world.replicas[0].whole().await;
+    assert!(world.there("a").await.is_some_and(|job| job.removal.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_was_not_heard_of_stands() {
+    let mut world = World::new();
+    world.call(1, "a", Op::Create).await;
+    world.call(0, "a", Op::Report).await;
+    world.replicas[0].link.held.missed();
+    world.call(1, "a", Op::Delete).await;
+    world.clock.advance(LONG);
+    world.replicas[1].tracker.sweep_due().await.expect("it answers");
+    world.clock.advance(LONG);
+    assert!(world.there("a").await.is_none());
+    world.part(0).await;
+    world.replicas[0].whole().await;
+    assert!(world.there("a").await.is_none(), "it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_cut_off_fails_no_job_that_is_well() {
+    let mut world = World::new();
+    let lease_timeout = Duration::from_secs(30);
+    let new = NewJob { id: Some(id("a")), lease_timeout, fail_when_lost: true, ..plain() };
+    world.replicas[1].tracker.create(new).await.expect("there is room");
+    world.call(1, "a", Op::Report).await;
+    _ = world.replicas[0].tracker.get(&id("a"), None).await;
+    world.part(0).await;
+    for _ in 0..2 {
+        world.clock.advance(Duration::from_secs(20));
+        world.call(1, "a", Op::Report).await;
+    }
+    world.replicas[0].tracker.sweep_due().await.expect("it answers");
+    world.replicas[0].whole().await;
+    assert_eq!(world.there("a").await.expect("it is there").state, State::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_cut_off_expires_no_job_that_is_well() {
+    let mut world = World::keeping_active_for(Duration::from_secs(60));
+    world.call(1, "a", Op::Create).await;
+    _ = world.replicas[0].tracker.get(&id("a"), None).await;
+    world.part(0).await;
+    world.clock.advance(Duration::from_secs(40));
+    world.call(1, "a", Op::Report).await;
+    world.clock.advance(Duration::from_secs(40));
+    let told = world.replicas[0].tracker.get(&id("a"), None).await.expect_err("it can't be told");
+    assert_eq!(told, JobError::StoreUnavailable);
+    world.replicas[0].tracker.sweep_due().await.expect("it answers");
+    world.replicas[0].whole().await;
+    assert!(world.there("a").await.is_some_and(|job| job.removal.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_begins_in_an_outage_gets_what_was_not_held() {
+    let mut world = World::new();
+    world.call(1, "a", Op::Create).await;
+    world.part(0).await;
+    let pace = Pace { min_interval: Duration::ZERO, bookmark_interval: Duration::from_secs(5) };
+    let mut stream = world.replicas[0].tracker.watch_jobs(Scope::default(), "", pace);
+    assert!(stream.next().await.expect("it is open").stored.is_none(), "it is held after all");
+    world.replicas[0].whole().await;
+    let found = async { while stream.next().await.expect("it is open").stored.is_none() {} };
+    timeout(Duration::from_secs(60), found).await.expect("the job is sent");
+}
+
+/// The first end was in the store of record, which lost it and took another. What the replica that knows the first hears
+/// of that before it has reconciled changes nothing.
+#[tokio::test(start_paused = true)]
+async fn a_lost_end_stands_against_a_later_one() {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    world.call(1, "a", Op::Report).await;
+    world.take(Step::Save).await;
+    world.call(0, "a", Op::Succeed).await;
+    world.take(Step::Lose { all: false }).await;
+    world.replicas[1].whole().await;
+    world.call(1, "a", Op::Fail).await;
+    let there = world.record.store().get(&id("a")).await.expect("it answers").map(durable).expect("it is there");
+    world.replicas[0].link.held.changed(Announcement { stored: there, position: 0, previous: None });
+    world.replicas[0].whole().await;
+    assert_eq!(world.there("a").await.expect("it is there").state, State::Succeeded);
+    assert_eq!(world.replicas[0].conflicts().await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_durable_report_that_gives_way_is_told() {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    world.call(1, "a", Op::Report).await;
+    world.take(Step::Save).await;
+    world.call(0, "a", Op::Report).await;
+    let version = world.acknowledged["a"].job.version;
+    world.take(Step::Lose { all: false }).await;
+    world.replicas[1].whole().await;
+    world.call(1, "a", Op::Fail).await;
+    world.replicas[0].whole().await;
+    assert_ne!(world.there("a").await.expect("it is there").version.stamp, version.stamp);
+    assert_eq!(world.replicas[0].conflicts().await, 1);
+}
+
+/// After so long nobody can tell whether it was deleted, or lost with a snapshot that is older than it.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_given_up_is_told() {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    world.part(0).await;
+    world.clock.advance(LONG);
+    let there = world.there("a").await.expect("it is there");
+    world.record.store().delete(&there).await.expect("it answers");
+    world.replicas[0].whole().await;
+    assert!(world.there("a").await.is_none());
+    assert_eq!(world.replicas[0].conflicts().await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_of_removed_jobs_is_bounded() {
+    const MOST: usize = 100;
+    let held = Held::new(MOST, Arc::new(Deaf), Arc::new(StepClock::default()));
+    for number in 0.. {
+        let job = Arc::new(job(&format!("j{number}"), 1));
+        match held.accept(job.clone(), None) {
+            Err(error) => {
+                assert_eq!(error, StoreError::Full(MOST));
+                break;
+            }
+            accepted => _ = accepted.expect("there is room"),
+        }
+        let gone = Arc::new(job.give_way(at(2), moment(2).stamp));
+        held.accept(gone, Some(&job)).expect("it is held already");
+    }
+    assert_eq!(held.dirty(), MOST);
+}
+
+fn recorded(job: Job) -> Stored {
+    Stored { job: Arc::new(job), durability: Durability::Durable, source: Source::Redis }
+}
+
+/// It was asked for when an entry was here that is another one by now.
+#[test]
+fn an_entry_is_not_followed_for_what_was_asked_before_it() {
+    let held = Held::new(1, Arc::new(Deaf), Arc::new(StepClock::default()));
+    held.come_back();
+    let first = job("a", 1);
+    held.learn(&recorded(first.clone()), None);
+    let following = held.following(&first.id);
+    held.learn(&recorded(job("b", 1)), None);
+    let revision = apply(&first, &heartbeat(), 2).version.revision;
+    held.hinted(&Hint { id: &first.id, revision, kind: "", owner: "", own: false });
+    held.learn(&recorded(first.clone()), None);
+    held.follow(&first, following);
+    held.heard_until(Instant::now());
+    assert!(held.recent(&first.id).is_none(), "an outdated entry is served");
+}
+
+#[derive(Default)]
+struct Counter(Mutex<usize>);
+
+impl Listener for Counter {
+    fn changed(&self, _: Announcement) {
+        *self.0.lock().expect("no test panics here") += 1;
+    }
+}
+
+#[test]
+fn a_new_life_is_announced_when_the_tombstone_is_forgotten() {
+    let (seen, clock) = (Arc::new(Counter::default()), Arc::new(StepClock::default()));
+    let held = Held::new(100, seen.clone(), clock.clone());
+    held.come_back();
+    let first = job("a", 1);
+    let gone = first.give_way(at(2), moment(2).stamp);
+    let second = Job::create(id("a"), plain(), Some(&gone), Uuid::new_v4(), &moment(3));
+    held.learn(&recorded(second.give_way(at(4), moment(4).stamp)), None);
+    held.learn(&recorded(job("a", 700)), None);
+    assert_eq!(*seen.0.lock().expect("no test panics here"), 2);
+}

@@ -1,0 +1,367 @@
+//! Two replicas and the store of record between them, without processes.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jobtrack::{
+    clock::Clock,
+    domain::{Change, Job, JobError, JobId, ListQuery, NewJob, Retention, Timestamp},
+    store::{
+        Announcement, DueBatch, Durability, Failover, Fallback, Held, JobStore, Listener, MemoryStore, Page, Replaced,
+        StorageMode, StoreError, StoreStats, Stored,
+    },
+    tracker::Tracker,
+    watch::Hub,
+};
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::support::jobs::{failure, heartbeat, id, plain, success};
+
+/// A store of record that can lose its data.
+#[derive(Clone)]
+pub struct Record(Arc<Mutex<Arc<MemoryStore>>>);
+
+pub struct Deaf;
+
+impl Listener for Deaf {
+    fn changed(&self, _: Announcement) {}
+}
+
+impl Record {
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Arc::new(MemoryStore::new(1000, Arc::new(Deaf))))))
+    }
+
+    pub fn store(&self) -> Arc<MemoryStore> {
+        self.0.lock().expect("no test panics here").clone()
+    }
+
+    /// All that it holds.
+    pub async fn save(&self) -> Vec<Arc<Job>> {
+        let store = self.store();
+        let mut all = Vec::new();
+        for name in NAMES {
+            all.extend(store.get(&id(name)).await.expect("it answers").map(|stored| stored.job));
+        }
+        all
+    }
+
+    /// Holds just this from now on, as another data set.
+    pub async fn restore(&self, jobs: Vec<Arc<Job>>) {
+        let store = Arc::new(MemoryStore::new(1000, Arc::new(Deaf)));
+        for job in jobs {
+            store.replace(job, None).await.expect("there is room");
+        }
+        *self.0.lock().expect("no test panics here") = store;
+    }
+}
+
+/// The way of one replica to the store of record.
+pub struct Link {
+    pub record: Record,
+    pub up: AtomicBool,
+    /// What is asked next is done, and the answer is lost.
+    loses_answer: AtomicBool,
+    mode: watch::Sender<StorageMode>,
+    /// Is told of what is stored.
+    pub held: Arc<Held>,
+}
+
+impl Link {
+    fn check(&self) -> Result<Arc<MemoryStore>, StoreError> {
+        if self.up.load(Relaxed) { Ok(self.record.store()) } else { Err(StoreError::Unavailable) }
+    }
+}
+
+/// As the store of record marks it.
+pub fn durable(stored: Stored) -> Stored {
+    Stored { durability: Durability::Durable, ..stored }
+}
+
+#[async_trait]
+impl JobStore for Link {
+    async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
+        Ok(self.check()?.get(id).await?.map(durable))
+    }
+
+    async fn replace(&self, mut job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        let store = self.check()?;
+        let noted = Arc::make_mut(&mut job);
+        noted.recorded = true;
+        if noted.state.is_terminal() && noted.removal.is_none() && noted.durable_time.is_none() {
+            noted.durable_time = Some(noted.update_time);
+        }
+        let outcome = store.replace(job, previous).await?;
+        if self.loses_answer.swap(false, Relaxed) {
+            return Err(StoreError::Unavailable);
+        }
+        Ok(match outcome {
+            Replaced::Stored(stored) => {
+                let stored = durable(stored);
+                self.held.changed(Announcement { stored: stored.clone(), position: 0, previous: None });
+                Replaced::Stored(stored)
+            }
+            Replaced::Conflict(there) => Replaced::Conflict(there.map(durable)),
+        })
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
+        self.check()?.list(query).await
+    }
+
+    async fn delete(&self, job: &Job) -> Result<(), StoreError> {
+        self.check()?.delete(job).await
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
+        self.check()?.due(now, limit).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.check().map(drop)
+    }
+
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        self.check()?.stats().await
+    }
+
+    fn mode(&self) -> watch::Receiver<StorageMode> {
+        self.mode.subscribe()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.record.store().epoch()
+    }
+
+    fn position(&self) -> u64 {
+        0
+    }
+
+    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<Announcement>>, StoreError> {
+        Ok(None)
+    }
+}
+
+/// Steps on whenever it is asked.
+pub struct StepClock(AtomicI64);
+
+impl Default for StepClock {
+    fn default() -> Self {
+        Self(1_700_000_000_000_000.into())
+    }
+}
+
+impl Clock for StepClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.0.fetch_add(1, Relaxed))
+    }
+}
+
+impl StepClock {
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_micros().try_into().expect("not so long"), Relaxed);
+    }
+}
+
+/// The jobs that are changed.
+pub const NAMES: [&str; 3] = ["a", "b", "c"];
+
+pub struct Replica {
+    pub link: Arc<Link>,
+    pub store: Arc<Failover>,
+    pub tracker: Tracker,
+}
+
+impl Replica {
+    pub fn new(record: &Record, clock: &Arc<StepClock>, active: Duration) -> Self {
+        let mode = watch::Sender::new(StorageMode::Redis);
+        let hub = Arc::new(Hub::default());
+        let held = Arc::new(Held::new(1000, hub.clone(), clock.clone()));
+        let (up, loses_answer) = (true.into(), false.into());
+        let link = Arc::new(Link { record: record.clone(), up, loses_answer, mode, held: held.clone() });
+        let store = Arc::new(Failover::new(link.clone(), held, clock.clone(), Fallback::Accept));
+        let none = Duration::ZERO;
+        let retention = Retention { succeeded: none, failed: none, cancelled: none, active };
+        let tracker = Tracker::new(store.clone(), hub, clock.clone(), retention);
+        let runner = store.clone();
+        tokio::spawn(async move { runner.run().await });
+        Self { link, store, tracker }
+    }
+
+    pub async fn whole(&self) {
+        self.link.up.store(true, Relaxed);
+        let mut mode = self.store.mode();
+        let back = mode.wait_for(|mode| *mode == StorageMode::Redis);
+        timeout(Duration::from_secs(60), back).await.expect("it comes back").expect("it is there");
+        let settled = async {
+            while self.store.stats().await.expect("it answers").dirty > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), settled).await.expect("it gets everything");
+    }
+
+    pub async fn conflicts(&self) -> u64 {
+        let stats = self.store.stats().await.expect("it answers");
+        stats.last_reconciliation.map_or(0, |ledger| ledger.counts[1..].iter().sum())
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    Create,
+    Report,
+    Succeed,
+    Fail,
+    Delete,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// A call to a replica about a job.
+    Call(usize, usize, Op),
+    /// A replica loses its link.
+    Part(usize),
+    /// The answer to a replica's next write is lost.
+    LoseAnswer(usize),
+    /// The store of record remembers what it has.
+    Save,
+    /// Both replicas lose their link, and the store of record comes back with nothing, or what it remembered.
+    Lose { all: bool },
+    /// Both replicas have their link again, and are waited for.
+    Heal,
+}
+
+pub fn step() -> impl Strategy<Value = Step> {
+    let op = prop_oneof![
+        3 => Just(Op::Create), 5 => Just(Op::Report), 2 => Just(Op::Succeed), 1 => Just(Op::Fail), 1 => Just(Op::Delete)
+    ];
+    prop_oneof![
+        12 => (0..2_usize, 0..NAMES.len(), op).prop_map(|(replica, job, op)| Step::Call(replica, job, op)),
+        2 => (0..2_usize).prop_map(Step::Part),
+        1 => (0..2_usize).prop_map(Step::LoseAnswer),
+        1 => Just(Step::Save),
+        1 => any::<bool>().prop_map(|all| Step::Lose { all }),
+        2 => Just(Step::Heal),
+    ]
+}
+
+/// What was last acknowledged of a job, and by which replica; `None` in the place of the replica: by both in turn.
+#[derive(Clone, Debug)]
+pub struct Acknowledged {
+    pub job: Arc<Job>,
+    pub by: Option<usize>,
+}
+
+pub struct World {
+    pub record: Record,
+    pub clock: Arc<StepClock>,
+    pub replicas: [Replica; 2],
+    pub saved: Vec<Arc<Job>>,
+    /// Since all was whole.
+    pub acknowledged: HashMap<&'static str, Acknowledged>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::keeping_active_for(Duration::ZERO)
+    }
+
+    /// Active jobs are kept for so long after their last report; zero: for ever.
+    pub fn keeping_active_for(active: Duration) -> Self {
+        let (record, clock) = (Record::new(), Arc::new(StepClock::default()));
+        let replicas = [Replica::new(&record, &clock, active), Replica::new(&record, &clock, active)];
+        Self { record, clock, replicas, saved: Vec::new(), acknowledged: HashMap::new() }
+    }
+
+    pub async fn take(&mut self, step: Step) {
+        match step {
+            Step::Call(replica, job, op) => self.call(replica, NAMES[job], op).await,
+            Step::Part(replica) => self.replicas[replica].link.up.store(false, Relaxed),
+            Step::LoseAnswer(replica) => self.replicas[replica].link.loses_answer.store(true, Relaxed),
+            Step::Save => self.saved = self.record.save().await,
+            Step::Lose { all } => {
+                for replica in &self.replicas {
+                    replica.link.up.store(false, Relaxed);
+                    // It is noticed before anything else happens.
+                    _ = replica.tracker.get(&id("nowhere"), None).await;
+                }
+                self.record.restore(if all { Vec::new() } else { self.saved.clone() }).await;
+            }
+            Step::Heal => self.heal().await,
+        }
+    }
+
+    pub async fn call(&mut self, replica: usize, name: &'static str, op: Op) {
+        let tracker = &self.replicas[replica].tracker;
+        let outcome = match op {
+            Op::Create => tracker.create(NewJob { id: Some(id(name)), ..plain() }).await,
+            Op::Report => tracker.change(&id(name), &heartbeat()).await,
+            Op::Succeed => tracker.change(&id(name), &success()).await,
+            Op::Fail => tracker.change(&id(name), &failure()).await,
+            Op::Delete => tracker.change(&id(name), &Change::Delete { force: true }).await,
+        };
+        match outcome {
+            Ok((stored, _)) => {
+                let before = self.acknowledged.get(name);
+                let by = before.is_none_or(|before| before.by == Some(replica)).then_some(replica);
+                self.acknowledged.insert(name, Acknowledged { job: stored.job, by });
+            }
+            Err(JobError::NotFound(_) | JobError::Exists(_) | JobError::Rejected(..) | JobError::StoreUnavailable) => {}
+            Err(error) => panic!("{op:?} of {name} on {replica}: {error}"),
+        }
+    }
+
+    /// A replica loses its link and notices.
+    pub async fn part(&self, replica: usize) {
+        let replica = &self.replicas[replica];
+        replica.link.up.store(false, Relaxed);
+        _ = replica.tracker.get(&id("nowhere"), None).await;
+        assert_eq!(*replica.store.mode().borrow(), StorageMode::Degraded);
+    }
+
+    /// What the store of record has under a name.
+    pub async fn there(&self, name: &str) -> Option<Arc<Job>> {
+        self.record.store().get(&id(name)).await.expect("it answers").map(|stored| stored.job)
+    }
+
+    pub async fn heal(&mut self) {
+        for _ in 0..2 {
+            for replica in &self.replicas {
+                replica.link.loses_answer.store(false, Relaxed);
+                replica.whole().await;
+            }
+        }
+        let mut conflicts = 0;
+        for replica in &self.replicas {
+            conflicts += replica.conflicts().await;
+        }
+        for (name, acknowledged) in self.acknowledged.drain() {
+            let there = self.record.store().get(&id(name)).await.expect("it answers").map(|stored| stored.job);
+            let there = there.unwrap_or_else(|| panic!("{name} is gone: {acknowledged:?}"));
+            let (job, version) = (&acknowledged.job, acknowledged.job.version);
+            let kept = there.version.uid == version.uid
+                && there.version.revision >= version.revision
+                && there.removal == job.removal
+                && there.attempt >= job.attempt
+                && (!job.state.is_terminal() || there.state == job.state);
+            let alone = acknowledged.by.is_some();
+            assert!(kept || !alone || conflicts > 0, "{name}: {job:?} was acknowledged, {there:?} is there");
+            for replica in &self.replicas {
+                let read = replica.tracker.get(&id(name), None).await.map(|stored| stored.job.version).ok();
+                assert_eq!(read, Some(there.version).filter(|_| there.removal.is_none()), "{name}");
+            }
+        }
+    }
+}
