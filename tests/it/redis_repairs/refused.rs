@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use jobtrack::proto::v1::{
-    CreateJobRequest, Event, GetStatsRequest, ListJobsRequest, PurgeJobsRequest, StorageMode, UpdateProgressRequest,
-    WatchJobsRequest, job::State,
+    CreateJobRequest, Event, GetStatsRequest, ListJobsRequest, PurgeJobsRequest, StorageMode, WatchJobsRequest,
+    job::State,
 };
 use rstest::rstest;
 use tokio::{join, time::timeout};
@@ -12,7 +12,7 @@ use tonic_health::ServingStatus::{NotServing, Serving};
 
 use super::{SOON, ask, behind, beside, hint_of, rewrite, try_report};
 use crate::support::{
-    Client, Server, create, new_job,
+    Server, create, new_job,
     process::Process,
     redis::Redis,
     relay::{Carrying::Commands, Link, Relay},
