@@ -1,0 +1,68 @@
+//! What an event costs while many watch one job.
+
+use std::sync::Arc;
+
+use super::Finding;
+use crate::{
+    load::{
+        unary::Target,
+        watch::{Audience, Reports},
+    },
+    process::Kind,
+    stats::{median, real},
+    svg::Line,
+    workload::Jobs,
+};
+
+/// Events in a round, of all subscribers together; and reports at least and at most.
+const EVENTS: usize = 100_000;
+const FEWEST: usize = 10;
+const MOST: usize = 1000;
+
+/// Events a second, of all subscribers together; reports are no more frequent than that of the fewest subscribers.
+const PACE: f64 = 10_000.0;
+const FASTEST: f64 = 500.0;
+
+pub async fn measure(quick: bool) -> Finding {
+    let (sizes, rounds): (&[usize], _) =
+        if quick { (&[1, 10, 100, 1000], 1) } else { (&[1, 10, 100, 1000, 10_000], 5) };
+    let mut lines = Vec::new();
+    for (name, kind) in [("floor", Kind::Floor), ("jobtrack", Kind::Jobtrack)] {
+        let mut points = Vec::new();
+        for &size in sizes {
+            points.push((real(size as u64), cost(kind, size, rounds).await));
+        }
+        lines.push(Line { name: name.to_owned(), points });
+    }
+    Finding {
+        name: "fanout",
+        title: "An event, by the number of subscribers of one job",
+        text: format!(
+            "The CPU of the server, reports included, divided by the events that arrived, with {PACE} events a second \
+             and at most {FASTEST} reports. With few subscribers the report itself is most of it."
+        ),
+        size: "subscribers",
+        value: "CPU per event, µs",
+        lines,
+    }
+}
+
+/// Microseconds of the server's CPU for an event, with so many subscribers.
+async fn cost(kind: Kind, subscribers: usize, rounds: usize) -> f64 {
+    let server = kind.start(None);
+    let jobs = Arc::new(Jobs::new(1));
+    Target::grpc(server.address, 1).await.prepare(&jobs).await;
+    let count = (EVENTS / subscribers).clamp(FEWEST, MOST);
+    let connections = subscribers.div_ceil(1000).max(subscribers.min(10));
+    let room = 8 + count * (rounds + 1);
+    let audience = Audience::gather(server.address, jobs, subscribers, connections, room).await;
+    let rate = (PACE / real(subscribers as u64)).min(FASTEST);
+    let mut costs = Vec::new();
+    for _ in 0..=rounds {
+        let before = server.cpu_time();
+        let delivery = audience.report(Reports { count, rate: Some(rate) }).await;
+        costs.push(server.cpu_time().saturating_sub(before).as_secs_f64() * 1e6 / real(delivery.events));
+    }
+    // The first round warms up.
+    median(&costs[1..])
+}

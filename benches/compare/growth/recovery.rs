@@ -1,0 +1,73 @@
+//! How long it takes until a Redis that lost everything has all jobs again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jobtrack::proto::v1::{GetStatsRequest, GetStatsResponse, StorageMode};
+use tokio::time::{sleep, timeout};
+
+use super::Finding;
+use crate::{
+    load::{
+        grpc::Connection,
+        unary::{self, Plan, Target, Until},
+    },
+    process::{Kind, Server},
+    servers::Redis,
+    svg::Line,
+    workload::{Jobs, Operation},
+};
+
+/// How long a reconciliation may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+pub async fn measure(quick: bool) -> Finding {
+    let sizes: &[u32] = if quick { &[1_000, 10_000] } else { &[1_000, 10_000, 100_000] };
+    let mut points = Vec::new();
+    for &size in sizes {
+        points.push((f64::from(size), reconcile(size).await));
+    }
+    Finding {
+        name: "recovery",
+        title: "A reconciliation, by the number of dirty jobs",
+        text: "Redis is killed, jobs are created, and Redis starts again, empty. From when it serves until all jobs are in \
+               it and it is the store of record; up to a second of that is the pause between two tries."
+            .to_owned(),
+        size: "jobs created while Redis was away",
+        value: "time, ms",
+        lines: vec![Line { name: "reconciliation".to_owned(), points }],
+    }
+}
+
+/// Milliseconds until so many jobs are reconciled.
+async fn reconcile(count: u32) -> f64 {
+    let mut redis = Redis::start().await;
+    let server = Kind::Jobtrack.start(Some(&redis.url()));
+    let connection = Connection::open(server.address).await;
+    redis.kill();
+    until(&connection, |stats| stats.storage_mode() == StorageMode::Degraded).await;
+    create(&server, count).await;
+    until(&connection, |stats| stats.dirty_jobs == i64::from(count)).await;
+    redis.restart_empty().await;
+    let started = Instant::now();
+    until(&connection, |stats| stats.dirty_jobs == 0 && stats.storage_mode() == StorageMode::Redis).await;
+    started.elapsed().as_secs_f64() * 1e3
+}
+
+async fn create(server: &Server, count: u32) {
+    let target = Arc::new(Target::grpc(server.address, 4).await);
+    let plan = Plan { operation: Operation::Create, callers: 64, until: Until::Calls(u64::from(count)), rate: None };
+    unary::run(target, Arc::new(Jobs::new(0)), plan).await;
+}
+
+/// Waits until the statistics are so.
+async fn until(connection: &Connection, probe: impl Fn(&GetStatsResponse) -> bool) {
+    let found = timeout(PATIENCE, async {
+        while !probe(&connection.call("AdminService/GetStats", &GetStatsRequest {}).await) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    found.await.expect("it takes no longer");
+}

@@ -1,0 +1,101 @@
+//! A server under callgrind, whose counters are read from outside.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::process::{Kind, Server};
+
+/// A server whose instructions are counted.
+pub struct Counted {
+    server: Server,
+    folder: PathBuf,
+    dumps: u32,
+}
+
+impl Counted {
+    /// Starts a server and counts from here on.
+    pub fn start(kind: Kind, redis: Option<&str>) -> Self {
+        let found = Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
+        assert!(found, "valgrind IS MISSING: install it (apt-get install valgrind), or ask for other sections");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("callgrind-{}", Uuid::new_v4()));
+        fs::create_dir_all(&folder).expect("a folder can be made");
+        let flags = ["valgrind", "-q", "--tool=callgrind", "--fair-sched=yes", "--instr-atstart=no"];
+        let mut wrapper: Vec<_> = flags.map(str::to_owned).into();
+        wrapper.push(format!("--callgrind-out-file={}", folder.join("out").display()));
+        let server = Server::start(kind.command(redis, &wrapper));
+        let counted = Self { server, folder, dumps: 0 };
+        let switched = Command::new("callgrind_control").args(["-i", "on", &counted.server.id().to_string()]).output();
+        assert!(switched.is_ok_and(|output| output.status.success()), "callgrind takes no orders");
+        counted
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    /// Begins to count at zero.
+    pub fn zero(&self) {
+        self.order("-z");
+    }
+
+    /// How many instructions there were since [`zero`](Self::zero) or the last dump.
+    pub fn dump(&mut self) -> f64 {
+        self.order("-d");
+        self.dumps += 1;
+        let text = fs::read_to_string(self.last_dump()).expect("the dump is there");
+        let totals = text.lines().find_map(|line| line.strip_prefix("totals: "));
+        totals.and_then(|totals| totals.trim().parse().ok()).expect("a dump has a total")
+    }
+
+    /// How many there are in a time without calls.
+    pub async fn idle(&mut self, time: Duration) -> f64 {
+        self.zero();
+        sleep(time).await;
+        self.dump()
+    }
+
+    /// The functions of the last dump that take the most, by themselves or with all that they call.
+    pub fn annotate(&self, inclusive: bool, lines: usize) -> String {
+        let flag = if inclusive { "--inclusive=yes" } else { "--inclusive=no" };
+        let output = Command::new("callgrind_annotate")
+            .args([flag, "--auto=no", "--threshold=100"])
+            .arg(self.last_dump())
+            .output();
+        let output = output.expect("callgrind_annotate comes with valgrind").stdout;
+        let text = String::from_utf8_lossy(&output);
+        let kind = if inclusive { "with all that they call" } else { "by themselves" };
+        let functions = text.lines().skip_while(|line| !line.contains("PROGRAM TOTALS")).take(lines);
+        format!("functions {kind}:\n{}", functions.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Puts a copy of the last dump where it stays, for other questions to `callgrind_annotate`.
+    pub fn keep(&self) -> PathBuf {
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("callgrind.out");
+        fs::copy(self.last_dump(), &kept).expect("a file can be copied");
+        kept
+    }
+
+    fn last_dump(&self) -> PathBuf {
+        self.folder.join(format!("out.{}", self.dumps))
+    }
+
+    fn order(&self, order: &str) {
+        let process = self.server.id().to_string();
+        let output = Command::new("callgrind_control").args([order, &process]).output();
+        assert!(output.is_ok_and(|output| output.status.success()), "callgrind takes no orders");
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.folder);
+    }
+}

@@ -1,0 +1,203 @@
+//! Many subscribers of one job, and one who reports on it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use hdrhistogram::Histogram;
+use jobtrack::proto::v1::{Event, UpdateProgressResponse};
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::{
+    grpc::{Connection, Messages},
+    unary::histogram,
+};
+use crate::{stats::real, workload::Jobs};
+
+/// How long subscribers may take until all have the last event.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What of an event matters here; the rest is passed over, which is cheaper than to decode it.
+#[derive(prost::Message)]
+struct Seen {
+    #[prost(enumeration = "Event", tag = "1")]
+    event: i32,
+    #[prost(message, optional, tag = "2")]
+    job: Option<SeenJob>,
+}
+
+#[derive(prost::Message)]
+struct SeenJob {
+    #[prost(message, optional, tag = "8")]
+    progress: Option<SeenProgress>,
+}
+
+#[derive(prost::Message)]
+struct SeenProgress {
+    #[prost(int64, optional, tag = "2")]
+    completed: Option<i64>,
+}
+
+/// How often the job is reported on.
+#[derive(Clone, Copy)]
+pub struct Reports {
+    pub count: usize,
+    /// Reports a second; `None`: the next follows the answer.
+    pub rate: Option<f64>,
+}
+
+/// What subscribers were sent.
+pub struct Delivery {
+    /// Events of all subscribers.
+    pub events: u64,
+    pub elapsed: Duration,
+    /// From before a report was sent to its event at a subscriber, in nanoseconds.
+    pub latencies: Histogram<u64>,
+}
+
+impl Delivery {
+    /// Events a second.
+    pub fn rate(&self) -> f64 {
+        real(self.events) / self.elapsed.as_secs_f64()
+    }
+
+    /// The time within which this share of the events was there, in milliseconds.
+    pub fn latency(&self, share: f64) -> f64 {
+        real(self.latencies.value_at_quantile(share)) / 1e6
+    }
+}
+
+/// Subscribers of the first of some jobs, which have all been told how it is.
+pub struct Audience {
+    jobs: Arc<Jobs>,
+    reporter: Connection,
+    board: Arc<Board>,
+}
+
+/// What all subscribers write to.
+struct Board {
+    origin: Instant,
+    /// When each report was sent, by its `completed`, in nanoseconds since `origin`.
+    sent: Vec<AtomicU64>,
+    latencies: Mutex<Histogram<u64>>,
+    events: AtomicU64,
+    /// The last report, and how many subscribers have it.
+    last: AtomicUsize,
+    done: AtomicUsize,
+    subscribers: usize,
+}
+
+impl Audience {
+    /// Subscribes so many times over so many connections, to a job that exists and can be reported on so many times
+    /// before `completed` has risen to `room`.
+    pub async fn gather(
+        address: SocketAddr,
+        jobs: Arc<Jobs>,
+        subscribers: usize,
+        connections: usize,
+        room: usize,
+    ) -> Self {
+        let board = Arc::new(Board::new(subscribers, room));
+        let links = join_all((0..connections).map(|_| Connection::open(address))).await;
+        let request = jobs.watch_request(0);
+        let streams = (0..subscribers).map(async |subscriber| {
+            let mut messages = links[subscriber % connections].stream("JobService/WatchJob", &request).await;
+            let first: Seen = messages.next().await.expect("a watch begins with an event");
+            assert_eq!(first.event(), Event::Snapshot);
+            messages
+        });
+        for messages in join_all(streams).await {
+            tokio::spawn(follow(messages, board.clone()));
+        }
+        Self { jobs, reporter: Connection::open(address).await, board }
+    }
+
+    /// Reports on the job until all subscribers have the last report.
+    pub async fn report(&self, reports: Reports) -> Delivery {
+        self.board.reset();
+        let started = Instant::now();
+        for turn in 0..reports.count {
+            if let Some(rate) = reports.rate {
+                let pause = Duration::from_secs_f64(real(turn as u64) / rate);
+                sleep_until((started + pause).into()).await;
+            }
+            self.report_once(turn + 1 == reports.count).await;
+        }
+        let all_done = async {
+            while self.board.done.load(Relaxed) < self.board.subscribers {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, all_done).await.expect("every subscriber gets the newest event");
+        Delivery {
+            events: self.board.events.load(Relaxed),
+            elapsed: started.elapsed(),
+            latencies: self.board.latencies.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    async fn report_once(&self, is_last: bool) {
+        let request = self.jobs.update_request(0);
+        let completed = request.progress.as_ref().and_then(|progress| progress.completed).unwrap_or(0);
+        let number = usize::try_from(completed).expect("it rises from 1");
+        if is_last {
+            self.board.last.store(number, Relaxed);
+        }
+        self.board.sent[number].store(self.board.now(), Relaxed);
+        let answer: UpdateProgressResponse = self.reporter.call("JobService/UpdateProgress", &request).await;
+        assert!(answer.applied, "each report is newer than the last");
+    }
+}
+
+impl Board {
+    fn new(subscribers: usize, room: usize) -> Self {
+        Self {
+            origin: Instant::now(),
+            sent: (0..room).map(|_| AtomicU64::new(0)).collect(),
+            latencies: Mutex::new(histogram()),
+            events: AtomicU64::new(0),
+            last: AtomicUsize::new(usize::MAX),
+            done: AtomicUsize::new(0),
+            subscribers,
+        }
+    }
+
+    /// Begins to count anew.
+    fn reset(&self) {
+        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).reset();
+        self.events.store(0, Relaxed);
+        self.last.store(usize::MAX, Relaxed);
+        self.done.store(0, Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn note(&self, seen: &Seen) {
+        let progress = seen.job.as_ref().and_then(|job| job.progress.as_ref());
+        let number = progress.and_then(|progress| progress.completed).unwrap_or(0);
+        let number = usize::try_from(number).expect("it rises from 1");
+        let latency = self.now().saturating_sub(self.sent[number].load(Relaxed));
+        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(latency);
+        self.events.fetch_add(1, Relaxed);
+        if number == self.last.load(Relaxed) {
+            self.done.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// Notes the events of one subscriber, until the server is gone.
+async fn follow(mut messages: Messages, board: Arc<Board>) {
+    while let Some(seen) = messages.try_next::<Seen>().await {
+        if seen.event() == Event::Update {
+            board.note(&seen);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What jobtrack costs next to a server that does nothing else, and how that grows: `cargo bench --bench compare`.
+//!
+//! The measure is the *floor*: a bare tonic server that answers the same messages from a sharded map, if asked with one
+//! scripted Redis write for each change. Absolute figures say little on a machine that does other things, so everything
+//! is a ratio to the floor in the same run, next to that of two floors to each other, the *controls*; or a count of
+//! instructions, which repeats.
+//!
+//! | `cargo bench --bench compare --` | |
+//! |---|---|
+//! | `ratios` | calls a second and CPU per call: floor, jobtrack, a stock pool, and the seeds' way (`FastAPI`, redis-py) |
+//! | `instructions` | instructions per call under callgrind; `--profile OPERATION` prints where they go |
+//! | `watch` | one job with many subscribers: CPU per event and time to delivery |
+//! | `memory` | bytes per idle watch and per job |
+//! | `growth` | how costs grow with watched jobs, subscribers, jobs, and jobs to reconcile |
+//! | (nothing) | all of these |
+//!
+//! Each prints tables and writes them to its section of `docs/benchmarks.md`, plots beside it. With `--quick` it is over
+//! soon and writes below `target/tmp/benchmarks/` instead. It needs `redis-server`, for `instructions` valgrind, and for
+//! the seeds' way Python 3.
+//!
+//! | parts of it, by hand | |
+//! |---|---|
+//! | `floor [--redis URL [--stock]]` | serves the floor, on a free port that it prints |
+//! | `load ADDRESS get\|update\|create` | calls of 64 callers on 4 connections, or as flags say |
+//! | `load ADDRESS watch` | events of 1,000 subscribers of one job |
+
+mod cpu;
+mod floor;
+mod growth;
+mod instructions;
+mod load;
+mod memory;
+mod process;
+mod ratios;
+mod report;
+mod seeds;
+mod stats;
+mod svg;
+mod watch;
+mod workload;
+
+#[path = "../../tests/it/support/redis.rs"]
+#[allow(dead_code, reason = "the tests use what this does not")]
+mod servers;
+
+use clap::{Parser, Subcommand};
+use report::Report;
+use tokio::runtime::Runtime;
+
+/// The one of jobtrack, so that the floor has the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures jobtrack next to a bare server.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// A short run, which says less and writes below target/
+    #[arg(long, global = true)]
+    quick: bool,
+    /// What cargo says to every benchmark
+    #[arg(long, global = true, hide = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Calls a second and CPU per call, next to the floor's
+    Ratios,
+    /// Instructions per call, next to the floor's
+    Instructions(instructions::Arguments),
+    /// CPU per event and time to delivery, next to the floor's
+    Watch,
+    /// Bytes per idle watch and per job
+    Memory,
+    /// How costs grow
+    Growth(growth::Arguments),
+    /// Serves the floor
+    Floor(floor::Arguments),
+    /// Calls a server
+    Load(load::Arguments),
+}
+
+fn main() {
+    let Arguments { command, quick, .. } = Arguments::parse();
+    Runtime::new().expect("a runtime can be started").block_on(run(command, quick));
+}
+
+async fn run(command: Option<Command>, quick: bool) {
+    let report = Report::new(quick);
+    match command {
+        None => {
+            instructions::run(&instructions::Arguments::default(), &report).await;
+            ratios::run(&report).await;
+            watch::run(&report).await;
+            memory::run(&report).await;
+            growth::run(&growth::Arguments::default(), &report).await;
+        }
+        Some(Command::Ratios) => ratios::run(&report).await,
+        Some(Command::Instructions(arguments)) => instructions::run(&arguments, &report).await,
+        Some(Command::Watch) => watch::run(&report).await,
+        Some(Command::Memory) => memory::run(&report).await,
+        Some(Command::Growth(arguments)) => growth::run(&arguments, &report).await,
+        Some(Command::Floor(arguments)) => floor::serve(arguments).await,
+        Some(Command::Load(arguments)) => load::run(&arguments).await,
+    }
+}

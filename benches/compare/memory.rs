@@ -1,0 +1,98 @@
+//! Memory: of a watch on which nothing happens, and of a job.
+
+use std::{sync::Arc, time::Duration};
+
+use jobtrack::proto::v1::GetJobResponse;
+use prost::Message;
+use tokio::time::sleep;
+
+use crate::{
+    load::{
+        grpc::Connection,
+        unary::{self, Plan, Target, Until},
+        watch::Audience,
+    },
+    process::{Kind, Server},
+    report::{Report, Table, grouped},
+    stats::{median, real},
+    workload::{Jobs, Operation},
+};
+
+const WATCHES: usize = 10_000;
+
+/// As many as a connection may have.
+const WATCHES_PER_CONNECTION: usize = 1000;
+
+/// So that what is freed late is free.
+const REST: Duration = Duration::from_secs(2);
+
+/// Measures, and writes the section.
+pub async fn run(report: &Report) {
+    let (jobs, repetitions) = if report.quick { (100_000, 1) } else { (1_000_000, 3) };
+    let mut table = Table::new(&["bytes per", "floor", "jobtrack", "ratio"]);
+    let name = format!("idle watch, {} open on one job", grouped(real(WATCHES as u64)));
+    let floor = repeated(repetitions, async || per_watch(Kind::Floor).await).await;
+    let jobtrack = repeated(repetitions, async || per_watch(Kind::Jobtrack).await).await;
+    table.row(row(name, floor, jobtrack));
+    let (size, floor) = per_job(Kind::Floor, jobs).await;
+    let (_, jobtrack) = per_job(Kind::Jobtrack, jobs).await;
+    table.row(row(format!("job, {} in memory", grouped(f64::from(jobs))), floor, jobtrack));
+    report.write(
+        "memory",
+        &format!(
+            "## Memory\n\nHow much more of it is resident in the server, in memory mode. A job is an answer of {size} bytes, \
+             and has been reported on once; the floor has no index of its jobs.\n\n{}\nThat is {} MB for a million jobs.\n",
+            table.render(),
+            grouped(jobtrack)
+        ),
+    );
+}
+
+fn row(name: String, floor: f64, jobtrack: f64) -> Vec<String> {
+    vec![name, grouped(floor), grouped(jobtrack), format!("{:.2}", jobtrack / floor)]
+}
+
+async fn repeated(repetitions: usize, measure: impl AsyncFn() -> f64) -> f64 {
+    let mut values = Vec::new();
+    for _ in 0..repetitions {
+        values.push(measure().await);
+    }
+    median(&values)
+}
+
+/// Bytes for each open watch of one job.
+async fn per_watch(kind: Kind) -> f64 {
+    let server = kind.start(None);
+    let jobs = Arc::new(Jobs::new(1));
+    Target::grpc(server.address, 1).await.prepare(&jobs).await;
+    let before = rested(&server).await;
+    let connections = WATCHES / WATCHES_PER_CONNECTION;
+    let audience = Audience::gather(server.address, jobs, WATCHES, connections, 8).await;
+    let after = rested(&server).await;
+    drop(audience);
+    real(after - before) / real(WATCHES as u64)
+}
+
+/// How long the answer about a job is, and bytes for each of so many.
+async fn per_job(kind: Kind, count: u32) -> (usize, f64) {
+    let server = kind.start(None);
+    let target = Arc::new(Target::grpc(server.address, 4).await);
+    let jobs = Arc::new(Jobs::new(count));
+    // Everything that many calls at a time need is there before.
+    let others = Arc::new(Jobs::new(1024));
+    target.prepare(&others).await;
+    let plan = Plan { operation: Operation::Get, callers: 64, until: Until::Calls(10_000), rate: None };
+    unary::run(target.clone(), others, plan).await;
+    let before = rested(&server).await;
+    target.prepare(&jobs).await;
+    let after = rested(&server).await;
+    let connection = Connection::open(server.address).await;
+    let answer: GetJobResponse = connection.call("JobService/GetJob", &jobs.get_request(0)).await;
+    (answer.encoded_len(), real(after - before) / f64::from(count))
+}
+
+/// What a server occupies once it has nothing to do.
+async fn rested(server: &Server) -> u64 {
+    sleep(REST).await;
+    server.resident()
+}

@@ -1,0 +1,31 @@
+//! The seeds' way: `FastAPI` and redis-py, in one process, as home-made status services are.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::process::Server;
+
+/// Starts it on a free port, with the Redis at this address.
+pub fn start(redis: &str) -> Server {
+    let mut command = Command::new(environment().join("bin/python"));
+    command.arg(project("benches/compare/seeds.py")).env_clear().env("REDIS_URL", redis);
+    Server::start(command)
+}
+
+/// Its Python environment, made first where it is missing.
+fn environment() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("seeds-venv");
+    let mut command = Command::new(project("tests/venv.sh"));
+    command.arg(&folder).arg(project("benches/compare/requirements.txt"));
+    let made = command.status().expect("the script can be started");
+    assert!(made.success(), "the Python environment of the seeds' way can't be made");
+    folder
+}
+
+/// A file of this project.
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}

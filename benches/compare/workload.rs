@@ -1,0 +1,111 @@
+//! The calls that every server is sent: the same in size and kind, whoever answers.
+
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
+
+use clap::ValueEnum;
+use jobtrack::proto::v1::{CreateJobRequest, GetJobRequest, Progress, UpdateProgressRequest, WatchJobRequest};
+use uuid::Uuid;
+
+/// Calls that are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Operation {
+    Get,
+    Update,
+    Create,
+}
+
+impl Operation {
+    pub const ALL: [Self; 3] = [Self::Get, Self::Update, Self::Create];
+
+    /// What it is called in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Update => "update",
+            Self::Create => "create",
+        }
+    }
+}
+
+/// Jobs of one load, under names that no other load uses; some 300 bytes each as an answer has them.
+pub struct Jobs {
+    prefix: String,
+    /// How many are there to be read and updated.
+    pub count: u32,
+    /// How many there are, with those that were created since.
+    created: AtomicU32,
+    /// Rises with every report, so that none is taken for an old one.
+    completed: AtomicI64,
+}
+
+impl Jobs {
+    /// Names for `count` jobs, none of which exists yet.
+    pub fn new(count: u32) -> Self {
+        let prefix = Uuid::new_v4().simple().to_string()[..12].to_owned();
+        Self { prefix, count, created: AtomicU32::new(count), completed: AtomicI64::new(1) }
+    }
+
+    /// The first of them, and progress that goes on.
+    pub fn first(&self, count: u32) -> Self {
+        let completed = self.completed.load(Relaxed);
+        Self { prefix: self.prefix.clone(), count, created: AtomicU32::new(self.count), completed: completed.into() }
+    }
+
+    /// The name of a job.
+    pub fn id(&self, job: u32) -> String {
+        format!("{}-{job:09}", self.prefix)
+    }
+
+    /// A job that does not exist yet.
+    pub fn fresh(&self) -> u32 {
+        self.created.fetch_add(1, Relaxed)
+    }
+
+    /// The next value of a rising progress.
+    pub fn next_completed(&self) -> i64 {
+        self.completed.fetch_add(1, Relaxed)
+    }
+
+    pub fn create_request(&self, job: u32) -> CreateJobRequest {
+        CreateJobRequest {
+            job_id: self.id(job),
+            kind: "video.render".to_owned(),
+            owner: format!("owner-{}", job % 10),
+            labels: [("team".to_owned(), "media".to_owned()), ("region".to_owned(), "eu-west-1".to_owned())].into(),
+            ..CreateJobRequest::default()
+        }
+    }
+
+    pub fn get_request(&self, job: u32) -> GetJobRequest {
+        GetJobRequest { job_id: self.id(job), ..GetJobRequest::default() }
+    }
+
+    /// A watch that is sent nothing but the job for as long as a measurement takes.
+    pub fn watch_request(&self, job: u32) -> WatchJobRequest {
+        let bookmark_interval = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+        WatchJobRequest { job_id: self.id(job), bookmark_interval, ..WatchJobRequest::default() }
+    }
+
+    pub fn update_request(&self, job: u32) -> UpdateProgressRequest {
+        UpdateProgressRequest {
+            job_id: self.id(job),
+            progress: Some(progress(self.next_completed())),
+            worker: "worker-17.render.example".to_owned(),
+            ..UpdateProgressRequest::default()
+        }
+    }
+}
+
+/// A report of a usual size.
+pub fn progress(completed: i64) -> Progress {
+    Progress {
+        completed: Some(completed),
+        total: Some(1_000_000_000),
+        unit: Some("frames".to_owned()),
+        stage: Some("rendering".to_owned()),
+        stage_index: Some(2),
+        stage_count: Some(4),
+        message: Some("rendering the second of four passes at full resolution".to_owned()),
+        ..Progress::default()
+    }
+}
