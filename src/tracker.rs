@@ -101,24 +101,25 @@ impl Tracker {
     pub async fn create(&self, new: NewJob) -> Result<(Stored, bool), JobError> {
         let derived = || new.request_id.as_ref().map(|request_id| JobId::derived(&new.owner, request_id));
         let id = new.id.clone().or_else(derived).unwrap_or_else(|| JobId::from(Uuid::now_v7()));
+        // Mostly there is none; if there is, the store says so.
+        let mut current: Option<Stored> = None;
         loop {
-            let current = match self.settled(&id).await {
-                // Whether there is one will be seen when it is stored, or when stores are merged.
-                Err(JobError::StoreUnavailable) => None,
-                current => current?,
+            let previous = current.as_ref().map(|stored| &*stored.job);
+            let job = Job::create(id.clone(), new.clone(), previous, Uuid::new_v4(), &self.moment());
+            let there = match self.store.replace(Arc::new(job), previous).await? {
+                Replaced::Stored(stored) => {
+                    self.plan_sweep(&stored.job);
+                    return Ok((stored, true));
+                }
+                Replaced::Conflict(there) => there,
             };
+            current = self.settle(there).await?;
             if let Some(existing) = current.as_ref().filter(|stored| stored.job.removal.is_none()) {
                 let job = &existing.job;
                 if new.request_id.is_some() && new.request_id == job.request_id {
                     return Ok((existing.clone(), false));
                 }
                 return Err(JobError::Exists(Subject::from(&**job)));
-            }
-            let previous = current.as_ref().map(|stored| &*stored.job);
-            let job = Job::create(id.clone(), new.clone(), previous, Uuid::new_v4(), &self.moment());
-            if let Replaced::Stored(stored) = self.store.replace(Arc::new(job), previous).await? {
-                self.plan_sweep(&stored.job);
-                return Ok((stored, true));
             }
         }
     }
@@ -244,6 +245,7 @@ impl Tracker {
 
     /// Carries out what time brings about, for ever: lost leases, expiries, forgotten tombstones.
     pub async fn sweep(&self) {
+        let mut mode = self.store.mode();
         loop {
             self.sweeper.planned.store(i64::MAX, Relaxed);
             let next = self.sweep_due().await.unwrap_or_else(|error| {
@@ -258,6 +260,8 @@ impl Tracker {
             tokio::select! {
                 () = sleep(wait) => {}
                 () = self.sweeper.sooner.notified() => {}
+                // What could not be carried out meanwhile is due.
+                Ok(()) = mode.changed() => {}
             }
         }
     }
@@ -321,7 +325,11 @@ impl Tracker {
 
     /// What is there for `id`, where a job whose time is over has become a tombstone.
     async fn settled(&self, id: &JobId) -> Result<Option<Stored>, JobError> {
-        let mut current = self.store.get(id).await?;
+        self.settle(self.store.get(id).await?).await
+    }
+
+    /// The same of what was just read.
+    async fn settle(&self, mut current: Option<Stored>) -> Result<Option<Stored>, JobError> {
         loop {
             match current {
                 Some(stored) if stored.job.removal.is_none() && !stored.job.is_visible(self.now()) => {

@@ -71,6 +71,13 @@ pub struct Entry {
     pub unconfirmed_since: Timestamp,
 }
 
+impl Entry {
+    /// Whether its time is not over; tombstones have none.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.job.removal.is_some() || self.job.is_visible(now)
+    }
+}
+
 impl Entries {
     /// None yet. The store of record counts as away since `now`.
     pub fn new(now: Timestamp) -> Self {

@@ -111,6 +111,35 @@ impl Failover {
         held.map(Some).ok_or(StoreError::Unavailable)
     }
 
+    /// A page of the store of record with what was accepted here of its jobs; others that were are not in it.
+    fn with_accepted(&self, mut page: Page, query: &ListQuery) -> Page {
+        for stored in &mut page.jobs {
+            if let Some(accepted) = self.held.accepted(&stored.job.id) {
+                *stored = accepted;
+            }
+        }
+        page.jobs.retain(|stored| query.filter.matches(&stored.job) && stored.job.is_visible(query.now));
+        page.partial = true;
+        page
+    }
+
+    /// What becomes of a change that the store of record does not take. Where it can be read all the same, it is asked
+    /// before a job is made under an id of which nothing is known here.
+    async fn accept_unless_there(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        if previous.is_none() && self.held.is_readable(&job.id) && self.held.entry(&job.id).is_none() {
+            match self.primary.get(&job.id).await {
+                Ok(Some(there)) => {
+                    self.held.learn(&there, None);
+                    let is_ours = there.job.version == job.version;
+                    return Ok(if is_ours { Replaced::Stored(there) } else { Replaced::Conflict(Some(there)) });
+                }
+                Err(error @ StoreError::Corrupt(_)) => return Err(error),
+                Ok(None) | Err(_) => {}
+            }
+        }
+        self.accept(job, previous)
+    }
+
     /// What becomes of a change that the store of record can't take.
     fn accept(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         match self.fallback {
@@ -172,7 +201,7 @@ impl JobStore for Failover {
         // What ends or removes a job makes room where the store of record is full.
         let makes_room = job.removal.is_some() || job.state.is_terminal();
         if !self.held.is_readable(&job.id) || (self.held.is_away() && !makes_room) {
-            return self.accept(job, previous);
+            return self.accept_unless_there(job, previous).await;
         }
         let following = self.held.following(&job.id);
         match self.primary.replace(job.clone(), previous).await {
@@ -189,11 +218,11 @@ impl JobStore for Failover {
             // Whether it was carried out will be seen when the two are reconciled.
             Err(StoreError::Unavailable) => {
                 self.see_whether_it_serves().await;
-                self.accept(job, previous)
+                self.accept_unless_there(job, previous).await
             }
             Err(StoreError::ReadOnly) => {
                 self.held.go_away(true);
-                self.accept(job, previous)
+                self.accept_unless_there(job, previous).await
             }
             outcome => outcome,
         }
@@ -204,8 +233,8 @@ impl JobStore for Failover {
             return Ok(self.held.list(query));
         }
         match self.primary.list(query).await {
-            // What was accepted here is not in it.
-            Ok(page) => Ok(Page { partial: self.held.is_away() || self.held.dirty() > 0, ..page }),
+            Ok(page) if self.held.dirty() > 0 => Ok(self.with_accepted(page, query)),
+            Ok(page) => Ok(Page { partial: self.held.is_away(), ..page }),
             Err(StoreError::Unavailable) => {
                 self.see_whether_it_serves().await;
                 if self.held.is_away() { Ok(self.held.list(query)) } else { Err(StoreError::Unavailable) }

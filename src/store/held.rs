@@ -159,6 +159,11 @@ impl Held {
         entries.table.get(id).map(|row| entries.entry(row))
     }
 
+    /// What was accepted here for `id`, if the store of record does not have it.
+    pub fn accepted(&self, id: &JobId) -> Option<Stored> {
+        self.entries().table.get(id).filter(|row| row.note.dirty).map(|row| volatile(row.job.clone()))
+    }
+
     /// How many entries the store of record does not have.
     pub fn dirty(&self) -> usize {
         self.entries().dirty
@@ -179,15 +184,17 @@ impl Held {
         self.entries().announced
     }
 
-    /// All entries whose time is not over, or those that are dirty: ended jobs first.
+    /// All entries that somebody may still know of, or those that are dirty: ended jobs first.
     pub fn to_offer(&self, only_dirty: bool) -> Vec<Entry> {
         let now = self.clock.now();
         let mut entries = self.entries();
         entries.reconciliation += u64::from(!only_dirty);
-        let lives = |row: &Row<Note>| {
-            if row.job.removal.is_some() { !Entries::is_forgotten(row, now) } else { row.job.is_visible(now) }
+        // An end stands though the job's time is over by now.
+        let is_known = |row: &Row<Note>| {
+            let end = row.job.expire_time.filter(|_| row.job.removal.is_none()).map(|time| time + TOMBSTONE_LIFE);
+            !Entries::is_forgotten(row, now) && end.is_none_or(|end| now < end)
         };
-        let wanted = entries.table.rows().filter(|row| row.note.dirty || (!only_dirty && lives(row)));
+        let wanted = entries.table.rows().filter(|row| row.note.dirty || (!only_dirty && is_known(row)));
         let mut wanted: Vec<_> = wanted.map(|row| entries.entry(row)).collect();
         drop(entries);
         wanted.sort_by_key(|entry| !entry.job.state.is_terminal());
@@ -231,11 +238,12 @@ impl Held {
             let (held, is_dirty) = (row.job.version, row.note.dirty);
             let is_compared = row.note.compared_in == entries.reconciliation;
             if held == job.version {
-                match entries.table.note(&job.id) {
-                    Some((_, known)) if !is_dirty => *known = note,
-                    _ => entries.put(job.clone(), note),
+                if !is_dirty {
+                    entries.table.note(&job.id).into_iter().for_each(|(_, known)| *known = note);
+                    return;
                 }
-                return;
+                entries.put(job.clone(), note);
+                return self.announce(&mut entries, stored.clone(), before);
             }
             // A reconciliation decides about what it has not come to yet.
             if is_dirty || !(entries.answers() || is_compared) {
@@ -262,7 +270,8 @@ impl Held {
         if row.job.version != sent.version && row.job.version != stored.job.version {
             return;
         }
-        let news = row.job.version != stored.job.version;
+        // Who lists jobs in the store of record may not know what was accepted here.
+        let news = row.note.dirty || row.job.version != stored.job.version;
         let before = Some(row.job.state).filter(|_| row.job.version.uid == stored.job.version.uid);
         let note = entries.note(&stored.job, false, self.clock.now());
         let compared_in = entries.reconciliation;

@@ -161,6 +161,10 @@ impl Failover {
                 self.drop_entry(&entry, DELETED);
                 return None;
             }
+            Record::Missing if !entry.dirty && !entry.is_live(self.clock.now()) => {
+                self.held.forget(&entry.job);
+                return None;
+            }
             Record::Missing => {
                 self.enter(&entry, false);
                 let job = entry.job.clone();

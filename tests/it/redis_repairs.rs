@@ -69,8 +69,8 @@ async fn rewrite(redis: &Redis, id: &str, step: i64) -> Value {
 async fn hint_of(redis: &Redis, id: &str, doc: &Value) -> String {
     let number: i64 = ask(redis, &["INCR", &beside(id, "commits")]).await;
     let rev = &doc["version"]["revision"];
-    let hint = json!({ "id": id, "rev": rev, "state": doc["state"], "kind": doc["kind"], "by": "somebody" });
-    format!("{number} {hint}")
+    let hint = json!({ "id": id, "rev": rev, "state": doc["state"], "kind": doc["kind"] });
+    format!("{number} somebody {hint}")
 }
 
 async fn try_report(client: &mut Client, id: &str) -> Result<(), Status> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use redis::{FromRedisValue, Value};
+use redis::{Cmd, FromRedisValue, Value};
 use serde::{Deserialize, Serialize};
 
 use super::stored;
@@ -19,14 +19,21 @@ pub struct Written {
     /// Names the life.
     pub uid: String,
     /// The revision.
-    pub rev: String,
+    pub rev: i64,
     /// Names the change.
     pub stamp: String,
 }
 
 impl From<Version> for Written {
     fn from(version: Version) -> Self {
-        Self { uid: version.uid.simple().to_string(), rev: version.revision.to_string(), stamp: stamp(version.stamp) }
+        Self { uid: version.uid.simple().to_string(), rev: version.revision, stamp: stamp(version.stamp) }
+    }
+}
+
+impl Written {
+    /// Adds it to the arguments of a script, in this order.
+    pub fn write_to(&self, command: &mut Cmd) {
+        command.arg(&self.uid).arg(self.rev).arg(&self.stamp);
     }
 }
 
@@ -81,32 +88,46 @@ pub struct Message<'a> {
     /// Whom it belongs to.
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
     pub owner: Cow<'a, str>,
-    /// The replica that committed it.
-    #[serde(borrow)]
-    pub by: Cow<'a, str>,
 }
 
 impl<'a> Message<'a> {
-    /// Of a commit `by` a replica.
-    pub fn of(job: &'a Job, by: &'a str) -> Self {
+    /// Of a commit.
+    pub fn of(job: &'a Job) -> Self {
         Self {
             id: job.id.as_str().into(),
             rev: job.version.revision,
             state: job.state,
             kind: job.kind.as_str().into(),
             owner: job.owner.as_str().into(),
-            by: by.into(),
         }
     }
 
-    /// As it is sent, without the number of the commit.
-    pub fn encode(&self) -> String {
-        serde_json::to_string(self).expect("it is made of text and numbers")
+    /// As it is sent `by` a replica, without the number of the commit.
+    pub fn encode(&self, by: &str) -> String {
+        let message = serde_json::to_string(self).expect("it is made of text and numbers");
+        format!("{by} {message}")
     }
 
-    /// As it was received, with the number of the commit.
-    pub fn decode(payload: &'a [u8]) -> Option<(i64, Self)> {
-        let (number, message) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
-        Some((number.parse().ok()?, serde_json::from_str(message).ok()?))
+    /// Reads it.
+    pub fn decode(message: &'a str) -> Option<Self> {
+        serde_json::from_str(message).ok()
+    }
+}
+
+/// A hint as it was received.
+pub struct Received<'a> {
+    /// The number of the commit.
+    pub number: i64,
+    /// The replica that committed.
+    pub by: &'a str,
+    /// See [`Message::decode`].
+    pub message: &'a str,
+}
+
+impl<'a> Received<'a> {
+    /// Takes it apart.
+    pub fn parse(payload: &'a [u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(payload).ok()?.splitn(3, ' ');
+        Some(Self { number: parts.next()?.parse().ok()?, by: parts.next()?, message: parts.next()? })
     }
 }

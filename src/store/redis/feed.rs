@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::{
     RedisStore,
-    codec::Message,
+    codec::{Message, Received},
     connect::jitter,
     keys::{EPOCH, PARTITIONS, Partition},
     pool::Fault,
@@ -196,7 +196,7 @@ impl RedisStore {
 
     fn hear(&self, message: &Msg) {
         let Some(partition) = self.keys.partition_of_channel(message.get_channel_name()) else { return };
-        let Some((number, hint)) = Message::decode(message.get_payload_bytes()) else {
+        let Some(Received { number, by, message }) = Received::parse(message.get_payload_bytes()) else {
             debug!("a message that is no hint");
             return;
         };
@@ -209,10 +209,14 @@ impl RedisStore {
         if lost {
             self.missed(|other| other == partition);
         }
+        let own = by == self.by;
+        if own && !self.is_in_doubt() {
+            return;
+        }
+        let Some(hint) = Message::decode(message) else { return };
         let Some(id) = JobId::parse(&hint.id) else { return };
-        let own = hint.by == self.by;
         let hint = Hint { id: &id, revision: hint.rev, kind: &hint.kind, owner: &hint.owner, own };
-        if (!own || self.is_in_doubt()) && self.listener.hinted(&hint) {
+        if self.listener.hinted(&hint) {
             self.feed.read_again([id]);
         }
     }

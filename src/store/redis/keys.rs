@@ -115,6 +115,9 @@ impl Keys {
 
     /// The partition that a channel belongs to.
     pub fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
-        Partition::all().find(|partition| channel.strip_prefix(&*self.indexes[partition.0]) == Some("changes"))
+        let (_, named) = channel.rsplit_once('{')?;
+        let index: usize = named.split_once('}')?.0.parse().ok()?;
+        let under = self.indexes.get(index)?;
+        (channel.strip_prefix(&**under) == Some("changes")).then_some(Partition(index))
     }
 }

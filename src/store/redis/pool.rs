@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -30,6 +30,9 @@ const MOVE: Duration = Duration::from_millis(10);
 
 /// How many connections are made at a time, however many callers wait: a Redis that comes back has enough to do.
 const AT_ONCE: usize = 2;
+
+/// How often a connection is used before another has its turn.
+const USES: u32 = 64;
 
 /// How many times a command is sent if its connection breaks.
 const ATTEMPTS: usize = 2;
@@ -64,6 +67,8 @@ pub struct Pool {
     under_way: AtomicU32,
     waiting: AtomicU32,
     turns: Semaphore,
+    /// The share that was taken last, and how often it was used.
+    current: Mutex<Option<(Link, u32)>>,
 }
 
 /// The answer to one of several commands.
@@ -104,6 +109,7 @@ impl Pool {
             under_way: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             turns: Semaphore::new(AT_ONCE),
+            current: Mutex::default(),
         }
     }
 
@@ -130,7 +136,10 @@ impl Pool {
         let deadline = Instant::now() + self.timeout;
         let mut attempt = 1;
         loop {
-            let mut link = self.link(deadline).await?;
+            let mut link = match self.current() {
+                Some(link) => link,
+                None => self.link(deadline).await?,
+            };
             let error = match timeout_at(deadline, link.send(request)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
@@ -174,10 +183,18 @@ impl Pool {
                 let replaced = self.replaced.fetch_add(1, Relaxed) + 1;
                 let generation = (self.connector.generation(), replaced);
                 // Where there is no room, the pool makes another.
-                _ = self.connections.add(Pooled { wire, mark: Arc::default(), generation });
+                _ = self.connections.add(Link { wire, mark: Arc::default(), generation });
             }
             sleep(jitter(self.timeout)).await;
         }
+    }
+
+    /// The share that was taken last, unless it is known to be broken or was used for long enough.
+    fn current(&self) -> Option<Link> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let (link, uses) = current.as_mut()?;
+        *uses += 1;
+        (*uses <= USES && !link.is_broken(&self.connector, &self.replaced)).then(|| link.clone())
     }
 
     /// A share in a connection that is not known to be broken.
@@ -190,7 +207,9 @@ impl Pool {
         loop {
             let pooled = timeout_at(deadline, take()).await.ok().flatten().ok_or_else(|| Fault::Away(timed_out()))?;
             if !pooled.is_broken(&self.connector, &self.replaced) {
-                return Ok(Link { wire: pooled.wire.clone(), mark: pooled.mark.clone() });
+                let link = pooled.clone();
+                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((link.clone(), 0));
+                return Ok(link);
             }
         }
     }
@@ -250,13 +269,21 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// A share in a connection.
+/// A connection, or a share in one.
+#[derive(Clone)]
 struct Link {
     wire: Wire,
+    /// It failed a command.
     mark: Arc<AtomicBool>,
+    /// The connector's generation, and how often the pool had replaced its connections.
+    generation: (u64, u64),
 }
 
 impl Link {
+    fn is_broken(&self, connector: &Connector, replaced: &AtomicU64) -> bool {
+        self.mark.load(Relaxed) || self.generation != (connector.generation(), replaced.load(Relaxed))
+    }
+
     async fn send(&mut self, request: Request<'_>) -> RedisResult<Vec<Answer>> {
         match (&mut self.wire, request) {
             (Wire::Node(wire), Request::Command(command)) => one(wire.req_packed_command(command).await?),
@@ -277,21 +304,6 @@ impl Link {
     }
 }
 
-/// A connection in the pool.
-struct Pooled {
-    wire: Wire,
-    /// It failed a command.
-    mark: Arc<AtomicBool>,
-    /// The connector's generation, and how often the pool had replaced its connections.
-    generation: (u64, u64),
-}
-
-impl Pooled {
-    fn is_broken(&self, connector: &Connector, replaced: &AtomicU64) -> bool {
-        self.mark.load(Relaxed) || self.generation != (connector.generation(), replaced.load(Relaxed))
-    }
-}
-
 /// Makes connections for the pool, and judges them.
 struct Manager {
     connector: Arc<Connector>,
@@ -299,24 +311,24 @@ struct Manager {
 }
 
 impl ManageConnection for Manager {
-    type Connection = Pooled;
+    type Connection = Link;
     type Error = RedisError;
 
-    async fn connect(&self) -> RedisResult<Pooled> {
+    async fn connect(&self) -> RedisResult<Link> {
         let generation = (self.connector.generation(), self.replaced.load(Relaxed));
         if generation != (0, 0) {
             // Not all replicas at the same moment.
             sleep(jitter(Duration::from_millis(20))).await;
         }
         let wire = self.connector.connect().await?;
-        Ok(Pooled { wire, mark: Arc::default(), generation })
+        Ok(Link { wire, mark: Arc::default(), generation })
     }
 
-    async fn is_valid(&self, _: &mut Pooled) -> RedisResult<()> {
+    async fn is_valid(&self, _: &mut Link) -> RedisResult<()> {
         Ok(())
     }
 
-    fn has_broken(&self, pooled: &mut Pooled) -> bool {
+    fn has_broken(&self, pooled: &mut Link) -> bool {
         pooled.is_broken(&self.connector, &self.replaced)
     }
 }

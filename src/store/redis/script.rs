@@ -54,9 +54,10 @@ pub fn is_unknown(error: &RedisError) -> bool {
 impl Write<'_> {
     /// Carries it out.
     pub async fn run(&self, pool: &Pool, keys: &Keys) -> Result<Outcome, Fault> {
-        let arguments = self.arguments(keys);
-        let answer: Result<Value, _> = match pool.query(&command("EVALSHA", &HASH, &arguments)).await {
-            Err(Fault::Refused(error)) if is_unknown(&error) => pool.query(&command("EVAL", SOURCE, &arguments)).await,
+        let answer: Result<Value, _> = match pool.query(&self.command(keys)).await {
+            Err(Fault::Refused(error)) if is_unknown(&error) => {
+                pool.query(&self.command_with("EVAL", SOURCE, keys)).await
+            }
             answer => answer,
         };
         answer.map(Outcome::from)
@@ -64,41 +65,46 @@ impl Write<'_> {
 
     /// The command that carries it out where Redis knows the script.
     pub fn command(&self, keys: &Keys) -> Cmd {
-        command("EVALSHA", &HASH, &self.arguments(keys))
+        self.command_with("EVALSHA", &HASH, keys)
     }
 
-    fn arguments(&self, keys: &Keys) -> Arguments {
+    fn command_with(&self, name: &str, script: &str, keys: &Keys) -> Cmd {
         let partition = Partition::of(self.id);
-        let expected = self.previous.map(|job| Written::from(job.version));
-        let expected = expected.unwrap_or(Written { uid: String::new(), rev: String::new(), stamp: String::new() });
-        let hint = self.next.zip(self.by).map(|(job, by)| Message::of(job, by).encode()).unwrap_or_default();
-        let mut arguments =
-            Arguments { keys: vec![keys.job(self.id), keys.commits(partition)], values: Vec::with_capacity(24) };
-        let values = &mut arguments.values;
-        values.extend([expected.uid, expected.rev, expected.stamp, self.id.to_string()].map(String::into_bytes));
-        values.extend([keys.changes(partition), hint, self.durable_time()].map(String::into_bytes));
+        let moves = self.moves();
+        let mut command = cmd(name);
+        command.arg(script).arg(2 + moves.len()).arg(keys.job(self.id)).arg(keys.commits(partition));
+        for (place, _) in &moves {
+            command.arg(keys.place(partition, *place));
+        }
+        match self.previous {
+            Some(job) => Written::from(job.version).write_to(&mut command),
+            None => _ = command.arg("").arg("").arg(""),
+        }
+        let hint = self.next.zip(self.by).map(|(job, by)| Message::of(job).encode(by)).unwrap_or_default();
+        command.arg(self.id.as_str()).arg(keys.changes(partition)).arg(hint).arg(self.durable_time());
+        for (_, time) in &moves {
+            match time {
+                Some(time) => command.arg(time.as_micros()),
+                None => command.arg(""),
+            };
+        }
+        if let Some(job) = self.next {
+            let written = Written::from(job.version);
+            let state = if job.removal.is_some() { "REMOVED" } else { job.state.name() };
+            command.arg("uid").arg(written.uid).arg("rev").arg(written.rev).arg("stamp").arg(written.stamp);
+            command.arg("born").arg(job.version.born).arg("state").arg(state).arg("doc").arg(encode(job));
+        }
+        command
+    }
 
+    /// The sorted sets that change, with the score, or without one where the id is taken out.
+    fn moves(&self) -> Vec<(Place<'_>, Option<Timestamp>)> {
         let before: Vec<_> = self.previous.into_iter().flat_map(Place::of).collect();
         let after: Vec<_> = self.next.into_iter().flat_map(Place::of).collect();
         let left = before.iter().filter(|(place, _)| !after.iter().any(|(kept, _)| kept == place));
-        let moved = after.iter().filter(|entry| !before.contains(entry));
-        let left = self.leaving.iter().chain(left.map(|(place, _)| place)).map(|place| (place, None));
-        for (place, score) in left.chain(moved.map(|(place, time)| (place, Some(time)))) {
-            arguments.keys.push(keys.place(partition, *place));
-            values.push(score.map(|time| time.as_micros().to_string()).unwrap_or_default().into_bytes());
-        }
-        if let Some(job) = self.next {
-            let Written { uid, rev, stamp } = job.version.into();
-            let born = job.version.born.to_string();
-            let state = if job.removal.is_some() { "REMOVED" } else { job.state.name() };
-            for (field, value) in
-                [("uid", uid), ("rev", rev), ("stamp", stamp), ("born", born), ("state", state.into())]
-            {
-                values.extend([field.into(), value.into_bytes()]);
-            }
-            values.extend([b"doc".to_vec(), encode(job)]);
-        }
-        arguments
+        let left = self.leaving.iter().chain(left.map(|(place, _)| place)).map(|place| (*place, None));
+        let moved = after.iter().filter(|entry| !before.contains(entry)).map(|(place, time)| (*place, Some(*time)));
+        left.chain(moved).collect()
     }
 
     fn durable_time(&self) -> String {
@@ -106,19 +112,4 @@ impl Write<'_> {
         let known = |job: &Job| job.durable_time.map(Timestamp::as_micros).map(|micros| micros.to_string());
         ended.map(|job| known(job).unwrap_or_else(|| "first".to_owned())).unwrap_or_default()
     }
-}
-
-/// What the script is given.
-struct Arguments {
-    keys: Vec<String>,
-    values: Vec<Vec<u8>>,
-}
-
-fn command(name: &str, script: &str, arguments: &Arguments) -> Cmd {
-    let mut command = cmd(name);
-    command.arg(script).arg(arguments.keys.len()).arg(&arguments.keys);
-    for value in &arguments.values {
-        command.arg(value.as_slice());
-    }
-    command
 }

@@ -253,3 +253,33 @@ fn a_new_life_is_announced_when_the_tombstone_is_forgotten() {
     held.learn(&recorded(job("a", 700)), None);
     assert_eq!(*seen.0.lock().expect("no test panics here"), 2);
 }
+
+/// What was restored is older than the end; that the job's time is over meanwhile does not matter.
+#[tokio::test(start_paused = true)]
+async fn an_end_whose_time_is_over_stands_against_an_old_snapshot() {
+    let mut world = World::new();
+    let new = NewJob { id: Some(id("a")), retention: Some(Duration::from_secs(1)), ..plain() };
+    world.replicas[0].tracker.create(new).await.expect("there is room");
+    world.call(0, "a", Op::Report).await;
+    world.take(Step::Save).await;
+    world.call(0, "a", Op::Succeed).await;
+    world.take(Step::Lose { all: false }).await;
+    world.clock.advance(Duration::from_secs(2));
+    world.replicas[0].whole().await;
+    assert!(world.there("a").await.is_none_or(|job| job.state == State::Succeeded), "it runs again");
+}
+
+/// Who began to watch between the two, and listed what the store of record had, has not heard of it.
+#[test]
+fn what_was_accepted_is_announced_again_when_it_is_stored() {
+    let seen = Arc::new(Counter::default());
+    let held = Held::new(100, seen.clone(), Arc::new(StepClock::default()));
+    held.come_back();
+    let first = job("a", 1);
+    held.learn(&recorded(first.clone()), None);
+    let next = apply(&first, &heartbeat(), 2);
+    held.accept(Arc::new(next.clone()), Some(&first)).expect("there is room");
+    assert_eq!(*seen.0.lock().expect("no test panics here"), 2);
+    held.settle(&next, &recorded(next.clone()));
+    assert_eq!(*seen.0.lock().expect("no test panics here"), 3);
+}
