@@ -17,5 +17,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".grpc.health.v1.HealthCheckRequest", "::tonic_health::pb::HealthCheckRequest")
         .extern_path(".grpc.health.v1.HealthCheckResponse", "::tonic_health::pb::HealthCheckResponse")
         .compile_fds(compiler.file_descriptor_set())?;
+
+    // The job service once more, for streams of jobs that are encoded already.
+    let served = out.join("served");
+    fs::create_dir_all(&served)?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_file(PROTOS[0])?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .extern_path(".jobtrack.v1", "crate::proto::v1")
+        .extern_path(".jobtrack.v1.WatchJobResponse", "crate::proto::EncodedEvent")
+        .extern_path(".jobtrack.v1.WatchJobsResponse", "crate::proto::EncodedEvent")
+        .out_dir(served)
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -1,14 +1,25 @@
-//! The generated messages, clients and servers of `proto/`. Nothing else is written here.
-#![allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
+//! The generated messages, clients and servers of `proto/`, and the one message that is written by hand.
+
+mod event;
+
+pub use event::EncodedEvent;
 
 /// `jobtrack.v1`: the product's own services.
+#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
 pub mod v1 {
     tonic::include_proto!("jobtrack.v1");
 }
 
 /// `grpc.health.v1`: the standard health protocol, with List.
+#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
 pub mod health {
     tonic::include_proto!("grpc.health.v1");
+}
+
+/// The server of `jobtrack.v1.JobService`, where events are [`EncodedEvent`]s.
+#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
+pub mod served {
+    include!(concat!(env!("OUT_DIR"), "/served/jobtrack.v1.rs"));
 }
 
 /// Every descriptor with its comments, for reflection.

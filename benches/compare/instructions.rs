@@ -26,6 +26,9 @@ const PROFILE_LINES: usize = 40;
 /// What of it is measured.
 #[derive(clap::Args, Default)]
 pub struct Arguments {
+    /// Fail if a call takes more than it may, next to the floor
+    #[arg(long)]
+    check: bool,
     /// Print the functions that take the most of this call, and nothing else
     #[arg(long, value_name = "OPERATION")]
     profile: Option<Operation>,
@@ -92,6 +95,30 @@ pub async fn run(arguments: &Arguments, report: &Report) {
         }
     }
     report.write("instructions", &render(&counts, size));
+    if arguments.check {
+        check(&counts);
+    }
+}
+
+/// What calls may take, as a ratio to the floor in memory.
+const LIMITS: [(&str, f64); 3] =
+    [("GetJob, memory", 1.15), ("GetJob, held, with Redis", 1.17), ("UpdateProgress, memory", 1.2)];
+
+/// Fails if a call takes more than it may.
+fn check(counts: &[(Case, Count, Count)]) {
+    let mut failed = false;
+    for (name, limit) in LIMITS {
+        let (case, _, jobtrack) = counts.iter().find(|(case, ..)| case.name == name).expect("it was counted");
+        let is_floor = |(other, ..): &&(Case, Count, Count)| other.operation == case.operation && !other.redis;
+        let (_, floor, _) = counts.iter().find(is_floor).expect("it was counted");
+        let ratio = jobtrack.median() / floor.median();
+        let verdict = if ratio <= limit { "good" } else { "TOO MUCH" };
+        println!("{name}: {ratio:.3} of the floor, at most {limit}: {verdict}");
+        failed |= ratio > limit;
+    }
+    if failed {
+        std::process::exit(1);
+    }
 }
 
 /// How much is counted.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     domain::{Change, JobError, JobId},
-    proto::v1::{self, job_service_server::JobService},
+    proto::{EncodedEvent, served::job_service_server::JobService, v1},
     tracker::Tracker,
 };
 
@@ -46,8 +46,8 @@ fn note(id: &JobId) {
 
 #[tonic::async_trait]
 impl JobService for Jobs {
-    type WatchJobStream = Events<v1::WatchJobResponse>;
-    type WatchJobsStream = Events<v1::WatchJobsResponse>;
+    type WatchJobStream = Events<EncodedEvent>;
+    type WatchJobsStream = Events<EncodedEvent>;
 
     async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Answer<v1::CreateJobResponse> {
         let new = convert::create(request.into_inner())?;
@@ -120,7 +120,7 @@ impl JobService for Jobs {
         let watch = self.tracker.watch_job(&id, &resume_token, pace).await?;
         let events = unfold((watch, self.tracker.clone()), async |(mut watch, tracker)| {
             let event = watch.next().await?;
-            Some((Ok(convert::watch_job_event(event, tracker.now())), (watch, tracker)))
+            Some((Ok(convert::event(event, tracker.now())), (watch, tracker)))
         });
         respond_with(until(events, ending)).await
     }
@@ -132,7 +132,7 @@ impl JobService for Jobs {
         let events = unfold(Some((watch, self.tracker.clone())), async |open| {
             let (mut watch, tracker) = open?;
             match watch.next().await {
-                Ok(event) => Some((Ok(convert::watch_jobs_event(event, tracker.now())), Some((watch, tracker)))),
+                Ok(event) => Some((Ok(convert::event(event, tracker.now())), Some((watch, tracker)))),
                 Err(error) => Some((Err(JobError::from(error).into()), None)),
             }
         });

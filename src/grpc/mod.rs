@@ -29,9 +29,8 @@ pub use connection::serve;
 
 use crate::{
     proto::{
-        DESCRIPTORS,
-        health::health_server::HealthServer,
-        v1::{admin_service_server::AdminServiceServer, job_service_server::JobServiceServer},
+        DESCRIPTORS, health::health_server::HealthServer, served::job_service_server::JobServiceServer,
+        v1::admin_service_server::AdminServiceServer,
     },
     store::StorageMode,
     tracker::Tracker,

@@ -196,8 +196,37 @@ struct Inbox {
 
 #[derive(Default)]
 struct InboxState {
-    changes: IndexMap<JobId, Conflated>,
+    changes: Waiting,
     overflowed: bool,
+}
+
+/// Changes of each job once, in the order of their first change. Mostly there is one job.
+#[derive(Default)]
+struct Waiting {
+    first: Option<Conflated>,
+    others: IndexMap<JobId, Conflated>,
+}
+
+impl Waiting {
+    fn push(&mut self, changes: &Conflated) {
+        let id = &changes.latest().id;
+        match &mut self.first {
+            None => self.first = Some(changes.clone()),
+            Some(first) if first.latest().id == *id => first.append(changes.clone()),
+            Some(_) => match self.others.entry(id.clone()) {
+                Entry::Occupied(mut entry) => entry.get_mut().append(changes.clone()),
+                Entry::Vacant(entry) => _ = entry.insert(changes.clone()),
+            },
+        }
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    fn into_values(self) -> impl Iterator<Item = Conflated> {
+        self.first.into_iter().chain(self.others.into_values())
+    }
 }
 
 impl InboxState {
@@ -215,10 +244,7 @@ impl Inbox {
         if state.overflowed {
             return;
         }
-        match state.changes.entry(changes.latest().id.clone()) {
-            Entry::Occupied(mut entry) => entry.get_mut().append(changes.clone()),
-            Entry::Vacant(entry) => _ = entry.insert(changes.clone()),
-        }
+        state.changes.push(changes);
         if state.changes.len() > MAX_BEHIND {
             *state = InboxState::overflowed();
         }

@@ -1,8 +1,8 @@
 //! The stream of one job.
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use super::{Conflated, EventKind, Freshness, JobToken, Pace, Sent, Subscription, WatchEvent, conflate::is_end};
+use super::{Alarm, Conflated, EventKind, Freshness, JobToken, Pace, Sent, Subscription, WatchEvent, conflate::is_end};
 use crate::{
     domain::{Job, JobError, JobId},
     store::{Announcement, Stored},
@@ -21,6 +21,7 @@ pub struct JobWatch {
     /// No update before then.
     quiet_until: Instant,
     spoke: Instant,
+    alarm: Alarm,
 }
 
 impl JobWatch {
@@ -48,6 +49,7 @@ impl JobWatch {
             waiting: None,
             quiet_until: now,
             spoke: now,
+            alarm: Alarm::at(now + pace.bookmark_interval),
         };
         let behind = |token: &JobToken| token.revision < job.version.revision;
         let at = |token: &JobToken| (token.revision, token.stamp) == (job.version.revision, job.version.stamp);
@@ -77,7 +79,7 @@ impl JobWatch {
             let wake = if self.waiting.is_some() { bookmark_due.min(self.quiet_until) } else { bookmark_due };
             tokio::select! {
                 () = self.subscription.arrived() => {}
-                () = sleep_until(wake) => {
+                () = self.alarm.wait(wake) => {
                     if Instant::now() >= bookmark_due {
                         return Some(self.bookmark());
                     }

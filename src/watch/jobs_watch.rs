@@ -9,12 +9,12 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{
     task::{consume_budget, yield_now},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 use uuid::Uuid;
 
 use super::{
-    Conflated, EventKind, Freshness, JobsToken, Pace, Sent, Subscription, WatchEvent, backlog::Backlog,
+    Alarm, Conflated, EventKind, Freshness, JobsToken, Pace, Sent, Subscription, WatchEvent, backlog::Backlog,
     conflate::is_end,
 };
 use crate::{
@@ -87,6 +87,7 @@ pub struct JobsWatch {
     spoke: Instant,
     /// The subscriber was sent something.
     spoken: bool,
+    alarm: Alarm,
 }
 
 struct Known {
@@ -137,6 +138,7 @@ impl JobsWatch {
             read: 0,
             spoke: Instant::now(),
             spoken: false,
+            alarm: Alarm::at(Instant::now() + pace.bookmark_interval),
         };
         if resumed.is_none() {
             watch.start_over(!resume_token.is_empty());
@@ -274,7 +276,7 @@ impl JobsWatch {
         let wake = self.backlog.next_ready().map_or(bookmark_due, |ready| ready.min(bookmark_due));
         tokio::select! {
             () = self.subscription.arrived() => {}
-            () = sleep_until(wake) => {}
+            () = self.alarm.wait(wake) => {}
         }
     }
 

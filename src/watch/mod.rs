@@ -19,7 +19,9 @@ mod job_watch;
 mod jobs_watch;
 mod token;
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
+
+use tokio::time::{Instant, Sleep, sleep_until};
 
 pub use conflate::Conflated;
 pub use hub::{Hub, Subscription};
@@ -67,6 +69,24 @@ pub struct WatchEvent {
     pub resume_token: String,
     /// What came before no longer counts.
     pub reset: bool,
+}
+
+/// Wakes a stream. It is set anew when it rings or has to ring sooner, not for each event.
+#[derive(Debug)]
+struct Alarm(Pin<Box<Sleep>>);
+
+impl Alarm {
+    fn at(time: Instant) -> Self {
+        Self(Box::pin(sleep_until(time)))
+    }
+
+    /// Waits until `time`, or a little less.
+    async fn wait(&mut self, time: Instant) {
+        if self.0.is_elapsed() || time < self.0.deadline() {
+            self.0.as_mut().reset(time);
+        }
+        self.0.as_mut().await;
+    }
 }
 
 /// The last version of a job that a stream sent.

@@ -9,6 +9,7 @@ mod errors;
 mod failover;
 mod failover_laws;
 mod faults;
+mod guards;
 mod history;
 mod hostile;
 mod laws;

@@ -1,7 +1,8 @@
 //! What the domain answers, on the wire.
 
-use std::time::Duration;
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::structs::to_struct;
@@ -9,7 +10,7 @@ use crate::{
     domain::{
         Cancellation, Cursor, Failure, Filter, Job, JobId, Liveness, Outcome, Progress, Removal, State, Timestamp,
     },
-    proto::v1,
+    proto::{EncodedEvent, v1},
     store::{self, CacheStats, Durability, Page, Reconciliation, RedisStats, Source, StorageMode, Stored},
     tracker::TrackerStats,
     watch::{EventKind, WatchEvent},
@@ -96,22 +97,45 @@ pub fn source(from: Source) -> v1::Source {
     }
 }
 
-/// An event of a stream of one job.
-pub fn watch_job_event(event: WatchEvent, now: Timestamp) -> v1::WatchJobResponse {
-    v1::WatchJobResponse {
+/// An event of a stream.
+pub fn event(event: WatchEvent, now: Timestamp) -> EncodedEvent {
+    EncodedEvent {
         event: event_kind(event.kind).into(),
         removal: removal(&event).into(),
-        job: event.stored.map(|stored| job(&stored, now)),
+        job: event.stored.map(|stored| encoded_job(stored, now)),
         skipped: event.skipped,
         resume_token: event.resume_token,
         reset: event.reset,
     }
 }
 
-/// An event of a stream of many jobs.
-pub fn watch_jobs_event(event: WatchEvent, now: Timestamp) -> v1::WatchJobsResponse {
-    let v1::WatchJobResponse { event, job, skipped, resume_token, reset, removal } = watch_job_event(event, now);
-    v1::WatchJobsResponse { event, job, skipped, resume_token, reset, removal }
+/// A job that was encoded, and what it was encoded from.
+struct Encoded {
+    job: Arc<Job>,
+    durability: Durability,
+    liveness: Liveness,
+    bytes: Bytes,
+}
+
+thread_local! {
+    /// The last one on this thread: those who watch the same job are told of a change one after the other.
+    static LAST: RefCell<Option<Encoded>> = const { RefCell::new(None) };
+}
+
+/// A job as it is at `now`, whole and encoded.
+fn encoded_job(stored: Stored, now: Timestamp) -> Bytes {
+    let (durability, liveness) = (stored.durability, stored.job.liveness(now));
+    LAST.with_borrow_mut(|last| {
+        let is_same = |last: &&Encoded| {
+            Arc::ptr_eq(&last.job, &stored.job) && (last.durability, last.liveness) == (durability, liveness)
+        };
+        if let Some(last) = last.as_ref().filter(is_same) {
+            return last.bytes.clone();
+        }
+        let bytes = Bytes::from(job(&stored, now).encode_to_vec());
+        *last = Some(Encoded { job: stored.job, durability, liveness, bytes: bytes.clone() });
+        bytes
+    })
 }
 
 /// How a server is.

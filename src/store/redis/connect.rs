@@ -151,7 +151,7 @@ impl Connector {
     }
 
     /// A connection of its own for messages; in a cluster, to another node for each `turn`.
-    pub async fn subscribe(&self, channels: &[String], turn: usize) -> RedisResult<PubSub> {
+    pub async fn subscribe(&self, channels: &[&str], turn: usize) -> RedisResult<PubSub> {
         let subscribing = async {
             let mut messages = self.client(turn).await?.get_async_pubsub().await?;
             messages.subscribe(channels).await?;

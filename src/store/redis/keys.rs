@@ -18,6 +18,8 @@ pub struct Keys {
     jobs: [String; PARTITIONS],
     /// By partition, up to the name of an index: `jobs:{3}:`.
     indexes: [String; PARTITIONS],
+    commits: [String; PARTITIONS],
+    changes: [String; PARTITIONS],
 }
 
 /// A sorted set in which a job has a place.
@@ -82,7 +84,9 @@ impl Keys {
     pub fn new(prefix: &str) -> Self {
         let plural = format!("{}s:", prefix.trim_end_matches(':'));
         let under = |prefix: &str| std::array::from_fn(|partition| format!("{prefix}{{{partition}}}:"));
-        Self { jobs: under(prefix), indexes: under(&plural) }
+        let indexes = under(&plural);
+        let each = |name: &str| std::array::from_fn(|partition: usize| format!("{}{name}", indexes[partition]));
+        Self { jobs: under(prefix), commits: each("commits"), changes: each("changes"), indexes }
     }
 
     /// A hash: the job.
@@ -104,20 +108,19 @@ impl Keys {
     }
 
     /// A counter: the commits that were announced.
-    pub fn commits(&self, partition: Partition) -> String {
-        format!("{}commits", self.indexes[partition.0])
+    pub fn commits(&self, partition: Partition) -> &str {
+        &self.commits[partition.0]
     }
 
     /// A pub/sub channel: a hint of each commit.
-    pub fn changes(&self, partition: Partition) -> String {
-        format!("{}changes", self.indexes[partition.0])
+    pub fn changes(&self, partition: Partition) -> &str {
+        &self.changes[partition.0]
     }
 
     /// The partition that a channel belongs to.
     pub fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
         let (_, named) = channel.rsplit_once('{')?;
         let index: usize = named.split_once('}')?.0.parse().ok()?;
-        let under = self.indexes.get(index)?;
-        (channel.strip_prefix(&**under) == Some("changes")).then_some(Partition(index))
+        (self.changes.get(index)? == channel).then_some(Partition(index))
     }
 }

@@ -1,0 +1,108 @@
+//! What calls cost, where that can be counted: commands to Redis, bytes of an event, and that nothing grows. How often
+//! calls allocate is in `tests/allocations.rs`.
+
+use futures_util::{StreamExt, stream};
+use jobtrack::proto::v1::{CreateJobRequest, Event, ListJobsRequest};
+use prost::Message;
+use tonic_health::ServingStatus::Serving;
+
+use crate::support::{
+    Client, create, new_job,
+    process::Process,
+    redis::Redis,
+    replicas::{Health, read, server_on},
+    watching::{make, report, watch},
+};
+
+/// How many calls a process may answer without growing.
+const CALLS: usize = 100_000;
+
+/// How often Redis was asked for each of these. A script reads the record it replaces, so there is a read for each write.
+async fn commands(redis: &Redis) -> [i64; 3] {
+    let stats = redis.info("commandstats").await;
+    ["hmget", "evalsha", "zrevrangebyscore"].map(|name| {
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+        line.map_or(0, |line| line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number"))
+    })
+}
+
+/// What `call` asked of Redis.
+async fn asked(redis: &Redis, call: impl Future<Output = ()>) -> [i64; 3] {
+    let before = commands(redis).await;
+    call.await;
+    let after = commands(redis).await;
+    [0, 1, 2].map(|at| after[at] - before[at])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_call_asks_redis_as_often_as_it_must() {
+    let redis = Redis::start().await;
+    let (server, other) = (server_on(&redis).await, server_on(&redis).await);
+    for server in [&server, &other] {
+        Health::watch(server, "redis").await.until(Serving).await;
+    }
+    let (mut client, elsewhere) = (server.client().await, other.client().await);
+    create(&mut client, "warm").await;
+    assert_eq!(asked(&redis, async { _ = create(&mut client, "a").await }).await, [1, 1, 0], "a creation");
+    let again = async { _ = client.clone().create_job(new_job("a")).await.expect_err("it is there") };
+    assert_eq!(asked(&redis, again).await, [2, 1, 0], "a creation of what is there");
+    let missing = async { _ = client.clone().get_job(read("missing")).await.expect_err("there is none") };
+    assert_eq!(asked(&redis, missing).await, [1, 0, 0], "a read of what is not there");
+    let first = async { _ = elsewhere.clone().get_job(read("a")).await.expect("it is there") };
+    assert_eq!(asked(&redis, first).await, [1, 0, 0], "a read of what is not held");
+    let list = async { _ = client.clone().list_jobs(ListJobsRequest::default()).await.expect("a page") };
+    assert_eq!(asked(&redis, list).await, [2, 0, 16], "a list of two jobs, from every partition");
+    server.stop().await;
+    other.stop().await;
+}
+
+/// Beside the job itself, an event is a few bytes and its token.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_a_job_and_a_token() {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    make(&mut client, CreateJobRequest { owner: "media".to_owned(), ..new_job("a") }).await;
+    let mut stream = watch(&client, "a").await;
+    stream.expect(Event::Snapshot).await;
+    let job = report(&mut client, "a").await;
+    let seen = stream.expect(Event::Update).await;
+    assert_eq!(seen.job.as_ref(), Some(&job));
+    // Of the token the data set and the process take up to 16 digits each, and there are four dots.
+    assert!(seen.token.len() <= 16 + 16 + 4 + "2".len() + "ffff".len() + "a".len(), "{}", seen.token);
+    assert!(job.encoded_len() <= 110, "{} bytes: {job:?}", job.encoded_len());
+    server.stop().await;
+}
+
+async fn call_often(client: &Client, count: usize) {
+    let calls = stream::iter(0..count).map(|number| {
+        let mut client = client.clone();
+        async move {
+            let id = format!("job-{}", number % 100);
+            if number % 2 == 0 {
+                report(&mut client, &id).await;
+            } else {
+                client.get_job(read(&id)).await.expect("it is there");
+            }
+        }
+    });
+    calls.buffer_unordered(64).for_each(async |()| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_grows_over_a_hundred_thousand_calls() {
+    let redis = Redis::start().await;
+    let process = Process::start(&["--redis-url", &redis.url()]);
+    let mut client = process.client().await;
+    for number in 0..100 {
+        create(&mut client, &format!("job-{number}")).await;
+    }
+    call_often(&client, CALLS / 5).await;
+    let before = (process.resident(), process.files(), process.threads());
+    call_often(&client, CALLS).await;
+    let after = (process.resident(), process.files(), process.threads());
+    println!("memory, files, threads: {before:?}, then {after:?}");
+    assert!(after.0 < before.0 + (8 << 20), "memory grows: {before:?}, then {after:?}");
+    assert!(after.1 <= before.1 + 2, "connections pile up: {before:?}, then {after:?}");
+    assert_eq!(after.2, before.2, "threads");
+}
