@@ -201,3 +201,26 @@ async fn a_revision_in_place_of_the_same_revision_is_merged_with_it() {
     all.until(|seen| seen.brief() == (Event::Update, "a", 4)).await;
     server.stop().await;
 }
+
+/// A stream subscribes before it reads, so that nothing falls between the two.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_while_a_stream_begins_is_seen_soon() {
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let server = Server::with(&["--redis-url", &relay.url(), "--redis-timeout", "2s"]).await;
+    let other = strict_server_on(&redis).await;
+    let (client, mut elsewhere) = (server.client().await, other.client().await);
+    create(&mut elsewhere, "a").await;
+    relay.set_at("HMGET", Commands, Link::Late(Duration::from_millis(300)));
+    let change = async {
+        in_time("the read", relay.said()).await;
+        report(&mut elsewhere, "a").await
+    };
+    let (mut stream, changed) = tokio::join!(watch(&client, "a"), change);
+    relay.set(Commands, Link::Pass);
+    // What is watched is read again after 5 s anyway.
+    let seen = timeout(Duration::from_secs(2), stream.until(|seen| seen.revision() == changed.revision)).await;
+    seen.expect("the change is seen");
+    server.stop().await;
+    other.stop().await;
+}
