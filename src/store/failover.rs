@@ -1,9 +1,10 @@
 //! A store of record, and what this replica holds for the time when it is away.
 //!
-//! While the store of record serves, it answers. When it fails a command it counts as away: from then on no caller
-//! waits for it, what is held here is served and changed, new jobs are accepted, and all of it is marked volatile. What
-//! is not held can't be told, and is never said not to exist. A prober tries the store of record; when it takes a write
-//! again, everything that is held is reconciled with it before it serves.
+//! While the store of record serves, it answers, and what is held is as good where it is followed. When it fails a
+//! command and a ping it counts as away: from then on no caller waits for it, what is held here is served and changed,
+//! new jobs are accepted, and all of it is marked volatile. What is not held can't be told, and is never said not to
+//! exist. A prober tries the store of record; when it takes a write again, everything that is held is reconciled with it
+//! before it serves. A write that fails alone concerns its job alone.
 
 use std::{
     sync::{

@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use tokio::sync::watch;
+use uuid::Uuid;
 
 pub use self::{
     failover::{Failover, Fallback},
@@ -356,4 +357,10 @@ pub trait JobStore: Send + Sync + 'static {
         after: u64,
         limit: usize,
     ) -> Result<Option<Vec<Announcement>>, StoreError>;
+}
+
+/// A random part of `most`.
+#[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+fn jitter(most: Duration) -> Duration {
+    most.mul_f64(f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
 }

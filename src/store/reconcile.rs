@@ -10,10 +10,9 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
 use super::{
-    Failover, Outcome, Reconciliation, Record, Replaced, Replacement, StorageMode, StoreError, entries::Entry,
+    Failover, Outcome, Reconciliation, Record, Replaced, Replacement, StorageMode, StoreError, entries::Entry, jitter,
 };
 use crate::domain::{Job, Stamp, TOMBSTONE_LIFE, merge};
 
@@ -75,7 +74,7 @@ impl Failover {
             self.held.is_unsettled().await;
             let mut pause = PAUSES.0;
             while self.held.is_away() || self.held.dirty() > 0 {
-                sleep(half_to_all_of(pause)).await;
+                sleep(pause / 2 + jitter(pause / 2)).await;
                 pause = (pause * 2).min(PAUSES.1);
                 let outcome = if self.held.is_away() { self.reconcile().await } else { self.offer_again().await };
                 if let Err(error) = outcome {
@@ -119,7 +118,8 @@ impl Failover {
     async fn offer_again(&self) -> Result<(), StoreError> {
         self.closing.send_replace(true);
         self.ledger().begin(self.clock.now());
-        let outcome = self.offer_all(self.held.to_offer(true), true).await;
+        let same_data = self.data_set() == *self.reconciled();
+        let outcome = self.offer_all(self.held.to_offer(true), same_data).await;
         self.end();
         outcome
     }
@@ -247,10 +247,4 @@ fn is_apart(entry: &Entry, theirs: &Job, lost: Stamp) -> bool {
     } else {
         theirs.version.revision <= ours.version.revision
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
-fn half_to_all_of(pause: Duration) -> Duration {
-    let part = f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX);
-    pause.mul_f64(0.5 + part / 2.0)
 }

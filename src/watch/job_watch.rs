@@ -125,10 +125,9 @@ impl JobWatch {
     }
 
     fn update(&mut self, stored: Stored) -> WatchEvent {
-        let or_removed = |kind| if stored.job.removal.is_some() { EventKind::Removed } else { kind };
-        let kind = or_removed(EventKind::Update);
+        let kind = EventKind::Update.of(&stored.job);
         match self.sent.map(|sent| sent.compare(&stored.job)) {
-            Some(Freshness::StartedOver) => self.event(or_removed(EventKind::Snapshot), stored, 0, true),
+            Some(Freshness::StartedOver) => self.event(EventKind::Snapshot.of(&stored.job), stored, 0, true),
             Some(Freshness::Newer(skipped)) => self.event(kind, stored, skipped, false),
             Some(Freshness::Stale) | None => self.event(kind, stored, 0, false),
         }

@@ -304,8 +304,7 @@ impl JobsWatch {
         if !self.scope.covers(job) {
             return;
         }
-        let or_removed = |kind| if job.removal.is_some() { EventKind::Removed } else { kind };
-        let (kind, anew) = (or_removed(EventKind::Update), or_removed(EventKind::Snapshot));
+        let (kind, anew) = (EventKind::Update.of(job), EventKind::Snapshot.of(job));
         let Some(known) = self.known.get(&job.id) else {
             if self.scope.matches(job) || may_know {
                 self.send(kind, change.stored, 0, false, next);

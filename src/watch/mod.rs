@@ -56,6 +56,13 @@ pub enum EventKind {
     Removed,
 }
 
+impl EventKind {
+    /// What is said of this version in the place of that: the removal, if it is a tombstone.
+    fn of(self, job: &Job) -> Self {
+        if job.removal.is_some() { Self::Removed } else { self }
+    }
+}
+
 /// One event of a stream.
 #[derive(Clone, Debug)]
 pub struct WatchEvent {

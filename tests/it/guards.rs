@@ -19,11 +19,7 @@ const CALLS: usize = 100_000;
 
 /// How often Redis was asked for each of these. A script reads the record it replaces, so there is a read for each write.
 async fn commands(redis: &Redis) -> [i64; 3] {
-    let stats = redis.info("commandstats").await;
-    ["hmget", "evalsha", "zrevrangebyscore"].map(|name| {
-        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
-        line.map_or(0, |line| line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number"))
-    })
+    redis.calls(["hmget", "evalsha", "zrevrangebyscore"]).await
 }
 
 /// What `call` asked of Redis.

@@ -36,11 +36,7 @@ async fn from_memory(client: &mut Client, id: &str) -> Job {
 
 /// How often jobs were read and written.
 async fn commands(redis: &Redis) -> [i64; 2] {
-    let stats = redis.info("commandstats").await;
-    let [reads, writes] = ["hmget", "evalsha"].map(|name| {
-        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
-        line.map_or(0, |line| line.split(',').next().and_then(|calls| calls.parse::<i64>().ok()).expect("a number"))
-    });
+    let [reads, writes] = redis.calls(["hmget", "evalsha"]).await;
     // A write reads the record once.
     [reads - writes, writes]
 }

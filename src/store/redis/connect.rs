@@ -16,7 +16,6 @@ use redis::{
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use super::{
     sentinel::{Address, Sentinels},
@@ -194,10 +193,4 @@ fn tcp() -> TcpSettings {
 /// There was no answer in time.
 pub fn timed_out() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
-}
-
-/// A random part of `most`.
-#[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
-pub fn jitter(most: Duration) -> Duration {
-    most.mul_f64(f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
 }

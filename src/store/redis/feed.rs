@@ -27,7 +27,6 @@ use uuid::Uuid;
 use super::{
     RedisStore,
     codec::{Message, Received},
-    connect::jitter,
     keys::{EPOCH, PARTITIONS, Partition},
     pool::Fault,
     sentinel::Address,
@@ -35,7 +34,7 @@ use super::{
 use crate::{
     clock::Clock,
     domain::{JobId, TOMBSTONE_LIFE, Timestamp},
-    store::{Hint, Record, StorageMode, StoreError},
+    store::{Hint, Record, StorageMode, StoreError, jitter},
 };
 
 /// How often the link, the clock and the counts are looked at.
@@ -367,7 +366,8 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Reads which data set this is, and names it if nobody has; another one than before is noted. Fails where Redis takes no writes.
+    /// Reads which data set this is, and names it if nobody has; another one than before is noted. Fails where Redis
+    /// takes no writes.
     pub(super) async fn learn_epoch(&self) -> Result<(), Fault> {
         let name = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
         let there: Option<String> = self.pulse.query(cmd("SET").arg(EPOCH).arg(&name).arg("NX").arg("GET")).await?;

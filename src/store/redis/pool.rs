@@ -1,8 +1,8 @@
 //! Connections: made, shared, given up.
 //!
-//! A connection carries many commands at once. Callers take one out of the pool, clone it and give it back before they
-//! use it, so that commands which come at the same time travel together. One that failed is not used again, and where
-//! a failure concerns the server rather than the connection, none of those made before is.
+//! A connection carries many commands at once. It is taken out of the pool, cloned and given back, and used for a while
+//! by all who call, so that commands which come at the same time travel together. One that failed is not used again, and
+//! where a failure concerns the server rather than the connection, none of those made before is.
 
 use std::{
     sync::{
@@ -23,7 +23,8 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::connect::{Connector, Wire, jitter, timed_out};
+use super::connect::{Connector, Wire, timed_out};
+use crate::store::jitter;
 
 /// How long keys that are on the move are waited for at a time.
 const MOVE: Duration = Duration::from_millis(10);
@@ -192,9 +193,10 @@ impl Pool {
     /// The share that was taken last, unless it is known to be broken or was used for long enough.
     fn current(&self) -> Option<Link> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.take_if(|(link, uses)| *uses == USES || link.is_broken(&self.connector, &self.replaced));
         let (link, uses) = current.as_mut()?;
         *uses += 1;
-        (*uses <= USES && !link.is_broken(&self.connector, &self.replaced)).then(|| link.clone())
+        Some(link.clone())
     }
 
     /// A share in a connection that is not known to be broken.

@@ -279,6 +279,15 @@ impl Redis {
         from_redis_value(self.command(&["INFO", section]).await).expect("text")
     }
 
+    /// How often commands of these names were carried out, by callers and by scripts.
+    pub async fn calls<const N: usize>(&self, names: [&str; N]) -> [i64; N] {
+        let stats = self.info("commandstats").await;
+        names.map(|name| {
+            let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+            line.map_or(0, |line| line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number"))
+        })
+    }
+
     /// Whether it is a master, and `count` replicas have all that it has.
     async fn has_replicas(&self, count: usize) -> bool {
         let info: Option<String> = self.prompt(&["INFO", "replication"]).await;
