@@ -7,7 +7,7 @@ use std::{hint::black_box, sync::Arc, time::Instant};
 
 use jobtrack::{
     clock::{Clock, SystemClock},
-    domain::{Change, Cursor, Filter, JobId, ListQuery, NewJob, Report, Retention, State, Timestamp},
+    domain::{ANYONE, Change, Cursor, Filter, JobId, ListQuery, NewJob, Owners, Report, Retention, State, Timestamp},
     grpc::{self, Face},
     proto::v1::{self, JobFilter, ListJobsRequest, job_service_client::JobServiceClient},
     store::{JobStore, MemoryStore},
@@ -35,8 +35,8 @@ async fn main() {
     let filters = [
         ("all", Filter::default()),
         ("running", Filter { states: states.into(), ..Filter::default() }),
-        ("owner", Filter { owner: "owner-3".into(), ..Filter::default() }),
-        ("owner, running", Filter { owner: "owner-3".into(), states: states.into(), ..Filter::default() }),
+        ("owner", Filter { owners: Owners::one("owner-3"), ..Filter::default() }),
+        ("owner, running", Filter { owners: Owners::one("owner-3"), states: states.into(), ..Filter::default() }),
     ];
     let mut medians = Vec::new();
     for size in SIZES {
@@ -76,10 +76,10 @@ impl Bench {
                 fail_when_lost: false,
                 retention: None,
             };
-            let (stored, _) = tracker.create(new).await.expect("there is room");
+            let (stored, _) = tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room");
             if n % 2 == 1 {
                 let heartbeat = Change::Report(Report::default());
-                tracker.change(&stored.job.id, &heartbeat).await.expect("a heartbeat is allowed");
+                tracker.on_behalf_of(&ANYONE).change(&stored.job.id, &heartbeat).await.expect("a heartbeat is allowed");
             }
         }
         let span = (first, SystemClock.now());
@@ -101,10 +101,11 @@ impl Bench {
     /// The median time of a call, in microseconds.
     async fn call(&mut self, filter: &Filter) -> f64 {
         let states = filter.states.iter().map(|_| v1::job::State::Running.into()).collect();
-        let wire = JobFilter { states, owner: filter.owner.clone(), ..JobFilter::default() };
+        let owner = filter.owners.named().and_then(|owners| owners.first().cloned()).unwrap_or_default();
+        let wire = JobFilter { states, owner, ..JobFilter::default() };
         let mut times = Vec::new();
         for n in 0..PAGES {
-            let page_token = self.place(n).to_token(filter);
+            let page_token = self.place(n).to_token(filter, &ANYONE);
             let request = ListJobsRequest { filter: Some(wire.clone()), page_token, ..ListJobsRequest::default() };
             let started = Instant::now();
             let page = self.client.list_jobs(request).await.expect("a page").into_inner();

@@ -21,8 +21,8 @@ use futures_util::future::join_all;
 use jobtrack::{
     clock::{Clock, SteeredClock, SystemClock},
     domain::{
-        Applied, Change, Cursor, Filter, Job, JobId, ListQuery, Moment, NewJob, Progress, Report, Retention, Stamp,
-        State,
+        Applied, Change, Cursor, Filter, Job, JobId, ListQuery, Moment, NewJob, Owners, Progress, Report, Retention,
+        Stamp, State,
     },
     store::{
         Announcement, JobStore, Listener, RedisStore, Replaced,
@@ -199,8 +199,11 @@ async fn listing(redis: &Redis) {
         ("all", Filter::default()),
         ("running", Filter { states: [State::Running].into(), ..Filter::default() }),
         ("active", Filter { states: [State::Pending, State::Running].into(), ..Filter::default() }),
-        ("owner", Filter { owner: "owner-1".into(), ..Filter::default() }),
-        ("owner, running", Filter { owner: "owner-1".into(), states: [State::Running].into(), ..Filter::default() }),
+        ("owner", Filter { owners: Owners::one("owner-1"), ..Filter::default() }),
+        (
+            "owner, running",
+            Filter { owners: Owners::one("owner-1"), states: [State::Running].into(), ..Filter::default() },
+        ),
     ];
     let (mut there, mut medians) = (0, Vec::new());
     for size in [1_000, 1_000_000] {

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Job, JobId, State, change::Rejected};
+use super::{Job, JobId, Needed, State, Unauthenticated, change::Rejected};
 
 /// One bad field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,9 @@ pub enum JobError {
     /// The id belongs to a job that another request made.
     #[error("job {} exists already, made by another request", .0.id)]
     Exists(Subject),
+    /// The id belongs to a job that is not the caller's, of which no more is told.
+    #[error("job {0} exists already, made by another request")]
+    Taken(JobId),
     /// The job is not in a condition to be changed so.
     #[error("{1}")]
     Rejected(Subject, Rejected),
@@ -80,4 +83,10 @@ pub enum JobError {
     /// The caller's time is over.
     #[error("the call's deadline has passed")]
     DeadlineExceeded,
+    /// It is not known who calls.
+    #[error("{0}")]
+    Unauthenticated(Unauthenticated),
+    /// The caller may not do this.
+    #[error("{0}")]
+    PermissionDenied(Needed),
 }

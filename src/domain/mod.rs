@@ -3,6 +3,7 @@
 //! Everything here is a value or a pure function. [`Job::apply`] is the only place that knows the rules of a job's
 //! life, [`merge`](merge::merge) the only one that decides between two versions of it.
 
+mod access;
 mod change;
 mod error;
 mod job;
@@ -14,6 +15,7 @@ mod time;
 mod transition;
 mod version;
 
+pub use access::{ANYONE, Identity, Needed, Owners, Role, Unauthenticated};
 pub use change::{Applied, Change, Completion, Due, Moment, Rejected, Report, Retention, TOMBSTONE_LIFE};
 pub use error::{JobError, Limit, Subject, Violation};
 pub use job::{

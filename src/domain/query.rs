@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::{Job, JobId, State, Timestamp};
+use super::{Identity, Job, JobId, Owners, State, Timestamp};
 
 /// Selects jobs; all that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,8 +13,8 @@ pub struct Filter {
     pub states: BTreeSet<State>,
     /// Exactly this one; empty: all.
     pub kind: String,
-    /// Exactly this one; empty: all.
-    pub owner: String,
+    /// Whose jobs.
+    pub owners: Owners,
     /// Each of these pairs.
     pub labels: BTreeMap<String, String>,
     /// Created then or later.
@@ -44,11 +44,11 @@ impl Filter {
 
     /// Whether it selects some job of this kind and owner.
     pub fn matches_names(&self, kind: &str, owner: &str) -> bool {
-        (self.kind.is_empty() || self.kind == kind) && (self.owner.is_empty() || self.owner == owner)
+        (self.kind.is_empty() || self.kind == kind) && self.owners.include(owner)
     }
 
-    /// A digest of what it selects, the same in every process: binds a token to the filter.
-    pub fn digest(&self) -> Uuid {
+    /// A digest of what it selects for `caller`, the same in every process: binds a token to both.
+    pub fn digest(&self, caller: &Identity) -> Uuid {
         let mut text = String::new();
         let mut push = |part: &str| {
             text.push_str(&part.len().to_string());
@@ -60,7 +60,16 @@ impl Filter {
         }
         push("");
         push(&self.kind);
-        push(&self.owner);
+        match &self.owners {
+            Owners::All => push("all"),
+            Owners::Only(owners) => {
+                push(&owners.len().to_string());
+                for owner in owners {
+                    push(owner);
+                }
+            }
+        }
+        push(&caller.name);
         for (key, value) in &self.labels {
             push(key);
             push(value);
@@ -87,18 +96,18 @@ impl Cursor {
         Self { create_time: job.create_time, id: job.id.clone() }
     }
 
-    /// Writes it as a page token for `filter`.
-    pub fn to_token(&self, filter: &Filter) -> String {
-        format!("{}.{:x}.{}", filter.digest().simple(), self.create_time.as_micros(), self.id)
+    /// Writes it as a page token of `caller` for `filter`.
+    pub fn to_token(&self, filter: &Filter, caller: &Identity) -> String {
+        format!("{}.{:x}.{}", filter.digest(caller).simple(), self.create_time.as_micros(), self.id)
     }
 
-    /// Reads a page token; `None` if it is malformed or of another filter.
-    pub fn from_token(token: &str, filter: &Filter) -> Option<Self> {
+    /// Reads a page token; `None` if it is malformed, or of another filter or caller.
+    pub fn from_token(token: &str, filter: &Filter, caller: &Identity) -> Option<Self> {
         let mut parts = token.splitn(3, '.');
         let digest = Uuid::parse_str(parts.next()?).ok()?;
         let micros = u64::from_str_radix(parts.next()?, 16).ok()?.cast_signed();
         let id = JobId::parse(parts.next()?)?;
-        (digest == filter.digest()).then_some(Self { create_time: Timestamp::from_micros(micros), id })
+        (digest == filter.digest(caller)).then_some(Self { create_time: Timestamp::from_micros(micros), id })
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     stream::{Ending, Events, respond, respond_with, until},
 };
 use crate::{
-    domain::{Change, JobError, JobId},
+    domain::{ANYONE, Change, JobError, JobId},
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
     tracker::Tracker,
 };
@@ -34,7 +34,7 @@ impl Jobs {
     /// Makes a change; returns the job as stored, and whether the change had anything to do.
     async fn change(&self, (id, change): (JobId, Change)) -> Result<(v1::Job, bool), Status> {
         note(&id);
-        let (stored, applied) = self.tracker.change(&id, &change).await?;
+        let (stored, applied) = self.tracker.on_behalf_of(&ANYONE).change(&id, &change).await?;
         Ok((convert::job(&stored, self.tracker.now()), applied))
     }
 }
@@ -51,7 +51,7 @@ impl JobService for Jobs {
 
     async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Answer<v1::CreateJobResponse> {
         let new = convert::create(request.into_inner())?;
-        let (stored, created) = self.tracker.create(new).await?;
+        let (stored, created) = self.tracker.on_behalf_of(&ANYONE).create(new).await?;
         note(&stored.job.id);
         let job = Some(convert::job(&stored, self.tracker.now()));
         respond(v1::CreateJobResponse { job, created })
@@ -60,14 +60,14 @@ impl JobService for Jobs {
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::GetJobResponse> {
         let (id, min_revision) = convert::get(request.get_ref())?;
         note(&id);
-        let stored = self.tracker.get(&id, min_revision).await?;
+        let stored = self.tracker.on_behalf_of(&ANYONE).get(&id, min_revision).await?;
         let job = Some(convert::job(&stored, self.tracker.now()));
         respond(v1::GetJobResponse { job, source: convert::source(stored.source).into() })
     }
 
     async fn batch_get_jobs(&self, request: Request<v1::BatchGetJobsRequest>) -> Answer<v1::BatchGetJobsResponse> {
         let ids = convert::batch_get(request.get_ref())?;
-        let (found, missing) = self.tracker.batch_get(ids).await?;
+        let (found, missing) = self.tracker.on_behalf_of(&ANYONE).batch_get(ids).await?;
         let now = self.tracker.now();
         let jobs = found.iter().map(|stored| convert::job(stored, now)).collect();
         let missing_ids = missing.iter().map(ToString::to_string).collect();
@@ -76,9 +76,9 @@ impl JobService for Jobs {
 
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Answer<v1::ListJobsResponse> {
         let now = self.tracker.now();
-        let (query, full) = convert::list(request.into_inner(), now)?;
-        let page = self.tracker.list(&query).await?;
-        respond(convert::page(&page, &query.filter, full, now))
+        let (query, full) = convert::list(request.into_inner(), &ANYONE, now)?;
+        let page = self.tracker.on_behalf_of(&ANYONE).list(&query).await?;
+        respond(convert::page(&page, &query.filter, &ANYONE, full, now))
     }
 
     async fn update_progress(&self, request: Request<v1::UpdateProgressRequest>) -> Answer<v1::UpdateProgressResponse> {
@@ -109,7 +109,7 @@ impl JobService for Jobs {
     async fn delete_job(&self, request: Request<v1::DeleteJobRequest>) -> Answer<v1::DeleteJobResponse> {
         let (id, change) = convert::delete(request.get_ref())?;
         note(&id);
-        self.tracker.change(&id, &change).await?;
+        self.tracker.on_behalf_of(&ANYONE).change(&id, &change).await?;
         respond(v1::DeleteJobResponse {})
     }
 
@@ -117,10 +117,10 @@ impl JobService for Jobs {
         let ending = Ending::of(request.extensions(), &self.drain);
         let (id, resume_token, pace) = convert::watch_job(request.into_inner())?;
         note(&id);
-        let watch = self.tracker.watch_job(&id, &resume_token, pace).await?;
+        let watch = self.tracker.on_behalf_of(&ANYONE).watch_job(&id, &resume_token, pace).await?;
         let events = unfold((watch, self.tracker.clone()), async |(mut watch, tracker)| {
             let event = watch.next().await?;
-            Some((Ok(convert::event(event, tracker.now())), (watch, tracker)))
+            Some((event.map(|event| convert::event(event, tracker.now())).map_err(Status::from), (watch, tracker)))
         });
         respond_with(until(events, ending)).await
     }
@@ -128,7 +128,7 @@ impl JobService for Jobs {
     async fn watch_jobs(&self, request: Request<v1::WatchJobsRequest>) -> Answer<Self::WatchJobsStream> {
         let ending = Ending::of(request.extensions(), &self.drain);
         let (scope, resume_token, pace) = convert::watch_jobs(request.into_inner())?;
-        let watch = self.tracker.watch_jobs(scope, &resume_token, pace);
+        let watch = self.tracker.on_behalf_of(&ANYONE).watch_jobs(scope, &resume_token, pace);
         let events = unfold(Some((watch, self.tracker.clone())), async |open| {
             let (mut watch, tracker) = open?;
             match watch.next().await {

@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::domain::{JobError, JobId, Limit, Rejected, Subject, Violation};
+use crate::domain::{JobError, JobId, Limit, Needed, Rejected, Subject, Violation};
 
 const DOMAIN: &str = "jobtrack";
 
@@ -58,6 +58,7 @@ fn describe(error: JobError) -> (Code, ErrorDetails) {
             (Code::InvalidArgument, details)
         }
         JobError::NotFound(id) => (Code::NotFound, about_id("JOB_NOT_FOUND", &id)),
+        JobError::Taken(id) => (Code::AlreadyExists, about_id("JOB_EXISTS", &id)),
         JobError::Exists(job) => (Code::AlreadyExists, about("JOB_EXISTS", &job)),
         JobError::Rejected(job, why) => rejected(&job, why),
         JobError::RevisionNotReached(job, wanted) => {
@@ -75,6 +76,10 @@ fn describe(error: JobError) -> (Code, ErrorDetails) {
         JobError::Corrupt(id) => (Code::DataLoss, about_id("JOB_CORRUPT", &id)),
         JobError::Draining => (Code::Unavailable, info("SERVER_DRAINING", [])),
         JobError::DeadlineExceeded => (Code::DeadlineExceeded, info("DEADLINE_EXCEEDED", [])),
+        JobError::Unauthenticated(problem) => {
+            (Code::Unauthenticated, info("UNAUTHENTICATED", [("problem", problem.name().to_owned())]))
+        }
+        JobError::PermissionDenied(needed) => (Code::PermissionDenied, info("PERMISSION_DENIED", [missing(needed)])),
     }
 }
 
@@ -91,6 +96,15 @@ fn rejected(job: &Subject, why: Rejected) -> (Code, ErrorDetails) {
         details.add_precondition_failure_violation(reason, job.id.as_str(), why.to_string());
     }
     (code, details)
+}
+
+/// What a caller would need.
+fn missing(needed: Needed) -> (&'static str, String) {
+    match needed {
+        Needed::Role(role) => ("role", role.name().to_owned()),
+        Needed::AllOwners => ("owner", "*".to_owned()),
+        Needed::Owner(owner) => ("owner", owner),
+    }
 }
 
 /// The one `ErrorInfo`, with what of it varies.

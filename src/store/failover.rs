@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Announcement, CacheStats, DueBatch, JobStore, Page, Replaced, StorageMode, StoreError, StoreStats, Stored,
+    Announcement, CacheStats, DueBatch, JobStore, Page, Replaced, Source, StorageMode, StoreError, StoreStats, Stored,
     held::Held, ledger::Ledger,
 };
 use crate::{
@@ -194,6 +194,20 @@ impl JobStore for Failover {
                 self.held_answer(id)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    async fn absence(&self, instead: &Stored) -> Result<(), StoreError> {
+        // What is held says nothing of whether the store of record answers for what is not.
+        if instead.source == Source::Redis {
+            return Ok(());
+        }
+        if !self.held.is_listable() {
+            return Err(StoreError::Unavailable);
+        }
+        match self.primary.get(&instead.job.id).await {
+            Err(StoreError::Unavailable) => Err(StoreError::Unavailable),
+            _ => Ok(()),
         }
     }
 

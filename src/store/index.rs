@@ -6,7 +6,7 @@ use std::{
     ops::Bound,
 };
 
-use crate::domain::{Cursor, Filter, Job, JobId, State, Timestamp};
+use crate::domain::{Cursor, Filter, Job, JobId, Owners, State, Timestamp};
 
 type Places = BTreeSet<Cursor>;
 
@@ -69,8 +69,10 @@ impl Index {
     pub fn exact_count(&self, filter: &Filter) -> Option<u64> {
         let criteria = usize::from(!filter.states.is_empty())
             + usize::from(!filter.kind.is_empty())
-            + usize::from(!filter.owner.is_empty());
-        let indexed = filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
+            + usize::from(filter.owners != Owners::All);
+        let by_owner = filter.owners == Owners::All || filter.owners.named().is_some();
+        let indexed =
+            by_owner && filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
         (indexed && criteria <= 1).then(|| self.narrowest(filter).iter().map(|places| places.len() as u64).sum())
     }
 
@@ -94,8 +96,8 @@ impl Index {
         if !filter.states.is_empty() {
             choices.push(filter.states.iter().map(|state| &self.by_state[*state as usize]).collect());
         }
-        if !filter.owner.is_empty() {
-            choices.push(self.by_owner.get(&filter.owner).into_iter().collect());
+        if let Some(owners) = filter.owners.named() {
+            choices.push(owners.iter().filter_map(|owner| self.by_owner.get(owner)).collect());
         }
         if !filter.kind.is_empty() {
             choices.push(self.by_kind.get(&filter.kind).into_iter().collect());

@@ -290,6 +290,11 @@ pub trait JobStore: Send + Sync + 'static {
     /// The version that is there for `id`, a tombstone too.
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError>;
 
+    /// Whether [`get`](Self::get), which found `instead`, could have told now that nothing is there.
+    async fn absence(&self, _instead: &Stored) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The same for many, in the order of `ids`.
     async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::with_capacity(ids.len());

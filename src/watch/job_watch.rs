@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::{Alarm, Conflated, EventKind, Freshness, JobToken, Pace, Sent, Subscription, WatchEvent, conflate::is_end};
 use crate::{
-    domain::{Job, JobError, JobId},
+    domain::{Identity, Job, JobError, JobId, Owners},
     store::{Announcement, Stored},
 };
 
@@ -12,6 +12,7 @@ use crate::{
 pub struct JobWatch {
     subscription: Subscription,
     epoch: u64,
+    owners: Owners,
     pace: Pace,
     first: Option<WatchEvent>,
     /// What was sent last; `None` once the stream is over.
@@ -25,16 +26,19 @@ pub struct JobWatch {
 }
 
 impl JobWatch {
-    /// Starts a stream behind `resume_token`, or at `current`: what the store held for `id`, read after `subscription`
-    /// was made.
+    /// Starts a stream of `caller` behind `resume_token`, or at `current`: what the store held for `id`, read after
+    /// `subscription` was made.
     pub fn start(
         subscription: Subscription,
         epoch: u64,
+        caller: &Identity,
         id: &JobId,
         current: Option<Stored>,
         resume_token: &str,
         pace: Pace,
     ) -> Result<Self, JobError> {
+        // Tokens of another caller are as those of another data set.
+        let epoch = epoch ^ caller.digest();
         let resumed = JobToken::decode(resume_token).filter(|token| token.epoch == epoch && token.id == *id);
         let stored = current.ok_or_else(|| JobError::NotFound(id.clone()))?;
         let job = stored.job.clone();
@@ -42,6 +46,7 @@ impl JobWatch {
         let mut watch = Self {
             subscription,
             epoch,
+            owners: caller.owners.clone(),
             pace,
             first: None,
             sent: Some(Sent::of(&job)),
@@ -65,10 +70,10 @@ impl JobWatch {
         Ok(watch)
     }
 
-    /// The next event; `None` once the stream is over.
-    pub async fn next(&mut self) -> Option<WatchEvent> {
+    /// The next event; `None` once the stream is over. An error if the id has become another owner's, and the end.
+    pub async fn next(&mut self) -> Option<Result<WatchEvent, JobError>> {
         if let Some(first) = self.first.take() {
-            return Some(first);
+            return Some(Ok(first));
         }
         loop {
             self.sent?;
@@ -81,7 +86,7 @@ impl JobWatch {
                 () = self.subscription.arrived() => {}
                 () = self.alarm.wait(wake) => {
                     if Instant::now() >= bookmark_due {
-                        return Some(self.bookmark());
+                        return Some(Ok(self.bookmark()));
                     }
                 }
             }
@@ -89,7 +94,7 @@ impl JobWatch {
     }
 
     /// What can be sent at once.
-    fn ready(&mut self) -> Option<WatchEvent> {
+    fn ready(&mut self) -> Option<Result<WatchEvent, JobError>> {
         for change in self.subscription.take().into_iter().flatten() {
             match &mut self.waiting {
                 Some(waiting) if waiting.latest().version.revision >= change.latest().version.revision => {}
@@ -106,8 +111,13 @@ impl JobWatch {
             return None;
         }
         // What comes behind an end is of no interest: the stream is over then.
-        let next = waiting.into_versions().find(|change| is_news(&change.stored.job));
-        next.map(|change| self.update(change.stored))
+        let stored = waiting.into_versions().find(|change| is_news(&change.stored.job))?.stored;
+        // Of two jobs that replicas made apart under one id, another's may be the one that stands.
+        if !self.owners.include(&stored.job.owner) {
+            self.sent = None;
+            return Some(Err(JobError::NotFound(stored.job.id.clone())));
+        }
+        Some(Ok(self.update(stored)))
     }
 
     /// Goes on behind a token: a bookmark, and what is newer waits its turn.

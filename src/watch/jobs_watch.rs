@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::{Cursor, Filter, Job, JobId, ListQuery, State},
+    domain::{Cursor, Filter, Identity, Job, JobId, ListQuery, State},
     store::{Announcement, JobStore, StoreError, Stored},
 };
 
@@ -55,8 +55,9 @@ impl Scope {
         job.removal.is_none() && self.filter.matches_state(job.state)
     }
 
-    fn digest(&self) -> Uuid {
-        let mut text = self.filter.digest().simple().to_string();
+    /// Binds a token to what `caller` asked for.
+    pub fn digest(&self, caller: &Identity) -> Uuid {
+        let mut text = self.filter.digest(caller).simple().to_string();
         for id in &self.ids {
             text.push(' ');
             text.push_str(id.as_str());
@@ -108,16 +109,17 @@ enum Phase {
 }
 
 impl JobsWatch {
-    /// Starts a stream behind `resume_token`, or from now. `subscription` must have been made before.
+    /// Starts a stream behind `resume_token`, if that has this `digest`, or from now. `subscription` must have been made
+    /// before.
     pub fn start(
         store: Arc<dyn JobStore>,
         clock: Arc<dyn Clock>,
         subscription: Subscription,
         scope: Scope,
+        digest: Uuid,
         resume_token: &str,
         pace: Pace,
     ) -> Self {
-        let digest = scope.digest();
         let epoch = store.epoch();
         let resumed = JobsToken::decode(resume_token)
             .filter(|token| token.epoch == epoch && token.scope == digest)

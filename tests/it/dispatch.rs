@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use jobtrack::{
     clock::SystemClock,
-    domain::{Change, NewJob, Removal, Report, Retention},
+    domain::{ANYONE, Change, NewJob, Removal, Report, Retention},
     store::{Announcement, Listener, MemoryStore},
     tracker::Tracker,
     watch::{EventKind, Hub, Pace, Scope, WatchEvent},
@@ -29,12 +29,16 @@ fn pace(min_interval: Duration) -> Pace {
 }
 
 async fn create(tracker: &Tracker, name: &str) {
-    tracker.create(NewJob { id: Some(id(name)), ..plain() }).await.expect("there is room");
+    tracker.on_behalf_of(&ANYONE).create(NewJob { id: Some(id(name)), ..plain() }).await.expect("there is room");
 }
 
 /// Reports on a job; returns its revision then.
 async fn report(tracker: &Tracker, name: &str) -> i64 {
-    let (stored, _) = tracker.change(&id(name), &Change::Report(Report::default())).await.expect("it is active");
+    let (stored, _) = tracker
+        .on_behalf_of(&ANYONE)
+        .change(&id(name), &Change::Report(Report::default()))
+        .await
+        .expect("it is active");
     stored.job.version.revision
 }
 
@@ -58,7 +62,7 @@ fn brief(event: &WatchEvent) -> (EventKind, Option<(String, i64)>) {
 async fn what_is_held_back_is_not_lost_where_too_much_comes() {
     let (tracker, hub) = tracker();
     create(&tracker, "held").await;
-    let mut stream = tracker.watch_jobs(Scope::default(), "", pace(Duration::from_secs(3600)));
+    let mut stream = tracker.on_behalf_of(&ANYONE).watch_jobs(Scope::default(), "", pace(Duration::from_secs(3600)));
     let mut next =
         async || timeout(Duration::from_secs(10), stream.next()).await.expect("an event").expect("it answers");
     assert_eq!(brief(&next().await), (EventKind::Snapshot, Some(("held".into(), 1))));
@@ -87,15 +91,16 @@ async fn what_nobody_waited_for_is_not_handed_out_as_the_newest() {
     let (tracker, hub) = tracker();
     create(&tracker, "a").await;
     let pace = pace(Duration::ZERO);
-    let mut gone = tracker.watch_job(&id("a"), "", pace).await.expect("it exists");
-    let token = gone.next().await.expect("a snapshot").resume_token;
+    let mut gone = tracker.on_behalf_of(&ANYONE).watch_job(&id("a"), "", pace).await.expect("it exists");
+    let token = gone.next().await.expect("an event").expect("a snapshot").resume_token;
     report(&tracker, "a").await;
     drop(gone);
     let newest = report(&tracker, "a").await;
-    let mut stream = tracker.watch_job(&id("a"), &token, pace).await.expect("it exists");
+    let mut stream = tracker.on_behalf_of(&ANYONE).watch_job(&id("a"), &token, pace).await.expect("it exists");
     dispatched(&hub).await;
-    assert_eq!(brief(&stream.next().await.expect("a bookmark")), (EventKind::Bookmark, None));
-    let update = timeout(Duration::from_secs(10), stream.next()).await.expect("an event").expect("an update");
+    assert_eq!(brief(&stream.next().await.expect("an event").expect("a bookmark")), (EventKind::Bookmark, None));
+    let update =
+        timeout(Duration::from_secs(10), stream.next()).await.expect("in time").expect("an event").expect("an update");
     assert_eq!(brief(&update), (EventKind::Update, Some(("a".into(), newest))));
 }
 
@@ -105,14 +110,14 @@ async fn a_deletion_in_place_of_another_change_is_a_removal() {
     let (tracker, hub) = tracker();
     create(&tracker, "a").await;
     report(&tracker, "a").await;
-    let mut one = tracker.watch_job(&id("a"), "", pace(Duration::ZERO)).await.expect("it exists");
-    one.next().await.expect("a snapshot");
-    let mut all = tracker.watch_jobs(Scope::default(), "", pace(Duration::ZERO));
+    let mut one = tracker.on_behalf_of(&ANYONE).watch_job(&id("a"), "", pace(Duration::ZERO)).await.expect("it exists");
+    one.next().await.expect("an event").expect("a snapshot");
+    let mut all = tracker.on_behalf_of(&ANYONE).watch_jobs(Scope::default(), "", pace(Duration::ZERO));
     let mut next = async || timeout(Duration::from_secs(10), all.next()).await.expect("an event").expect("it answers");
     assert_eq!(brief(&next().await), (EventKind::Snapshot, Some(("a".into(), 2))));
     assert_eq!(brief(&next().await), (EventKind::Bookmark, None));
 
-    let mut stored = tracker.get(&id("a"), None).await.expect("it exists");
+    let mut stored = tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it exists");
     let job = Arc::make_mut(&mut stored.job);
     (job.removal, job.version.stamp.process) = (Some(Removal::Deleted), 1);
     hub.changed(Announcement { stored, position: 1000, previous: None });
@@ -120,7 +125,7 @@ async fn a_deletion_in_place_of_another_change_is_a_removal() {
     let removed = (EventKind::Removed, Some(("a".into(), 2)));
     let seen = next().await;
     assert_eq!((brief(&seen), seen.reset), (removed.clone(), true));
-    let seen = one.next().await.expect("a removal");
+    let seen = one.next().await.expect("an event").expect("a removal");
     assert_eq!((brief(&seen), seen.reset), (removed, true));
     assert!(one.next().await.is_none(), "it is over");
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jobtrack::{
     domain::{
-        Cancellation, Change, Completion, Cursor, Filter, Job, JobId, NewJob, Progress, Removal, Report, Stamp, State,
-        Timestamp, merge,
+        ANYONE, Cancellation, Change, Completion, Cursor, Filter, Identity, Job, JobId, NewJob, Owners, Progress,
+        Removal, Report, Stamp, State, Timestamp, merge,
     },
     watch::{JobToken, JobsToken},
 };
@@ -108,15 +108,17 @@ proptest! {
     }
 
     #[test]
-    fn a_page_token_is_for_its_filter(micros in any::<i64>(), name in "[A-Za-z0-9._:-]{1,128}", kind in "[a-z]{0,5}", owner in "[a-z]{0,5}") {
+    fn a_page_token_is_for_its_filter_and_caller(micros in any::<i64>(), name in "[A-Za-z0-9._:-]{1,128}", kind in "[a-z]{0,5}", owner in "[a-z]{0,5}") {
         let filter = Filter { kind: kind.clone(), ..Filter::default() };
         let place = Cursor { create_time: Timestamp::from_micros(micros), id: JobId::parse(&name).expect("valid") };
-        let token = place.to_token(&filter);
-        prop_assert_eq!(Cursor::from_token(&token, &filter), Some(place));
-        let other = Filter { owner: owner.clone(), ..filter.clone() };
-        prop_assert_eq!(Cursor::from_token(&token, &other).is_some(), owner.is_empty());
-        let swapped = Filter { kind: owner.clone(), owner: kind.clone(), ..Filter::default() };
-        prop_assert_eq!(swapped.digest() == other.digest(), kind == owner);
+        let token = place.to_token(&filter, &ANYONE);
+        prop_assert_eq!(Cursor::from_token(&token, &filter, &ANYONE), Some(place));
+        let somebody = Identity { name: kind.clone(), ..ANYONE.clone() };
+        prop_assert_eq!(Cursor::from_token(&token, &filter, &somebody).is_some(), kind.is_empty());
+        let other = Filter { owners: Owners::one(owner.clone()), ..filter.clone() };
+        prop_assert_eq!(Cursor::from_token(&token, &other, &ANYONE), None);
+        let swapped = Filter { kind: owner.clone(), owners: Owners::one(kind.clone()), ..Filter::default() };
+        prop_assert_eq!(swapped.digest(&ANYONE) == other.digest(&ANYONE), kind == owner);
     }
 
     #[test]
@@ -133,7 +135,7 @@ proptest! {
         for token in [text, dotted] {
             _ = JobToken::decode(&token);
             _ = JobsToken::decode(&token);
-            _ = Cursor::from_token(&token, &Filter::default());
+            _ = Cursor::from_token(&token, &Filter::default(), &ANYONE);
         }
     }
 }

@@ -7,7 +7,9 @@ use std::{
 
 use jobtrack::{
     clock::{SteeredClock, SystemClock},
-    domain::{Change, Due, Filter, Job, JobId, ListQuery, NewJob, Removal, State, TOMBSTONE_LIFE, Timestamp, Version},
+    domain::{
+        Change, Due, Filter, Job, JobId, ListQuery, NewJob, Owners, Removal, State, TOMBSTONE_LIFE, Timestamp, Version,
+    },
     store::{
         Announcement, Durability, Failover, Fallback, Held, JobStore, Listener, MemoryStore, Page, RedisStore,
         Replaced, StoreError, Stored,
@@ -215,7 +217,7 @@ async fn lists_hold_what_the_filter_selects(bench: Bench) {
     };
     let states = |states: &[State]| Filter { states: states.iter().copied().collect(), ..Filter::default() };
     let kind = Filter { kind: "k1".into(), ..Filter::default() };
-    let owner = Filter { owner: "even".into(), ..Filter::default() };
+    let owner = Filter { owners: Owners::one("even"), ..Filter::default() };
     let label = Filter { labels: [("third".into(), "2".into())].into(), ..Filter::default() };
     let time = Filter { created_after: Some(at(10)), created_before: Some(at(20)), ..Filter::default() };
     let active = states(&[State::Pending, State::Running]);
@@ -229,7 +231,7 @@ async fn lists_hold_what_the_filter_selects(bench: Bench) {
         let all = Filter { kind: "k0".into(), labels: label.labels.clone(), ..time.clone() };
         assert_eq!(bench.list(&all, limit).await, expect(&|n| (10..20).contains(&n) && n % 4 == 0 && n % 3 == 2));
     }
-    let unknown = Filter { owner: "nobody".into(), ..Filter::default() };
+    let unknown = Filter { owners: Owners::one("nobody"), ..Filter::default() };
     assert!(bench.list(&unknown, 10).await.is_empty());
     let never = Filter { created_after: Some(at(20)), created_before: Some(at(10)), ..Filter::default() };
     assert!(bench.list(&never, 10).await.is_empty());

@@ -5,10 +5,10 @@ use std::{collections::HashSet, time::Duration};
 use super::fields::Fields;
 use crate::{
     domain::{
-        Change, Completion, Cursor, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, JobError, JobId, ListQuery,
-        MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON, MAX_METADATA,
-        MAX_NAME, MAX_PAGE, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT, MAX_STAGE, MAX_UNIT,
-        MAX_WATCHED_IDS, NewJob, Progress, Report, State, Timestamp,
+        Change, Completion, Cursor, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, Identity, JobError, JobId,
+        ListQuery, MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON,
+        MAX_METADATA, MAX_NAME, MAX_PAGE, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT, MAX_STAGE, MAX_UNIT,
+        MAX_WATCHED_IDS, NewJob, Owners, Progress, Report, State, Timestamp,
     },
     proto::v1,
     watch::{Pace, Scope},
@@ -57,8 +57,8 @@ pub fn batch_get(request: &v1::BatchGetJobsRequest) -> Result<Vec<JobId>> {
     fields.done(ids)
 }
 
-/// See `ListJobs`: the page, and whether it holds jobs in full.
-pub fn list(request: v1::ListJobsRequest, now: Timestamp) -> Result<(ListQuery, bool)> {
+/// See `ListJobs`: the page that `caller` asks for, and whether it holds jobs in full.
+pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> Result<(ListQuery, bool)> {
     let mut fields = Fields::default();
     let filter = filter(&mut fields, request.filter.unwrap_or_default());
     let limit = match usize::try_from(request.page_size) {
@@ -69,7 +69,7 @@ pub fn list(request: v1::ListJobsRequest, now: Timestamp) -> Result<(ListQuery, 
             DEFAULT_PAGE
         }
     };
-    let after = (!request.page_token.is_empty()).then(|| Cursor::from_token(&request.page_token, &filter));
+    let after = (!request.page_token.is_empty()).then(|| Cursor::from_token(&request.page_token, &filter, caller));
     if matches!(after, Some(None)) {
         fields.refuse("page_token", "must be the next_page_token of a page with the same filter");
     }
@@ -178,7 +178,7 @@ pub fn purge(request: v1::PurgeJobsRequest) -> Result<(Filter, Option<Duration>)
     let filter = Filter {
         states: states.into_iter().collect(),
         kind: fields.text("kind", request.kind, MAX_NAME),
-        owner: fields.text("owner", request.owner, MAX_NAME),
+        owners: owners(&mut fields, "owner", request.owner),
         ..Filter::default()
     };
     let older_than = fields.duration("older_than", request.older_than);
@@ -197,11 +197,16 @@ fn filter(fields: &mut Fields, from: v1::JobFilter) -> Filter {
     Filter {
         states: fields.states("filter.states", from.states).into_iter().collect(),
         kind: fields.text("filter.kind", from.kind, MAX_NAME),
-        owner: fields.text("filter.owner", from.owner, MAX_NAME),
+        owners: owners(fields, "filter.owner", from.owner),
         labels: fields.labels("filter.labels", from.labels),
         created_after: fields.timestamp("filter.created_after", from.created_after),
         created_before: fields.timestamp("filter.created_before", from.created_before),
     }
+}
+
+/// The owner that is asked for; all if it is empty.
+fn owners(fields: &mut Fields, field: &str, owner: String) -> Owners {
+    if owner.is_empty() { Owners::All } else { Owners::one(fields.text(field, owner, MAX_NAME)) }
 }
 
 fn progress(fields: &mut Fields, from: v1::Progress) -> Progress {

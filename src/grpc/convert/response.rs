@@ -8,7 +8,8 @@ use prost::Message;
 use super::structs::to_struct;
 use crate::{
     domain::{
-        Cancellation, Cursor, Failure, Filter, Job, JobId, Liveness, Outcome, Progress, Removal, State, Timestamp,
+        Cancellation, Cursor, Failure, Filter, Identity, Job, JobId, Liveness, Outcome, Progress, Removal, State,
+        Timestamp,
     },
     proto::{EncodedEvent, v1},
     store::{self, CacheStats, Durability, Page, Reconciliation, RedisStats, Source, StorageMode, Stored},
@@ -66,8 +67,8 @@ pub fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
     }
 }
 
-/// A page of what `filter` selects, cut short where more would make it larger than clients take.
-pub fn page(page: &Page, filter: &Filter, full: bool, now: Timestamp) -> v1::ListJobsResponse {
+/// A page of what `filter` selects for `caller`, cut short where more would make it larger than clients take.
+pub fn page(page: &Page, filter: &Filter, caller: &Identity, full: bool, now: Timestamp) -> v1::ListJobsResponse {
     let convert = if full { job } else { basic_job };
     let mut size = 0;
     let mut jobs = Vec::with_capacity(page.jobs.len());
@@ -83,7 +84,7 @@ pub fn page(page: &Page, filter: &Filter, full: bool, now: Timestamp) -> v1::Lis
     let next = cut.map(|stored| Cursor::of(&stored.job)).or_else(|| page.next.clone());
     v1::ListJobsResponse {
         jobs,
-        next_page_token: next.map(|place| place.to_token(filter)).unwrap_or_default(),
+        next_page_token: next.map(|place| place.to_token(filter, caller)).unwrap_or_default(),
         total_size: page.total.map(count),
         partial: page.partial,
     }

@@ -13,7 +13,7 @@ use super::{
     pool::{Fault, read},
 };
 use crate::{
-    domain::{Cursor, Filter, Job, JobId, ListQuery, State, Timestamp},
+    domain::{Cursor, Filter, Job, JobId, ListQuery, Owners, State, Timestamp},
     store::{Page, Record},
 };
 
@@ -63,6 +63,9 @@ impl RedisStore {
             .collect();
 
         let mut page = Page { total, ..Page::default() };
+        if places.is_empty() {
+            return Ok(page);
+        }
         let (mut looked_at, mut cuts) = (0, 0);
         while page.jobs.len() < query.limit && looked_at < query.limit + SCAN && cuts < MAX_CUTS {
             let wanted = (query.limit - page.jobs.len()).min(BATCH);
@@ -120,13 +123,15 @@ impl RedisStore {
         if !filter.states.is_empty() {
             choices.push(filter.states.iter().copied().map(Place::State).collect());
         }
-        if !filter.owner.is_empty() {
-            choices.push(vec![Place::Owner(&filter.owner)]);
+        if let Some(owners) = filter.owners.named() {
+            choices.push(owners.iter().map(|owner| Place::Owner(owner)).collect());
         }
         if !filter.kind.is_empty() {
             choices.push(vec![Place::Kind(&filter.kind)]);
         }
-        let indexed = filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
+        let by_owner = filter.owners == Owners::All || filter.owners.named().is_some();
+        let indexed =
+            by_owner && filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
         let exact = indexed && choices.len() <= 1;
         if choices.is_empty() {
             choices.push(vec![Place::Created]);

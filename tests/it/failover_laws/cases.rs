@@ -6,7 +6,7 @@ use std::{
 };
 
 use jobtrack::{
-    domain::{Job, JobError, NewJob, State},
+    domain::{ANYONE, Job, JobError, NewJob, State},
     store::{Announcement, Durability, Held, Hint, JobStore, Listener, Source, StoreError, Stored},
     watch::{Pace, Scope},
 };
@@ -29,7 +29,7 @@ async fn the_first_end_stands() {
     world.call(0, "a", Op::Fail).await;
     world.call(1, "a", Op::Succeed).await;
     world.heal().await;
-    let job = world.replicas[1].tracker.get(&id("a"), None).await.expect("it is there").job;
+    let job = world.replicas[1].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it is there").job;
     assert_eq!(job.state, State::Failed);
     assert_eq!(world.replicas[1].conflicts().await, 1);
 }
@@ -45,7 +45,7 @@ async fn a_life_that_gives_way_is_told() {
     world.take(Step::Lose { all: true }).await;
     world.replicas[0].whole().await;
     world.heal().await;
-    let job = world.replicas[0].tracker.get(&id("a"), None).await.expect("it is there").job;
+    let job = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it is there").job;
     assert_eq!(job.state, State::Succeeded);
     assert_eq!(world.replicas[1].conflicts().await, 1);
 }
@@ -71,7 +71,7 @@ async fn an_old_tombstone_does_no_harm_to_a_new_job() {
     for op in [Op::Create, Op::Delete, Op::Create, Op::Delete] {
         world.call(1, "a", op).await;
     }
-    _ = world.replicas[0].tracker.get(&id("a"), None).await;
+    _ = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await;
     world.clock.advance(LONG);
     world.replicas[1].tracker.sweep_due().await.expect("it answers");
     world.call(1, "a", Op::Create).await;
@@ -101,9 +101,9 @@ async fn a_replica_that_is_cut_off_fails_no_job_that_is_well() {
     let mut world = World::new();
     let lease_timeout = Duration::from_secs(30);
     let new = NewJob { id: Some(id("a")), lease_timeout, fail_when_lost: true, ..plain() };
-    world.replicas[1].tracker.create(new).await.expect("there is room");
+    world.replicas[1].tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room");
     world.call(1, "a", Op::Report).await;
-    _ = world.replicas[0].tracker.get(&id("a"), None).await;
+    _ = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await;
     world.part(0).await;
     for _ in 0..2 {
         world.clock.advance(Duration::from_secs(20));
@@ -118,12 +118,12 @@ async fn a_replica_that_is_cut_off_fails_no_job_that_is_well() {
 async fn a_replica_that_is_cut_off_expires_no_job_that_is_well() {
     let mut world = World::keeping_active_for(Duration::from_secs(60));
     world.call(1, "a", Op::Create).await;
-    _ = world.replicas[0].tracker.get(&id("a"), None).await;
+    _ = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await;
     world.part(0).await;
     world.clock.advance(Duration::from_secs(40));
     world.call(1, "a", Op::Report).await;
     world.clock.advance(Duration::from_secs(40));
-    let told = world.replicas[0].tracker.get(&id("a"), None).await.expect_err("it can't be told");
+    let told = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect_err("it can't be told");
     assert_eq!(told, JobError::StoreUnavailable);
     world.replicas[0].tracker.sweep_due().await.expect("it answers");
     world.replicas[0].whole().await;
@@ -136,7 +136,7 @@ async fn a_stream_that_begins_in_an_outage_gets_what_was_not_held() {
     world.call(1, "a", Op::Create).await;
     world.part(0).await;
     let pace = Pace { min_interval: Duration::ZERO, bookmark_interval: Duration::from_secs(5) };
-    let mut stream = world.replicas[0].tracker.watch_jobs(Scope::default(), "", pace);
+    let mut stream = world.replicas[0].tracker.on_behalf_of(&ANYONE).watch_jobs(Scope::default(), "", pace);
     assert!(stream.next().await.expect("it is open").stored.is_none(), "it is held after all");
     world.replicas[0].whole().await;
     let found = async { while stream.next().await.expect("it is open").stored.is_none() {} };
@@ -259,7 +259,7 @@ fn a_new_life_is_announced_when_the_tombstone_is_forgotten() {
 async fn an_end_whose_time_is_over_stands_against_an_old_snapshot() {
     let mut world = World::new();
     let new = NewJob { id: Some(id("a")), retention: Some(Duration::from_secs(1)), ..plain() };
-    world.replicas[0].tracker.create(new).await.expect("there is room");
+    world.replicas[0].tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room");
     world.call(0, "a", Op::Report).await;
     world.take(Step::Save).await;
     world.call(0, "a", Op::Succeed).await;

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use jobtrack::{
     clock::Clock,
-    domain::{Change, Job, JobError, JobId, ListQuery, NewJob, Retention, Timestamp},
+    domain::{ANYONE, Change, Job, JobError, JobId, ListQuery, NewJob, Retention, Timestamp},
     store::{
         Announcement, DueBatch, Durability, Failover, Fallback, Held, JobStore, Listener, MemoryStore, Page, Replaced,
         StorageMode, StoreError, StoreStats, Stored,
@@ -295,7 +295,7 @@ impl World {
                 for replica in &self.replicas {
                     replica.link.up.store(false, Relaxed);
                     // It is noticed before anything else happens.
-                    _ = replica.tracker.get(&id("nowhere"), None).await;
+                    _ = replica.tracker.on_behalf_of(&ANYONE).get(&id("nowhere"), None).await;
                 }
                 self.record.restore(if all { Vec::new() } else { self.saved.clone() }).await;
             }
@@ -306,11 +306,11 @@ impl World {
     pub async fn call(&mut self, replica: usize, name: &'static str, op: Op) {
         let tracker = &self.replicas[replica].tracker;
         let outcome = match op {
-            Op::Create => tracker.create(NewJob { id: Some(id(name)), ..plain() }).await,
-            Op::Report => tracker.change(&id(name), &heartbeat()).await,
-            Op::Succeed => tracker.change(&id(name), &success()).await,
-            Op::Fail => tracker.change(&id(name), &failure()).await,
-            Op::Delete => tracker.change(&id(name), &Change::Delete { force: true }).await,
+            Op::Create => tracker.on_behalf_of(&ANYONE).create(NewJob { id: Some(id(name)), ..plain() }).await,
+            Op::Report => tracker.on_behalf_of(&ANYONE).change(&id(name), &heartbeat()).await,
+            Op::Succeed => tracker.on_behalf_of(&ANYONE).change(&id(name), &success()).await,
+            Op::Fail => tracker.on_behalf_of(&ANYONE).change(&id(name), &failure()).await,
+            Op::Delete => tracker.on_behalf_of(&ANYONE).change(&id(name), &Change::Delete { force: true }).await,
         };
         match outcome {
             Ok((stored, _)) => {
@@ -327,7 +327,7 @@ impl World {
     pub async fn part(&self, replica: usize) {
         let replica = &self.replicas[replica];
         replica.link.up.store(false, Relaxed);
-        _ = replica.tracker.get(&id("nowhere"), None).await;
+        _ = replica.tracker.on_behalf_of(&ANYONE).get(&id("nowhere"), None).await;
         assert_eq!(*replica.store.mode().borrow(), StorageMode::Degraded);
     }
 
@@ -359,7 +359,13 @@ impl World {
             let alone = acknowledged.by.is_some();
             assert!(kept || !alone || conflicts > 0, "{name}: {job:?} was acknowledged, {there:?} is there");
             for replica in &self.replicas {
-                let read = replica.tracker.get(&id(name), None).await.map(|stored| stored.job.version).ok();
+                let read = replica
+                    .tracker
+                    .on_behalf_of(&ANYONE)
+                    .get(&id(name), None)
+                    .await
+                    .map(|stored| stored.job.version)
+                    .ok();
                 assert_eq!(read, Some(there.version).filter(|_| there.removal.is_none()), "{name}");
             }
         }

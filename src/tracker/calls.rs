@@ -1,0 +1,219 @@
+//! What a caller can do. A job that is not the caller's is met here with what is said of one that is not there.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::{task::yield_now, time::timeout};
+use uuid::Uuid;
+
+use super::{Tracker, TrackerStats};
+use crate::{
+    domain::{
+        Change, Filter, Identity, Job, JobError, JobId, ListQuery, MAX_PAGE, Needed, NewJob, Owners, Subject, Timestamp,
+    },
+    store::{Page, Replaced, Stored},
+    watch::{JobWatch, JobsWatch, Pace, Scope},
+};
+
+/// How long a read waits for the revision it was asked for.
+const REVISION_WAIT: Duration = Duration::from_secs(1);
+
+/// The use cases, as one caller has them: only the jobs of its owners exist for it.
+#[derive(Clone, Copy)]
+pub struct Calls<'a> {
+    pub(super) tracker: &'a Tracker,
+    pub(super) caller: &'a Identity,
+}
+
+impl Calls<'_> {
+    /// Creates a job, or returns the one that the same request made. Says whether it was created.
+    pub async fn create(&self, new: NewJob) -> Result<(Stored, bool), JobError> {
+        if !self.caller.owners.include(&new.owner) {
+            return Err(JobError::PermissionDenied(Needed::Owner(new.owner)));
+        }
+        let derived = || new.request_id.as_ref().map(|request_id| JobId::derived(&new.owner, request_id));
+        let id = new.id.clone().or_else(derived).unwrap_or_else(|| JobId::from(Uuid::now_v7()));
+        // Mostly there is none; if there is, the store says so.
+        let mut current: Option<Stored> = None;
+        loop {
+            let previous = current.as_ref().map(|stored| &*stored.job);
+            let job = Job::create(id.clone(), new.clone(), previous, Uuid::new_v4(), &self.tracker.moment());
+            let there = match self.tracker.replace(Arc::new(job), previous).await? {
+                Replaced::Stored(stored) => return Ok((stored, true)),
+                Replaced::Conflict(there) => there,
+            };
+            current = self.tracker.settle(there).await?;
+            if let Some(existing) = current.as_ref().filter(|stored| stored.job.removal.is_none()) {
+                let job = &existing.job;
+                if !self.caller.owners.include(&job.owner) {
+                    return Err(JobError::Taken(id));
+                }
+                if new.request_id.is_some() && new.request_id == job.request_id {
+                    return Ok((existing.clone(), false));
+                }
+                return Err(JobError::Exists(Subject::from(&**job)));
+            }
+        }
+    }
+
+    /// A job as it is now, at `min_revision` or later if that is given.
+    pub async fn get(&self, id: &JobId, min_revision: Option<i64>) -> Result<Stored, JobError> {
+        let stored = match self.recent(id) {
+            Some(recent) => recent,
+            None => self.visible(id).await?,
+        };
+        let Some(wanted) = min_revision.filter(|wanted| *wanted > stored.job.version.revision) else {
+            return Ok(stored);
+        };
+        let mut newest = stored;
+        let subscription = self.tracker.hub.subscribe(vec![id.clone()], Filter::default());
+        let reached = timeout(REVISION_WAIT, async {
+            loop {
+                newest = self.visible(id).await?;
+                if newest.job.version.revision >= wanted {
+                    return Ok(());
+                }
+                subscription.arrived().await;
+            }
+        });
+        if let Ok(result) = reached.await {
+            return result.map(|()| newest);
+        }
+        Err(JobError::RevisionNotReached(Subject::from(&*newest.job), wanted))
+    }
+
+    /// The jobs among `ids` that exist, and the ids of the others, both in the order given.
+    pub async fn batch_get(&self, ids: Vec<JobId>) -> Result<(Vec<Stored>, Vec<JobId>), JobError> {
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        for outcome in join_all(ids.iter().map(|id| self.get(id, None))).await {
+            match outcome {
+                Ok(stored) => found.push(stored),
+                Err(JobError::NotFound(id)) => missing.push(id),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((found, missing))
+    }
+
+    /// A page of the jobs that a query selects.
+    pub async fn list(&self, query: &ListQuery) -> Result<Page, JobError> {
+        let store = &self.tracker.store;
+        let page = match &self.caller.owners {
+            Owners::All => store.list(query).await,
+            Owners::Only(_) => {
+                store.list(&ListQuery { filter: self.limited(query.filter.clone()), ..query.clone() }).await
+            }
+        };
+        Ok(page?)
+    }
+
+    /// Makes a change. Returns the job as stored, and whether the change had anything to do.
+    pub async fn change(&self, id: &JobId, change: &Change) -> Result<(Stored, bool), JobError> {
+        let mut current = match self.recent(id) {
+            Some(recent) => match self.tracker.try_change(recent, change).await {
+                Ok(Ok((stored, true))) => return Ok((stored, true)),
+                Ok(Err(conflict)) => self.own(id, conflict).await?,
+                // It may be a moment behind: what does not fit it may fit what is there.
+                Ok(Ok((_, false))) | Err(JobError::Rejected(..)) => self.found(id).await?,
+                Err(error) => return Err(error),
+            },
+            None => self.found(id).await?,
+        };
+        loop {
+            let Some(stored) = current.filter(|stored| stored.job.is_visible(self.tracker.now())) else {
+                return Err(JobError::NotFound(id.clone()));
+            };
+            match self.tracker.try_change(stored, change).await? {
+                Ok(done) => return Ok(done),
+                Err(conflict) => current = self.own(id, conflict).await?,
+            }
+        }
+    }
+
+    /// Deletes ended jobs that `filter` selects and that ended by `ended_by`. Returns how many.
+    pub async fn purge(&self, filter: Filter, ended_by: Option<Timestamp>, dry_run: bool) -> Result<u64, JobError> {
+        let filter = self.limited(filter);
+        let mut query = ListQuery { filter, limit: MAX_PAGE, after: None, now: self.tracker.now() };
+        let mut purged = 0;
+        loop {
+            let page = self.tracker.store.list(&query).await?;
+            for stored in page.jobs {
+                if !matches!(stored.job.end_time, Some(end) if ended_by.is_none_or(|time| end <= time)) {
+                    continue;
+                }
+                // What was changed since it was listed is no longer what was asked for.
+                let gone = dry_run
+                    || match self.tracker.try_change(stored, &Change::Delete { force: false }).await {
+                        Err(JobError::Corrupt(_)) => false,
+                        outcome => outcome?.is_ok(),
+                    };
+                purged += u64::from(gone);
+            }
+            // A store that answers at once would never let a deadline end this, nor others have their turn.
+            yield_now().await;
+            query.after = page.next;
+            if query.after.is_none() {
+                return Ok(purged);
+            }
+        }
+    }
+
+    /// Watches a job, from `resume_token` on or from now.
+    pub async fn watch_job(&self, id: &JobId, resume_token: &str, pace: Pace) -> Result<JobWatch, JobError> {
+        let subscription = self.tracker.hub.subscribe(vec![id.clone()], Filter::default()).as_watcher();
+        let current = self.tracker.settle(self.found(id).await?).await?;
+        let current = self.own(id, current).await?;
+        JobWatch::start(subscription, self.tracker.store.epoch(), self.caller, id, current, resume_token, pace)
+    }
+
+    /// Watches the jobs of a scope, from `resume_token` on or from now.
+    pub fn watch_jobs(&self, scope: Scope, resume_token: &str, pace: Pace) -> JobsWatch {
+        let Tracker { store, hub, clock, .. } = self.tracker;
+        let digest = scope.digest(self.caller);
+        let scope = Scope { filter: self.limited(scope.filter), ..scope };
+        let subscription = hub.subscribe(scope.ids.iter().cloned().collect(), scope.filter.clone()).as_watcher();
+        JobsWatch::start(store.clone(), clock.clone(), subscription, scope, digest, resume_token, pace)
+    }
+
+    /// How the tracker is, which tells of the jobs of all owners.
+    pub async fn stats(&self) -> Result<TrackerStats, JobError> {
+        if self.caller.owners != Owners::All {
+            return Err(JobError::PermissionDenied(Needed::AllOwners));
+        }
+        self.tracker.stats().await
+    }
+
+    /// The same filter, for what is the caller's.
+    fn limited(&self, filter: Filter) -> Filter {
+        Filter { owners: filter.owners.and(&self.caller.owners), ..filter }
+    }
+
+    /// A version that is at most a moment behind, if one is at hand.
+    fn recent(&self, id: &JobId) -> Option<Stored> {
+        let recent = self.tracker.store.recent(id)?;
+        let is_there = recent.job.is_visible(self.tracker.now()) && self.caller.owners.include(&recent.job.owner);
+        is_there.then_some(recent)
+    }
+
+    /// A job as it is now.
+    async fn visible(&self, id: &JobId) -> Result<Stored, JobError> {
+        let stored = self.found(id).await?.filter(|stored| stored.job.is_visible(self.tracker.now()));
+        stored.ok_or_else(|| JobError::NotFound(id.clone()))
+    }
+
+    /// What the store has for `id`, a tombstone too.
+    async fn found(&self, id: &JobId) -> Result<Option<Stored>, JobError> {
+        self.own(id, self.tracker.store.get(id).await?).await
+    }
+
+    /// What was found for `id`, if it is the caller's.
+    async fn own(&self, id: &JobId, found: Option<Stored>) -> Result<Option<Stored>, JobError> {
+        match found {
+            Some(stored) if !self.caller.owners.include(&stored.job.owner) => {
+                self.tracker.store.absence(&stored).await?;
+                Err(JobError::NotFound(id.clone()))
+            }
+            own => Ok(own),
+        }
+    }
+}
