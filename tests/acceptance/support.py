@@ -84,7 +84,7 @@ class Server:
         )
         with patience(self.process):
             self.banner = self.process.stdout.readline()
-        match = re.fullmatch(r"jobtrack \S+ listening on (\S+:[1-9]\d*), storage: memory\n", self.banner)
+        match = re.fullmatch(r"jobtrack \S+ listening on (\S+:[1-9]\d*), storage: .+\n", self.banner)
         if match is None:
             self.process.kill()
             self.process.communicate()

@@ -1,4 +1,4 @@
-//! Every key, and what is in it. README.md shows the same table to operators.
+//! Every key, and what is in it. docs/redis.md shows the same table to operators.
 //!
 //! Ids are spread over a fixed number of partitions. A partition's keys share a hash tag, so that one script touches
 //! one slot of a cluster; a single server keeps the same keys.
