@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test: the crate's own, then the acceptance suite against the real binary.
-# Needs a Rust toolchain, a C compiler and Python 3 with venv. A missing redis-server is installed with
-# apt-get if that can be; everything else is installed under target/.
+# Needs a Rust toolchain, a C compiler and Python 3 with venv. A missing redis-server is installed with apt-get if that
+# can be, a missing promtool is taken from Debian's package; everything else is installed under target/.
 # With --soak MINUTES it has random faults happen for so long instead; JOBTRACK_SOAK_SEED repeats those of a former run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -44,6 +44,25 @@ if [ "${1:-}" = --soak ]; then
     export JOBTRACK_SOAK_MINUTES=${2:?tests/run.sh --soak MINUTES}
     exec cargo test --locked --test it random_faults_break_no_promise_for_long -- --ignored --nocapture
 fi
+
+# promtool, which checks the rules: the one that JOBTRACK_TEST_PROMTOOL names, or what is found here. Of Debian's package
+# only the program is wanted, so that is unpacked and nothing installed.
+promtool=${JOBTRACK_TEST_PROMTOOL:-promtool}
+if ! command -v "$promtool" >/dev/null && [ -z "${JOBTRACK_TEST_PROMTOOL:-}" ]; then
+    promtool=$target/promtool/usr/bin/promtool
+    if ! [ -x "$promtool" ] && command -v apt-get >/dev/null; then
+        echo "tests/run.sh: promtool is missing, so it is taken from the package prometheus"
+        [ "$(id -u)" != 0 ] || apt-get update -qq || true
+        mkdir -p "$target/promtool"
+        (
+            cd "$target/promtool"
+            apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb
+        ) || true
+    fi
+fi
+need "$promtool" "install Prometheus (on Debian or Ubuntu: apt-get install prometheus), or name one in JOBTRACK_TEST_PROMTOOL"
+JOBTRACK_TEST_PROMTOOL=$(realpath -s "$(command -v "$promtool")")
+export JOBTRACK_TEST_PROMTOOL
 
 cargo test --locked
 cargo build --locked
