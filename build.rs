@@ -18,13 +18,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".grpc.health.v1.HealthCheckResponse", "::tonic_health::pb::HealthCheckResponse")
         .compile_fds(compiler.file_descriptor_set())?;
 
-    // The job service once more, for streams of jobs that are encoded already.
+    // The job service once more, for streams of jobs that are encoded already, and with a codec of its own.
     let served = out.join("served");
     fs::create_dir_all(&served)?;
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_file(PROTOS[0])?;
     tonic_prost_build::configure()
         .build_client(false)
+        .codec_path("crate::proto::Codec")
         .extern_path(".jobtrack.v1", "crate::proto::v1")
         .extern_path(".jobtrack.v1.WatchJobResponse", "crate::proto::EncodedEvent")
         .extern_path(".jobtrack.v1.WatchJobsResponse", "crate::proto::EncodedEvent")

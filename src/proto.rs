@@ -1,7 +1,9 @@
 //! The generated messages, clients and servers of `proto/`, and the one message that is written by hand.
 
+mod codec;
 mod event;
 
+pub use codec::Codec;
 pub use event::EncodedEvent;
 
 /// `jobtrack.v1`: the product's own services.
@@ -16,7 +18,7 @@ pub mod health {
     tonic::include_proto!("grpc.health.v1");
 }
 
-/// The server of `jobtrack.v1.JobService`, where events are [`EncodedEvent`]s.
+/// The server of `jobtrack.v1.JobService`, where events are [`EncodedEvent`]s and buffers those of [`Codec`].
 #[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
 pub mod served {
     include!(concat!(env!("OUT_DIR"), "/served/jobtrack.v1.rs"));

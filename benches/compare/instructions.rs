@@ -35,6 +35,9 @@ pub struct Arguments {
     /// The profile is of a server with Redis
     #[arg(long, requires = "profile")]
     redis: bool,
+    /// The profile is of jobs that the server does not hold
+    #[arg(long, requires = "redis")]
+    elsewhere: bool,
     /// The profile is of the floor
     #[arg(long, requires = "profile")]
     floor: bool,
@@ -259,7 +262,8 @@ async fn profile(arguments: &Arguments, operation: Operation, redis: &Redis, siz
     let kind = if arguments.floor { Kind::Floor } else { Kind::Jobtrack };
     let url = redis.url();
     let mut subject = Subject::start(kind, arguments.redis.then_some(&url)).await;
-    let case = case("profile", operation, arguments.redis, Origin::Here);
+    let origin = if arguments.elsewhere { Origin::Elsewhere } else { Origin::Here };
+    let case = case("profile", operation, arguments.redis, origin);
     let jobs = subject.prepare(case, size).await;
     subject.server.zero();
     let calls = subject.call(&jobs, operation, size.calls).await.calls;
