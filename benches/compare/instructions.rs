@@ -4,6 +4,8 @@ mod callgrind;
 
 use std::sync::Arc;
 
+use clap::ValueEnum;
+
 use self::callgrind::Counted;
 use crate::{
     load::unary::{self, Outcome, Plan, Target, Until},
@@ -32,12 +34,9 @@ pub struct Arguments {
     /// Print the functions that take the most of this call, and nothing else
     #[arg(long, value_name = "OPERATION")]
     profile: Option<Operation>,
-    /// The profile is of a server with Redis
-    #[arg(long, requires = "profile")]
-    redis: bool,
-    /// The profile is of jobs that the server does not hold
-    #[arg(long, requires = "redis")]
-    elsewhere: bool,
+    /// The profile is of a server with Redis, and of jobs that were created there
+    #[arg(long, value_name = "ORIGIN", num_args = 0..=1, default_missing_value = "here", requires = "profile")]
+    redis: Option<Origin>,
     /// The profile is of the floor
     #[arg(long, requires = "profile")]
     floor: bool,
@@ -53,7 +52,7 @@ struct Case {
 }
 
 /// Where the jobs of a case come from.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Origin {
     /// They were created through the server.
     Here,
@@ -261,9 +260,9 @@ fn render(counts: &[(Case, Count, Count)], size: Size) -> String {
 async fn profile(arguments: &Arguments, operation: Operation, redis: &Redis, size: Size) {
     let kind = if arguments.floor { Kind::Floor } else { Kind::Jobtrack };
     let url = redis.url();
-    let mut subject = Subject::start(kind, arguments.redis.then_some(&url)).await;
-    let origin = if arguments.elsewhere { Origin::Elsewhere } else { Origin::Here };
-    let case = case("profile", operation, arguments.redis, origin);
+    let mut subject = Subject::start(kind, arguments.redis.map(|_| &*url)).await;
+    let origin = arguments.redis.unwrap_or(Origin::Here);
+    let case = case("profile", operation, arguments.redis.is_some(), origin);
     let jobs = subject.prepare(case, size).await;
     subject.server.zero();
     let calls = subject.call(&jobs, operation, size.calls).await.calls;

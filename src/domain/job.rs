@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Borrow,
-    collections::BTreeMap,
     fmt::{self, Display},
     sync::Arc,
     time::Duration,
@@ -13,7 +12,7 @@ use serde_json::{Map, Value};
 use serde_with::skip_serializing_none;
 use uuid::Uuid;
 
-use super::{MAX_ID, Timestamp, Version};
+use super::{Labels, MAX_ID, Timestamp, Version};
 
 /// A job's name: 1 to 128 of `A-Z a-z 0-9 . _ : -`, so that it is safe in a key, a log line and a shell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -240,8 +239,8 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
     /// Pairs to filter by.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// The creator's own data.
     pub metadata: Option<Document>,
     /// Where it is in its life; in a tombstone, where it was.
@@ -313,7 +312,7 @@ pub struct NewJob {
     /// Whom it belongs to; may be empty.
     pub owner: String,
     /// Pairs to filter by.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// The creator's own data.
     pub metadata: Option<Document>,
     /// How long without a report until the worker counts as lost. Zero: no lease.

@@ -7,6 +7,7 @@ mod access;
 mod change;
 mod error;
 mod job;
+mod labels;
 mod limits;
 mod merge;
 mod progress;
@@ -22,6 +23,7 @@ pub use job::{
     Cancellation, Document, Failure, FailureCode, Job, JobId, Lease, Liveness, NewJob, Outcome, Progress, Removal,
     State,
 };
+pub use labels::Labels;
 pub use limits::*;
 pub use merge::{Merged, merge};
 pub use query::{Cursor, Filter, ListQuery};

@@ -1,10 +1,10 @@
 //! Which jobs are meant, and where a page begins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::{Identity, Job, JobId, Owners, State, Timestamp};
+use super::{Identity, Job, JobId, Labels, Owners, State, Timestamp};
 
 /// Selects jobs; all that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Filter {
     /// Whose jobs.
     pub owners: Owners,
     /// Each of these pairs.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Created then or later.
     pub created_after: Option<Timestamp>,
     /// Created before then.
@@ -39,7 +39,7 @@ impl Filter {
         self.matches_names(&job.kind, &job.owner)
             && self.created_after.is_none_or(|time| time <= job.create_time)
             && self.created_before.is_none_or(|time| job.create_time < time)
-            && self.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value))
+            && (self.labels.is_empty() || self.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value)))
     }
 
     /// Whether it selects some job of this kind and owner.
@@ -70,7 +70,7 @@ impl Filter {
             }
         }
         push(&caller.name);
-        for (key, value) in &self.labels {
+        for (key, value) in self.labels.iter() {
             push(key);
             push(value);
         }

@@ -1,9 +1,12 @@
 //! Records in memory, and the orders they are found by.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    mem::replace,
     sync::Arc,
 };
+
+use ahash::RandomState;
 
 use super::index::Index;
 use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
@@ -14,7 +17,13 @@ const SCAN: usize = 2000;
 /// Records by id and by every order that somebody asks for, each with a note `T`.
 #[derive(Debug)]
 pub struct Table<T> {
-    by_id: HashMap<JobId, Row<T>>,
+    by_id: HashMap<JobId, Row<T>, RandomState>,
+    orders: Orders,
+}
+
+/// Where records are found, besides under their ids.
+#[derive(Debug, Default)]
+struct Orders {
     index: Index,
     due: BTreeSet<(Timestamp, JobId)>,
     /// Jobs that have ended, the first to end first.
@@ -46,11 +55,8 @@ pub struct Selection {
 impl<T> Default for Table<T> {
     fn default() -> Self {
         Self {
-            by_id: HashMap::new(),
-            index: Index::default(),
-            due: BTreeSet::new(),
-            ended: BTreeSet::new(),
-            tombstones: BTreeSet::new(),
+            by_id: HashMap::default(),
+            orders: Orders::default(),
         }
     }
 }
@@ -68,16 +74,23 @@ impl<T> Table<T> {
 
     /// Puts `job` in the place of what is there, which it returns.
     pub fn put(&mut self, job: Arc<Job>, note: T) -> Option<Row<T>> {
-        let old = self.by_id.remove(&job.id);
-        self.reindex(old.as_ref().map(|row| &*row.job), Some(&job));
-        self.by_id.insert(job.id.clone(), Row { job, note });
-        old
+        match self.by_id.entry(job.id.clone()) {
+            Entry::Occupied(mut entry) => {
+                self.orders.change(Some(&entry.get().job), Some(&job));
+                Some(replace(entry.get_mut(), Row { job, note }))
+            }
+            Entry::Vacant(entry) => {
+                self.orders.change(None, Some(&job));
+                entry.insert(Row { job, note });
+                None
+            }
+        }
     }
 
     /// Forgets a record, and returns it: freeing it may take longer than a lock should be held.
     pub fn forget(&mut self, id: &JobId) -> Option<Row<T>> {
         let row = self.by_id.remove(id)?;
-        self.reindex(Some(&row.job), None);
+        self.orders.change(Some(&row.job), None);
         Some(row)
     }
 
@@ -88,31 +101,31 @@ impl<T> Table<T> {
 
     /// How many jobs there are, tombstones aside.
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.orders.index.len()
     }
 
     /// How many jobs are in each state.
     pub fn counts(&self) -> [u64; State::ALL.len()] {
-        self.index.counts()
+        self.orders.index.counts()
     }
 
     /// The jobs that have ended, the first to end first.
     pub fn ended(&self) -> impl Iterator<Item = &JobId> {
-        self.ended.iter().map(|(_, id)| id)
+        self.orders.ended.iter().map(|(_, id)| id)
     }
 
     /// The tombstones, the oldest first.
     pub fn tombstones(&self) -> impl ExactSizeIterator<Item = &JobId> {
-        self.tombstones.iter().map(|(_, id)| id)
+        self.orders.tombstones.iter().map(|(_, id)| id)
     }
 
     /// What a query selects.
     pub fn select(&self, query: &ListQuery) -> Selection {
         // While something is due, the index may still hold what the page leaves out.
-        let exact = self.due.first().is_none_or(|(time, _)| *time > query.now);
-        let total = self.index.exact_count(&query.filter).filter(|_| exact);
+        let exact = self.orders.due.first().is_none_or(|(time, _)| *time > query.now);
+        let total = self.orders.index.exact_count(&query.filter).filter(|_| exact);
         let mut selection = Selection { total, ..Selection::default() };
-        let mut candidates = self.index.candidates(&query.filter, query.after.as_ref()).peekable();
+        let mut candidates = self.orders.index.candidates(&query.filter, query.after.as_ref()).peekable();
         let mut last = None;
         for place in candidates.by_ref().take(query.limit + SCAN) {
             last = Some(place);
@@ -130,14 +143,17 @@ impl<T> Table<T> {
 
     /// The records for which something is due, the longest overdue first, and when each was or will be.
     pub fn due(&self) -> impl Iterator<Item = (Timestamp, &Row<T>, Due)> {
-        self.due.iter().filter_map(|(time, id)| {
+        self.orders.due.iter().filter_map(|(time, id)| {
             let row = self.by_id.get(id)?;
             row.job.next_due().map(|(_, due)| (*time, row, due))
         })
     }
 
+}
+
+impl Orders {
     /// Moves a record from where its old version is found to where its new one is. Most changes of a job move nothing.
-    fn reindex(&mut self, old: Option<&Job>, new: Option<&Job>) {
+    fn change(&mut self, old: Option<&Job>, new: Option<&Job>) {
         fn listed(job: Option<&Job>) -> Option<&Job> {
             job.filter(|job| job.removal.is_none())
         }

@@ -107,9 +107,8 @@ async fn change_in_silence(redis: &Redis, id: &str) -> i64 {
     let doc: String = ask(redis, &["HGET", &key, "doc"]).await;
     let mut doc: serde_json::Value = serde_json::from_str(&doc).expect("a job is JSON");
     let version = &mut doc["version"];
-    let next = version["revision"].as_i64().expect("a number") + 1;
-    version["revision"] = next.into();
-    version["stamp"] = serde_json::json!({ "process": 1, "counter": next });
+    let next = version[0].as_i64().expect("a number") + 1;
+    (version[0], version[3], version[4]) = (next.into(), 1.into(), next.into());
     let (rev, doc) = (next.to_string(), doc.to_string());
     redis.command(&["HSET", &key, "rev", &rev, "stamp", &format!("1.{next:x}"), "doc", &doc]).await;
     let under = key.strip_suffix(id).expect("a key ends with the id").replacen("job:", "jobs:", 1);

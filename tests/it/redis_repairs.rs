@@ -55,9 +55,8 @@ async fn rewrite(redis: &Redis, id: &str, step: i64) -> Value {
     let doc: String = ask(redis, &["HGET", &key, "doc"]).await;
     let mut doc: Value = serde_json::from_str(&doc).expect("a job is JSON");
     let version = &mut doc["version"];
-    let next = version["revision"].as_i64().expect("a number") + step;
-    version["revision"] = next.into();
-    version["stamp"] = json!({ "process": 1, "counter": next });
+    let next = version[0].as_i64().expect("a number") + step;
+    (version[0], version[3], version[4]) = (next.into(), 1.into(), next.into());
     let time = doc["update_time"].as_i64().expect("a time") + step;
     doc["update_time"] = time.into();
     let (rev, stamp, text) = (next.to_string(), format!("1.{next:x}"), doc.to_string());
@@ -68,7 +67,7 @@ async fn rewrite(redis: &Redis, id: &str, step: i64) -> Value {
 /// Counts a commit as a replica does. Returns the hint of it.
 async fn hint_of(redis: &Redis, id: &str, doc: &Value) -> String {
     let number: i64 = ask(redis, &["INCR", &beside(id, "commits")]).await;
-    let rev = &doc["version"]["revision"];
+    let rev = &doc["version"][0];
     let hint = json!({ "id": id, "rev": rev, "state": doc["state"], "kind": doc["kind"] });
     format!("{number} somebody {hint}")
 }

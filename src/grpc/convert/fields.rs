@@ -8,8 +8,8 @@ use prost_types::Struct;
 use super::structs::document;
 use crate::{
     domain::{
-        Document, JobError, JobId, MAX_DURATION, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, State, Timestamp,
-        Violation,
+        Document, JobError, JobId, Labels, MAX_DURATION, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, State,
+        Timestamp, Violation,
     },
     proto::v1,
 };
@@ -102,11 +102,7 @@ impl Fields {
     }
 
     /// A job's labels.
-    pub fn labels(
-        &mut self,
-        field: &str,
-        labels: HashMap<String, String>,
-    ) -> std::collections::BTreeMap<String, String> {
+    pub fn labels(&mut self, field: &str, labels: HashMap<String, String>) -> Labels {
         let too_long = |(key, value): (&String, &String)| {
             key.is_empty() || key.len() > MAX_LABEL_KEY || value.len() > MAX_LABEL_VALUE
         };

@@ -39,7 +39,7 @@ pub fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
         id: job.id.to_string(),
         kind: job.kind.clone(),
         owner: job.owner.clone(),
-        labels: job.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        labels: job.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         metadata: None,
         state: state(job.state).into(),
         attempt: job.attempt,

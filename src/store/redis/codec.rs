@@ -49,7 +49,7 @@ pub fn encode(job: &Job) -> Vec<u8> {
 
 /// Reads the fields [`READ`] of the record of `id`.
 pub fn decode(id: &JobId, fields: Value) -> Record {
-    let Ok((doc, durable_time, rev)) = <(Option<Vec<u8>>, Option<String>, Option<i64>)>::from_redis_value(fields)
+    let Ok((doc, durable_time, rev)) = <(Option<String>, Option<String>, Option<i64>)>::from_redis_value(fields)
     else {
         return Record::Corrupt;
     };
@@ -57,7 +57,7 @@ pub fn decode(id: &JobId, fields: Value) -> Record {
         (None, None) => return Record::Missing,
         (doc, _) => doc.unwrap_or_default(),
     };
-    match serde_json::from_slice::<Job>(&doc) {
+    match serde_json::from_str::<Job>(&doc) {
         Ok(mut job) if job.id == *id && Some(job.version.revision) == rev => {
             job.recorded = true;
             job.durable_time = durable_time.as_deref().and_then(time);
@@ -103,9 +103,12 @@ impl<'a> Message<'a> {
     }
 
     /// As it is sent `by` a replica, without the number of the commit.
-    pub fn encode(&self, by: &str) -> String {
-        let message = serde_json::to_string(self).expect("it is made of text and numbers");
-        format!("{by} {message}")
+    pub fn encode(&self, by: &str) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(256);
+        payload.extend_from_slice(by.as_bytes());
+        payload.push(b' ');
+        serde_json::to_writer(&mut payload, self).expect("it is made of text and numbers");
+        payload
     }
 
     /// Reads it.
