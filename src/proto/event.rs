@@ -1,4 +1,5 @@
-//! `WatchJobResponse` and `WatchJobsResponse` as they are sent: the job in them is encoded once for all who watch it.
+//! `WatchJobResponse` and `WatchJobsResponse` as they are sent: the job and the
+//! token in them are encoded once for all who watch it.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
@@ -19,7 +20,7 @@ pub struct EncodedEvent {
     /// How many revisions were passed over.
     pub skipped: i64,
     /// Resumes the stream behind this event.
-    pub resume_token: String,
+    pub resume_token: Bytes,
     /// What came before no longer counts.
     pub reset: bool,
     /// Why the job is gone: a `v1::Removal`.
@@ -40,7 +41,7 @@ impl Message for EncodedEvent {
             encoding::int64::encode(3, &self.skipped, buf);
         }
         if !self.resume_token.is_empty() {
-            encoding::string::encode(4, &self.resume_token, buf);
+            encoding::bytes::encode(4, &self.resume_token, buf);
         }
         if self.reset {
             encoding::bool::encode(5, &self.reset, buf);
@@ -61,7 +62,7 @@ impl Message for EncodedEvent {
             1 => encoding::int32::merge(wire_type, &mut self.event, buf, ctx),
             JOB => encoding::bytes::merge(wire_type, self.job.get_or_insert_default(), buf, ctx),
             3 => encoding::int64::merge(wire_type, &mut self.skipped, buf, ctx),
-            4 => encoding::string::merge(wire_type, &mut self.resume_token, buf, ctx),
+            4 => encoding::bytes::merge(wire_type, &mut self.resume_token, buf, ctx),
             5 => encoding::bool::merge(wire_type, &mut self.reset, buf, ctx),
             6 => encoding::int32::merge(wire_type, &mut self.removal, buf, ctx),
             _ => encoding::skip_field(wire_type, tag, buf, ctx),
@@ -74,7 +75,7 @@ impl Message for EncodedEvent {
         given(self.event != 0, encoding::int32::encoded_len(1, &self.event))
             + self.job.as_ref().map_or(0, job)
             + given(self.skipped != 0, encoding::int64::encoded_len(3, &self.skipped))
-            + given(!self.resume_token.is_empty(), encoding::string::encoded_len(4, &self.resume_token))
+            + given(!self.resume_token.is_empty(), encoding::bytes::encoded_len(4, &self.resume_token))
             + given(self.reset, encoding::bool::encoded_len(5, &self.reset))
             + given(self.removal != 0, encoding::int32::encoded_len(6, &self.removal))
     }
@@ -103,8 +104,8 @@ mod tests {
                 reset,
                 removal,
             };
-            let encoded =
-                EncodedEvent { event, job: Some(job.encode_to_vec().into()), skipped, resume_token, reset, removal };
+            let (job, resume_token) = (Some(job.encode_to_vec().into()), resume_token.into());
+            let encoded = EncodedEvent { event, job, skipped, resume_token, reset, removal };
             assert_eq!(encoded.encode_to_vec(), whole.encode_to_vec());
             assert_eq!(encoded.encoded_len(), whole.encoded_len());
             assert_eq!(EncodedEvent::decode(&*whole.encode_to_vec()), Ok(encoded));

@@ -54,10 +54,7 @@ pub struct Selection {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self {
-            by_id: HashMap::default(),
-            orders: Orders::default(),
-        }
+        Self { by_id: HashMap::default(), orders: Orders::default() }
     }
 }
 
@@ -148,7 +145,6 @@ impl<T> Table<T> {
             row.job.next_due().map(|(_, due)| (*time, row, due))
         })
     }
-
 }
 
 impl Orders {

@@ -74,6 +74,7 @@ impl Calls<'_> {
                     return Ok(());
                 }
                 subscription.arrived().await;
+                drop(subscription.take());
             }
         });
         if let Ok(result) = reached.await {

@@ -2,8 +2,10 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     mem::take,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
 };
 
 use indexmap::{IndexMap, map::Entry};
@@ -64,7 +66,7 @@ impl Hub {
 
     /// Watches the jobs `ids`, or those of any id if there are none, as far as `filter` can match them in some state.
     pub fn subscribe(self: &Arc<Self>, ids: Vec<JobId>, filter: Filter) -> Subscription {
-        let inbox = Arc::new(Inbox { filter, state: Mutex::default(), arrived: Notify::new() });
+        let inbox = Arc::new(Inbox { filter, state: Mutex::default() });
         let mut guard = self.registry();
         let registry = &mut *guard;
         registry.last_key += 1;
@@ -191,13 +193,14 @@ impl Topic {
 struct Inbox {
     filter: Filter,
     state: Mutex<InboxState>,
-    arrived: Notify,
 }
 
 #[derive(Default)]
 struct InboxState {
     changes: Waiting,
     overflowed: bool,
+    /// The subscriber, if it waits.
+    waker: Option<Waker>,
 }
 
 /// Changes of each job once, in the order of their first change. Mostly there is one job.
@@ -230,8 +233,14 @@ impl Waiting {
 }
 
 impl InboxState {
-    fn overflowed() -> Self {
-        Self { overflowed: true, ..Self::default() }
+    /// From now on nothing is kept: the store has to be asked.
+    fn overflow(&mut self) {
+        self.changes = Waiting::default();
+        self.overflowed = true;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.changes.len() == 0 && !self.overflowed
     }
 }
 
@@ -246,16 +255,20 @@ impl Inbox {
         }
         state.changes.push(changes);
         if state.changes.len() > MAX_BEHIND {
-            *state = InboxState::overflowed();
+            state.overflow();
         }
+        let waker = state.waker.take();
         drop(state);
-        self.arrived.notify_one();
+        waker.into_iter().for_each(Waker::wake);
     }
 
     /// Something is not here that should be: the store has to be asked.
     fn overflow(&self) {
-        *lock(&self.state) = InboxState::overflowed();
-        self.arrived.notify_one();
+        let mut state = lock(&self.state);
+        state.overflow();
+        let waker = state.waker.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -285,13 +298,26 @@ impl Subscription {
     /// What came since the last call, of each job once, in the order of their first change. `None`: it was too much to
     /// be kept, and the store has to be asked; what comes from now on is kept again.
     pub fn take(&self) -> Option<impl Iterator<Item = Conflated> + use<>> {
-        let state = take(&mut *lock(&self.inbox.state));
-        (!state.overflowed).then(|| state.changes.into_values())
+        let mut state = lock(&self.inbox.state);
+        let (changes, overflowed) = (take(&mut state.changes), take(&mut state.overflowed));
+        drop(state);
+        (!overflowed).then(|| changes.into_values())
     }
 
-    /// Waits until something may have come since the last [`take`](Self::take).
+    /// Waits until something has come since the last [`take`](Self::take). Only one may wait.
     pub async fn arrived(&self) {
-        self.inbox.arrived.notified().await;
+        poll_fn(|context| {
+            let mut state = lock(&self.inbox.state);
+            if !state.is_empty() {
+                return Poll::Ready(());
+            }
+            match &mut state.waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                waker => *waker = Some(context.waker().clone()),
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
 

@@ -2,7 +2,10 @@
 
 use tokio::time::Instant;
 
-use super::{Alarm, Conflated, EventKind, Freshness, JobToken, Pace, Sent, Subscription, WatchEvent, conflate::is_end};
+use super::{
+    Alarm, Conflated, EventKind, Freshness, JobToken, Pace, ResumeToken, Sent, Subscription, WatchEvent,
+    conflate::is_end,
+};
 use crate::{
     domain::{Identity, Job, JobError, JobId, Owners},
     store::{Announcement, Stored},
@@ -17,7 +20,7 @@ pub struct JobWatch {
     first: Option<WatchEvent>,
     /// What was sent last; `None` once the stream is over.
     sent: Option<Sent>,
-    token: String,
+    token: JobToken,
     waiting: Option<Conflated>,
     /// No update before then.
     quiet_until: Instant,
@@ -50,7 +53,7 @@ impl JobWatch {
             pace,
             first: None,
             sent: Some(Sent::of(&job)),
-            token: String::new(),
+            token: JobToken::behind(epoch, &job),
             waiting: None,
             quiet_until: now,
             spoke: now,
@@ -122,7 +125,7 @@ impl JobWatch {
 
     /// Goes on behind a token: a bookmark, and what is newer waits its turn.
     fn resume(&mut self, token: &JobToken, stored: Stored) -> WatchEvent {
-        self.token = token.encode();
+        self.token = token.clone();
         if token.revision < stored.job.version.revision {
             // The state at the token is not known, so whatever came since counts as urgent.
             let sent = Sent::of(&stored.job);
@@ -146,17 +149,18 @@ impl JobWatch {
     fn event(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: bool) -> WatchEvent {
         let job: &Job = &stored.job;
         self.sent = (!is_end(job)).then(|| Sent::of(job));
-        self.token = JobToken::behind(self.epoch, job).encode();
+        self.token = JobToken::behind(self.epoch, job);
         self.spoke = Instant::now();
         if kind == EventKind::Update {
             self.quiet_until = self.spoke + self.pace.min_interval;
         }
-        WatchEvent { kind, stored: Some(stored), skipped, resume_token: self.token.clone(), reset }
+        let resume_token = ResumeToken::Job(self.token.clone());
+        WatchEvent { kind, stored: Some(stored), skipped, resume_token, reset }
     }
 
     fn bookmark(&mut self) -> WatchEvent {
         self.spoke = Instant::now();
-        let resume_token = self.token.clone();
+        let resume_token = ResumeToken::Job(self.token.clone());
         WatchEvent { kind: EventKind::Bookmark, stored: None, skipped: 0, resume_token, reset: false }
     }
 }

@@ -14,8 +14,8 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Alarm, Conflated, EventKind, Freshness, JobsToken, Pace, Sent, Subscription, WatchEvent, backlog::Backlog,
-    conflate::is_end,
+    Alarm, Conflated, EventKind, Freshness, JobsToken, Pace, ResumeToken, Sent, Subscription, WatchEvent,
+    backlog::Backlog, conflate::is_end,
 };
 use crate::{
     clock::Clock,
@@ -346,10 +346,10 @@ impl JobsWatch {
 
     /// A token behind what was sent so far: everything from the oldest change that is still to be sent, among them
     /// `next`, will be sent again.
-    fn token(&self, next: Option<&Announcement>) -> String {
+    fn token(&self, next: Option<&Announcement>) -> ResumeToken {
         let waiting = [self.backlog.oldest(), next.map(|next| next.position)];
         let position = waiting.into_iter().flatten().map(|place| place - 1).fold(self.taken, u64::min);
         let position = (!matches!(self.phase, Phase::Snapshot { .. })).then_some(position);
-        JobsToken { epoch: self.store.epoch(), position, scope: self.digest }.encode()
+        ResumeToken::Jobs(JobsToken { epoch: self.store.epoch(), position, scope: self.digest })
     }
 }

@@ -27,7 +27,7 @@ pub use conflate::Conflated;
 pub use hub::{Hub, Subscription};
 pub use job_watch::JobWatch;
 pub use jobs_watch::{JobsWatch, Scope};
-pub use token::{JobToken, JobsToken};
+pub use token::{JobToken, JobsToken, ResumeToken};
 
 use crate::{
     domain::{Job, Stamp, State, Timestamp},
@@ -73,7 +73,7 @@ pub struct WatchEvent {
     /// How many revisions were passed over.
     pub skipped: i64,
     /// Resumes the stream behind this event.
-    pub resume_token: String,
+    pub resume_token: ResumeToken,
     /// What came before no longer counts.
     pub reset: bool,
 }

@@ -4,6 +4,25 @@ use uuid::Uuid;
 
 use crate::domain::{Job, JobId, Stamp};
 
+/// Where a stream was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResumeToken {
+    /// One of `WatchJob`.
+    Job(JobToken),
+    /// One of `WatchJobs`.
+    Jobs(JobsToken),
+}
+
+impl ResumeToken {
+    /// Writes it.
+    pub fn encode(&self) -> String {
+        match self {
+            Self::Job(token) => token.encode(),
+            Self::Jobs(token) => token.encode(),
+        }
+    }
+}
+
 /// Where a stream of one job was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobToken {

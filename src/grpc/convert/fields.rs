@@ -8,8 +8,8 @@ use prost_types::Struct;
 use super::structs::document;
 use crate::{
     domain::{
-        Document, JobError, JobId, Labels, MAX_DURATION, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, State,
-        Timestamp, Violation,
+        Document, JobError, JobId, Labels, MAX_DURATION, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, State, Timestamp,
+        Violation,
     },
     proto::v1,
 };

@@ -14,7 +14,7 @@ use crate::{
     proto::{EncodedEvent, v1},
     store::{self, CacheStats, Durability, Page, Reconciliation, RedisStats, Source, StorageMode, Stored},
     tracker::TrackerStats,
-    watch::{EventKind, WatchEvent},
+    watch::{EventKind, ResumeToken, WatchEvent},
 };
 
 /// How large the jobs of a page may be together: leaves room in an answer for what is around them.
@@ -105,7 +105,7 @@ pub fn event(event: WatchEvent, now: Timestamp) -> EncodedEvent {
         removal: removal(&event).into(),
         job: event.stored.map(|stored| encoded_job(stored, now)),
         skipped: event.skipped,
-        resume_token: event.resume_token,
+        resume_token: encoded_token(event.resume_token),
         reset: event.reset,
     }
 }
@@ -121,6 +121,20 @@ struct Encoded {
 thread_local! {
     /// The last one on this thread: those who watch the same job are told of a change one after the other.
     static LAST: RefCell<Option<Encoded>> = const { RefCell::new(None) };
+    /// And the last token.
+    static LAST_TOKEN: RefCell<Option<(ResumeToken, Bytes)>> = const { RefCell::new(None) };
+}
+
+/// A token as it is sent.
+fn encoded_token(token: ResumeToken) -> Bytes {
+    LAST_TOKEN.with_borrow_mut(|last| match last {
+        Some((known, bytes)) if *known == token => bytes.clone(),
+        _ => {
+            let bytes = Bytes::from(token.encode());
+            *last = Some((token, bytes.clone()));
+            bytes
+        }
+    })
 }
 
 /// A job as it is at `now`, whole and encoded.

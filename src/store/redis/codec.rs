@@ -49,8 +49,7 @@ pub fn encode(job: &Job) -> Vec<u8> {
 
 /// Reads the fields [`READ`] of the record of `id`.
 pub fn decode(id: &JobId, fields: Value) -> Record {
-    let Ok((doc, durable_time, rev)) = <(Option<String>, Option<String>, Option<i64>)>::from_redis_value(fields)
-    else {
+    let Ok((doc, durable_time, rev)) = <(Option<String>, Option<String>, Option<i64>)>::from_redis_value(fields) else {
         return Record::Corrupt;
     };
     let doc = match (doc, rev) {
