@@ -118,7 +118,7 @@ impl JobService for Jobs {
         let (id, resume_token, pace) = convert::watch_job(request.into_inner())?;
         note(&id);
         let watch = self.tracker.on_behalf_of(&ANYONE).watch_job(&id, &resume_token, pace).await?;
-        let events = unfold((watch, self.tracker.clone()), async |(mut watch, tracker)| {
+        let events = unfold((Box::new(watch), self.tracker.clone()), |(mut watch, tracker)| async move {
             let event = watch.next().await?;
             Some((event.map(|event| convert::event(event, tracker.now())).map_err(Status::from), (watch, tracker)))
         });
@@ -129,7 +129,7 @@ impl JobService for Jobs {
         let ending = Ending::of(request.extensions(), &self.drain);
         let (scope, resume_token, pace) = convert::watch_jobs(request.into_inner())?;
         let watch = self.tracker.on_behalf_of(&ANYONE).watch_jobs(scope, &resume_token, pace);
-        let events = unfold(Some((watch, self.tracker.clone())), async |open| {
+        let events = unfold(Some((Box::new(watch), self.tracker.clone())), |open| async move {
             let (mut watch, tracker) = open?;
             match watch.next().await {
                 Ok(event) => Some((Ok(convert::event(event, tracker.now())), Some((watch, tracker)))),

@@ -1,8 +1,14 @@
 //! From a watch to a response stream, which also ends when the server drains or the caller's time is over.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    mem::replace,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use futures_util::{FutureExt, Stream, StreamExt, stream::unfold};
+use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
+use pin_project_lite::pin_project;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Response, Status};
@@ -45,41 +51,93 @@ impl Ending {
 
 /// Sends `items` until they end or `ending` is reached. One that is ready then is still sent, and if they end there, so
 /// does the stream: without an error.
-pub fn until<T, S>(items: S, ending: Ending) -> Events<T>
+pub fn until<T, S>(items: S, ending: Ending) -> Pin<Box<dyn PutBack<T> + Send>>
 where
     T: Send + 'static,
     S: Stream<Item = Result<T, Status>> + Send + 'static,
 {
-    let open = Course::Open { items: Box::pin(items), ending: Box::pin(ending.reached()) };
-    Box::pin(unfold(open, |course| async move {
-        match course {
-            Course::Open { mut items, mut ending } => {
-                tokio::select! {
-                    biased;
-                    error = &mut ending => match items.next().now_or_never() {
-                        Some(item) => item.map(|item| (item, Course::Last { items, error })),
-                        None => Some((Err(error.into()), Course::Over)),
-                    },
-                    item = items.next() => item.map(|item| (item, Course::Open { items, ending })),
-                }
-            }
-            Course::Last { mut items, error } => match items.next().now_or_never() {
-                Some(None) => None,
-                _ => Some((Err(error.into()), Course::Over)),
-            },
-            Course::Over => None,
-        }
-    }))
+    let ending = FuturesUnordered::from_iter([ending.reached()]);
+    Box::pin(Until { put_back: None, items, ending, course: Course::Open })
+}
+
+/// A stream whose first item can be looked at.
+pub trait PutBack<T>: Stream<Item = Result<T, Status>> {
+    /// Has `item` come first.
+    fn put_back(self: Pin<&mut Self>, item: Result<T, Status>);
+}
+
+pin_project! {
+    /// See [`until`].
+    struct Until<S: Stream, E> {
+        put_back: Option<S::Item>,
+        #[pin]
+        items: S,
+        // A single one, but polled only when it wakes: it is asked about before each item.
+        ending: FuturesUnordered<E>,
+        course: Course,
+    }
 }
 
 /// How far a stream is.
-enum Course<S, E> {
+enum Course {
     /// Under way.
-    Open { items: Pin<Box<S>>, ending: Pin<Box<E>> },
+    Open,
     /// The last item was sent.
-    Last { items: Pin<Box<S>>, error: JobError },
-    /// The error was sent.
+    Last(JobError),
+    /// Nothing follows.
     Over,
+}
+
+impl<T, S, E> PutBack<T> for Until<S, E>
+where
+    S: Stream<Item = Result<T, Status>>,
+    E: Future<Output = JobError>,
+{
+    fn put_back(self: Pin<&mut Self>, item: Result<T, Status>) {
+        *self.project().put_back = Some(item);
+    }
+}
+
+impl<T, S, E> Stream for Until<S, E>
+where
+    S: Stream<Item = Result<T, Status>>,
+    E: Future<Output = JobError>,
+{
+    type Item = Result<T, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.project();
+        if let Some(item) = this.put_back.take() {
+            return Poll::Ready(Some(item));
+        }
+        let reached = match replace(this.course, Course::Over) {
+            Course::Open => match this.ending.poll_next_unpin(cx) {
+                Poll::Ready(reached) => reached,
+                Poll::Pending => {
+                    let item = this.items.poll_next(cx);
+                    if !matches!(item, Poll::Ready(None)) {
+                        *this.course = Course::Open;
+                    }
+                    return item;
+                }
+            },
+            Course::Last(error) => {
+                let is_end = matches!(this.items.poll_next(cx), Poll::Ready(None));
+                return Poll::Ready((!is_end).then(|| Err(error.into())));
+            }
+            Course::Over => None,
+        };
+        let Some(error) = reached else { return Poll::Ready(None) };
+        match this.items.poll_next(cx) {
+            Poll::Ready(item) => {
+                if item.is_some() {
+                    *this.course = Course::Last(error);
+                }
+                Poll::Ready(item)
+            }
+            Poll::Pending => Poll::Ready(Some(Err(error.into()))),
+        }
+    }
 }
 
 /// Sends `message`, compressed only if that is worth it, unless it is larger than clients take.
@@ -96,11 +154,16 @@ pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
 }
 
 /// Sends `events`, compressed if the first one is worth it. Waits for that.
-pub async fn respond_with<M: prost::Message + 'static>(mut events: Events<M>) -> Result<Response<Events<M>>, Status> {
+pub async fn respond_with<M>(mut events: Pin<Box<dyn PutBack<M> + Send>>) -> Result<Response<Events<M>>, Status>
+where
+    M: prost::Message + 'static,
+{
     let first = events.next().await.transpose()?;
     let worthwhile = first.as_ref().is_some_and(|first| first.encoded_len() > WORTH_COMPRESSING);
-    let all: Events<M> = Box::pin(futures_util::stream::iter(first.map(Ok)).chain(events));
-    let mut response = Response::new(all);
+    if let Some(first) = first {
+        events.as_mut().put_back(Ok(first));
+    }
+    let mut response = Response::new(events as Events<M>);
     if !worthwhile {
         response.disable_compression();
     }
