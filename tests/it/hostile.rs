@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod connections;
+mod floods;
 
 use std::collections::BTreeSet;
 
