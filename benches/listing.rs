@@ -15,7 +15,7 @@ use jobtrack::{
     watch::Hub,
 };
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Channel, Endpoint};
 
 const SIZES: [u32; 2] = [1_000, 1_000_000];
@@ -85,8 +85,9 @@ impl Bench {
         let span = (first, SystemClock.now());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let face = Face::new(tracker).await;
-        tokio::spawn(grpc::serve(listener, face.service.clone(), CancellationToken::new(), std::future::pending()));
+        let face = Face::new(tracker, true).await;
+        let (connections, never) = (TaskTracker::new(), CancellationToken::new());
+        tokio::spawn(grpc::serve(listener, face.service.clone(), connections, never, std::future::pending()));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");
         Self { client: JobServiceClient::new(endpoint.connect().await.expect("it listens")), store, span }
     }

@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use crate::{
     domain::{MAX_DURATION, Retention},
     store::{Fallback, redis::Target},
+    telemetry::LogFormat,
 };
 
 /// How to serve.
@@ -20,6 +21,10 @@ pub struct Config {
     /// Where to serve gRPC; port 0 picks a free one, which the banner names
     #[arg(long, env = "JOBTRACK_LISTEN", default_value = DEFAULT_LISTEN, value_name = "HOST:PORT")]
     pub listen: String,
+
+    /// Where to serve metrics and probes over HTTP (/metrics, /livez, /readyz); port 0 picks a free one, off: nowhere
+    #[arg(long, env = "JOBTRACK_HTTP_LISTEN", default_value = DEFAULT_HTTP_LISTEN, value_name = "HOST:PORT")]
+    http_listen: String,
 
     /// How long a succeeded job is kept after its end; 0: for ever
     #[arg(long, env = "JOBTRACK_TTL_SUCCEEDED", default_value = "7d", value_name = "TIME", value_parser = duration)]
@@ -153,23 +158,22 @@ impl Debug for Secret {
     }
 }
 
+/// Where to serve metrics and probes if nothing else is said.
+const DEFAULT_HTTP_LISTEN: &str = "127.0.0.1:8080";
+
 /// Where to serve if nothing else is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Human,
-    /// One JSON object a line.
-    Json,
-}
 
 impl Config {
     /// Takes in what is not on the command line. To be called once, before anything is read. The error says what is
     /// wrong, without secrets.
     pub fn resolve(&mut self) -> Result<(), String> {
         self.redis.resolve()
+    }
+
+    /// Where to serve metrics and probes; `None`: nowhere.
+    pub fn http_listen(&self) -> Option<&str> {
+        Some(self.http_listen.as_str()).filter(|address| *address != "off")
     }
 
     /// How long jobs are kept.

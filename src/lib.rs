@@ -4,12 +4,14 @@
 //!
 //! | module | what it is | may use |
 //! |---|---|---|
+//! | [`telemetry`] | log lines and metrics | nothing |
 //! | [`domain`] | what a job is and may become; pure | nothing |
 //! | [`clock`] | what time it is | `domain` |
-//! | [`store`] | where jobs are kept | `clock`, `domain` |
-//! | [`watch`] | from a store's announcements to subscribers | `clock`, `domain`, `store` |
+//! | [`store`] | where jobs are kept | `clock`, `domain`, `telemetry` |
+//! | [`watch`] | from a store's announcements to subscribers | the above |
 //! | [`tracker`] | the use cases | the above |
 //! | [`grpc`] | the services, and what each call passes | the above, `proto` |
+//! | [`http`] | metrics and probes | the above, but `grpc` |
 //! | [`server`] | puts one together and runs it | the above, `config` |
 //! | [`cli`] | the command line | `server`, `config`, `telemetry`, `proto` |
 //!
@@ -29,9 +31,10 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod grpc;
+pub mod http;
 pub mod proto;
 pub mod server;
 pub mod store;
-mod telemetry;
+pub mod telemetry;
 pub mod tracker;
 pub mod watch;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
@@ -10,10 +10,12 @@ use crate::{
     clock::{Clock, SteeredClock, SystemClock},
     config::Config,
     grpc::{self, Face},
+    http::{self, Pages, Phase, Source},
     store::{
         Failover, Held, MemoryStore, RedisStore,
         redis::{Options, Unusable},
     },
+    telemetry::metrics::Measured,
     tracker::Tracker,
     watch::Hub,
 };
@@ -58,12 +60,22 @@ impl Server {
     }
 
     /// Serves on `listener` until `shutdown` ends, then drains: health says `NOT_SERVING`, streams end, calls that are
-    /// under way may end for 20 seconds. Everything that was started has ended when it returns.
-    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    /// under way may end for 20 seconds. Everything that was started has ended when it returns. Metrics and probes are
+    /// on `http` all the while; without it calls are not counted.
+    pub async fn run(self, listener: TcpListener, http: Option<TcpListener>, shutdown: impl Future<Output = ()>) {
         let Self { tracker, hub, redis } = self;
-        let face = Arc::new(Face::new(tracker.clone()).await);
+        let face = Arc::new(Face::new(tracker.clone(), http.is_some()).await);
+        let connections = TaskTracker::new();
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
+        let phase = watch::Sender::new(Phase::Starting);
+        if let Some(http) = http {
+            let mut measured: Vec<&dyn Measured> = vec![&*face, &*tracker, &*hub];
+            measured.extend(redis.iter().flat_map(|(redis, failover)| [&**redis as &dyn Measured, &**failover]));
+            let source = Source::new(&measured, tracker.clone(), connections.clone());
+            let pages = Pages { source, phase: phase.subscribe() };
+            tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(http, pages)));
+        }
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { hub.dispatch().await }));
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { tracker.sweep().await }));
         if let Some((redis, failover)) = redis {
@@ -78,9 +90,11 @@ impl Server {
         let draining = CancellationToken::new();
         let drained = async {
             info!("draining");
+            phase.send_replace(Phase::Draining);
             face.drain().await;
         };
-        tokio::join!(grpc::serve(listener, face.service.clone(), draining.clone(), drained), async {
+        phase.send_replace(Phase::Serving);
+        tokio::join!(grpc::serve(listener, face.service.clone(), connections, draining.clone(), drained), async {
             shutdown.await;
             draining.cancel();
         });

@@ -61,7 +61,7 @@ async fn calls_allocate_no_more_than_they_did() {
     let retention = Retention { succeeded: none, failed: none, cancelled: none, active: none };
     let hub = Arc::new(Hub::default());
     let store = Arc::new(MemoryStore::new(1000, hub.clone()));
-    let face = Face::new(Arc::new(Tracker::new(store, hub, Arc::new(SystemClock), retention))).await;
+    let face = Face::new(Arc::new(Tracker::new(store, hub, Arc::new(SystemClock), retention)), true).await;
     let id = |number: u64| format!("job-{number:04}");
     let kind = "video.render".to_owned();
     let created = (0..=CALLS).map(|number| CreateJobRequest {

@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 target=${CARGO_TARGET_DIR:-target}
+export JOBTRACK_HTTP_LISTEN=off
 buf=$target/venv/bin/buf
 if ! [ -x "$buf" ]; then
     tests/venv.sh "$target/venv" tests/acceptance/requirements.txt

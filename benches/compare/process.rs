@@ -104,6 +104,7 @@ fn jobtrack_command(redis: Option<&str>) -> Vec<String> {
         None => vec!["--max-memory-jobs", ROOM],
         Some(url) => vec!["--redis-url", url, "--redis-timeout", "4s"],
     };
-    let words = [env!("CARGO_BIN_EXE_jobtrack"), "--listen", "127.0.0.1:0"].into_iter().chain(flags);
+    let words = [env!("CARGO_BIN_EXE_jobtrack"), "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+    let words = words.into_iter().chain(flags);
     words.map(str::to_owned).collect()
 }

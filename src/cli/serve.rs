@@ -17,53 +17,65 @@ use crate::{config::Config, server::Server, telemetry};
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config) -> Result<()> {
-    telemetry::init(config.log_format, &config.log)?;
+    telemetry::log::init(config.log_format, &config.log)?;
     Runtime::new().context("the runtime can't be started")?.block_on(serve(config))
 }
 
 async fn serve(config: &Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listener = listen(&config.listen).await?;
+    let listener = listen("--listen", &config.listen).await?;
     let address = listener.local_addr()?;
+    let http = match config.http_listen() {
+        Some(address) => Some(listen("--http-listen", address).await?),
+        None => None,
+    };
+    let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
     let server = Server::open(config).await?;
     let storage = config.redis.target().map_or_else(|| "memory".to_owned(), ToString::to_string);
     // A closed standard output is no reason not to serve.
-    _ = stdout().write_all(banner(address, &storage).as_bytes());
-    info!(%address, storage, "serving");
+    _ = stdout().write_all(banner(address, http_address, &storage).as_bytes());
+    info!(%address, http = http_address.map(tracing::field::display), storage, "serving");
     let shutdown = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    server.run(listener, shutdown).await;
+    server.run(listener, http, shutdown).await;
     Ok(())
 }
 
-async fn listen(address: &str) -> Result<TcpListener> {
+/// Listens where `flag` says.
+async fn listen(flag: &str, address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => {
-            anyhow!("{address} is in use, perhaps by another jobtrack: stop that, or choose another with --listen")
+            anyhow!("{address} is in use, perhaps by another jobtrack: stop that, or choose another with {flag}")
         }
         ErrorKind::PermissionDenied => {
-            anyhow!("this user may not listen on {address}: choose a port above 1023 with --listen")
+            anyhow!("this user may not listen on {address}: choose a port above 1023 with {flag}")
         }
-        ErrorKind::InvalidInput => anyhow!("--listen {address:?} is not HOST:PORT"),
-        _ => anyhow!("can't listen on {address}: {error}; choose another with --listen"),
+        ErrorKind::InvalidInput => anyhow!("{flag} {address:?} is not HOST:PORT"),
+        _ => anyhow!("can't listen on {address}: {error}; choose another with {flag}"),
     })
 }
 
-fn banner(address: SocketAddr, storage: &str) -> String {
+/// Where somebody on this machine reaches `address`.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip([127, 0, 0, 1].into());
+    }
+    address
+}
+
+fn banner(address: SocketAddr, http: Option<SocketAddr>, storage: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let method = "jobtrack.v1.JobService/CreateJob";
-    let mut caller = address;
-    if caller.ip().is_unspecified() {
-        caller.set_ip([127, 0, 0, 1].into());
-    }
+    let caller = reachable(address);
+    let http = http.map(|http| format!("  curl http://{}/metrics\n", reachable(http))).unwrap_or_default();
     format!(
         "jobtrack {version} listening on {address}, storage: {storage}\n\
          \n  grpcurl -plaintext -d '{{\"kind\":\"demo\"}}' {caller} {method}\
-         \n  buf curl --protocol grpc --http2-prior-knowledge -d '{{\"kind\":\"demo\"}}' http://{caller}/{method}\n"
+         \n  buf curl --protocol grpc --http2-prior-knowledge -d '{{\"kind\":\"demo\"}}' http://{caller}/{method}\n{http}"
     )
 }

@@ -1,9 +1,9 @@
-//! What holds for each call of every service: its deadline, its log line, and that errors are ours.
+//! What holds for each call of every service: its deadline, its log line, its numbers, and that errors are ours.
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
 };
 
 use axum::{
@@ -12,19 +12,23 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 use tracing::{Instrument, Level, Span, debug, debug_span, enabled, field::Empty};
 
-use super::{deadline::Deadline, status::restate};
+use super::{
+    deadline::Deadline,
+    methods::{Method, Methods},
+    status::restate,
+};
 use crate::domain::JobError;
 
 /// Passes a call on to its handler.
-pub async fn call(mut request: Request, next: Next) -> Response {
+pub async fn call(methods: Arc<Methods>, mut request: Request, next: Next) -> Response {
     if !is_grpc(request.headers()) {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
@@ -33,22 +37,18 @@ pub async fn call(mut request: Request, next: Next) -> Response {
     // tonic's own timer would answer CANCELLED.
     request.headers_mut().remove("grpc-timeout");
 
-    let log = CallLog::start(&request);
-    let span = log.as_ref().map_or_else(Span::none, |log| log.span.clone());
+    let call = Call::begin(methods.find(request.uri().path()).clone(), deadline.arrived());
     // A call that came too late is not begun.
     let answered = if deadline.has_passed() {
         None
     } else {
-        timeout_at(deadline.for_response(), next.run(request).instrument(span)).await.ok()
+        timeout_at(deadline.for_response(), next.run(request).instrument(call.span.clone())).await.ok()
     };
     let response = match answered {
         Some(response) => restate(&response).map_or(response, Status::into_http),
         None => Status::from(JobError::DeadlineExceeded).into_http(),
     };
-    match log {
-        Some(log) => log.follow(response),
-        None => response,
-    }
+    call.follow(response)
 }
 
 /// Whether the request says that it is gRPC; gRPC-Web has become that by now.
@@ -56,66 +56,78 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// The log line of one call, written when its response has ended. Only where debug logging is on.
-struct CallLog {
+/// One call, from its arrival to its end: when it is dropped it is counted, and at debug level a line is logged.
+struct Call {
+    method: Arc<Method>,
+    arrived: Instant,
     span: Span,
-    started: Instant,
+    /// How it ends. Until that is known, its caller may go away.
+    code: Code,
 }
 
-impl CallLog {
-    fn start(request: &Request) -> Option<Self> {
-        enabled!(Level::DEBUG).then(|| {
-            let method = request.uri().path().trim_start_matches('/');
-            Self { span: debug_span!("call", method, job_id = Empty), started: Instant::now() }
-        })
+impl Call {
+    fn begin(method: Arc<Method>, arrived: Instant) -> Self {
+        method.started();
+        let span = if enabled!(Level::DEBUG) {
+            debug_span!("call", method = method.name(), job_id = Empty)
+        } else {
+            Span::none()
+        };
+        Self { method, arrived, span, code: Code::Cancelled }
     }
 
-    fn follow(self, response: Response) -> Response {
+    /// Ends with the status in these headers or trailers.
+    fn end(mut self, status: &HeaderMap) {
+        self.code = status.get("grpc-status").map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
+    }
+
+    /// Ends with `response`: at once where that is whole.
+    fn follow(mut self, response: Response) -> Response {
         if response.headers().contains_key("grpc-status") {
-            self.finish(Some(response.headers()));
+            self.end(response.headers());
             return response;
         }
-        response.map(|inner| Body::new(LoggedBody { inner, log: Some(self) }))
+        if self.method.is_unary {
+            self.method.sent(1);
+            self.code = Code::Ok;
+            return response;
+        }
+        response.map(|inner| Body::new(FollowedBody { inner, call: Some(self), missing: 0 }))
     }
+}
 
-    /// Writes the line. Without trailers the caller went away first.
-    fn finish(&self, trailers: Option<&HeaderMap>) {
-        let status = trailers.and_then(|trailers| trailers.get("grpc-status"));
-        let code = status.map_or(Code::Cancelled, |status| Code::from_bytes(status.as_bytes()));
-        let duration = self.started.elapsed();
+impl Drop for Call {
+    fn drop(&mut self) {
+        let (code, duration) = (self.code, self.arrived.elapsed());
+        self.method.handled(code, duration);
         self.span.in_scope(|| debug!(?code, ?duration, "call"));
     }
 }
 
 pin_project! {
-    /// A response body that writes its call's log line at its end.
-    struct LoggedBody {
+    /// The body of a stream, which counts its messages and ends its call.
+    struct FollowedBody {
         #[pin]
         inner: Body,
-        log: Option<CallLog>,
-    }
-
-    impl PinnedDrop for LoggedBody {
-        fn drop(this: Pin<&mut Self>) {
-            if let Some(log) = this.project().log.take() {
-                log.finish(None);
-            }
-        }
+        call: Option<Call>,
+        // How many bytes of the last message are still to come.
+        missing: usize,
     }
 }
 
-impl HttpBody for LoggedBody {
+impl HttpBody for FollowedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.project();
         let frame = ready!(this.inner.poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-            && let Some(log) = this.log.take()
-        {
-            log.finish(Some(trailers));
+        if let (Some(Ok(frame)), Some(call)) = (&frame, this.call.as_ref()) {
+            if let Some(data) = frame.data_ref() {
+                call.method.sent(begun(data, this.missing));
+            } else if let (Some(trailers), Some(call)) = (frame.trailers_ref(), this.call.take()) {
+                call.end(trailers);
+            }
         }
         Poll::Ready(frame)
     }
@@ -126,5 +138,37 @@ impl HttpBody for LoggedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+/// How many messages begin in `data`, where so many bytes were `missing` of the one before. Each begins with a byte that
+/// says whether it is compressed and four that say how long it is; what sends them never parts those.
+fn begun(mut data: &[u8], missing: &mut usize) -> u64 {
+    let mut messages = 0;
+    loop {
+        let rest = data.len().min(*missing);
+        data.advance(rest);
+        *missing -= rest;
+        if data.len() < 5 {
+            return messages;
+        }
+        messages += 1;
+        data.advance(1);
+        *missing = data.get_u32() as usize;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_counted_where_they_begin() {
+        let mut missing = 0;
+        assert_eq!(begun(&[], &mut missing), 0);
+        assert_eq!(begun(&[0, 0, 0, 0, 2, 7, 7, 0, 0, 0, 0, 0], &mut missing), 2);
+        assert_eq!((begun(&[0, 0, 0, 0, 4, 7], &mut missing), missing), (1, 3));
+        assert_eq!((begun(&[7, 7], &mut missing), missing), (0, 1));
+        assert_eq!((begun(&[7, 1, 0, 0, 0, 1, 7], &mut missing), missing), (1, 0));
     }
 }

@@ -28,17 +28,17 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 /// How long to wait where a connection can't be accepted, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves every connection until `shutdown` is cancelled and `drained` has told the callers; then lets calls end, for
+/// Serves every connection, each as one of `connections`, until `shutdown` is cancelled and `drained` has told the callers; then lets calls end, for
 /// a limited time, and returns when the last connection is closed.
 pub async fn serve(
     listener: TcpListener,
     service: Service,
+    connections: TaskTracker,
     shutdown: CancellationToken,
     drained: impl Future<Output = ()>,
 ) {
     let http = http();
     let graceful = GracefulShutdown::new();
-    let connections = TaskTracker::new();
     let cut_off = CancellationToken::new();
     let mut stop = pin!(shutdown.cancelled());
     loop {

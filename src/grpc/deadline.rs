@@ -23,6 +23,11 @@ impl Deadline {
         Self { given: timeout.and_then(|timeout| arrived.checked_add(timeout)), arrived }
     }
 
+    /// When the call came.
+    pub const fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
     /// When the response must have begun; that of a unary call is then whole.
     pub fn for_response(&self) -> Instant {
         self.given.unwrap_or(self.arrived + DEFAULT)

@@ -7,6 +7,7 @@ mod convert;
 mod deadline;
 mod health;
 mod jobs;
+mod methods;
 mod status;
 mod stream;
 
@@ -27,12 +28,14 @@ use tower::Layer;
 
 pub use connection::serve;
 
+use self::methods::Methods;
 use crate::{
     proto::{
         DESCRIPTORS, health::health_server::HealthServer, served::job_service_server::JobServiceServer,
         v1::admin_service_server::AdminServiceServer,
     },
     store::StorageMode,
+    telemetry::metrics::{Measured, Metrics},
     tracker::Tracker,
 };
 
@@ -58,11 +61,13 @@ pub struct Face {
     reporter: HealthReporter,
     mode: watch::Receiver<StorageMode>,
     drain: CancellationToken,
+    methods: Arc<Methods>,
 }
 
 impl Face {
-    /// Serves `tracker`. It is healthy from here on.
-    pub async fn new(tracker: Arc<Tracker>) -> Self {
+    /// Serves `tracker`, and counts calls if it is `measured`. It is healthy from here on.
+    pub async fn new(tracker: Arc<Tracker>, measured: bool) -> Self {
+        let methods = Arc::new(Methods::new(measured));
         let drain = CancellationToken::new();
         let reporter = HealthReporter::new();
         health::report(&reporter, &SERVICES, ServingStatus::Serving).await;
@@ -73,8 +78,9 @@ impl Face {
             names.push(REDIS);
             health::report(&reporter, &[REDIS], status).await;
         }
-        let service = routes(&tracker, health::ServiceHealth::new(reporter.clone(), names, drain.clone()), &drain);
-        Self { service, reporter, mode, drain }
+        let health = health::ServiceHealth::new(reporter.clone(), names, drain.clone());
+        let service = routes(&tracker, health, &drain, &methods);
+        Self { service, reporter, mode, drain, methods }
     }
 
     /// Says how the link to Redis is, for ever.
@@ -93,6 +99,12 @@ impl Face {
     pub async fn drain(&self) {
         health::report(&self.reporter, &SERVICES, ServingStatus::NotServing).await;
         self.drain.cancel();
+    }
+}
+
+impl Measured for Face {
+    fn metrics(&self) -> Metrics {
+        self.methods.metrics()
     }
 }
 
@@ -118,7 +130,12 @@ macro_rules! limited {
     };
 }
 
-fn routes(tracker: &Arc<Tracker>, health: health::ServiceHealth, drain: &CancellationToken) -> Service {
+fn routes(
+    tracker: &Arc<Tracker>,
+    health: health::ServiceHealth,
+    drain: &CancellationToken,
+    methods: &Arc<Methods>,
+) -> Service {
     let jobs = limited!(JobServiceServer::new(jobs::Jobs::new(tracker.clone(), drain.clone())));
     let admin = limited!(AdminServiceServer::new(admin::Admin::new(tracker.clone())));
 
@@ -129,6 +146,7 @@ fn routes(tracker: &Arc<Tracker>, health: health::ServiceHealth, drain: &Cancell
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
     };
+    let methods = methods.clone();
     let valid = "the descriptors were compiled with this binary";
     let router = Routes::new(jobs)
         .add_service(admin)
@@ -136,6 +154,6 @@ fn routes(tracker: &Arc<Tracker>, health: health::ServiceHealth, drain: &Cancell
         .add_service(reflection().build_v1().expect(valid))
         .add_service(reflection().build_v1alpha().expect(valid))
         .into_axum_router()
-        .layer(from_fn(call::call));
+        .layer(from_fn(move |request, next| call::call(methods.clone(), request, next)));
     GrpcWebLayer::new().layer(Routes::from(router))
 }

@@ -19,11 +19,12 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     Announcement, CacheStats, DueBatch, JobStore, Page, Replaced, Source, StorageMode, StoreError, StoreStats, Stored,
-    held::Held, ledger::Ledger,
+    held::Held, ledger::Ledger, reconcile::ReconciliationMetrics,
 };
 use crate::{
     clock::Clock,
     domain::{Job, JobId, ListQuery, Timestamp},
+    telemetry::metrics::{Measured, Metrics},
 };
 
 /// What happens to changes while the store of record is away.
@@ -50,6 +51,7 @@ pub struct Failover {
     /// The data set that was reconciled with last.
     reconciled: Mutex<DataSet>,
     reads: Reads,
+    pub(super) metrics: ReconciliationMetrics,
 }
 
 /// A data set of the store of record, and how much of it is known to be lost.
@@ -88,6 +90,7 @@ impl Failover {
             closing: watch::Sender::new(false),
             ledger: Mutex::default(),
             reads: Reads::default(),
+            metrics: ReconciliationMetrics::default(),
         }
     }
 
@@ -164,6 +167,14 @@ impl Failover {
                 _ = timeout(LAST_MOMENT, closing.wait_for(|closing| !closing)).await;
             }
         }
+    }
+}
+
+impl Measured for Failover {
+    fn metrics(&self) -> Metrics {
+        let mut metrics = self.held.metrics();
+        metrics.extend(self.metrics.metrics());
+        metrics
     }
 }
 

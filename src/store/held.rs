@@ -23,6 +23,7 @@ use super::{
 use crate::{
     clock::Clock,
     domain::{Due, Job, JobId, ListQuery, State, TOMBSTONE_LIFE, Timestamp, merge},
+    telemetry::metrics::{Counter, Measured, Metrics, counter},
 };
 
 /// How far behind an entry may be that is served while the store of record serves too.
@@ -37,6 +38,7 @@ pub struct Held {
     mode: watch::Sender<StorageMode>,
     /// The store of record went away, or something was accepted that it does not have.
     unsettled: Notify,
+    opened: Counter,
 }
 
 impl Held {
@@ -44,7 +46,8 @@ impl Held {
     pub fn new(max_jobs: usize, listener: Arc<dyn Listener>, clock: Arc<dyn Clock>) -> Self {
         let entries = Entries::new(clock.now());
         let mode = watch::Sender::new(StorageMode::Degraded);
-        Self { listener, clock, max_jobs, entries: Mutex::new(entries), mode, unsettled: Notify::new() }
+        let opened = counter("jobtrack_breaker_opened_total", "How often Redis began to count as away.");
+        Self { listener, clock, max_jobs, entries: Mutex::new(entries), mode, unsettled: Notify::new(), opened }
     }
 
     /// The lock. A panic under it would leave at worst an index entry too many, which readers pass over.
@@ -95,6 +98,7 @@ impl Held {
         if entries.away_since.is_none() {
             entries.away_since = Some(self.clock.now());
             entries.lose_track(self.clock.now());
+            self.opened.inc();
             self.mode.send_replace(StorageMode::Degraded);
             self.unsettled.notify_one();
         }
@@ -337,6 +341,12 @@ impl Held {
     fn announce(&self, entries: &mut Entries, stored: Stored, previous: Option<State>) {
         entries.announced += 1;
         self.listener.changed(Announcement { stored, position: entries.announced, previous });
+    }
+}
+
+impl Measured for Held {
+    fn metrics(&self) -> Metrics {
+        vec![Box::new(self.opened.clone())]
     }
 }
 

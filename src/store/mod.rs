@@ -336,7 +336,7 @@ pub trait JobStore: Send + Sync + 'static {
     /// Whether the store takes writes.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Counts, without reading the collection.
+    /// Counts, without reading the collection, and within a second whether or not the store of record answers.
     async fn stats(&self) -> Result<StoreStats, StoreError>;
 
     /// Where jobs are kept at the moment, and each change of that.

@@ -5,7 +5,7 @@
 //! was read. What is not known to be there is never dropped without an entry in the ledger, which is written when a
 //! merge is sent: it may be carried out even though no answer comes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::sleep;
@@ -14,7 +14,10 @@ use tracing::{debug, info, warn};
 use super::{
     Failover, Outcome, Reconciliation, Record, Replaced, Replacement, StorageMode, StoreError, entries::Entry, jitter,
 };
-use crate::domain::{Job, Stamp, TOMBSTONE_LIFE, merge};
+use crate::{
+    domain::{Job, Stamp, TOMBSTONE_LIFE, merge},
+    telemetry::metrics::{Counters, Histogram, Measured, Metrics, histogram},
+};
 
 /// How many entries are offered together.
 const BATCH: usize = 100;
@@ -92,6 +95,7 @@ impl Failover {
             self.held.go_away(error == StoreError::ReadOnly);
             return Err(error);
         }
+        let started = Instant::now();
         self.ledger().begin(self.clock.now());
         let data_set = self.data_set();
         let same_data = data_set == *self.reconciled();
@@ -104,6 +108,7 @@ impl Failover {
             self.closing.send_replace(dirty <= FEW || round >= MANY);
         }
         self.end();
+        self.metrics.seconds.observe(started.elapsed().as_secs_f64());
         *self.reconciled() = data_set;
         // It may have gone away again before it was back.
         if self.data_set() != data_set || *self.primary.mode().borrow() == StorageMode::Degraded {
@@ -204,7 +209,7 @@ impl Failover {
     fn enter_dropped(&self, entry: &Entry, reason: &'static str) {
         if entry.dirty || entry.job.removal.is_none() {
             warn!(job_id = %entry.job.id, reason, "a job is dropped");
-            self.ledger().enter(&entry.job.id, Outcome::Dropped, reason);
+            self.note(entry, Outcome::Dropped, reason);
         }
     }
 
@@ -213,10 +218,15 @@ impl Failover {
         if conflict {
             info!(job_id = %entry.job.id, "a job was changed on two sides");
             let reason = "it was changed here and elsewhere; one change gave way";
-            self.ledger().enter(&entry.job.id, Outcome::Conflicted, reason);
+            self.note(entry, Outcome::Conflicted, reason);
         } else if entry.dirty {
-            self.ledger().enter(&entry.job.id, Outcome::Merged, "stored as it was here");
+            self.note(entry, Outcome::Merged, "stored as it was here");
         }
+    }
+
+    fn note(&self, entry: &Entry, outcome: Outcome, reason: &'static str) {
+        self.metrics.jobs.of(outcome as usize).inc();
+        self.ledger().enter(&entry.job.id, outcome, reason);
     }
 
     fn end(&self) {
@@ -225,6 +235,37 @@ impl Failover {
         if let Some(Reconciliation { counts: [merged, conflicted, dropped], .. }) = ledger.summary() {
             info!(merged, conflicted, dropped, "reconciled");
         }
+    }
+}
+
+/// What reconciliations did, in numbers.
+pub struct ReconciliationMetrics {
+    /// Jobs, in the order of [`Outcome::ALL`].
+    jobs: Counters<{ Outcome::ALL.len() }>,
+    seconds: Histogram,
+}
+
+impl Default for ReconciliationMetrics {
+    fn default() -> Self {
+        Self {
+            jobs: Counters::new(
+                "jobtrack_reconciled_jobs_total",
+                "Jobs that were offered to Redis after an outage, by what became of them; each offer counts.",
+                "outcome",
+                ["merged", "conflicted", "dropped"],
+            ),
+            seconds: histogram(
+                "jobtrack_reconciliation_seconds",
+                "How long it took, with Redis back, until all that was held here was in it.",
+                &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
+            ),
+        }
+    }
+}
+
+impl Measured for ReconciliationMetrics {
+    fn metrics(&self) -> Metrics {
+        vec![self.jobs.collector(), Box::new(self.seconds.clone())]
     }
 }
 

@@ -6,44 +6,30 @@
 //! there now. So racing callers each see the rules hold, and none is lost.
 
 mod calls;
+mod metrics;
+mod sweep;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
-use tokio::{
-    sync::{Notify, watch},
-    task::yield_now,
-    time::{Instant, sleep},
-};
-use tracing::debug;
+use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
 pub use calls::Calls;
 
+use self::{metrics::JobMetrics, sweep::Sweeper};
 use crate::{
     clock::Clock,
-    domain::{Applied, Change, Due, Identity, Job, JobError, Limit, Moment, Retention, Stamp, Subject, Timestamp},
-    store::{DueRecord, JobStore, Replaced, StorageMode, StoreError, StoreStats, Stored},
+    domain::{Applied, Change, Identity, Job, JobError, Limit, Moment, Retention, Stamp, Subject, Timestamp},
+    store::{JobStore, Replaced, StorageMode, StoreError, StoreStats, Stored},
+    telemetry::metrics::{Measured, Metrics},
     watch::Hub,
 };
-
-/// How many due records are handled at a time.
-const SWEEP_BATCH: usize = 100;
-
-/// How many of them are handled side by side; each may be large.
-const AT_ONCE: usize = 4;
-
-/// The longest that the sweeper sleeps: bounds what a stepped clock or another replica's change can delay.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The least time between two sweeps: what comes due meanwhile is handled together.
-const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
 /// Tracks jobs.
 pub struct Tracker {
@@ -54,6 +40,7 @@ pub struct Tracker {
     process: u64,
     changes: AtomicU64,
     sweeper: Sweeper,
+    metrics: JobMetrics,
     started: Instant,
 }
 
@@ -70,13 +57,6 @@ pub struct TrackerStats {
     pub uptime: Duration,
 }
 
-/// When the sweeper means to wake, so that a change that is due sooner can wake it.
-struct Sweeper {
-    /// Microseconds; the latest time while it is at work.
-    planned: AtomicI64,
-    sooner: Notify,
-}
-
 impl Tracker {
     /// A tracker of what `store` keeps. `hub` must be what the store announces to.
     pub fn new(store: Arc<dyn JobStore>, hub: Arc<Hub>, clock: Arc<dyn Clock>, retention: Retention) -> Self {
@@ -87,7 +67,8 @@ impl Tracker {
             retention,
             process: Uuid::new_v4().as_u64_pair().0,
             changes: AtomicU64::new(0),
-            sweeper: Sweeper { planned: AtomicI64::new(i64::MAX), sooner: Notify::new() },
+            sweeper: Sweeper::default(),
+            metrics: JobMetrics::default(),
             started: Instant::now(),
         }
     }
@@ -114,65 +95,6 @@ impl Tracker {
         Ok(TrackerStats { mode, store, watchers: self.hub.watchers(), uptime: self.started.elapsed() })
     }
 
-    /// Carries out what time brings about, for ever: lost leases, expiries, forgotten tombstones.
-    pub async fn sweep(&self) {
-        let mut mode = self.store.mode();
-        loop {
-            self.sweeper.planned.store(i64::MAX, Relaxed);
-            let next = self.sweep_due().await.unwrap_or_else(|error| {
-                // That the store is away, it says itself.
-                debug!(%error, "the sweep failed and will be tried again");
-                None
-            });
-            let next = next.unwrap_or(Timestamp::MAX);
-            let planned = self.sweeper.planned.fetch_min(next.as_micros(), Relaxed).min(next.as_micros());
-            sleep(SWEEP_PAUSE).await;
-            let wait = Timestamp::from_micros(planned).since(self.now()).min(SWEEP_INTERVAL);
-            tokio::select! {
-                () = sleep(wait) => {}
-                () = self.sweeper.sooner.notified() => {}
-                // What could not be carried out meanwhile is due.
-                Ok(()) = mode.changed() => {}
-            }
-        }
-    }
-
-    /// Carries out what is due now. Returns when something will be due next.
-    pub async fn sweep_due(&self) -> Result<Option<Timestamp>, JobError> {
-        loop {
-            let batch = self.store.due(self.now(), SWEEP_BATCH).await?;
-            let (mut handled, mut failure) = (0, None);
-            let mut outcomes =
-                stream::iter(batch.records).map(|record| self.carry_out(record)).buffer_unordered(AT_ONCE);
-            while let Some(outcome) = outcomes.next().await {
-                match outcome {
-                    Ok(()) => handled += 1,
-                    // It must not keep the others from their turn.
-                    Err(error) => failure = Some(error),
-                }
-            }
-            if let Some(error) = failure.filter(|error| !matches!(error, JobError::Corrupt(_))) {
-                return Err(error);
-            }
-            if handled == 0 {
-                return Ok(batch.next);
-            }
-            yield_now().await;
-        }
-    }
-
-    /// Carries out what is due for a record.
-    async fn carry_out(&self, record: DueRecord) -> Result<(), JobError> {
-        let DueRecord { stored, due } = record;
-        debug!(job_id = %stored.job.id, ?due, "due");
-        match due {
-            Due::Forget => self.store.delete(&stored.job).await.map_err(JobError::from),
-            // On a conflict it is no longer due, or comes again.
-            Due::LoseWorker => self.try_change(stored, &Change::LoseWorker).await.map(drop),
-            Due::Expire => self.try_change(stored, &Change::Expire).await.map(drop),
-        }
-    }
-
     /// Applies `change` to `stored` and stores what comes of it. The inner error is what another caller stored instead.
     async fn try_change(
         &self,
@@ -191,10 +113,11 @@ impl Tracker {
         })
     }
 
-    /// Stores `job` in the place of `previous`, and sees to what time will bring about.
+    /// Stores `job` in the place of `previous`, counts that, and sees to what time will bring about.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         let replaced = self.store.replace(job, previous).await?;
         if let Replaced::Stored(stored) = &replaced {
+            self.metrics.stored(previous, &stored.job);
             self.plan_sweep(&stored.job);
         }
         Ok(replaced)
@@ -219,14 +142,11 @@ impl Tracker {
         let stamp = Stamp { process: self.process, counter: self.changes.fetch_add(1, Relaxed) };
         Moment { now: self.now(), stamp, retention: self.retention }
     }
+}
 
-    fn plan_sweep(&self, job: &Job) {
-        if let Some((time, _)) = job.next_due() {
-            let due = time.as_micros();
-            if self.sweeper.planned.fetch_min(due, Relaxed) > due {
-                self.sweeper.sooner.notify_one();
-            }
-        }
+impl Measured for Tracker {
+    fn metrics(&self) -> Metrics {
+        self.metrics.metrics()
     }
 }
 

@@ -15,6 +15,7 @@ use super::Conflated;
 use crate::{
     domain::{Filter, JobId},
     store::{Announcement, Hint, Listener},
+    telemetry::metrics::{Counter, Measured, Metrics, counter},
 };
 
 /// How many jobs a subscription keeps changes of; behind by more, it has to ask the store.
@@ -24,11 +25,21 @@ const MAX_BEHIND: usize = 10_000;
 const TURN: usize = 1000;
 
 /// Hands what a store announces to those who watch it.
-#[derive(Default)]
 pub struct Hub {
     registry: Mutex<Registry>,
     /// Wakes the dispatcher.
     announced: Notify,
+    skipped: Counter,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        let skipped = counter(
+            "jobtrack_watch_revisions_skipped_total",
+            "Revisions that watchers were not sent, as a newer one had overtaken them.",
+        );
+        Self { registry: Mutex::default(), announced: Notify::new(), skipped }
+    }
 }
 
 #[derive(Default)]
@@ -177,6 +188,12 @@ impl Listener for Hub {
     }
 }
 
+impl Measured for Hub {
+    fn metrics(&self) -> Metrics {
+        vec![Box::new(self.skipped.clone())]
+    }
+}
+
 impl Topic {
     /// Returns to how many.
     fn offer(&self, changes: &Conflated) -> usize {
@@ -302,6 +319,13 @@ impl Subscription {
         let (changes, overflowed) = (take(&mut state.changes), take(&mut state.overflowed));
         drop(state);
         (!overflowed).then(|| changes.into_values())
+    }
+
+    /// So many revisions were passed over in what this subscriber is sent.
+    pub fn skip(&self, revisions: i64) {
+        if revisions > 0 {
+            self.hub.skipped.inc_by(revisions.cast_unsigned());
+        }
     }
 
     /// Waits until something has come since the last [`take`](Self::take). Only one may wait.

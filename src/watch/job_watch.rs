@@ -151,6 +151,7 @@ impl JobWatch {
         self.sent = (!is_end(job)).then(|| Sent::of(job));
         self.token = JobToken::behind(self.epoch, job);
         self.spoke = Instant::now();
+        self.subscription.skip(skipped);
         if kind == EventKind::Update {
             self.quiet_until = self.spoke + self.pace.min_interval;
         }

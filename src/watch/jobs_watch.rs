@@ -337,6 +337,7 @@ impl JobsWatch {
             self.known.remove(&job.id);
         }
         let resume_token = self.token(next);
+        self.subscription.skip(skipped);
         self.events.push_back(WatchEvent { kind, stored: Some(stored), skipped, resume_token, reset });
     }
 

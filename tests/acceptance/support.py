@@ -64,9 +64,9 @@ def patience(process):
 
 
 def clean_environment(**extra):
-    """This process's environment without any configuration of jobtrack."""
+    """This process's environment without any configuration of jobtrack, and without its HTTP port."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("JOBTRACK_") and k != "REDIS_URL"}
-    return own | extra
+    return own | {"JOBTRACK_HTTP_LISTEN": "off"} | extra
 
 
 class Server:

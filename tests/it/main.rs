@@ -14,6 +14,7 @@ mod history;
 mod hostile;
 mod laws;
 mod layering;
+mod metrics;
 mod near_cache;
 mod redis_failover;
 mod redis_link;

@@ -12,6 +12,7 @@ mod due;
 mod feed;
 mod keys;
 mod list;
+mod metrics;
 mod pool;
 mod records;
 mod script;
@@ -29,7 +30,10 @@ use std::{
 
 use async_trait::async_trait;
 use redis::cmd;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -41,6 +45,7 @@ use self::{
     connect::Connector,
     feed::Feed,
     keys::Keys,
+    metrics::{Command, LinkMetrics},
     pool::{Fault, Pool},
     script::Write,
 };
@@ -51,10 +56,14 @@ use super::{
 use crate::{
     clock::SteeredClock,
     domain::{Job, JobId, ListQuery, State, Timestamp},
+    telemetry::metrics::{Measured, Metrics},
 };
 
 /// How many connections lists, sweeps, re-reads and reconciliations share, so that a large answer does not hold up the others.
 const BULK_CONNECTIONS: u32 = 2;
+
+/// How long each of the two answers may take that statistics need; whoever asks for them wants to know soon.
+const STATS_PATIENCE: Duration = Duration::from_millis(400);
 
 /// Where Redis is and how it is used.
 #[derive(Clone, Debug)]
@@ -87,6 +96,7 @@ pub struct RedisStore {
     /// How many commits were announced here.
     announced: Mutex<u64>,
     mode: watch::Sender<StorageMode>,
+    metrics: Arc<LinkMetrics>,
 }
 
 impl RedisStore {
@@ -99,11 +109,13 @@ impl RedisStore {
     ) -> Result<Self, Unusable> {
         let Options { target, pool_size, timeout, key_prefix } = options;
         let connector = Arc::new(Connector::new(&target, timeout).map_err(|error| Unusable::new(&target, &error))?);
+        let metrics = Arc::new(LinkMetrics::default());
+        let pool = |size| Pool::new(connector.clone(), size, timeout, metrics.clone());
         let store = Self {
-            pool: Pool::new(connector.clone(), pool_size, timeout),
-            bulk: Pool::new(connector.clone(), BULK_CONNECTIONS, timeout),
-            pulse: Pool::new(connector.clone(), 1, timeout),
-            connector,
+            pool: pool(pool_size),
+            bulk: pool(BULK_CONNECTIONS),
+            pulse: pool(1),
+            connector: connector.clone(),
             keys: Keys::new(&key_prefix),
             feed: Feed::default(),
             listener,
@@ -113,6 +125,7 @@ impl RedisStore {
             announced: Mutex::new(0),
             mode: watch::Sender::new(StorageMode::Degraded),
             target,
+            metrics,
         };
         store.check().await?;
         Ok(store)
@@ -171,13 +184,20 @@ fn micros(score: f64) -> Timestamp {
     Timestamp::from_micros(score as i64)
 }
 
+impl Measured for RedisStore {
+    fn metrics(&self) -> Metrics {
+        self.metrics.metrics()
+    }
+}
+
 #[async_trait]
 impl JobStore for RedisStore {
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
         self.is_ready()?;
         let mut command = cmd("HMGET");
         command.arg(self.keys.job(id)).arg(&READ);
-        let fields = self.pool.query(&command).await.map_err(|fault| Self::error(fault, id))?;
+        let fields = self.metrics.time(Command::Get, self.pool.query(&command)).await;
+        let fields = fields.map_err(|fault| Self::error(fault, id))?;
         match decode(id, fields) {
             Record::Missing => Ok(None),
             Record::Found(stored) => Ok(Some(stored)),
@@ -187,35 +207,36 @@ impl JobStore for RedisStore {
 
     async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Record>, StoreError> {
         self.is_ready()?;
-        Ok(self.read_many(ids).await?)
+        Ok(self.metrics.time(Command::GetMany, self.read_many(ids)).await?)
     }
 
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         self.is_ready()?;
-        self.write(job, previous).await
+        self.metrics.time(Command::Write, self.write(job, previous)).await
     }
 
     async fn replace_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
         match self.is_ready() {
-            Ok(()) => self.write_many(writes).await,
+            Ok(()) => self.metrics.time(Command::WriteMany, self.write_many(writes)).await,
             Err(error) => vec![Err(error); writes.len()],
         }
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
         self.is_ready()?;
-        Ok(self.page(query).await?)
+        Ok(self.metrics.time(Command::List, self.page(query)).await?)
     }
 
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
         let write = Write { id: &job.id, previous: Some(job), next: None, by: None, leaving: &[] };
-        write.run(&self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))?;
+        let forgotten = self.metrics.time(Command::Delete, write.run(&self.pool, &self.keys)).await;
+        forgotten.map_err(|fault| Self::error(fault, &job.id))?;
         Ok(())
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
         self.is_ready()?;
-        Ok(self.due_batch(now, limit).await?)
+        Ok(self.metrics.time(Command::Due, self.due_batch(now, limit)).await?)
     }
 
     fn accept_any(&self) {
@@ -223,7 +244,7 @@ impl JobStore for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.look().await.1?;
+        self.metrics.time(Command::Ping, self.look()).await.1?;
         self.connector.accept_any(false);
         self.link_is(StorageMode::Redis);
         Ok(())
@@ -231,9 +252,11 @@ impl JobStore for RedisStore {
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let started = Instant::now();
-        let ping = self.set_clock().await.ok().map(|()| started.elapsed());
+        let ping = timeout(STATS_PATIENCE, self.set_clock()).await.is_ok_and(|asked| asked.is_ok());
+        let ping = ping.then(|| started.elapsed());
         let pool = self.pool.stats();
-        let counts = if ping.is_some() { self.counts().await.ok() } else { None };
+        let counting = timeout(STATS_PATIENCE, self.metrics.time(Command::Count, self.counts()));
+        let counts = if ping.is_some() { counting.await.ok().and_then(Result::ok) } else { None };
         let redis = RedisStats { ping, in_use: pool.in_use, idle: pool.idle, waiting: pool.waiting };
         Ok(StoreStats { counts, held: 0, redis: Some(redis), cache: None, dirty: 0, last_reconciliation: None })
     }

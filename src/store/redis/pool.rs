@@ -23,7 +23,10 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::connect::{Connector, Wire, timed_out};
+use super::{
+    connect::{Connector, Wire, timed_out},
+    metrics::LinkMetrics,
+};
 use crate::store::jitter;
 
 /// How long keys that are on the move are waited for at a time.
@@ -68,6 +71,7 @@ pub struct Pool {
     under_way: AtomicU32,
     waiting: AtomicU32,
     turns: Semaphore,
+    metrics: Arc<LinkMetrics>,
     /// The share that was taken last, and how often it was used.
     current: Mutex<Option<(Link, u32)>>,
 }
@@ -89,7 +93,7 @@ pub struct PoolStats {
 impl Pool {
     /// At most `size` connections; one carries everything until callers wait for it. No command takes longer than
     /// `timeout`.
-    pub fn new(connector: Arc<Connector>, size: u32, timeout: Duration) -> Self {
+    pub fn new(connector: Arc<Connector>, size: u32, timeout: Duration, metrics: Arc<LinkMetrics>) -> Self {
         let replaced = Arc::new(AtomicU64::new(0));
         let manager = Manager { connector: connector.clone(), replaced: replaced.clone() };
         let connections = bb8::Pool::builder()
@@ -110,6 +114,7 @@ impl Pool {
             under_way: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             turns: Semaphore::new(AT_ONCE),
+            metrics,
             current: Mutex::default(),
         }
     }
@@ -133,6 +138,12 @@ impl Pool {
     }
 
     async fn send(&self, request: Request<'_>) -> Result<Vec<Answer>, Fault> {
+        let outcome = self.try_send(request).await;
+        self.metrics.count(&outcome);
+        outcome
+    }
+
+    async fn try_send(&self, request: Request<'_>) -> Result<Vec<Answer>, Fault> {
         let _under_way = Counted::new(&self.under_way);
         let deadline = Instant::now() + self.timeout;
         let mut attempt = 1;

@@ -1,5 +1,6 @@
 //! A real server on a real socket, and what talks to it.
 
+pub mod http;
 pub mod jobs;
 pub mod process;
 pub mod raw;
@@ -36,6 +37,8 @@ pub type Admin = AdminServiceClient<Channel>;
 /// A server in this process, which drains and ends when it is stopped.
 pub struct Server {
     pub address: SocketAddr,
+    /// Metrics and probes.
+    pub http: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
@@ -54,12 +57,12 @@ impl Server {
     /// Serves with these flags, on this clock.
     pub async fn with_clock(flags: &[&str], clock: Arc<dyn Clock>) -> Self {
         let server = server::Server::open_with_clock(&config(flags), clock).await.expect("its store is usable");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("a bound listener has an address");
+        let (listener, address) = listen().await;
+        let (http_listener, http) = listen().await;
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let running = tokio::spawn(server.run(listener, stopped));
-        Self { address, stop, running }
+        let running = tokio::spawn(server.run(listener, Some(http_listener), stopped));
+        Self { address, http, stop, running }
     }
 
     /// A new connection.
@@ -90,6 +93,12 @@ impl Server {
         self.stop.cancel();
         self.running.await.expect("the server ends without a panic");
     }
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound listener has an address");
+    (listener, address)
 }
 
 /// The configuration that these flags make.

@@ -15,10 +15,10 @@ use super::Client;
 /// How long a process may take for what it is asked; far more than it needs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The binary, not started yet, with no setting from outside.
+/// The binary, not started yet, with no setting from outside, and without an HTTP port unless `flags` ask for one.
 pub fn command(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jobtrack"));
-    command.args(flags).env_clear().stdin(Stdio::null());
+    command.args(flags).env_clear().env("JOBTRACK_HTTP_LISTEN", "off").stdin(Stdio::null());
     command
 }
 
@@ -46,7 +46,8 @@ impl Process {
         let mut child = command.spawn().expect("the binary can be started");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut banner = String::new();
-        while banner.lines().count() < 4 {
+        // The banner is written at once; what it has in its last line depends on the flags.
+        while banner.lines().count() < 4 || !lines.buffer().is_empty() {
             assert!(lines.read_line(&mut banner).expect("the banner is text") > 0, "it ended after {banner:?}");
         }
         let address = banner.split([' ', ',']).find_map(|word| word.parse().ok()).expect("the banner has the address");

@@ -3,9 +3,17 @@
 use std::io::{IsTerminal, stderr};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::config::LogFormat;
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Writes log lines that `filter` lets pass to standard error, from here on.
 pub fn init(format: LogFormat, filter: &str) -> Result<()> {

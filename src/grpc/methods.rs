@@ -1,0 +1,201 @@
+//! Every method that is served, as the descriptors have them, and what is counted of its calls.
+//!
+//! All numbers are there from the start, so that counting a call looks up nothing but its method.
+
+use std::{array::from_fn, sync::Arc, time::Duration};
+
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tonic::Code;
+
+use crate::{
+    proto::DESCRIPTORS,
+    telemetry::metrics::{Counter, CounterVec, Histogram, HistogramVec, Measured, Metrics, counters, histograms},
+};
+
+/// The codes by their numbers, as other gRPC servers name them.
+const CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// Upper bounds of how long calls take.
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+const LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
+
+/// A method.
+pub struct Method {
+    /// Where it is called: `/jobtrack.v1.JobService/GetJob`.
+    path: String,
+    /// Whether it has one answer, and that is whole when it begins.
+    pub is_unary: bool,
+    numbers: Option<Numbers>,
+}
+
+/// What is counted of a method's calls.
+struct Numbers {
+    started: Counter,
+    handled: [Counter; CODES.len()],
+    received: Counter,
+    sent: Counter,
+    seconds: Histogram,
+}
+
+impl Method {
+    /// Its name with its service: `jobtrack.v1.JobService/GetJob`.
+    pub fn name(&self) -> &str {
+        &self.path[1..]
+    }
+
+    /// A call has come, with its request.
+    pub fn started(&self) {
+        if let Some(numbers) = &self.numbers {
+            numbers.started.inc();
+            numbers.received.inc();
+        }
+    }
+
+    /// So many messages were sent to the caller.
+    pub fn sent(&self, messages: u64) {
+        if let Some(numbers) = &self.numbers {
+            numbers.sent.inc_by(messages);
+        }
+    }
+
+    /// A call has ended.
+    pub fn handled(&self, code: Code, time: Duration) {
+        if let Some(numbers) = &self.numbers {
+            numbers.handled[code as usize].inc();
+            numbers.seconds.observe(time.as_secs_f64());
+        }
+    }
+}
+
+/// All methods.
+pub struct Methods {
+    /// By their paths.
+    known: Vec<Arc<Method>>,
+    /// In the place of every other.
+    unknown: Arc<Method>,
+    families: Option<Families>,
+}
+
+/// The numbers of all methods.
+struct Families {
+    started: CounterVec,
+    handled: CounterVec,
+    received: CounterVec,
+    sent: CounterVec,
+    seconds: HistogramVec,
+}
+
+impl Methods {
+    /// Those that are served. Their calls are counted where they are `measured`.
+    pub fn new(measured: bool) -> Self {
+        let families = measured.then(Families::new);
+        let method = |kind: &str, service: &str, name: &str| {
+            let numbers = families.as_ref().map(|families| families.of([kind, service, name]));
+            Arc::new(Method { path: format!("/{service}/{name}"), is_unary: kind == "unary", numbers })
+        };
+        let mut known = Vec::new();
+        let sets = [
+            DESCRIPTORS,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        for set in sets {
+            let set = FileDescriptorSet::decode(set).expect("the descriptors were compiled with this binary");
+            for file in &set.file {
+                for service in &file.service {
+                    let full_name = format!("{}.{}", file.package(), service.name());
+                    known.extend(service.method.iter().map(|it| {
+                        let kind = kind(it.client_streaming(), it.server_streaming());
+                        method(kind, &full_name, it.name())
+                    }));
+                }
+            }
+        }
+        known.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        known.dedup_by(|a, b| a.path == b.path);
+        let unknown = method("unary", "unknown", "unknown");
+        Self { known, unknown, families }
+    }
+
+    /// The method that is called at `path`.
+    pub fn find(&self, path: &str) -> &Arc<Method> {
+        let found = self.known.binary_search_by(|method| method.path.as_str().cmp(path));
+        found.map_or(&self.unknown, |at| &self.known[at])
+    }
+}
+
+fn kind(client_streams: bool, server_streams: bool) -> &'static str {
+    match (client_streams, server_streams) {
+        (false, false) => "unary",
+        (false, true) => "server_stream",
+        (true, false) => "client_stream",
+        (true, true) => "bidi_stream",
+    }
+}
+
+impl Families {
+    fn new() -> Self {
+        let [kind, service, method] = LABELS;
+        Self {
+            started: counters("grpc_server_started_total", "Calls that have come.", &LABELS),
+            handled: counters(
+                "grpc_server_handled_total",
+                "Calls that have ended, by the status that they ended with; Canceled: the caller did not wait for it.",
+                &[kind, service, method, "grpc_code"],
+            ),
+            received: counters(
+                "grpc_server_msg_received_total",
+                "Messages that have come. Of a call one is counted, also where it streams them.",
+                &LABELS,
+            ),
+            sent: counters("grpc_server_msg_sent_total", "Messages that were sent.", &LABELS),
+            seconds: histograms(
+                "grpc_server_handling_seconds",
+                "Time from a call's arrival to its end; a stream ends when nothing more is sent.",
+                &SECONDS,
+                &LABELS,
+            ),
+        }
+    }
+
+    fn of(&self, labels: [&str; 3]) -> Numbers {
+        let [kind, service, method] = labels;
+        Numbers {
+            started: self.started.with_label_values(&labels),
+            handled: from_fn(|code| self.handled.with_label_values(&[kind, service, method, CODES[code]])),
+            received: self.received.with_label_values(&labels),
+            sent: self.sent.with_label_values(&labels),
+            seconds: self.seconds.with_label_values(&labels),
+        }
+    }
+}
+
+impl Measured for Methods {
+    fn metrics(&self) -> Metrics {
+        let Some(Families { started, handled, received, sent, seconds }) = &self.families else { return Vec::new() };
+        let counters = [started, handled, received, sent].map(|family| Box::new(family.clone()) as Box<_>);
+        let mut metrics: Metrics = counters.into();
+        metrics.push(Box::new(seconds.clone()));
+        metrics
+    }
+}

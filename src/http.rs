@@ -1,0 +1,114 @@
+//! Metrics and probes over HTTP, on a port of their own.
+
+mod scrape;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{
+    StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::warn;
+
+pub use scrape::Source;
+
+use crate::{store::StorageMode, telemetry::metrics::TEXT_FORMAT};
+
+/// How long a connection may last, which has one request; what is slower has no use for the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many connections are served at a time; more wait for their turn.
+const AT_ONCE: usize = 64;
+
+/// How long to wait where a connection can't be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How far the server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It does not take calls yet.
+    Starting,
+    /// It takes calls.
+    Serving,
+    /// It takes no more calls.
+    Draining,
+}
+
+/// What the pages tell of.
+pub struct Pages {
+    /// The metrics.
+    pub source: Source,
+    /// How far the server is.
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// Serves `/metrics`, `/livez` and `/readyz` on `listener`, until it is dropped.
+pub async fn serve(listener: TcpListener, pages: Pages) {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get("alive\n"))
+        .route("/readyz", get(ready))
+        .fallback((StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n"))
+        .with_state(Arc::new(pages));
+    let mut http = Builder::new(TokioExecutor::new()).http1_only();
+    http.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let mut connections = JoinSet::new();
+    loop {
+        let slot = slots.clone().acquire_owned().await.expect("it is never closed");
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "an HTTP connection can't be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
+        connections.spawn(async move {
+            // That a client went away or was too slow is of no interest.
+            _ = timeout(PATIENCE, connection).await;
+            drop(slot);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
+    match pages.source.scrape().await {
+        Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT), (CACHE_CONTROL, "no-store")], text).into_response(),
+        Err(error) => {
+            warn!(%error, "the metrics can't be written");
+            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written; the log says why\n").into_response()
+        }
+    }
+}
+
+async fn ready(State(pages): State<Arc<Pages>>) -> (StatusCode, &'static str) {
+    match (*pages.phase.borrow(), pages.source.mode()) {
+        (Phase::Starting, _) => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        (Phase::Draining, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining: it takes no more calls\n"),
+        (Phase::Serving, StorageMode::Degraded) => {
+            (StatusCode::OK, "ready: Redis is away, calls are answered from memory\n")
+        }
+        (Phase::Serving, StorageMode::Memory | StorageMode::Redis) => (StatusCode::OK, "ready\n"),
+    }
+}

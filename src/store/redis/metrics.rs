@@ -1,0 +1,109 @@
+//! What the link to Redis tells of itself.
+
+use redis::RedisError;
+use tokio::time::Instant;
+
+use super::{
+    pool::{Answer, Fault},
+    script::is_unknown,
+};
+use crate::telemetry::metrics::{Counters, Histograms, Measured, Metrics};
+
+/// What the store has Redis do.
+#[derive(Clone, Copy)]
+pub enum Command {
+    /// Reading a job.
+    Get,
+    /// Reading many.
+    GetMany,
+    /// Storing a version.
+    Write,
+    /// Storing many.
+    WriteMany,
+    /// Reading a page of a list.
+    List,
+    /// Counting jobs.
+    Count,
+    /// Reading what is due.
+    Due,
+    /// Forgetting a record.
+    Delete,
+    /// Looking whether it serves.
+    Ping,
+}
+
+impl Command {
+    const NAMES: [&str; 9] = ["get", "get_many", "write", "write_many", "list", "count", "due", "delete", "ping"];
+}
+
+/// What went wrong, as a place among the reasons.
+#[derive(Clone, Copy)]
+enum Failure {
+    Away,
+    Refused,
+}
+
+/// Upper bounds of how long commands take: up to the longest `--redis-timeout`, and what takes several.
+const SECONDS: [f64; 14] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 4.0];
+
+/// Times commands, and counts those that fail.
+pub struct LinkMetrics {
+    seconds: Histograms<{ Command::NAMES.len() }>,
+    failures: Counters<2>,
+}
+
+impl Default for LinkMetrics {
+    fn default() -> Self {
+        Self {
+            seconds: Histograms::new(
+                "jobtrack_redis_command_seconds",
+                "How long Redis took for what it was asked, failures included; some take several round trips.",
+                &SECONDS,
+                "command",
+                Command::NAMES,
+            ),
+            failures: Counters::new(
+                "jobtrack_redis_command_failures_total",
+                "Commands that Redis did not carry out: it was away (silent, or not able to serve), or refused.",
+                "reason",
+                ["away", "refused"],
+            ),
+        }
+    }
+}
+
+impl LinkMetrics {
+    /// Times `work`.
+    pub async fn time<T>(&self, command: Command, work: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let outcome = work.await;
+        self.seconds.of(command as usize).observe(started.elapsed().as_secs_f64());
+        outcome
+    }
+
+    /// Counts what failed among what was sent together.
+    pub fn count(&self, outcome: &Result<Vec<Answer>, Fault>) {
+        let failure = match outcome {
+            Ok(answers) => {
+                let refused =
+                    answers.iter().filter_map(|answer| answer.as_ref().err()).filter(|error| is_failure(error)).count();
+                return self.failures.of(Failure::Refused as usize).inc_by(refused as u64);
+            }
+            Err(Fault::Away(_)) => Failure::Away,
+            Err(Fault::Refused(error)) if is_failure(error) => Failure::Refused,
+            Err(Fault::Refused(_)) => return,
+        };
+        self.failures.of(failure as usize).inc();
+    }
+}
+
+/// A script that Redis has forgotten is sent again.
+fn is_failure(error: &RedisError) -> bool {
+    !is_unknown(error)
+}
+
+impl Measured for LinkMetrics {
+    fn metrics(&self) -> Metrics {
+        vec![self.seconds.collector(), self.failures.collector()]
+    }
+}

@@ -1,0 +1,94 @@
+//! The metrics of one server, gathered.
+
+use prometheus::{GaugeVec, Opts, TextEncoder, process_collector::ProcessCollector};
+
+use super::metrics::{Measured, VALID, counters};
+
+/// What goes on changing.
+pub struct Registry(prometheus::Registry);
+
+impl Registry {
+    /// What all of these have to tell, and what the system tells of the process.
+    pub fn of(measured: &[&dyn Measured]) -> Self {
+        let registry = prometheus::Registry::new();
+        let metrics = measured.iter().flat_map(|measured| measured.metrics());
+        for collector in metrics.chain([Box::new(ProcessCollector::for_self()) as Box<_>]) {
+            registry.register(collector).expect("each name is there once");
+        }
+        Self(registry)
+    }
+
+    /// All of it and `now` in Prometheus's text format.
+    pub fn text(&self, now: &Snapshot) -> anyhow::Result<String> {
+        let mut families = self.0.gather();
+        families.extend(now.0.gather());
+        Ok(TextEncoder::new().encode_to_string(&families)?)
+    }
+}
+
+/// What holds at one moment.
+#[derive(Default)]
+pub struct Snapshot(prometheus::Registry);
+
+/// A number as it is told.
+pub trait Number {
+    /// It.
+    fn real(self) -> f64;
+}
+
+impl Number for f64 {
+    fn real(self) -> f64 {
+        self
+    }
+}
+
+macro_rules! whole {
+    ($($kind:ty),*) => {$(
+        impl Number for $kind {
+            #[allow(clippy::cast_precision_loss, clippy::cast_lossless, reason = "what is counted stays below 2^53")]
+            fn real(self) -> f64 {
+                self as f64
+            }
+        }
+    )*};
+}
+whole!(u8, i32, u32, u64, usize);
+
+impl Snapshot {
+    /// A number.
+    pub fn gauge(&mut self, name: &str, help: &str, value: impl Number) {
+        let gauge = super::metrics::gauge(name, help);
+        gauge.set(value.real());
+        self.0.register(Box::new(gauge)).expect(VALID);
+    }
+
+    /// Numbers by the values of a label.
+    pub fn gauge_of<'a, N: Number>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'a str, N)>,
+    ) {
+        let gauges = GaugeVec::new(Opts::new(name, help), &[label]).expect(VALID);
+        for (of, value) in values {
+            gauges.with_label_values(&[of]).set(value.real());
+        }
+        self.0.register(Box::new(gauges)).expect(VALID);
+    }
+
+    /// Counts, kept elsewhere, by the values of a label.
+    pub fn counter_of<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'a str, u64)>,
+    ) {
+        let family = counters(name, help, &[label]);
+        for (of, value) in values {
+            family.with_label_values(&[of]).inc_by(value);
+        }
+        self.0.register(Box::new(family)).expect(VALID);
+    }
+}

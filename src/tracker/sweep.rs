@@ -1,0 +1,120 @@
+//! What time brings about: lost leases, expiries, forgotten tombstones.
+
+use std::{
+    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use tokio::{sync::Notify, task::yield_now, time::sleep};
+use tracing::debug;
+
+use super::Tracker;
+use crate::{
+    domain::{Change, Due, Job, JobError, Timestamp},
+    store::DueRecord,
+};
+
+/// How many due records are handled at a time.
+const SWEEP_BATCH: usize = 100;
+
+/// How many of them are handled side by side; each may be large.
+const AT_ONCE: usize = 4;
+
+/// The longest that the sweeper sleeps: bounds what a stepped clock or another replica's change can delay.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The least time between two sweeps: what comes due meanwhile is handled together.
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+
+/// When the sweeper means to wake, so that a change that is due sooner can wake it.
+pub struct Sweeper {
+    /// Microseconds; the latest time while it is at work.
+    planned: AtomicI64,
+    sooner: Notify,
+}
+
+impl Default for Sweeper {
+    fn default() -> Self {
+        Self { planned: AtomicI64::new(i64::MAX), sooner: Notify::new() }
+    }
+}
+
+impl Tracker {
+    /// Carries out what time brings about, for ever: lost leases, expiries, forgotten tombstones.
+    pub async fn sweep(&self) {
+        let mut mode = self.store.mode();
+        loop {
+            self.sweeper.planned.store(i64::MAX, Relaxed);
+            let next = self.sweep_due().await.unwrap_or_else(|error| {
+                // That the store is away, it says itself.
+                debug!(%error, "the sweep failed and will be tried again");
+                None
+            });
+            let next = next.unwrap_or(Timestamp::MAX);
+            let planned = self.sweeper.planned.fetch_min(next.as_micros(), Relaxed).min(next.as_micros());
+            sleep(SWEEP_PAUSE).await;
+            let wait = Timestamp::from_micros(planned).since(self.now()).min(SWEEP_INTERVAL);
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.sweeper.sooner.notified() => {}
+                // What could not be carried out meanwhile is due.
+                Ok(()) = mode.changed() => {}
+            }
+        }
+    }
+
+    /// Carries out what is due now. Returns when something will be due next.
+    pub async fn sweep_due(&self) -> Result<Option<Timestamp>, JobError> {
+        let mut first_due = None;
+        loop {
+            let batch = self.store.due(self.now(), SWEEP_BATCH).await?;
+            first_due = first_due.or_else(|| batch.records.first()?.stored.job.next_due().map(|(time, _)| time));
+            self.metrics.swept(first_due, self.now());
+            let (mut handled, mut failure) = (0, None);
+            let mut outcomes =
+                stream::iter(batch.records).map(|record| self.carry_out(record)).buffer_unordered(AT_ONCE);
+            while let Some(outcome) = outcomes.next().await {
+                match outcome {
+                    Ok(()) => handled += 1,
+                    // It must not keep the others from their turn.
+                    Err(error) => failure = Some(error),
+                }
+            }
+            if let Some(error) = failure.filter(|error| !matches!(error, JobError::Corrupt(_))) {
+                return Err(error);
+            }
+            if handled == 0 {
+                return Ok(batch.next);
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Carries out what is due for a record.
+    async fn carry_out(&self, record: DueRecord) -> Result<(), JobError> {
+        let DueRecord { stored, due } = record;
+        debug!(job_id = %stored.job.id, ?due, "due");
+        match due {
+            Due::Forget => self.store.delete(&stored.job).await.map_err(JobError::from),
+            // On a conflict it is no longer due, or comes again.
+            Due::LoseWorker => {
+                if let Ok((_, true)) = self.try_change(stored, &Change::LoseWorker).await? {
+                    self.metrics.lost();
+                }
+                Ok(())
+            }
+            Due::Expire => self.try_change(stored, &Change::Expire).await.map(drop),
+        }
+    }
+
+    /// Sees to it that a sweep comes when something is due for `job`.
+    pub(super) fn plan_sweep(&self, job: &Job) {
+        if let Some((time, _)) = job.next_due() {
+            let due = time.as_micros();
+            if self.sweeper.planned.fetch_min(due, Relaxed) > due {
+                self.sweeper.sooner.notify_one();
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The metrics are what their document says, and what Prometheus likes.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use crate::support::{Server, create, http::Scrape, redis::Redis, replicas::server_on};
+
+/// The names and kinds in the tables of `docs/metrics.md`.
+fn documented() -> BTreeMap<String, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    let text = fs::read_to_string(path).expect("the document is there");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    let rows = rows.map(|row| {
+        let (name, rest) = row.split_once('`').expect("a name ends");
+        let kind = rest.split('|').nth(1).expect("a row has a kind").trim();
+        (name.split('{').next().unwrap_or_default().to_owned(), kind.to_owned())
+    });
+    rows.collect()
+}
+
+/// Fails unless `promtool` has no complaint. `JOBTRACK_TEST_PROMTOOL` says where it is.
+fn assert_liked(scrape: &Scrape) {
+    let promtool = env::var("JOBTRACK_TEST_PROMTOOL").unwrap_or_else(|_| "promtool".to_owned());
+    let mut command = Command::new(&promtool);
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| {
+        panic!("{promtool} can't be started ({error}): install Prometheus, or set JOBTRACK_TEST_PROMTOOL")
+    });
+    child.stdin.take().expect("it is piped").write_all(scrape.text.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{}", scrape.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_documented_and_well_formed() {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    create(&mut server.client().await, "a").await;
+    let up = |scrape: &Scrape| scrape.count("jobtrack_redis_up") == 1;
+    let scrape = Scrape::until(server.http, "Redis", up).await;
+    assert_liked(&scrape);
+    let told: BTreeMap<_, _> =
+        scrape.declared().into_iter().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+    assert_eq!(told, documented());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn in_memory_nothing_is_said_of_redis() {
+    let server = Server::start().await;
+    let scrape = Scrape::of(server.http).await;
+    assert_liked(&scrape);
+    let of_redis = ["redis", "breaker", "reconcil", "cache", "dirty"];
+    let said: Vec<_> =
+        scrape.declared().into_keys().filter(|name| of_redis.iter().any(|it| name.contains(it))).collect();
+    assert!(said.is_empty(), "{said:?}");
+    assert!(scrape.count("process_resident_memory_bytes") > 1_000_000);
+    server.stop().await;
+}

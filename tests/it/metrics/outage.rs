@@ -1,0 +1,84 @@
+//! What the metrics say while Redis is away, and afterwards.
+
+use std::time::{Duration, Instant};
+
+use tonic_health::ServingStatus::NotServing;
+
+use crate::support::{
+    Server, create,
+    http::{Scrape, get},
+    redis::Redis,
+    relay::{Link, Relay},
+    replicas::{Health, read, server_on},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_told_step_by_step() {
+    let mut redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let mut client = server.client().await;
+    let from_redis = |scrape: &Scrape| scrape.count("jobtrack_storage_mode{mode=\"redis\"}") == 1;
+    let scrape = Scrape::until(server.http, "Redis", from_redis).await;
+    let opened = scrape.count("jobtrack_breaker_opened_total");
+    create(&mut client, "held").await;
+    for _ in 0..2 {
+        client.get_job(read("held")).await.expect("it is there");
+    }
+    client.get_job(read("missing")).await.expect_err("it is not there");
+
+    let scrape = Scrape::of(server.http).await;
+    assert_eq!(scrape.count("jobtrack_redis_up"), 1);
+    assert!(scrape.value("jobtrack_redis_ping_seconds") > 0.0);
+    assert!(scrape.count("jobtrack_redis_command_seconds_count{command=\"write\"}") >= 1);
+    assert!(scrape.count("jobtrack_redis_command_seconds_count{command=\"get\"}") >= 1);
+    let read_ones: u64 =
+        ["hit", "miss"].map(|it| scrape.count(&format!("jobtrack_cache_reads_total{{result=\"{it}\"}}"))).iter().sum();
+    assert!(read_ones >= 3, "{}", scrape.text);
+    assert_eq!(scrape.count("jobtrack_jobs{state=\"PENDING\"}"), 1);
+    assert!(scrape.count("jobtrack_redis_pool_connections{state=\"idle\"}") >= 1);
+    let failures = |scrape: &Scrape| scrape.count("jobtrack_redis_command_failures_total{reason=\"away\"}");
+    let failed_before = failures(&scrape);
+
+    redis.kill();
+    Health::watch(&server, "redis").await.until(NotServing).await;
+    create(&mut client, "new").await;
+    let scrape = Scrape::of(server.http).await;
+    assert_eq!(scrape.count("jobtrack_storage_mode{mode=\"degraded\"}"), 1);
+    assert_eq!(scrape.count("jobtrack_storage_mode{mode=\"redis\"}"), 0);
+    assert_eq!(scrape.count("jobtrack_redis_up"), 0);
+    assert!(!scrape.has("jobtrack_redis_ping_seconds"));
+    assert_eq!(scrape.count("jobtrack_dirty_jobs"), 1);
+    assert_eq!(scrape.count("jobtrack_breaker_opened_total"), opened + 1);
+    assert!(failures(&scrape) > failed_before);
+    assert_eq!(
+        get(server.http, "/readyz").await,
+        (200, "ready: Redis is away, calls are answered from memory\n".into())
+    );
+
+    redis.restart_empty().await;
+    let scrape = Scrape::until(server.http, "Redis again", from_redis).await;
+    assert_eq!(scrape.count("jobtrack_dirty_jobs"), 0);
+    assert!(scrape.count("jobtrack_reconciled_jobs_total{outcome=\"merged\"}") >= 1);
+    assert!(scrape.count("jobtrack_reconciliation_seconds_count") >= 1);
+    assert_eq!(scrape.count("jobtrack_jobs{state=\"PENDING\"}"), 2);
+    server.stop().await;
+}
+
+/// The longest limit for an answer of Redis is no limit for the metrics.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_redis_does_not_hold_the_metrics_up() {
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let server = Server::with(&["--redis-url", &relay.url(), "--redis-timeout", "4s"]).await;
+    create(&mut server.client().await, "held").await;
+    relay.set_all(Link::Hole);
+    let begun = Instant::now();
+    let scrape = Scrape::of(server.http).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(scrape.count("jobtrack_redis_up"), 0);
+    // How many there are is not known, and zero would be a lie.
+    assert!(!scrape.has("jobtrack_jobs{state=\"PENDING\"}"));
+    assert_eq!(scrape.count("jobtrack_jobs_created_total"), 1);
+    relay.set_all(Link::Pass);
+    server.stop().await;
+}

@@ -1,0 +1,87 @@
+//! The probes, and the port they are on.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{io::AsyncWriteExt, net::TcpListener, net::TcpStream, time::timeout};
+
+use crate::support::{
+    Server,
+    http::get,
+    process::{Process, output},
+    raw::Raw,
+};
+
+/// The address in the banner's last line.
+fn http_of(process: &Process) -> SocketAddr {
+    let url = process.banner.lines().last().and_then(|line| line.split_once("http://")?.1.strip_suffix("/metrics"));
+    url.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {:?}", process.banner))
+}
+
+async fn until_ready_is(http: SocketAddr, (status, text): (u16, &str)) {
+    let is_so = async { while get(http, "/readyz").await != (status, text.to_owned()) {} };
+    timeout(Duration::from_secs(20), is_so).await.unwrap_or_else(|_| panic!("{text} does not come"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_ready_until_it_drains_and_alive_until_it_ends() {
+    let process = Process::start(&["--http-listen", "127.0.0.1:0"]);
+    let http = http_of(&process);
+    assert_eq!(get(http, "/livez").await, (200, "alive\n".to_owned()));
+    // The banner comes first.
+    until_ready_is(http, (200, "ready\n")).await;
+
+    // A call whose request does not come keeps it from ending.
+    let connection = Raw::connect(process.address).await;
+    let (response, request) = connection.open("JobService/GetJob", &[]).await;
+    let begun = async { while !get(http, "/metrics").await.1.contains("jobtrack_connections 1") {} };
+    timeout(Duration::from_secs(20), begun).await.expect("it is connected");
+    process.signal("TERM");
+    until_ready_is(http, (503, "draining: it takes no more calls\n")).await;
+    assert_eq!(get(http, "/livez").await.0, 200);
+    assert_eq!(get(http, "/metrics").await.0, 200);
+    drop((response, request, connection));
+    let (status, log) = process.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains(&format!("http={http}")), "{log}");
+}
+
+#[tokio::test]
+async fn there_is_nothing_else() {
+    let server = Server::start().await;
+    for path in ["/", "/metrics/", "/debug/pprof", "/jobtrack.v1.JobService/GetJob"] {
+        assert_eq!(get(server.http, path).await.0, 404, "{path}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_are_in_nobodys_way() {
+    let server = Server::start().await;
+    let mut idle = Vec::new();
+    for _ in 0..60 {
+        let mut stream = TcpStream::connect(server.http).await.expect("it listens");
+        stream.write_all(b"GET /metr").await.expect("it reads");
+        idle.push(stream);
+    }
+    let answer = timeout(Duration::from_secs(2), get(server.http, "/livez")).await;
+    assert_eq!(answer.expect("it answers at once").0, 200);
+    timeout(Duration::from_secs(5), server.stop()).await.expect("nor in the way of the end");
+}
+
+#[tokio::test]
+async fn a_port_that_can_not_be_used_is_said_with_its_flag() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let taken = taken.local_addr().expect("it is bound").to_string();
+    for (address, words) in [(taken.as_str(), "in use"), ("nonsense", "is not HOST:PORT")] {
+        let output = output(&["--listen", "127.0.0.1:0", "--http-listen", address]);
+        let text = String::from_utf8(output.stderr).expect("errors are text");
+        assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+        assert!(text.contains(words) && text.contains("--http-listen") && text.contains(address), "{text}");
+    }
+}
+
+#[test]
+fn off_means_none() {
+    let process = Process::start(&["--http-listen", "off"]);
+    assert!(!process.banner.contains("metrics"), "{:?}", process.banner);
+}
