@@ -23,7 +23,7 @@ use tracing::{Instrument, Level, Span, debug, debug_span, enabled, field::Empty}
 use super::{
     deadline::Deadline,
     methods::{Method, Methods},
-    status::restate,
+    status::{code, restate},
 };
 use crate::domain::JobError;
 
@@ -32,10 +32,8 @@ pub async fn call(methods: Arc<Methods>, mut request: Request, next: Next) -> Re
     if !is_grpc(request.headers()) {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
-    let deadline = Deadline::of(request.headers());
+    let deadline = Deadline::take(request.headers_mut());
     request.extensions_mut().insert(deadline);
-    // tonic's own timer would answer CANCELLED.
-    request.headers_mut().remove("grpc-timeout");
 
     let call = Call::begin(methods.find(request.uri().path()).clone(), deadline.arrived());
     // A call that came too late is not begun.
@@ -76,23 +74,22 @@ impl Call {
         Self { method, arrived, span, code: Code::Cancelled }
     }
 
-    /// Ends with the status in these headers or trailers.
-    fn end(mut self, status: &HeaderMap) {
-        self.code = status.get("grpc-status").map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
+    /// Ends with the status in these trailers.
+    fn end(mut self, trailers: &HeaderMap) {
+        self.code = code(trailers).unwrap_or(Code::Unknown);
     }
 
     /// Ends with `response`: at once where that is whole.
     fn follow(mut self, response: Response) -> Response {
-        if response.headers().contains_key("grpc-status") {
-            self.end(response.headers());
-            return response;
+        match code(response.headers()) {
+            Some(code) => self.code = code,
+            None if self.method.is_unary => {
+                self.method.sent(1);
+                self.code = Code::Ok;
+            }
+            None => return response.map(|inner| Body::new(FollowedBody { inner, call: Some(self), missing: 0 })),
         }
-        if self.method.is_unary {
-            self.method.sent(1);
-            self.code = Code::Ok;
-            return response;
-        }
-        response.map(|inner| Body::new(FollowedBody { inner, call: Some(self), missing: 0 }))
+        response
     }
 }
 

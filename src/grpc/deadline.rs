@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
 /// For calls without a deadline of their own, until the response begins.
 const DEFAULT: Duration = Duration::from_secs(5);
+
+/// A name that is looked up as it is: one that is given as text would be read again for each call.
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// When a call must have ended.
 #[derive(Clone, Copy, Debug)]
@@ -16,9 +19,9 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Reads `grpc-timeout`. One that is malformed counts as none.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let timeout = headers.get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
+    /// Takes `grpc-timeout` out: tonic's own timer would answer CANCELLED. One that is malformed counts as none.
+    pub fn take(headers: &mut HeaderMap) -> Self {
+        let timeout = headers.remove(&GRPC_TIMEOUT).and_then(|value| parse(value.to_str().ok()?));
         let arrived = Instant::now();
         Self { given: timeout.and_then(|timeout| arrived.checked_add(timeout)), arrived }
     }

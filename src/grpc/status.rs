@@ -27,16 +27,22 @@ impl From<JobError> for Status {
     }
 }
 
+/// How a call has ended, by its headers or trailers; `None`: they don't say.
+pub fn code(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|status| Code::from_bytes(status.as_bytes()))
+}
+
 /// A call that tonic refused before any handler saw it, in our own words. `None`: the response is to be left as it is.
 ///
 /// tonic answers `INTERNAL` where a request can't be decoded, and `OUT_OF_RANGE` or `RESOURCE_EXHAUSTED` where it is too
 /// large. It writes such a status into the headers, without details; ours always have some.
 pub fn restate<B>(response: &Response<B>) -> Option<Status> {
     let headers: &HeaderMap = response.headers();
+    let code = code(headers)?;
     if headers.contains_key("grpc-status-details-bin") {
         return None;
     }
-    match Code::from_bytes(headers.get("grpc-status")?.as_bytes()) {
+    match code {
         Code::Internal => {
             let description = "can't be decoded as the message that this method takes".to_owned();
             Some(JobError::Invalid(vec![Violation { field: "request".to_owned(), description }]).into())
