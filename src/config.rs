@@ -159,7 +159,7 @@ impl Debug for Secret {
 }
 
 /// Where to serve metrics and probes if nothing else is said.
-const DEFAULT_HTTP_LISTEN: &str = "127.0.0.1:8080";
+pub const DEFAULT_HTTP_LISTEN: &str = "127.0.0.1:8080";
 
 /// Where to serve if nothing else is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:50051";

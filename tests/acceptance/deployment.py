@@ -5,6 +5,8 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
+import time
 
 import yaml
 from support import BINARY, PATIENCE, ROOT, TARGET
@@ -37,13 +39,45 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def promtool(*arguments, given=None):
+def promtool(*arguments):
     """Runs promtool in the folder of the rules and returns what it says; an error is one of the test."""
     unpacked = TARGET / "promtool" / "usr" / "bin" / "promtool"
     command = os.environ.get("JOBTRACK_TEST_PROMTOOL") or shutil.which("promtool") or unpacked
     folder = DEPLOY / "prometheus"
     command = [command, *arguments]
-    done = subprocess.run(command, cwd=folder, input=given, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     if done.returncode != 0:
         raise AssertionError(f"promtool {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
+
+
+class Redis:
+    """A real Redis on a port of its own."""
+
+    def __init__(self, *arguments):
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._folder = tempfile.TemporaryDirectory(prefix="redis-")
+        server = os.environ.get("JOBTRACK_TEST_REDIS", "redis-server")
+        command = [server, *arguments, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + PATIENCE
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError(f"it does not start: {' '.join(command)}")
+            time.sleep(0.01)
+
+    def _answers(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(7) == b"+PONG\r\n"
+        except OSError:
+            return False
+
+    def stop(self):
+        """Kills it and deletes what it kept."""
+        self.process.kill()
+        self.process.wait()
+        self._folder.cleanup()

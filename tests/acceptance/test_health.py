@@ -4,6 +4,7 @@ import subprocess
 from functools import partial
 
 import grpc
+from deployment import free_port
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support import BINARY, PATIENCE, Server, ServerCase, api, clean_environment
 
@@ -47,6 +48,17 @@ class Health(ServerCase):
         # As in the container: the address to listen on is the one to ask.
         port = self.server.address.rpartition(":")[2]
         self.assertEqual(probe(JOBTRACK_LISTEN=f"0.0.0.0:{port}"), 0)
+
+    def test_probe_over_http(self):
+        address = f"127.0.0.1:{free_port()}"
+        server = Server("serve", "--listen", "127.0.0.1:0", "--http-listen", address)
+        self.addCleanup(server.stop)
+        # The first call is answered once it is ready.
+        server.jobs.ListJobs(api.ListJobsRequest())
+        self.assertEqual(probe("--http", "--http-addr", address), 0)
+        self.assertEqual(probe("--http", JOBTRACK_HTTP_LISTEN=address), 0)
+        server.stop()
+        self.assertEqual(probe("--http", "--http-addr", address), 1)
 
 
 class Shutdown(ServerCase):

@@ -1,17 +1,27 @@
-"""deploy/prometheus and deploy/grafana: the rules fire when they should, and the dashboard is whole."""
+"""deploy/prometheus and deploy/grafana: the rules work, and they ask for what the real server says of itself."""
 
 import json
 import re
 import tempfile
 import unittest
+import urllib.request
 
 import yaml
-from deployment import DEPLOY, document, promtool
-from support import ROOT
+from deployment import DEPLOY, Redis, document, free_port, promtool
+from prometheus_client.parser import text_string_to_metric_families
+from support import ROOT, Server, api, job
 
 ALERTS = [rule for group in document("prometheus/alerts.yaml")["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((DEPLOY / "grafana" / "jobtrack.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+# What Prometheus adds to everything that it scrapes.
+SCRAPED = {"job", "instance"}
+# The codes as go-grpc-prometheus writes them.
+CODES = {
+    "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists", "PermissionDenied",
+    "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented", "Internal", "Unavailable",
+    "DataLoss", "Unauthenticated",
+}  # fmt: skip
 
 
 def queries():
@@ -85,3 +95,51 @@ class Dashboard(unittest.TestCase):
         declared = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
         used = set(re.findall(r"\$\{?(\w+)", json.dumps(PANELS))) - {"__rate_interval"}
         self.assertEqual(used, declared)
+
+
+class Exposition(unittest.TestCase):
+    """What the real server says of itself, in memory and with Redis, after calls of every kind."""
+
+    @classmethod
+    def setUpClass(cls):
+        redis = Redis()
+        cls.addClassCleanup(redis.stop)
+        cls.samples = {}
+        for arguments in ((), ("--redis-url", redis.url)):
+            http = f"127.0.0.1:{free_port()}"
+            server = Server("serve", "--listen", "127.0.0.1:0", "--http-listen", http, *arguments)
+            cls.addClassCleanup(server.stop)
+            created = server.jobs.CreateJob(api.CreateJobRequest(kind="a")).job
+            watch = server.jobs.WatchJob(api.WatchJobRequest(job_id=created.id))
+            next(watch)
+            server.jobs.UpdateProgress(api.UpdateProgressRequest(job_id=created.id, progress=job.Progress(percent=50)))
+            server.jobs.CompleteJob(api.CompleteJobRequest(job_id=created.id))
+            list(watch)
+            with urllib.request.urlopen(f"http://{http}/metrics") as response:
+                text = response.read().decode()
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    for label, value in {"": "", **sample.labels}.items():
+                        cls.samples.setdefault(sample.name, {}).setdefault(label, set()).add(value)
+
+    def test_every_query_names_what_exists(self):
+        for title, query in queries():
+            asked = dict(selectors(query))
+            self.assertTrue(asked)
+            for name, matchers in selectors(query):
+                if name == "up":
+                    continue
+                with self.subTest(title, metric=name):
+                    self.assertTrue(name in self.samples, "there is no such metric")
+                    for label, operator, value in matchers:
+                        if label not in SCRAPED:
+                            self.assertIn(label, self.samples[name])
+                            known = CODES if label == "grpc_code" else self.samples[name][label]
+                            self.assertLessEqual(set(value.split("|")), known)
+            labels = set().union(SCRAPED, *(self.samples.get(name, {}) for name in asked))
+            for grouping in re.findall(r"(?:by|on|group_left) \(([^)]*)\)", query):
+                with self.subTest(title, grouping=grouping):
+                    self.assertLessEqual(set(grouping.split(", ")), labels)
+
+    def test_codes_are_written_as_stock_dashboards_expect(self):
+        self.assertLessEqual(self.samples["grpc_server_handled_total"]["grpc_code"], CODES)
