@@ -10,6 +10,9 @@
 //! | [`store`] | where jobs are kept | `clock`, `domain`, `telemetry` |
 //! | [`watch`] | from a store's announcements to subscribers | the above |
 //! | [`tracker`] | the use cases | the above |
+//! | `reload` | values that follow their files | nothing |
+//! | [`auth`] | who calls | `domain`, `reload` |
+//! | [`tls`] | what connections are taken with | `reload` |
 //! | [`grpc`] | the services, and what each call passes | the above, `proto` |
 //! | [`http`] | metrics and probes | the above, but `grpc` |
 //! | [`server`] | puts one together and runs it | the above, `config` |
@@ -17,15 +20,17 @@
 //!
 //! # One request
 //!
-//! `UpdateProgress` comes in through `grpc/call.rs`, which sees to its deadline and its log line, to the handler in
-//! `grpc/jobs.rs`. `grpc/convert` makes a [`Change`](domain::Change) of it, or refuses it. [`Tracker::change`]
+//! `UpdateProgress` comes in through `grpc/call.rs`, which sees to who may make it, its deadline and its log line, to the
+//! handler in
+//! `grpc/jobs.rs`. `grpc/convert` makes a [`Change`](domain::Change) of it, or refuses it. [`Calls::change`]
 //! reads the job, lets [`Job::apply`](domain::Job::apply) decide what becomes of it, and stores that by
 //! [`JobStore::replace`](store::JobStore::replace). The store announces it to the [`Hub`](watch::Hub), which hands it
 //! to those who watch; their events go out through `grpc/stream.rs`. A refusal is a
 //! [`JobError`](domain::JobError) up to `grpc/status.rs`.
 //!
-//! [`Tracker::change`]: tracker::Tracker::change
+//! [`Calls::change`]: tracker::Calls::change
 
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -33,8 +38,10 @@ pub mod domain;
 pub mod grpc;
 pub mod http;
 pub mod proto;
+mod reload;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod tracker;
 pub mod watch;

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
+use anyhow::{Error, Result};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
+    auth::Authenticator,
     clock::{Clock, SteeredClock, SystemClock},
-    config::Config,
+    config::{Config, SecurityConfig},
     grpc::{self, Face},
     http::{self, Pages, Phase, Source},
-    store::{
-        Failover, Held, MemoryStore, RedisStore,
-        redis::{Options, Unusable},
-    },
+    reload::{Refresh, follow},
+    store::{Failover, Held, MemoryStore, RedisStore, redis::Options},
     telemetry::metrics::Measured,
+    tls::Tls,
     tracker::Tracker,
     watch::Hub,
 };
@@ -24,25 +25,44 @@ use crate::{
 pub struct Server {
     tracker: Arc<Tracker>,
     hub: Arc<Hub>,
+    security: Security,
     /// Follows what other replicas do.
     redis: Option<(Arc<RedisStore>, Arc<Failover>)>,
 }
 
+/// Who may connect and call.
+struct Security {
+    tls: Option<Tls>,
+    authenticator: Authenticator,
+}
+
+impl Security {
+    fn open(config: &SecurityConfig) -> Result<Self, String> {
+        Ok(Self { tls: config.tls()?, authenticator: config.authenticator()? })
+    }
+
+    /// What follows files.
+    fn sources(&self) -> Vec<Arc<dyn Refresh>> {
+        self.tls.iter().map(Tls::source).chain(self.authenticator.sources()).collect()
+    }
+}
+
 impl Server {
-    /// Opens the store that `config` names. An error is a mistake that has to be mended first; a Redis that is away is
-    /// none.
-    pub async fn open(config: &Config) -> Result<Self, Unusable> {
+    /// Opens what `config` names: the store, and the files of TLS and of identities. An error is a mistake that has to be
+    /// mended first; a Redis that is away is none.
+    pub async fn open(config: &Config) -> Result<Self> {
         Self::open_with_clock(config, Arc::new(SystemClock)).await
     }
 
     /// The same, on another clock than the machine's.
-    pub async fn open_with_clock(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, Unusable> {
+    pub async fn open_with_clock(config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        let security = Security::open(&config.security).map_err(Error::msg)?;
         let hub = Arc::new(Hub::default());
         let retention = config.retention();
         let Some(target) = config.redis.target() else {
             let store = Arc::new(MemoryStore::new(config.max_memory_jobs, hub.clone()));
             let tracker = Arc::new(Tracker::new(store, hub.clone(), clock, retention));
-            return Ok(Self { tracker, hub, redis: None });
+            return Ok(Self { tracker, hub, security, redis: None });
         };
         let options = Options {
             target: target.clone(),
@@ -56,15 +76,17 @@ impl Server {
         let fallback = config.redis.fallback.into();
         let store = Arc::new(Failover::new(redis.clone(), held, clock.clone(), fallback));
         let tracker = Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention));
-        Ok(Self { tracker, hub, redis: Some((redis, store)) })
+        Ok(Self { tracker, hub, security, redis: Some((redis, store)) })
     }
 
     /// Serves on `listener` until `shutdown` ends, then drains: health says `NOT_SERVING`, streams end, calls that are
     /// under way may end for 20 seconds. Everything that was started has ended when it returns. Metrics and probes are
     /// on `http` all the while; without it calls are not counted.
     pub async fn run(self, listener: TcpListener, http: Option<TcpListener>, shutdown: impl Future<Output = ()>) {
-        let Self { tracker, hub, redis } = self;
-        let face = Arc::new(Face::new(tracker.clone(), http.is_some()).await);
+        let Self { tracker, hub, security, redis } = self;
+        let sources = security.sources();
+        let Security { tls, authenticator } = security;
+        let face = Arc::new(Face::new(tracker.clone(), authenticator, http.is_some()).await);
         let connections = TaskTracker::new();
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
@@ -84,6 +106,7 @@ impl Server {
             tasks.spawn(stop.clone().run_until_cancelled_owned(async move { failover.run().await }));
             redis.settle().await;
         }
+        tasks.spawn(stop.clone().run_until_cancelled_owned(follow(sources)));
         let reports = face.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { reports.report_redis().await }));
 
@@ -94,7 +117,7 @@ impl Server {
             face.drain().await;
         };
         phase.send_replace(Phase::Serving);
-        tokio::join!(grpc::serve(listener, face.service.clone(), connections, draining.clone(), drained), async {
+        tokio::join!(grpc::serve(listener, tls, face.service.clone(), connections, draining.clone(), drained), async {
             shutdown.await;
             draining.cancel();
         });

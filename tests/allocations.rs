@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderValue, Request, Version, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
 use jobtrack::{
+    auth::Authenticator,
     clock::SystemClock,
     domain::Retention,
     grpc::Face,
@@ -61,7 +62,8 @@ async fn calls_allocate_no_more_than_they_did() {
     let retention = Retention { succeeded: none, failed: none, cancelled: none, active: none };
     let hub = Arc::new(Hub::default());
     let store = Arc::new(MemoryStore::new(1000, hub.clone()));
-    let face = Face::new(Arc::new(Tracker::new(store, hub, Arc::new(SystemClock), retention)), true).await;
+    let tracker = Arc::new(Tracker::new(store, hub, Arc::new(SystemClock), retention));
+    let face = Face::new(tracker, Authenticator::open_to_all(), true).await;
     let id = |number: u64| format!("job-{number:04}");
     let kind = "video.render".to_owned();
     let created = (0..=CALLS).map(|number| CreateJobRequest {

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
@@ -26,6 +26,7 @@ async fn serve(config: &Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = listen("--listen", &config.listen).await?;
     let address = listener.local_addr()?;
+    config.security.permits(address).map_err(Error::msg)?;
     let http = match config.http_listen() {
         Some(address) => Some(listen("--http-listen", address).await?),
         None => None,

@@ -1,4 +1,5 @@
-//! What holds for each call of every service: its deadline, its log line, its numbers, and that errors are ours.
+//! What holds for each call of every service: who may make it, its deadline, its log line, its numbers, and that errors
+//! are ours.
 
 use std::{
     pin::Pin,
@@ -21,30 +22,38 @@ use tonic::{Code, Status};
 use tracing::{Instrument, Level, Span, debug, debug_span, enabled, field::Empty};
 
 use super::{
+    auth::admit,
+    context::CallContext,
     deadline::Deadline,
     methods::{Method, Methods},
     status::{code, restate},
 };
-use crate::domain::JobError;
+use crate::{auth::Authenticator, domain::JobError};
 
 /// Passes a call on to its handler.
-pub async fn call(methods: Arc<Methods>, mut request: Request, next: Next) -> Response {
+pub async fn call(
+    methods: Arc<Methods>,
+    authenticator: Arc<Authenticator>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if !is_grpc(request.headers()) {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     let deadline = Deadline::take(request.headers_mut());
-    request.extensions_mut().insert(deadline);
-
     let call = Call::begin(methods.find(request.uri().path()).clone(), deadline.arrived());
-    // A call that came too late is not begun.
-    let answered = if deadline.has_passed() {
-        None
-    } else {
-        timeout_at(deadline.for_response(), next.run(request).instrument(call.span.clone())).await.ok()
-    };
-    let response = match answered {
-        Some(response) => restate(&response).map_or(response, Status::into_http),
-        None => Status::from(JobError::DeadlineExceeded).into_http(),
+    let response = match admit(&authenticator, &request) {
+        // A call that came too late is not begun.
+        Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
+        Ok(grant) => {
+            request.extensions_mut().insert(CallContext { deadline, grant });
+            let answered = timeout_at(deadline.for_response(), next.run(request).instrument(call.span.clone())).await;
+            match answered {
+                Ok(response) => restate(&response).map_or(response, Status::into_http),
+                Err(_) => Status::from(JobError::DeadlineExceeded).into_http(),
+            }
+        }
+        Err(refusal) => refusal.into_http(),
     };
     call.follow(response)
 }

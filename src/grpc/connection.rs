@@ -1,26 +1,24 @@
 //! Connections: accepting them, what each may use, and letting them go.
 
-use std::{io, pin::pin, time::Duration};
+use std::{future::pending, pin::pin, time::Duration};
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::Service;
-
-/// What HTTP/2 clients send first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How long a connection may take until it has said which protocol it speaks.
-const FIRST_BYTES: Duration = Duration::from_secs(10);
+use super::{
+    Service,
+    link::{FIRST_BYTES, Link},
+};
+use crate::tls::Tls;
 
 /// How long draining may take; then what is still open is cut off.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
@@ -28,10 +26,12 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 /// How long to wait where a connection can't be accepted, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves every connection, each as one of `connections`, until `shutdown` is cancelled and `drained` has told the callers; then lets calls end, for
+/// Serves every connection, under `tls` if there is one and each as one of `connections`, until `shutdown` is cancelled
+/// and `drained` has told the callers; then lets calls end, for
 /// a limited time, and returns when the last connection is closed.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Tls>,
     service: Service,
     connections: TaskTracker,
     shutdown: CancellationToken,
@@ -54,17 +54,33 @@ pub async fn serve(
             },
         };
         let (http, service, watcher) = (http.clone(), service.clone(), graceful.watcher());
-        let shutdown = shutdown.clone();
+        let (shutdown, tls) = (shutdown.clone(), tls.clone());
         connections.spawn(cut_off.clone().run_until_cancelled_owned(async move {
-            match shutdown.run_until_cancelled(expect_protocol(&stream)).await {
-                Some(Ok(())) => {}
+            let link = match shutdown.run_until_cancelled(Link::open(stream, tls.as_ref())).await {
+                Some(Ok(link)) => link,
                 Some(Err(error)) => return debug!(%error, "a connection was closed before it spoke"),
                 None => return,
-            }
-            let service = TowerToHyperService::new(service);
-            let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
-            if let Err(error) = watcher.watch(connection).await {
-                debug!(error, "a connection ended early");
+            };
+            let (peer, check) = link.peer(tls.as_ref()).unzip();
+            let service = TowerToHyperService::new(service.map_request(move |mut request: Request<Incoming>| {
+                peer.clone().map(|peer| request.extensions_mut().insert(peer));
+                request
+            }));
+            let connection = watcher.watch(http.serve_connection(TokioIo::new(link), service).into_owned());
+            let check = async {
+                if let Some(check) = check {
+                    check.await;
+                }
+                pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                ended = connection => {
+                    if let Err(error) = ended {
+                        debug!(error, "a connection ended early");
+                    }
+                }
+                () = check => {}
             }
         }));
     }
@@ -94,21 +110,4 @@ fn http() -> Builder<TokioExecutor> {
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10));
     http
-}
-
-/// Waits until the peer has said which protocol it speaks: the whole preface of HTTP/2, or something else.
-async fn expect_protocol(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let spoken = async {
-        let mut seen = [0; PREFACE.len()];
-        loop {
-            match stream.peek(&mut seen).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                n if n == PREFACE.len() || seen[..n] != PREFACE[..n] => return Ok(()),
-                // What was peeked at stays readable, so there is no signal for more.
-                _ => sleep(Duration::from_millis(10)).await,
-            }
-        }
-    };
-    timeout(FIRST_BYTES, spoken).await?
 }

@@ -8,16 +8,20 @@ use tonic::{Request, Response, Status};
 use tracing::Span;
 
 use super::{
+    context::caller,
     convert,
     stream::{Ending, Events, respond, respond_with, until},
 };
 use crate::{
-    domain::{ANYONE, Change, JobError, JobId},
+    domain::{Change, JobError, JobId},
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
     tracker::Tracker,
 };
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// Finds a change in a request, and of which job.
+type Read<R> = fn(R) -> Result<(JobId, Change), JobError>;
 
 /// Serves `JobService`.
 pub struct Jobs {
@@ -31,10 +35,12 @@ impl Jobs {
         Self { tracker, drain }
     }
 
-    /// Makes a change; returns the job as stored, and whether the change had anything to do.
-    async fn change(&self, (id, change): (JobId, Change)) -> Result<(v1::Job, bool), Status> {
+    /// Makes the change that `read` finds in a request; returns the job as stored, and whether the change had anything to do.
+    async fn change<R>(&self, request: Request<R>, read: Read<R>) -> Result<(v1::Job, bool), Status> {
+        let caller = caller(&request)?;
+        let (id, change) = read(request.into_inner())?;
         note(&id);
-        let (stored, applied) = self.tracker.on_behalf_of(&ANYONE).change(&id, &change).await?;
+        let (stored, applied) = self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
         Ok((convert::job(&stored, self.tracker.now()), applied))
     }
 }
@@ -50,24 +56,27 @@ impl JobService for Jobs {
     type WatchJobsStream = Events<EncodedEvent>;
 
     async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Answer<v1::CreateJobResponse> {
+        let caller = caller(&request)?;
         let new = convert::create(request.into_inner())?;
-        let (stored, created) = self.tracker.on_behalf_of(&ANYONE).create(new).await?;
+        let (stored, created) = self.tracker.on_behalf_of(&caller).create(new).await?;
         note(&stored.job.id);
         let job = Some(convert::job(&stored, self.tracker.now()));
         respond(v1::CreateJobResponse { job, created })
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::GetJobResponse> {
+        let caller = caller(&request)?;
         let (id, min_revision) = convert::get(request.get_ref())?;
         note(&id);
-        let stored = self.tracker.on_behalf_of(&ANYONE).get(&id, min_revision).await?;
+        let stored = self.tracker.on_behalf_of(&caller).get(&id, min_revision).await?;
         let job = Some(convert::job(&stored, self.tracker.now()));
         respond(v1::GetJobResponse { job, source: convert::source(stored.source).into() })
     }
 
     async fn batch_get_jobs(&self, request: Request<v1::BatchGetJobsRequest>) -> Answer<v1::BatchGetJobsResponse> {
+        let caller = caller(&request)?;
         let ids = convert::batch_get(request.get_ref())?;
-        let (found, missing) = self.tracker.on_behalf_of(&ANYONE).batch_get(ids).await?;
+        let (found, missing) = self.tracker.on_behalf_of(&caller).batch_get(ids).await?;
         let now = self.tracker.now();
         let jobs = found.iter().map(|stored| convert::job(stored, now)).collect();
         let missing_ids = missing.iter().map(ToString::to_string).collect();
@@ -75,49 +84,52 @@ impl JobService for Jobs {
     }
 
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Answer<v1::ListJobsResponse> {
+        let caller = caller(&request)?;
         let now = self.tracker.now();
-        let (query, full) = convert::list(request.into_inner(), &ANYONE, now)?;
-        let page = self.tracker.on_behalf_of(&ANYONE).list(&query).await?;
-        respond(convert::page(&page, &query.filter, &ANYONE, full, now))
+        let (query, full) = convert::list(request.into_inner(), &caller, now)?;
+        let page = self.tracker.on_behalf_of(&caller).list(&query).await?;
+        respond(convert::page(&page, &query.filter, &caller, full, now))
     }
 
     async fn update_progress(&self, request: Request<v1::UpdateProgressRequest>) -> Answer<v1::UpdateProgressResponse> {
-        let (job, applied) = self.change(convert::update(request.into_inner())?).await?;
+        let (job, applied) = self.change(request, convert::update).await?;
         respond(v1::UpdateProgressResponse { job: Some(job), applied })
     }
 
     async fn complete_job(&self, request: Request<v1::CompleteJobRequest>) -> Answer<v1::CompleteJobResponse> {
-        let (job, _) = self.change(convert::complete(request.into_inner())?).await?;
+        let (job, _) = self.change(request, convert::complete).await?;
         respond(v1::CompleteJobResponse { job: Some(job) })
     }
 
     async fn fail_job(&self, request: Request<v1::FailJobRequest>) -> Answer<v1::FailJobResponse> {
-        let (job, _) = self.change(convert::fail(request.into_inner())?).await?;
+        let (job, _) = self.change(request, convert::fail).await?;
         respond(v1::FailJobResponse { job: Some(job) })
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::CancelJobResponse> {
-        let (job, _) = self.change(convert::cancel(request.into_inner())?).await?;
+        let (job, _) = self.change(request, convert::cancel).await?;
         respond(v1::CancelJobResponse { job: Some(job) })
     }
 
     async fn confirm_cancel(&self, request: Request<v1::ConfirmCancelRequest>) -> Answer<v1::ConfirmCancelResponse> {
-        let (job, _) = self.change(convert::confirm_cancel(request.into_inner())?).await?;
+        let (job, _) = self.change(request, convert::confirm_cancel).await?;
         respond(v1::ConfirmCancelResponse { job: Some(job) })
     }
 
     async fn delete_job(&self, request: Request<v1::DeleteJobRequest>) -> Answer<v1::DeleteJobResponse> {
+        let caller = caller(&request)?;
         let (id, change) = convert::delete(request.get_ref())?;
         note(&id);
-        self.tracker.on_behalf_of(&ANYONE).change(&id, &change).await?;
+        self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
         respond(v1::DeleteJobResponse {})
     }
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Answer<Self::WatchJobStream> {
+        let caller = caller(&request)?;
         let ending = Ending::of(request.extensions(), &self.drain);
         let (id, resume_token, pace) = convert::watch_job(request.into_inner())?;
         note(&id);
-        let watch = self.tracker.on_behalf_of(&ANYONE).watch_job(&id, &resume_token, pace).await?;
+        let watch = self.tracker.on_behalf_of(&caller).watch_job(&id, &resume_token, pace).await?;
         let events = unfold((Box::new(watch), self.tracker.clone()), |(mut watch, tracker)| async move {
             let event = watch.next().await?;
             Some((event.map(|event| convert::event(event, tracker.now())).map_err(Status::from), (watch, tracker)))
@@ -126,9 +138,10 @@ impl JobService for Jobs {
     }
 
     async fn watch_jobs(&self, request: Request<v1::WatchJobsRequest>) -> Answer<Self::WatchJobsStream> {
+        let caller = caller(&request)?;
         let ending = Ending::of(request.extensions(), &self.drain);
         let (scope, resume_token, pace) = convert::watch_jobs(request.into_inner())?;
-        let watch = self.tracker.on_behalf_of(&ANYONE).watch_jobs(scope, &resume_token, pace);
+        let watch = self.tracker.on_behalf_of(&caller).watch_jobs(scope, &resume_token, pace);
         let events = unfold(Some((Box::new(watch), self.tracker.clone())), |open| async move {
             let (mut watch, tracker) = open?;
             match watch.next().await {

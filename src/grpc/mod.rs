@@ -1,12 +1,15 @@
 //! The gRPC face: what is served where, and what each call passes on its way.
 
 mod admin;
+mod auth;
 mod call;
 mod connection;
+mod context;
 mod convert;
 mod deadline;
 mod health;
 mod jobs;
+mod link;
 mod methods;
 mod status;
 mod stream;
@@ -30,6 +33,7 @@ pub use connection::serve;
 
 use self::methods::Methods;
 use crate::{
+    auth::Authenticator,
     proto::{
         DESCRIPTORS, health::health_server::HealthServer, served::job_service_server::JobServiceServer,
         v1::admin_service_server::AdminServiceServer,
@@ -65,8 +69,9 @@ pub struct Face {
 }
 
 impl Face {
-    /// Serves `tracker`, and counts calls if it is `measured`. It is healthy from here on.
-    pub async fn new(tracker: Arc<Tracker>, measured: bool) -> Self {
+    /// Serves `tracker` to those whom `authenticator` knows, and counts calls if it is `measured`. It is healthy from
+    /// here on.
+    pub async fn new(tracker: Arc<Tracker>, authenticator: Authenticator, measured: bool) -> Self {
         let methods = Arc::new(Methods::new(measured));
         let drain = CancellationToken::new();
         let reporter = HealthReporter::new();
@@ -79,7 +84,7 @@ impl Face {
             health::report(&reporter, &[REDIS], status).await;
         }
         let health = health::ServiceHealth::new(reporter.clone(), names, drain.clone());
-        let service = routes(&tracker, health, &drain, &methods);
+        let service = routes(&tracker, health, authenticator, &drain, &methods);
         Self { service, reporter, mode, drain, methods }
     }
 
@@ -133,6 +138,7 @@ macro_rules! limited {
 fn routes(
     tracker: &Arc<Tracker>,
     health: health::ServiceHealth,
+    authenticator: Authenticator,
     drain: &CancellationToken,
     methods: &Arc<Methods>,
 ) -> Service {
@@ -146,7 +152,7 @@ fn routes(
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
     };
-    let methods = methods.clone();
+    let (methods, authenticator) = (methods.clone(), Arc::new(authenticator));
     let valid = "the descriptors were compiled with this binary";
     let router = Routes::new(jobs)
         .add_service(admin)
@@ -154,6 +160,6 @@ fn routes(
         .add_service(reflection().build_v1().expect(valid))
         .add_service(reflection().build_v1alpha().expect(valid))
         .into_axum_router()
-        .layer(from_fn(move |request, next| call::call(methods.clone(), request, next)));
+        .layer(from_fn(move |request, next| call::call(methods.clone(), authenticator.clone(), request, next)));
     GrpcWebLayer::new().layer(Routes::from(router))
 }

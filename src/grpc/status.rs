@@ -54,6 +54,11 @@ pub fn restate<B>(response: &Response<B>) -> Option<Status> {
     }
 }
 
+/// A call of a method that is not served.
+pub fn unimplemented() -> Status {
+    Status::unimplemented("there is no such method")
+}
+
 fn describe(error: JobError) -> (Code, ErrorDetails) {
     match error {
         JobError::Invalid(violations) => {

@@ -1,4 +1,5 @@
-//! From a watch to a response stream, which also ends when the server drains or the caller's time is over.
+//! From a watch to a response stream, which also ends when the server drains, the caller's time is over, or its
+//! credentials no longer count.
 
 use std::{
     mem::replace,
@@ -13,8 +14,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Response, Status};
 
-use super::{MAX_RESPONSE, deadline::Deadline};
-use crate::domain::JobError;
+use super::{MAX_RESPONSE, context::CallContext};
+use crate::{
+    auth::Grant,
+    domain::{JobError, Unauthenticated},
+};
 
 /// Most clients accept compression whether it helps or not: answers up to this size in bytes are sent as they are.
 const WORTH_COMPRESSING: usize = 1024;
@@ -26,13 +30,16 @@ pub type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct Ending {
     drain: CancellationToken,
     deadline: Option<Duration>,
+    grant: Option<Grant>,
 }
 
 impl Ending {
     /// For the call with these `extensions`, on a server whose draining `drain` tells.
     pub fn of(extensions: &Extensions, drain: &CancellationToken) -> Self {
-        let deadline = extensions.get::<Deadline>().and_then(Deadline::remaining);
-        Self { drain: drain.clone(), deadline }
+        let context = CallContext::of(extensions);
+        let deadline = context.and_then(|context| context.deadline.remaining());
+        let grant = context.and_then(|context| context.grant.clone()).filter(Grant::can_end);
+        Self { drain: drain.clone(), deadline, grant }
     }
 
     async fn reached(self) -> JobError {
@@ -42,7 +49,15 @@ impl Ending {
                 None => std::future::pending().await,
             }
         };
+        let grant = async {
+            match self.grant {
+                // Most streams have none, and should not be the larger for it.
+                Some(grant) => Box::pin(async move { grant.ended().await }).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = grant => JobError::Unauthenticated(Unauthenticated::Ended),
             () = self.drain.cancelled() => JobError::Draining,
             () = deadline => JobError::DeadlineExceeded,
         }
@@ -180,7 +195,7 @@ mod tests {
     async fn drained(items: impl Stream<Item = Result<u8, Status>> + Send + 'static) -> Vec<Result<u8, Code>> {
         let drain = CancellationToken::new();
         drain.cancel();
-        let sent = until(items, Ending { drain, deadline: None }).collect::<Vec<_>>().await;
+        let sent = until(items, Ending { drain, deadline: None, grant: None }).collect::<Vec<_>>().await;
         sent.into_iter().map(|item| item.map_err(|status| status.code())).collect()
     }
 

@@ -171,7 +171,8 @@ impl Calls<'_> {
     pub fn watch_jobs(&self, scope: Scope, resume_token: &str, pace: Pace) -> JobsWatch {
         let Tracker { store, hub, clock, .. } = self.tracker;
         let digest = scope.digest(self.caller);
-        let scope = Scope { filter: self.limited(scope.filter), ..scope };
+        let owners = self.caller.owners.clone();
+        let scope = Scope { filter: self.limited(scope.filter), owners, ..scope };
         let subscription = hub.subscribe(scope.ids.iter().cloned().collect(), scope.filter.clone()).as_watcher();
         JobsWatch::start(store.clone(), clock.clone(), subscription, scope, digest, resume_token, pace)
     }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::{Cursor, Filter, Identity, Job, JobId, ListQuery, State},
+    domain::{Cursor, Filter, Identity, Job, JobId, ListQuery, Owners, State},
     store::{Announcement, JobStore, StoreError, Stored},
 };
 
@@ -36,6 +36,8 @@ pub struct Scope {
     pub ids: BTreeSet<JobId>,
     /// Only those that match.
     pub filter: Filter,
+    /// Others do not exist for the subscriber.
+    pub owners: Owners,
 }
 
 impl Scope {
@@ -210,7 +212,11 @@ impl JobsWatch {
         } else {
             let some = ids.len().min(BATCH);
             for stored in join_all(ids.range(..some).map(|id| self.store.get(id))).await {
-                found.extend(stored?);
+                let stored = stored?;
+                if let Some(others) = stored.as_ref().filter(|stored| !self.scope.owners.include(&stored.job.owner)) {
+                    self.store.absence(others).await?;
+                }
+                found.extend(stored);
             }
             ids.drain(..some);
             *all_read = ids.is_empty();

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Each module with those of the crate that it may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("telemetry", &[]),
     ("domain", &[]),
     ("clock", &["domain"]),
@@ -11,10 +11,29 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("watch", &["domain", "clock", "store", "telemetry"]),
     ("tracker", &["domain", "clock", "store", "watch", "telemetry"]),
     ("proto", &[]),
-    ("grpc", &["domain", "store", "watch", "tracker", "proto", "telemetry"]),
+    ("reload", &[]),
+    ("auth", &["domain", "reload"]),
+    ("tls", &["reload"]),
+    ("grpc", &["domain", "store", "watch", "tracker", "proto", "telemetry", "auth", "tls"]),
     ("http", &["domain", "store", "tracker", "telemetry"]),
-    ("config", &["domain", "store", "telemetry"]),
-    ("server", &["domain", "clock", "store", "watch", "tracker", "grpc", "http", "config", "telemetry"]),
+    ("config", &["domain", "store", "telemetry", "auth", "tls"]),
+    (
+        "server",
+        &[
+            "domain",
+            "clock",
+            "store",
+            "watch",
+            "tracker",
+            "grpc",
+            "http",
+            "config",
+            "telemetry",
+            "auth",
+            "tls",
+            "reload",
+        ],
+    ),
     ("cli", &["config", "telemetry", "server", "proto"]),
     ("main", &["cli"]),
 ];

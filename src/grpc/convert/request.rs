@@ -162,7 +162,7 @@ pub fn watch_jobs(request: v1::WatchJobsRequest) -> Result<(Scope, String, Pace)
     let ids = job_ids(&mut fields, &request.job_ids, MAX_WATCHED_IDS).into_iter().collect();
     let filter = filter(&mut fields, request.filter.unwrap_or_default());
     let pace = pace(&mut fields, request.min_interval, request.bookmark_interval);
-    fields.done((Scope { ids, filter }, request.resume_token, pace))
+    fields.done((Scope { ids, filter, ..Scope::default() }, request.resume_token, pace))
 }
 
 /// See `PurgeJobs`: which jobs, and how long ago they ended at least.

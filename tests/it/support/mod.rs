@@ -1,5 +1,6 @@
 //! A real server on a real socket, and what talks to it.
 
+pub mod credentials;
 pub mod http;
 pub mod jobs;
 pub mod process;

@@ -1,5 +1,7 @@
 //! What can be set: flag over environment over default.
 
+mod security;
+
 use std::{
     env,
     fmt::{self, Debug, Formatter},
@@ -8,6 +10,8 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+
+pub use security::{ClientAuth, SecurityConfig};
 
 use crate::{
     domain::{MAX_DURATION, Retention},
@@ -49,6 +53,10 @@ pub struct Config {
     /// Where jobs are kept, if not in memory
     #[command(flatten)]
     pub redis: RedisConfig,
+
+    /// Who may connect, and who may do what
+    #[command(flatten)]
+    pub security: SecurityConfig,
 
     /// How log lines are written, to standard error
     #[arg(long, env = "JOBTRACK_LOG_FORMAT", default_value = "human", value_enum)]
@@ -168,6 +176,7 @@ impl Config {
     /// Takes in what is not on the command line. To be called once, before anything is read. The error says what is
     /// wrong, without secrets.
     pub fn resolve(&mut self) -> Result<(), String> {
+        self.security.resolve()?;
         self.redis.resolve()
     }
 

@@ -1,0 +1,25 @@
+//! Who holds a client certificate.
+
+use rustls::pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
+use webpki::EndEntityCert;
+
+/// The other end of a connection, by the certificate that it showed and that was verified.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its name: the first URI among the subject's alternative names, or else the first DNS name.
+    pub name: Option<String>,
+    /// Cancelled when the certificate is no longer valid.
+    pub expired: CancellationToken,
+}
+
+impl Peer {
+    /// The holder of `certificate`.
+    pub fn of(certificate: &CertificateDer<'_>) -> Self {
+        let name = EndEntityCert::try_from(certificate).ok().and_then(|certificate| {
+            let first = certificate.valid_uri_names().next().or_else(|| certificate.valid_dns_names().next());
+            first.map(str::to_owned)
+        });
+        Self { name, expired: CancellationToken::new() }
+    }
+}

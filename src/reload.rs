@@ -1,0 +1,102 @@
+//! Values that are made of files, and made anew when these change.
+
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{task::spawn_blocking, time::sleep};
+use tracing::{info, warn};
+
+/// How often files are looked at. Their contents are compared: times and names say little where a mount is swapped.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Makes a value of the contents of files and of the value before. The error must not repeat what is in them.
+type Make<T> = dyn Fn(&[Vec<u8>], Option<&T>) -> Result<T, String> + Send + Sync;
+
+/// A value that follows the files it was made of.
+pub struct Reloaded<T> {
+    files: Vec<PathBuf>,
+    make: Box<Make<T>>,
+    seen: Mutex<u64>,
+    value: ArcSwap<T>,
+}
+
+impl<T> Reloaded<T> {
+    /// Makes the value. The error says what is wrong with which file.
+    pub fn open(
+        files: Vec<PathBuf>,
+        make: impl Fn(&[Vec<u8>], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Result<Self, String> {
+        let contents = read(&files);
+        let seen = digest(&contents);
+        let value = make(&contents?, None).map_err(|problem| format!("{}: {problem}", names(&files)))?;
+        Ok(Self { files, make: Box::new(make), seen: Mutex::new(seen), value: ArcSwap::from_pointee(value) })
+    }
+
+    /// The value as it is now.
+    pub fn load(&self) -> Arc<T> {
+        self.value.load_full()
+    }
+}
+
+/// Something that follows files.
+pub trait Refresh: Send + Sync {
+    /// Looks whether the files have changed. If they are not usable the value stays as it was, which is logged once.
+    fn refresh(&self);
+}
+
+impl<T: Send + Sync> Refresh for Reloaded<T> {
+    fn refresh(&self) {
+        let contents = read(&self.files);
+        let found = digest(&contents);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen == found {
+            return;
+        }
+        *seen = found;
+        let made = contents.and_then(|contents| (self.make)(&contents, Some(&self.value.load())));
+        let files = names(&self.files);
+        match made {
+            Ok(value) => {
+                self.value.store(Arc::new(value));
+                info!(files, "read again");
+            }
+            Err(problem) => warn!(files, problem, "not usable as they are now: what was read before stays in force"),
+        }
+    }
+}
+
+/// Keeps `values` as their files are, for ever.
+pub async fn follow(values: Vec<Arc<dyn Refresh>>) {
+    if values.is_empty() {
+        return;
+    }
+    let values: Arc<[_]> = values.into();
+    loop {
+        sleep(INTERVAL).await;
+        let values = values.clone();
+        // A panic while reading has been reported, and the next second may fare better.
+        _ = spawn_blocking(move || values.iter().for_each(|value| value.refresh())).await;
+    }
+}
+
+fn read(files: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
+    let problem = |file: &PathBuf, error: io::Error| format!("{} can't be read: {error}", file.display());
+    files.iter().map(|file| fs::read(file).map_err(|error| problem(file, error))).collect()
+}
+
+fn digest(contents: &Result<Vec<Vec<u8>>, String>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    contents.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn names(files: &[PathBuf]) -> String {
+    files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
+}

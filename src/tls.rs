@@ -1,0 +1,116 @@
+//! TLS: which certificate the server shows, and which ones of clients it takes.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::reload::{Refresh, Reloaded};
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// The files, all PEM.
+#[derive(Clone, Debug)]
+pub struct TlsOptions {
+    /// The server's certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    /// The certificate's key.
+    pub key: PathBuf,
+    /// Whose certificates clients may show.
+    pub clients: Option<Clients>,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// The authorities that sign their certificates.
+    pub authorities: PathBuf,
+    /// Whether each must show one.
+    pub required: bool,
+}
+
+/// Takes connections under TLS, each with the files as they are then.
+#[derive(Clone)]
+pub struct Tls(Arc<Reloaded<Settings>>);
+
+struct Settings {
+    server: Arc<ServerConfig>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Tls {
+    /// Reads the files. The error says what is wrong with them.
+    pub fn open(options: TlsOptions) -> Result<Self, String> {
+        let TlsOptions { certificate, key, clients } = options;
+        let required = clients.as_ref().is_some_and(|clients| clients.required);
+        let files = [certificate, key].into_iter().chain(clients.map(|clients| clients.authorities)).collect();
+        Ok(Self(Arc::new(Reloaded::open(files, move |contents, _| Settings::read(contents, required))?)))
+    }
+
+    /// What follows the files.
+    pub fn source(&self) -> Arc<dyn Refresh> {
+        self.0.clone()
+    }
+
+    /// Shakes hands with a client.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let acceptor = TlsAcceptor::from(self.0.load().server.clone());
+        timeout(HANDSHAKE, acceptor.accept(stream)).await?
+    }
+
+    /// Whether a client could still show these certificates, its own first.
+    pub fn still_takes(&self, certificates: &[CertificateDer<'_>]) -> bool {
+        let settings = self.0.load();
+        let (Some(clients), [own, others @ ..]) = (&settings.clients, certificates) else { return false };
+        clients.verify_client_cert(own, others, UnixTime::now()).is_ok()
+    }
+}
+
+impl Settings {
+    /// Of the certificate, the key, and the authorities of clients, if there are any.
+    fn read(contents: &[Vec<u8>], required: bool) -> Result<Self, String> {
+        let [certificate, key, authorities @ ..] = contents else { return Err("a file is missing".to_owned()) };
+        let chain = certificates(certificate).ok_or("the certificate is not PEM")?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "the key is not an unencrypted PEM key")?;
+        let clients = authorities.first().map(|authorities| verifier(authorities, required)).transpose()?;
+        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        let builder = match &clients {
+            Some(clients) => builder.with_client_cert_verifier(clients.clone()),
+            None => builder.with_no_client_auth(),
+        };
+        let mut server = builder.with_single_cert(chain, key).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => "the key is not that of the certificate".to_owned(),
+            error => format!("the certificate or the key can't be used: {error}"),
+        })?;
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Who resumes a session shows no certificate, so that none would be looked at again.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        Ok(Self { server: Arc::new(server), clients })
+    }
+}
+
+fn verifier(authorities: &[u8], required: bool) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(authorities).ok_or("the client authorities are not PEM certificates")? {
+        roots.add(authority).map_err(|error| format!("a client authority can't be used: {error}"))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
+    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| format!("the client authorities can't be used: {error}"))
+}
+
+/// All certificates of a PEM file; `None` if there is none, or one can't be read.
+fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().ok()?;
+    Some(certificates).filter(|certificates| !certificates.is_empty())
+}

@@ -1,0 +1,166 @@
+//! TLS, with and without certificates of clients.
+
+use std::time::{Duration, SystemTime};
+
+use jobtrack::proto::v1::{WatchJobsRequest, job_service_client::JobServiceClient};
+use rcgen::SanType;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tonic::{Code, Request, Status};
+
+use super::{assert_denied, assert_unauthenticated, missing, read_as};
+use crate::support::{
+    Client, Server, create,
+    credentials::{Authority, DAY, Folder, Signed, bearer, connect, dns, holder, identities, uri},
+    reason,
+};
+
+/// A server under TLS, its files, and who signs for it and for its clients.
+struct World {
+    server: Server,
+    servers: Authority,
+    clients: Authority,
+    _folder: Folder,
+}
+
+impl World {
+    /// Where clients show a certificate if `auth` is `required`, and may if it is `optional`.
+    async fn start(auth: &str) -> Self {
+        let (folder, servers, clients) = (Folder::new(), Authority::new(), Authority::new());
+        let own = servers.server();
+        let entries = [
+            json!({ "name": "worker", "certificate": "spiffe://test/worker", "role": "reporter", "owners": "*" }),
+            json!({ "name": "host", "certificate": "host.test", "role": "reader", "owners": "*" }),
+            holder("a-token", "reader", &json!("*")),
+        ];
+        let flags = [
+            ("--tls-cert", folder.write("cert.pem", &own.pem)),
+            ("--tls-key", folder.write("key.pem", &own.key)),
+            ("--tls-client-ca", folder.write("ca.pem", &clients.pem())),
+            ("--tls-client-auth", auth.to_owned()),
+            ("--auth-tokens", folder.write("identities.json", &identities(&entries))),
+        ];
+        let flags: Vec<_> = flags.iter().flat_map(|(flag, value)| [*flag, value.as_str()]).collect();
+        Self { server: Server::with(&flags).await, servers, clients, _folder: folder }
+    }
+
+    /// What a read says to who shows this certificate.
+    async fn read(&self, own: Option<&Signed>) -> Result<Status, String> {
+        self.read_with(own, Request::new(missing())).await
+    }
+
+    /// The same with this request. An error: the connection was refused.
+    async fn read_with(
+        &self,
+        own: Option<&Signed>,
+        request: Request<jobtrack::proto::v1::GetJobRequest>,
+    ) -> Result<Status, String> {
+        let channel = connect(self.server.address, &self.servers, own).await.map_err(|error| format!("{error:?}"))?;
+        let status = read_as(&channel, request).await;
+        // What a connection fails for is made a status by the client; those of the server have details.
+        if status.details().is_empty() { Err(format!("{status:?}")) } else { Ok(status) }
+    }
+
+    fn client(&self, names: Vec<SanType>) -> Signed {
+        self.clients.sign_for(names, DAY)
+    }
+}
+
+#[tokio::test]
+async fn who_shows_no_valid_certificate_gets_no_connection() {
+    let world = World::start("required").await;
+    let worker = || vec![uri("spiffe://test/worker")];
+    let expired = world.clients.sign_until(worker(), SystemTime::now() - DAY);
+    let of_another = Authority::new().sign_for(worker(), DAY);
+    let own_key = Signed { key: world.client(worker()).key, ..world.client(worker()) };
+    assert!(world.read(None).await.expect_err("no certificate").contains("CertificateRequired"));
+    assert!(world.read(Some(&expired)).await.expect_err("an expired one").contains("CertificateExpired"));
+    assert!(world.read(Some(&of_another)).await.expect_err("of another authority").contains("UnknownCA"));
+    assert!(world.read(Some(&own_key)).await.is_err(), "a certificate with another key");
+    assert_eq!(reason(&world.read(Some(&world.client(worker()))).await.expect("a valid one")), "JOB_NOT_FOUND");
+    world.server.stop().await;
+}
+
+#[tokio::test]
+async fn the_holder_of_a_certificate_is_its_uri_or_else_its_dns_name() {
+    let world = World::start("required").await;
+    let mut worker = client(&world, vec![dns("host.test"), uri("spiffe://test/worker")]).await;
+    create(&mut worker, "a").await;
+    let mut host = client(&world, vec![dns("host.test"), dns("other.test")]).await;
+    let new = crate::support::new_job("b");
+    assert_denied(&host.create_job(new).await.expect_err("a reader"), ("role", "reporter"));
+    // Known by the authority, but with no entry, or without a name at all.
+    let stranger = world.read(Some(&world.client(vec![uri("spiffe://test/other")]))).await.expect("it may connect");
+    assert_denied(&stranger, ("role", "reader"));
+    let nameless = world.read(Some(&world.client(Vec::new()))).await.expect("it may connect");
+    assert_unauthenticated(&nameless, "INVALID");
+    // A token says more than the connection.
+    let host = world.client(vec![dns("host.test")]);
+    let status = world.read_with(Some(&host), bearer("nonsense", missing())).await.expect("it may connect");
+    assert_unauthenticated(&status, "INVALID");
+    world.server.stop().await;
+}
+
+async fn client(world: &World, names: Vec<SanType>) -> Client {
+    let own = world.client(names);
+    JobServiceClient::new(connect(world.server.address, &world.servers, Some(&own)).await.expect("it may connect"))
+}
+
+#[tokio::test]
+async fn where_certificates_are_optional_a_token_will_do() {
+    let world = World::start("optional").await;
+    assert_unauthenticated(&world.read(None).await.expect("it may connect"), "MISSING");
+    let status = world.read_with(None, bearer("a-token", missing())).await.expect("it may connect");
+    assert_eq!(reason(&status), "JOB_NOT_FOUND");
+    let host = world.client(vec![dns("host.test")]);
+    assert_eq!(reason(&world.read(Some(&host)).await.expect("it may connect")), "JOB_NOT_FOUND");
+    let of_another = Authority::new().sign_for(vec![dns("host.test")], DAY);
+    assert!(world.read(Some(&of_another)).await.is_err(), "a bad certificate is worse than none");
+    world.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_certificate_expires() {
+    let world = World::start("required").await;
+    let own = world.clients.sign_for(vec![dns("host.test")], Duration::from_secs(4));
+    let channel = connect(world.server.address, &world.servers, Some(&own)).await.expect("it may connect");
+    let mut client = JobServiceClient::new(channel.clone());
+    let mut stream = client.watch_jobs(WatchJobsRequest::default()).await.expect("a stream").into_inner();
+    let end = async {
+        loop {
+            if let Err(status) = stream.message().await {
+                return status;
+            }
+        }
+    };
+    let end = timeout(Duration::from_secs(15), end).await.expect("it ends");
+    assert_unauthenticated(&end, "ENDED");
+    assert_unauthenticated(&read_as(&channel, Request::new(missing())).await, "INVALID");
+    world.server.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_speak_tls_is_hung_up_on() {
+    let world = World::start("required").await;
+    let words: [(&str, &[u8], u64); 4] = [
+        ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 2),
+        ("HTTP/1.1", b"GET / HTTP/1.1\r\nhost: jobtrack\r\n\r\n", 2),
+        ("half a hello", &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc], 8),
+        ("nothing", b"", 8),
+    ];
+    for (what, words, seconds) in words {
+        let mut stream = TcpStream::connect(world.server.address).await.expect("it listens");
+        stream.write_all(words).await.expect("it has accepted");
+        let closed = timeout(Duration::from_secs(seconds), stream.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok(), "{what}: still open after {seconds} s");
+    }
+    let channel = world.server.channel().await;
+    let status = read_as(&channel, Request::new(missing())).await;
+    assert!(matches!(status.code(), Code::Unavailable | Code::Unknown), "{status:?}");
+    assert!(world.read(Some(&world.client(vec![dns("host.test")]))).await.is_ok(), "others are served");
+    world.server.stop().await;
+}
