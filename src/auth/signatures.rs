@@ -77,3 +77,35 @@ impl JwtVerifier for Signer {
         self.algorithm
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::crypto::verify;
+
+    use super::*;
+
+    /// The example of RFC 7515, A.2.
+    const MODULUS: &str = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-\
+                           SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-\
+                           UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2et\
+                           hFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ";
+    const MESSAGE: &str = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc1\
+                           9yb290Ijp0cnVlfQ";
+    const SIGNATURE: &str = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJ\
+                             dbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN\
+                             9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXL\
+                             IhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+
+    #[test]
+    fn a_signature_of_another_implementation_is_verified() {
+        _ = PROVIDER.install_default();
+        let key = DecodingKey::from_rsa_components(MODULUS, "AQAB").expect("a key");
+        let good =
+            |message: &str, algorithm| verify(SIGNATURE, message.as_bytes(), &key, algorithm).expect("a key of RSA");
+        assert!(good(MESSAGE, Algorithm::RS256));
+        assert!(!good(MESSAGE, Algorithm::RS384) && !good(MESSAGE, Algorithm::PS256));
+        assert!(!good(&MESSAGE[1..], Algorithm::RS256));
+        assert!(verify(SIGNATURE, MESSAGE.as_bytes(), &key, Algorithm::HS256).is_err(), "no secret");
+        assert!(verify(SIGNATURE, MESSAGE.as_bytes(), &key, Algorithm::ES256).is_err(), "another kind of key");
+    }
+}

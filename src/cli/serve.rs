@@ -35,7 +35,7 @@ async fn serve(config: &Config) -> Result<()> {
     let server = Server::open(config).await?;
     let storage = config.redis.target().map_or_else(|| "memory".to_owned(), ToString::to_string);
     // A closed standard output is no reason not to serve.
-    _ = stdout().write_all(banner(address, http_address, &storage).as_bytes());
+    _ = stdout().write_all(banner(address, http_address, &storage, config.security.tls_cert.is_some()).as_bytes());
     info!(%address, http = http_address.map(tracing::field::display), storage, "serving");
     let shutdown = async {
         tokio::select! {
@@ -69,14 +69,16 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn banner(address: SocketAddr, http: Option<SocketAddr>, storage: &str) -> String {
+fn banner(address: SocketAddr, http: Option<SocketAddr>, storage: &str, tls: bool) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let method = "jobtrack.v1.JobService/CreateJob";
     let caller = reachable(address);
     let http = http.map(|http| format!("  curl http://{}/metrics\n", reachable(http))).unwrap_or_default();
+    let (plaintext, protocol, scheme) =
+        if tls { ("", "", "https") } else { (" -plaintext", " --http2-prior-knowledge", "http") };
     format!(
         "jobtrack {version} listening on {address}, storage: {storage}\n\
-         \n  grpcurl -plaintext -d '{{\"kind\":\"demo\"}}' {caller} {method}\
-         \n  buf curl --protocol grpc --http2-prior-knowledge -d '{{\"kind\":\"demo\"}}' http://{caller}/{method}\n{http}"
+         \n  grpcurl{plaintext} -d '{{\"kind\":\"demo\"}}' {caller} {method}\
+         \n  buf curl --protocol grpc{protocol} -d '{{\"kind\":\"demo\"}}' {scheme}://{caller}/{method}\n{http}"
     )
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::FalseyValueParser};
 
 use crate::{
     auth::{Authenticator, JwtOptions},
@@ -29,7 +29,7 @@ pub struct SecurityConfig {
     pub tls_client_auth: ClientAuth,
 
     /// Listen without TLS where others can listen in: beyond loopback
-    #[arg(long, env = "JOBTRACK_INSECURE")]
+    #[arg(long, env = "JOBTRACK_INSECURE", value_parser = FalseyValueParser::new())]
     pub insecure: bool,
 
     /// Turn away who is not in this file: {"identities": [{"name": ..., "sha256": digest of a token, or "certificate":

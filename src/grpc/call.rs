@@ -42,7 +42,7 @@ pub async fn call(
     }
     let deadline = Deadline::take(request.headers_mut());
     let call = Call::begin(methods.find(request.uri().path()).clone(), deadline.arrived());
-    let response = match admit(&authenticator, &request) {
+    let response = match admit(call.method.rule, &authenticator, &request) {
         // A call that came too late is not begun.
         Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
         Ok(grant) => {

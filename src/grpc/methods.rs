@@ -1,4 +1,4 @@
-//! Every method that is served, as the descriptors have them, and what is counted of its calls.
+//! Every method that is served, as the descriptors have them: who may call it, and what is counted of its calls.
 //!
 //! All numbers are there from the start, so that counting a call looks up nothing but its method.
 
@@ -8,6 +8,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
+use super::auth::{Rule, rule};
 use crate::{
     proto::DESCRIPTORS,
     telemetry::metrics::{Counter, CounterVec, Histogram, HistogramVec, Measured, Metrics, counters, histograms},
@@ -45,6 +46,8 @@ pub struct Method {
     path: String,
     /// Whether it has one answer, and that is whole when it begins.
     pub is_unary: bool,
+    /// Who may call it; `None`: nobody.
+    pub rule: Option<Rule>,
     numbers: Option<Numbers>,
 }
 
@@ -111,7 +114,12 @@ impl Methods {
         let families = measured.then(Families::new);
         let method = |kind: &str, service: &str, name: &str| {
             let numbers = families.as_ref().map(|families| families.of([kind, service, name]));
-            Arc::new(Method { path: format!("/{service}/{name}"), is_unary: kind == "unary", numbers })
+            Arc::new(Method {
+                path: format!("/{service}/{name}"),
+                is_unary: kind == "unary",
+                rule: rule(service, name),
+                numbers,
+            })
         };
         let mut known = Vec::new();
         let sets = [
@@ -197,5 +205,24 @@ impl Measured for Methods {
         let mut metrics: Metrics = counters.into();
         metrics.push(Box::new(seconds.clone()));
         metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_that_is_served_has_a_rule_and_nothing_else_is_served() {
+        let methods = Methods::new(false);
+        assert!(methods.known.len() > 15, "the methods were not found");
+        for method in &methods.known {
+            assert!(method.rule.is_some(), "{} has no rule", method.path);
+        }
+        for path in
+            ["", "/", "/jobtrack.v1.JobService", "/jobtrack.v1.JobService/getjob", "//GetJob", "/unknown/unknown"]
+        {
+            assert_eq!(methods.find(path).rule, None, "{path}");
+        }
     }
 }

@@ -134,7 +134,8 @@ class Build(unittest.TestCase):
 
     def test_it_serves_is_healthy_and_writes_no_file(self):
         environment = self.environment()
-        server = self.start(ENTRYPOINT[1:], environment)
+        # The image listens for others, and leaves it to the operator whether that may be without TLS.
+        server = self.start([*ENTRYPOINT[1:], "--insecure"], environment)
         with patience(server):
             self.assertIn("listening on 0.0.0.0:", server.stdout.readline())
         with patience(server):

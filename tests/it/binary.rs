@@ -14,7 +14,8 @@ use tonic::{
 
 use crate::support::{
     Client, create,
-    process::{Process, output},
+    credentials::{Authority, Folder},
+    process::{Process, command, output},
     reason,
 };
 
@@ -61,6 +62,27 @@ async fn what_can_not_be_done_is_one_line_with_code_1() {
 }
 
 #[test]
+fn what_would_not_be_secure_is_refused_with_the_ways_out() {
+    fails(&["--listen", "0.0.0.0:0", "--http-listen", "off"], 1, &["--tls-cert", "--tls-key", "--insecure"]);
+    fails(&["--listen", "[::]:0", "--http-listen", "off"], 1, &["--insecure"]);
+    fails(&["--tls-cert", "cert.pem"], 2, &["--tls-key"]);
+    fails(&["--tls-client-ca", "ca.pem"], 2, &["--tls-cert"]);
+    let clients = ["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--tls-client-ca", "ca.pem"];
+    fails(&clients, 2, &["--auth-tokens"]);
+    let folder = Folder::new();
+    let (own, other) = (Authority::new().server(), Authority::new().server());
+    let (cert, key) = (folder.write("cert.pem", &own.pem), folder.write("key.pem", &own.key));
+    let serve = ["--listen", "127.0.0.1:0", "--http-listen", "off"];
+    let with = |cert: &str, key: &str, words: &[&str]| {
+        fails(&[&serve[..], &["--tls-cert", cert, "--tls-key", key]].concat(), 1, words);
+    };
+    with(&folder.path("absent.pem"), &key, &["absent.pem", "can't be read"]);
+    with(&key, &key, &["certificate is not PEM"]);
+    with(&cert, &cert, &["key is not"]);
+    with(&cert, &folder.write("other.pem", &other.key), &["not that of the certificate"]);
+}
+
+#[test]
 fn help_teaches() {
     let help = String::from_utf8(output(&["--help"]).stdout).expect("help is text");
     for word in ["grpcurl", "--listen", "JOBTRACK_LISTEN", "127.0.0.1:50051", "--ttl-succeeded", "serve", "health"] {
@@ -78,6 +100,23 @@ async fn the_banner_says_where_and_how_to_call() {
         assert!(process.banner.contains(&word), "{word:?} is missing in {:?}", process.banner);
     }
     create(&mut connect(&process).await, "a").await;
+}
+
+#[tokio::test]
+async fn beyond_loopback_it_serves_where_that_is_said_to_be_safe() {
+    for value in ["1", "true"] {
+        let mut insecure = command(&["--http-listen", "off"]);
+        insecure.env("JOBTRACK_INSECURE", value);
+        let process = Process::run_on(insecure, "0.0.0.0:0");
+        assert!(process.banner.contains("grpcurl -plaintext"), "{:?}", process.banner);
+        assert!(process.address.ip().is_unspecified());
+    }
+    let folder = Folder::new();
+    let own = Authority::new().server();
+    let (cert, key) = (folder.write("cert.pem", &own.pem), folder.write("key.pem", &own.key));
+    let tls = command(&["--http-listen", "off", "--tls-cert", &cert, "--tls-key", &key]);
+    let process = Process::run_on(tls, "0.0.0.0:0");
+    assert!(process.banner.contains("https://") && !process.banner.contains("plaintext"), "{:?}", process.banner);
 }
 
 #[tokio::test]

@@ -41,8 +41,13 @@ impl Process {
     }
 
     /// The same, by this command.
-    pub fn run(mut command: Command) -> Self {
-        command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub fn run(command: Command) -> Self {
+        Self::run_on(command, "127.0.0.1:0")
+    }
+
+    /// The same, at this address.
+    pub fn run_on(mut command: Command, address: &str) -> Self {
+        command.args(["--listen", address]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut banner = String::new();
