@@ -19,6 +19,8 @@ LABEL org.opencontainers.image.title="jobtrack" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.source="$SOURCE"
 COPY --from=build /jobtrack /usr/local/bin/jobtrack
+# All interfaces of the container. There it starts with a certificate (JOBTRACK_TLS_CERT, JOBTRACK_TLS_KEY), or with
+# JOBTRACK_INSECURE=true, which the image leaves to whoever runs it.
 ENV JOBTRACK_LISTEN=0.0.0.0:50051 \
     JOBTRACK_HTTP_LISTEN=0.0.0.0:8080
 EXPOSE 50051 8080

@@ -9,9 +9,16 @@ import tempfile
 import time
 
 import yaml
-from support import BINARY, PATIENCE, ROOT, TARGET
+from support import BINARY, PATIENCE, ROOT, TARGET, Server, admin
 
 DEPLOY = ROOT / "deploy"
+
+# Seconds that streams and calls have to end after SIGTERM.
+(DRAIN,) = {
+    int(found)
+    for path in (ROOT / "src").rglob("*.rs")
+    for found in re.findall(r"DRAIN_LIMIT: Duration = Duration::from_secs\((\d+)\)", path.read_text())
+}
 
 
 def documents(path):
@@ -30,6 +37,30 @@ def flags():
     listed = subprocess.run([BINARY, "serve", "--help"], capture_output=True, text=True, check=True).stdout
     found = re.findall(r"^\s+(?:-\w, )?(--[a-z-]+)\b(.*?)(?=^\s+(?:-\w, )?--[a-z-]+|\Z)", listed, re.M | re.S)
     return {flag: match[1] if (match := re.search(r"\[env: (\w+)", text)) else None for flag, text in found}
+
+
+def seconds(text):
+    """A duration as Compose writes it."""
+    return int(re.fullmatch(r"(\d+)s", text)[1])
+
+
+def mebibytes(text):
+    """A size as Compose or Kubernetes writes it."""
+    number, unit = re.fullmatch(r"(\d+)(g|Gi|m|Mi|mb)", text).groups()
+    return int(number) * (1024 if unit in ("g", "Gi") else 1)
+
+
+def started(test, arguments, environment):
+    """The real server with the environment that a manifest gives it, over a Redis with the arguments that it gives."""
+    redis = Redis(*arguments)
+    test.addCleanup(redis.stop)
+    server = Server("serve", **environment | {"JOBTRACK_REDIS_URL": redis.url, "JOBTRACK_LISTEN": "127.0.0.1:0"})
+    test.addCleanup(server.stop)
+    stats = server.admin.GetStats(admin.GetStatsRequest())
+    test.assertEqual(stats.storage_mode, admin.STORAGE_MODE_REDIS)
+    # The start warns of a Redis that may lose jobs.
+    test.assertNotIn("WARN", server.log())
+    return server
 
 
 def free_port():
@@ -52,7 +83,7 @@ def promtool(*arguments):
 
 
 class Redis:
-    """A real Redis on a port of its own."""
+    """A real Redis with the arguments of a manifest, on a port of its own."""
 
     def __init__(self, *arguments):
         self.port = free_port()

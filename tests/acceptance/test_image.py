@@ -109,10 +109,10 @@ class Build(unittest.TestCase):
         user, group = map(int, of("USER")[0].split(":"))
         cls.identity = {"user": user, "group": group, "extra_groups": []} if os.geteuid() == 0 else {}
 
-    def environment(self):
+    def environment(self, **extra):
         """The image's, with other ports: those may be taken here."""
         hosts = {name: address.rpartition(":")[0] for name, address in ENVIRONMENT.items()}
-        return clean_environment(**{name: f"{host}:{free_port()}" for name, host in hosts.items()})
+        return clean_environment(**{name: f"{host}:{free_port()}" for name, host in hosts.items()}, **extra)
 
     def probe(self, environment):
         """The exit code of the probe, as the engine sees it."""
@@ -133,19 +133,43 @@ class Build(unittest.TestCase):
         )
 
     def test_it_serves_is_healthy_and_writes_no_file(self):
-        environment = self.environment()
-        # The image listens for others, and leaves it to the operator whether that may be without TLS.
-        server = self.start([*ENTRYPOINT[1:], "--insecure"], environment)
-        with patience(server):
-            self.assertIn("listening on 0.0.0.0:", server.stdout.readline())
-        with patience(server):
-            while self.probe(environment) != 0:
-                self.assertIsNone(server.poll())
+        environment = self.environment(JOBTRACK_INSECURE="true")
+        server = self.start(ENTRYPOINT[1:], environment)
+        self.becomes_healthy(server, environment)
         for descriptor in Path(f"/proc/{server.pid}/fd").iterdir():
             self.assertRegex(os.readlink(descriptor), r"^(socket|pipe|anon_inode):|^/dev/null$")
+        self.stops(server)
+        self.assertEqual(self.probe(environment), 1)
 
+    def test_it_is_healthy_with_tls_too(self):
+        with tempfile.TemporaryDirectory(prefix="image-") as folder:
+            os.chmod(folder, 0o755)
+            certificate, key = f"{folder}/cert.pem", f"{folder}/key.pem"
+            request = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=a"]
+            files = ["-keyout", key, "-out", certificate]
+            subprocess.run(["openssl", "req", *request, *files], check=True, capture_output=True, timeout=PATIENCE)
+            os.chmod(key, 0o644)
+            environment = self.environment(JOBTRACK_TLS_CERT=certificate, JOBTRACK_TLS_KEY=key)
+            server = self.start(ENTRYPOINT[1:], environment)
+            self.becomes_healthy(server, environment)
+            self.stops(server)
+
+    def test_it_does_not_start_without_a_word_on_tls(self):
+        server = self.start(ENTRYPOINT[1:], self.environment())
+        with patience(server):
+            _, errors = server.communicate()
+        self.assertEqual(server.returncode, 1)
+        for word in ("--tls-cert", "--insecure"):
+            self.assertIn(word, errors)
+
+    def becomes_healthy(self, server, environment):
+        with patience(server):
+            self.assertIn("listening on 0.0.0.0:", server.stdout.readline())
+            while self.probe(environment) != 0:
+                self.assertIsNone(server.poll())
+
+    def stops(self, server):
         server.terminate()
         with patience(server):
             _, errors = server.communicate()
         self.assertEqual(server.returncode, 0, errors)
-        self.assertEqual(self.probe(environment), 1)

@@ -1,13 +1,14 @@
 """deploy/prometheus and deploy/grafana: the rules work, and they ask for what the real server says of itself."""
 
 import json
+import math
 import re
 import tempfile
 import unittest
 import urllib.request
 
 import yaml
-from deployment import DEPLOY, Redis, document, free_port, promtool
+from deployment import DEPLOY, Redis, document, free_port, mebibytes, promtool
 from prometheus_client.parser import text_string_to_metric_families
 from support import ROOT, Server, api, job
 
@@ -62,6 +63,13 @@ class Rules(unittest.TestCase):
                 page, anchor = rule["annotations"]["runbook_url"].split("#")
                 self.assertEqual(anchor, rule["alert"].lower())
                 self.assertIn(f"\n### {rule['alert']}\n", (ROOT / page).read_text())
+
+    def test_the_memory_alert_comes_before_the_limit_of_the_manifests(self):
+        (query,) = (rule["expr"] for rule in ALERTS if rule["alert"] == "JobtrackMemoryHigh")
+        threshold = math.prod(float(factor) for factor in query.split(">")[1].split("*"))
+        (container,) = document("kubernetes/deployment.yaml")["spec"]["template"]["spec"]["containers"]
+        for limit in (container["resources"]["limits"]["memory"], document("compose.yaml")["x-jobtrack"]["mem_limit"]):
+            self.assertAlmostEqual(threshold / (mebibytes(limit) * 1024 * 1024), 0.8)
 
 
 class Dashboard(unittest.TestCase):
