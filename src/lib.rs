@@ -4,7 +4,7 @@
 //!
 //! | module | what it is | may use |
 //! |---|---|---|
-//! | [`telemetry`] | log lines and metrics | nothing |
+//! | [`telemetry`] | log lines, metrics and traces | nothing |
 //! | [`domain`] | what a job is and may become; pure | nothing |
 //! | [`clock`] | what time it is | `domain` |
 //! | [`store`] | where jobs are kept | `clock`, `domain`, `telemetry` |

@@ -17,8 +17,10 @@ use crate::{config::Config, server::Server, telemetry};
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config) -> Result<()> {
-    telemetry::log::init(config.log_format, &config.log)?;
-    Runtime::new().context("the runtime can't be started")?.block_on(serve(config))
+    let runtime = Runtime::new().context("the runtime can't be started")?;
+    let _entered = runtime.enter();
+    let _telling = telemetry::init(config.log_format, &config.log)?;
+    runtime.block_on(serve(config))
 }
 
 async fn serve(config: &Config) -> Result<()> {

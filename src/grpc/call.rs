@@ -19,7 +19,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
-use tracing::{Instrument, Level, Span, debug, debug_span, enabled, field::Empty};
+use tracing::{Instrument, Level, Span, debug, error_span, field::Empty, span_enabled};
 
 use super::{
     auth::admit,
@@ -28,7 +28,7 @@ use super::{
     methods::{Method, Methods},
     status::{code, restate},
 };
-use crate::{auth::Authenticator, domain::JobError};
+use crate::{auth::Authenticator, domain::JobError, telemetry::traces};
 
 /// Passes a call on to its handler.
 pub async fn call(
@@ -41,7 +41,7 @@ pub async fn call(
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     let deadline = Deadline::take(request.headers_mut());
-    let call = Call::begin(methods.find(request.uri().path()).clone(), deadline.arrived());
+    let call = Call::begin(methods.find(request.uri().path()).clone(), request.headers(), deadline.arrived());
     let response = match admit(call.method.rule, &authenticator, &request) {
         // A call that came too late is not begun.
         Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
@@ -73,13 +73,9 @@ struct Call {
 }
 
 impl Call {
-    fn begin(method: Arc<Method>, arrived: Instant) -> Self {
+    fn begin(method: Arc<Method>, headers: &HeaderMap, arrived: Instant) -> Self {
         method.started();
-        let span = if enabled!(Level::DEBUG) {
-            debug_span!("call", method = method.name(), job_id = Empty)
-        } else {
-            Span::none()
-        };
+        let span = span(&method, traces::named_in(headers));
         Self { method, arrived, span, code: Code::Cancelled }
     }
 
@@ -106,8 +102,24 @@ impl Drop for Call {
     fn drop(&mut self) {
         let (code, duration) = (self.code, self.arrived.elapsed());
         self.method.handled(code, duration);
-        self.span.in_scope(|| debug!(?code, ?duration, "call"));
+        if !self.span.is_none() {
+            traces::end_call(&self.span, code);
+            self.span.in_scope(|| debug!(?code, ?duration, "call"));
+        }
     }
+}
+
+/// The span of a call that somebody is interested in: who reads every line, who takes traces, or its `caller` that names
+/// one. All its log lines show what is in it.
+fn span(method: &Method, caller: Option<traces::Context>) -> Span {
+    if caller.is_none() && !span_enabled!(Level::DEBUG) {
+        return Span::none();
+    }
+    let name = method.full_name();
+    let span = error_span!("call", method = name, job_id = Empty, trace_id = Empty, otel.kind = Empty);
+    let (service, method) = method.names();
+    traces::begin_call(&span, caller, service, method);
+    span
 }
 
 pin_project! {
@@ -127,7 +139,8 @@ impl HttpBody for FollowedBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
+        let span = this.call.as_ref().map_or_else(Span::none, |call| call.span.clone());
+        let frame = ready!(span.in_scope(|| this.inner.poll_frame(cx)));
         if let (Some(Ok(frame)), Some(call)) = (&frame, this.call.as_ref()) {
             if let Some(data) = frame.data_ref() {
                 call.method.sent(begun(data, this.missing));

@@ -62,8 +62,13 @@ struct Numbers {
 
 impl Method {
     /// Its name with its service: `jobtrack.v1.JobService/GetJob`.
-    pub fn name(&self) -> &str {
+    pub fn full_name(&self) -> &str {
         &self.path[1..]
+    }
+
+    /// Its service, and its name.
+    pub fn names(&self) -> (&str, &str) {
+        self.full_name().split_once('/').unwrap_or_default()
     }
 
     /// A call has come, with its request.

@@ -4,7 +4,8 @@ use std::io::{IsTerminal, stderr};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing::Subscriber;
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry::LookupSpan};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -15,15 +16,18 @@ pub enum LogFormat {
     Json,
 }
 
-/// Writes log lines that `filter` lets pass to standard error, from here on.
-pub fn init(format: LogFormat, filter: &str) -> Result<()> {
+/// Writes log lines that `filter` lets pass to standard error.
+pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(
+    format: LogFormat,
+    filter: &str,
+) -> Result<impl Layer<S> + use<S>> {
     // Redis's client repeats what we say once.
     let filter = EnvFilter::try_new(format!("redis=error,{filter}"))
         .with_context(|| format!("--log {filter:?} is not a log filter"))?;
-    let lines = fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
-    match format {
-        LogFormat::Human => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
-    Ok(())
+    let lines = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
+    let lines = match format {
+        LogFormat::Human => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    Ok(lines.with_filter(filter))
 }

@@ -25,6 +25,7 @@ mod redis_support;
 mod replicas;
 mod soak;
 mod store_contract;
+mod traces;
 mod transitions;
 mod watch_job;
 mod watch_job_resume;

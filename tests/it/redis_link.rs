@@ -22,7 +22,7 @@ async fn ask<T: FromRedisValue>(redis: &Redis, words: &[&str]) -> T {
 }
 
 /// The key of a job, whatever partition it is in.
-async fn key_of(redis: &Redis, id: &str) -> String {
+pub async fn key_of(redis: &Redis, id: &str) -> String {
     for partition in 0..16 {
         let key = format!("job:{{{partition}}}:{id}");
         if ask(redis, &["EXISTS", &key]).await {

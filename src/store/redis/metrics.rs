@@ -2,6 +2,7 @@
 
 use redis::RedisError;
 use tokio::time::Instant;
+use tracing::{Instrument, trace_span};
 
 use super::{
     pool::{Answer, Fault},
@@ -33,6 +34,10 @@ pub enum Command {
 }
 
 impl Command {
+    const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
     const NAMES: [&str; 9] = ["get", "get_many", "write", "write_many", "list", "count", "due", "delete", "ping"];
 }
 
@@ -73,10 +78,13 @@ impl Default for LinkMetrics {
 }
 
 impl LinkMetrics {
-    /// Times `work`.
+    /// Times `work`, under a span that only traces show.
     pub async fn time<T>(&self, command: Command, work: impl Future<Output = T>) -> T {
         let started = Instant::now();
-        let outcome = work.await;
+        let name = command.name();
+        let span =
+            trace_span!("redis", otel.name = name, otel.kind = "client", db.system = "redis", db.operation = name);
+        let outcome = work.instrument(span).await;
         self.seconds.of(command as usize).observe(started.elapsed().as_secs_f64());
         outcome
     }

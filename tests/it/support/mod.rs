@@ -3,6 +3,7 @@
 pub mod credentials;
 pub mod http;
 pub mod jobs;
+pub mod otlp;
 pub mod process;
 pub mod raw;
 pub mod redis;

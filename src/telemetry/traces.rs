@@ -1,0 +1,168 @@
+//! Traces: a span for each call and for each command to the store, sent to an OTLP receiver where one is named.
+//!
+//! Without a receiver no span is made, except for a call whose caller names its trace: its log lines name it too.
+
+use std::{
+    env,
+    fmt::Debug,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use http::{HeaderMap, HeaderName};
+pub use opentelemetry::Context;
+use opentelemetry::{
+    propagation::{Extractor, TextMapPropagator},
+    trace::{Status, TraceContextExt, TracerProvider},
+};
+use opentelemetry_otlp::SpanExporter;
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    propagation::TraceContextPropagator,
+    trace::{SdkTracerProvider, SpanData, SpanExporter as Export},
+};
+use tracing::{Span, Subscriber, warn};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::{Layer, filter, registry::LookupSpan};
+
+/// What says where the receiver is.
+const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+
+/// How long the last spans may take at the end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is said that the receiver is away.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// The header in which a caller names its trace.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Sends spans to the receiver, and what is left when it is dropped.
+pub struct Traces(SdkTracerProvider);
+
+impl Traces {
+    /// To the receiver that the environment names, if it does. To be called within the runtime.
+    pub fn from_env() -> Result<Option<Self>> {
+        let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+        if !ENDPOINTS.into_iter().any(is_set) {
+            return Ok(None);
+        }
+        // The error may repeat the address, which may hold a secret.
+        let exporter = SpanExporter::builder().with_tonic().build().ok();
+        let exporter = exporter.with_context(|| {
+            format!(
+                "{} is not usable: write http://HOST:PORT, and look at the other OTEL_EXPORTER_OTLP variables",
+                ENDPOINTS[1]
+            )
+        })?;
+        let mut resource = Resource::builder();
+        if !is_set("OTEL_SERVICE_NAME") {
+            resource = resource.with_service_name(env!("CARGO_PKG_NAME"));
+        }
+        let resource =
+            resource.with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+        let exporter = Patient { exporter, warned: Mutex::default() };
+        let provider =
+            SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build();
+        Ok(Some(Self(provider)))
+    }
+
+    /// Takes the spans of this crate.
+    pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> + use<S> {
+        let tracer = self.0.tracer(env!("CARGO_PKG_NAME"));
+        let ours = filter::filter_fn(|it| it.is_span() && it.target().starts_with(env!("CARGO_PKG_NAME")));
+        let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_location(false).with_threads(false);
+        layer.with_target(false).with_tracked_inactivity(false).with_filter(ours)
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        // A receiver that is away was told of before.
+        _ = self.0.shutdown_with_timeout(PATIENCE);
+    }
+}
+
+/// Says now and then, rather than each time, that the receiver is away.
+#[derive(Debug)]
+struct Patient {
+    exporter: SpanExporter,
+    warned: Mutex<Option<Instant>>,
+}
+
+impl Export for Patient {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let outcome = self.exporter.export(batch).await;
+        if outcome.is_err() {
+            let mut warned = self.warned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if warned.is_none_or(|time| time.elapsed() > REMINDER) {
+                *warned = Some(Instant::now());
+                warn!("the OTLP receiver takes no spans; they are dropped, and the next ones are tried");
+            }
+        }
+        outcome
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// The trace that a caller's `headers` name, if they do.
+pub fn named_in(headers: &HeaderMap) -> Option<Context> {
+    headers.get(&TRACEPARENT)?;
+    let context = TraceContextPropagator::new().extract(&Headers(headers));
+    context.span().span_context().is_valid().then_some(context)
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
+
+/// Makes `span` that of a call of `service` and `method`, in the trace that its caller named if it did, and enters the
+/// trace into its field `trace_id`.
+pub fn begin_call(span: &Span, caller: Option<Context>, service: &str, method: &str) {
+    let caller = caller.unwrap_or_default();
+    // Without a receiver nobody takes it, and the caller's trace is the one to name.
+    let is_taken = span.set_parent(caller.clone()).is_ok();
+    if is_taken {
+        span.record("otel.kind", "server");
+        span.set_attribute("rpc.system", "grpc");
+        span.set_attribute("rpc.service", service.to_owned());
+        span.set_attribute("rpc.method", method.to_owned());
+    }
+    let context = if is_taken { span.context() } else { caller };
+    let current = context.span();
+    current.update_name(format!("{service}/{method}"));
+    if current.span_context().is_valid() {
+        span.record("trace_id", tracing::field::display(current.span_context().trace_id()));
+    }
+}
+
+/// Enters how a call ended.
+pub fn end_call(span: &Span, code: tonic::Code) {
+    use tonic::Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+    span.set_attribute("rpc.grpc.status_code", code as i64);
+    // What is the server's fault, as OpenTelemetry has it.
+    if matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss) {
+        span.set_status(Status::error(code.description()));
+    }
+}
