@@ -37,6 +37,7 @@ pub mod config;
 pub mod domain;
 pub mod grpc;
 pub mod http;
+pub mod limits;
 pub mod proto;
 mod reload;
 pub mod server;

@@ -13,6 +13,7 @@ use crate::{
     config::{Config, SecurityConfig},
     grpc::{self, Face},
     http::{self, Pages, Phase, Source},
+    limits::Limits,
     reload::{Refresh, follow},
     store::{Failover, Held, MemoryStore, RedisStore, redis::Options},
     telemetry::metrics::Measured,
@@ -58,10 +59,10 @@ impl Server {
     pub async fn open_with_clock(config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
         let security = Security::open(&config.security).map_err(Error::msg)?;
         let hub = Arc::new(Hub::default());
-        let retention = config.retention();
+        let (retention, limits) = (config.retention(), Arc::new(Limits::new(config.limits.allowance())));
         let Some(target) = config.redis.target() else {
             let store = Arc::new(MemoryStore::new(config.max_memory_jobs, hub.clone()));
-            let tracker = Arc::new(Tracker::new(store, hub.clone(), clock, retention));
+            let tracker = Arc::new(Tracker::new(store, hub.clone(), clock, retention).within(limits));
             return Ok(Self { tracker, hub, security, redis: None });
         };
         let options = Options {
@@ -75,7 +76,7 @@ impl Server {
         let redis = Arc::new(RedisStore::open(options, held.clone(), clock.clone()).await?);
         let fallback = config.redis.fallback.into();
         let store = Arc::new(Failover::new(redis.clone(), held, clock.clone(), fallback));
-        let tracker = Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention));
+        let tracker = Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention).within(limits));
         Ok(Self { tracker, hub, security, redis: Some((redis, store)) })
     }
 
@@ -92,12 +93,13 @@ impl Server {
         let stop = CancellationToken::new();
         let phase = watch::Sender::new(Phase::Starting);
         if let Some(http) = http {
-            let mut measured: Vec<&dyn Measured> = vec![&*face, &*tracker, &*hub];
+            let mut measured: Vec<&dyn Measured> = vec![&*face, &*tracker, &*hub, &**tracker.limits()];
             measured.extend(redis.iter().flat_map(|(redis, failover)| [&**redis as &dyn Measured, &**failover]));
             let source = Source::new(&measured, tracker.clone(), connections.clone());
             let pages = Pages { source, phase: phase.subscribe() };
             tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(http, pages)));
         }
+        let limits = tracker.limits().clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { hub.dispatch().await }));
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { tracker.sweep().await }));
         if let Some((redis, failover)) = redis {
@@ -117,7 +119,8 @@ impl Server {
             face.drain().await;
         };
         phase.send_replace(Phase::Serving);
-        tokio::join!(grpc::serve(listener, tls, face.service.clone(), connections, draining.clone(), drained), async {
+        let service = face.service.clone();
+        tokio::join!(grpc::serve(listener, tls, service, connections, limits, draining.clone(), drained), async {
             shutdown.await;
             draining.cancel();
         });

@@ -1,5 +1,6 @@
 //! What can be set: flag over environment over default.
 
+mod limits;
 mod security;
 
 use std::{
@@ -11,6 +12,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
+pub use limits::LimitsConfig;
 pub use security::{ClientAuth, SecurityConfig};
 
 use crate::{
@@ -57,6 +59,10 @@ pub struct Config {
     /// Who may connect, and who may do what
     #[command(flatten)]
     pub security: SecurityConfig,
+
+    /// How much callers may use
+    #[command(flatten)]
+    pub limits: LimitsConfig,
 
     /// How log lines are written, to standard error
     #[arg(long, env = "JOBTRACK_LOG_FORMAT", default_value = "human", value_enum)]

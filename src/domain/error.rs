@@ -1,5 +1,7 @@
 //! Everything a call can be refused for, with the data that a caller needs to go on.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use super::{Job, JobId, Needed, State, Unauthenticated, change::Rejected};
@@ -13,11 +15,72 @@ pub struct Violation {
     pub description: String,
 }
 
-/// A limit that was reached. All pass with time or with a deletion.
+/// A limit that was reached, and how much it allows. All pass with time, or when something ends or is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// `--max-memory-jobs`, and none of the jobs has ended.
+    /// Jobs in memory, none of which has ended.
     Memory(usize),
+    /// Jobs of the owner.
+    JobsPerOwner(usize),
+    /// Calls of the caller a second.
+    CallRate {
+        /// So many.
+        most: u32,
+        /// How long it takes until there may be another.
+        wait: Duration,
+    },
+    /// Open watches in all.
+    Watches(usize),
+    /// Open watches of the caller.
+    WatchesPerIdentity(usize),
+    /// Open watches on the connection.
+    WatchesPerConnection(usize),
+    /// Open connections.
+    Connections(usize),
+}
+
+impl Limit {
+    /// The names of all limits, which are those of the flags that set them.
+    pub const NAMES: [&str; 7] = [
+        "max-memory-jobs",
+        "max-jobs-per-owner",
+        "max-calls-per-second",
+        "max-watches",
+        "max-watches-per-identity",
+        "max-watches-per-connection",
+        "max-connections",
+    ];
+
+    /// The place of its name among [`NAMES`](Self::NAMES).
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Memory(_) => 0,
+            Self::JobsPerOwner(_) => 1,
+            Self::CallRate { .. } => 2,
+            Self::Watches(_) => 3,
+            Self::WatchesPerIdentity(_) => 4,
+            Self::WatchesPerConnection(_) => 5,
+            Self::Connections(_) => 6,
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self.index()]
+    }
+
+    /// How much it allows.
+    pub const fn most(self) -> usize {
+        match self {
+            Self::CallRate { most, .. } => most as usize,
+            Self::Memory(most)
+            | Self::JobsPerOwner(most)
+            | Self::Watches(most)
+            | Self::WatchesPerIdentity(most)
+            | Self::WatchesPerConnection(most)
+            | Self::Connections(most) => most,
+        }
+    }
 }
 
 /// The job that a call was about, as it was then.
@@ -61,7 +124,7 @@ pub enum JobError {
     #[error("job {} is at revision {}, which is not yet {}", .0.id, .0.revision, .1)]
     RevisionNotReached(Subject, i64),
     /// A limit is reached.
-    #[error("a limit of this server is reached")]
+    #[error("the limit --{} of {} is reached", .0.name(), .0.most())]
     Exhausted(Limit),
     /// A message is larger than this many bytes.
     #[error("the {what} is larger than {limit} bytes")]

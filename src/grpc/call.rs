@@ -22,27 +22,48 @@ use tonic::{Code, Status};
 use tracing::{Instrument, Level, Span, debug, error_span, field::Empty, span_enabled};
 
 use super::{
-    auth::admit,
+    auth::{Rule, admit},
     context::CallContext,
     deadline::Deadline,
     methods::{Method, Methods},
     status::{code, restate},
 };
-use crate::{auth::Authenticator, domain::JobError, telemetry::traces};
+use crate::{
+    auth::{Authenticator, Grant},
+    domain::JobError,
+    limits::Limits,
+    telemetry::traces,
+};
+
+/// What each call passes.
+pub struct Gate {
+    /// The methods that are served.
+    pub methods: Arc<Methods>,
+    /// Knows who calls.
+    pub authenticator: Authenticator,
+    /// How much callers may use.
+    pub limits: Arc<Limits>,
+}
+
+impl Gate {
+    /// Lets a call pass if its caller may make it now. Says who that is, if it matters.
+    fn admit(&self, rule: Option<Rule>, request: &Request) -> Result<Option<Grant>, Status> {
+        let grant = admit(rule, &self.authenticator, request)?;
+        if let Some(grant) = &grant {
+            self.limits.call(&grant.identity).map_err(JobError::Exhausted)?;
+        }
+        Ok(grant)
+    }
+}
 
 /// Passes a call on to its handler.
-pub async fn call(
-    methods: Arc<Methods>,
-    authenticator: Arc<Authenticator>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub async fn call(gate: Arc<Gate>, mut request: Request, next: Next) -> Response {
     if !is_grpc(request.headers()) {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     let deadline = Deadline::take(request.headers_mut());
-    let call = Call::begin(methods.find(request.uri().path()).clone(), request.headers(), deadline.arrived());
-    let response = match admit(call.method.rule, &authenticator, &request) {
+    let call = Call::begin(gate.methods.find(request.uri().path()).clone(), request.headers(), deadline.arrived());
+    let response = match gate.admit(call.method.rule, &request) {
         // A call that came too late is not begun.
         Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
         Ok(grant) => {

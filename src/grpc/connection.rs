@@ -1,6 +1,6 @@
 //! Connections: accepting them, what each may use, and letting them go.
 
-use std::{future::pending, pin::pin, time::Duration};
+use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 
 use http::Request;
 use hyper::body::Incoming;
@@ -18,7 +18,7 @@ use super::{
     Service,
     link::{FIRST_BYTES, Link},
 };
-use crate::tls::Tls;
+use crate::{limits::Limits, tls::Tls};
 
 /// How long draining may take; then what is still open is cut off.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
@@ -26,14 +26,15 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 /// How long to wait where a connection can't be accepted, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves every connection, under `tls` if there is one and each as one of `connections`, until `shutdown` is cancelled
-/// and `drained` has told the callers; then lets calls end, for
-/// a limited time, and returns when the last connection is closed.
+/// Serves every connection that `limits` allow, under `tls` if there is one and each as one of `connections`, until
+/// `shutdown` is cancelled and `drained` has told the callers; then lets calls end, for a limited time, and returns when
+/// the last connection is closed.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
     service: Service,
     connections: TaskTracker,
+    limits: Arc<Limits>,
     shutdown: CancellationToken,
     drained: impl Future<Output = ()>,
 ) {
@@ -53,8 +54,12 @@ pub async fn serve(
                 }
             },
         };
+        if !limits.allows_connection(connections.len()) {
+            debug!("a connection was closed: there are as many as may be");
+            continue;
+        }
         let (http, service, watcher) = (http.clone(), service.clone(), graceful.watcher());
-        let (shutdown, tls) = (shutdown.clone(), tls.clone());
+        let (shutdown, tls, count) = (shutdown.clone(), tls.clone(), limits.connection());
         connections.spawn(cut_off.clone().run_until_cancelled_owned(async move {
             let link = match shutdown.run_until_cancelled(Link::open(stream, tls.as_ref())).await {
                 Some(Ok(link)) => link,
@@ -64,6 +69,7 @@ pub async fn serve(
             let (peer, check) = link.peer(tls.as_ref()).unzip();
             let service = TowerToHyperService::new(service.map_request(move |mut request: Request<Incoming>| {
                 peer.clone().map(|peer| request.extensions_mut().insert(peer));
+                count.clone().map(|count| request.extensions_mut().insert(count));
                 request
             }));
             let connection = watcher.watch(http.serve_connection(TokioIo::new(link), service).into_owned());

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     domain::{Change, JobError, JobId},
+    limits::Permit,
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
     tracker::Tracker,
 };
@@ -43,6 +44,12 @@ impl Jobs {
         let (stored, applied) = self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
         Ok((convert::job(&stored, self.tracker.now()), applied))
     }
+}
+
+/// Room for one more watch of the caller of `request`, until it is dropped.
+fn permit<T>(tracker: &Tracker, request: &Request<T>) -> Result<Permit, JobError> {
+    let caller = caller(request)?;
+    tracker.limits().watch(&caller, request.extensions().get()).map_err(JobError::Exhausted)
 }
 
 /// Enters the job into the call's log line.
@@ -126,12 +133,12 @@ impl JobService for Jobs {
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Answer<Self::WatchJobStream> {
         let caller = caller(&request)?;
-        let ending = Ending::of(request.extensions(), &self.drain);
+        let (ending, permit) = (Ending::of(request.extensions(), &self.drain), permit(&self.tracker, &request)?);
         let (id, resume_token, pace) = convert::watch_job(request.into_inner())?;
         note(&id);
         let watch = self.tracker.on_behalf_of(&caller).watch_job(&id, &resume_token, pace).await?;
-        let events = unfold((Box::new(watch), self.tracker.clone()), |(mut watch, tracker)| async move {
-            let event = watch.next().await?;
+        let events = unfold((Box::new((watch, permit)), self.tracker.clone()), |(mut watch, tracker)| async move {
+            let event = watch.0.next().await?;
             Some((event.map(|event| convert::event(event, tracker.now())).map_err(Status::from), (watch, tracker)))
         });
         respond_with(until(events, ending)).await
@@ -139,12 +146,12 @@ impl JobService for Jobs {
 
     async fn watch_jobs(&self, request: Request<v1::WatchJobsRequest>) -> Answer<Self::WatchJobsStream> {
         let caller = caller(&request)?;
-        let ending = Ending::of(request.extensions(), &self.drain);
+        let (ending, permit) = (Ending::of(request.extensions(), &self.drain), permit(&self.tracker, &request)?);
         let (scope, resume_token, pace) = convert::watch_jobs(request.into_inner())?;
         let watch = self.tracker.on_behalf_of(&caller).watch_jobs(scope, &resume_token, pace);
-        let events = unfold(Some((Box::new(watch), self.tracker.clone())), |open| async move {
+        let events = unfold(Some((Box::new((watch, permit)), self.tracker.clone())), |open| async move {
             let (mut watch, tracker) = open?;
-            match watch.next().await {
+            match watch.0.next().await {
                 Ok(event) => Some((Ok(convert::event(event, tracker.now())), Some((watch, tracker)))),
                 Err(error) => Some((Err(JobError::from(error).into()), None)),
             }

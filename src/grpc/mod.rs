@@ -31,7 +31,7 @@ use tower::Layer;
 
 pub use connection::serve;
 
-use self::methods::Methods;
+use self::{call::Gate, methods::Methods};
 use crate::{
     auth::Authenticator,
     proto::{
@@ -152,7 +152,7 @@ fn routes(
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
     };
-    let (methods, authenticator) = (methods.clone(), Arc::new(authenticator));
+    let gate = Arc::new(Gate { methods: methods.clone(), authenticator, limits: tracker.limits().clone() });
     let valid = "the descriptors were compiled with this binary";
     let router = Routes::new(jobs)
         .add_service(admin)
@@ -160,6 +160,6 @@ fn routes(
         .add_service(reflection().build_v1().expect(valid))
         .add_service(reflection().build_v1alpha().expect(valid))
         .into_axum_router()
-        .layer(from_fn(move |request, next| call::call(methods.clone(), authenticator.clone(), request, next)));
+        .layer(from_fn(move |request, next| call::call(gate.clone(), request, next)));
     GrpcWebLayer::new().layer(Routes::from(router))
 }

@@ -77,9 +77,7 @@ fn describe(error: JobError) -> (Code, ErrorDetails) {
             let metadata = [id, state, attempt, revision, ("min_revision", wanted.to_string())];
             (Code::Unavailable, soon(naming(&job.id, info("REVISION_NOT_REACHED", metadata))))
         }
-        JobError::Exhausted(Limit::Memory(limit)) => {
-            (Code::ResourceExhausted, soon(info("MEMORY_FULL", [("limit", limit.to_string())])))
-        }
+        JobError::Exhausted(limit) => (Code::ResourceExhausted, exhausted(limit)),
         JobError::TooLarge { limit, .. } => {
             (Code::ResourceExhausted, info("MESSAGE_TOO_LARGE", [("limit", limit.to_string())]))
         }
@@ -107,6 +105,19 @@ fn rejected(job: &Subject, why: Rejected) -> (Code, ErrorDetails) {
         details.add_precondition_failure_violation(reason, job.id.as_str(), why.to_string());
     }
     (code, details)
+}
+
+fn exhausted(limit: Limit) -> ErrorDetails {
+    let (reason, wait) = match limit {
+        Limit::Memory(_) => ("MEMORY_FULL", SOON),
+        Limit::JobsPerOwner(_) => ("TOO_MANY_JOBS", SOON),
+        Limit::CallRate { wait, .. } => ("RATE_LIMITED", wait),
+        Limit::Watches(_) | Limit::WatchesPerIdentity(_) | Limit::WatchesPerConnection(_) => ("TOO_MANY_WATCHES", SOON),
+        Limit::Connections(_) => ("TOO_MANY_CONNECTIONS", SOON),
+    };
+    let mut details = info(reason, [("name", limit.name().to_owned()), ("limit", limit.most().to_string())]);
+    details.set_retry_info(Some(wait));
+    details
 }
 
 /// What a caller would need.

@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::{Tracker, TrackerStats};
 use crate::{
     domain::{
-        Change, Filter, Identity, Job, JobError, JobId, ListQuery, MAX_PAGE, Needed, NewJob, Owners, Subject, Timestamp,
+        Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Needed, NewJob, Owners, Subject,
+        Timestamp,
     },
     store::{Page, Replaced, Stored},
     watch::{JobWatch, JobsWatch, Pace, Scope},
@@ -33,16 +34,13 @@ impl Calls<'_> {
         }
         let derived = || new.request_id.as_ref().map(|request_id| JobId::derived(&new.owner, request_id));
         let id = new.id.clone().or_else(derived).unwrap_or_else(|| JobId::from(Uuid::now_v7()));
-        // Mostly there is none; if there is, the store says so.
-        let mut current: Option<Stored> = None;
+        let full = self.full(&new.owner).await?;
+        // Mostly there is none; if there is, the store says so when one is to be stored.
+        let mut current = match full {
+            Some(_) => self.tracker.settle(self.tracker.store.get(&id).await?).await?,
+            None => None,
+        };
         loop {
-            let previous = current.as_ref().map(|stored| &*stored.job);
-            let job = Job::create(id.clone(), new.clone(), previous, Uuid::new_v4(), &self.tracker.moment());
-            let there = match self.tracker.replace(Arc::new(job), previous).await? {
-                Replaced::Stored(stored) => return Ok((stored, true)),
-                Replaced::Conflict(there) => there,
-            };
-            current = self.tracker.settle(there).await?;
             if let Some(existing) = current.as_ref().filter(|stored| stored.job.removal.is_none()) {
                 let job = &existing.job;
                 if !self.caller.owners.include(&job.owner) {
@@ -53,6 +51,15 @@ impl Calls<'_> {
                 }
                 return Err(JobError::Exists(Subject::from(&**job)));
             }
+            if let Some(limit) = full {
+                return Err(JobError::Exhausted(self.tracker.limits.refused(limit)));
+            }
+            let previous = current.as_ref().map(|stored| &*stored.job);
+            let job = Job::create(id.clone(), new.clone(), previous, Uuid::new_v4(), &self.tracker.moment());
+            current = match self.tracker.replace(Arc::new(job), previous).await? {
+                Replaced::Stored(stored) => return Ok((stored, true)),
+                Replaced::Conflict(there) => self.tracker.settle(there).await?,
+            };
         }
     }
 
@@ -188,6 +195,16 @@ impl Calls<'_> {
     /// The same filter, for what is the caller's.
     fn limited(&self, filter: Filter) -> Filter {
         Filter { owners: filter.owners.and(&self.caller.owners), ..filter }
+    }
+
+    /// The limit of jobs that `owner` has come to, if there is one.
+    async fn full(&self, owner: &str) -> Result<Option<Limit>, JobError> {
+        let limit = self.tracker.limits.jobs_per_owner().filter(|_| !owner.is_empty());
+        let Some(most) = limit else { return Ok(None) };
+        let filter = Filter { owners: Owners::one(owner), ..Filter::default() };
+        let query = ListQuery { filter, limit: 1, after: None, now: self.tracker.now() };
+        let jobs = self.tracker.store.list(&query).await?.total;
+        Ok(jobs.filter(|jobs| *jobs >= most as u64).map(|_| Limit::JobsPerOwner(most)))
     }
 
     /// A version that is at most a moment behind, if one is at hand.

@@ -26,6 +26,7 @@ use self::{metrics::JobMetrics, sweep::Sweeper};
 use crate::{
     clock::Clock,
     domain::{Applied, Change, Identity, Job, JobError, Limit, Moment, Retention, Stamp, Subject, Timestamp},
+    limits::Limits,
     store::{JobStore, Replaced, StorageMode, StoreError, StoreStats, Stored},
     telemetry::metrics::{Measured, Metrics},
     watch::Hub,
@@ -42,6 +43,7 @@ pub struct Tracker {
     sweeper: Sweeper,
     metrics: JobMetrics,
     started: Instant,
+    limits: Arc<Limits>,
 }
 
 /// How a tracker is.
@@ -70,7 +72,18 @@ impl Tracker {
             sweeper: Sweeper::default(),
             metrics: JobMetrics::default(),
             started: Instant::now(),
+            limits: Arc::default(),
         }
+    }
+
+    /// The same, within `limits`.
+    pub fn within(self, limits: Arc<Limits>) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// How much callers may use.
+    pub const fn limits(&self) -> &Arc<Limits> {
+        &self.limits
     }
 
     /// Now, on the clock that changes are dated by.
@@ -115,7 +128,11 @@ impl Tracker {
 
     /// Stores `job` in the place of `previous`, counts that, and sees to what time will bring about.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        let replaced = self.store.replace(job, previous).await?;
+        let replaced = self.store.replace(job, previous).await.inspect_err(|error| {
+            if let StoreError::Full(most) = error {
+                self.limits.refused(Limit::Memory(*most));
+            }
+        })?;
         if let Replaced::Stored(stored) = &replaced {
             self.metrics.stored(previous, &stored.job);
             self.plan_sweep(&stored.job);

@@ -3,25 +3,27 @@
 use std::{fs, path::Path};
 
 /// Each module with those of the crate that it may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     ("telemetry", &[]),
     ("domain", &[]),
     ("clock", &["domain"]),
     ("store", &["clock", "domain", "telemetry"]),
     ("watch", &["domain", "clock", "store", "telemetry"]),
-    ("tracker", &["domain", "clock", "store", "watch", "telemetry"]),
+    ("limits", &["domain", "telemetry"]),
+    ("tracker", &["domain", "clock", "limits", "store", "watch", "telemetry"]),
     ("proto", &[]),
     ("reload", &[]),
     ("auth", &["domain", "reload"]),
     ("tls", &["reload"]),
-    ("grpc", &["domain", "store", "watch", "tracker", "proto", "telemetry", "auth", "tls"]),
+    ("grpc", &["domain", "limits", "store", "watch", "tracker", "proto", "telemetry", "auth", "tls"]),
     ("http", &["domain", "store", "tracker", "telemetry"]),
-    ("config", &["domain", "store", "telemetry", "auth", "tls"]),
+    ("config", &["domain", "limits", "store", "telemetry", "auth", "tls"]),
     (
         "server",
         &[
             "domain",
             "clock",
+            "limits",
             "store",
             "watch",
             "tracker",

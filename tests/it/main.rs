@@ -15,6 +15,7 @@ mod history;
 mod hostile;
 mod laws;
 mod layering;
+mod limits;
 mod metrics;
 mod near_cache;
 mod redis_failover;

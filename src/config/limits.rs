@@ -1,0 +1,49 @@
+//! How much callers may use.
+
+use clap::Args;
+
+use crate::limits::Allowance;
+
+/// How much each caller may use, and all together. Zero is no limit.
+#[derive(Args, Clone, Debug)]
+pub struct LimitsConfig {
+    /// How many calls each identity may make a second, and as many at once; 0: no limit. Callers that are not told apart
+    /// are one
+    #[arg(long, env = "JOBTRACK_MAX_CALLS_PER_SECOND", default_value = "0", value_name = "COUNT")]
+    pub max_calls_per_second: u32,
+
+    /// How many watches may be open at a time; 0: no limit
+    #[arg(long, env = "JOBTRACK_MAX_WATCHES", default_value = "100000", value_name = "COUNT")]
+    pub max_watches: usize,
+
+    /// How many watches each identity may have open; 0: no limit
+    #[arg(long, env = "JOBTRACK_MAX_WATCHES_PER_IDENTITY", default_value = "0", value_name = "COUNT")]
+    pub max_watches_per_identity: usize,
+
+    /// How many watches may be open on each connection, which has 1000 streams at most; 0: no other limit
+    #[arg(long, env = "JOBTRACK_MAX_WATCHES_PER_CONNECTION", default_value = "0", value_name = "COUNT")]
+    pub max_watches_per_connection: usize,
+
+    /// How many jobs there may be of each owner, not counting those without one; 0: no limit. Creations at the same time
+    /// may exceed it
+    #[arg(long, env = "JOBTRACK_MAX_JOBS_PER_OWNER", default_value = "0", value_name = "COUNT")]
+    pub max_jobs_per_owner: usize,
+
+    /// How many connections may be open; more are closed at once; 0: no limit
+    #[arg(long, env = "JOBTRACK_MAX_CONNECTIONS", default_value = "0", value_name = "COUNT")]
+    pub max_connections: usize,
+}
+
+impl LimitsConfig {
+    /// What that allows.
+    pub const fn allowance(&self) -> Allowance {
+        Allowance {
+            calls_per_second: self.max_calls_per_second,
+            watches: self.max_watches,
+            watches_per_identity: self.max_watches_per_identity,
+            watches_per_connection: self.max_watches_per_connection,
+            jobs_per_owner: self.max_jobs_per_owner,
+            connections: self.max_connections,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What callers may use, each by itself and all together: what is refused, how that is said, and that it passes.
+
+use std::time::Duration;
+
+use jobtrack::proto::v1::{CreateJobRequest, DeleteJobRequest, WatchJobRequest, WatchJobsRequest};
+use serde_json::json;
+use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+
+use crate::support::{
+    Client, Server, create,
+    credentials::{Folder, bearer, holder, identities},
+    error_info,
+    http::Scrape,
+    new_job,
+    redis::shared_redis,
+    replicas::{in_time, read},
+};
+
+/// Fails unless a call was refused for this limit, with the time after which to try again. Returns that.
+#[track_caller]
+fn assert_limited(status: &Status, reason: &str, name: &str, most: usize) -> Duration {
+    let info = error_info(status);
+    assert_eq!((status.code(), info.reason.as_str()), (Code::ResourceExhausted, reason), "{status:?}");
+    assert_eq!((&*info.metadata["name"], &*info.metadata["limit"]), (name, &*most.to_string()), "{status:?}");
+    let retry = status.get_details_retry_info().expect("when to try again");
+    retry.retry_delay.expect("how long")
+}
+
+/// A watch of `id`, as who has `token`.
+fn watch(token: &str, id: &str) -> Request<WatchJobRequest> {
+    bearer(token, WatchJobRequest { job_id: id.to_owned(), ..Default::default() })
+}
+
+/// How often the metrics say that a limit was the reason.
+async fn refusals(server: &Server, name: &str) -> u64 {
+    Scrape::of(server.http).await.count(&format!("jobtrack_limited_total{{limit=\"{name}\"}}"))
+}
+
+/// A server with these flags that knows `one` and `other`.
+async fn with_two(flags: &[&str]) -> (Server, Folder) {
+    let folder = Folder::new();
+    let everybody = json!("*");
+    let file = identities(&[holder("one", "reporter", &everybody), holder("other", "reporter", &everybody)]);
+    let file = folder.write("identities.json", &file);
+    (Server::with(&[flags, &["--auth-tokens", &file]].concat()).await, folder)
+}
+
+#[tokio::test]
+async fn calls_a_second_are_limited_for_each_caller() {
+    let (server, _folder) = with_two(&["--max-calls-per-second", "20"]).await;
+    let mut client = server.client().await;
+    client.create_job(bearer("other", new_job("a"))).await.expect("it is not there yet");
+    let mut taken = 0;
+    let refused = loop {
+        match client.get_job(bearer("one", read("a"))).await {
+            Ok(_) => taken += 1,
+            Err(status) => break status,
+        }
+        assert!(taken < 10_000, "nothing is refused");
+    };
+    assert!(taken >= 20, "{taken} at once");
+    let wait = assert_limited(&refused, "RATE_LIMITED", "max-calls-per-second", 20);
+    client.get_job(bearer("other", read("a"))).await.expect("another caller has calls of its own");
+    assert!(wait <= Duration::from_millis(50), "{wait:?}: 20 a second");
+    sleep(wait).await;
+    client.get_job(bearer("one", read("a"))).await.expect("it has passed");
+    assert!(refusals(&server, "max-calls-per-second").await >= 1);
+    server.stop().await;
+}
+
+/// Watches until one is refused. Then that one more is let in when one has ended.
+async fn assert_watches(
+    client: &mut Client,
+    token: &str,
+    reason: (&str, usize),
+) -> Vec<tonic::Streaming<jobtrack::proto::v1::WatchJobResponse>> {
+    let (name, most) = reason;
+    let mut open = Vec::new();
+    for _ in 0..most {
+        open.push(client.watch_job(watch(token, "a")).await.expect("it may be open").into_inner());
+    }
+    let refused = client.watch_job(watch(token, "a")).await.expect_err("one more");
+    assert_limited(&refused, "TOO_MANY_WATCHES", name, most);
+    let many = bearer(token, WatchJobsRequest::default());
+    let refused = client.watch_jobs(many).await.expect_err("one more, of many jobs");
+    assert_limited(&refused, "TOO_MANY_WATCHES", name, most);
+    open.pop();
+    let again = async {
+        loop {
+            if let Ok(stream) = client.watch_job(watch(token, "a")).await {
+                return stream.into_inner();
+            }
+        }
+    };
+    open.push(in_time("a place that has become free", again).await);
+    open
+}
+
+#[tokio::test]
+async fn open_watches_are_limited_in_all() {
+    let (server, _folder) = with_two(&["--max-watches", "3"]).await;
+    let mut client = server.client().await;
+    client.create_job(bearer("one", new_job("a"))).await.expect("it is not there yet");
+    let open = assert_watches(&mut client, "one", ("max-watches", 3)).await;
+    let refused = server.client().await.watch_job(watch("other", "a")).await.expect_err("others count too");
+    assert_limited(&refused, "TOO_MANY_WATCHES", "max-watches", 3);
+    drop(open);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn open_watches_are_limited_for_each_caller() {
+    let (server, _folder) = with_two(&["--max-watches-per-identity", "3"]).await;
+    let mut client = server.client().await;
+    client.create_job(bearer("one", new_job("a"))).await.expect("it is not there yet");
+    let open = assert_watches(&mut client, "one", ("max-watches-per-identity", 3)).await;
+    let refused = server.client().await.watch_job(watch("one", "a")).await.expect_err("on any connection");
+    assert_limited(&refused, "TOO_MANY_WATCHES", "max-watches-per-identity", 3);
+    client.watch_job(watch("other", "a")).await.expect("another caller has watches of its own");
+    assert!(refusals(&server, "max-watches-per-identity").await >= 3);
+    drop(open);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn open_watches_are_limited_on_each_connection() {
+    let (server, _folder) = with_two(&["--max-watches-per-connection", "3"]).await;
+    let mut client = server.client().await;
+    client.create_job(bearer("one", new_job("a"))).await.expect("it is not there yet");
+    let open = assert_watches(&mut client, "one", ("max-watches-per-connection", 3)).await;
+    client.watch_job(watch("other", "a")).await.expect_err("whoever calls");
+    server.client().await.watch_job(watch("one", "a")).await.expect("another connection has watches of its own");
+    drop(open);
+    server.stop().await;
+}
+
+/// A job of `owner`, made by `request_id`.
+fn owned(owner: &str, request_id: &str) -> CreateJobRequest {
+    CreateJobRequest { owner: owner.into(), request_id: request_id.into(), ..new_job("") }
+}
+
+async fn jobs_of_each_owner_are_limited(server: Server) {
+    let mut client = server.client().await;
+    let owner = format!("owner-{}", uuid::Uuid::new_v4());
+    let mut first = None;
+    for request_id in ["1", "2", "3"] {
+        let made = client.create_job(owned(&owner, request_id)).await.expect("there is room").into_inner();
+        first = first.or(made.job);
+    }
+    let refused = client.create_job(owned(&owner, "4")).await.expect_err("there are three");
+    assert_limited(&refused, "TOO_MANY_JOBS", "max-jobs-per-owner", 3);
+    let again = client.create_job(owned(&owner, "1")).await.expect("it asks for no other job").into_inner();
+    let first = first.expect("it was created");
+    assert_eq!((again.created, again.job.expect("the job").id), (false, first.id.clone()));
+    client.create_job(owned(&format!("{owner}-other"), "1")).await.expect("another owner has jobs of its own");
+    client.delete_job(DeleteJobRequest { job_id: first.id, force: true }).await.expect("it can be deleted");
+    client.create_job(owned(&owner, "4")).await.expect("there is room again");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn jobs_of_each_owner_are_limited_in_memory() {
+    jobs_of_each_owner_are_limited(Server::with(&["--max-jobs-per-owner", "3"]).await).await;
+}
+
+#[tokio::test]
+async fn jobs_of_each_owner_are_limited_in_redis() {
+    let url = shared_redis().await.url();
+    jobs_of_each_owner_are_limited(Server::with(&["--max-jobs-per-owner", "3", "--redis-url", &url]).await).await;
+}
+
+#[tokio::test]
+async fn open_connections_are_limited() {
+    let server = Server::with(&["--max-connections", "2"]).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let second = server.client().await;
+    let mut third = TcpStream::connect(server.address).await.expect("the server listens");
+    let closed = in_time("the end of a connection too many", third.read(&mut [0; 16])).await;
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    client.get_job(read("a")).await.expect("the others go on");
+    drop(second);
+    let again = async {
+        loop {
+            if let Ok(channel) = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))
+                .expect("an address is a URI")
+                .connect()
+                .await
+                && Client::new(channel).get_job(read("a")).await.is_ok()
+            {
+                return;
+            }
+        }
+    };
+    in_time("a place that has become free", again).await;
+    assert!(refusals(&server, "max-connections").await >= 1);
+    server.stop().await;
+}
+
+/// What is not limited costs no bookkeeping, and is no limit.
+#[tokio::test]
+async fn zero_is_no_limit() {
+    let flags = ["--max-calls-per-second", "0", "--max-watches", "0", "--max-jobs-per-owner", "0"];
+    let server = Server::with(&flags).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        let request = WatchJobRequest { job_id: "a".into(), ..Default::default() };
+        open.push(client.watch_job(request).await.expect("it may be open"));
+    }
+    drop(open);
+    server.stop().await;
+}
