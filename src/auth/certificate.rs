@@ -1,5 +1,7 @@
 //! Who holds a client certificate.
 
+use std::sync::Arc;
+
 use rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 use webpki::EndEntityCert;
@@ -8,7 +10,7 @@ use webpki::EndEntityCert;
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Its name: the first URI among the subject's alternative names, or else the first DNS name.
-    pub name: Option<String>,
+    pub name: Option<Arc<str>>,
     /// Cancelled when the certificate is no longer valid.
     pub expired: CancellationToken,
 }
@@ -18,7 +20,7 @@ impl Peer {
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         let name = EndEntityCert::try_from(certificate).ok().and_then(|certificate| {
             let first = certificate.valid_uri_names().next().or_else(|| certificate.valid_dns_names().next());
-            first.map(str::to_owned)
+            first.map(Arc::from)
         });
         Self { name, expired: CancellationToken::new() }
     }

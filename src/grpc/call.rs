@@ -67,6 +67,7 @@ pub async fn call(gate: Arc<Gate>, mut request: Request, next: Next) -> Response
         // A call that came too late is not begun.
         Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
         Ok(grant) => {
+            call.note_caller(grant.as_ref());
             request.extensions_mut().insert(CallContext { deadline, grant });
             let answered = timeout_at(deadline.for_response(), next.run(request).instrument(call.span.clone())).await;
             match answered {
@@ -98,6 +99,14 @@ impl Call {
         method.started();
         let span = span(&method, traces::named_in(headers));
         Self { method, arrived, span, code: Code::Cancelled }
+    }
+
+    /// Enters into the log line who calls, where callers are told apart.
+    fn note_caller(&self, grant: Option<&Grant>) {
+        let name = grant.map(|grant| grant.identity.name.as_str());
+        if let Some(name) = name.filter(|name| !name.is_empty()) {
+            self.span.record("caller", name);
+        }
     }
 
     /// Ends with the status in these trailers.
@@ -137,7 +146,7 @@ fn span(method: &Method, caller: Option<traces::Context>) -> Span {
         return Span::none();
     }
     let name = method.full_name();
-    let span = error_span!("call", method = name, job_id = Empty, trace_id = Empty, otel.kind = Empty);
+    let span = error_span!("call", method = name, caller = Empty, job_id = Empty, trace_id = Empty, otel.kind = Empty);
     let (service, method) = method.names();
     traces::begin_call(&span, caller, service, method);
     span

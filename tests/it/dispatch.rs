@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use jobtrack::{
     clock::SystemClock,
-    domain::{ANYONE, Change, NewJob, Removal, Report, Retention},
+    domain::{ANYONE, Change, Identity, JobError, NewJob, Owners, Removal, Report, Retention, Role},
     store::{Announcement, Listener, MemoryStore},
     tracker::Tracker,
     watch::{EventKind, Hub, Pace, Scope, WatchEvent},
@@ -128,4 +128,24 @@ async fn a_deletion_in_place_of_another_change_is_a_removal() {
     let seen = one.next().await.expect("an event").expect("a removal");
     assert_eq!((brief(&seen), seen.reset), (removed, true));
     assert!(one.next().await.is_none(), "it is over");
+}
+
+/// Of two jobs that replicas made under one id, another owner's may be the one that stands.
+#[tokio::test]
+async fn a_stream_ends_where_its_job_has_become_another_owners() {
+    let (tracker, hub) = tracker();
+    let new = NewJob { id: Some(id("a")), owner: "alice".into(), ..plain() };
+    let (mut stored, _) = tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room");
+    let alice = Identity { name: "alice".into(), role: Some(Role::Reader), owners: Owners::one("alice") };
+    let watch = tracker.on_behalf_of(&alice).watch_job(&id("a"), "", pace(Duration::ZERO)).await;
+    let mut stream = watch.expect("it is hers");
+    stream.next().await.expect("an event").expect("a snapshot");
+    let job = Arc::make_mut(&mut stored.job);
+    job.owner = "bob".into();
+    job.version.revision += 1;
+    hub.changed(Announcement { stored, position: 1000, previous: None });
+    dispatched(&hub).await;
+    let end = stream.next().await.expect("an end").expect_err("it is not hers any more");
+    assert_eq!(end, JobError::NotFound(id("a")));
+    assert!(stream.next().await.is_none(), "it is over");
 }

@@ -1,13 +1,19 @@
 //! Files that are replaced while calls are made.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use jobtrack::proto::v1::{GetJobRequest, WatchJobRequest, job_service_client::JobServiceClient};
 use serde_json::json;
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::until;
 use crate::support::{
@@ -65,7 +71,12 @@ async fn a_certificate_and_a_token_file_are_replaced_and_no_call_fails() {
     }
     let called = async |more: u64| {
         let target = calls.load(Relaxed) + more;
-        until("calls are made", async || (calls.load(Relaxed) >= target).then_some(())).await;
+        let made = async {
+            while calls.load(Relaxed) < target {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), made).await.expect("calls are made");
     };
     called(500).await;
     let certificate = new.server();

@@ -1,15 +1,24 @@
 //! TLS, with and without certificates of clients.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use jobtrack::proto::v1::{WatchJobsRequest, job_service_client::JobServiceClient};
 use rcgen::SanType;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{Code, Request, Status};
 
 use super::{assert_denied, assert_unauthenticated, missing, read_as};
@@ -162,5 +171,49 @@ async fn who_does_not_speak_tls_is_hung_up_on() {
     let status = read_as(&channel, Request::new(missing())).await;
     assert!(matches!(status.code(), Code::Unavailable | Code::Unknown), "{status:?}");
     assert!(world.read(Some(&world.client(vec![dns("host.test")]))).await.is_ok(), "others are served");
+    world.server.stop().await;
+}
+
+/// A connection under TLS that asks for this protocol.
+async fn raw(world: &World, protocol: &[u8]) -> TlsStream<TcpStream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(world.servers.pem().as_bytes()).expect("PEM")).expect("an authority");
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("they are known");
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let stream = TcpStream::connect(world.server.address).await.expect("it listens");
+    let name = ServerName::try_from("localhost").expect("a name");
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("it speaks TLS")
+}
+
+#[tokio::test]
+async fn grpc_web_is_served_over_http1_and_tls() {
+    let world = World::start("optional").await;
+    let mut stream = raw(&world, b"http/1.1").await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    let head = "POST /jobtrack.v1.JobService/ListJobs HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                content-type: application/grpc-web+proto\r\nauthorization: Bearer a-token\r\ncontent-length: 5\r\n\r\n";
+    stream.write_all(&[head.as_bytes(), &[0; 5]].concat()).await.expect("it reads");
+    let mut said = Vec::new();
+    timeout(Duration::from_secs(5), stream.read_to_end(&mut said))
+        .await
+        .expect("it answers")
+        .expect("it closes in order");
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.starts_with("HTTP/1.1 200") && said.contains("grpc-status:0"), "{said}");
+    world.server.stop().await;
+}
+
+#[tokio::test]
+async fn who_shakes_hands_and_says_nothing_is_hung_up_on() {
+    let world = World::start("optional").await;
+    for words in [&b""[..], b"PRI * HTTP/2.0\r\n"] {
+        let mut stream = raw(&world, b"h2").await;
+        stream.write_all(words).await.expect("it reads");
+        stream.flush().await.expect("it reads");
+        let closed = timeout(Duration::from_secs(13), stream.read(&mut [0; 1])).await;
+        assert!(closed.is_ok(), "still open after {words:?}");
+    }
     world.server.stop().await;
 }

@@ -1,8 +1,10 @@
 //! Bearer tokens of the identities file.
 
+use std::{fs, process::Command};
+
 use jobtrack::proto::v1::{WatchJobRequest, WatchJobsRequest};
 use serde_json::{Value, json};
-use tonic::{Request, metadata::MetadataValue};
+use tonic::{Code, Request, metadata::MetadataValue};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{assert_denied, assert_unauthenticated, missing, read_as, until};
@@ -10,7 +12,7 @@ use crate::support::{
     Server,
     credentials::{Folder, bearer, holder, identities},
     new_job,
-    process::output,
+    process::{Process, output},
     reason,
 };
 
@@ -95,24 +97,41 @@ async fn a_stream_ends_when_its_token_is_revoked_and_only_that() {
     server.stop().await;
 }
 
+/// A process for those of `identities.json` in this folder, whose log is there too.
+fn logging(folder: &Folder, level: &str) -> Process {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"log=$1; shift; exec "$0" "$@" 2>"$log""#, env!("CARGO_BIN_EXE_jobtrack")]);
+    command.args([&folder.path("log"), "--log", level, "--auth-tokens", &folder.path("identities.json")]);
+    command.args(["--http-listen", "off"]).env_clear();
+    Process::run(command)
+}
+
+fn log(folder: &Folder) -> String {
+    fs::read_to_string(folder.path("log")).expect("the log is text")
+}
+
 #[tokio::test]
 async fn a_file_that_can_not_be_used_changes_nothing() {
-    let (server, folder) = server(&[holder("tom", "reader", &json!("*"))]).await;
-    let channel = server.channel().await;
-    let both = identities(&[holder("tom", "reader", &json!("*")), holder("ann", "reader", &json!("*"))]);
-    for bad in ["", "{", &both[..both.len() - 1], r#"{"identities": [{"name": "tom"}]}"#] {
+    let folder = Folder::new();
+    let tom = || holder("tom", "reader", &json!("*"));
+    folder.write("identities.json", &identities(&[tom()]));
+    let process = logging(&folder, "info");
+    let mut client = process.client().await;
+    let both = identities(&[tom(), holder("ann", "reader", &json!("*"))]);
+    let bad = ["", "{", &both[..both.len() - 1], r#"{"identities": [{"name": "tom"}]}"#];
+    for (number, bad) in bad.into_iter().enumerate() {
         folder.write("identities.json", bad);
-        // It is looked at within a second or two; that it was is seen by what comes after.
-        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-        assert_eq!(reason(&read_as(&channel, bearer("tom", missing())).await), "JOB_NOT_FOUND", "{bad:?}");
+        let complaints = || log(&folder).matches("not usable as they are now").count();
+        until("it is noticed", async || (complaints() > number).then_some(())).await;
+        let status = client.get_job(bearer("tom", missing())).await.expect_err("there is no such job");
+        assert_eq!(reason(&status), "JOB_NOT_FOUND", "{bad:?}");
     }
     folder.write("identities.json", &both);
     until("a good file is taken", async || {
-        let status = read_as(&channel, bearer("ann", missing())).await;
-        (status.code() == tonic::Code::NotFound).then_some(())
+        let status = client.get_job(bearer("ann", missing())).await.expect_err("there is no such job");
+        (status.code() == Code::NotFound).then_some(())
     })
     .await;
-    server.stop().await;
 }
 
 #[test]
@@ -153,4 +172,27 @@ fn a_bad_identities_file_is_refused_by_name_and_without_secrets() {
     let missing = output(&["--listen", "127.0.0.1:0", "--auth-tokens", &folder.path("no-such-file")]);
     let text = String::from_utf8(missing.stderr).expect("errors are text");
     assert!(missing.status.code() == Some(1) && text.contains("no-such-file"), "{text}");
+}
+
+/// At the level that says the most, of every library.
+#[tokio::test]
+async fn no_log_line_has_a_token() {
+    let folder = Folder::new();
+    folder.write("identities.json", &identities(&[holder("canary-known", "reader", &json!("*"))]));
+    let process = logging(&folder, "trace");
+    let mut client = process.client().await;
+    for (token, code) in [("canary-known", Code::NotFound), ("canary-unknown", Code::Unauthenticated)] {
+        let status = client.get_job(bearer(token, missing())).await.expect_err("there is no such job");
+        assert_eq!(status.code(), code);
+    }
+    folder.write("identities.json", r#"{"identities": [{"name": "tom", "sha256": "canary-digest"}]}"#);
+    until("the bad file is noticed", async || log(&folder).contains("not usable").then_some(())).await;
+    process.signal("TERM");
+    process.wait();
+    let lines = log(&folder);
+    assert!(lines.contains("GetJob") && lines.contains("h2::"), "{lines}");
+    // Its name is no secret, though here it is the same.
+    let tells = |line: &&str| line.replace("caller=\"canary-known\"", "").contains("canary");
+    let secrets: Vec<_> = lines.lines().filter(tells).collect();
+    assert!(secrets.is_empty(), "{secrets:#?}");
 }
