@@ -1,15 +1,21 @@
-//! TLS: which certificate the server shows, and which ones of clients it takes.
+//! TLS: which certificate the server shows, which ones of clients it takes, and how a client connects.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use anyhow::{Context, Result as Outcome};
 use rustls::{
-    RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::ring::default_provider,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server::TlsStream};
 
 use crate::reload::{Refresh, Reloaded};
 
@@ -99,11 +105,34 @@ impl Settings {
     }
 }
 
-fn verifier(authorities: &[u8], required: bool) -> Result<Arc<dyn ClientCertVerifier>, String> {
+/// Connects to the gRPC server at `address`, HOST:PORT, whose certificate must be for that host and signed by one of
+/// `authorities`, a PEM file.
+pub async fn connect(address: &str, authorities: &Path) -> Outcome<client::TlsStream<TcpStream>> {
+    let file = authorities.display();
+    let pem = fs::read(authorities).with_context(|| format!("{file} can't be read"))?;
+    let roots = roots(&pem).map_err(|problem| anyhow::anyhow!("{file}: {problem}"))?;
+    let (host, _) = address.rsplit_once(':').with_context(|| format!("{address:?} is not HOST:PORT"))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(host).with_context(|| format!("{address:?} is not HOST:PORT"))?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
+}
+
+/// The authorities of a PEM file.
+fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for authority in certificates(authorities).ok_or("the client authorities are not PEM certificates")? {
-        roots.add(authority).map_err(|error| format!("a client authority can't be used: {error}"))?;
+    for authority in certificates(pem).ok_or("the authorities are not PEM certificates")? {
+        roots.add(authority).map_err(|error| format!("an authority can't be used: {error}"))?;
     }
+    Ok(roots)
+}
+
+fn verifier(authorities: &[u8], required: bool) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let roots = roots(authorities)?;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
     let builder = if required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|error| format!("the client authorities can't be used: {error}"))

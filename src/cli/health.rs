@@ -1,18 +1,27 @@
 //! `jobtrack health`: the container's probe.
 
-use std::time::Duration;
+use std::{
+    future::ready,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use axum::body::Body;
 use clap::Args;
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo},
+};
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 use tonic_health::{ServingStatus, pb::HealthCheckRequest};
+use tower::service_fn;
 
 use crate::{
     config::{DEFAULT_HTTP_LISTEN, DEFAULT_LISTEN},
     proto::health::health_client::HealthClient,
+    tls,
 };
 
 /// How long an answer may take.
@@ -21,9 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Whom to ask.
 #[derive(Args)]
 pub struct Probe {
-    /// The server's address, where it has no TLS
+    /// The server's address
     #[arg(long, env = "JOBTRACK_LISTEN", default_value = DEFAULT_LISTEN, value_name = "HOST:PORT")]
     addr: String,
+
+    /// Ask with TLS; the certificate must be for the host of --addr, and of an authority in this file, PEM
+    #[arg(long, value_name = "FILE", conflicts_with = "http")]
+    tls_ca: Option<PathBuf>,
 
     /// Ask at the HTTP port instead, which never has TLS
     #[arg(long)]
@@ -38,7 +51,8 @@ pub struct Probe {
 pub fn run(probe: &Probe) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let address = if probe.http { &probe.http_addr } else { &probe.addr };
-    let answer = async { if probe.http { check_http(address).await } else { check(address).await } };
+    let answer =
+        async { if probe.http { check_http(address).await } else { check(address, probe.tls_ca.as_deref()).await } };
     let answer = runtime.block_on(async { timeout(PATIENCE, answer).await });
     answer.with_context(|| format!("{address} did not answer within {PATIENCE:?}"))??;
     println!("serving");
@@ -56,10 +70,19 @@ async fn check_http(address: &str) -> Result<()> {
     Ok(())
 }
 
-async fn check(address: &str) -> Result<()> {
+async fn check(address: &str, authorities: Option<&Path>) -> Result<()> {
     let endpoint = Endpoint::new(format!("http://{address}"));
     let endpoint = endpoint.with_context(|| format!("--addr {address:?} is not HOST:PORT"))?;
-    let channel = endpoint.connect().await.with_context(|| format!("{address} can't be reached"))?;
+    let unreachable = || format!("{address} can't be reached");
+    let channel = match authorities {
+        None => endpoint.connect().await.with_context(unreachable)?,
+        Some(authorities) => {
+            let stream = tls::connect(address, authorities).await.with_context(unreachable)?;
+            let mut stream = Some(TokioIo::new(stream));
+            let connector = service_fn(move |_| ready(stream.take().ok_or("the connection was lost")));
+            endpoint.connect_with_connector(connector).await.with_context(unreachable)?
+        }
+    };
     let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
     let answer = answer.with_context(|| format!("{address} does not tell its health"))?.into_inner();
     if answer.status != ServingStatus::Serving as i32 {

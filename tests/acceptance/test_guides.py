@@ -33,7 +33,7 @@ class Guides(unittest.TestCase):
 
     def test_no_page_names_a_flag_that_does_not_exist(self):
         others = {"--addr", "--release", "--locked", "--bench", "--build", "--build-arg", "--wait", "--help", "--latency"}
-        others |= {"--http", "--http-addr", "--protocol", "--http2-prior-knowledge", "--open"}
+        others |= {"--http", "--http-addr", "--tls-ca", "--protocol", "--http2-prior-knowledge", "--open"}
         for page in PAGES:
             with self.subTest(page.name):
                 named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text()))

@@ -112,11 +112,18 @@ async fn beyond_loopback_it_serves_where_that_is_said_to_be_safe() {
         assert!(process.address.ip().is_unspecified());
     }
     let folder = Folder::new();
-    let own = Authority::new().server();
+    let authority = Authority::new();
+    let own = authority.server();
     let (cert, key) = (folder.write("cert.pem", &own.pem), folder.write("key.pem", &own.key));
     let tls = command(&["--http-listen", "off", "--tls-cert", &cert, "--tls-key", &key]);
     let process = Process::run_on(tls, "0.0.0.0:0");
     assert!(process.banner.contains("https://") && !process.banner.contains("plaintext"), "{:?}", process.banner);
+    let address = format!("localhost:{}", process.address.port());
+    let probe = |authority: &str| output(&["health", "--addr", &address, "--tls-ca", authority]).status.code();
+    assert_eq!(probe(&folder.write("ca.pem", &authority.pem())), Some(0));
+    assert_eq!(probe(&folder.write("other.pem", &Authority::new().pem())), Some(1));
+    fails(&["health", "--addr", &address], 1, &["does not tell its health"]);
+    fails(&["health", "--addr", &address, "--tls-ca", &key], 1, &["not PEM certificates"]);
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "reload",
         ],
     ),
-    ("cli", &["config", "telemetry", "server", "proto"]),
+    ("cli", &["config", "telemetry", "server", "proto", "tls"]),
     ("main", &["cli"]),
 ];
 
