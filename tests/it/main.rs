@@ -5,6 +5,7 @@ mod support;
 mod access;
 mod api;
 mod binary;
+mod canaries;
 mod dispatch;
 mod errors;
 mod failover;

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -32,6 +33,8 @@ pub struct Process {
     pub address: SocketAddr,
     pub banner: String,
     child: Child,
+    /// Reads what it logs as it comes: a full pipe would hold it up.
+    log: Option<JoinHandle<String>>,
 }
 
 impl Process {
@@ -56,7 +59,13 @@ impl Process {
             assert!(lines.read_line(&mut banner).expect("the banner is text") > 0, "it ended after {banner:?}");
         }
         let address = banner.split([' ', ',']).find_map(|word| word.parse().ok()).expect("the banner has the address");
-        Self { address, banner, child }
+        let mut log = child.stderr.take().expect("it is piped");
+        let log = thread::spawn(move || {
+            let mut text = String::new();
+            log.read_to_string(&mut text).expect("the log is text");
+            text
+        });
+        Self { address, banner, child, log: Some(log) }
     }
 
     /// Calls of `JobService` on a new connection.
@@ -80,11 +89,10 @@ impl Process {
                 break status;
             }
             assert!(Instant::now() < deadline, "the process did not end");
-            std::thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         };
-        let mut log = String::new();
-        self.child.stderr.take().expect("it is piped").read_to_string(&mut log).expect("the log is text");
-        (status, log)
+        let log = self.log.take().expect("nobody else waits").join();
+        (status, log.expect("the log is text"))
     }
 
     /// How many files and connections it has open.
