@@ -1,6 +1,6 @@
 //! How many instructions a call takes in the server, counted by callgrind.
 
-mod callgrind;
+pub mod callgrind;
 
 use std::sync::Arc;
 

@@ -9,13 +9,14 @@
 //! |---|---|
 //! | `ratios` | calls a second and CPU per call: floor, jobtrack, a stock pool, and the seeds' way (`FastAPI`, redis-py) |
 //! | `instructions` | instructions per call under callgrind; `--profile OPERATION` prints where they go |
+//! | `telemetry` | instructions per call with metrics and traces, next to neither |
 //! | `watch` | one job with many subscribers: CPU per event and time to delivery |
 //! | `memory` | bytes per idle watch and per job |
 //! | `growth` | how costs grow with watched jobs, subscribers, jobs, and jobs to reconcile |
 //! | (nothing) | all of these |
 //!
 //! Each prints tables and writes them to its section of `docs/benchmarks.md`, plots beside it. With `--quick` it is over
-//! soon and writes below `target/tmp/benchmarks/` instead. It needs `redis-server`, for `instructions` valgrind, and for
+//! soon and writes below `target/tmp/benchmarks/` instead. It needs `redis-server`, for `instructions` and `telemetry` valgrind, and for
 //! the seeds' way Python 3.
 //!
 //! | parts of it, by hand | |
@@ -36,12 +37,17 @@ mod report;
 mod seeds;
 mod stats;
 mod svg;
+mod telemetry;
 mod watch;
 mod workload;
 
 #[path = "../../tests/it/support/redis.rs"]
 #[allow(dead_code, reason = "the tests use what this does not")]
 mod servers;
+
+#[path = "../../tests/it/support/otlp.rs"]
+#[allow(dead_code, reason = "the tests use what this does not")]
+mod otlp;
 
 use clap::{Parser, Subcommand};
 use report::Report;
@@ -70,6 +76,8 @@ enum Command {
     Ratios,
     /// Instructions per call, next to the floor's
     Instructions(instructions::Arguments),
+    /// Instructions per call with metrics and traces, next to neither
+    Telemetry(telemetry::Arguments),
     /// CPU per event and time to delivery, next to the floor's
     Watch,
     /// Bytes per idle watch and per job
@@ -93,12 +101,14 @@ async fn run(command: Option<Command>, quick: bool) {
         None => {
             instructions::run(&instructions::Arguments::default(), &report).await;
             ratios::run(&report).await;
+            telemetry::run(&telemetry::Arguments::default(), &report).await;
             watch::run(&report).await;
             memory::run(&report).await;
             growth::run(&growth::Arguments::default(), &report).await;
         }
         Some(Command::Ratios) => ratios::run(&report).await,
         Some(Command::Instructions(arguments)) => instructions::run(&arguments, &report).await,
+        Some(Command::Telemetry(arguments)) => telemetry::run(&arguments, &report).await,
         Some(Command::Watch) => watch::run(&report).await,
         Some(Command::Memory) => memory::run(&report).await,
         Some(Command::Growth(arguments)) => growth::run(&arguments, &report).await,

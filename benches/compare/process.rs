@@ -76,7 +76,7 @@ impl Kind {
             Self::Jobtrack => jobtrack_command(redis),
         });
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env_clear();
+        command.args(&words[1..]).env_clear().env("JOBTRACK_HTTP_LISTEN", "127.0.0.1:0");
         for name in ["PATH", "HOME"] {
             command.envs(env::var_os(name).map(|value| (name, value)));
         }
@@ -104,7 +104,6 @@ fn jobtrack_command(redis: Option<&str>) -> Vec<String> {
         None => vec!["--max-memory-jobs", ROOM],
         Some(url) => vec!["--redis-url", url, "--redis-timeout", "4s"],
     };
-    let words = [env!("CARGO_BIN_EXE_jobtrack"), "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
-    let words = words.into_iter().chain(flags);
+    let words = [env!("CARGO_BIN_EXE_jobtrack"), "--listen", "127.0.0.1:0"].into_iter().chain(flags);
     words.map(str::to_owned).collect()
 }

@@ -11,7 +11,7 @@ use std::{
 use crate::svg::Plot;
 
 /// The sections, in their order.
-const SECTIONS: [&str; 5] = ["instructions", "ratios", "watch", "memory", "growth"];
+const SECTIONS: [&str; 6] = ["instructions", "ratios", "telemetry", "watch", "memory", "growth"];
 
 const TITLE: &str = "# Benchmarks\n\nWritten by `cargo bench --bench compare`; its documentation, in \
                      `benches/compare/main.rs`, says what is measured and how. Do not edit.\n";

@@ -23,6 +23,11 @@ pub struct Counted {
 impl Counted {
     /// Starts a server and counts from here on.
     pub fn start(kind: Kind, redis: Option<&str>) -> Self {
+        Self::start_with(kind, redis, |_| {})
+    }
+
+    /// The same, by a command that is changed before.
+    pub fn start_with(kind: Kind, redis: Option<&str>, change: impl FnOnce(&mut Command)) -> Self {
         let found = Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
         assert!(found, "valgrind IS MISSING: install it (apt-get install valgrind), or ask for other sections");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("callgrind-{}", Uuid::new_v4()));
@@ -30,7 +35,9 @@ impl Counted {
         let flags = ["valgrind", "-q", "--tool=callgrind", "--fair-sched=yes", "--instr-atstart=no"];
         let mut wrapper: Vec<_> = flags.map(str::to_owned).into();
         wrapper.push(format!("--callgrind-out-file={}", folder.join("out").display()));
-        let server = Server::start(kind.command(redis, &wrapper));
+        let mut command = kind.command(redis, &wrapper);
+        change(&mut command);
+        let server = Server::start(command);
         let counted = Self { server, folder, dumps: 0 };
         let switched = Command::new("callgrind_control").args(["-i", "on", &counted.server.id().to_string()]).output();
         assert!(switched.is_ok_and(|output| output.status.success()), "callgrind takes no orders");
