@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test: the crate's own, then the acceptance suite against the real binary.
-# Needs a Rust toolchain, a C compiler, OpenSSL and Python 3 with venv. A missing redis-server is installed with apt-get if that
-# can be, a missing promtool is taken from Debian's package; everything else is installed under target/.
+# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server is installed with apt-get if
+# that can be, a missing promtool is taken from Debian's package; everything else is installed under target/.
 # With --soak MINUTES it has random faults happen for so long instead; JOBTRACK_SOAK_SEED repeats those of a former run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,8 +14,11 @@ need() {
 }
 need cargo "install Rust with rustup"
 need cc "install a C compiler (on Debian or Ubuntu: apt-get install gcc libc6-dev)"
-need python3 "install Python 3 (on Debian or Ubuntu: apt-get install python3-venv)"
-need openssl "install OpenSSL (on Debian or Ubuntu: apt-get install openssl)"
+need python3 "install Python 3.11 or later (on Debian or Ubuntu: apt-get install python3-venv)"
+if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "tests/run.sh: $(python3 --version) is too old; install Python 3.11 or later" >&2
+    exit 1
+fi
 
 target=${CARGO_TARGET_DIR:-target}
 tests/venv.sh "$target/venv" tests/acceptance/requirements.txt

@@ -11,6 +11,7 @@ import tomllib
 import unittest
 from pathlib import Path
 
+import trustme
 from deployment import flags, free_port
 from support import PATIENCE, ROOT, TARGET, clean_environment, patience
 
@@ -145,9 +146,9 @@ class Build(unittest.TestCase):
         with tempfile.TemporaryDirectory(prefix="image-") as folder:
             os.chmod(folder, 0o755)
             certificate, key = f"{folder}/cert.pem", f"{folder}/key.pem"
-            request = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=a"]
-            files = ["-keyout", key, "-out", certificate]
-            subprocess.run(["openssl", "req", *request, *files], check=True, capture_output=True, timeout=PATIENCE)
+            issued = trustme.CA().issue_cert("a.example")
+            issued.cert_chain_pems[0].write_to_path(certificate)
+            issued.private_key_pem.write_to_path(key)
             os.chmod(key, 0o644)
             environment = self.environment(JOBTRACK_TLS_CERT=certificate, JOBTRACK_TLS_KEY=key)
             server = self.start(ENTRYPOINT[1:], environment)
