@@ -104,7 +104,10 @@ impl Bench {
     /// The median time of a call, in microseconds.
     async fn call(&mut self, filter: &Filter) -> f64 {
         let states = filter.states.iter().map(|_| v1::job::State::Running.into()).collect();
-        let owner = filter.owners.named().and_then(|owners| owners.first().cloned()).unwrap_or_default();
+        let owner = match &filter.owners {
+            Owners::All => String::new(),
+            Owners::Only(owners) => owners.first().cloned().unwrap_or_default(),
+        };
         let wire = JobFilter { states, owner, ..JobFilter::default() };
         let mut times = Vec::new();
         for n in 0..PAGES {
@@ -122,8 +125,13 @@ impl Bench {
     async fn store(&self, filter: &Filter) -> f64 {
         let mut times = Vec::new();
         for n in 0..PAGES {
-            let query =
-                ListQuery { filter: filter.clone(), limit: 50, after: Some(self.place(n)), now: SystemClock.now() };
+            let query = ListQuery {
+                filter: filter.clone(),
+                limit: 50,
+                after: Some(self.place(n)),
+                now: SystemClock.now(),
+                confined: false,
+            };
             let started = Instant::now();
             black_box(self.store.list(&query).await.expect("the store answers"));
             times.push(started.elapsed().as_secs_f64() * 1e6);

@@ -237,7 +237,7 @@ async fn fill(store: &RedisStore, numbers: std::ops::Range<u32>) {
 
 /// The median time of a page, in microseconds.
 async fn page(store: &RedisStore, filter: &Filter) -> f64 {
-    let query = |after| ListQuery { filter: filter.clone(), limit: 50, after, now: SystemClock.now() };
+    let query = |after| ListQuery { filter: filter.clone(), limit: 50, after, now: SystemClock.now(), confined: false };
     let mut times = Vec::new();
     let mut after: Option<Cursor> = None;
     for _ in 0..PAGES {
@@ -251,7 +251,8 @@ async fn page(store: &RedisStore, filter: &Filter) -> f64 {
 
 /// What a job occupies: its hash, and its share of the whole.
 async fn weigh(redis: &Redis, store: &RedisStore, jobs: u32) {
-    let newest = ListQuery { filter: Filter::default(), limit: 1, after: None, now: SystemClock.now() };
+    let newest =
+        ListQuery { filter: Filter::default(), limit: 1, after: None, now: SystemClock.now(), confined: false };
     let newest = store.list(&newest).await.expect("Redis answers").jobs[0].job.clone();
     let info = redis.info("memory").await;
     let used = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).expect("Redis tells its memory");

@@ -105,29 +105,36 @@ impl Limits {
         })
     }
 
-    /// One more watch of `caller`, on `connection` if that is limited; open until the permit is dropped.
-    pub fn watch(self: &Arc<Self>, caller: &Identity, connection: Option<&Connection>) -> Result<Permit, Limit> {
+    /// One more watch of `caller`, of so many `jobs` if they are named, on `connection` if that is limited; open until
+    /// the permit is dropped. It counts as one for each job that it names, and as one stream on the connection.
+    pub fn watch(
+        self: &Arc<Self>,
+        caller: &Identity,
+        jobs: usize,
+        connection: Option<&Connection>,
+    ) -> Result<Permit, Limit> {
+        let weight = jobs.max(1);
         let Allowance { watches, watches_per_identity, watches_per_connection, .. } = self.allowance;
         let mut open = self.watches();
-        if is_reached(watches, open.all) {
+        if is_exceeded(watches, open.all + weight) {
             return Err(self.refused(Limit::Watches(watches)));
         }
         let of_identity = open.by_identity.get(&caller.name).copied().unwrap_or(0);
-        if is_reached(watches_per_identity, of_identity) {
+        if is_exceeded(watches_per_identity, of_identity + weight) {
             return Err(self.refused(Limit::WatchesPerIdentity(watches_per_identity)));
         }
         // All that count on a connection do so under the lock.
-        if connection.is_some_and(|count| is_reached(watches_per_connection, count.0.load(Relaxed))) {
+        if connection.is_some_and(|count| is_exceeded(watches_per_connection, count.0.load(Relaxed) + 1)) {
             return Err(self.refused(Limit::WatchesPerConnection(watches_per_connection)));
         }
-        open.all += 1;
+        open.all += weight;
         connection.inspect(|count| _ = count.0.fetch_add(1, Relaxed));
         let identity = (watches_per_identity > 0).then(|| caller.name.clone());
         if let Some(name) = &identity {
-            *open.by_identity.entry(name.clone()).or_default() += 1;
+            *open.by_identity.entry(name.clone()).or_default() += weight;
         }
         drop(open);
-        Ok(Permit { limits: self.clone(), identity, connection: connection.cloned() })
+        Ok(Permit { limits: self.clone(), weight, identity, connection: connection.cloned() })
     }
 
     /// Counts of the watches on a connection, if these are limited.
@@ -137,7 +144,7 @@ impl Limits {
 
     /// Whether a connection may be opened besides `open` others.
     pub fn allows_connection(&self, open: usize) -> bool {
-        let allowed = !is_reached(self.allowance.connections, open);
+        let allowed = !is_exceeded(self.allowance.connections, open + 1);
         if !allowed {
             self.refused(Limit::Connections(self.allowance.connections));
         }
@@ -160,13 +167,14 @@ impl Limits {
     }
 }
 
-fn is_reached(most: usize, used: usize) -> bool {
-    most > 0 && used >= most
+fn is_exceeded(most: usize, used: usize) -> bool {
+    most > 0 && used > most
 }
 
 /// A watch that may be open.
 pub struct Permit {
     limits: Arc<Limits>,
+    weight: usize,
     identity: Option<String>,
     connection: Option<Connection>,
 }
@@ -174,12 +182,12 @@ pub struct Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut open = self.limits.watches();
-        open.all -= 1;
+        open.all -= self.weight;
         self.connection.as_ref().inspect(|count| _ = count.0.fetch_sub(1, Relaxed));
         if let Some(name) = &self.identity
             && let Some(count) = open.by_identity.get_mut(name)
         {
-            *count -= 1;
+            *count -= self.weight;
             if *count == 0 {
                 open.by_identity.remove(name);
             }

@@ -12,7 +12,7 @@ pub struct LimitsConfig {
     #[arg(long, env = "JOBTRACK_MAX_CALLS_PER_SECOND", default_value = "0", value_name = "COUNT")]
     pub max_calls_per_second: u32,
 
-    /// How many watches may be open at a time; 0: no limit
+    /// How many watches may be open at a time, one of many jobs by their ids counting as many; 0: no limit
     #[arg(long, env = "JOBTRACK_MAX_WATCHES", default_value = "100000", value_name = "COUNT")]
     pub max_watches: usize,
 

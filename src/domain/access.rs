@@ -76,14 +76,6 @@ impl Owners {
             (Self::Only(owners), Self::Only(others)) => Self::Only(owners.intersection(others).cloned().collect()),
         }
     }
-
-    /// The owners, if each has a name, so that an index by owner holds all that is meant.
-    pub fn named(&self) -> Option<&BTreeSet<String>> {
-        match self {
-            Self::Only(owners) if !owners.contains("") => Some(owners),
-            _ => None,
-        }
-    }
 }
 
 /// A caller.

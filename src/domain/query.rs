@@ -122,4 +122,6 @@ pub struct ListQuery {
     pub after: Option<Cursor>,
     /// Jobs whose time is over by then are left out.
     pub now: Timestamp,
+    /// Only jobs of the filter's owners are looked at, so that where a page ends tells nothing of others.
+    pub confined: bool,
 }

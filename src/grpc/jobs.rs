@@ -46,10 +46,10 @@ impl Jobs {
     }
 }
 
-/// Room for one more watch of the caller of `request`, until it is dropped.
-fn permit<T>(tracker: &Tracker, request: &Request<T>) -> Result<Permit, JobError> {
+/// Room for one more watch of the caller of `request`, of so many `jobs` if they are named, until it is dropped.
+fn permit<T>(tracker: &Tracker, request: &Request<T>, jobs: usize) -> Result<Permit, JobError> {
     let caller = caller(request)?;
-    tracker.limits().watch(&caller, request.extensions().get()).map_err(JobError::Exhausted)
+    tracker.limits().watch(&caller, jobs, request.extensions().get()).map_err(JobError::Exhausted)
 }
 
 /// Enters the job into the call's log line.
@@ -133,7 +133,7 @@ impl JobService for Jobs {
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Answer<Self::WatchJobStream> {
         let caller = caller(&request)?;
-        let (ending, permit) = (Ending::of(request.extensions(), &self.drain), permit(&self.tracker, &request)?);
+        let (ending, permit) = (Ending::of(request.extensions(), &self.drain), permit(&self.tracker, &request, 1)?);
         let (id, resume_token, pace) = convert::watch_job(request.into_inner())?;
         note(&id);
         let watch = self.tracker.on_behalf_of(&caller).watch_job(&id, &resume_token, pace).await?;
@@ -146,7 +146,8 @@ impl JobService for Jobs {
 
     async fn watch_jobs(&self, request: Request<v1::WatchJobsRequest>) -> Answer<Self::WatchJobsStream> {
         let caller = caller(&request)?;
-        let (ending, permit) = (Ending::of(request.extensions(), &self.drain), permit(&self.tracker, &request)?);
+        let permit = permit(&self.tracker, &request, request.get_ref().job_ids.len())?;
+        let ending = Ending::of(request.extensions(), &self.drain);
         let (scope, resume_token, pace) = convert::watch_jobs(request.into_inner())?;
         let watch = self.tracker.on_behalf_of(&caller).watch_jobs(scope, &resume_token, pace);
         let events = unfold(Some((Box::new((watch, permit)), self.tracker.clone())), |open| async move {

@@ -269,6 +269,16 @@ impl JobStore for Failover {
         }
     }
 
+    async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError> {
+        if self.held.is_listable() {
+            match self.primary.count_of_owner(owner).await {
+                Err(StoreError::Unavailable) => self.see_whether_it_serves().await,
+                counted => return counted,
+            }
+        }
+        Ok(self.held.count_of_owner(owner))
+    }
+
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
         if self.held.is_readable(&job.id) {
             self.primary.delete(job).await?;

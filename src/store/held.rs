@@ -178,6 +178,11 @@ impl Held {
         self.entries().table.len()
     }
 
+    /// How many of them an owner has.
+    pub fn count_of_owner(&self, owner: &str) -> u64 {
+        self.entries().table.count_of(owner)
+    }
+
     /// How many of them are in each state.
     pub fn counts(&self) -> [u64; State::ALL.len()] {
         self.entries().table.counts()

@@ -6,7 +6,7 @@ use std::{
     ops::Bound,
 };
 
-use crate::domain::{Cursor, Filter, Job, JobId, Owners, State, Timestamp};
+use crate::domain::{Cursor, Filter, Job, JobId, ListQuery, Owners, State, Timestamp};
 
 type Places = BTreeSet<Cursor>;
 
@@ -25,9 +25,7 @@ impl Index {
         let place = Cursor::of(job);
         self.all.insert(place.clone());
         self.by_state[job.state as usize].insert(place.clone());
-        if !job.owner.is_empty() {
-            self.by_owner.entry(job.owner.clone()).or_default().insert(place.clone());
-        }
+        self.by_owner.entry(job.owner.clone()).or_default().insert(place.clone());
         self.by_kind.entry(job.kind.clone()).or_default().insert(place);
     }
 
@@ -70,34 +68,42 @@ impl Index {
         let criteria = usize::from(!filter.states.is_empty())
             + usize::from(!filter.kind.is_empty())
             + usize::from(filter.owners != Owners::All);
-        let by_owner = filter.owners == Owners::All || filter.owners.named().is_some();
-        let indexed =
-            by_owner && filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
-        (indexed && criteria <= 1).then(|| self.narrowest(filter).iter().map(|places| places.len() as u64).sum())
+        let indexed = filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
+        (indexed && criteria <= 1).then(|| self.narrowest(filter, false).iter().map(|places| places.len() as u64).sum())
     }
 
-    /// The places of all jobs that `filter` may select, and perhaps others, from the newest to the oldest, behind
-    /// `after`.
-    pub fn candidates<'a>(&'a self, filter: &Filter, after: Option<&Cursor>) -> impl Iterator<Item = &'a Cursor> {
+    /// How many jobs an owner has.
+    pub fn count_of(&self, owner: &str) -> u64 {
+        self.by_owner.get(owner).map_or(0, |places| places.len() as u64)
+    }
+
+    /// The places of all jobs that a query may select, and perhaps others, from the newest to the oldest.
+    pub fn candidates<'a>(&'a self, query: &ListQuery) -> impl Iterator<Item = &'a Cursor> {
+        let ListQuery { filter, after, confined, .. } = query;
         let at = |create_time: Timestamp| Cursor { create_time, id: JobId::lower_bound() };
-        let newest = [after.cloned(), filter.created_before.map(at)].into_iter().flatten().min();
+        let newest = [after.clone(), filter.created_before.map(at)].into_iter().flatten().min();
         let oldest = filter.created_after.map(at);
         let empty = matches!((&oldest, &newest), (Some(oldest), Some(newest)) if oldest >= newest);
 
         let range =
             (oldest.map_or(Bound::Unbounded, Bound::Included), newest.map_or(Bound::Unbounded, Bound::Excluded));
-        let sets = if empty { Vec::new() } else { self.narrowest(filter) };
+        let sets = if empty { Vec::new() } else { self.narrowest(filter, *confined) };
         newest_first(sets.into_iter().map(|places| places.range(range.clone()).rev().peekable()).collect())
     }
 
-    /// The smallest sets that together hold all that `filter` may select.
-    fn narrowest(&self, filter: &Filter) -> Vec<&Places> {
+    /// The smallest sets that together hold all that `filter` may select; `confined` to those of its owners.
+    fn narrowest(&self, filter: &Filter, confined: bool) -> Vec<&Places> {
+        let of_owners =
+            |owners: &BTreeSet<String>| owners.iter().filter_map(|owner| self.by_owner.get(owner)).collect();
         let mut choices = vec![vec![&self.all]];
+        if let Owners::Only(owners) = &filter.owners {
+            if confined {
+                return of_owners(owners);
+            }
+            choices.push(of_owners(owners));
+        }
         if !filter.states.is_empty() {
             choices.push(filter.states.iter().map(|state| &self.by_state[*state as usize]).collect());
-        }
-        if let Some(owners) = filter.owners.named() {
-            choices.push(owners.iter().filter_map(|owner| self.by_owner.get(owner)).collect());
         }
         if !filter.kind.is_empty() {
             choices.push(self.by_kind.get(&filter.kind).into_iter().collect());

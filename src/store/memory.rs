@@ -124,6 +124,10 @@ impl JobStore for MemoryStore {
         Ok(Page { jobs, next: selection.next, total: selection.total, partial: false })
     }
 
+    async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError> {
+        Ok(self.records().table.count_of(owner))
+    }
+
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
         let mut records = self.records();
         let there = records.table.get(&job.id).is_some_and(|row| row.job.version == job.version);

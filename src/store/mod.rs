@@ -323,6 +323,9 @@ pub trait JobStore: Send + Sync + 'static {
     /// The jobs that a query selects, newest first, without tombstones. Costs the page, not the collection.
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
 
+    /// How many jobs an owner has, those among them whose time is just over; an empty one: how many have none.
+    async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError>;
+
     /// Forgets a record for good, without a tombstone, if it is still this version.
     async fn delete(&self, job: &Job) -> Result<(), StoreError>;
 

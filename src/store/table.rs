@@ -106,6 +106,11 @@ impl<T> Table<T> {
         self.orders.index.counts()
     }
 
+    /// How many jobs an owner has.
+    pub fn count_of(&self, owner: &str) -> u64 {
+        self.orders.index.count_of(owner)
+    }
+
     /// The jobs that have ended, the first to end first.
     pub fn ended(&self) -> impl Iterator<Item = &JobId> {
         self.orders.ended.iter().map(|(_, id)| id)
@@ -122,7 +127,7 @@ impl<T> Table<T> {
         let exact = self.orders.due.first().is_none_or(|(time, _)| *time > query.now);
         let total = self.orders.index.exact_count(&query.filter).filter(|_| exact);
         let mut selection = Selection { total, ..Selection::default() };
-        let mut candidates = self.orders.index.candidates(&query.filter, query.after.as_ref()).peekable();
+        let mut candidates = self.orders.index.candidates(query).peekable();
         let mut last = None;
         for place in candidates.by_ref().take(query.limit + SCAN) {
             last = Some(place);

@@ -109,7 +109,8 @@ impl Calls<'_> {
         let page = match &self.caller.owners {
             Owners::All => store.list(query).await,
             Owners::Only(_) => {
-                store.list(&ListQuery { filter: self.limited(query.filter.clone()), ..query.clone() }).await
+                let filter = self.limited(query.filter.clone());
+                store.list(&ListQuery { filter, confined: true, ..query.clone() }).await
             }
         };
         Ok(page?)
@@ -141,7 +142,7 @@ impl Calls<'_> {
     /// Deletes ended jobs that `filter` selects and that ended by `ended_by`. Returns how many.
     pub async fn purge(&self, filter: Filter, ended_by: Option<Timestamp>, dry_run: bool) -> Result<u64, JobError> {
         let filter = self.limited(filter);
-        let mut query = ListQuery { filter, limit: MAX_PAGE, after: None, now: self.tracker.now() };
+        let mut query = ListQuery { filter, limit: MAX_PAGE, after: None, now: self.tracker.now(), confined: false };
         let mut purged = 0;
         loop {
             let page = self.tracker.store.list(&query).await?;
@@ -177,9 +178,9 @@ impl Calls<'_> {
     /// Watches the jobs of a scope, from `resume_token` on or from now.
     pub fn watch_jobs(&self, scope: Scope, resume_token: &str, pace: Pace) -> JobsWatch {
         let Tracker { store, hub, clock, .. } = self.tracker;
-        let digest = scope.digest(self.caller);
         let owners = self.caller.owners.clone();
         let scope = Scope { filter: self.limited(scope.filter), owners, ..scope };
+        let digest = scope.digest(self.caller);
         let subscription = hub.subscribe(scope.ids.iter().cloned().collect(), scope.filter.clone()).as_watcher();
         JobsWatch::start(store.clone(), clock.clone(), subscription, scope, digest, resume_token, pace)
     }
@@ -201,10 +202,8 @@ impl Calls<'_> {
     async fn full(&self, owner: &str) -> Result<Option<Limit>, JobError> {
         let limit = self.tracker.limits.jobs_per_owner().filter(|_| !owner.is_empty());
         let Some(most) = limit else { return Ok(None) };
-        let filter = Filter { owners: Owners::one(owner), ..Filter::default() };
-        let query = ListQuery { filter, limit: 1, after: None, now: self.tracker.now() };
-        let jobs = self.tracker.store.list(&query).await?.total;
-        Ok(jobs.filter(|jobs| *jobs >= most as u64).map(|_| Limit::JobsPerOwner(most)))
+        let jobs = self.tracker.store.count_of_owner(owner).await?;
+        Ok((jobs >= most as u64).then_some(Limit::JobsPerOwner(most)))
     }
 
     /// A version that is at most a moment behind, if one is at hand.

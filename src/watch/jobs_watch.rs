@@ -205,7 +205,8 @@ impl JobsWatch {
         let mut found = Vec::new();
         if self.scope.ids.is_empty() {
             let filter = self.scope.filter.clone();
-            let listed = self.store.list(&ListQuery { filter, limit: BATCH, after: page.clone(), now }).await?;
+            let listed =
+                self.store.list(&ListQuery { filter, limit: BATCH, after: page.clone(), now, confined: false }).await?;
             *all_read = listed.next.is_none();
             *page = listed.next;
             found = listed.jobs;

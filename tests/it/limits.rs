@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jobtrack::proto::v1::{CreateJobRequest, DeleteJobRequest, WatchJobRequest, WatchJobsRequest};
+use jobtrack::proto::v1::{CompleteJobRequest, CreateJobRequest, DeleteJobRequest, WatchJobRequest, WatchJobsRequest};
 use serde_json::json;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
 use tonic::{Code, Request, Status};
@@ -107,6 +107,12 @@ async fn open_watches_are_limited_in_all() {
     let refused = server.client().await.watch_job(watch("other", "a")).await.expect_err("others count too");
     assert_limited(&refused, "TOO_MANY_WATCHES", "max-watches", 3);
     drop(open);
+    let ids = |count: usize| (0..count).map(|number| number.to_string()).collect();
+    let many = |count| bearer("one", WatchJobsRequest { job_ids: ids(count), ..Default::default() });
+    let refused = client.watch_jobs(many(4)).await.expect_err("each id counts");
+    assert_limited(&refused, "TOO_MANY_WATCHES", "max-watches", 3);
+    let three = async { while client.watch_jobs(many(3)).await.is_err() {} };
+    in_time("room for three", three).await;
     server.stop().await;
 }
 
@@ -155,6 +161,14 @@ async fn jobs_of_each_owner_are_limited(server: Server) {
     let first = first.expect("it was created");
     assert_eq!((again.created, again.job.expect("the job").id), (false, first.id.clone()));
     client.create_job(owned(&format!("{owner}-other"), "1")).await.expect("another owner has jobs of its own");
+    // That others' jobs are over does not hide how many there are.
+    for number in 0..20 {
+        let job_id = format!("{owner}-{number}");
+        let retention = Some(prost_types::Duration { seconds: 0, nanos: 1000 });
+        client.create_job(CreateJobRequest { retention, ..new_job(&job_id) }).await.expect("it has no owner");
+        client.complete_job(CompleteJobRequest { job_id, ..Default::default() }).await.expect("it ends");
+        client.create_job(owned(&owner, "4")).await.expect_err("there are three still");
+    }
     client.delete_job(DeleteJobRequest { job_id: first.id, force: true }).await.expect("it can be deleted");
     client.create_job(owned(&owner, "4")).await.expect("there is room again");
     server.stop().await;

@@ -91,7 +91,7 @@ impl Bench {
 
     async fn page(&self, filter: &Filter, limit: usize, after: Option<&Page>, seconds: i64) -> Page {
         let after = after.and_then(|page| page.next.clone());
-        let query = ListQuery { filter: filter.clone(), limit, after, now: at(seconds) };
+        let query = ListQuery { filter: filter.clone(), limit, after, now: at(seconds), confined: false };
         self.store.list(&query).await.expect("the store answers")
     }
 

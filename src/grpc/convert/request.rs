@@ -77,7 +77,7 @@ pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> 
     if view.is_err() {
         fields.refuse("view", "must be a view of a list, by its name");
     }
-    let query = ListQuery { filter, limit, after: after.flatten(), now };
+    let query = ListQuery { filter, limit, after: after.flatten(), now, confined: false };
     fields.done((query, view == Ok(v1::View::Full)))
 }
 

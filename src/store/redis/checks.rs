@@ -76,7 +76,8 @@ impl RedisStore {
         let partition = Partition::of(&JobId::lower_bound());
         self.commits_in(partition).await.map_err(Fault::into_error)?;
         self.try_write().await.map_err(Fault::into_error)?;
-        let query = ListQuery { filter: Filter::default(), limit: 1, after: None, now: self.clock.now() };
+        let query =
+            ListQuery { filter: Filter::default(), limit: 1, after: None, now: self.clock.now(), confined: false };
         self.counts().await.map_err(Fault::into_error)?;
         self.page(&query).await.map_err(Fault::into_error)?;
         self.due_batch(self.clock.now(), 1).await.map_err(Fault::into_error)?;

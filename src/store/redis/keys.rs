@@ -29,7 +29,7 @@ pub enum Place<'a> {
     Created,
     /// The jobs in a state by time of creation.
     State(State),
-    /// The jobs of an owner by time of creation.
+    /// The jobs of an owner by time of creation; those without one are of an empty one.
     Owner(&'a str),
     /// The jobs of a kind by time of creation.
     Kind(&'a str),
@@ -43,13 +43,8 @@ impl<'a> Place<'a> {
     /// Where a version of a job has its places, and at which time in each.
     pub fn of(job: &'a Job) -> impl Iterator<Item = (Self, Timestamp)> {
         let live = job.removal.is_none();
-        let listed = [
-            Some(Self::Created),
-            Some(Self::State(job.state)),
-            Some(Self::Owner(&job.owner)).filter(|_| !job.owner.is_empty()),
-            Some(Self::Kind(&job.kind)),
-        ];
-        let listed = listed.into_iter().flatten().filter(move |_| live).map(|place| (place, job.create_time));
+        let listed = [Self::Created, Self::State(job.state), Self::Owner(&job.owner), Self::Kind(&job.kind)];
+        let listed = listed.into_iter().filter(move |_| live).map(|place| (place, job.create_time));
         let expire = if live { job.expire_time } else { Some(job.update_time + TOMBSTONE_LIFE) };
         let lease = job.lease.expire_time.filter(|_| live && !job.lease.lost);
         listed.chain(expire.map(|time| (Self::Expire, time))).chain(lease.map(|time| (Self::Lease, time)))

@@ -13,7 +13,7 @@ use super::{
     pool::{Fault, read},
 };
 use crate::{
-    domain::{Cursor, Filter, Job, JobId, ListQuery, Owners, State, Timestamp},
+    domain::{Cursor, Job, JobId, ListQuery, Owners, State, Timestamp},
     store::{Page, Record},
 };
 
@@ -47,7 +47,7 @@ impl RedisStore {
     /// See [`JobStore::list`](crate::store::JobStore::list).
     pub(super) async fn page(&self, query: &ListQuery) -> Result<Page, Fault> {
         let filter = &query.filter;
-        let (places, total) = self.choose(filter, query.now).await?;
+        let (places, total) = self.choose(query).await?;
         let newest = filter.created_before.map(|time| Cursor { create_time: time, id: JobId::lower_bound() });
         let after = [query.after.clone(), newest].into_iter().flatten().min();
         let chunk = query.limit * 2 / Partition::all().count() + 4;
@@ -100,6 +100,11 @@ impl RedisStore {
         Ok(std::array::from_fn(|state| cards[state]))
     }
 
+    /// How many jobs an owner has.
+    pub(super) async fn count(&self, owner: &str) -> Result<u64, Fault> {
+        Ok(self.cards(&[Place::Owner(owner)]).await?[0])
+    }
+
     /// How many members sets have, over all partitions, each of which is counted at one moment.
     async fn cards(&self, places: &[Place<'_>]) -> Result<Vec<u64>, Fault> {
         let of = |partition| {
@@ -117,27 +122,29 @@ impl RedisStore {
         Ok(sums)
     }
 
-    /// The smallest sets that together hold all that `filter` may select, and how many that are if it is known.
-    async fn choose<'a>(&self, filter: &'a Filter, now: Timestamp) -> Result<(Vec<Place<'a>>, Option<u64>), Fault> {
+    /// The smallest sets that together hold all that a query may select, and how many that are if it is known.
+    async fn choose<'a>(&self, query: &'a ListQuery) -> Result<(Vec<Place<'a>>, Option<u64>), Fault> {
+        let ListQuery { filter, confined, now, .. } = query;
         let mut choices: Vec<Vec<Place<'a>>> = Vec::new();
+        if let Owners::Only(owners) = &filter.owners {
+            choices.push(owners.iter().map(|owner| Place::Owner(owner)).collect());
+        }
         if !filter.states.is_empty() {
             choices.push(filter.states.iter().copied().map(Place::State).collect());
-        }
-        if let Some(owners) = filter.owners.named() {
-            choices.push(owners.iter().map(|owner| Place::Owner(owner)).collect());
         }
         if !filter.kind.is_empty() {
             choices.push(vec![Place::Kind(&filter.kind)]);
         }
-        let by_owner = filter.owners == Owners::All || filter.owners.named().is_some();
-        let indexed =
-            by_owner && filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
+        let indexed = filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
         let exact = indexed && choices.len() <= 1;
+        if *confined {
+            choices.truncate(1);
+        }
         if choices.is_empty() {
             choices.push(vec![Place::Created]);
         }
         let all: Vec<_> = choices.iter().flatten().copied().collect();
-        let (sums, due) = tokio::try_join!(self.cards(&all), self.is_anything_due(now))?;
+        let (sums, due) = tokio::try_join!(self.cards(&all), self.is_anything_due(*now))?;
         let mut sums = sums.into_iter();
         let sized = choices.into_iter().map(|places| (sums.by_ref().take(places.len()).sum::<u64>(), places));
         let (size, places) = sized.min_by_key(|(size, _)| *size).unwrap_or_default();

@@ -227,6 +227,11 @@ impl JobStore for RedisStore {
         Ok(self.metrics.time(Command::List, self.page(query)).await?)
     }
 
+    async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError> {
+        self.is_ready()?;
+        Ok(self.metrics.time(Command::Count, self.count(owner)).await?)
+    }
+
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
         let write = Write { id: &job.id, previous: Some(job), next: None, by: None, leaving: &[] };
         let forgotten = self.metrics.time(Command::Delete, write.run(&self.pool, &self.keys)).await;

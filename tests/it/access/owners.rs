@@ -278,7 +278,7 @@ async fn assert_lists_its_own(server: &Server) {
         ("alice", by("a1"), vec!["j5", "j0"], Some(2)),
         ("alice", by("bob"), vec![], Some(0)),
         ("bob", all(), vec!["j4", "j1"], Some(2)),
-        ("nobody", all(), vec!["j2"], None),
+        ("nobody", all(), vec!["j2"], Some(1)),
         ("nobody", by("a1"), vec![], Some(0)),
         ("root", all(), vec!["j5", "j4", "j3", "j2", "j1", "j0"], Some(6)),
     ];
@@ -383,5 +383,51 @@ async fn streams_are_of_ones_own_and_so_are_their_tokens() {
     assert_eq!((again.event(), again.reset), (Event::Bookmark, false));
     let other = token(&mut client, "root", &first).await;
     assert_eq!((other.event(), other.reset), (Event::Snapshot, true));
+    server.stop().await;
+}
+
+/// Where a page ends, and whether there is another, follows from the caller's own jobs alone.
+async fn assert_pages_tell_nothing_of_others(server: &Server) {
+    let mut client = server.client().await;
+    let of_kind = |id: &str, owner: &str, kind: &str| CreateJobRequest { kind: kind.to_owned(), ..owned(id, owner) };
+    for number in 0..2101 {
+        client.create_job(bearer("bob", of_kind(&format!("b{number}"), "bob", "payroll"))).await.expect("his own");
+    }
+    for number in 0..10 {
+        client.create_job(bearer("alice", of_kind(&format!("a{number}"), "a1", "demo"))).await.expect("her own");
+    }
+    for (number, kind) in ["payroll", "unheard-of"].into_iter().enumerate() {
+        client.create_job(bearer("alice", of_kind(&format!("c{number}"), "a2", kind))).await.expect("her own");
+        let filter = Some(JobFilter { kind: kind.to_owned(), ..JobFilter::default() });
+        let request = ListJobsRequest { page_size: 1, filter, ..ListJobsRequest::default() };
+        let (ids, mut page) = list(&mut client, "alice", request.clone()).await;
+        assert_eq!(ids, [format!("c{number}")], "{kind}");
+        while !page.next_page_token.is_empty() {
+            let request = ListJobsRequest { page_token: page.next_page_token, ..request.clone() };
+            let ids;
+            (ids, page) = list(&mut client, "alice", request).await;
+            assert!(ids.is_empty(), "{ids:?}");
+            assert!(!page.next_page_token.contains(".b"), "{kind}: {}", page.next_page_token);
+        }
+    }
+    for page_size in 1..4 {
+        let request = ListJobsRequest { page_size, ..ListJobsRequest::default() };
+        let (ids, page) = list(&mut client, "nobody", request).await;
+        assert_eq!((ids.len(), &*page.next_page_token), (0, ""));
+    }
+}
+
+#[tokio::test]
+async fn pages_tell_nothing_of_others() {
+    let (server, _folder) = server(&[]).await;
+    assert_pages_tell_nothing_of_others(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn pages_tell_nothing_of_others_with_redis() {
+    let redis = Redis::start().await;
+    let (server, _folder) = server(&["--redis-url", &redis.url()]).await;
+    assert_pages_tell_nothing_of_others(&server).await;
     server.stop().await;
 }

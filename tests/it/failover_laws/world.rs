@@ -120,6 +120,10 @@ impl JobStore for Link {
         self.check()?.list(query).await
     }
 
+    async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError> {
+        self.check()?.count_of_owner(owner).await
+    }
+
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
         self.check()?.delete(job).await
     }
