@@ -4,6 +4,7 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io,
+    mem::replace,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -23,8 +24,16 @@ type Make<T> = dyn Fn(&[Vec<u8>], Option<&T>) -> Result<T, String> + Send + Sync
 pub struct Reloaded<T> {
     files: Vec<PathBuf>,
     make: Box<Make<T>>,
-    seen: Mutex<u64>,
+    seen: Mutex<Seen>,
     value: ArcSwap<T>,
+}
+
+/// Digests of the contents.
+struct Seen {
+    /// At the last look.
+    last: u64,
+    /// When they were made use of, or found to be of no use.
+    used: u64,
 }
 
 impl<T> Reloaded<T> {
@@ -36,7 +45,8 @@ impl<T> Reloaded<T> {
         let contents = read(&files);
         let seen = digest(&contents);
         let value = make(&contents?, None).map_err(|problem| format!("{}: {problem}", names(&files)))?;
-        Ok(Self { files, make: Box::new(make), seen: Mutex::new(seen), value: ArcSwap::from_pointee(value) })
+        let seen = Mutex::new(Seen { last: seen, used: seen });
+        Ok(Self { files, make: Box::new(make), seen, value: ArcSwap::from_pointee(value) })
     }
 
     /// The value as it is now.
@@ -47,7 +57,8 @@ impl<T> Reloaded<T> {
 
 /// Something that follows files.
 pub trait Refresh: Send + Sync {
-    /// Looks whether the files have changed. If they are not usable the value stays as it was, which is logged once.
+    /// Looks whether the files have changed, and are as they were at the last look: what is still being written is left
+    /// alone. If they are not usable the value stays as it was, which is logged once.
     fn refresh(&self);
 }
 
@@ -56,10 +67,11 @@ impl<T: Send + Sync> Refresh for Reloaded<T> {
         let contents = read(&self.files);
         let found = digest(&contents);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == found {
+        let before = replace(&mut seen.last, found);
+        if found == seen.used || found != before {
             return;
         }
-        *seen = found;
+        seen.used = found;
         let made = contents.and_then(|contents| (self.make)(&contents, Some(&self.value.load())));
         let files = names(&self.files);
         match made {

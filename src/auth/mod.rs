@@ -114,7 +114,9 @@ impl Authenticator {
         if let Some(anonymous) = &self.anonymous {
             return Ok(anonymous.clone());
         }
-        let grant = self.find(headers, peer)?;
+        let mut grant = self.find(headers, peer)?;
+        // A connection is no better than the certificate it began with, whatever comes over it.
+        grant.outdated = peer.map(|peer| peer.expired.clone());
         // It may have been taken back while it was looked for.
         if grant.has_ended() { Err(Unauthenticated::Invalid) } else { Ok(grant) }
     }
@@ -141,7 +143,6 @@ impl Authenticator {
     fn holder(&self, peer: &Peer) -> Result<Grant, Unauthenticated> {
         let name = peer.name.as_deref().ok_or(Unauthenticated::Invalid)?;
         let known = self.identities.as_ref().and_then(|identities| identities.load().by_certificate(name));
-        let grant = known.unwrap_or_else(|| Grant::endless(Identity::stranger(name)));
-        Ok(Grant { outdated: Some(peer.expired.clone()), ..grant })
+        Ok(known.unwrap_or_else(|| Grant::endless(Identity::stranger(name))))
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{config::Config, server::Server, telemetry};
 
@@ -38,6 +38,9 @@ async fn serve(config: &Config) -> Result<()> {
     let storage = config.redis.target().map_or_else(|| "memory".to_owned(), ToString::to_string);
     // A closed standard output is no reason not to serve.
     _ = stdout().write_all(banner(address, http_address, &storage, config.security.tls_cert.is_some()).as_bytes());
+    if config.security.is_open(address) {
+        warn!("whoever reaches this port may do everything: --auth-tokens says who may do what");
+    }
     info!(%address, http = http_address.map(tracing::field::display), storage, "serving");
     let shutdown = async {
         tokio::select! {

@@ -21,6 +21,9 @@ use crate::{
     telemetry::LogFormat,
 };
 
+/// In the place of an address: nowhere.
+pub const OFF: &str = "off";
+
 /// How to serve.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -188,7 +191,7 @@ impl Config {
 
     /// Where to serve metrics and probes; `None`: nowhere.
     pub fn http_listen(&self) -> Option<&str> {
-        Some(self.http_listen.as_str()).filter(|address| *address != "off")
+        Some(self.http_listen.as_str()).filter(|address| *address != OFF)
     }
 
     /// How long jobs are kept.

@@ -24,9 +24,9 @@ pub struct SecurityConfig {
     #[arg(long, env = "JOBTRACK_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Whether each client must show a certificate, or may bring a token instead
-    #[arg(long, env = "JOBTRACK_TLS_CLIENT_AUTH", default_value = "required", value_enum)]
-    pub tls_client_auth: ClientAuth,
+    /// Whether each client must show a certificate, or may bring a token instead; required by default
+    #[arg(long, env = "JOBTRACK_TLS_CLIENT_AUTH", value_enum, requires = "tls_client_ca")]
+    pub tls_client_auth: Option<ClientAuth>,
 
     /// Listen without TLS where others can listen in: beyond loopback
     #[arg(long, env = "JOBTRACK_INSECURE", value_parser = FalseyValueParser::new())]
@@ -81,10 +81,15 @@ impl SecurityConfig {
         ))
     }
 
+    /// Whether everybody who reaches `address` may do everything, though others than this machine do.
+    pub fn is_open(&self, address: SocketAddr) -> bool {
+        self.auth_tokens.is_none() && self.jwt_jwks_file.is_none() && !address.ip().to_canonical().is_loopback()
+    }
+
     /// TLS, if it is to be used. The error says what is wrong with which file.
     pub fn tls(&self) -> Result<Option<Tls>, String> {
         let (Some(certificate), Some(key)) = (self.tls_cert.clone(), self.tls_key.clone()) else { return Ok(None) };
-        let required = self.tls_client_auth == ClientAuth::Required;
+        let required = self.tls_client_auth != Some(ClientAuth::Optional);
         let clients = self.tls_client_ca.clone().map(|authorities| Clients { authorities, required });
         Tls::open(TlsOptions { certificate, key, clients }).map(Some)
     }

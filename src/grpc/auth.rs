@@ -39,18 +39,25 @@ pub fn rule(service: &str, method: &str) -> Option<Rule> {
     Some(Rule::Needs(role))
 }
 
-/// Lets a call of a method with this `rule` pass if its caller may make it. Says who that is, if it matters.
-pub fn admit(rule: Option<Rule>, authenticator: &Authenticator, request: &Request) -> Result<Option<Grant>, Status> {
+/// Who makes a call of a method with this `rule`, and which role that takes; `None`: anybody may.
+pub fn identify(
+    rule: Option<Rule>,
+    authenticator: &Authenticator,
+    request: &Request,
+) -> Result<Option<(Grant, Role)>, Status> {
     let needed = match rule {
         None => return Err(unimplemented()),
         Some(Rule::Public) => return Ok(None),
         Some(Rule::Needs(needed)) => needed,
     };
-    let grant = authenticator
-        .authenticate(request.headers(), request.extensions().get::<Peer>())
-        .map_err(JobError::Unauthenticated)?;
+    let grant = authenticator.authenticate(request.headers(), request.extensions().get::<Peer>());
+    Ok(Some((grant.map_err(JobError::Unauthenticated)?, needed)))
+}
+
+/// Whether a caller has a role that is needed.
+pub fn authorize(grant: &Grant, needed: Role) -> Result<(), JobError> {
     if grant.identity.role < Some(needed) {
-        return Err(JobError::PermissionDenied(Needed::Role(needed)).into());
+        return Err(JobError::PermissionDenied(Needed::Role(needed)));
     }
-    Ok(Some(grant))
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::{
@@ -14,19 +15,22 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status};
 use tracing::{Instrument, Level, Span, debug, error_span, field::Empty, span_enabled};
 
 use super::{
-    auth::{Rule, admit},
+    auth::{authorize, identify},
     context::CallContext,
     deadline::Deadline,
     methods::{Method, Methods},
-    status::{code, restate},
+    status::{code, restate, trailers},
+    stream::Ending,
 };
 use crate::{
     auth::{Authenticator, Grant},
@@ -34,6 +38,9 @@ use crate::{
     limits::Limits,
     telemetry::traces,
 };
+
+/// How long a call may last in which both sides go on speaking: reflection, which has said everything by then.
+const CONVERSATION: Duration = Duration::from_secs(30);
 
 /// What each call passes.
 pub struct Gate {
@@ -43,16 +50,18 @@ pub struct Gate {
     pub authenticator: Authenticator,
     /// How much callers may use.
     pub limits: Arc<Limits>,
+    /// The server goes away.
+    pub drain: CancellationToken,
 }
 
 impl Gate {
-    /// Lets a call pass if its caller may make it now. Says who that is, if it matters.
-    fn admit(&self, rule: Option<Rule>, request: &Request) -> Result<Option<Grant>, Status> {
-        let grant = admit(rule, &self.authenticator, request)?;
-        if let Some(grant) = &grant {
-            self.limits.call(&grant.identity).map_err(JobError::Exhausted)?;
-        }
-        Ok(grant)
+    /// Lets `call` pass if its caller may make it now. Says who that is, if it matters.
+    fn admit(&self, call: &Call, request: &Request) -> Result<Option<Grant>, Status> {
+        let Some((grant, needed)) = identify(call.method.rule, &self.authenticator, request)? else { return Ok(None) };
+        call.note_caller(&grant);
+        self.limits.call(&grant.identity).map_err(JobError::Exhausted)?;
+        authorize(&grant, needed)?;
+        Ok(Some(grant))
     }
 }
 
@@ -62,14 +71,18 @@ pub async fn call(gate: Arc<Gate>, mut request: Request, next: Next) -> Response
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     let deadline = Deadline::take(request.headers_mut());
-    let call = Call::begin(gate.methods.find(request.uri().path()).clone(), request.headers(), deadline.arrived());
-    let response = match gate.admit(call.method.rule, &request) {
+    let mut call = Call::begin(gate.methods.find(request.uri().path()).clone(), request.headers(), deadline.arrived());
+    let response = match gate.admit(&call, &request) {
         // A call that came too late is not begun.
         Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
         Ok(grant) => {
-            call.note_caller(grant.as_ref());
-            request.extensions_mut().insert(CallContext { deadline, grant });
-            let answered = timeout_at(deadline.for_response(), next.run(request).instrument(call.span.clone())).await;
+            let limit = deadline.for_response(grant.is_some());
+            let context = CallContext { deadline, grant };
+            if call.method.is_bidirectional {
+                request = call.limit(request, Ending::within(CONVERSATION, &context, &gate.drain));
+            }
+            request.extensions_mut().insert(context);
+            let answered = timeout_at(limit, next.run(request).instrument(call.span.clone())).await;
             match answered {
                 Ok(response) => restate(&response).map_or(response, Status::into_http),
                 Err(_) => Status::from(JobError::DeadlineExceeded).into_http(),
@@ -92,21 +105,37 @@ struct Call {
     span: Span,
     /// How it ends. Until that is known, its caller may go away.
     code: Code,
+    /// What ends it, where its handler sees to nothing.
+    cut_off: Option<CutOff>,
+}
+
+/// What ends a call.
+struct CutOff {
+    reached: Pin<Box<dyn Future<Output = JobError> + Send>>,
+    /// Then there is no more of the request either, so that its handler waits for nothing.
+    _request: DropGuard,
 }
 
 impl Call {
     fn begin(method: Arc<Method>, headers: &HeaderMap, arrived: Instant) -> Self {
         method.started();
         let span = span(&method, traces::named_in(headers));
-        Self { method, arrived, span, code: Code::Cancelled }
+        Self { method, arrived, span, code: Code::Cancelled, cut_off: None }
     }
 
     /// Enters into the log line who calls, where callers are told apart.
-    fn note_caller(&self, grant: Option<&Grant>) {
-        let name = grant.map(|grant| grant.identity.name.as_str());
-        if let Some(name) = name.filter(|name| !name.is_empty()) {
+    fn note_caller(&self, grant: &Grant) {
+        let name = grant.identity.name.as_str();
+        if !name.is_empty() {
             self.span.record("caller", name);
         }
+    }
+
+    /// Ends when `ending` is reached, if not before.
+    fn limit(&mut self, request: Request, ending: Ending) -> Request {
+        let over = CancellationToken::new();
+        self.cut_off = Some(CutOff { reached: Box::pin(ending.reached()), _request: over.clone().drop_guard() });
+        request.map(|body| Body::from_stream(body.into_data_stream().take_until(over.cancelled_owned())))
     }
 
     /// Ends with the status in these trailers.
@@ -169,7 +198,17 @@ impl HttpBody for FollowedBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.project();
-        let span = this.call.as_ref().map_or_else(Span::none, |call| call.span.clone());
+        let Some(followed) = this.call.as_mut() else { return Poll::Ready(None) };
+        if let Some(cut_off) = &mut followed.cut_off
+            && let Poll::Ready(error) = cut_off.reached.as_mut().poll(cx)
+        {
+            let trailers = trailers(&error.into());
+            if let Some(call) = this.call.take() {
+                call.end(&trailers);
+            }
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        let span = followed.span.clone();
         let frame = ready!(span.in_scope(|| this.inner.poll_frame(cx)));
         if let (Some(Ok(frame)), Some(call)) = (&frame, this.call.as_ref()) {
             if let Some(data) = frame.data_ref() {
@@ -182,7 +221,7 @@ impl HttpBody for FollowedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.call.is_none() || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -31,9 +31,11 @@ impl Deadline {
         self.arrived
     }
 
-    /// When the response must have begun; that of a unary call is then whole.
-    pub fn for_response(&self) -> Instant {
-        self.given.unwrap_or(self.arrived + DEFAULT)
+    /// When the response must have begun; that of a unary call is then whole. Callers whom nobody `knows` have no more
+    /// time than those without a deadline.
+    pub fn for_response(&self, knows: bool) -> Instant {
+        let default = self.arrived + DEFAULT;
+        self.given.map_or(default, |given| if knows { given } else { given.min(default) })
     }
 
     /// Whether the caller no longer waits.

@@ -46,6 +46,8 @@ pub struct Method {
     path: String,
     /// Whether it has one answer, and that is whole when it begins.
     pub is_unary: bool,
+    /// Whether its caller goes on speaking, and is answered each time.
+    pub is_bidirectional: bool,
     /// Who may call it; `None`: nobody.
     pub rule: Option<Rule>,
     numbers: Option<Numbers>,
@@ -122,6 +124,7 @@ impl Methods {
             Arc::new(Method {
                 path: format!("/{service}/{name}"),
                 is_unary: kind == "unary",
+                is_bidirectional: kind == "bidi_stream",
                 rule: rule(service, name),
                 numbers,
             })

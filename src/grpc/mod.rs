@@ -46,6 +46,9 @@ use crate::{
 /// The largest message that is accepted; a result takes half of it at most.
 const MAX_REQUEST: usize = 2 * 1024 * 1024;
 
+/// The largest message of those services that ask for nothing but names, and of callers whom nobody knows.
+const MAX_NAME_REQUEST: usize = 16 * 1024;
+
 /// The largest message that is sent.
 const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 
@@ -152,13 +155,14 @@ fn routes(
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
     };
-    let gate = Arc::new(Gate { methods: methods.clone(), authenticator, limits: tracker.limits().clone() });
+    let (methods, limits, drain) = (methods.clone(), tracker.limits().clone(), drain.clone());
+    let gate = Arc::new(Gate { methods, authenticator, limits, drain });
     let valid = "the descriptors were compiled with this binary";
     let router = Routes::new(jobs)
         .add_service(admin)
-        .add_service(HealthServer::new(health))
-        .add_service(reflection().build_v1().expect(valid))
-        .add_service(reflection().build_v1alpha().expect(valid))
+        .add_service(HealthServer::new(health).max_decoding_message_size(MAX_NAME_REQUEST))
+        .add_service(reflection().build_v1().expect(valid).max_decoding_message_size(MAX_NAME_REQUEST))
+        .add_service(reflection().build_v1alpha().expect(valid).max_decoding_message_size(MAX_NAME_REQUEST))
         .into_axum_router()
         .layer(from_fn(move |request, next| call::call(gate.clone(), request, next)));
     GrpcWebLayer::new().layer(Routes::from(router))

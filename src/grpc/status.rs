@@ -54,6 +54,14 @@ pub fn restate<B>(response: &Response<B>) -> Option<Status> {
     }
 }
 
+/// A status as the trailers of a response.
+pub fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // What we say of a refusal has no bytes that a header may not have.
+    _ = status.add_header(&mut trailers);
+    trailers
+}
+
 /// A call of a method that is not served.
 pub fn unimplemented() -> Status {
     Status::unimplemented("there is no such method")

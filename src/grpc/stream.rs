@@ -42,7 +42,14 @@ impl Ending {
         Self { drain: drain.clone(), deadline, grant }
     }
 
-    async fn reached(self) -> JobError {
+    /// For a call with this `context` that is to end after `limit` at the latest.
+    pub fn within(limit: Duration, context: &CallContext, drain: &CancellationToken) -> Self {
+        let deadline = Some(context.deadline.remaining().map_or(limit, |remaining| remaining.min(limit)));
+        Self { drain: drain.clone(), deadline, grant: context.grant.clone() }
+    }
+
+    /// Waits until then. Says what has ended the stream.
+    pub async fn reached(self) -> JobError {
         let deadline = async {
             match self.deadline {
                 Some(deadline) => sleep(deadline).await,
@@ -65,7 +72,7 @@ impl Ending {
 }
 
 /// Sends `items` until they end or `ending` is reached. One that is ready then is still sent, and if they end there, so
-/// does the stream: without an error.
+/// does the stream: without an error. But whose credentials have ended is sent nothing more.
 pub fn until<T, S>(items: S, ending: Ending) -> Pin<Box<dyn PutBack<T> + Send>>
 where
     T: Send + 'static,
@@ -143,6 +150,10 @@ where
             Course::Over => None,
         };
         let Some(error) = reached else { return Poll::Ready(None) };
+        // Whoever is no longer known is told nothing more.
+        if matches!(error, JobError::Unauthenticated(_)) {
+            return Poll::Ready(Some(Err(error.into())));
+        }
         match this.items.poll_next(cx) {
             Poll::Ready(item) => {
                 if item.is_some() {

@@ -3,6 +3,7 @@
 mod jwt;
 mod owners;
 mod replaced;
+mod revoked;
 mod roles;
 mod tls;
 mod tokens;

@@ -67,6 +67,8 @@ fn what_would_not_be_secure_is_refused_with_the_ways_out() {
     fails(&["--listen", "[::]:0", "--http-listen", "off"], 1, &["--insecure"]);
     fails(&["--tls-cert", "cert.pem"], 2, &["--tls-key"]);
     fails(&["--tls-client-ca", "ca.pem"], 2, &["--tls-cert"]);
+    let mutual = ["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--tls-client-auth", "required"];
+    fails(&mutual, 2, &["--tls-client-ca"]);
     let clients = ["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--tls-client-ca", "ca.pem"];
     fails(&clients, 2, &["--auth-tokens"]);
     let folder = Folder::new();
@@ -131,6 +133,8 @@ async fn the_probe_tells_health_by_its_exit_code() {
     let process = Process::start(&[]);
     let address = process.address.to_string();
     assert_eq!(output(&["health", "--addr", &address]).status.code(), Some(0));
+    let without_http = ["health", "--http", "--http-addr", "off", "--addr", &address];
+    assert_eq!(output(&without_http).status.code(), Some(0));
     drop(process);
     fails(&["health", "--addr", &address], 1, &[&address]);
     fails(&["health", "--addr", "nonsense"], 1, &["nonsense"]);

@@ -139,6 +139,9 @@ async fn a_stream_ends_when_its_certificate_expires() {
     let channel = connect(world.server.address, &world.servers, Some(&own)).await.expect("it may connect");
     let mut client = JobServiceClient::new(channel.clone());
     let mut stream = client.watch_jobs(WatchJobsRequest::default()).await.expect("a stream").into_inner();
+    // A token makes the connection no better.
+    let by_token = bearer("a-token", WatchJobsRequest::default());
+    let mut by_token = client.watch_jobs(by_token).await.expect("a stream").into_inner();
     let end = async {
         loop {
             if let Err(status) = stream.message().await {
@@ -148,7 +151,16 @@ async fn a_stream_ends_when_its_certificate_expires() {
     };
     let end = timeout(Duration::from_secs(15), end).await.expect("it ends");
     assert_unauthenticated(&end, "ENDED");
+    let end = async {
+        loop {
+            if let Err(status) = by_token.message().await {
+                return status;
+            }
+        }
+    };
+    assert_unauthenticated(&timeout(Duration::from_secs(15), end).await.expect("it ends"), "ENDED");
     assert_unauthenticated(&read_as(&channel, Request::new(missing())).await, "INVALID");
+    assert_unauthenticated(&read_as(&channel, bearer("a-token", missing())).await, "INVALID");
     world.server.stop().await;
 }
 

@@ -196,3 +196,18 @@ async fn no_log_line_has_a_token() {
     let secrets: Vec<_> = lines.lines().filter(tells).collect();
     assert!(secrets.is_empty(), "{secrets:#?}");
 }
+
+#[tokio::test]
+async fn the_log_names_who_was_refused() {
+    let folder = Folder::new();
+    folder.write("identities.json", &identities(&[holder("tom", "reader", &json!("*"))]));
+    let process = logging(&folder, "debug");
+    let mut client = process.client().await;
+    let refused = client.create_job(bearer("tom", new_job("a"))).await.expect_err("a reader");
+    assert_denied(&refused, ("role", "reporter"));
+    let named = until("the line of the call", async || {
+        log(&folder).lines().find(|line| line.contains("PermissionDenied")).map(str::to_owned)
+    });
+    let line = named.await;
+    assert!(line.contains("caller=\"tom\"") || line.contains("caller=tom"), "{line}");
+}

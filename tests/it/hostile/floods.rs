@@ -11,11 +11,12 @@ use tokio::{
     time::timeout,
 };
 use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::support::{
-    create,
+    Server, create,
     process::Process,
-    raw::{Raw, frame_as},
+    raw::{Raw, answer, frame_as},
     reason,
     replicas::{in_time, read},
 };
@@ -182,4 +183,20 @@ async fn what_is_too_large_unpacked_is_refused() {
     let grown = server.resident().saturating_sub(before);
     assert!(grown < ROOM, "the server grew by {grown} bytes");
     server.client().await.get_job(read("a")).await.expect("others are served");
+}
+
+#[tokio::test]
+async fn who_is_not_asked_for_credentials_may_not_say_much() {
+    let server = Server::start().await;
+    let mut health = HealthClient::new(server.channel().await);
+    let refused = health.check(HealthCheckRequest { service: "x".repeat(1 << 20) }).await.expect_err("it is too large");
+    assert_eq!((refused.code(), &*reason(&refused)), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
+    // A call that goes on and on, by a deadline of its own.
+    let (response, _request) = Raw::connect(server.address)
+        .await
+        .open_at("/grpc.health.v1.Health/Check", &[("grpc-timeout", "99999999H")])
+        .await;
+    let refused = answer(response).await.outcome().expect_err("it takes too long");
+    assert_eq!(refused.code(), Code::DeadlineExceeded);
+    server.stop().await;
 }

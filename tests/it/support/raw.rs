@@ -55,7 +55,12 @@ impl Raw {
 
     /// Begins a call: the headers are sent, the request is not.
     pub async fn open(&self, method: &str, headers: &[(&'static str, &str)]) -> (ResponseFuture, SendStream<Bytes>) {
-        let mut request = Request::post(format!("http://jobtrack/jobtrack.v1.{method}"));
+        self.open_at(&format!("/jobtrack.v1.{method}"), headers).await
+    }
+
+    /// The same of a method of any service.
+    pub async fn open_at(&self, path: &str, headers: &[(&'static str, &str)]) -> (ResponseFuture, SendStream<Bytes>) {
+        let mut request = Request::post(format!("http://jobtrack{path}"));
         let into = request.headers_mut().expect("a valid path");
         for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")].iter().chain(headers) {
             into.insert(HeaderName::from_static(name), HeaderValue::from_str(value).expect("a header's value"));
