@@ -34,8 +34,11 @@ use crate::{store::StorageMode, telemetry::metrics::TEXT_FORMAT};
 /// How long a connection may last, which has one request; what is slower has no use for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a connection may take to say what it wants.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
+
 /// How many connections are served at a time; more wait for their turn.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
 
 /// How long to wait where a connection can't be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -68,7 +71,7 @@ pub async fn serve(listener: TcpListener, pages: Pages) {
         .fallback((StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n"))
         .with_state(Arc::new(pages));
     let mut http = Builder::new(TokioExecutor::new()).http1_only();
-    http.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    http.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_WORDS).keep_alive(false);
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     let mut connections = JoinSet::new();
     loop {

@@ -19,7 +19,7 @@ use tonic_health::{ServingStatus, pb::HealthCheckRequest};
 use tower::service_fn;
 
 use crate::{
-    config::{DEFAULT_HTTP_LISTEN, DEFAULT_LISTEN},
+    config::{DEFAULT_HTTP_LISTEN, DEFAULT_LISTEN, OFF},
     proto::health::health_client::HealthClient,
     tls,
 };
@@ -38,7 +38,7 @@ pub struct Probe {
     #[arg(long, value_name = "FILE", conflicts_with = "http")]
     tls_ca: Option<PathBuf>,
 
-    /// Ask at the HTTP port instead, which never has TLS
+    /// Ask at the HTTP port instead, which never has TLS; at --addr if that is off
     #[arg(long)]
     http: bool,
 
@@ -50,9 +50,10 @@ pub struct Probe {
 /// Asks; an error unless the server takes calls.
 pub fn run(probe: &Probe) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let address = if probe.http { &probe.http_addr } else { &probe.addr };
-    let answer =
-        async { if probe.http { check_http(address).await } else { check(address, probe.tls_ca.as_deref()).await } };
+    // Where there is no HTTP port the other one has to do, unless it takes TLS alone.
+    let http = probe.http && probe.http_addr != OFF;
+    let address = if http { &probe.http_addr } else { &probe.addr };
+    let answer = async { if http { check_http(address).await } else { check(address, probe.tls_ca.as_deref()).await } };
     let answer = runtime.block_on(async { timeout(PATIENCE, answer).await });
     answer.with_context(|| format!("{address} did not answer within {PATIENCE:?}"))??;
     println!("serving");

@@ -46,7 +46,8 @@ impl Traces {
     /// To the receiver that the environment names, if it does. To be called within the runtime.
     pub fn from_env() -> Result<Option<Self>> {
         let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-        if !ENDPOINTS.into_iter().any(is_set) {
+        let is_disabled = env::var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
+        if is_disabled || !ENDPOINTS.into_iter().any(is_set) {
             return Ok(None);
         }
         // The error may repeat the address, which may hold a secret.

@@ -44,13 +44,17 @@ impl Tracker {
     /// Carries out what time brings about, for ever: lost leases, expiries, forgotten tombstones.
     pub async fn sweep(&self) {
         let mut mode = self.store.mode();
+        // What was to be due next when the store was last asked.
+        let mut awaited = None;
         loop {
             self.sweeper.planned.store(i64::MAX, Relaxed);
             let next = self.sweep_due().await.unwrap_or_else(|error| {
                 // That the store is away, it says itself.
                 debug!(%error, "the sweep failed and will be tried again");
+                self.metrics.swept(awaited, self.now());
                 None
             });
+            awaited = next.or(awaited);
             let next = next.unwrap_or(Timestamp::MAX);
             let planned = self.sweeper.planned.fetch_min(next.as_micros(), Relaxed).min(next.as_micros());
             sleep(SWEEP_PAUSE).await;
@@ -69,7 +73,8 @@ impl Tracker {
         let mut first_due = None;
         loop {
             let batch = self.store.due(self.now(), SWEEP_BATCH).await?;
-            first_due = first_due.or_else(|| batch.records.first()?.stored.job.next_due().map(|(time, _)| time));
+            let due = batch.records.iter().filter_map(|record| record.stored.job.next_due());
+            first_due = first_due.or_else(|| due.map(|(time, _)| time).min());
             self.metrics.swept(first_due, self.now());
             let (mut handled, mut failure) = (0, None);
             let mut outcomes =

@@ -154,7 +154,7 @@ async fn a_receiver_that_is_away_costs_one_warning() {
     process.signal("TERM");
     let begun = Instant::now();
     let (status, log) = tokio::task::spawn_blocking(|| process.wait()).await.expect("no panic");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(status.code(), Some(0), "{log}");
     assert_eq!(log.matches("OTLP").count(), 1, "{log}");
 }

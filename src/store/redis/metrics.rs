@@ -2,13 +2,13 @@
 
 use redis::RedisError;
 use tokio::time::Instant;
-use tracing::{Instrument, trace_span};
+use tracing::{Instrument, Span, trace_span};
 
 use super::{
     pool::{Answer, Fault},
     script::is_unknown,
 };
-use crate::telemetry::metrics::{Counters, Histograms, Measured, Metrics};
+use crate::telemetry::metrics::{Counters, Histogram, Histograms, Measured, Metrics};
 
 /// What the store has Redis do.
 #[derive(Clone, Copy)]
@@ -78,19 +78,25 @@ impl Default for LinkMetrics {
 }
 
 impl LinkMetrics {
-    /// Times `work`, under a span that only traces show.
+    /// Times `work`, also if it is given up; within a call under a span that only traces show.
     pub async fn time<T>(&self, command: Command, work: impl Future<Output = T>) -> T {
-        let started = Instant::now();
+        let _timed = Timed { histogram: self.seconds.of(command as usize), started: Instant::now() };
         let name = command.name();
-        let span =
-            trace_span!("redis", otel.name = name, otel.kind = "client", db.system = "redis", db.operation = name);
-        let outcome = work.instrument(span).await;
-        self.seconds.of(command as usize).observe(started.elapsed().as_secs_f64());
-        outcome
+        let span = if Span::current().is_none() {
+            Span::none()
+        } else {
+            trace_span!("redis", otel.name = name, otel.kind = "client", db.system = "redis", db.operation = name)
+        };
+        work.instrument(span).await
+    }
+
+    /// What is sent now, and counts as failed if its caller gives up before there is an answer.
+    pub fn sent(&self) -> Sent<'_> {
+        Sent(Some(self))
     }
 
     /// Counts what failed among what was sent together.
-    pub fn count(&self, outcome: &Result<Vec<Answer>, Fault>) {
+    fn count(&self, outcome: &Result<Vec<Answer>, Fault>) {
         let failure = match outcome {
             Ok(answers) => {
                 let refused =
@@ -105,9 +111,37 @@ impl LinkMetrics {
     }
 }
 
-/// A script that Redis has forgotten is sent again.
+/// A script that Redis has forgotten is sent again; a record that is no job is told to who asks for it.
 fn is_failure(error: &RedisError) -> bool {
-    !is_unknown(error)
+    !is_unknown(error) && error.code() != Some("WRONGTYPE")
+}
+
+/// Work whose time is told at its end.
+struct Timed<'a> {
+    histogram: &'a Histogram,
+    started: Instant,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.histogram.observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// What was sent and not answered yet.
+pub struct Sent<'a>(Option<&'a LinkMetrics>);
+
+impl Sent<'_> {
+    /// This is the answer.
+    pub fn answered(mut self, outcome: &Result<Vec<Answer>, Fault>) {
+        self.0.take().into_iter().for_each(|metrics| metrics.count(outcome));
+    }
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        self.0.into_iter().for_each(|metrics| metrics.failures.of(Failure::Away as usize).inc());
+    }
 }
 
 impl Measured for LinkMetrics {

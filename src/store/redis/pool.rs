@@ -138,8 +138,9 @@ impl Pool {
     }
 
     async fn send(&self, request: Request<'_>) -> Result<Vec<Answer>, Fault> {
+        let sent = self.metrics.sent();
         let outcome = self.try_send(request).await;
-        self.metrics.count(&outcome);
+        sent.answered(&outcome);
         outcome
     }
 

@@ -74,7 +74,7 @@ async fn a_silent_redis_does_not_hold_the_metrics_up() {
     relay.set_all(Link::Hole);
     let begun = Instant::now();
     let scrape = Scrape::of(server.http).await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(3500), "{:?}", begun.elapsed());
     assert_eq!(scrape.count("jobtrack_redis_up"), 0);
     // How many there are is not known, and zero would be a lie.
     assert!(!scrape.has("jobtrack_jobs{state=\"PENDING\"}"));
