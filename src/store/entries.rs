@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::table::{Row, Table};
-use crate::domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version};
+use crate::domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version, merge};
 
 /// How many entries are looked at for one that can give way.
 const LOOKED_AT: usize = 100;
@@ -161,5 +161,14 @@ impl Entries {
         let listed = |row: &&Row<Note>| !row.note.dirty && row.job.removal.is_none();
         let gives_way = ended.or_else(|| self.table.rows().take(some).find(listed).map(|row| row.job.id.clone()));
         gives_way.is_some_and(|id| self.forget(&id).is_some())
+    }
+}
+
+/// Whether `job` came later than `held`, or stands where the two are of lives that began apart.
+pub fn comes_after(job: &Job, held: &Job) -> bool {
+    if job.version.uid == held.version.uid {
+        job.version.revision > held.version.revision
+    } else {
+        merge(job, held).job.version.uid == job.version.uid
     }
 }

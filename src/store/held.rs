@@ -17,12 +17,12 @@ use tokio::sync::{Notify, watch};
 use super::{
     Announcement, DueBatch, DueRecord, Durability, Hint, Listener, Page, Replaced, Source, StorageMode, StoreError,
     Stored,
-    entries::{Entries, Entry, Following, Note},
+    entries::{Entries, Entry, Following, Note, comes_after},
     table::Row,
 };
 use crate::{
     clock::Clock,
-    domain::{Due, Job, JobId, ListQuery, State, TOMBSTONE_LIFE, Timestamp, merge},
+    domain::{Due, Job, JobId, ListQuery, State, TOMBSTONE_LIFE, Timestamp},
     telemetry::metrics::{Counter, Measured, Metrics, counter},
 };
 
@@ -392,13 +392,4 @@ impl Listener for Held {
 
 fn volatile(job: Arc<Job>) -> Stored {
     Stored { job, durability: Durability::Volatile, source: Source::Memory }
-}
-
-/// Whether `job` came later than `held`, or stands where the two are of lives that began apart.
-fn comes_after(job: &Job, held: &Job) -> bool {
-    if job.version.uid == held.version.uid {
-        job.version.revision > held.version.revision
-    } else {
-        merge(job, held).job.version.uid == job.version.uid
-    }
 }

@@ -11,6 +11,7 @@ mod connect;
 mod due;
 mod feed;
 mod keys;
+mod link;
 mod list;
 mod metrics;
 mod pool;
