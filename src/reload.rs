@@ -20,6 +20,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Makes a value of the contents of files and of the value before. The error must not repeat what is in them.
 type Make<T> = dyn Fn(&[Vec<u8>], Option<&T>) -> Result<T, String> + Send + Sync;
 
+/// What can be made anew while parts of it are in use.
+pub trait Replaceable: Send + Sync {
+    /// Called when `next` is in force in the place of this: what is not in it ends.
+    fn give_way(&self, _next: &Self) {}
+}
+
 /// A value that follows the files it was made of.
 pub struct Reloaded<T> {
     files: Vec<PathBuf>,
@@ -62,7 +68,7 @@ pub trait Refresh: Send + Sync {
     fn refresh(&self);
 }
 
-impl<T: Send + Sync> Refresh for Reloaded<T> {
+impl<T: Replaceable> Refresh for Reloaded<T> {
     fn refresh(&self) {
         let contents = read(&self.files);
         let found = digest(&contents);
@@ -76,7 +82,9 @@ impl<T: Send + Sync> Refresh for Reloaded<T> {
         let files = names(&self.files);
         match made {
             Ok(value) => {
-                self.value.store(Arc::new(value));
+                let value = Arc::new(value);
+                // Whoever comes back at the end of what was replaced meets what is in force now.
+                self.value.swap(value.clone()).give_way(&value);
                 info!(files, "read again");
             }
             Err(problem) => warn!(files, problem, "not usable as they are now: what was read before stays in force"),

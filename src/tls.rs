@@ -17,7 +17,7 @@ use rustls::{
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server::TlsStream};
 
-use crate::reload::{Refresh, Reloaded};
+use crate::reload::{Refresh, Reloaded, Replaceable};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -78,6 +78,9 @@ impl Tls {
         clients.verify_client_cert(own, others, UnixTime::now()).is_ok()
     }
 }
+
+/// Connections go on with what they began with.
+impl Replaceable for Settings {}
 
 impl Settings {
     /// Of the certificate, the key, and the authorities of clients, if there are any.

@@ -14,7 +14,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Grant;
-use crate::domain::{Identity, MAX_NAME, MAX_OWNERS, Owners, Role};
+use crate::{
+    domain::{Identity, MAX_NAME, MAX_OWNERS, Owners, Role},
+    reload::Replaceable,
+};
 
 type Digest = [u8; SHA256_OUTPUT_LEN];
 
@@ -47,8 +50,18 @@ struct Entry {
     owners: Value,
 }
 
+impl Replaceable for Identities {
+    fn give_way(&self, next: &Self) {
+        for (credential, grant) in &self.0 {
+            if next.0.get(credential).is_none_or(|new| *new.identity != *grant.identity) {
+                grant.revoke();
+            }
+        }
+    }
+}
+
 impl Identities {
-    /// Reads the file. Those who were in the one before as they are now go on, the others' grants end.
+    /// Reads the file. Those who were in the one before as they are now keep their grants.
     pub fn read(contents: &[Vec<u8>], before: Option<&Self>) -> Result<Self, String> {
         let file: File = serde_json::from_slice(&contents.concat()).map_err(|error| {
             // The message of an error in the data may repeat some of it.
@@ -64,11 +77,6 @@ impl Identities {
             let same = before.filter(|grant| *grant.identity == identity).cloned();
             if grants.insert(credential, same.unwrap_or_else(|| Grant::revocable(identity))).is_some() {
                 return Err(format!("identity {name}: its token or certificate is that of another entry"));
-            }
-        }
-        for (credential, grant) in before.into_iter().flat_map(|before| &before.0) {
-            if grants.get(credential).is_none_or(|new| *new.identity != *grant.identity) {
-                grant.revoke();
             }
         }
         Ok(Self(grants))

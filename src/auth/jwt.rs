@@ -20,7 +20,7 @@ use tracing::debug;
 use super::{Grant, identities::owners, signatures::PROVIDER};
 use crate::{
     domain::{Identity, Owners, Role},
-    reload::{Refresh, Reloaded},
+    reload::{Refresh, Reloaded, Replaceable},
 };
 
 /// By how much the issuer's clock may differ from ours.
@@ -108,8 +108,18 @@ fn identity(claims: &Claims) -> Option<Identity> {
     Some(Identity { name: format!("jwt:{}", claims.sub), role, owners })
 }
 
+impl Replaceable for Keys {
+    fn give_way(&self, next: &Self) {
+        for (id, key) in &self.0 {
+            if next.0.get(id).is_none_or(|new| new.jwk != key.jwk) {
+                key.revoked.cancel();
+            }
+        }
+    }
+}
+
 impl Keys {
-    /// Reads the file. Keys that were in the one before go on; what was signed by others no longer counts.
+    /// Reads the file. What was signed by a key that was in the one before goes on.
     fn read(contents: &[Vec<u8>], before: Option<&Self>, issuer: &str, audience: &str) -> Result<Self, String> {
         let set: JwkSet = serde_json::from_slice(&contents.concat()).map_err(|error| {
             let (line, column) = (error.line(), error.column());
@@ -134,11 +144,6 @@ impl Keys {
         }
         if keys.is_empty() {
             return Err("it has no key that signatures can be verified with".to_owned());
-        }
-        for (id, key) in before.into_iter().flat_map(|before| &before.0) {
-            if keys.get(id).is_none_or(|new| new.jwk != key.jwk) {
-                key.revoked.cancel();
-            }
         }
         Ok(Self(keys))
     }

@@ -115,9 +115,12 @@ impl Authenticator {
             return Ok(anonymous.clone());
         }
         let mut grant = self.find(headers, peer)?;
+        if grant.has_ended() {
+            // The file was read again while it was looked for.
+            grant = self.find(headers, peer)?;
+        }
         // A connection is no better than the certificate it began with, whatever comes over it.
         grant.outdated = peer.map(|peer| peer.expired.clone());
-        // It may have been taken back while it was looked for.
         if grant.has_ended() { Err(Unauthenticated::Invalid) } else { Ok(grant) }
     }
 
