@@ -35,18 +35,18 @@ pub struct SteeredClock {
 
 impl SteeredClock {
     /// How far it may be off before it is set, in microseconds: reading another clock is no more exact.
-    const TOLERANCE: i64 = 1000;
+    const TOLERANCE: u64 = 1000;
 
     /// Follows nothing yet.
     pub fn new(base: Arc<dyn Clock>) -> Self {
         Self { base, offset: AtomicI64::new(0) }
     }
 
-    /// Sets it: the other clock says `truth` now.
+    /// Sets it: the other clock says `truth` now. Several may do so at once.
     pub fn steer(&self, truth: Timestamp) {
-        let off = truth.as_micros() - self.now().as_micros();
-        if off.abs() > Self::TOLERANCE {
-            self.offset.fetch_add(off, Relaxed);
+        let offset = truth.as_micros() - self.base.now().as_micros();
+        if offset.abs_diff(self.offset.load(Relaxed)) > Self::TOLERANCE {
+            self.offset.store(offset, Relaxed);
         }
     }
 }

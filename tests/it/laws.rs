@@ -1,8 +1,17 @@
 //! What holds for every history: of the state machine, the merge and the tokens.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
 
 use jobtrack::{
+    clock::{Clock, SteeredClock},
     domain::{
         ANYONE, Cancellation, Change, Completion, Cursor, Filter, Identity, Job, JobId, NewJob, Owners, Progress,
         Removal, Report, Stamp, State, Timestamp, merge,
@@ -277,4 +286,38 @@ fn the_rules_of_the_merge() {
             assert_eq!(merged.lost, Some(loser.version.stamp), "{rule}");
         }
     }
+}
+
+/// Stands still, an hour ahead of what others say.
+struct Ahead;
+
+impl Ahead {
+    const TRUTH: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Self::TRUTH + Duration::from_secs(3600)
+    }
+}
+
+#[test]
+fn a_clock_that_several_set_at_once_is_right() {
+    const SETTERS: usize = 2;
+    let clocks: Vec<_> = (0..200_000).map(|_| SteeredClock::new(Arc::new(Ahead))).collect();
+    let come = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..SETTERS {
+            scope.spawn(|| {
+                for (before, clock) in clocks.iter().enumerate() {
+                    come.fetch_add(1, Relaxed);
+                    while come.load(Relaxed) < (before + 1) * SETTERS {
+                        thread::yield_now();
+                    }
+                    clock.steer(Ahead::TRUTH);
+                }
+            });
+        }
+    });
+    assert!(clocks.iter().all(|clock| clock.now() == Ahead::TRUTH));
 }

@@ -18,6 +18,7 @@ use crate::support::{
     create,
     process::{Process, command},
     redis::{Redis, shared_cluster, shared_redis, shared_sentinel},
+    relay::Relay,
     watching::{complete, report, watch},
 };
 
@@ -217,6 +218,14 @@ async fn a_redis_that_is_away_is_no_reason_not_to_serve() {
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("WARN") && log.contains(&redis.port.to_string()), "{log}");
     assert_no_secret(&format!("{banner}{log}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_answer_that_is_lost_is_no_reason_to_start_without_redis() {
+    let relay = Relay::to(shared_redis().await.port).await;
+    relay.set_aside("TIME", 1);
+    let log = serves(command(&["--redis-url", &relay.url()])).await;
+    assert!(!log.contains("WARN"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

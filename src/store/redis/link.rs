@@ -104,10 +104,15 @@ impl RedisStore {
     /// with all its partitions; data that was lost is noted.
     pub(super) async fn look(&self) -> (Counts, Result<(), StoreError>) {
         let heard = *self.feed.heard();
-        let (clock, data_set, counts) = tokio::join!(self.set_clock(), self.learn_epoch(), self.commits());
+        // Nothing is written before the data set is known, so the clock is right by then.
+        let known = async {
+            self.set_clock().await?;
+            self.learn_epoch().await
+        };
+        let (known, counts) = tokio::join!(known, self.commits());
         self.look_for_losses(&heard, &counts);
         let all = if counts.iter().all(Option::is_some) { Ok(()) } else { Err(StoreError::Unavailable) };
-        (counts, clock.and(data_set).map_err(StoreError::from).and(all))
+        (counts, known.map_err(StoreError::from).and(all))
     }
 
     /// Notes that Redis has lost the last commits where fewer have happened than were `heard` of.
@@ -125,9 +130,9 @@ impl RedisStore {
 
     /// Sets the clock by that of Redis.
     pub(super) async fn set_clock(&self) -> Result<(), Fault> {
-        let asked = self.clock.now();
+        let asked = Instant::now();
         let (seconds, micros): (i64, i64) = self.pulse.query(&cmd("TIME")).await?;
-        let way = self.clock.now().since(asked) / 2;
+        let way = asked.elapsed() / 2;
         self.clock.steer(Timestamp::from_micros(seconds * 1_000_000 + micros) + way);
         self.feed.doubt_ends(self.clock.now() + TOMBSTONE_LIFE);
         Ok(())
