@@ -12,9 +12,6 @@ use crate::support::{
     watching::{Seen, watch},
 };
 
-/// For tests in which many callers keep Redis and this machine busy.
-const PATIENT: [&str; 2] = ["--redis-timeout", "4s"];
-
 /// Clients with connections of their own, half of them of each server.
 async fn clients(pair: &Pair, count: i64) -> Vec<Client> {
     let mut clients = Vec::new();
@@ -28,7 +25,7 @@ async fn clients(pair: &Pair, count: i64) -> Vec<Client> {
 async fn racing_updates_are_consecutive_and_none_is_lost() {
     const CLIENTS: i64 = 16;
     const CALLS: i64 = 10_000;
-    let pair = Pair::start(&PATIENT).await;
+    let pair = Pair::start(&[]).await;
     let clients = clients(&pair, CLIENTS).await;
     create(&mut clients[0].clone(), "a").await;
     let mut watchers = JoinSet::new();
@@ -88,7 +85,7 @@ fn assert_one_job(answers: Vec<Result<CreateJobResponse, Status>>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_made_at_once_by_many_makes_one_job() {
-    let pair = Pair::start(&PATIENT).await;
+    let pair = Pair::start(&[]).await;
     let clients = clients(&pair, 8).await;
     let mut ids = HashSet::new();
     for round in 0..500 {
@@ -105,7 +102,7 @@ async fn a_request_made_at_once_by_many_makes_one_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_wanted_by_many_requests_is_of_one() {
-    let pair = Pair::start(&PATIENT).await;
+    let pair = Pair::start(&[]).await;
     let clients = clients(&pair, 8).await;
     for round in 0..100 {
         let id = format!("j{round}");

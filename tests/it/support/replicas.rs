@@ -56,10 +56,11 @@ impl Pair {
     }
 }
 
-/// Flags for a part of the shared Redis that nobody else uses.
-pub async fn part_of_shared_redis() -> [String; 4] {
-    let prefix = format!("{}:", Uuid::new_v4().simple());
-    ["--redis-url".to_owned(), shared_redis().await.url(), "--key-prefix".to_owned(), prefix]
+/// Flags for a part of the shared Redis that nobody else uses, and patience with it: many tests keep it and this machine
+/// busy, and none of those that share it is about a Redis that does not answer.
+pub async fn part_of_shared_redis() -> [String; 6] {
+    let (url, prefix) = (shared_redis().await.url(), format!("{}:", Uuid::new_v4().simple()));
+    ["--redis-url", &url, "--key-prefix", &prefix, "--redis-timeout", "4s"].map(str::to_owned)
 }
 
 /// A server on this Redis.
