@@ -1,7 +1,7 @@
 //! What watchers see of an outage.
 
 use futures_util::{StreamExt, future::join_all, stream};
-use jobtrack::proto::v1::{Durability, Event, WatchJobRequest, WatchJobsRequest, job::State};
+use jobtrack::proto::v1::{Durability, Event, GetJobRequest, WatchJobRequest, WatchJobsRequest, job::State};
 use rstest::rstest;
 
 use super::{assert_stored, degraded, job, stats, two_on, whole};
@@ -9,7 +9,7 @@ use crate::support::{
     Client, Server, create,
     redis::Redis,
     relay::{Link, Relay},
-    replicas::{in_time, server_on},
+    replicas::{in_time, read, server_on},
     watching::{Seen, complete, delete, millis, report, resume, watch, watch_job, watch_jobs},
 };
 
@@ -159,7 +159,10 @@ async fn a_replica_that_was_cut_off_tells_what_it_missed() {
     // The end that is in Redis stands.
     let end = in_time("the end", both.rest()).await;
     assert_eq!(end.last().map(Seen::state), Some(State::Succeeded));
-    assert_eq!(job(&mut client, "both").await, job(&mut elsewhere, "both").await);
+    let here = job(&mut client, "both").await;
+    let request = GetJobRequest { min_revision: Some(here.revision), ..read("both") };
+    let there = elsewhere.get_job(request).await.expect("it comes in time").into_inner().job;
+    assert_eq!(there, Some(here));
     server.stop().await;
     other.stop().await;
 }
