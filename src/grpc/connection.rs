@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use super::{
     Service,
+    gather::gather,
     link::{FIRST_BYTES, Link},
 };
 use crate::{limits::Limits, tls::Tls};
@@ -72,7 +73,8 @@ pub async fn serve(
                 count.clone().map(|count| request.extensions_mut().insert(count));
                 request
             }));
-            let connection = watcher.watch(http.serve_connection(TokioIo::new(link), service).into_owned());
+            let connection =
+                gather(link, |link| watcher.watch(http.serve_connection(TokioIo::new(link), service).into_owned()));
             let check = async {
                 if let Some(check) = check {
                     check.await;
@@ -82,8 +84,10 @@ pub async fn serve(
             tokio::select! {
                 biased;
                 ended = connection => {
-                    if let Err(error) = ended {
-                        debug!(error, "a connection ended early");
+                    match ended {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => debug!(error, "a connection ended early"),
+                        Err(error) => debug!(%error, "a connection broke"),
                     }
                 }
                 () = check => {}

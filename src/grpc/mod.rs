@@ -7,6 +7,7 @@ mod connection;
 mod context;
 mod convert;
 mod deadline;
+mod gather;
 mod health;
 mod jobs;
 mod link;

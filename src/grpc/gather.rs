@@ -1,0 +1,262 @@
+//! What a connection has to say at a time goes out together.
+//!
+//! Each stream is a task of its own that wakes its connection when it has something to send, and the runtime runs first
+//! who was woken last: each response, and each event of each watch, would cost a system call or two, and a packet. So a
+//! connection lets those have their turn who were ready before it, and what it writes in its own is sent at the end of
+//! that, or when a buffer is full.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
+
+/// Has the connection that `connect` makes of `stream` gather what it writes.
+pub fn gather<S: AsyncWrite, C: Future>(stream: S, connect: impl FnOnce(Gathered<S>) -> C) -> Gather<C, S> {
+    let stream = Arc::new(Mutex::new(BufWriter::new(stream)));
+    Gather { connection: connect(Gathered(stream.clone())), stream: Gathered(stream), has_yielded: false }
+}
+
+/// A stream that [`Gather`] flushes.
+#[derive(Debug)]
+pub struct Gathered<S>(Arc<Mutex<BufWriter<S>>>);
+
+impl<S> Gathered<S> {
+    /// Nobody else ever waits for it: it is used in turns of the connection alone.
+    fn stream(&self) -> MutexGuard<'_, BufWriter<S>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream()).poll_read(cx, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream()).poll_write(cx, bytes)
+    }
+
+    /// Does nothing: what was written is flushed at the end of this turn.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream()).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream()).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+pin_project! {
+    /// A connection that gathers what it writes.
+    pub struct Gather<C, S> {
+        #[pin]
+        connection: C,
+        stream: Gathered<S>,
+        has_yielded: bool,
+    }
+}
+
+impl<C: Future, S: AsyncWrite + Unpin> Future for Gather<C, S> {
+    /// What the connection ended with, or why it could not be written to.
+    type Output = io::Result<C::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        *this.has_yielded = !*this.has_yielded;
+        if *this.has_yielded {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Poll::Ready(ended) = this.connection.poll(cx) {
+            return Poll::Ready(Ok(ended));
+        }
+        match Pin::new(&mut *this.stream.stream()).poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::pending,
+        pin::pin,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        task::{Wake, Waker},
+    };
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// What arrived at the other end, in parts; how the next part fares.
+    #[derive(Default)]
+    struct Wire {
+        sent: Vec<String>,
+        is_full: bool,
+        is_broken: bool,
+        waker: Option<Waker>,
+    }
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Wire>>);
+
+    impl Shared {
+        fn wire(&self) -> MutexGuard<'_, Wire> {
+            self.0.lock().expect("no test has failed with it")
+        }
+    }
+
+    impl AsyncWrite for Shared {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let mut wire = self.wire();
+            if wire.is_broken {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if wire.is_full {
+                wire.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            wire.sent.push(String::from_utf8_lossy(bytes).into_owned());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.wire().sent.push("the end".to_owned());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Polls as long as it is woken.
+    fn run<F: Future>(mut future: Pin<&mut F>, woken: &Arc<Woken>) -> Poll<F::Output> {
+        let waker = Waker::from(woken.clone());
+        loop {
+            let before = woken.0.load(Relaxed);
+            let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+            if polled.is_ready() || woken.0.load(Relaxed) == before {
+                return polled;
+            }
+        }
+    }
+
+    async fn say(stream: &mut Gathered<Shared>, words: &[&str]) {
+        for word in words {
+            stream.write_all(word.as_bytes()).await.expect("it can be written to");
+            stream.flush().await.expect("it can be written to");
+        }
+    }
+
+    #[test]
+    fn others_have_their_turn_before_a_connection() {
+        let mut connection = pin!(gather(Shared::default(), |_| async {}));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        assert!(connection.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(woken.0.load(Relaxed), 1, "it is to be polled again");
+        assert!(connection.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    }
+
+    #[test]
+    fn what_is_written_in_a_turn_goes_out_at_its_end_together() {
+        let shared = Shared::default();
+        let connection = gather(shared.clone(), |mut stream| async move {
+            say(&mut stream, &["a", "b"]).await;
+            tokio::task::yield_now().await;
+            say(&mut stream, &["c", "d"]).await;
+            pending::<()>().await;
+        });
+        assert!(run(pin!(connection), &Arc::default()).is_pending());
+        assert_eq!(shared.wire().sent, ["ab", "cd"]);
+    }
+
+    #[test]
+    fn what_can_not_be_sent_yet_is_sent_later() {
+        let shared = Shared::default();
+        shared.wire().is_full = true;
+        let mut connection = pin!(gather(shared.clone(), |mut stream| async move {
+            say(&mut stream, &["a"]).await;
+            pending::<()>().await;
+        }));
+        let woken = Arc::new(Woken::default());
+        assert!(run(connection.as_mut(), &woken).is_pending());
+        assert!(shared.wire().sent.is_empty());
+        shared.wire().is_full = false;
+        shared.wire().waker.take().expect("somebody waits").wake();
+        assert!(run(connection.as_mut(), &woken).is_pending());
+        assert_eq!(shared.wire().sent, ["a"]);
+    }
+
+    #[test]
+    fn no_more_than_a_buffer_is_held() {
+        let shared = Shared::default();
+        shared.wire().is_full = true;
+        let held = Arc::new(AtomicUsize::new(0));
+        let counted = held.clone();
+        let mut connection = pin!(gather(shared.clone(), |mut stream| async move {
+            loop {
+                say(&mut stream, &["0123456789abcdef"]).await;
+                counted.fetch_add(16, Relaxed);
+            }
+        }));
+        assert!(run(connection.as_mut(), &Arc::default()).is_pending());
+        assert!((1..=8192).contains(&held.load(Relaxed)), "{} bytes", held.load(Relaxed));
+    }
+
+    #[test]
+    fn a_connection_that_ends_has_said_everything() {
+        let shared = Shared::default();
+        let connection = gather(shared.clone(), |mut stream| async move {
+            say(&mut stream, &["a"]).await;
+            stream.shutdown().await.expect("it can be shut down");
+            "done"
+        });
+        assert!(matches!(run(pin!(connection), &Arc::default()), Poll::Ready(Ok("done"))));
+        assert_eq!(shared.wire().sent, ["a", "the end"]);
+    }
+
+    #[test]
+    fn a_connection_that_breaks_ends() {
+        let shared = Shared::default();
+        shared.wire().is_broken = true;
+        let connection = gather(shared.clone(), |mut stream| async move {
+            say(&mut stream, &["a"]).await;
+            pending::<()>().await;
+        });
+        let Poll::Ready(Err(error)) = run(pin!(connection), &Arc::default()) else { panic!("it goes on") };
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}
