@@ -39,7 +39,7 @@ fn is_at(revision: i64) -> impl Fn(&Seen) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_jobs_stays_open_while_redis_is_away() {
-    let mut redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let server = strict_server_on(&redis).await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -87,7 +87,7 @@ async fn a_stream_of_jobs_that_starts_over_stays_open_while_redis_is_away(#[case
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_jobs_goes_on_with_its_snapshots_when_redis_is_back() {
-    let mut redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let maker = strict_server_on(&redis).await;
     let mut client = maker.client().await;
     for number in 0..MANY {

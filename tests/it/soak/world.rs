@@ -48,8 +48,7 @@ pub struct Replica {
 impl World {
     /// Everything runs. The replicas' logs are in `folder`.
     pub async fn start(folder: &Path) -> Self {
-        // What is written outlives the process, and only that: to wait for a disk that others use would be a fault.
-        let flags = ["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0"];
+        let flags = ["--appendonly", "yes", "--auto-aof-rewrite-percentage", "0"];
         let redis = Redis::with(&flags).await;
         let relays = [Relay::to(redis.port).await, Relay::to(redis.port).await];
         fs::create_dir_all(folder).expect("a directory can be made");
