@@ -6,22 +6,41 @@
 //! that, or when a buffer is full.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
-use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
+use futures_util::{pending, poll};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
+    task::yield_now,
+};
 
-/// Has the connection that `connect` makes of `stream` gather what it writes.
-pub fn gather<S: AsyncWrite, C: Future>(stream: S, connect: impl FnOnce(Gathered<S>) -> C) -> Gather<C, S> {
-    let stream = Arc::new(Mutex::new(BufWriter::new(stream)));
-    Gather { connection: connect(Gathered(stream.clone())), stream: Gathered(stream), has_yielded: false }
+/// Runs the connection that `connect` makes of `stream`, which gathers what it writes. Returns what it ended with, or why
+/// it could not be written to.
+pub async fn gather<S: AsyncWrite + Unpin, C: Future>(
+    stream: S,
+    connect: impl FnOnce(Gathered<S>) -> C,
+) -> io::Result<C::Output> {
+    let stream = Gathered(Arc::new(Mutex::new(BufWriter::new(stream))));
+    let mut connection = pin!(connect(Gathered(stream.0.clone())));
+    loop {
+        yield_now().await;
+        if let Poll::Ready(ended) = poll!(&mut connection) {
+            return Ok(ended);
+        }
+        if let Poll::Ready(flushed) = poll!(poll_fn(|cx| Pin::new(&mut *stream.stream()).poll_flush(cx))) {
+            flushed?;
+        }
+        // Until somebody wakes it.
+        pending!();
+    }
 }
 
-/// A stream that [`Gather`] flushes.
+/// A stream that is flushed at the end of each turn of its connection.
 #[derive(Debug)]
 pub struct Gathered<S>(Arc<Mutex<BufWriter<S>>>);
 
@@ -43,7 +62,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         Pin::new(&mut *self.stream()).poll_write(cx, bytes)
     }
 
-    /// Does nothing: what was written is flushed at the end of this turn.
+    /// Done at the end of this turn.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -62,37 +81,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
 
     fn is_write_vectored(&self) -> bool {
         true
-    }
-}
-
-pin_project! {
-    /// A connection that gathers what it writes.
-    pub struct Gather<C, S> {
-        #[pin]
-        connection: C,
-        stream: Gathered<S>,
-        has_yielded: bool,
-    }
-}
-
-impl<C: Future, S: AsyncWrite + Unpin> Future for Gather<C, S> {
-    /// What the connection ended with, or why it could not be written to.
-    type Output = io::Result<C::Output>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        *this.has_yielded = !*this.has_yielded;
-        if *this.has_yielded {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if let Poll::Ready(ended) = this.connection.poll(cx) {
-            return Poll::Ready(Ok(ended));
-        }
-        match Pin::new(&mut *this.stream.stream()).poll_flush(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-        }
     }
 }
 
@@ -195,7 +183,7 @@ mod tests {
         let shared = Shared::default();
         let connection = gather(shared.clone(), |mut stream| async move {
             say(&mut stream, &["a", "b"]).await;
-            tokio::task::yield_now().await;
+            yield_now().await;
             say(&mut stream, &["c", "d"]).await;
             pending::<()>().await;
         });
