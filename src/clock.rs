@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::domain::Timestamp;
@@ -34,18 +34,20 @@ pub struct SteeredClock {
 }
 
 impl SteeredClock {
-    /// How far it may be off before it is set, in microseconds: reading another clock is no more exact.
-    const TOLERANCE: u64 = 1000;
+    /// How far it may be off before it is set, at least: reading another clock is no more exact.
+    const TOLERANCE: Duration = Duration::from_millis(1);
 
     /// Follows nothing yet.
     pub fn new(base: Arc<dyn Clock>) -> Self {
         Self { base, offset: AtomicI64::new(0) }
     }
 
-    /// Sets it: the other clock says `truth` now. Several may do so at once.
-    pub fn steer(&self, truth: Timestamp) {
+    /// Sets it: the other clock says `truth` now, or did or will at most `give_or_take` from now. Several may do so at
+    /// once.
+    pub fn steer(&self, truth: Timestamp, give_or_take: Duration) {
         let offset = truth.as_micros() - self.base.now().as_micros();
-        if offset.abs_diff(self.offset.load(Relaxed)) > Self::TOLERANCE {
+        let off = Duration::from_micros(offset.abs_diff(self.offset.load(Relaxed)));
+        if off > give_or_take.max(Self::TOLERANCE) {
             self.offset.store(offset, Relaxed);
         }
     }

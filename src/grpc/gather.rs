@@ -25,15 +25,16 @@ pub async fn gather<S: AsyncWrite + Unpin, C: Future>(
     stream: S,
     connect: impl FnOnce(Gathered<S>) -> C,
 ) -> io::Result<C::Output> {
-    let stream = Gathered(Arc::new(Mutex::new(BufWriter::new(stream))));
+    let stream = Gathered(Arc::new(Mutex::new(Held { writer: BufWriter::new(stream), is_blocked: false })));
     let mut connection = pin!(connect(Gathered(stream.0.clone())));
     loop {
         yield_now().await;
-        if let Poll::Ready(ended) = poll!(&mut connection) {
-            return Ok(ended);
-        }
-        if let Poll::Ready(flushed) = poll!(poll_fn(|cx| Pin::new(&mut *stream.stream()).poll_flush(cx))) {
-            flushed?;
+        let turn = poll!(&mut connection);
+        let sent = poll!(poll_fn(|cx| stream.held().poll_flush(cx)));
+        match (turn, sent) {
+            (Poll::Ready(ended), _) => return Ok(ended),
+            (Poll::Pending, Poll::Ready(Err(error))) => return Err(error),
+            (Poll::Pending, Poll::Ready(Ok(())) | Poll::Pending) => {}
         }
         // Until somebody wakes it.
         pending!();
@@ -42,33 +43,53 @@ pub async fn gather<S: AsyncWrite + Unpin, C: Future>(
 
 /// A stream that is flushed at the end of each turn of its connection.
 #[derive(Debug)]
-pub struct Gathered<S>(Arc<Mutex<BufWriter<S>>>);
+pub struct Gathered<S>(Arc<Mutex<Held<S>>>);
+
+#[derive(Debug)]
+struct Held<S> {
+    writer: BufWriter<S>,
+    /// The stream did not take all of it when it was last flushed.
+    is_blocked: bool,
+}
 
 impl<S> Gathered<S> {
     /// Nobody else ever waits for it: it is used in turns of the connection alone.
-    fn stream(&self) -> MutexGuard<'_, BufWriter<S>> {
+    fn held(&self) -> MutexGuard<'_, Held<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Held<S> {
+    fn writer(&mut self) -> Pin<&mut BufWriter<S>> {
+        Pin::new(&mut self.writer)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = self.writer().poll_flush(cx);
+        self.is_blocked = flushed.is_pending();
+        flushed
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream()).poll_read(cx, into)
+        self.held().writer().poll_read(cx, into)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream()).poll_write(cx, bytes)
+        self.held().writer().poll_write(cx, bytes)
     }
 
-    /// Done at the end of this turn.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// Left to the end of this turn, unless the one before could not send everything: who writes has to wait then.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut held = self.held();
+        if held.is_blocked { held.poll_flush(cx) } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream()).poll_shutdown(cx)
+        self.held().writer().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -76,7 +97,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream()).poll_write_vectored(cx, slices)
+        self.held().writer().poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -226,14 +247,41 @@ mod tests {
 
     #[test]
     fn a_connection_that_ends_has_said_everything() {
+        for is_shut_down in [false, true] {
+            let shared = Shared::default();
+            let connection = gather(shared.clone(), |mut stream| async move {
+                say(&mut stream, &["a", "b"]).await;
+                if is_shut_down {
+                    stream.shutdown().await.expect("it can be shut down");
+                }
+                "done"
+            });
+            assert!(matches!(run(pin!(connection), &Arc::default()), Poll::Ready(Ok("done"))));
+            assert_eq!(shared.wire().sent[0], "ab");
+        }
+    }
+
+    #[test]
+    fn who_flushes_waits_while_the_turn_before_is_not_sent() {
         let shared = Shared::default();
-        let connection = gather(shared.clone(), |mut stream| async move {
+        shared.wire().is_full = true;
+        let flushed = Arc::new(AtomicUsize::new(0));
+        let counted = flushed.clone();
+        let mut connection = pin!(gather(shared.clone(), |mut stream| async move {
             say(&mut stream, &["a"]).await;
-            stream.shutdown().await.expect("it can be shut down");
-            "done"
-        });
-        assert!(matches!(run(pin!(connection), &Arc::default()), Poll::Ready(Ok("done"))));
-        assert_eq!(shared.wire().sent, ["a", "the end"]);
+            counted.fetch_add(1, Relaxed);
+            yield_now().await;
+            say(&mut stream, &["b"]).await;
+            counted.fetch_add(1, Relaxed);
+            pending::<()>().await;
+        }));
+        let woken = Arc::new(Woken::default());
+        assert!(run(connection.as_mut(), &woken).is_pending());
+        assert_eq!(flushed.load(Relaxed), 1);
+        shared.wire().is_full = false;
+        shared.wire().waker.take().expect("somebody waits").wake();
+        assert!(run(connection.as_mut(), &woken).is_pending());
+        assert_eq!((flushed.load(Relaxed), shared.wire().sent.concat().as_str()), (2, "ab"));
     }
 
     #[test]

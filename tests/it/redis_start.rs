@@ -222,10 +222,12 @@ async fn a_redis_that_is_away_is_no_reason_not_to_serve() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_answer_that_is_lost_is_no_reason_to_start_without_redis() {
-    let relay = Relay::to(shared_redis().await.port).await;
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
     relay.set_aside("TIME", 1);
-    let log = serves(command(&["--redis-url", &relay.url()])).await;
+    let log = serves(command(&["--redis-url", &relay.url(), "--redis-timeout", "2s"])).await;
     assert!(!log.contains("WARN"), "{log}");
+    assert!(relay.has_set_aside(), "nothing was lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]

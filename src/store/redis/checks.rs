@@ -23,7 +23,7 @@ use crate::{
     store::{Record, StorageMode},
 };
 
-/// How long the checks may hold up the start.
+/// How long the checks may take; they are made twice at most.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the Redis user must be allowed, in the words of `ACL SETUSER`.
@@ -48,17 +48,11 @@ impl Unusable {
 impl RedisStore {
     /// Looks whether Redis can be used. It does not have to be there yet.
     pub(super) async fn check(&self) -> Result<(), Unusable> {
-        let attempts = async {
-            match self.try_everything().await {
-                // A single answer may be late.
-                Err(error) if error.is_timeout() => self.try_everything().await,
-                outcome => outcome,
-            }
-        };
-        let outcome = match timeout(PATIENCE, attempts).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(timed_out()),
-        };
+        let mut outcome = self.try_in_time().await;
+        if outcome.as_ref().is_err_and(RedisError::is_timeout) {
+            // A single answer may be late.
+            outcome = self.try_in_time().await;
+        }
         match outcome {
             Ok(()) => {
                 self.link_is(StorageMode::Redis);
@@ -73,6 +67,10 @@ impl RedisStore {
                 Ok(())
             }
         }
+    }
+
+    async fn try_in_time(&self) -> Result<(), RedisError> {
+        timeout(PATIENCE, self.try_everything()).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
     /// Everything that will be done, once.

@@ -1,6 +1,10 @@
 //! The link to Redis: whether it answers, by which clock, with which data set, and whether it lost any of that.
 
-use std::{collections::VecDeque, mem::replace, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::VecDeque,
+    mem::replace,
+    sync::atomic::Ordering::{AcqRel, Relaxed},
+};
 
 use futures_util::future::join_all;
 use redis::cmd;
@@ -104,7 +108,7 @@ impl RedisStore {
     /// with all its partitions; data that was lost is noted.
     pub(super) async fn look(&self) -> (Counts, Result<(), StoreError>) {
         let heard = *self.feed.heard();
-        // Nothing is written before the data set is known, so the clock is right by then.
+        // No call is served from Redis before the data set is known, so the clock is right by then.
         let known = async {
             self.set_clock().await?;
             self.learn_epoch().await
@@ -133,7 +137,7 @@ impl RedisStore {
         let asked = Instant::now();
         let (seconds, micros): (i64, i64) = self.pulse.query(&cmd("TIME")).await?;
         let way = asked.elapsed() / 2;
-        self.clock.steer(Timestamp::from_micros(seconds * 1_000_000 + micros) + way);
+        self.clock.steer(Timestamp::from_micros(seconds * 1_000_000 + micros) + way, way);
         self.feed.doubt_ends(self.clock.now() + TOMBSTONE_LIFE);
         Ok(())
     }
@@ -144,7 +148,7 @@ impl RedisStore {
         let name = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
         let there: Option<String> = self.pulse.query(cmd("SET").arg(EPOCH).arg(&name).arg("NX").arg("GET")).await?;
         let epoch = u64::from_str_radix(&there.unwrap_or(name), 16).unwrap_or(1);
-        let before = self.epoch.swap(epoch, Relaxed);
+        let before = self.epoch.swap(epoch, AcqRel);
         if before != 0 && before != epoch {
             warn!(redis = %self.target, "Redis holds another data set than before");
             self.link_is(StorageMode::Degraded);

@@ -24,7 +24,7 @@ mod writes;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Acquire},
     },
     time::Duration,
 };
@@ -272,7 +272,7 @@ impl JobStore for RedisStore {
     }
 
     fn epoch(&self) -> u64 {
-        self.epoch.load(Relaxed)
+        self.epoch.load(Acquire)
     }
 
     fn losses(&self) -> u64 {

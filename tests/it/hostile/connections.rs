@@ -127,9 +127,11 @@ async fn a_call_over_http1_is_refused() {
         "POST /jobtrack.v1.JobService/GetJob HTTP/1.1\r\ncontent-type: application/grpc\r\ncontent-length: 5\r\n",
         "POST / HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 5\r\n",
         "GET / HTTP/1.1\r\n",
+        "GET / HTTP/1.1\r\nupgrade: h2c\r\n",
+        "CONNECT jobtrack:1 HTTP/1.1\r\n",
     ];
     for head in calls {
-        let body = if head.starts_with("GET") { "" } else { "\0\0\0\0\0" };
+        let body = if head.starts_with("POST") { "\0\0\0\0\0" } else { "" };
         let request = format!("{head}host: jobtrack\r\nconnection: close\r\n\r\n{body}");
         let stream = say(server.address, request.as_bytes()).await;
         let said = String::from_utf8_lossy(&closed(stream, Duration::from_secs(5), head).await).into_owned();

@@ -51,8 +51,8 @@ const KEEPER: &str =
 const APPENDED: &str = "appendonlydir";
 const ASIDE: &str = "aside";
 
-/// The configuration of every server. What it appends is written before it answers, and nothing waits for a disk: a killed
-/// process loses none of that, only a machine would.
+/// The configuration of every server. What it appends is written before it answers, and no answer waits for a disk because
+/// of that: a killed process loses none of it, only a machine would.
 const CONFIGURATION: &str = "bind 127.0.0.1\nport {port}\nsave \"\"\nappendfsync no\nrepl-diskless-sync-delay 0\n";
 
 /// A server of its own for a suite whose cases have key prefixes of their own and change no setting.

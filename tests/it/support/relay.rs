@@ -108,6 +108,11 @@ impl Relay {
         *self.shared.aside() = Some((word, count));
     }
 
+    /// Whether all connections were met that are to be set aside.
+    pub fn has_set_aside(&self) -> bool {
+        self.shared.aside().is_some_and(|(_, more)| more == 0)
+    }
+
     /// Lets pass what was set aside, and sets nothing more aside.
     pub fn release(&self) {
         *self.shared.aside() = None;
