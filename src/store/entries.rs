@@ -158,8 +158,8 @@ impl Entries {
             return true;
         }
         let ended = self.table.ended().take(LOOKED_AT).find(|id| is_clean(&self.table, id)).cloned();
-        let listed = |row: &&Row<Note>| !row.note.dirty && row.job.removal.is_none();
-        let gives_way = ended.or_else(|| self.table.rows().take(some).find(listed).map(|row| row.job.id.clone()));
+        let is_clean_job = |row: &Row<Note>| !row.note.dirty && row.job.removal.is_none();
+        let gives_way = ended.or_else(|| self.table.next_in_turn(some, is_clean_job));
         gives_way.is_some_and(|id| self.forget(&id).is_some())
     }
 }

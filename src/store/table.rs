@@ -1,12 +1,9 @@
 //! Records in memory, and the orders they are found by.
 
-use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
-    mem::replace,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, mem::replace, sync::Arc};
 
 use ahash::RandomState;
+use indexmap::{IndexMap, map::Entry};
 
 use super::index::Index;
 use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
@@ -17,8 +14,10 @@ const SCAN: usize = 2000;
 /// Records by id and by every order that somebody asks for, each with a note `T`.
 #[derive(Debug)]
 pub struct Table<T> {
-    by_id: HashMap<JobId, Row<T>, RandomState>,
+    by_id: IndexMap<JobId, Row<T>, RandomState>,
     orders: Orders,
+    /// Whose turn it is to be looked at for one that can give way.
+    hand: usize,
 }
 
 /// Where records are found, besides under their ids.
@@ -54,7 +53,7 @@ pub struct Selection {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { by_id: HashMap::default(), orders: Orders::default() }
+        Self { by_id: IndexMap::default(), orders: Orders::default(), hand: 0 }
     }
 }
 
@@ -86,7 +85,7 @@ impl<T> Table<T> {
 
     /// Forgets a record, and returns it: freeing it may take longer than a lock should be held.
     pub fn forget(&mut self, id: &JobId) -> Option<Row<T>> {
-        let row = self.by_id.remove(id)?;
+        let row = self.by_id.swap_remove(id)?;
         self.orders.change(Some(&row.job), None);
         Some(row)
     }
@@ -94,6 +93,18 @@ impl<T> Table<T> {
     /// All records.
     pub fn rows(&self) -> impl Iterator<Item = &Row<T>> {
         self.by_id.values()
+    }
+
+    /// The next record that `gives_way`, of at most so many. All have their turn: none is looked at again before the others.
+    pub fn next_in_turn(&mut self, most: usize, gives_way: impl Fn(&Row<T>) -> bool) -> Option<JobId> {
+        for _ in 0..most.min(self.by_id.len()) {
+            self.hand = (self.hand + 1) % self.by_id.len();
+            let (id, row) = self.by_id.get_index(self.hand)?;
+            if gives_way(row) {
+                return Some(id.clone());
+            }
+        }
+        None
     }
 
     /// How many jobs there are, tombstones aside.
