@@ -57,6 +57,9 @@ impl Drop for Server {
     }
 }
 
+/// How long jobtrack waits for an answer from Redis.
+pub const REDIS_TIMEOUT: &str = "JOBTRACK_REDIS_TIMEOUT";
+
 /// A server to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -77,6 +80,8 @@ impl Kind {
         });
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_clear().env("JOBTRACK_HTTP_LISTEN", "127.0.0.1:0");
+        // The longest time for an answer from Redis: under valgrind everything is slow.
+        command.env(REDIS_TIMEOUT, "4s");
         for name in ["PATH", "HOME"] {
             command.envs(env::var_os(name).map(|value| (name, value)));
         }
@@ -99,10 +104,9 @@ fn floor_command(redis: Option<&str>, stock: bool) -> Vec<String> {
 }
 
 fn jobtrack_command(redis: Option<&str>) -> Vec<String> {
-    // The longest time for an answer from Redis: under valgrind everything is slow.
     let flags = match redis {
         None => vec!["--max-memory-jobs", ROOM],
-        Some(url) => vec!["--redis-url", url, "--redis-timeout", "4s"],
+        Some(url) => vec!["--redis-url", url],
     };
     let words = [env!("CARGO_BIN_EXE_jobtrack"), "--listen", "127.0.0.1:0"].into_iter().chain(flags);
     words.map(str::to_owned).collect()
