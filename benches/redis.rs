@@ -21,11 +21,11 @@ use futures_util::future::join_all;
 use jobtrack::{
     clock::{Clock, SteeredClock, SystemClock},
     domain::{
-        Applied, Change, Cursor, Filter, Job, JobId, ListQuery, Moment, NewJob, Owners, Progress, Report, Retention,
-        Stamp, State,
+        Applied, Change, ChangeContext, ChangeId, Cursor, Filter, Job, JobId, ListQuery, NewJob, Owners, Progress,
+        Report, Retention, State,
     },
     store::{
-        Announcement, JobStore, Listener, RedisStore, Replaced,
+        CommitEvent, JobStore, Listener, RedisStore, Replaced,
         redis::{Options, Target},
     },
 };
@@ -49,7 +49,7 @@ async fn main() {
 struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: Announcement) {}
+    fn changed(&self, _: CommitEvent) {}
 }
 
 async fn open(redis: &Redis, pool_size: u32) -> RedisStore {
@@ -63,12 +63,12 @@ async fn open(redis: &Redis, pool_size: u32) -> RedisStore {
     RedisStore::open(options, Arc::new(Deaf), clock).await.expect("Redis is usable")
 }
 
-fn moment() -> Moment {
+fn moment() -> ChangeContext {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let none = Duration::ZERO;
-    Moment {
+    ChangeContext {
         now: SystemClock.now(),
-        stamp: Stamp { process: 1, counter: COUNTER.fetch_add(1, Relaxed) },
+        change_id: ChangeId { process: 1, counter: COUNTER.fetch_add(1, Relaxed) },
         retention: Retention { succeeded: none, failed: none, cancelled: none, active: none },
     }
 }
@@ -159,8 +159,8 @@ async fn run(pool: &bb8::Pool<RedisConnectionManager>, write: Cmd) {
 fn write(hash: &str, next: &Job, previous: Option<&Job>) -> Cmd {
     let written = |job: &Job| {
         let version = job.version;
-        let stamp = format!("{:x}.{:x}", version.stamp.process, version.stamp.counter);
-        [version.uid.simple().to_string(), version.revision.to_string(), stamp]
+        let change_id = format!("{:x}.{:x}", version.change_id.process, version.change_id.counter);
+        [version.incarnation_id.simple().to_string(), version.revision.to_string(), change_id]
     };
     let mut command = cmd("EVALSHA");
     command.arg(hash).arg(2).arg(format!("job:{{0}}:{}", next.id)).arg("jobs:{0}:commits");

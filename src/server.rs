@@ -15,7 +15,7 @@ use crate::{
     http::{self, Pages, Phase, Source},
     limits::Limits,
     reload::{Refresh, follow},
-    store::{Failover, Held, MemoryStore, RedisStore, redis::Options},
+    store::{FallbackStore, LocalCache, MemoryStore, RedisStore, redis::Options},
     telemetry::metrics::Measured,
     tls::Tls,
     tracker::Tracker,
@@ -28,7 +28,7 @@ pub struct Server {
     hub: Arc<Hub>,
     security: Security,
     /// Follows what other replicas do.
-    redis: Option<(Arc<RedisStore>, Arc<Failover>)>,
+    redis: Option<(Arc<RedisStore>, Arc<FallbackStore>)>,
 }
 
 /// Who may connect and call.
@@ -72,10 +72,10 @@ impl Server {
             key_prefix: config.redis.key_prefix.clone(),
         };
         let clock = Arc::new(SteeredClock::new(clock));
-        let held = Arc::new(Held::new(config.max_memory_jobs, hub.clone(), clock.clone()));
+        let held = Arc::new(LocalCache::new(config.max_memory_jobs, hub.clone(), clock.clone()));
         let redis = Arc::new(RedisStore::open(options, held.clone(), clock.clone()).await?);
         let fallback = config.redis.fallback.into();
-        let store = Arc::new(Failover::new(redis.clone(), held, clock.clone(), fallback));
+        let store = Arc::new(FallbackStore::new(redis.clone(), held, clock.clone(), fallback));
         let tracker = Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention).within(limits));
         Ok(Self { tracker, hub, security, redis: Some((redis, store)) })
     }

@@ -248,7 +248,7 @@ fn render(counts: &[(Case, Count, Count)], size: Size) -> String {
     format!(
         "## Instructions per call\n\nCounted by callgrind in the server, user mode only: the median of {} times {} calls, \
          {CALLERS} at a time over one connection, and how far apart they are. With Redis, what the server does without \
-         calls in the same time is subtracted. \"Held\" is the share of reads that jobtrack answered from memory; the \
+         calls in the same time is subtracted. \"LocalCache\" is the share of reads that jobtrack answered from memory; the \
          floor with Redis always asks Redis.\n\n{}",
         size.repetitions,
         size.calls,

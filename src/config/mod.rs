@@ -17,7 +17,7 @@ pub use security::{ClientAuth, SecurityConfig};
 
 use crate::{
     domain::{MAX_DURATION, Retention},
-    store::{Fallback, redis::Target},
+    store::{FallbackPolicy, redis::Target},
     telemetry::LogFormat,
 };
 
@@ -150,11 +150,11 @@ pub enum FallbackMode {
     Reject,
 }
 
-impl From<FallbackMode> for Fallback {
+impl From<FallbackMode> for FallbackPolicy {
     fn from(mode: FallbackMode) -> Self {
         match mode {
             FallbackMode::Memory => Self::Accept,
-            FallbackMode::Reject => Self::Refuse,
+            FallbackMode::Reject => Self::Reject,
         }
     }
 }

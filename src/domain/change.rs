@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{Document, Failure, Job, Progress, Stamp, State, Timestamp};
+use super::{ChangeId, Document, Failure, Job, Progress, State, Timestamp};
 
 /// How long a tombstone is kept.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(600);
@@ -34,13 +34,13 @@ impl Retention {
     }
 }
 
-/// When a change happens, under which stamp, and how long what it makes is kept.
+/// When a change happens, under which change_id, and how long what it makes is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub struct ChangeContext {
     /// The time.
     pub now: Timestamp,
     /// Names the change.
-    pub stamp: Stamp,
+    pub change_id: ChangeId,
     /// How long jobs are kept.
     pub retention: Retention,
 }

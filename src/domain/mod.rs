@@ -17,7 +17,7 @@ mod transition;
 mod version;
 
 pub use access::{ANYONE, Identity, Needed, Owners, Role, Unauthenticated};
-pub use change::{Applied, Change, Completion, Due, Moment, Rejected, Report, Retention, TOMBSTONE_LIFE};
+pub use change::{Applied, Change, ChangeContext, Completion, Due, Rejected, Report, Retention, TOMBSTONE_LIFE};
 pub use error::{JobError, Limit, Subject, Violation};
 pub use job::{
     Cancellation, Document, Failure, FailureCode, Job, JobId, Lease, Liveness, NewJob, Outcome, Progress, Removal,
@@ -28,4 +28,4 @@ pub use limits::*;
 pub use merge::{Merged, merge};
 pub use query::{Cursor, Filter, ListQuery};
 pub use time::{MAX_DURATION, Timestamp};
-pub use version::{Stamp, Version};
+pub use version::{ChangeId, Version};

@@ -1,28 +1,28 @@
 //! The state machine: what each change makes of a job. All rules of a job's life stand here and nowhere else.
 //!
 //! Checks come in one order, for reports too: the attempt, the state, the expected revision, and for a confirmed
-//! cancellation whether anybody asked. A change that is stored is one revision more, under the stamp of its
-//! [`Moment`]; a change that has nothing to do leaves the job as it is.
+//! cancellation whether anybody asked. A change that is stored is one revision more, under the change_id of its
+//! [`ChangeContext`]; a change that has nothing to do leaves the job as it is.
 
 use std::cmp::max;
 
 use uuid::Uuid;
 
 use super::{
-    Applied, Cancellation, Change, Due, Failure, FailureCode, Job, JobId, Lease, Moment, NewJob, Outcome, Progress,
-    Rejected, Removal, Report, Retention, Stamp, State, TOMBSTONE_LIFE, Timestamp, Version,
+    Applied, Cancellation, Change, ChangeContext, ChangeId, Due, Failure, FailureCode, Job, JobId, Lease, NewJob,
+    Outcome, Progress, Rejected, Removal, Report, Retention, State, TOMBSTONE_LIFE, Timestamp, Version,
 };
 
 type Result = std::result::Result<Applied, Rejected>;
 
 impl Job {
     /// A new job, PENDING, in place of `previous`: the tombstone under its id, if there is one.
-    pub fn create(id: JobId, new: NewJob, previous: Option<&Self>, uid: Uuid, at: &Moment) -> Self {
-        let born = previous.map_or(0, |tombstone| tombstone.version.revision) + 1;
+    pub fn create(id: JobId, new: NewJob, previous: Option<&Self>, incarnation_id: Uuid, at: &ChangeContext) -> Self {
+        let first_revision = previous.map_or(0, |tombstone| tombstone.version.revision) + 1;
         let now = previous.map_or(at.now, |tombstone| max(at.now, tombstone.update_time.next()));
         let mut job = Self {
             id,
-            version: Version { uid, born, revision: born, stamp: at.stamp },
+            version: Version { incarnation_id, first_revision, revision: first_revision, change_id: at.change_id },
             request_id: new.request_id,
             kind: new.kind,
             owner: new.owner,
@@ -51,7 +51,7 @@ impl Job {
     }
 
     /// What `change` makes of this job at `at`. A tombstone takes no change.
-    pub fn apply(&self, change: &Change, at: &Moment) -> Result {
+    pub fn apply(&self, change: &Change, at: &ChangeContext) -> Result {
         if self.removal.is_some() {
             return Ok(Applied::Unchanged);
         }
@@ -94,9 +94,9 @@ impl Job {
     }
 
     /// The tombstone that is left of this job where it gives way to others at `now`. Its time is over early.
-    pub fn give_way(&self, now: Timestamp, stamp: Stamp) -> Self {
+    pub fn give_way(&self, now: Timestamp, change_id: ChangeId) -> Self {
         let update_time = max(now, self.update_time.next());
-        let version = self.version.next(stamp);
+        let version = self.version.next(change_id);
         Self { version, update_time, removal: Some(Removal::Expired), ..self.clone() }
     }
 
@@ -113,7 +113,7 @@ impl Job {
         }
     }
 
-    fn report(&self, report: &Report, at: &Moment) -> Result {
+    fn report(&self, report: &Report, at: &ChangeContext) -> Result {
         self.check_attempt(report.attempt)?;
         if self.state.is_terminal() {
             return Err(Rejected::Finished);
@@ -147,7 +147,7 @@ impl Job {
         self.progress.is_ahead_of(&report.progress)
     }
 
-    fn request_cancel(&self, reason: &str, requester: &str, force: bool, at: &Moment) -> Result {
+    fn request_cancel(&self, reason: &str, requester: &str, force: bool, at: &ChangeContext) -> Result {
         match self.state {
             State::Cancelled => return Ok(Applied::Unchanged),
             State::Succeeded | State::Failed => return Err(Rejected::Finished),
@@ -169,7 +169,7 @@ impl Job {
         }))
     }
 
-    fn confirm_cancel(&self, attempt: Option<i32>, message: Option<&String>, at: &Moment) -> Result {
+    fn confirm_cancel(&self, attempt: Option<i32>, message: Option<&String>, at: &ChangeContext) -> Result {
         if !self.may_end(State::Cancelled, attempt, None)? {
             return Ok(Applied::Unchanged);
         }
@@ -185,7 +185,7 @@ impl Job {
         }))
     }
 
-    fn lose_worker(&self, at: &Moment) -> Applied {
+    fn lose_worker(&self, at: &ChangeContext) -> Applied {
         if !matches!(self.next_due(), Some((time, Due::LoseWorker)) if time <= at.now) {
             return Applied::Unchanged;
         }
@@ -199,7 +199,7 @@ impl Job {
             return self.next(at, |job, now| job.end(State::Failed, Some(Outcome::Failure(failure)), now));
         }
         let mut job = Box::new(self.clone());
-        job.version = self.version.next(at.stamp);
+        job.version = self.version.next(at.change_id);
         job.lease.lost = true;
         Applied::Changed(job)
     }
@@ -235,9 +235,9 @@ impl Job {
     }
 
     /// The next version: `edit` is given the time of the change, which is later than that of the one before.
-    fn next(&self, at: &Moment, edit: impl FnOnce(&mut Self, Timestamp)) -> Applied {
+    fn next(&self, at: &ChangeContext, edit: impl FnOnce(&mut Self, Timestamp)) -> Applied {
         let mut job = Box::new(self.clone());
-        job.version = self.version.next(at.stamp);
+        job.version = self.version.next(at.change_id);
         job.update_time = max(at.now, self.update_time.next());
         job.durable_time = None;
         let now = job.update_time;

@@ -25,7 +25,7 @@ pub async fn gather<S: AsyncWrite + Unpin, C: Future>(
     stream: S,
     connect: impl FnOnce(Gathered<S>) -> C,
 ) -> io::Result<C::Output> {
-    let stream = Gathered(Arc::new(Mutex::new(Held { writer: BufWriter::new(stream), is_blocked: false })));
+    let stream = Gathered(Arc::new(Mutex::new(LocalCache { writer: BufWriter::new(stream), is_blocked: false })));
     let mut connection = pin!(connect(Gathered(stream.0.clone())));
     loop {
         yield_now().await;
@@ -43,10 +43,10 @@ pub async fn gather<S: AsyncWrite + Unpin, C: Future>(
 
 /// A stream that is flushed at the end of each turn of its connection.
 #[derive(Debug)]
-pub struct Gathered<S>(Arc<Mutex<Held<S>>>);
+pub struct Gathered<S>(Arc<Mutex<LocalCache<S>>>);
 
 #[derive(Debug)]
-struct Held<S> {
+struct LocalCache<S> {
     writer: BufWriter<S>,
     /// The stream did not take all of it when it was last flushed.
     is_blocked: bool,
@@ -54,12 +54,12 @@ struct Held<S> {
 
 impl<S> Gathered<S> {
     /// Nobody else ever waits for it: it is used in turns of the connection alone.
-    fn held(&self) -> MutexGuard<'_, Held<S>> {
+    fn held(&self) -> MutexGuard<'_, LocalCache<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<S: AsyncWrite + Unpin> Held<S> {
+impl<S: AsyncWrite + Unpin> LocalCache<S> {
     fn writer(&mut self) -> Pin<&mut BufWriter<S>> {
         Pin::new(&mut self.writer)
     }

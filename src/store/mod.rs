@@ -5,14 +5,8 @@
 //! knows no rule of a job's life. Whoever commits announces: a store tells its [`Listener`] of each version, in the
 //! order in which it stored them.
 
-mod entries;
-mod failover;
-mod held;
-mod index;
-mod ledger;
-mod log;
+mod fallback;
 mod memory;
-mod reconcile;
 pub mod redis;
 mod table;
 
@@ -28,8 +22,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use self::{
-    failover::{Failover, Fallback},
-    held::Held,
+    fallback::{FallbackPolicy, FallbackStore, LocalCache},
     memory::MemoryStore,
     redis::RedisStore,
 };
@@ -157,7 +150,7 @@ pub struct StoreStats {
     /// Jobs that were accepted here and that the store of record does not have yet.
     pub dirty: u64,
     /// The last reconciliation with the store of record.
-    pub last_reconciliation: Option<Reconciliation>,
+    pub last_reconciliation: Option<ReconcileReport>,
 }
 
 /// How often reads were answered from where.
@@ -173,18 +166,18 @@ pub struct CacheStats {
 
 /// What a reconciliation did, or several in a short time.
 #[derive(Clone, Debug)]
-pub struct Reconciliation {
+pub struct ReconcileReport {
     /// When it ended; `None`: it is under way, or was cut short.
     pub end_time: Option<Timestamp>,
-    /// How many jobs became what, in the order of [`Outcome::ALL`].
-    pub counts: [u64; Outcome::ALL.len()],
+    /// How many jobs became what, in the order of [`ReconcileOutcome::ALL`].
+    pub counts: [u64; ReconcileOutcome::ALL.len()],
     /// What became of the last thousand jobs, and why, for people; the latest first.
-    pub jobs: Vec<(JobId, Outcome, &'static str)>,
+    pub jobs: Vec<(JobId, ReconcileOutcome, &'static str)>,
 }
 
 /// What can become of a job in a reconciliation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
+pub enum ReconcileOutcome {
     /// It was stored as it was here.
     Merged,
     /// Two sides had changed it, and a change of one gave way.
@@ -193,7 +186,7 @@ pub enum Outcome {
     Dropped,
 }
 
-impl Outcome {
+impl ReconcileOutcome {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Merged, Self::Conflicted, Self::Dropped];
 }
@@ -213,7 +206,7 @@ pub struct RedisStats {
 
 /// A version that was stored, and its place in the order of commits.
 #[derive(Clone, Debug)]
-pub struct Announcement {
+pub struct CommitEvent {
     /// The version.
     pub stored: Stored,
     /// Its place: rises with each commit of the store, and is at most [`JobStore::position`] from then on.
@@ -224,7 +217,7 @@ pub struct Announcement {
 
 /// What is known of a version that somebody else stored, before it is read.
 #[derive(Clone, Copy, Debug)]
-pub struct Hint<'a> {
+pub struct ChangeNotification<'a> {
     /// Which job.
     pub id: &'a JobId,
     /// Its revision.
@@ -242,10 +235,10 @@ pub struct Hint<'a> {
 pub trait Listener: Send + Sync + 'static {
     /// A version was stored. Called in the order of commits and under the store's lock: it must be quick, and must not
     /// call the store.
-    fn changed(&self, announcement: Announcement);
+    fn changed(&self, announcement: CommitEvent);
 
     /// Somebody else stored a version. Says whether to read and to announce it.
-    fn hinted(&self, _: &Hint<'_>) -> bool {
+    fn hinted(&self, _: &ChangeNotification<'_>) -> bool {
         true
     }
 
@@ -359,12 +352,8 @@ pub trait JobStore: Send + Sync + 'static {
     /// The newest version of each life of a job that changed after `after`, up to `limit` of them in the order of
     /// commits, tombstones too. `previous` is the state at `since`, a place before `after` or the same. `None` where
     /// what changed since `since` can't be told any more.
-    async fn changed_since(
-        &self,
-        since: u64,
-        after: u64,
-        limit: usize,
-    ) -> Result<Option<Vec<Announcement>>, StoreError>;
+    async fn changed_since(&self, since: u64, after: u64, limit: usize)
+    -> Result<Option<Vec<CommitEvent>>, StoreError>;
 }
 
 /// A random part of `most`.

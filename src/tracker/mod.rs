@@ -25,7 +25,7 @@ pub use calls::Calls;
 use self::{metrics::JobMetrics, sweep::Sweeper};
 use crate::{
     clock::Clock,
-    domain::{Applied, Change, Identity, Job, JobError, Limit, Moment, Retention, Stamp, Subject, Timestamp},
+    domain::{Applied, Change, ChangeContext, ChangeId, Identity, Job, JobError, Limit, Retention, Subject, Timestamp},
     limits::Limits,
     store::{JobStore, Replaced, StorageMode, StoreError, StoreStats, Stored},
     telemetry::metrics::{Measured, Metrics},
@@ -155,9 +155,9 @@ impl Tracker {
         }
     }
 
-    fn moment(&self) -> Moment {
-        let stamp = Stamp { process: self.process, counter: self.changes.fetch_add(1, Relaxed) };
-        Moment { now: self.now(), stamp, retention: self.retention }
+    fn moment(&self) -> ChangeContext {
+        let change_id = ChangeId { process: self.process, counter: self.changes.fetch_add(1, Relaxed) };
+        ChangeContext { now: self.now(), change_id, retention: self.retention }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Freshness, Sent};
 use crate::{
     domain::{Job, State},
-    store::Announcement,
+    store::CommitEvent,
 };
 
 /// Changes of one job that were not delivered yet: the newest, and what of those before it must not be passed over.
@@ -14,16 +14,16 @@ pub struct Conflated {
     /// The state before that change; `None`: the job was created by it.
     previous: Option<State>,
     /// The end of the first life among them, if it ended before the newest change.
-    end: Option<Announcement>,
+    end: Option<CommitEvent>,
     /// The removal of the first life among them, if it was removed before the newest change.
-    removal: Option<Announcement>,
+    removal: Option<CommitEvent>,
     /// The newest version.
-    latest: Announcement,
+    latest: CommitEvent,
 }
 
 impl Conflated {
     /// One change.
-    pub fn new(change: Announcement) -> Self {
+    pub fn new(change: CommitEvent) -> Self {
         Self { first: change.position, previous: change.previous, end: None, removal: None, latest: change }
     }
 
@@ -39,7 +39,7 @@ impl Conflated {
 
     /// Adds a later change. What turns out not to be later is passed over: where several replicas write, what one of
     /// them stored may be announced after what came behind it.
-    pub fn push(&mut self, change: Announcement) {
+    pub fn push(&mut self, change: CommitEvent) {
         if Sent::of(self.latest()).compare(&change.stored.job) == Freshness::Stale {
             return;
         }
@@ -68,14 +68,14 @@ impl Conflated {
 
     /// The changes to be delivered, in order, each with the state before it as a subscriber knows it who was told of
     /// those before.
-    pub fn into_versions(self) -> impl Iterator<Item = Announcement> {
+    pub fn into_versions(self) -> impl Iterator<Item = CommitEvent> {
         let mut known = self.previous;
         let mut life = None;
         self.end.into_iter().chain(self.removal).chain([self.latest]).map(move |mut change| {
             let job = &change.stored.job;
-            let same_life = life.is_none_or(|life| life == job.version.uid);
+            let same_life = life.is_none_or(|life| life == job.version.incarnation_id);
             change.previous = known.filter(|_| same_life);
-            life = Some(job.version.uid);
+            life = Some(job.version.incarnation_id);
             known = Some(job.state);
             change
         })

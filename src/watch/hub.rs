@@ -14,7 +14,7 @@ use tokio::{sync::Notify, task::yield_now};
 use super::Conflated;
 use crate::{
     domain::{Filter, JobId},
-    store::{Announcement, Hint, Listener},
+    store::{ChangeNotification, CommitEvent, Listener},
     telemetry::metrics::{Counter, Measured, Metrics, counter},
 };
 
@@ -153,7 +153,7 @@ impl Hub {
 }
 
 impl Listener for Hub {
-    fn changed(&self, announcement: Announcement) {
+    fn changed(&self, announcement: CommitEvent) {
         let mut registry = self.registry();
         registry.announced = announcement.position;
         let id = &announcement.stored.job.id;
@@ -170,7 +170,7 @@ impl Listener for Hub {
         self.announced.notify_one();
     }
 
-    fn hinted(&self, hint: &Hint<'_>) -> bool {
+    fn hinted(&self, hint: &ChangeNotification<'_>) -> bool {
         let registry = self.registry();
         if registry.by_id.contains_key(hint.id) || registry.pending.contains_key(hint.id) {
             return true;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{Identity, Job, JobError, JobId, Owners},
-    store::{Announcement, Stored},
+    store::{CommitEvent, Stored},
 };
 
 /// A stream of one job: from its state now to its end.
@@ -60,7 +60,7 @@ impl JobWatch {
             alarm: Alarm::at(now + pace.bookmark_interval),
         };
         let behind = |token: &JobToken| token.revision < job.version.revision;
-        let at = |token: &JobToken| (token.revision, token.stamp) == (job.version.revision, job.version.stamp);
+        let at = |token: &JobToken| (token.revision, token.change_id) == (job.version.revision, job.version.change_id);
         watch.first = Some(match resumed {
             Some(token) if job.removal.is_some() && (behind(&token) || at(&token)) => {
                 let skipped = (job.version.revision - token.revision - 1).max(0);
@@ -129,8 +129,8 @@ impl JobWatch {
         if token.revision < stored.job.version.revision {
             // The state at the token is not known, so whatever came since counts as urgent.
             let sent = Sent::of(&stored.job);
-            self.sent = Some(Sent { revision: token.revision, uid: uuid::Uuid::nil(), ..sent });
-            self.waiting = Some(Conflated::new(Announcement { stored, position: 0, previous: None }));
+            self.sent = Some(Sent { revision: token.revision, incarnation_id: uuid::Uuid::nil(), ..sent });
+            self.waiting = Some(Conflated::new(CommitEvent { stored, position: 0, previous: None }));
         } else {
             self.sent = self.sent.filter(|_| !is_end(&stored.job));
         }

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::Clock,
     domain::{Cursor, Filter, Identity, Job, JobId, ListQuery, Owners, State},
-    store::{Announcement, JobStore, StoreError, Stored},
+    store::{CommitEvent, JobStore, StoreError, Stored},
 };
 
 /// How many jobs are read at a time.
@@ -308,7 +308,7 @@ impl JobsWatch {
 
     /// Sends a version, if it is news for this subscriber, before `next`. `may_know` says whether the subscriber may
     /// know the job from before its token.
-    fn consider(&mut self, change: Announcement, may_know: bool, next: Option<&Announcement>) {
+    fn consider(&mut self, change: CommitEvent, may_know: bool, next: Option<&CommitEvent>) {
         let job = &*change.stored.job;
         if !self.scope.covers(job) {
             return;
@@ -333,7 +333,7 @@ impl JobsWatch {
         }
     }
 
-    fn send(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: bool, next: Option<&Announcement>) {
+    fn send(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: bool, next: Option<&CommitEvent>) {
         let job = &*stored.job;
         let matching = self.scope.matches(job);
         if matching || !is_end(job) {
@@ -354,7 +354,7 @@ impl JobsWatch {
 
     /// A token behind what was sent so far: everything from the oldest change that is still to be sent, among them
     /// `next`, will be sent again.
-    fn token(&self, next: Option<&Announcement>) -> ResumeToken {
+    fn token(&self, next: Option<&CommitEvent>) -> ResumeToken {
         let waiting = [self.backlog.oldest(), next.map(|next| next.position)];
         let position = waiting.into_iter().flatten().map(|place| place - 1).fold(self.taken, u64::min);
         let position = (!matches!(self.phase, Phase::Snapshot { .. })).then_some(position);

@@ -30,7 +30,7 @@ pub use jobs_watch::{JobsWatch, Scope};
 pub use token::{JobToken, JobsToken, ResumeToken};
 
 use crate::{
-    domain::{Job, Stamp, State, Timestamp},
+    domain::{ChangeId, Job, State, Timestamp},
     store::Stored,
 };
 
@@ -99,8 +99,8 @@ impl Alarm {
 /// The last version of a job that a stream sent.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
-    uid: uuid::Uuid,
-    stamp: Stamp,
+    incarnation_id: uuid::Uuid,
+    change_id: ChangeId,
     create_time: Timestamp,
     revision: i64,
     state: State,
@@ -121,8 +121,8 @@ enum Freshness {
 impl Sent {
     fn of(job: &Job) -> Self {
         Self {
-            uid: job.version.uid,
-            stamp: job.version.stamp,
+            incarnation_id: job.version.incarnation_id,
+            change_id: job.version.change_id,
             create_time: job.create_time,
             revision: job.version.revision,
             state: job.state,
@@ -136,15 +136,19 @@ impl Sent {
         if version.revision > self.revision {
             return Freshness::Newer(version.revision - self.revision - 1);
         }
-        let in_its_place = version.revision == self.revision && version.stamp != self.stamp;
-        let starts_over = if version.uid == self.uid { in_its_place } else { job.create_time > self.create_time };
+        let in_its_place = version.revision == self.revision && version.change_id != self.change_id;
+        let starts_over = if version.incarnation_id == self.incarnation_id {
+            in_its_place
+        } else {
+            job.create_time > self.create_time
+        };
         if starts_over { Freshness::StartedOver } else { Freshness::Stale }
     }
 
     /// Whether subscribers must hear of `job` at once, whatever interval they asked for.
     fn is_urgent(&self, job: &Job) -> bool {
         job.removal.is_some()
-            || job.version.uid != self.uid
+            || job.version.incarnation_id != self.incarnation_id
             || job.state != self.state
             || job.cancel.is_some() != self.cancelled
     }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::domain::{Job, JobId, Stamp};
+use crate::domain::{ChangeId, Job, JobId};
 
 /// Where a stream was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct JobToken {
     /// The revision that was sent.
     pub revision: i64,
     /// The change that made it.
-    pub stamp: Stamp,
+    pub change_id: ChangeId,
     /// The job.
     pub id: JobId,
 }
@@ -39,12 +39,12 @@ pub struct JobToken {
 impl JobToken {
     /// Behind this version of `job`.
     pub fn behind(epoch: u64, job: &Job) -> Self {
-        Self { epoch, revision: job.version.revision, stamp: job.version.stamp, id: job.id.clone() }
+        Self { epoch, revision: job.version.revision, change_id: job.version.change_id, id: job.id.clone() }
     }
 
     /// Writes it.
     pub fn encode(&self) -> String {
-        let Stamp { process, counter } = self.stamp;
+        let ChangeId { process, counter } = self.change_id;
         format!("{:x}.{:x}.{process:x}.{counter:x}.{}", self.epoch, self.revision, self.id)
     }
 
@@ -53,8 +53,8 @@ impl JobToken {
         let mut parts = token.splitn(5, '.');
         let epoch = hex(parts.next()?)?;
         let revision = hex(parts.next()?)?.try_into().ok()?;
-        let stamp = Stamp { process: hex(parts.next()?)?, counter: hex(parts.next()?)? };
-        Some(Self { epoch, revision, stamp, id: JobId::parse(parts.next()?)? })
+        let change_id = ChangeId { process: hex(parts.next()?)?, counter: hex(parts.next()?)? };
+        Some(Self { epoch, revision, change_id, id: JobId::parse(parts.next()?)? })
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jobtrack::{
     clock::SystemClock,
     domain::{ANYONE, Change, Identity, JobError, NewJob, Owners, Removal, Report, Retention, Role},
-    store::{Announcement, Listener, MemoryStore},
+    store::{CommitEvent, Listener, MemoryStore},
     tracker::Tracker,
     watch::{EventKind, Hub, Pace, Scope, WatchEvent},
 };
@@ -119,8 +119,8 @@ async fn a_deletion_in_place_of_another_change_is_a_removal() {
 
     let mut stored = tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it exists");
     let job = Arc::make_mut(&mut stored.job);
-    (job.removal, job.version.stamp.process) = (Some(Removal::Deleted), 1);
-    hub.changed(Announcement { stored, position: 1000, previous: None });
+    (job.removal, job.version.change_id.process) = (Some(Removal::Deleted), 1);
+    hub.changed(CommitEvent { stored, position: 1000, previous: None });
     dispatched(&hub).await;
     let removed = (EventKind::Removed, Some(("a".into(), 2)));
     let seen = next().await;
@@ -143,7 +143,7 @@ async fn a_stream_ends_where_its_job_has_become_another_owners() {
     let job = Arc::make_mut(&mut stored.job);
     job.owner = "bob".into();
     job.version.revision += 1;
-    hub.changed(Announcement { stored, position: 1000, previous: None });
+    hub.changed(CommitEvent { stored, position: 1000, previous: None });
     dispatched(&hub).await;
     let end = stream.next().await.expect("an end").expect_err("it is not hers any more");
     assert_eq!(end, JobError::NotFound(id("a")));

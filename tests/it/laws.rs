@@ -13,8 +13,8 @@ use std::{
 use jobtrack::{
     clock::{Clock, SteeredClock},
     domain::{
-        ANYONE, Cancellation, Change, Completion, Cursor, Filter, Identity, Job, JobId, NewJob, Owners, Progress,
-        Removal, Report, Stamp, State, Timestamp, merge,
+        ANYONE, Cancellation, Change, ChangeId, Completion, Cursor, Filter, Identity, Job, JobId, NewJob, Owners,
+        Progress, Removal, Report, State, Timestamp, merge,
     },
     watch::{JobToken, JobsToken},
 };
@@ -64,7 +64,7 @@ proptest! {
             now += pause;
             let Ok(Some(next)) = try_apply(&job, &change, now) else { continue };
             prop_assert_eq!(next.version.revision, job.version.revision + 1);
-            prop_assert_eq!(next.version.uid, job.version.uid);
+            prop_assert_eq!(next.version.incarnation_id, job.version.incarnation_id);
             let lost = change == Change::LoseWorker && next.state == job.state;
             let as_it_was = next.update_time == job.update_time;
             prop_assert!(lost == as_it_was && next.update_time >= job.update_time);
@@ -133,7 +133,7 @@ proptest! {
     #[test]
     fn resume_tokens_are_read_as_written(epoch: u64, revision in 1..i64::MAX, process: u64, counter: u64, position: Option<u64>) {
         let id = JobId::parse("a.b:c").expect("valid");
-        let token = JobToken { epoch, revision, stamp: Stamp { process, counter }, id };
+        let token = JobToken { epoch, revision, change_id: ChangeId { process, counter }, id };
         prop_assert_eq!(JobToken::decode(&token.encode()), Some(token));
         let token = JobsToken { epoch, position, scope: Uuid::new_v4() };
         prop_assert_eq!(JobsToken::decode(&token.encode()), Some(token));
@@ -149,7 +149,7 @@ proptest! {
     }
 }
 
-/// What matters of a version to the merge. Its stamp is its place in the list of all, so that a stamp names one change.
+/// What matters of a version to the merge. Its change_id is its place in the list of all, so that a change_id names one change.
 #[derive(Clone, Debug)]
 struct Sketch {
     life: u8,
@@ -178,9 +178,9 @@ fn sketch(lives: u8) -> impl Strategy<Value = Sketch> {
 impl Sketch {
     fn version(&self, counter: u64) -> Job {
         let mut job = job("a", i64::from(self.life));
-        job.version.uid = Uuid::from_u128(u128::from(self.life) + 1);
+        job.version.incarnation_id = Uuid::from_u128(u128::from(self.life) + 1);
         job.version.revision = self.revision;
-        job.version.stamp = Stamp { process: 1, counter };
+        job.version.change_id = ChangeId { process: 1, counter };
         job.removal = self.removed.then_some(Removal::Deleted);
         job.attempt = self.attempt;
         job.state = self.state;
@@ -197,8 +197,8 @@ impl Sketch {
 }
 
 /// The content of a version: what it says, apart from the revision it is stored under.
-fn content(job: &Job) -> (Uuid, Stamp, Option<Removal>, State, Option<Cancellation>) {
-    (job.version.uid, job.version.stamp, job.removal, job.state, job.cancel.clone())
+fn content(job: &Job) -> (Uuid, ChangeId, Option<Removal>, State, Option<Cancellation>) {
+    (job.version.incarnation_id, job.version.change_id, job.removal, job.state, job.cancel.clone())
 }
 
 fn merged(a: &Job, b: &Job) -> Job {
@@ -231,14 +231,14 @@ proptest! {
         let [a, b] = [0, 1].map(|at| sketches[at].version(at as u64));
         let merged = merge(&a, &b);
         let highest = a.version.revision.max(b.version.revision);
-        let winner = if merged.job.version.stamp == a.version.stamp { &a } else { &b };
+        let winner = if merged.job.version.change_id == a.version.change_id { &a } else { &b };
         prop_assert!(merged.job.version.revision >= highest);
         let same = content(&merged.job) == content(winner);
         if merged.job.version.revision == highest {
             prop_assert!(same && winner.version.revision == highest, "{merged:?}");
         }
-        let loser = if merged.job.version.stamp == a.version.stamp { &b } else { &a };
-        prop_assert_eq!(merged.lost, Some(loser.version.stamp));
+        let loser = if merged.job.version.change_id == a.version.change_id { &b } else { &a };
+        prop_assert_eq!(merged.lost, Some(loser.version.change_id));
     }
 }
 
@@ -260,7 +260,7 @@ fn the_rules_of_the_merge() {
     };
     let other_life = |edit: &dyn Fn(&mut Job)| {
         with(&|job| {
-            job.version.uid = Uuid::from_u128(7);
+            job.version.incarnation_id = Uuid::from_u128(7);
             edit(job);
         })
     };
@@ -271,7 +271,7 @@ fn the_rules_of_the_merge() {
         ("a higher attempt over an end", (with(&|job| job.attempt = 9), ended(None, 9))),
         ("an end over progress", (ended(None, 2), with(&|job| job.update_time = at(9)))),
         ("the newer update", (with(&|job| job.update_time = at(9)), with(&|job| job.update_time = at(3)))),
-        ("the later born", (other_life(&|job| job.version.born = 2), ended(Some(1), 9))),
+        ("the later born", (other_life(&|job| job.version.first_revision = 2), ended(Some(1), 9))),
         (
             "a live one over another's tombstone",
             (other_life(&|_| ()), with(&|job| job.removal = Some(Removal::Deleted))),
@@ -282,8 +282,8 @@ fn the_rules_of_the_merge() {
     .into();
     for (rule, (winner, loser)) in rules {
         for merged in [merge(&winner, &loser), merge(&loser, &winner)] {
-            assert_eq!(merged.job.version.stamp, winner.version.stamp, "{rule}");
-            assert_eq!(merged.lost, Some(loser.version.stamp), "{rule}");
+            assert_eq!(merged.job.version.change_id, winner.version.change_id, "{rule}");
+            assert_eq!(merged.lost, Some(loser.version.change_id), "{rule}");
         }
     }
 }

@@ -50,7 +50,7 @@ const MUST_NOT_NAME: [(&str, &[&str]); 5] = [
 ];
 
 /// Only the composition root knows which stores there are.
-const CONCRETE_STORES: [&str; 3] = ["Failover", "MemoryStore", "RedisStore"];
+const CONCRETE_STORES: [&str; 3] = ["FallbackStore", "MemoryStore", "RedisStore"];
 
 #[test]
 fn modules_import_downward_only() {

@@ -59,8 +59,8 @@ async fn rewrite(redis: &Redis, id: &str, step: i64) -> Value {
     (version[0], version[3], version[4]) = (next.into(), 1.into(), next.into());
     let time = doc["update_time"].as_i64().expect("a time") + step;
     doc["update_time"] = time.into();
-    let (rev, stamp, text) = (next.to_string(), format!("1.{next:x}"), doc.to_string());
-    redis.command(&["HSET", &key, "rev", &rev, "stamp", &stamp, "doc", &text]).await;
+    let (rev, change_id, text) = (next.to_string(), format!("1.{next:x}"), doc.to_string());
+    redis.command(&["HSET", &key, "rev", &rev, "stamp", &change_id, "doc", &text]).await;
     doc
 }
 

@@ -11,8 +11,8 @@ use jobtrack::{
         Change, Due, Filter, Job, JobId, ListQuery, NewJob, Owners, Removal, State, TOMBSTONE_LIFE, Timestamp, Version,
     },
     store::{
-        Announcement, Durability, Failover, Fallback, Held, JobStore, Listener, MemoryStore, Page, RedisStore,
-        Replaced, StoreError, Stored,
+        CommitEvent, Durability, FallbackPolicy, FallbackStore, JobStore, Listener, LocalCache, MemoryStore, Page,
+        RedisStore, Replaced, StoreError, Stored,
         redis::{Options, Target},
     },
 };
@@ -28,10 +28,10 @@ pub struct Bench {
 
 /// Hears every announcement.
 #[derive(Default)]
-pub struct Ear(Mutex<Vec<Announcement>>);
+pub struct Ear(Mutex<Vec<CommitEvent>>);
 
 impl Listener for Ear {
-    fn changed(&self, announcement: Announcement) {
+    fn changed(&self, announcement: CommitEvent) {
         self.0.lock().expect("no test panics here").push(announcement);
     }
 }
@@ -52,9 +52,9 @@ impl Bench {
     /// The same, with a fallback.
     pub async fn failover(url: &str) -> Self {
         let heard = Arc::new(Ear::default());
-        let held = Arc::new(Held::new(1000, heard.clone(), Arc::new(SystemClock)));
+        let held = Arc::new(LocalCache::new(1000, heard.clone(), Arc::new(SystemClock)));
         let redis = Arc::new(open(url, held.clone()).await);
-        let store = Failover::new(redis, held, Arc::new(SystemClock), Fallback::Accept);
+        let store = FallbackStore::new(redis, held, Arc::new(SystemClock), FallbackPolicy::Accept);
         Self { store: Arc::new(store), heard }
     }
 
@@ -158,8 +158,8 @@ async fn a_write_needs_exactly_the_version_that_is_there(bench: Bench) {
     assert_eq!(bench.conflict(&next, None).await, Some(made.clone()));
 
     let version = made.version;
-    let other_stamp = Version { stamp: next.version.stamp, ..version };
-    let other_life = Version { uid: uuid::Uuid::new_v4(), ..version };
+    let other_stamp = Version { change_id: next.version.change_id, ..version };
+    let other_life = Version { incarnation_id: uuid::Uuid::new_v4(), ..version };
     let other_revision = Version { revision: 7, ..version };
     for wrong in [other_stamp, other_life, other_revision, next.version] {
         let wrong = Job { version: wrong, ..made.clone() };
@@ -341,7 +341,7 @@ type Told = Option<Vec<(String, i64, Option<State>)>>;
 async fn what_changed_since_is_told_or_not_at_all(bench: Bench) {
     let since = async |since, after, limit| -> Told {
         let changes = bench.store.changed_since(since, after, limit).await.expect("the store answers")?;
-        let brief = |change: &Announcement| {
+        let brief = |change: &CommitEvent| {
             let job = &change.stored.job;
             (job.id.to_string(), job.version.revision, change.previous)
         };

@@ -59,8 +59,8 @@ fn every_change_in_every_state(#[case] change: Change, #[case] expected: [Then; 
             Ok(None) => Same,
             Ok(Some(next)) => {
                 assert_eq!(next.version.revision, job.version.revision + 1);
-                assert_eq!(next.version.uid, job.version.uid);
-                assert_ne!(next.version.stamp, job.version.stamp);
+                assert_eq!(next.version.incarnation_id, job.version.incarnation_id);
+                assert_ne!(next.version.change_id, job.version.change_id);
                 assert_eq!(next.update_time, at(10));
                 next.removal.map_or(Is(next.state), Gone)
             }
@@ -281,8 +281,8 @@ fn active_jobs_are_kept_from_their_last_change() {
 fn a_job_made_anew_goes_on_from_its_tombstone() {
     let gone = apply(&apply(&job("a", 10), &success(), 20), &Change::Delete { force: false }, 30);
     let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(5));
-    assert_eq!((again.version.revision, again.version.born), (4, 4));
-    assert_ne!(again.version.uid, gone.version.uid);
+    assert_eq!((again.version.revision, again.version.first_revision), (4, 4));
+    assert_ne!(again.version.incarnation_id, gone.version.incarnation_id);
     assert!(again.create_time > gone.update_time, "a clock that went back does not reorder lives");
 }
 

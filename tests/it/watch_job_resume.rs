@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jobtrack::{
-    domain::Stamp,
+    domain::ChangeId,
     proto::v1::{CreateJobRequest, Event, GetJobRequest, Removal, WatchJobRequest, WatchJobsRequest, job::State},
     watch::JobToken,
 };
@@ -111,14 +111,14 @@ async fn a_token_that_cannot_be_honoured_starts_over() {
 
     let own = token(&client, "a").await;
     let decoded = JobToken::decode(&own).expect("a token can be decoded");
-    let stamp = Stamp { counter: decoded.stamp.counter + 1, ..decoded.stamp };
+    let change_id = ChangeId { counter: decoded.change_id.counter + 1, ..decoded.change_id };
     let tokens = [
         token(&client, "b").await,
         token(&elsewhere, "a").await,
         JobToken { revision: decoded.revision + 1, ..decoded.clone() }.encode(),
         JobToken { revision: i64::MAX, ..decoded.clone() }.encode(),
         JobToken { epoch: decoded.epoch.wrapping_add(1), ..decoded.clone() }.encode(),
-        JobToken { stamp, ..decoded }.encode(),
+        JobToken { change_id, ..decoded }.encode(),
         watch_jobs(&client, WatchJobsRequest::default()).await.until_bookmark().await.remove(0).token,
         own[..own.len() - 1].to_owned(),
         format!("{own} "),

@@ -12,7 +12,7 @@ use crate::{
         Timestamp,
     },
     proto::{EncodedEvent, v1},
-    store::{self, CacheStats, Durability, Page, Reconciliation, RedisStats, Source, StorageMode, Stored},
+    store::{self, CacheStats, Durability, Page, ReconcileReport, RedisStats, Source, StorageMode, Stored},
     tracker::TrackerStats,
     watch::{EventKind, ResumeToken, WatchEvent},
 };
@@ -203,14 +203,14 @@ fn cache_stats(from: CacheStats) -> v1::CacheStats {
     }
 }
 
-fn reconciliation(from: &Reconciliation) -> v1::Reconciliation {
+fn reconciliation(from: &ReconcileReport) -> v1::Reconciliation {
     let [merged_count, conflicted_count, dropped_count] = from.counts.map(count);
-    let job = |(id, outcome, reason): &(JobId, store::Outcome, &str)| v1::ReconciledJob {
+    let job = |(id, outcome, reason): &(JobId, store::ReconcileOutcome, &str)| v1::ReconciledJob {
         job_id: id.to_string(),
         outcome: match outcome {
-            store::Outcome::Merged => v1::reconciled_job::Outcome::Merged,
-            store::Outcome::Conflicted => v1::reconciled_job::Outcome::Conflicted,
-            store::Outcome::Dropped => v1::reconciled_job::Outcome::Dropped,
+            store::ReconcileOutcome::Merged => v1::reconciled_job::Outcome::Merged,
+            store::ReconcileOutcome::Conflicted => v1::reconciled_job::Outcome::Conflicted,
+            store::ReconcileOutcome::Dropped => v1::reconciled_job::Outcome::Dropped,
         }
         .into(),
         reason: (*reason).to_owned(),

@@ -7,8 +7,8 @@ use redis::pipe;
 
 use super::{
     RedisStore,
-    keys::{Partition, Place},
-    pool::{Answer, Fault, read},
+    connection::{Answer, Fault, read},
+    schema::keys::{IndexKey, Partition},
     script::Write,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 const POSTPONED: Duration = Duration::from_secs(3600);
 
 /// The sets that are sorted by a time that comes.
-const SETS: [Place<'static>; 2] = [Place::Expire, Place::Lease];
+const SETS: [IndexKey<'static>; 2] = [IndexKey::Expire, IndexKey::Lease];
 
 impl RedisStore {
     /// See [`JobStore::due`](crate::store::JobStore::due).

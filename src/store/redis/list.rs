@@ -9,8 +9,8 @@ use redis::{cmd, pipe};
 
 use super::{
     RedisStore,
-    keys::{Partition, Place},
-    pool::{Fault, read},
+    connection::{Fault, read},
+    schema::keys::{IndexKey, Partition},
 };
 use crate::{
     domain::{Cursor, Job, JobId, ListQuery, Owners, State, Timestamp},
@@ -96,17 +96,17 @@ impl RedisStore {
 
     /// How many jobs are in each state.
     pub(super) async fn counts(&self) -> Result<[u64; State::ALL.len()], Fault> {
-        let cards = self.cards(&State::ALL.map(Place::State)).await?;
+        let cards = self.cards(&State::ALL.map(IndexKey::State)).await?;
         Ok(std::array::from_fn(|state| cards[state]))
     }
 
     /// How many jobs an owner has.
     pub(super) async fn count(&self, owner: &str) -> Result<u64, Fault> {
-        Ok(self.cards(&[Place::Owner(owner)]).await?[0])
+        Ok(self.cards(&[IndexKey::Owner(owner)]).await?[0])
     }
 
     /// How many members sets have, over all partitions, each of which is counted at one moment.
-    async fn cards(&self, places: &[Place<'_>]) -> Result<Vec<u64>, Fault> {
+    async fn cards(&self, places: &[IndexKey<'_>]) -> Result<Vec<u64>, Fault> {
         let of = |partition| {
             let mut command = cmd("EVAL");
             command.arg(CARDS).arg(places.len());
@@ -123,17 +123,17 @@ impl RedisStore {
     }
 
     /// The smallest sets that together hold all that a query may select, and how many that are if it is known.
-    async fn choose<'a>(&self, query: &'a ListQuery) -> Result<(Vec<Place<'a>>, Option<u64>), Fault> {
+    async fn choose<'a>(&self, query: &'a ListQuery) -> Result<(Vec<IndexKey<'a>>, Option<u64>), Fault> {
         let ListQuery { filter, confined, now, .. } = query;
-        let mut choices: Vec<Vec<Place<'a>>> = Vec::new();
+        let mut choices: Vec<Vec<IndexKey<'a>>> = Vec::new();
         if let Owners::Only(owners) = &filter.owners {
-            choices.push(owners.iter().map(|owner| Place::Owner(owner)).collect());
+            choices.push(owners.iter().map(|owner| IndexKey::Owner(owner)).collect());
         }
         if !filter.states.is_empty() {
-            choices.push(filter.states.iter().copied().map(Place::State).collect());
+            choices.push(filter.states.iter().copied().map(IndexKey::State).collect());
         }
         if !filter.kind.is_empty() {
-            choices.push(vec![Place::Kind(&filter.kind)]);
+            choices.push(vec![IndexKey::Kind(&filter.kind)]);
         }
         let indexed = filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
         let exact = indexed && choices.len() <= 1;
@@ -141,7 +141,7 @@ impl RedisStore {
             choices.truncate(1);
         }
         if choices.is_empty() {
-            choices.push(vec![Place::Created]);
+            choices.push(vec![IndexKey::Created]);
         }
         let all: Vec<_> = choices.iter().flatten().copied().collect();
         let (sums, due) = tokio::try_join!(self.cards(&all), self.is_anything_due(*now))?;
@@ -155,14 +155,14 @@ impl RedisStore {
     async fn is_anything_due(&self, now: Timestamp) -> Result<bool, Fault> {
         let of = |partition| async move {
             let mut command = cmd("ZCOUNT");
-            command.arg(self.keys.place(partition, Place::Expire)).arg("-inf").arg(now.as_micros());
+            command.arg(self.keys.place(partition, IndexKey::Expire)).arg("-inf").arg(now.as_micros());
             self.bulk.query::<u64>(&command).await
         };
         Ok(try_join_all(Partition::all().map(of)).await?.into_iter().any(|count| count > 0))
     }
 
     /// Takes up to `wanted` places off the runs, the newest first.
-    async fn take(&self, runs: &mut [Run], places: &[Place<'_>], wanted: usize) -> Result<Vec<Cursor>, Fault> {
+    async fn take(&self, runs: &mut [Run], places: &[IndexKey<'_>], wanted: usize) -> Result<Vec<Cursor>, Fault> {
         let mut taken = Vec::with_capacity(wanted);
         while taken.len() < wanted {
             let empty = runs.iter_mut().filter(|run| run.ahead.is_empty() && !run.exhausted);
@@ -179,7 +179,7 @@ impl RedisStore {
     }
 
     /// Reads ahead in one partition.
-    async fn refill(&self, run: &mut Run, places: &[Place<'_>]) -> Result<(), Fault> {
+    async fn refill(&self, run: &mut Run, places: &[IndexKey<'_>]) -> Result<(), Fault> {
         let newest = run.after.as_ref().map_or("+inf".to_owned(), |place| place.create_time.as_micros().to_string());
         let oldest = run.oldest.map_or("-inf".to_owned(), |time| time.as_micros().to_string());
         let mut commands = pipe();

@@ -5,21 +5,16 @@
 //! worth reading a job again; a hint that is lost is missed within seconds, and then everything that is watched is
 //! read again. No command waits longer than its limit for an answer; without one, nobody knows whether it was done.
 
-mod checks;
-mod codec;
-mod connect;
+mod connection;
 mod due;
-mod feed;
-mod keys;
-mod link;
 mod list;
-mod metrics;
-mod pool;
-mod records;
+mod monitor;
+mod preflight;
+mod read;
+mod schema;
 mod script;
-mod sentinel;
-mod target;
-mod writes;
+mod subscriber;
+mod write;
 
 use std::{
     sync::{
@@ -38,20 +33,20 @@ use tokio::{
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-pub use checks::Unusable;
-pub use target::Target;
+pub use connection::Target;
+pub use preflight::Unusable;
 
 use self::{
-    codec::{READ, decode},
-    connect::Connector,
-    feed::Feed,
-    keys::Keys,
-    metrics::{Command, LinkMetrics},
-    pool::{Fault, Pool},
+    connection::{Command, Connector, Fault, LinkMetrics, Pool},
+    schema::{
+        codec::{READ, decode},
+        keys::Keys,
+    },
     script::Write,
+    subscriber::Feed,
 };
 use super::{
-    Announcement, DueBatch, Durability, JobStore, Listener, Page, Record, RedisStats, Replaced, Replacement, Source,
+    CommitEvent, DueBatch, Durability, JobStore, Listener, Page, Record, RedisStats, Replaced, Replacement, Source,
     StorageMode, StoreError, StoreStats, Stored,
 };
 use crate::{
@@ -145,7 +140,7 @@ impl RedisStore {
     fn announce(&self, stored: Stored, previous: Option<State>) {
         let mut announced = self.announced();
         *announced += 1;
-        self.listener.changed(Announcement { stored, position: *announced, previous });
+        self.listener.changed(CommitEvent { stored, position: *announced, previous });
     }
 
     /// What a caller is told of a fault with the record of `id`.
@@ -283,7 +278,7 @@ impl JobStore for RedisStore {
         *self.announced()
     }
 
-    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<Announcement>>, StoreError> {
+    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
         // Positions count what this process has heard of, and it keeps none of it.
         Ok(None)
     }

@@ -5,9 +5,11 @@ use std::sync::LazyLock;
 use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value, cmd};
 
 use super::{
-    codec::{Message, Written, encode},
-    keys::{Keys, Partition, Place},
-    pool::{Fault, Pool},
+    connection::{Fault, Pool},
+    schema::{
+        codec::{Message, Written, encode},
+        keys::{IndexKey, Keys, Partition},
+    },
 };
 use crate::domain::{Job, JobId, Timestamp};
 
@@ -26,14 +28,14 @@ pub struct Write<'a> {
     /// The replica that says so; `None`: it is not announced.
     pub by: Option<&'a str>,
     /// Where the id has no place any more, besides what follows from the versions.
-    pub leaving: &'a [Place<'a>],
+    pub leaving: &'a [IndexKey<'a>],
 }
 
 /// What came of a write.
 pub enum Outcome {
     /// It is done; the time at which the job's end entered Redis, if it has ended.
     Done(String),
-    /// This is there instead: the fields [`READ`](super::codec::READ).
+    /// This is there instead: the fields [`READ`](super::schema::codec::READ).
     Other(Value),
 }
 
@@ -91,16 +93,22 @@ impl Write<'_> {
         if let Some(job) = self.next {
             let written = Written::from(job.version);
             let state = if job.removal.is_some() { "REMOVED" } else { job.state.name() };
-            command.arg("uid").arg(written.uid).arg("rev").arg(written.rev).arg("stamp").arg(written.stamp);
-            command.arg("born").arg(job.version.born).arg("state").arg(state).arg("doc").arg(encode(job));
+            command
+                .arg("uid")
+                .arg(written.incarnation_id)
+                .arg("rev")
+                .arg(written.rev)
+                .arg("stamp")
+                .arg(written.change_id);
+            command.arg("born").arg(job.version.first_revision).arg("state").arg(state).arg("doc").arg(encode(job));
         }
         command
     }
 
     /// The sorted sets that change, with the score, or without one where the id is taken out.
-    fn moves(&self) -> Vec<(Place<'_>, Option<Timestamp>)> {
-        let before: Vec<_> = self.previous.into_iter().flat_map(Place::of).collect();
-        let after: Vec<_> = self.next.into_iter().flat_map(Place::of).collect();
+    fn moves(&self) -> Vec<(IndexKey<'_>, Option<Timestamp>)> {
+        let before: Vec<_> = self.previous.into_iter().flat_map(IndexKey::of).collect();
+        let after: Vec<_> = self.next.into_iter().flat_map(IndexKey::of).collect();
         let left = before.iter().filter(|(place, _)| !after.iter().any(|(kept, _)| kept == place));
         let left = self.leaving.iter().chain(left.map(|(place, _)| place)).map(|place| (*place, None));
         let moved = after.iter().filter(|entry| !before.contains(entry)).map(|(place, time)| (*place, Some(*time)));

@@ -7,7 +7,7 @@ use std::{
 
 use jobtrack::{
     domain::{ANYONE, Job, JobError, NewJob, State},
-    store::{Announcement, Durability, Held, Hint, JobStore, Listener, Source, StoreError, Stored},
+    store::{ChangeNotification, CommitEvent, Durability, JobStore, Listener, LocalCache, Source, StoreError, Stored},
     watch::{Pace, Scope},
 };
 use tokio::time::timeout;
@@ -156,7 +156,7 @@ async fn a_lost_end_stands_against_a_later_one() {
     world.replicas[1].whole().await;
     world.call(1, "a", Op::Fail).await;
     let there = world.record.store().get(&id("a")).await.expect("it answers").map(durable).expect("it is there");
-    world.replicas[0].link.held.changed(Announcement { stored: there, position: 0, previous: None });
+    world.replicas[0].link.held.changed(CommitEvent { stored: there, position: 0, previous: None });
     world.replicas[0].whole().await;
     assert_eq!(world.there("a").await.expect("it is there").state, State::Succeeded);
     assert_eq!(world.replicas[0].conflicts().await, 1);
@@ -174,7 +174,7 @@ async fn a_durable_report_that_gives_way_is_told() {
     world.replicas[1].whole().await;
     world.call(1, "a", Op::Fail).await;
     world.replicas[0].whole().await;
-    assert_ne!(world.there("a").await.expect("it is there").version.stamp, version.stamp);
+    assert_ne!(world.there("a").await.expect("it is there").version.change_id, version.change_id);
     assert_eq!(world.replicas[0].conflicts().await, 1);
 }
 
@@ -195,7 +195,7 @@ async fn a_job_that_is_given_up_is_told() {
 #[tokio::test(start_paused = true)]
 async fn what_is_held_of_removed_jobs_is_bounded() {
     const MOST: usize = 100;
-    let held = Held::new(MOST, Arc::new(Deaf), Arc::new(StepClock::default()));
+    let held = LocalCache::new(MOST, Arc::new(Deaf), Arc::new(StepClock::default()));
     for number in 0.. {
         let job = Arc::new(job(&format!("j{number}"), 1));
         match held.accept(job.clone(), None) {
@@ -205,7 +205,7 @@ async fn what_is_held_of_removed_jobs_is_bounded() {
             }
             accepted => _ = accepted.expect("there is room"),
         }
-        let gone = Arc::new(job.give_way(at(2), moment(2).stamp));
+        let gone = Arc::new(job.give_way(at(2), moment(2).change_id));
         held.accept(gone, Some(&job)).expect("it is held already");
     }
     assert_eq!(held.dirty(), MOST);
@@ -218,14 +218,14 @@ fn recorded(job: Job) -> Stored {
 /// It was asked for when an entry was here that is another one by now.
 #[test]
 fn an_entry_is_not_followed_for_what_was_asked_before_it() {
-    let held = Held::new(1, Arc::new(Deaf), Arc::new(StepClock::default()));
+    let held = LocalCache::new(1, Arc::new(Deaf), Arc::new(StepClock::default()));
     held.come_back();
     let first = job("a", 1);
     held.learn(&recorded(first.clone()), None);
     let following = held.following(&first.id);
     held.learn(&recorded(job("b", 1)), None);
     let revision = apply(&first, &heartbeat(), 2).version.revision;
-    held.hinted(&Hint { id: &first.id, revision, kind: "", owner: "", own: false });
+    held.hinted(&ChangeNotification { id: &first.id, revision, kind: "", owner: "", own: false });
     held.learn(&recorded(first.clone()), None);
     held.follow(&first, following);
     held.heard_until(Instant::now());
@@ -236,7 +236,7 @@ fn an_entry_is_not_followed_for_what_was_asked_before_it() {
 struct Counter(Mutex<usize>);
 
 impl Listener for Counter {
-    fn changed(&self, _: Announcement) {
+    fn changed(&self, _: CommitEvent) {
         *self.0.lock().expect("no test panics here") += 1;
     }
 }
@@ -244,12 +244,12 @@ impl Listener for Counter {
 #[test]
 fn a_new_life_is_announced_when_the_tombstone_is_forgotten() {
     let (seen, clock) = (Arc::new(Counter::default()), Arc::new(StepClock::default()));
-    let held = Held::new(100, seen.clone(), clock.clone());
+    let held = LocalCache::new(100, seen.clone(), clock.clone());
     held.come_back();
     let first = job("a", 1);
-    let gone = first.give_way(at(2), moment(2).stamp);
+    let gone = first.give_way(at(2), moment(2).change_id);
     let second = Job::create(id("a"), plain(), Some(&gone), Uuid::new_v4(), &moment(3));
-    held.learn(&recorded(second.give_way(at(4), moment(4).stamp)), None);
+    held.learn(&recorded(second.give_way(at(4), moment(4).change_id)), None);
     held.learn(&recorded(job("a", 700)), None);
     assert_eq!(*seen.0.lock().expect("no test panics here"), 2);
 }
@@ -273,7 +273,7 @@ async fn an_end_whose_time_is_over_stands_against_an_old_snapshot() {
 #[test]
 fn what_was_accepted_is_announced_again_when_it_is_stored() {
     let seen = Arc::new(Counter::default());
-    let held = Held::new(100, seen.clone(), Arc::new(StepClock::default()));
+    let held = LocalCache::new(100, seen.clone(), Arc::new(StepClock::default()));
     held.come_back();
     let first = job("a", 1);
     held.learn(&recorded(first.clone()), None);

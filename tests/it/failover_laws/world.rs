@@ -14,8 +14,8 @@ use jobtrack::{
     clock::Clock,
     domain::{ANYONE, Change, Job, JobError, JobId, ListQuery, NewJob, Retention, Timestamp},
     store::{
-        Announcement, DueBatch, Durability, Failover, Fallback, Held, JobStore, Listener, MemoryStore, Page, Replaced,
-        StorageMode, StoreError, StoreStats, Stored,
+        CommitEvent, DueBatch, Durability, FallbackPolicy, FallbackStore, JobStore, Listener, LocalCache, MemoryStore,
+        Page, Replaced, StorageMode, StoreError, StoreStats, Stored,
     },
     tracker::Tracker,
     watch::Hub,
@@ -35,7 +35,7 @@ pub struct Record(Arc<Mutex<Arc<MemoryStore>>>);
 pub struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: Announcement) {}
+    fn changed(&self, _: CommitEvent) {}
 }
 
 impl Record {
@@ -75,7 +75,7 @@ pub struct Link {
     loses_answer: AtomicBool,
     mode: watch::Sender<StorageMode>,
     /// Is told of what is stored.
-    pub held: Arc<Held>,
+    pub held: Arc<LocalCache>,
 }
 
 impl Link {
@@ -109,7 +109,7 @@ impl JobStore for Link {
         Ok(match outcome {
             Replaced::Stored(stored) => {
                 let stored = durable(stored);
-                self.held.changed(Announcement { stored: stored.clone(), position: 0, previous: None });
+                self.held.changed(CommitEvent { stored: stored.clone(), position: 0, previous: None });
                 Replaced::Stored(stored)
             }
             Replaced::Conflict(there) => Replaced::Conflict(there.map(durable)),
@@ -152,7 +152,7 @@ impl JobStore for Link {
         0
     }
 
-    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<Announcement>>, StoreError> {
+    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
         Ok(None)
     }
 }
@@ -183,7 +183,7 @@ pub const NAMES: [&str; 3] = ["a", "b", "c"];
 
 pub struct Replica {
     pub link: Arc<Link>,
-    pub store: Arc<Failover>,
+    pub store: Arc<FallbackStore>,
     pub tracker: Tracker,
 }
 
@@ -191,10 +191,10 @@ impl Replica {
     pub fn new(record: &Record, clock: &Arc<StepClock>, active: Duration) -> Self {
         let mode = watch::Sender::new(StorageMode::Redis);
         let hub = Arc::new(Hub::default());
-        let held = Arc::new(Held::new(1000, hub.clone(), clock.clone()));
+        let held = Arc::new(LocalCache::new(1000, hub.clone(), clock.clone()));
         let (up, loses_answer) = (true.into(), false.into());
         let link = Arc::new(Link { record: record.clone(), up, loses_answer, mode, held: held.clone() });
-        let store = Arc::new(Failover::new(link.clone(), held, clock.clone(), Fallback::Accept));
+        let store = Arc::new(FallbackStore::new(link.clone(), held, clock.clone(), FallbackPolicy::Accept));
         let none = Duration::ZERO;
         let retention = Retention { succeeded: none, failed: none, cancelled: none, active };
         let tracker = Tracker::new(store.clone(), hub, clock.clone(), retention);
@@ -355,7 +355,7 @@ impl World {
             let there = self.record.store().get(&id(name)).await.expect("it answers").map(|stored| stored.job);
             let there = there.unwrap_or_else(|| panic!("{name} is gone: {acknowledged:?}"));
             let (job, version) = (&acknowledged.job, acknowledged.job.version);
-            let kept = there.version.uid == version.uid
+            let kept = there.version.incarnation_id == version.incarnation_id
                 && there.version.revision >= version.revision
                 && there.removal == job.removal
                 && there.attempt >= job.attempt

@@ -26,14 +26,14 @@ enum Sort {
     /// It needs what is not held, or changes something.
     Refused,
     /// It is about the job `a`, which may be held.
-    Held,
+    LocalCache,
     /// It is answered from what is held, whatever that is.
     Partial,
     /// It is not allowed of the job `a`, as that is held.
     Untimely,
 }
 
-use Sort::{Held, Partial, Refused, Untimely};
+use Sort::{LocalCache, Partial, Refused, Untimely};
 
 /// The error of each call on a new connection, and how long it took.
 async fn every_call(server: &Server) -> Vec<(&'static str, Sort, Option<Status>, Duration)> {
@@ -47,7 +47,7 @@ async fn every_call(server: &Server) -> Vec<(&'static str, Sort, Option<Status>,
             all.push((stringify!($call), $sort, error, started.elapsed()));
         };
     }
-    call!(Held, client, get_job, read("a"));
+    call!(LocalCache, client, get_job, read("a"));
     call!(Refused, client, get_job, read("missing"));
     call!(Refused, client, batch_get_jobs, BatchGetJobsRequest { job_ids: vec![id(), "missing".to_owned()] });
     call!(Partial, client, list_jobs, ListJobsRequest::default());
@@ -59,7 +59,7 @@ async fn every_call(server: &Server) -> Vec<(&'static str, Sort, Option<Status>,
     call!(Refused, client, fail_job, FailJobRequest { job_id: id(), failure, ..FailJobRequest::default() });
     call!(Refused, client, complete_job, CompleteJobRequest { job_id: id(), ..CompleteJobRequest::default() });
     call!(Refused, client, delete_job, DeleteJobRequest { job_id: id(), force: true });
-    call!(Held, client, watch_job, about("a", ""));
+    call!(LocalCache, client, watch_job, about("a", ""));
     call!(Partial, admin, purge_jobs, PurgeJobsRequest::default());
     let started = Instant::now();
     let error = match try_watch_jobs(&client, WatchJobsRequest::default()).await {
@@ -82,7 +82,7 @@ async fn assert_all_away(server: &Server, holds_a: bool) {
         assert!(took < LIMIT, "{call} took {took:?}");
         match (sort, error) {
             (Partial, None) => {}
-            (Held, None) if holds_a => {}
+            (LocalCache, None) if holds_a => {}
             (Untimely, Some(error)) if holds_a => assert_eq!(error.code(), Code::FailedPrecondition, "{call}"),
             (_, Some(error)) if sort != Partial => assert_away(call, &error),
             (_, outcome) => panic!("{call} while Redis is away: {outcome:?}"),

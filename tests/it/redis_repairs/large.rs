@@ -12,7 +12,7 @@ use jobtrack::{
         BatchGetJobsRequest, Event, GetStatsRequest, JobFilter, ListJobsRequest, View, WatchJobsRequest, job::State,
     },
     store::{
-        Announcement, JobStore, Listener, RedisStore, Replaced,
+        CommitEvent, JobStore, Listener, RedisStore, Replaced,
         redis::{Options, Target},
     },
 };
@@ -42,7 +42,7 @@ const KEPT: i64 = 86_400;
 struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: Announcement) {}
+    fn changed(&self, _: CommitEvent) {}
 }
 
 /// Puts jobs into Redis that ended so many seconds ago with a result nearly as large as it may be.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use jobtrack::domain::{
-    Applied, Change, Completion, Document, Failure, FailureCode, Job, JobId, Moment, NewJob, Rejected, Report,
-    Retention, Stamp, Timestamp,
+    Applied, Change, ChangeContext, ChangeId, Completion, Document, Failure, FailureCode, Job, JobId, NewJob, Rejected,
+    Report, Retention, Timestamp,
 };
 use uuid::Uuid;
 
@@ -21,9 +21,9 @@ pub fn id(raw: &str) -> JobId {
     JobId::parse(raw).expect("a valid id")
 }
 
-/// A change at second `seconds`, under a stamp of its own. Jobs are kept for a day after success, an hour after
+/// A change at second `seconds`, under a change_id of its own. Jobs are kept for a day after success, an hour after
 /// failure, a minute after cancellation, and for ever while active.
-pub fn moment(seconds: i64) -> Moment {
+pub fn moment(seconds: i64) -> ChangeContext {
     static COUNTER: AtomicU64 = AtomicU64::new(1);
     let retention = Retention {
         succeeded: Duration::from_secs(86_400),
@@ -31,7 +31,11 @@ pub fn moment(seconds: i64) -> Moment {
         cancelled: Duration::from_secs(60),
         active: Duration::ZERO,
     };
-    Moment { now: at(seconds), stamp: Stamp { process: 1, counter: COUNTER.fetch_add(1, Relaxed) }, retention }
+    ChangeContext {
+        now: at(seconds),
+        change_id: ChangeId { process: 1, counter: COUNTER.fetch_add(1, Relaxed) },
+        retention,
+    }
 }
 
 /// What a creator says of a plain job.

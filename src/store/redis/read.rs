@@ -5,9 +5,11 @@ use redis::{Cmd, Pipeline, Value, cmd};
 
 use super::{
     RedisStore,
-    codec::{READ, decode},
-    keys::Partition,
-    pool::{Answer, Fault, read},
+    connection::{Answer, Fault, read},
+    schema::{
+        codec::{READ, decode},
+        keys::Partition,
+    },
 };
 use crate::{domain::JobId, store::Record};
 

@@ -18,8 +18,8 @@ use redis::{
 use tokio::time::timeout;
 
 use super::{
+    address::{Target, Topology},
     sentinel::{Address, Sentinels},
-    target::{Target, Topology},
 };
 
 /// How long making a connection may take, in times of what a command may.

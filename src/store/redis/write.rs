@@ -7,14 +7,16 @@ use redis::{Arg, Cmd, Pipeline, Value};
 
 use super::{
     RedisStore,
-    codec::{decode, time},
+    connection::Fault,
     corrupt,
-    feed::Feed,
-    keys::{PARTITIONS, Partition},
-    pool::Fault,
-    records::PART,
+    read::PART,
+    schema::{
+        codec::{decode, time},
+        keys::{PARTITIONS, Partition},
+    },
     script::{self, Outcome, Write},
     stored,
+    subscriber::Feed,
 };
 use crate::{
     domain::{Job, JobId},
@@ -85,7 +87,7 @@ impl RedisStore {
                 let noted = Arc::make_mut(&mut job);
                 noted.recorded = true;
                 noted.durable_time = time(&durable_time);
-                let before = previous.filter(|previous| previous.version.uid == job.version.uid);
+                let before = previous.filter(|previous| previous.version.incarnation_id == job.version.incarnation_id);
                 let stored = stored(job);
                 self.announce(stored.clone(), before.map(|previous| previous.state));
                 return Ok(Replaced::Stored(stored));

@@ -9,13 +9,14 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+mod history;
+
+use self::history::{Log, Logged};
 use super::{
-    Announcement, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced, Source, StorageMode, StoreError,
-    StoreStats, Stored,
-    log::{Log, Logged},
-    table::Table,
+    CommitEvent, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced, Source, StorageMode, StoreError,
+    StoreStats, Stored, table::Table,
 };
-use crate::domain::{Job, JobId, ListQuery, Stamp, State, Timestamp};
+use crate::domain::{ChangeId, Job, JobId, ListQuery, State, Timestamp};
 
 /// Keeps jobs in this process's memory.
 pub struct MemoryStore {
@@ -50,7 +51,7 @@ impl MemoryStore {
     fn commit(&self, records: &mut Records, job: Arc<Job>) -> Stored {
         let (position, previous) = records.put(&job);
         let stored = stored(job);
-        self.listener.changed(Announcement { stored: stored.clone(), position, previous });
+        self.listener.changed(CommitEvent { stored: stored.clone(), position, previous });
         stored
     }
 
@@ -59,8 +60,8 @@ impl MemoryStore {
         while records.table.len() >= self.max_jobs {
             let first = records.table.ended().next().and_then(|id| records.table.get(id));
             let first = first.ok_or(StoreError::Full(self.max_jobs))?;
-            let stamp = Stamp { process: self.epoch, counter: records.log.position() };
-            let gone = Arc::new(first.job.give_way(now, stamp));
+            let change_id = ChangeId { process: self.epoch, counter: records.log.position() };
+            let gone = Arc::new(first.job.give_way(now, change_id));
             self.commit(records, gone);
         }
         Ok(())
@@ -73,7 +74,10 @@ impl Records {
         let old = self.table.get(&job.id).map(|row| row.note);
         let position = self.log.append(job, old);
         let old = self.table.put(job.clone(), position);
-        (position, old.filter(|old| old.job.version.uid == job.version.uid).map(|old| old.job.state))
+        (
+            position,
+            old.filter(|old| old.job.version.incarnation_id == job.version.incarnation_id).map(|old| old.job.state),
+        )
     }
 
     /// Forgets a record, and returns it: freeing it may take longer than the lock should be held.
@@ -178,9 +182,9 @@ impl JobStore for MemoryStore {
         since: u64,
         after: u64,
         limit: usize,
-    ) -> Result<Option<Vec<Announcement>>, StoreError> {
+    ) -> Result<Option<Vec<CommitEvent>>, StoreError> {
         let changes = self.records().log.since(since, after, limit);
-        let announce = |Logged { position, job, previous }| Announcement { stored: stored(job), position, previous };
+        let announce = |Logged { position, job, previous }| CommitEvent { stored: stored(job), position, previous };
         Ok(changes.map(|changes| changes.into_iter().map(announce).collect()))
     }
 }

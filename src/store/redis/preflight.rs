@@ -10,16 +10,13 @@ use uuid::Uuid;
 
 use super::{
     RedisStore,
-    codec::decode,
-    connect::timed_out,
-    keys::Partition,
-    pool::Fault,
+    connection::{Fault, Target, timed_out},
+    schema::{codec::decode, keys::Partition},
     script::{Outcome, Write},
-    target::Target,
 };
 use crate::{
     clock::Clock,
-    domain::{Filter, Job, JobId, ListQuery, Moment, NewJob, Retention, Stamp},
+    domain::{ChangeContext, ChangeId, Filter, Job, JobId, ListQuery, NewJob, Retention},
     store::{Record, StorageMode},
 };
 
@@ -77,7 +74,7 @@ impl RedisStore {
     async fn try_everything(&self) -> Result<(), RedisError> {
         drop(self.connector.connect().await?);
         self.set_clock().await.map_err(Fault::into_error)?;
-        self.learn_epoch().await.map_err(Fault::into_error)?;
+        self.data_set_is(self.name_data_set().await.map_err(Fault::into_error)?);
         let partition = Partition::of(&JobId::lower_bound());
         self.commits_in(partition).await.map_err(Fault::into_error)?;
         self.try_write().await.map_err(Fault::into_error)?;
@@ -94,14 +91,14 @@ impl RedisStore {
     /// Writes a tombstone of a job that no caller can name, and forgets it.
     async fn try_write(&self) -> Result<(), Fault> {
         let none = Duration::ZERO;
-        let moment = Moment {
+        let moment = ChangeContext {
             now: self.clock.now(),
-            stamp: Stamp { process: 0, counter: 0 },
+            change_id: ChangeId { process: 0, counter: 0 },
             retention: Retention { succeeded: none, failed: none, cancelled: none, active: none },
         };
         let id = JobId::lower_bound();
         let gone = Job::create(id.clone(), NewJob::default(), None, Uuid::new_v4(), &moment)
-            .give_way(moment.now, moment.stamp);
+            .give_way(moment.now, moment.change_id);
         let write = Write { id: &id, previous: None, next: Some(&gone), by: Some(&self.by), leaving: &[] };
         let left_behind = match write.run(&self.pool, &self.keys).await? {
             Outcome::Done(_) => None,

@@ -14,15 +14,14 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{
-    Announcement, DueBatch, DueRecord, Durability, Hint, Listener, Page, Replaced, Source, StorageMode, StoreError,
-    Stored,
-    entries::{Entries, Entry, Following, Note, comes_after},
-    table::Row,
-};
+use super::entries::{Entries, Entry, FreshnessToken, Note, comes_after};
 use crate::{
     clock::Clock,
     domain::{Due, Job, JobId, ListQuery, State, TOMBSTONE_LIFE, Timestamp},
+    store::{
+        ChangeNotification, CommitEvent, DueBatch, DueRecord, Durability, Listener, Page, Replaced, Source,
+        StorageMode, StoreError, Stored, table::Row,
+    },
     telemetry::metrics::{Counter, Measured, Metrics, counter},
 };
 
@@ -30,7 +29,7 @@ use crate::{
 const LAG: Duration = Duration::from_secs(1);
 
 /// What this replica holds.
-pub struct Held {
+pub struct LocalCache {
     listener: Arc<dyn Listener>,
     clock: Arc<dyn Clock>,
     max_jobs: usize,
@@ -41,7 +40,7 @@ pub struct Held {
     opened: Counter,
 }
 
-impl Held {
+impl LocalCache {
     /// Holds at most `max_jobs` jobs, and tells `listener` what happens. The store of record counts as away at first.
     pub fn new(max_jobs: usize, listener: Arc<dyn Listener>, clock: Arc<dyn Clock>) -> Self {
         let entries = Entries::new(clock.now());
@@ -142,12 +141,12 @@ impl Held {
     }
 
     /// Whether `id` is held, so that all of its changes are heard of from now on: see [`follow`](Self::follow).
-    pub fn following(&self, id: &JobId) -> Option<Following> {
+    pub fn following(&self, id: &JobId) -> Option<FreshnessToken> {
         self.entries().following(id)
     }
 
     /// This version was there when the store of record was asked, and that was after `since` was taken.
-    pub fn follow(&self, job: &Job, since: Option<Following>) {
+    pub fn follow(&self, job: &Job, since: Option<FreshnessToken>) {
         let mut entries = self.entries();
         if since.is_none() || since != entries.following(&job.id) {
             return;
@@ -229,7 +228,9 @@ impl Held {
         if !entries.make_room(self.max_jobs, &job.id, true) {
             return Err(StoreError::Full(self.max_jobs));
         }
-        let before = previous.filter(|before| before.version.uid == job.version.uid).map(|before| before.state);
+        let before = previous
+            .filter(|before| before.version.incarnation_id == job.version.incarnation_id)
+            .map(|before| before.state);
         let note = Note { base, ..entries.note(&job, true, confirmed) };
         entries.put(job.clone(), note);
         self.announce(&mut entries, volatile(job.clone()), before);
@@ -258,7 +259,7 @@ impl Held {
             if is_dirty || !(entries.answers() || is_compared) {
                 return;
             }
-            if held.uid == job.version.uid && held.revision == job.version.revision {
+            if held.incarnation_id == job.version.incarnation_id && held.revision == job.version.revision {
                 // The store of record had another change under this revision: it has lost something.
                 return self.mark_away(&mut entries, false);
             }
@@ -281,7 +282,8 @@ impl Held {
         }
         // Who lists jobs in the store of record may not know what was accepted here.
         let news = row.note.dirty || row.job.version != stored.job.version;
-        let before = Some(row.job.state).filter(|_| row.job.version.uid == stored.job.version.uid);
+        let before =
+            Some(row.job.state).filter(|_| row.job.version.incarnation_id == stored.job.version.incarnation_id);
         let note = entries.note(&stored.job, false, self.clock.now());
         let compared_in = entries.reconciliation;
         entries.put(stored.job.clone(), Note { followed: None, compared_in, ..note });
@@ -345,22 +347,22 @@ impl Held {
 
     fn announce(&self, entries: &mut Entries, stored: Stored, previous: Option<State>) {
         entries.announced += 1;
-        self.listener.changed(Announcement { stored, position: entries.announced, previous });
+        self.listener.changed(CommitEvent { stored, position: entries.announced, previous });
     }
 }
 
-impl Measured for Held {
+impl Measured for LocalCache {
     fn metrics(&self) -> Metrics {
         vec![Box::new(self.opened.clone())]
     }
 }
 
-impl Listener for Held {
-    fn changed(&self, announcement: Announcement) {
+impl Listener for LocalCache {
+    fn changed(&self, announcement: CommitEvent) {
         self.learn(&announcement.stored, announcement.previous);
     }
 
-    fn hinted(&self, hint: &Hint<'_>) -> bool {
+    fn hinted(&self, hint: &ChangeNotification<'_>) -> bool {
         let mut entries = self.entries();
         if let Some((job, note)) = entries.table.note(hint.id) {
             note.hinted = note.hinted.max(hint.revision);

@@ -24,7 +24,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    connect::{Connector, Wire, timed_out},
+    connector::{Connector, Wire, timed_out},
     metrics::LinkMetrics,
 };
 use crate::store::jitter;

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, mem::replace, sync::Arc};
 use ahash::RandomState;
 use indexmap::{IndexMap, map::Entry};
 
-use super::index::Index;
+mod index;
+
+use self::index::Index;
 use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
 
 /// How many places a page may look at beyond those it returns, where no index fits its filter.
@@ -170,7 +172,7 @@ impl Orders {
             job.filter(|job| job.removal.is_none())
         }
         match (listed(old), listed(new)) {
-            (Some(was), Some(is)) if was.version.uid == is.version.uid => {
+            (Some(was), Some(is)) if was.version.incarnation_id == is.version.incarnation_id => {
                 if was.state != is.state {
                     self.index.change_state(was, is.state);
                 }

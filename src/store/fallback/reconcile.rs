@@ -11,11 +11,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::{
-    Failover, Outcome, Reconciliation, Record, Replaced, Replacement, StorageMode, StoreError, entries::Entry, jitter,
-};
+use super::{FallbackStore, entries::Entry};
 use crate::{
-    domain::{Job, Stamp, TOMBSTONE_LIFE, merge},
+    domain::{ChangeId, Job, TOMBSTONE_LIFE, merge},
+    store::{ReconcileOutcome, ReconcileReport, Record, Replaced, Replacement, StorageMode, StoreError, jitter},
     telemetry::metrics::{Counters, Histogram, Measured, Metrics, histogram},
 };
 
@@ -43,7 +42,7 @@ const DELETED: &str = "it may have been deleted meanwhile";
 /// The pauses between attempts to reach the store of record.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
-impl Failover {
+impl FallbackStore {
     /// Brings the store of record back whenever it is away, for ever.
     pub async fn run(&self) {
         tokio::join!(self.look_out(), self.bring_back(), self.tidy());
@@ -177,7 +176,7 @@ impl Failover {
             }
             // What others made under this id, after it was deleted perhaps, stands.
             Record::Found(theirs)
-                if theirs.job.version.uid != entry.job.version.uid
+                if theirs.job.version.incarnation_id != entry.job.version.incarnation_id
                     && same_data
                     && self.may_have_been_deleted(&entry) =>
             {
@@ -209,7 +208,7 @@ impl Failover {
     fn enter_dropped(&self, entry: &Entry, reason: &'static str) {
         if entry.dirty || entry.job.removal.is_none() {
             warn!(job_id = %entry.job.id, reason, "a job is dropped");
-            self.note(entry, Outcome::Dropped, reason);
+            self.note(entry, ReconcileOutcome::Dropped, reason);
         }
     }
 
@@ -218,13 +217,13 @@ impl Failover {
         if conflict {
             info!(job_id = %entry.job.id, "a job was changed on two sides");
             let reason = "it was changed here and elsewhere; one change gave way";
-            self.note(entry, Outcome::Conflicted, reason);
+            self.note(entry, ReconcileOutcome::Conflicted, reason);
         } else if entry.dirty {
-            self.note(entry, Outcome::Merged, "stored as it was here");
+            self.note(entry, ReconcileOutcome::Merged, "stored as it was here");
         }
     }
 
-    fn note(&self, entry: &Entry, outcome: Outcome, reason: &'static str) {
+    fn note(&self, entry: &Entry, outcome: ReconcileOutcome, reason: &'static str) {
         self.metrics.jobs.of(outcome as usize).inc();
         self.ledger().enter(&entry.job.id, outcome, reason);
     }
@@ -232,20 +231,20 @@ impl Failover {
     fn end(&self) {
         let mut ledger = self.ledger();
         ledger.end(self.clock.now());
-        if let Some(Reconciliation { counts: [merged, conflicted, dropped], .. }) = ledger.summary() {
+        if let Some(ReconcileReport { counts: [merged, conflicted, dropped], .. }) = ledger.summary() {
             info!(merged, conflicted, dropped, "reconciled");
         }
     }
 }
 
 /// What reconciliations did, in numbers.
-pub struct ReconciliationMetrics {
-    /// Jobs, in the order of [`Outcome::ALL`].
-    jobs: Counters<{ Outcome::ALL.len() }>,
+pub struct ReconcileMetrics {
+    /// Jobs, in the order of [`ReconcileOutcome::ALL`].
+    jobs: Counters<{ ReconcileOutcome::ALL.len() }>,
     seconds: Histogram,
 }
 
-impl Default for ReconciliationMetrics {
+impl Default for ReconcileMetrics {
     fn default() -> Self {
         Self {
             jobs: Counters::new(
@@ -263,7 +262,7 @@ impl Default for ReconciliationMetrics {
     }
 }
 
-impl Measured for ReconciliationMetrics {
+impl Measured for ReconcileMetrics {
     fn metrics(&self) -> Metrics {
         vec![self.jobs.collector(), Box::new(self.seconds.clone())]
     }
@@ -271,19 +270,20 @@ impl Measured for ReconciliationMetrics {
 
 /// Whether `theirs` was not made from what is held, nor that from `theirs`, as far as this replica can tell; `lost` is
 /// the change that gives way.
-fn is_apart(entry: &Entry, theirs: &Job, lost: Stamp) -> bool {
+fn is_apart(entry: &Entry, theirs: &Job, lost: ChangeId) -> bool {
     let ours = &entry.job;
-    if ours.version.uid != theirs.version.uid {
+    if ours.version.incarnation_id != theirs.version.incarnation_id {
         // A life begins behind all revisions of the one before.
-        let comes_after = |one: &Job, other: &Job| one.version.born > other.version.revision;
+        let comes_after = |one: &Job, other: &Job| one.version.first_revision > other.version.revision;
         return !comes_after(ours, theirs) && !comes_after(theirs, ours);
     }
     if entry.dirty {
         // What one process did to a job is one history.
-        return entry.base != Some(theirs.version) && ours.version.stamp.process != theirs.version.stamp.process;
+        return entry.base != Some(theirs.version)
+            && ours.version.change_id.process != theirs.version.change_id.process;
     }
     // What was known to be there gives way to what others made of it; what is older there was there before.
-    if lost == theirs.version.stamp {
+    if lost == theirs.version.change_id {
         theirs.update_time > ours.update_time
     } else {
         theirs.version.revision <= ours.version.revision

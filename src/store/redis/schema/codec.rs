@@ -5,10 +5,9 @@ use std::borrow::Cow;
 use redis::{Cmd, FromRedisValue, Value};
 use serde::{Deserialize, Serialize};
 
-use super::stored;
 use crate::{
-    domain::{Job, JobId, Stamp, State, Timestamp, Version},
-    store::Record,
+    domain::{ChangeId, Job, JobId, State, Timestamp, Version},
+    store::{Record, redis::stored},
 };
 
 /// The fields that a job is read from.
@@ -17,29 +16,33 @@ pub const READ: [&str; 3] = ["doc", "durable_time", "rev"];
 /// The version of a record in the form in which scripts compare it.
 pub struct Written {
     /// Names the life.
-    pub uid: String,
+    pub incarnation_id: String,
     /// The revision.
     pub rev: i64,
     /// Names the change.
-    pub stamp: String,
+    pub change_id: String,
 }
 
 impl From<Version> for Written {
     fn from(version: Version) -> Self {
-        Self { uid: version.uid.simple().to_string(), rev: version.revision, stamp: stamp(version.stamp) }
+        Self {
+            incarnation_id: version.incarnation_id.simple().to_string(),
+            rev: version.revision,
+            change_id: change_id(version.change_id),
+        }
     }
 }
 
 impl Written {
     /// Adds it to the arguments of a script, in this order.
     pub fn write_to(&self, command: &mut Cmd) {
-        command.arg(&self.uid).arg(self.rev).arg(&self.stamp);
+        command.arg(&self.incarnation_id).arg(self.rev).arg(&self.change_id);
     }
 }
 
-/// A stamp as text.
-pub fn stamp(stamp: Stamp) -> String {
-    format!("{:x}.{:x}", stamp.process, stamp.counter)
+/// A change_id as text.
+pub fn change_id(change_id: ChangeId) -> String {
+    format!("{:x}.{:x}", change_id.process, change_id.counter)
 }
 
 /// The whole job as JSON.

@@ -24,7 +24,7 @@ pub struct Keys {
 
 /// A sorted set in which a job has a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place<'a> {
+pub enum IndexKey<'a> {
     /// All jobs by time of creation.
     Created,
     /// The jobs in a state by time of creation.
@@ -39,7 +39,7 @@ pub enum Place<'a> {
     Lease,
 }
 
-impl<'a> Place<'a> {
+impl<'a> IndexKey<'a> {
     /// Where a version of a job has its places, and at which time in each.
     pub fn of(job: &'a Job) -> impl Iterator<Item = (Self, Timestamp)> {
         let live = job.removal.is_none();
@@ -90,15 +90,15 @@ impl Keys {
     }
 
     /// A sorted set of ids.
-    pub fn place(&self, partition: Partition, place: Place<'_>) -> String {
+    pub fn place(&self, partition: Partition, place: IndexKey<'_>) -> String {
         let under = &self.indexes[partition.0];
         match place {
-            Place::Created => format!("{under}created"),
-            Place::State(state) => format!("{under}state:{}", state.name()),
-            Place::Owner(owner) => format!("{under}owner:{owner}"),
-            Place::Kind(kind) => format!("{under}kind:{kind}"),
-            Place::Expire => format!("{under}expire"),
-            Place::Lease => format!("{under}lease"),
+            IndexKey::Created => format!("{under}created"),
+            IndexKey::State(state) => format!("{under}state:{}", state.name()),
+            IndexKey::Owner(owner) => format!("{under}owner:{owner}"),
+            IndexKey::Kind(kind) => format!("{under}kind:{kind}"),
+            IndexKey::Expire => format!("{under}expire"),
+            IndexKey::Lease => format!("{under}lease"),
         }
     }
 

@@ -23,13 +23,15 @@ use tracing::debug;
 
 use super::{
     RedisStore,
-    codec::{Message, Received},
-    keys::{PARTITIONS, Partition},
+    schema::{
+        codec::{Message, Received},
+        keys::{PARTITIONS, Partition},
+    },
 };
 use crate::{
     clock::Clock,
     domain::{JobId, Timestamp},
-    store::{Hint, Record, jitter},
+    store::{ChangeNotification, Record, jitter},
 };
 
 /// How often the link, the clock and the counts are looked at.
@@ -200,7 +202,7 @@ impl RedisStore {
         }
         let Some(hint) = Message::decode(message) else { return };
         let Some(id) = JobId::parse(&hint.id) else { return };
-        let hint = Hint { id: &id, revision: hint.rev, kind: &hint.kind, owner: &hint.owner, own };
+        let hint = ChangeNotification { id: &id, revision: hint.rev, kind: &hint.kind, owner: &hint.owner, own };
         if self.listener.hinted(&hint) {
             self.feed.read_again([id]);
         }

@@ -4,10 +4,8 @@ use redis::RedisError;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, trace_span};
 
-use super::{
-    pool::{Answer, Fault},
-    script::is_unknown,
-};
+use super::pool::{Answer, Fault};
+use crate::store::redis::script::is_unknown;
 use crate::telemetry::metrics::{Counters, Histogram, Histograms, Measured, Metrics};
 
 /// What the store has Redis do.

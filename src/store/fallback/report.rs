@@ -5,8 +5,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Outcome, Reconciliation};
-use crate::domain::{JobId, Timestamp};
+use crate::{
+    domain::{JobId, Timestamp},
+    store::{ReconcileOutcome, ReconcileReport},
+};
 
 /// A reconciliation that begins so soon after another goes on with its ledger: nobody could have read it in between.
 const EPISODE: Duration = Duration::from_secs(60);
@@ -19,10 +21,10 @@ const NAMED: usize = 1000;
 
 /// What is done with jobs, entered when it is sent: it may be carried out even though no answer comes.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub struct ReconcileLog {
     began: bool,
     end_time: Option<Timestamp>,
-    counts: [u64; Outcome::ALL.len()],
+    counts: [u64; ReconcileOutcome::ALL.len()],
     by_id: HashMap<JobId, Entry>,
     /// The ids by the place of their entries.
     in_order: BTreeMap<u64, JobId>,
@@ -31,12 +33,12 @@ pub struct Ledger {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    outcome: Outcome,
+    outcome: ReconcileOutcome,
     reason: &'static str,
     place: u64,
 }
 
-impl Ledger {
+impl ReconcileLog {
     /// A reconciliation begins. What was entered a moment ago stays.
     pub fn begin(&mut self, now: Timestamp) {
         let is_over = self.end_time.is_some_and(|end| now.since(end) > EPISODE);
@@ -53,7 +55,7 @@ impl Ledger {
     }
 
     /// Enters what is done with a job, and why, for people. What was worse before stays.
-    pub fn enter(&mut self, id: &JobId, outcome: Outcome, reason: &'static str) {
+    pub fn enter(&mut self, id: &JobId, outcome: ReconcileOutcome, reason: &'static str) {
         if let Some(before) = self.by_id.get(id).copied() {
             if before.outcome > outcome {
                 return;
@@ -69,10 +71,10 @@ impl Ledger {
     }
 
     /// What is told of it; `None` before the first reconciliation.
-    pub fn summary(&self) -> Option<Reconciliation> {
+    pub fn summary(&self) -> Option<ReconcileReport> {
         let named = self.in_order.values().rev().take(NAMED);
         let jobs = named.filter_map(|id| self.by_id.get(id).map(|entry| (id.clone(), entry.outcome, entry.reason)));
-        self.began.then(|| Reconciliation { end_time: self.end_time, counts: self.counts, jobs: jobs.collect() })
+        self.began.then(|| ReconcileReport { end_time: self.end_time, counts: self.counts, jobs: jobs.collect() })
     }
 }
 
@@ -82,35 +84,37 @@ mod tests {
 
     const BEGIN: Timestamp = Timestamp::from_micros(1_000_000);
 
-    fn told(ledger: &Ledger) -> (Vec<(String, Outcome)>, [u64; 3]) {
+    fn told(ledger: &ReconcileLog) -> (Vec<(String, ReconcileOutcome)>, [u64; 3]) {
         let summary = ledger.summary().expect("it has begun");
         (summary.jobs.iter().map(|(id, outcome, _)| (id.to_string(), *outcome)).collect(), summary.counts)
     }
 
-    fn enter(ledger: &mut Ledger, id: &str, outcome: Outcome) {
+    fn enter(ledger: &mut ReconcileLog, id: &str, outcome: ReconcileOutcome) {
         ledger.enter(&JobId::parse(id).expect("a valid id"), outcome, "");
     }
 
     #[test]
     fn each_job_is_told_once_with_the_worst_the_latest_first() {
-        let mut ledger = Ledger::default();
+        let mut ledger = ReconcileLog::default();
         assert!(ledger.summary().is_none());
         ledger.begin(BEGIN);
-        for (id, outcome) in [("a", Outcome::Merged), ("b", Outcome::Conflicted), ("a", Outcome::Dropped)] {
+        for (id, outcome) in
+            [("a", ReconcileOutcome::Merged), ("b", ReconcileOutcome::Conflicted), ("a", ReconcileOutcome::Dropped)]
+        {
             enter(&mut ledger, id, outcome);
         }
-        enter(&mut ledger, "b", Outcome::Merged);
-        let (a, b) = (("a".to_owned(), Outcome::Dropped), ("b".to_owned(), Outcome::Conflicted));
+        enter(&mut ledger, "b", ReconcileOutcome::Merged);
+        let (a, b) = (("a".to_owned(), ReconcileOutcome::Dropped), ("b".to_owned(), ReconcileOutcome::Conflicted));
         assert_eq!(told(&ledger), (vec![a.clone(), b.clone()], [0, 1, 1]));
-        enter(&mut ledger, "b", Outcome::Conflicted);
+        enter(&mut ledger, "b", ReconcileOutcome::Conflicted);
         assert_eq!(told(&ledger), (vec![b, a], [0, 1, 1]));
     }
 
     #[test]
     fn it_goes_on_with_what_was_a_moment_ago() {
-        let mut ledger = Ledger::default();
+        let mut ledger = ReconcileLog::default();
         ledger.begin(BEGIN);
-        enter(&mut ledger, "a", Outcome::Conflicted);
+        enter(&mut ledger, "a", ReconcileOutcome::Conflicted);
         ledger.end(BEGIN);
         ledger.begin(BEGIN + EPISODE);
         assert_eq!(told(&ledger).1, [0, 1, 0]);

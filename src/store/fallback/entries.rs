@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::table::{Row, Table};
-use crate::domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version, merge};
+use crate::{
+    domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version, merge},
+    store::table::{Row, Table},
+};
 
 /// How many entries are looked at for one that can give way.
 const LOOKED_AT: usize = 100;
@@ -35,7 +37,7 @@ pub struct Entries {
 
 /// What is followed, from when: the entry, and the last loss of hints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Following {
+pub struct FreshnessToken {
     entry: u64,
     losses: u64,
 }
@@ -52,7 +54,7 @@ pub struct Note {
     /// Tells this entry from others, before and after, of the same id.
     pub entry: u64,
     /// All its changes have been heard of since it was confirmed, unless there was another loss.
-    pub followed: Option<Following>,
+    pub followed: Option<FreshnessToken>,
     /// The newest revision that was hinted at.
     pub hinted: i64,
     /// The reconciliation that compared it last with what the store of record has.
@@ -100,8 +102,8 @@ impl Entries {
     }
 
     /// What is followed from now on, if `id` is held.
-    pub fn following(&self, id: &JobId) -> Option<Following> {
-        self.table.get(id).map(|row| Following { entry: row.note.entry, losses: self.losses })
+    pub fn following(&self, id: &JobId) -> Option<FreshnessToken> {
+        self.table.get(id).map(|row| FreshnessToken { entry: row.note.entry, losses: self.losses })
     }
 
     /// Whether this is a tombstone that the store of record has forgotten by now, as everybody may.
@@ -166,9 +168,9 @@ impl Entries {
 
 /// Whether `job` came later than `held`, or stands where the two are of lives that began apart.
 pub fn comes_after(job: &Job, held: &Job) -> bool {
-    if job.version.uid == held.version.uid {
+    if job.version.incarnation_id == held.version.incarnation_id {
         job.version.revision > held.version.revision
     } else {
-        merge(job, held).job.version.uid == job.version.uid
+        merge(job, held).job.version.incarnation_id == job.version.incarnation_id
     }
 }

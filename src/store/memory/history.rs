@@ -70,7 +70,7 @@ impl Log {
         self.position += 1;
         let position = self.position;
         let before = old.and_then(|old| self.entries.get(&old)).cloned();
-        let life = before.filter(|before| before.job.version.uid == job.version.uid);
+        let life = before.filter(|before| before.job.version.incarnation_id == job.version.incarnation_id);
         if let Some(old) = old {
             if life.is_some() {
                 self.entries.remove(&old);

@@ -14,10 +14,9 @@ use uuid::Uuid;
 
 use super::{
     RedisStore,
-    feed::{Counts, LOOK},
-    keys::{EPOCH, Partition},
-    pool::Fault,
-    sentinel::Address,
+    connection::{Address, Fault},
+    schema::keys::{EPOCH, Partition},
+    subscriber::{Counts, LOOK},
 };
 use crate::{
     clock::Clock,
@@ -108,12 +107,9 @@ impl RedisStore {
     /// with all its partitions; data that was lost is noted.
     pub(super) async fn look(&self) -> (Counts, Result<(), StoreError>) {
         let heard = *self.feed.heard();
+        let (clock, data_set, counts) = tokio::join!(self.set_clock(), self.name_data_set(), self.commits());
         // No call is served from Redis before the data set is known, so the clock is right by then.
-        let known = async {
-            self.set_clock().await?;
-            self.learn_epoch().await
-        };
-        let (known, counts) = tokio::join!(known, self.commits());
+        let known = clock.and(data_set).map(|epoch| self.data_set_is(epoch));
         self.look_for_losses(&heard, &counts);
         let all = if counts.iter().all(Option::is_some) { Ok(()) } else { Err(StoreError::Unavailable) };
         (counts, known.map_err(StoreError::from).and(all))
@@ -142,19 +138,21 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Reads which data set this is, and names it if nobody has; another one than before is noted. Fails where Redis
-    /// takes no writes.
-    pub(super) async fn learn_epoch(&self) -> Result<(), Fault> {
+    /// Reads which data set this is, and names it if nobody has. Fails where Redis takes no writes.
+    pub(super) async fn name_data_set(&self) -> Result<u64, Fault> {
         let name = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
         let there: Option<String> = self.pulse.query(cmd("SET").arg(EPOCH).arg(&name).arg("NX").arg("GET")).await?;
-        let epoch = u64::from_str_radix(&there.unwrap_or(name), 16).unwrap_or(1);
+        Ok(u64::from_str_radix(&there.unwrap_or(name), 16).unwrap_or(1))
+    }
+
+    /// Takes note of the data set; another one than before is told.
+    pub(super) fn data_set_is(&self, epoch: u64) {
         let before = self.epoch.swap(epoch, AcqRel);
         if before != 0 && before != epoch {
             warn!(redis = %self.target, "Redis holds another data set than before");
             self.link_is(StorageMode::Degraded);
             self.feed.distrust.notify_one();
         }
-        Ok(())
     }
 
     /// How many commits there were in each partition, as far as that can be told.

@@ -17,9 +17,16 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::watch, time::timeout};
 
+mod cache;
+mod entries;
+mod reconcile;
+mod report;
+
+pub use cache::LocalCache;
+
+use self::{reconcile::ReconcileMetrics, report::ReconcileLog};
 use super::{
-    Announcement, CacheStats, DueBatch, JobStore, Page, Replaced, Source, StorageMode, StoreError, StoreStats, Stored,
-    held::Held, ledger::Ledger, reconcile::ReconciliationMetrics,
+    CacheStats, CommitEvent, DueBatch, JobStore, Page, Replaced, Source, StorageMode, StoreError, StoreStats, Stored,
 };
 use crate::{
     clock::Clock,
@@ -29,29 +36,29 @@ use crate::{
 
 /// What happens to changes while the store of record is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fallback {
+pub enum FallbackPolicy {
     /// They are accepted, and merged when it is back.
     Accept,
     /// They are refused.
-    Refuse,
+    Reject,
 }
 
 /// How long a change waits for a reconciliation that is about to end, so that it does.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
 
 /// A store that survives the absence of another.
-pub struct Failover {
+pub struct FallbackStore {
     pub(super) primary: Arc<dyn JobStore>,
-    pub(super) held: Arc<Held>,
+    pub(super) held: Arc<LocalCache>,
     pub(super) clock: Arc<dyn Clock>,
-    fallback: Fallback,
+    fallback: FallbackPolicy,
     /// A reconciliation is about to end.
     pub(super) closing: watch::Sender<bool>,
-    ledger: Mutex<Ledger>,
+    ledger: Mutex<ReconcileLog>,
     /// The data set that was reconciled with last.
     reconciled: Mutex<DataSet>,
     reads: Reads,
-    pub(super) metrics: ReconciliationMetrics,
+    pub(super) metrics: ReconcileMetrics,
 }
 
 /// A data set of the store of record, and how much of it is known to be lost.
@@ -75,9 +82,14 @@ struct Reads {
     failed: AtomicU64,
 }
 
-impl Failover {
+impl FallbackStore {
     /// `primary` as long as it serves, else what is `held`, which must be what `primary` announces to.
-    pub fn new(primary: Arc<dyn JobStore>, held: Arc<Held>, clock: Arc<dyn Clock>, fallback: Fallback) -> Self {
+    pub fn new(
+        primary: Arc<dyn JobStore>,
+        held: Arc<LocalCache>,
+        clock: Arc<dyn Clock>,
+        fallback: FallbackPolicy,
+    ) -> Self {
         if *primary.mode().borrow() != StorageMode::Degraded {
             held.come_back();
         }
@@ -90,7 +102,7 @@ impl Failover {
             closing: watch::Sender::new(false),
             ledger: Mutex::default(),
             reads: Reads::default(),
-            metrics: ReconciliationMetrics::default(),
+            metrics: ReconcileMetrics::default(),
         }
     }
 
@@ -104,7 +116,7 @@ impl Failover {
         self.reconciled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    pub(super) fn ledger(&self) -> MutexGuard<'_, ReconcileLog> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,8 +159,8 @@ impl Failover {
     /// What becomes of a change that the store of record can't take.
     fn accept(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         match self.fallback {
-            Fallback::Accept => self.held.accept(job, previous),
-            Fallback::Refuse => Err(StoreError::Unavailable),
+            FallbackPolicy::Accept => self.held.accept(job, previous),
+            FallbackPolicy::Reject => Err(StoreError::Unavailable),
         }
     }
 
@@ -170,7 +182,7 @@ impl Failover {
     }
 }
 
-impl Measured for Failover {
+impl Measured for FallbackStore {
     fn metrics(&self) -> Metrics {
         let mut metrics = self.held.metrics();
         metrics.extend(self.metrics.metrics());
@@ -179,7 +191,7 @@ impl Measured for Failover {
 }
 
 #[async_trait]
-impl JobStore for Failover {
+impl JobStore for FallbackStore {
     fn recent(&self, id: &JobId) -> Option<Stored> {
         let held = self.held.recent(id)?;
         self.reads.held.fetch_add(1, Relaxed);
@@ -336,7 +348,7 @@ impl JobStore for Failover {
         self.held.position()
     }
 
-    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<Announcement>>, StoreError> {
+    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
         // Positions count what this process has announced, and it keeps none of it.
         Ok(None)
     }
