@@ -8,7 +8,9 @@ use std::{hint::black_box, sync::Arc, time::Instant};
 use jobtrack::{
     auth::Authenticator,
     clock::{Clock, SystemClock},
-    domain::{ANYONE, Change, Cursor, Filter, JobId, ListQuery, NewJob, Owners, Report, Retention, State, Timestamp},
+    domain::{
+        ANYONE, Change, Cursor, Filter, JobId, ListQuery, NewJob, Owners, Report, Retention, State, Timestamp, View,
+    },
     grpc::{self, Face},
     proto::v1::{self, JobFilter, ListJobsRequest, job_service_client::JobServiceClient},
     store::{JobStore, MemoryStore},
@@ -126,6 +128,7 @@ impl Bench {
         let mut times = Vec::new();
         for n in 0..PAGES {
             let query = ListQuery {
+                view: View::Full,
                 filter: filter.clone(),
                 limit: 50,
                 after: Some(self.place(n)),

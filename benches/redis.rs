@@ -4,6 +4,10 @@
 //! time, with and without a PING before each use, and from the store, whose callers share connections; then what a page
 //! of 50 costs among a thousand and a million jobs, and what a job occupies in Redis.
 
+#[path = "../tests/it/support/faketime.rs"]
+#[allow(dead_code, reason = "the tests use what this does not")]
+mod faketime;
+
 #[path = "../tests/it/support/redis.rs"]
 #[allow(dead_code, reason = "the tests use what this does not")]
 mod servers;
@@ -22,10 +26,10 @@ use jobtrack::{
     clock::{Clock, SteeredClock, SystemClock},
     domain::{
         Applied, Change, ChangeContext, ChangeId, Cursor, Filter, Job, JobId, ListQuery, NewJob, Owners, Progress,
-        Report, Retention, State,
+        Report, Retention, State, View,
     },
     store::{
-        CommitEvent, JobStore, Listener, RedisStore, Replaced,
+        CommitEvent, JobStore, Listener, Presence, RedisStore, Replaced,
         redis::{Options, Target},
     },
 };
@@ -42,7 +46,7 @@ const PAGES: u32 = 501;
 async fn main() {
     let redis = Redis::start().await;
     writes(&redis).await;
-    listing(&redis).await;
+    Box::pin(listing(&redis)).await;
 }
 
 /// Listens to nothing.
@@ -58,9 +62,12 @@ async fn open(redis: &Redis, pool_size: u32) -> RedisStore {
         pool_size,
         timeout: Duration::from_secs(4),
         key_prefix: "job:".to_owned(),
+        replica_grace: Duration::from_secs(30),
     };
     let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
-    RedisStore::open(options, Arc::new(Deaf), clock).await.expect("Redis is usable")
+    RedisStore::open(options, Arc::new(Deaf), clock, Arc::new(Presence::new(RedisStore::PARTITIONING.count)))
+        .await
+        .expect("Redis is usable")
 }
 
 fn moment() -> ChangeContext {
@@ -160,18 +167,17 @@ fn write(hash: &str, next: &Job, previous: Option<&Job>) -> Cmd {
     let written = |job: &Job| {
         let version = job.version;
         let change_id = format!("{:x}.{:x}", version.change_id.process, version.change_id.counter);
-        [version.incarnation_id.simple().to_string(), version.revision.to_string(), change_id]
+        let incarnation_id = version.incarnation_id.simple();
+        format!("{} {change_id} {} {incarnation_id}", version.revision, version.first_revision)
     };
     let mut command = cmd("EVALSHA");
     command.arg(hash).arg(2).arg(format!("job:{{0}}:{}", next.id)).arg("jobs:{0}:commits");
-    command.arg(previous.map_or_else(<[String; 3]>::default, written).as_slice());
-    command.arg(next.id.as_str()).arg("jobs:{0}:changes");
-    command.arg(format!("{{\"id\":\"{}\",\"rev\":{},\"state\":\"RUNNING\"}}", next.id, next.version.revision)).arg("");
-    let fields = ["uid", "rev", "stamp"];
-    for (field, value) in fields.iter().zip(written(next)) {
-        command.arg(field).arg(value);
-    }
-    command.arg("doc").arg(serde_json::to_vec(next).expect("a job is JSON"));
+    command.arg(previous.map(written).unwrap_or_default());
+    command.arg(next.id.as_str()).arg("jobs:{0}:changes:0");
+    command.arg(format!("{{\"id\":\"{}\",\"rev\":{},\"state\":\"RUNNING\"}}", next.id, next.version.revision));
+    command.arg("now").arg(if previous.is_none() { "first" } else { "" }).arg("");
+    command.arg(if previous.is_none() { "whole" } else { "part" }).arg(0);
+    command.arg("v").arg(written(next)).arg("job").arg(serde_json::to_vec(next).expect("a job is JSON"));
     command
 }
 
@@ -237,7 +243,14 @@ async fn fill(store: &RedisStore, numbers: std::ops::Range<u32>) {
 
 /// The median time of a page, in microseconds.
 async fn page(store: &RedisStore, filter: &Filter) -> f64 {
-    let query = |after| ListQuery { filter: filter.clone(), limit: 50, after, now: SystemClock.now(), confined: false };
+    let query = |after| ListQuery {
+        filter: filter.clone(),
+        limit: 50,
+        after,
+        now: SystemClock.now(),
+        confined: false,
+        view: View::Full,
+    };
     let mut times = Vec::new();
     let mut after: Option<Cursor> = None;
     for _ in 0..PAGES {
@@ -251,8 +264,14 @@ async fn page(store: &RedisStore, filter: &Filter) -> f64 {
 
 /// What a job occupies: its hash, and its share of the whole.
 async fn weigh(redis: &Redis, store: &RedisStore, jobs: u32) {
-    let newest =
-        ListQuery { filter: Filter::default(), limit: 1, after: None, now: SystemClock.now(), confined: false };
+    let newest = ListQuery {
+        filter: Filter::default(),
+        limit: 1,
+        after: None,
+        now: SystemClock.now(),
+        confined: false,
+        view: View::Full,
+    };
     let newest = store.list(&newest).await.expect("Redis answers").jobs[0].job.clone();
     let info = redis.info("memory").await;
     let used = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).expect("Redis tells its memory");

@@ -1,26 +1,45 @@
 //! The composition root: puts a server together, runs it, and takes it down in order.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Error, Result};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tracing::{error, info};
 
 use crate::{
     auth::Authenticator,
-    clock::{Clock, SteeredClock, SystemClock},
+    clock::{Clock, SteadyClock, SteeredClock, SystemClock},
     config::{Config, SecurityConfig},
     grpc::{self, Face},
     http::{self, Pages, Phase, Source},
     limits::Limits,
     reload::{Refresh, follow},
-    store::{FallbackStore, LocalCache, MemoryStore, RedisStore, redis::Options},
+    store::{FallbackStore, LocalCache, MemoryStore, Presence, RedisStore, redis::Options},
     telemetry::metrics::Measured,
     tls::Tls,
     tracker::Tracker,
     watch::Hub,
 };
+
+/// How long a stop may take from the signal on; connections are drained before.
+const STOP_TIMEOUT: Duration = Duration::from_secs(24);
+
+/// How long changes are pushed to Redis at least, however long the connections took.
+const FLUSH_MIN: Duration = Duration::from_secs(3);
+
+/// How many of the jobs that are left the log names.
+const NAMED: usize = 20;
+
+/// How often a clock is compared with the machine's.
+const WALL_CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A server that is ready to serve.
 pub struct Server {
@@ -29,6 +48,8 @@ pub struct Server {
     security: Security,
     /// Follows what other replicas do.
     redis: Option<(Arc<RedisStore>, Arc<FallbackStore>)>,
+    /// Follows the machine's clock.
+    wall_follower: Option<Arc<SteeredClock>>,
 }
 
 /// Who may connect and call.
@@ -52,7 +73,14 @@ impl Server {
     /// Opens what `config` names: the store, and the files of TLS and of identities. An error is a mistake that has to be
     /// mended first; a Redis that is away is none.
     pub async fn open(config: &Config) -> Result<Self> {
-        Self::open_with_clock(config, Arc::new(SystemClock)).await
+        let steady = Arc::new(SteadyClock::default());
+        if config.redis.target().is_some() {
+            return Self::open_with_clock(config, steady).await;
+        }
+        let clock = Arc::new(SteeredClock::new(steady));
+        clock.steer(SystemClock.now(), Duration::ZERO);
+        let server = Self::open_with_clock(config, clock.clone()).await?;
+        Ok(Self { wall_follower: Some(clock), ..server })
     }
 
     /// The same, on another clock than the machine's.
@@ -63,28 +91,38 @@ impl Server {
         let Some(target) = config.redis.target() else {
             let store = Arc::new(MemoryStore::new(config.max_memory_jobs, hub.clone()));
             let tracker = Arc::new(Tracker::new(store, hub.clone(), clock, retention).within(limits));
-            return Ok(Self { tracker, hub, security, redis: None });
+            return Ok(Self { tracker, hub, security, redis: None, wall_follower: None });
         };
         let options = Options {
             target: target.clone(),
             pool_size: config.redis.redis_pool_size,
             timeout: config.redis.redis_timeout,
             key_prefix: config.redis.key_prefix.clone(),
+            replica_grace: config.redis.replica_grace,
         };
         let clock = Arc::new(SteeredClock::new(clock));
-        let held = Arc::new(LocalCache::new(config.max_memory_jobs, hub.clone(), clock.clone()));
-        let redis = Arc::new(RedisStore::open(options, held.clone(), clock.clone()).await?);
-        let fallback = config.redis.fallback.into();
-        let store = Arc::new(FallbackStore::new(redis.clone(), held, clock.clone(), fallback));
+        let partitioning = RedisStore::PARTITIONING;
+        let presence = Arc::new(Presence::new(partitioning.count));
+        let (most, listener) = (config.max_memory_jobs, hub.clone());
+        let cache = Arc::new(LocalCache::new(most, listener, clock.clone(), partitioning, presence.clone()));
+        let redis = Arc::new(RedisStore::open(options, cache.clone(), clock.clone(), presence.clone()).await?);
+        let policy = config.redis.fallback.into();
+        let store = Arc::new(FallbackStore::new(redis.clone(), cache, presence, clock.clone(), policy));
         let tracker = Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention).within(limits));
-        Ok(Self { tracker, hub, security, redis: Some((redis, store)) })
+        Ok(Self { tracker, hub, security, redis: Some((redis, store)), wall_follower: None })
     }
 
     /// Serves on `listener` until `shutdown` ends, then drains: health says `NOT_SERVING`, streams end, calls that are
-    /// under way may end for 20 seconds. Everything that was started has ended when it returns. Metrics and probes are
-    /// on `http` all the while; without it calls are not counted.
-    pub async fn run(self, listener: TcpListener, http: Option<TcpListener>, shutdown: impl Future<Output = ()>) {
-        let Self { tracker, hub, security, redis } = self;
+    /// under way may end for 20 seconds. What Redis does not have yet is pushed as long as there is time. Everything that was
+    /// started has ended when it returns. Metrics and probes are on `http` all the while; without it calls are not counted.
+    /// Returns how many jobs Redis does not have in their last version.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        http: Option<TcpListener>,
+        shutdown: impl Future<Output = ()>,
+    ) -> usize {
+        let Self { tracker, hub, security, redis, wall_follower } = self;
         let sources = security.sources();
         let Security { tls, authenticator } = security;
         let face = Arc::new(Face::new(tracker.clone(), authenticator, http.is_some()).await);
@@ -102,6 +140,10 @@ impl Server {
         let limits = tracker.limits().clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { hub.dispatch().await }));
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { tracker.sweep().await }));
+        if let Some(clock) = wall_follower {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(follow_wall_clock(clock)));
+        }
+        let fallback = redis.as_ref().map(|(_, fallback)| fallback.clone());
         if let Some((redis, failover)) = redis {
             let follower = redis.clone();
             tasks.spawn(stop.clone().run_until_cancelled_owned(async move { follower.run().await }));
@@ -113,6 +155,7 @@ impl Server {
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { reports.report_redis().await }));
 
         let draining = CancellationToken::new();
+        let deadline = OnceLock::new();
         let drained = async {
             info!("draining");
             phase.send_replace(Phase::Draining);
@@ -122,12 +165,41 @@ impl Server {
         let service = face.service.clone();
         tokio::join!(grpc::serve(listener, tls, service, connections, limits, draining.clone(), drained), async {
             shutdown.await;
+            _ = deadline.set(Instant::now() + STOP_TIMEOUT);
             draining.cancel();
         });
+        let left = match fallback {
+            Some(fallback) => flush(&fallback, deadline.get().copied()).await,
+            None => 0,
+        };
 
         stop.cancel();
         tasks.close();
         tasks.wait().await;
         info!("stopped");
+        left
+    }
+}
+
+/// Pushes what Redis does not have until `deadline`. Returns how many jobs are left, which it names.
+async fn flush(fallback: &FallbackStore, deadline: Option<Instant>) -> usize {
+    let time = deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(Instant::now()));
+    let left = fallback.flush(time.max(FLUSH_MIN)).await;
+    if !left.is_empty() {
+        let named: Vec<_> = left.iter().take(NAMED).map(String::as_str).collect();
+        error!(
+            count = left.len(),
+            jobs = named.join(" "),
+            "stopped with changes that Redis does not have: they are lost with this process"
+        );
+    }
+    left.len()
+}
+
+/// Keeps a clock close to the machine's, for ever.
+async fn follow_wall_clock(clock: Arc<SteeredClock>) {
+    loop {
+        sleep(WALL_CLOCK_INTERVAL).await;
+        clock.steer(SystemClock.now(), Duration::ZERO);
     }
 }

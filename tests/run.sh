@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Runs every test: the crate's own, then the acceptance suite against the real binary.
-# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server is installed with apt-get if
-# that can be, a missing promtool is taken from Debian's package; everything else is installed under target/.
-# With --soak MINUTES it has random faults happen for so long instead; JOBTRACK_SOAK_SEED repeats those of a former run.
+# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server or libfaketime is
+# installed with apt-get if that can be, a missing promtool is taken from Debian's package; everything else is installed
+# under target/.
+# With --soak MINUTES [REPLICAS] it has random faults happen for so long instead, on two replicas or that many;
+# JOBTRACK_SOAK_SEED repeats those of a former run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -44,8 +46,30 @@ JOBTRACK_TEST_REDIS=$(realpath -s "$(command -v "$redis")")
 JOBTRACK_TEST_VALKEY=$(realpath -s "$(command -v "$valkey")")
 export JOBTRACK_TEST_REDIS JOBTRACK_TEST_VALKEY
 
+# libfaketime, by which the tests step the clocks of processes: the one that JOBTRACK_TEST_FAKETIME names, or what is
+# found here.
+find_faketime() {
+    local folder
+    faketime=${JOBTRACK_TEST_FAKETIME:-}
+    for folder in /usr/lib/*/faketime /usr/lib/faketime /usr/lib64/faketime /usr/local/lib/faketime; do
+        [ -n "$faketime" ] || [ ! -f "$folder/libfaketimeMT.so.1" ] || faketime=$folder/libfaketimeMT.so.1
+    done
+    [ -f "$faketime" ]
+}
+if ! find_faketime && [ -z "${JOBTRACK_TEST_FAKETIME:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "tests/run.sh: libfaketime is missing, so it is installed"
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime; } || true
+fi
+if ! find_faketime; then
+    echo "tests/run.sh: libfaketime is missing; install it (on Debian or Ubuntu: apt-get install libfaketime)," \
+        "or name its libfaketimeMT.so.1 in JOBTRACK_TEST_FAKETIME" >&2
+    exit 1
+fi
+export JOBTRACK_TEST_FAKETIME=$faketime
+
 if [ "${1:-}" = --soak ]; then
-    export JOBTRACK_SOAK_MINUTES=${2:?tests/run.sh --soak MINUTES}
+    export JOBTRACK_SOAK_MINUTES=${2:?tests/run.sh --soak MINUTES [REPLICAS]}
+    export JOBTRACK_SOAK_REPLICAS=${3:-${JOBTRACK_SOAK_REPLICAS:-2}}
     exec cargo test --locked --test it random_faults_break_no_promise_for_long -- --ignored --nocapture
 fi
 
@@ -69,8 +93,11 @@ JOBTRACK_TEST_PROMTOOL=$(realpath -s "$(command -v "$promtool")")
 export JOBTRACK_TEST_PROMTOOL
 
 # What has to be done within a time has the machine for itself.
-alone=(redis_failover:: redis_repairs::large::)
-cargo test --locked -- "${alone[@]/#/--skip=}"
+alone=(redis_failover:: redis_repairs::large:: faults::many:: faults::silent:: faults::load::)
+# What lasts as long as leases and outages do, and waits most of that time, does so side by side.
+waiting=(outage::{apart,clocks,dead,leases}::)
+cargo test --locked -- "${alone[@]/#/--skip=}" "${waiting[@]/#/--skip=}"
+cargo test --locked --test it -- "${waiting[@]}" --test-threads 8
 cargo test --locked --test it -- "${alone[@]}" --test-threads 1
 cargo build --locked
 "$target/venv/bin/python" tests/acceptance

@@ -41,6 +41,10 @@ mod telemetry;
 mod watch;
 mod workload;
 
+#[path = "../../tests/it/support/faketime.rs"]
+#[allow(dead_code, reason = "the tests use what this does not")]
+mod faketime;
+
 #[path = "../../tests/it/support/redis.rs"]
 #[allow(dead_code, reason = "the tests use what this does not")]
 mod servers;

@@ -48,8 +48,10 @@ async fn serve(config: &Config) -> Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    server.run(listener, http, shutdown).await;
-    Ok(())
+    match server.run(listener, http, shutdown).await {
+        0 => Ok(()),
+        left => Err(anyhow!("{left} jobs have changes that Redis does not have, and that are lost: see the log")),
+    }
 }
 
 /// Listens where `flag` says.

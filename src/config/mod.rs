@@ -101,6 +101,11 @@ pub struct RedisConfig {
     #[arg(long, env = "JOBTRACK_KEY_PREFIX", default_value = "job:", value_name = "TEXT", value_parser = key_prefix)]
     pub key_prefix: String,
 
+    /// The longest that a replica may be cut off from Redis before the others fail or expire jobs whose workers may have
+    /// reported to it alone
+    #[arg(long, env = "JOBTRACK_REPLICA_GRACE", default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub replica_grace: Duration,
+
     #[arg(skip)]
     target: Option<Target>,
 }

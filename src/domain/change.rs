@@ -6,8 +6,8 @@ use thiserror::Error;
 
 use super::{ChangeId, Document, Failure, Job, Progress, State, Timestamp};
 
-/// How long a tombstone is kept.
-pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(600);
+/// How long a tombstone is kept: longer than any entry of a replica stays unconfirmed.
+pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// How long jobs are kept by state, where the job itself does not say. Zero: for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Retention {
     }
 }
 
-/// When a change happens, under which change_id, and how long what it makes is kept.
+/// The time and the id of a change, and how long what it makes is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangeContext {
     /// The time.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use serde_with::skip_serializing_none;
 use uuid::Uuid;
 
-use super::{Labels, MAX_ID, Timestamp, Version};
+use super::{Due, Labels, MAX_ID, Timestamp, Version};
 
 /// A job's name: 1 to 128 of `A-Z a-z 0-9 . _ : -`, so that it is safe in a key, a log line and a shell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -268,18 +268,26 @@ pub struct Job {
     pub start_time: Option<Timestamp>,
     /// When it last changed through a call.
     pub update_time: Timestamp,
+    /// When a worker reported last; it names that report, too.
+    pub report_time: Option<Timestamp>,
     /// When it ended.
     pub end_time: Option<Timestamp>,
     /// From when on it counts as gone.
     pub expire_time: Option<Timestamp>,
+    /// When this tombstone is forgotten.
+    pub forget_time: Option<Timestamp>,
     /// What came of it.
     pub outcome: Option<Outcome>,
-    /// When this job's end first entered the store of record.
+    /// When this job's end first entered the primary, on the primary's clock.
     #[serde(skip)]
     pub durable_time: Option<Timestamp>,
-    /// Whether any version of this job was ever in the store of record.
+    /// When the primary first knew this id taken by this chain of incarnations, each made over the tombstone of the one
+    /// before, on its clock. `None`: no version of this incarnation was ever in the primary.
     #[serde(skip)]
-    pub recorded: bool,
+    pub since: Option<Timestamp>,
+    /// When the newest report, or else the job, entered the primary, on its clock. Leases run from here.
+    #[serde(skip)]
+    pub heard: Option<Timestamp>,
     /// Set: this is a tombstone.
     pub removal: Option<Removal>,
 }
@@ -294,9 +302,40 @@ impl Job {
         }
     }
 
-    /// Whether the job is there for callers at `now`: not removed, and its time is not over.
+    /// Whether the job is there for callers at `now`: not removed, and its retention is not over. An active job that was
+    /// recorded is there until its expiry is stored: only the primary can tell whether its worker was heard.
     pub fn is_visible(&self, now: Timestamp) -> bool {
-        self.removal.is_none() && self.expire_time.is_none_or(|expires| now < expires)
+        let is_decided_by_primary = self.is_recorded() && !self.state.is_terminal();
+        self.removal.is_none() && (is_decided_by_primary || self.expire_time.is_none_or(|expires| now < expires))
+    }
+
+    /// Whether any version of this incarnation was ever in the primary.
+    pub const fn is_recorded(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Whether this is a tombstone that no version of the same incarnation overrules: a deletion, or the expiry of a job
+    /// that had ended.
+    pub const fn is_final_tombstone(&self) -> bool {
+        match self.removal {
+            Some(Removal::Deleted) => true,
+            Some(Removal::Expired) => self.state.is_terminal(),
+            None => false,
+        }
+    }
+
+    /// How long after the primary last heard of this active job something is due, and what.
+    pub fn deadline(&self) -> Option<(Duration, Due)> {
+        if self.removal.is_some() || self.state.is_terminal() {
+            return None;
+        }
+        let lease = self.lease.expire_time.filter(|_| !self.lease.lost).map(|_| (self.lease.timeout, Due::LoseWorker));
+        let from = self.report_time.unwrap_or(self.create_time);
+        let expiry = self.expire_time.map(|expires| (expires.since(from), Due::Expire));
+        match (lease, expiry) {
+            (Some(lease), Some(expiry)) => Some(if expiry.0 <= lease.0 { expiry } else { lease }),
+            (lease, expiry) => lease.or(expiry),
+        }
     }
 }
 

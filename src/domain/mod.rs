@@ -26,6 +26,6 @@ pub use job::{
 pub use labels::Labels;
 pub use limits::*;
 pub use merge::{Merged, merge};
-pub use query::{Cursor, Filter, ListQuery};
+pub use query::{Cursor, Filter, ListQuery, View};
 pub use time::{MAX_DURATION, Timestamp};
 pub use version::{ChangeId, Version};

@@ -124,4 +124,16 @@ pub struct ListQuery {
     pub now: Timestamp,
     /// Only jobs of the filter's owners are looked at, so that where a page ends tells nothing of others.
     pub confined: bool,
+    /// How much of each job is read.
+    pub view: View,
+}
+
+/// How much of a job is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum View {
+    /// All of it.
+    #[default]
+    Full,
+    /// All but its documents: `metadata`, `result` and `progress.details`. Never to be changed or cached.
+    Basic,
 }

@@ -1,7 +1,7 @@
 //! The state machine: what each change makes of a job. All rules of a job's life stand here and nowhere else.
 //!
 //! Checks come in one order, for reports too: the attempt, the state, the expected revision, and for a confirmed
-//! cancellation whether anybody asked. A change that is stored is one revision more, under the change_id of its
+//! cancellation whether anybody asked. A change that is stored is one revision more, under the id of its
 //! [`ChangeContext`]; a change that has nothing to do leaves the job as it is.
 
 use std::cmp::max;
@@ -39,11 +39,14 @@ impl Job {
             create_time: now,
             start_time: None,
             update_time: now,
+            report_time: None,
             end_time: None,
             expire_time: None,
+            forget_time: None,
             outcome: None,
             durable_time: None,
-            recorded: false,
+            since: previous.and_then(|tombstone| tombstone.since),
+            heard: None,
             removal: None,
         };
         job.plan_expiry(&at.retention);
@@ -82,28 +85,53 @@ impl Job {
                 if !self.state.is_terminal() && !force {
                     return Err(Rejected::Active);
                 }
-                Ok(self.next(at, |job, _| job.removal = Some(Removal::Deleted)))
+                let update_time = max(at.now, self.update_time.next());
+                Ok(Applied::Changed(Box::new(self.tombstone(Removal::Deleted, update_time, at.now, at.change_id))))
             }
             Change::LoseWorker => Ok(self.lose_worker(at)),
-            Change::Expire => Ok(if self.is_visible(at.now) {
-                Applied::Unchanged
-            } else {
-                self.next(at, |job, _| job.removal = Some(Removal::Expired))
+            Change::Expire => Ok(match self.expire_time {
+                Some(expires) if expires <= at.now => Applied::Changed(Box::new(self.expired(at.now, at.change_id))),
+                _ => Applied::Unchanged,
             }),
         }
     }
 
-    /// The tombstone that is left of this job where it gives way to others at `now`. Its time is over early.
-    pub fn give_way(&self, now: Timestamp, change_id: ChangeId) -> Self {
-        let update_time = max(now, self.update_time.next());
-        let version = self.version.next(change_id);
-        Self { version, update_time, removal: Some(Removal::Expired), ..self.clone() }
+    /// The tombstone that is left of this job when its retention is over, or when it is evicted. The expiry of an active job
+    /// keeps the time of its last change: it stands over the version that it was made from, and over no newer one.
+    pub fn expired(&self, now: Timestamp, change_id: ChangeId) -> Self {
+        let update_time = if self.state.is_terminal() { max(now, self.update_time.next()) } else { self.update_time };
+        self.tombstone(Removal::Expired, update_time, now, change_id)
+    }
+
+    /// What is left of a removed job: its identity and its last numbers, without documents and texts.
+    fn tombstone(&self, removal: Removal, update_time: Timestamp, now: Timestamp, change_id: ChangeId) -> Self {
+        let progress = Progress { details: None, message: None, ..self.progress.clone() };
+        let outcome = match &self.outcome {
+            Some(Outcome::Failure(failure)) => {
+                let failure = Failure { message: String::new(), details: None, ..failure.clone() };
+                Some(Outcome::Failure(failure))
+            }
+            Some(Outcome::Result(_)) | None => None,
+        };
+        Self {
+            version: self.version.next(change_id),
+            update_time,
+            removal: Some(removal),
+            forget_time: Some(max(now, update_time) + TOMBSTONE_LIFE),
+            metadata: None,
+            progress,
+            outcome,
+            lease: Lease { expire_time: None, lost: false, ..self.lease.clone() },
+            durable_time: None,
+            ..self.clone()
+        }
     }
 
     /// What time alone brings about next, and when.
     pub fn next_due(&self) -> Option<(Timestamp, Due)> {
         if self.removal.is_some() {
-            return Some((self.update_time + TOMBSTONE_LIFE, Due::Forget));
+            let forgotten = self.forget_time.unwrap_or(self.update_time + TOMBSTONE_LIFE);
+            return Some((forgotten, Due::Forget));
         }
         let lease = self.lease.expire_time.filter(|_| !self.lease.lost).map(|time| (time, Due::LoseWorker));
         let expiry = self.expire_time.map(|time| (time, Due::Expire));
@@ -135,6 +163,7 @@ impl Job {
                 job.lease.timeout = timeout;
             }
             job.progress.update(&report.progress);
+            job.report_time = Some(now);
             job.renew_lease(at.now);
         }))
     }
@@ -186,7 +215,8 @@ impl Job {
     }
 
     fn lose_worker(&self, at: &ChangeContext) -> Applied {
-        if !matches!(self.next_due(), Some((time, Due::LoseWorker)) if time <= at.now) {
+        // That it is time, the store decides, which knows when the worker was heard.
+        if self.state.is_terminal() || self.lease.expire_time.is_none() || self.lease.lost {
             return Applied::Unchanged;
         }
         if self.lease.fail_when_lost {

@@ -14,7 +14,8 @@ pub struct ChangeId {
 }
 
 /// Names one version of one job. Two versions are the same only if all of it is.
-/// Written as a list, since it goes with every record: revision, `first_revision`, `incarnation_id`, and the process and counter of the change_id.
+/// Written as a list, since it goes with every record: revision, `first_revision`, `incarnation_id`, and the process and counter
+/// of the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
     /// Random for each creation, so that a job made anew under an old id is not mistaken for the old one.

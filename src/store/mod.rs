@@ -5,15 +5,15 @@
 //! knows no rule of a job's life. Whoever commits announces: a store tells its [`Listener`] of each version, in the
 //! order in which it stored them.
 
+mod changes;
 mod fallback;
 mod memory;
+mod primary;
 pub mod redis;
+mod stats;
 mod table;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use thiserror::Error;
@@ -22,12 +22,15 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use self::{
-    fallback::{FallbackPolicy, FallbackStore, LocalCache},
+    changes::{ChangeNotification, CommitEvent, Listener},
+    fallback::{FallbackPolicy, FallbackStore, FreshnessToken, LocalCache, Route},
     memory::MemoryStore,
+    primary::{History, PartitionState, Partitioning, Presence, PrimaryStore, Replacement},
     redis::RedisStore,
+    stats::{CacheStats, ReconcileOutcome, ReconcileReport, RedisStats, StorageMode, StoreStats},
 };
 
-use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
+use crate::domain::{Cursor, Due, Job, JobId, ListQuery, Timestamp};
 
 /// A version as a store holds it.
 #[derive(Clone, Debug)]
@@ -85,13 +88,24 @@ impl Record {
     }
 }
 
-/// One write: the arguments of [`JobStore::replace`].
+/// A decision about an active job that the passing of time brings about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The worker counts as lost, until it reports again.
+    Lost,
+    /// The job fails, or expires: nothing undoes that.
+    Final,
+}
+
+/// What became of a [`JobStore::decide`].
 #[derive(Clone, Debug)]
-pub struct Replacement {
-    /// What is to be stored.
-    pub job: Arc<Job>,
-    /// What must be there.
-    pub previous: Option<Arc<Job>>,
+pub enum Decided {
+    /// The version is stored.
+    Stored(Stored),
+    /// Something else is there than was expected.
+    Conflict,
+    /// It is too early: a worker may have been heard. It comes up again when it is due.
+    Deferred,
 }
 
 /// A page of a list.
@@ -125,135 +139,6 @@ pub struct DueBatch {
     pub next: Option<Timestamp>,
 }
 
-/// Where jobs are kept at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StorageMode {
-    /// In this process only.
-    Memory,
-    /// In Redis.
-    Redis,
-    /// In this process until Redis is back.
-    Degraded,
-}
-
-/// How a store is.
-#[derive(Clone, Debug)]
-pub struct StoreStats {
-    /// Jobs by state, in the order of [`State::ALL`]. Tombstones do not count. `None`: they can't be counted now.
-    pub counts: Option<[u64; State::ALL.len()]>,
-    /// Jobs held in this process.
-    pub held: u64,
-    /// The link to Redis, if there is to be one.
-    pub redis: Option<RedisStats>,
-    /// Where reads were answered from, if there are two places.
-    pub cache: Option<CacheStats>,
-    /// Jobs that were accepted here and that the store of record does not have yet.
-    pub dirty: u64,
-    /// The last reconciliation with the store of record.
-    pub last_reconciliation: Option<ReconcileReport>,
-}
-
-/// How often reads were answered from where.
-#[derive(Clone, Copy, Debug)]
-pub struct CacheStats {
-    /// From memory.
-    pub hits: u64,
-    /// By the store of record.
-    pub misses: u64,
-    /// Not at all.
-    pub errors: u64,
-}
-
-/// What a reconciliation did, or several in a short time.
-#[derive(Clone, Debug)]
-pub struct ReconcileReport {
-    /// When it ended; `None`: it is under way, or was cut short.
-    pub end_time: Option<Timestamp>,
-    /// How many jobs became what, in the order of [`ReconcileOutcome::ALL`].
-    pub counts: [u64; ReconcileOutcome::ALL.len()],
-    /// What became of the last thousand jobs, and why, for people; the latest first.
-    pub jobs: Vec<(JobId, ReconcileOutcome, &'static str)>,
-}
-
-/// What can become of a job in a reconciliation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ReconcileOutcome {
-    /// It was stored as it was here.
-    Merged,
-    /// Two sides had changed it, and a change of one gave way.
-    Conflicted,
-    /// It was not stored.
-    Dropped,
-}
-
-impl ReconcileOutcome {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Merged, Self::Conflicted, Self::Dropped];
-}
-
-/// How the link to Redis is.
-#[derive(Clone, Copy, Debug)]
-pub struct RedisStats {
-    /// How long an answer takes; `None`: there is none.
-    pub ping: Option<Duration>,
-    /// Connections that carry commands.
-    pub in_use: u32,
-    /// Connections that don't.
-    pub idle: u32,
-    /// Callers that wait for a connection.
-    pub waiting: u32,
-}
-
-/// A version that was stored, and its place in the order of commits.
-#[derive(Clone, Debug)]
-pub struct CommitEvent {
-    /// The version.
-    pub stored: Stored,
-    /// Its place: rises with each commit of the store, and is at most [`JobStore::position`] from then on.
-    pub position: u64,
-    /// The state that this life of the job was in before; `None`: it was created since, or what it was is not known.
-    pub previous: Option<State>,
-}
-
-/// What is known of a version that somebody else stored, before it is read.
-#[derive(Clone, Copy, Debug)]
-pub struct ChangeNotification<'a> {
-    /// Which job.
-    pub id: &'a JobId,
-    /// Its revision.
-    pub revision: i64,
-    /// What sort of work it is.
-    pub kind: &'a str,
-    /// Whom it belongs to; may be empty.
-    pub owner: &'a str,
-    /// This store stored it, and may not have heard that it did.
-    pub own: bool,
-}
-
-/// Is told of each version that a store has stored. Of one job it may be told out of order, and more than once, where
-/// others write to the same data.
-pub trait Listener: Send + Sync + 'static {
-    /// A version was stored. Called in the order of commits and under the store's lock: it must be quick, and must not
-    /// call the store.
-    fn changed(&self, announcement: CommitEvent);
-
-    /// Somebody else stored a version. Says whether to read and to announce it.
-    fn hinted(&self, _: &ChangeNotification<'_>) -> bool {
-        true
-    }
-
-    /// Every commit before `time` has been announced, or hinted at.
-    fn heard_until(&self, _: Instant) {}
-
-    /// The jobs to be read again when hints were lost.
-    fn watched(&self) -> Vec<JobId> {
-        Vec::new()
-    }
-
-    /// Hints may have been lost. Those [`watched`](Self::watched) are read again, of other jobs nothing more is heard.
-    fn missed(&self) {}
-}
-
 /// Why a store can't do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
@@ -276,7 +161,7 @@ pub enum StoreError {
 pub trait JobStore: Send + Sync + 'static {
     /// A version of `id` that is at most a second behind what is there, if one is at hand; nobody is asked. Never a
     /// tombstone.
-    fn recent(&self, _: &JobId) -> Option<Stored> {
+    fn get_fresh(&self, _: &JobId) -> Option<Stored> {
         None
     }
 
@@ -288,30 +173,13 @@ pub trait JobStore: Send + Sync + 'static {
         Ok(())
     }
 
-    /// The same for many, in the order of `ids`.
-    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Record>, StoreError> {
-        let mut records = Vec::with_capacity(ids.len());
-        for id in ids {
-            records.push(match self.get(id).await {
-                Err(StoreError::Corrupt(_)) => Record::Corrupt,
-                found => found?.map_or(Record::Missing, Record::Found),
-            });
-        }
-        Ok(records)
-    }
-
     /// Stores `job`, if what is there is exactly the version `previous`, or nothing for `None`. Where `job` itself is
     /// there already it counts as stored: a write whose answer was lost may be repeated.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError>;
 
-    /// The same for many, in the order of `writes`; each for itself.
-    async fn replace_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
-        let mut outcomes = Vec::with_capacity(writes.len());
-        for Replacement { job, previous } in writes {
-            outcomes.push(self.replace(job, previous.as_deref()).await);
-        }
-        outcomes
-    }
+    /// Stores what time alone brings about for the active job `previous`, if no worker can have been heard within the time
+    /// that `decision` allows.
+    async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError>;
 
     /// The jobs that a query selects, newest first, without tombstones. Costs the page, not the collection.
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
@@ -325,10 +193,6 @@ pub trait JobStore: Send + Sync + 'static {
     /// Up to `limit` records for which something is due at `now`.
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError>;
 
-    /// From now on a store of record may be used that was restarted, or took the place of another: what it has is about
-    /// to be reconciled.
-    fn accept_any(&self) {}
-
     /// Whether the store takes writes.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -340,11 +204,6 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Names this data set: a changed one means that positions and revisions from before say nothing.
     fn epoch(&self) -> u64;
-
-    /// How often something that was stored in this data set is known to have been lost.
-    fn losses(&self) -> u64 {
-        0
-    }
 
     /// The place of the last commit.
     fn position(&self) -> u64;

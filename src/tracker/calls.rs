@@ -10,10 +10,10 @@ use super::{Tracker, TrackerStats};
 use crate::{
     domain::{
         Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Needed, NewJob, Owners, Subject,
-        Timestamp,
+        Timestamp, View,
     },
     store::{Page, Replaced, Stored},
-    watch::{JobWatch, JobsWatch, Pace, Scope},
+    watch::{JobToken, JobWatch, JobsWatch, Pace, Scope},
 };
 
 /// How long a read waits for the revision it was asked for.
@@ -142,7 +142,8 @@ impl Calls<'_> {
     /// Deletes ended jobs that `filter` selects and that ended by `ended_by`. Returns how many.
     pub async fn purge(&self, filter: Filter, ended_by: Option<Timestamp>, dry_run: bool) -> Result<u64, JobError> {
         let filter = self.limited(filter);
-        let mut query = ListQuery { filter, limit: MAX_PAGE, after: None, now: self.tracker.now(), confined: false };
+        let (now, view) = (self.tracker.now(), View::Basic);
+        let mut query = ListQuery { filter, limit: MAX_PAGE, after: None, now, confined: false, view };
         let mut purged = 0;
         loop {
             let page = self.tracker.store.list(&query).await?;
@@ -170,7 +171,10 @@ impl Calls<'_> {
     /// Watches a job, from `resume_token` on or from now.
     pub async fn watch_job(&self, id: &JobId, resume_token: &str, pace: Pace) -> Result<JobWatch, JobError> {
         let subscription = self.tracker.hub.subscribe(vec![id.clone()], Filter::default()).as_watcher();
-        let current = self.tracker.settle(self.found(id).await?).await?;
+        let current = match self.fresh_for(id, resume_token) {
+            Some(fresh) => Some(fresh),
+            None => self.tracker.settle(self.found(id).await?).await?,
+        };
         let current = self.own(id, current).await?;
         JobWatch::start(subscription, self.tracker.store.epoch(), self.caller, id, current, resume_token, pace)
     }
@@ -202,15 +206,31 @@ impl Calls<'_> {
     async fn full(&self, owner: &str) -> Result<Option<Limit>, JobError> {
         let limit = self.tracker.limits.jobs_per_owner().filter(|_| !owner.is_empty());
         let Some(most) = limit else { return Ok(None) };
-        let jobs = self.tracker.store.count_of_owner(owner).await?;
+        let store = &self.tracker.store;
+        if store.count_of_owner(owner).await? < most as u64 {
+            return Ok(None);
+        }
+        // Records that have vanished leave the indexes when they are listed.
+        let owners = Owners::Only([owner.to_owned()].into());
+        let filter = Filter { owners, ..Filter::default() };
+        let (now, view) = (self.tracker.now(), View::Basic);
+        store.list(&ListQuery { filter, limit: MAX_PAGE, after: None, now, confined: true, view }).await?;
+        let jobs = store.count_of_owner(owner).await?;
         Ok((jobs >= most as u64).then_some(Limit::JobsPerOwner(most)))
     }
 
     /// A version that is at most a moment behind, if one is at hand.
     fn recent(&self, id: &JobId) -> Option<Stored> {
-        let recent = self.tracker.store.recent(id)?;
+        let recent = self.tracker.store.get_fresh(id)?;
         let is_there = recent.job.is_visible(self.tracker.now()) && self.caller.owners.include(&recent.job.owner);
         is_there.then_some(recent)
+    }
+
+    /// A version for a stream to begin with, if one is at hand that is no older than what the stream has sent: what came
+    /// since will be announced.
+    fn fresh_for(&self, id: &JobId, resume_token: &str) -> Option<Stored> {
+        let sent = JobToken::decode(resume_token).map_or(0, |token| token.revision);
+        self.recent(id).filter(|fresh| sent <= fresh.job.version.revision)
     }
 
     /// A job as it is now.

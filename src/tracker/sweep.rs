@@ -1,7 +1,10 @@
 //! What time brings about: lost leases, expiries, forgotten tombstones.
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -11,8 +14,8 @@ use tracing::debug;
 
 use super::Tracker;
 use crate::{
-    domain::{Change, Due, Job, JobError, Timestamp},
-    store::DueRecord,
+    domain::{Applied, Change, Due, Job, JobError, Timestamp},
+    store::{Decided, Decision, DueRecord, StorageMode, Stored},
 };
 
 /// How many due records are handled at a time.
@@ -21,8 +24,14 @@ const SWEEP_BATCH: usize = 100;
 /// How many of them are handled side by side; each may be large.
 const AT_ONCE: usize = 4;
 
-/// The longest that the sweeper sleeps: bounds what a stepped clock or another replica's change can delay.
+/// The longest that the sweeper sleeps: bounds what another replica's change can delay.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The same where jobs are in memory: the store takes a longer silence for time in which the process did not run.
+const MEMORY_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon a decision is tried again that was too early.
+const DEFERRED: Duration = Duration::from_millis(500);
 
 /// The least time between two sweeps: what comes due meanwhile is handled together.
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
@@ -58,7 +67,11 @@ impl Tracker {
             let next = next.unwrap_or(Timestamp::MAX);
             let planned = self.sweeper.planned.fetch_min(next.as_micros(), Relaxed).min(next.as_micros());
             sleep(SWEEP_PAUSE).await;
-            let wait = Timestamp::from_micros(planned).since(self.now()).min(SWEEP_INTERVAL);
+            let longest = match *mode.borrow_and_update() {
+                StorageMode::Memory => MEMORY_SWEEP_INTERVAL,
+                StorageMode::Redis | StorageMode::Degraded => SWEEP_INTERVAL,
+            };
+            let wait = Timestamp::from_micros(planned).since(self.now()).min(longest);
             tokio::select! {
                 () = sleep(wait) => {}
                 () = self.sweeper.sooner.notified() => {}
@@ -76,12 +89,13 @@ impl Tracker {
             let due = batch.records.iter().filter_map(|record| record.stored.job.next_due());
             first_due = first_due.or_else(|| due.map(|(time, _)| time).min());
             self.metrics.swept(first_due, self.now());
-            let (mut handled, mut failure) = (0, None);
+            let (mut handled, mut deferred, mut failure) = (0, false, None);
             let mut outcomes =
                 stream::iter(batch.records).map(|record| self.carry_out(record)).buffer_unordered(AT_ONCE);
             while let Some(outcome) = outcomes.next().await {
                 match outcome {
-                    Ok(()) => handled += 1,
+                    Ok(true) => handled += 1,
+                    Ok(false) => deferred = true,
                     // It must not keep the others from their turn.
                     Err(error) => failure = Some(error),
                 }
@@ -90,26 +104,47 @@ impl Tracker {
                 return Err(error);
             }
             if handled == 0 {
-                return Ok(batch.next);
+                let again = deferred.then(|| self.now() + DEFERRED);
+                return Ok(batch.next.into_iter().chain(again).min());
             }
             yield_now().await;
         }
     }
 
-    /// Carries out what is due for a record.
-    async fn carry_out(&self, record: DueRecord) -> Result<(), JobError> {
+    /// Carries out what is due for a record. Says whether it was; `false`: it was too early.
+    async fn carry_out(&self, record: DueRecord) -> Result<bool, JobError> {
         let DueRecord { stored, due } = record;
         debug!(job_id = %stored.job.id, ?due, "due");
         match due {
-            Due::Forget => self.store.delete(&stored.job).await.map_err(JobError::from),
-            // On a conflict it is no longer due, or comes again.
-            Due::LoseWorker => {
-                if let Ok((_, true)) = self.try_change(stored, &Change::LoseWorker).await? {
+            Due::Forget => self.store.delete(&stored.job).await?,
+            Due::LoseWorker => return self.decide(&stored, &Change::LoseWorker).await,
+            Due::Expire if stored.job.state.is_terminal() => drop(self.try_change(stored, &Change::Expire).await?),
+            Due::Expire => return self.decide(&stored, &Change::Expire).await,
+        }
+        Ok(true)
+    }
+
+    /// Has the store decide whether it is time for a change of an active job. Says whether it was.
+    async fn decide(&self, stored: &Stored, change: &Change) -> Result<bool, JobError> {
+        let job = &stored.job;
+        let next = match job.apply(change, &self.moment()) {
+            Ok(Applied::Changed(next)) => next,
+            Ok(Applied::Unchanged) | Err(_) => return Ok(false),
+        };
+        let is_final = next.state.is_terminal() || next.removal.is_some();
+        let decision = if is_final { Decision::Final } else { Decision::Lost };
+        match self.store.decide(Arc::from(next), job, decision).await? {
+            Decided::Stored(stored) => {
+                self.metrics.stored(Some(job), &stored.job);
+                if *change == Change::LoseWorker {
                     self.metrics.lost();
                 }
-                Ok(())
+                self.plan_sweep(&stored.job);
+                Ok(true)
             }
-            Due::Expire => self.try_change(stored, &Change::Expire).await.map(drop),
+            // It is no longer due, or comes again.
+            Decided::Conflict => Ok(true),
+            Decided::Deferred => Ok(false),
         }
     }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::{Cursor, Filter, Identity, Job, JobId, ListQuery, Owners, State},
+    domain::{Cursor, Filter, Identity, Job, JobId, ListQuery, Owners, State, View},
     store::{CommitEvent, JobStore, StoreError, Stored},
 };
 
@@ -205,14 +205,21 @@ impl JobsWatch {
         let mut found = Vec::new();
         if self.scope.ids.is_empty() {
             let filter = self.scope.filter.clone();
-            let listed =
-                self.store.list(&ListQuery { filter, limit: BATCH, after: page.clone(), now, confined: false }).await?;
+            let listed = self
+                .store
+                .list(&ListQuery { filter, limit: BATCH, after: page.clone(), now, confined: false, view: View::Full })
+                .await?;
             *all_read = listed.next.is_none();
             *page = listed.next;
             found = listed.jobs;
         } else {
             let some = ids.len().min(BATCH);
-            for stored in join_all(ids.range(..some).map(|id| self.store.get(id))).await {
+            // What is fresh is no more than a moment behind, and what came since will be announced.
+            let read = async |id: &JobId| match self.store.get_fresh(id) {
+                Some(fresh) => Ok(Some(fresh)),
+                None => self.store.get(id).await,
+            };
+            for stored in join_all(ids.range(..some).map(read)).await {
                 let stored = stored?;
                 if let Some(others) = stored.as_ref().filter(|stored| !self.scope.owners.include(&stored.job.owner)) {
                     self.store.absence(others).await?;

@@ -17,9 +17,10 @@ use crate::support::{
 /// How many calls a process may answer without growing.
 const CALLS: usize = 100_000;
 
-/// How often Redis was asked for each of these. A script reads the record it replaces, so there is a read for each write.
+/// How often Redis was asked for each of these. The beats of the replicas, which alone read whole hashes, do not count.
 async fn commands(redis: &Redis) -> [i64; 3] {
-    redis.calls(["hmget", "evalsha", "zrevrangebyscore"]).await
+    let [reads, scripts, ranges, beats] = redis.calls(["hmget", "evalsha", "zrevrangebyscore", "hgetall"]).await;
+    [reads, scripts - beats, ranges]
 }
 
 /// What `call` asked of Redis.
@@ -39,9 +40,9 @@ async fn each_call_asks_redis_as_often_as_it_must() {
     }
     let (mut client, elsewhere) = (server.client().await, other.client().await);
     create(&mut client, "warm").await;
-    assert_eq!(asked(&redis, async { _ = create(&mut client, "a").await }).await, [1, 1, 0], "a creation");
+    assert_eq!(asked(&redis, async { _ = create(&mut client, "a").await }).await, [0, 1, 0], "a creation");
     let again = async { _ = client.clone().create_job(new_job("a")).await.expect_err("it is there") };
-    assert_eq!(asked(&redis, again).await, [2, 1, 0], "a creation of what is there");
+    assert_eq!(asked(&redis, again).await, [1, 1, 0], "a creation of what is there");
     let missing = async { _ = client.clone().get_job(read("missing")).await.expect_err("there is none") };
     assert_eq!(asked(&redis, missing).await, [1, 0, 0], "a read of what is not there");
     let first = async { _ = elsewhere.clone().get_job(read("a")).await.expect("it is there") };

@@ -10,6 +10,7 @@ mod dispatch;
 mod errors;
 mod failover;
 mod failover_laws;
+mod faketime_support;
 mod faults;
 mod guards;
 mod history;

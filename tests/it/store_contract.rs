@@ -6,13 +6,14 @@ use std::{
 };
 
 use jobtrack::{
-    clock::{SteeredClock, SystemClock},
+    clock::{Clock, SteeredClock, SystemClock},
     domain::{
-        Change, Due, Filter, Job, JobId, ListQuery, NewJob, Owners, Removal, State, TOMBSTONE_LIFE, Timestamp, Version,
+        Applied, Change, ChangeContext, Due, Filter, Job, JobId, ListQuery, NewJob, Owners, Removal, State,
+        TOMBSTONE_LIFE, Timestamp, Version, View,
     },
     store::{
-        CommitEvent, Durability, FallbackPolicy, FallbackStore, JobStore, Listener, LocalCache, MemoryStore, Page,
-        RedisStore, Replaced, StoreError, Stored,
+        CommitEvent, Decided, Decision, Durability, FallbackPolicy, FallbackStore, JobStore, Listener, LocalCache,
+        MemoryStore, Page, Presence, RedisStore, Replaced, StoreError, Stored,
         redis::{Options, Target},
     },
 };
@@ -46,15 +47,20 @@ impl Bench {
     /// A bench for a part of its own of the Redis at `url`.
     pub async fn redis(url: &str) -> Self {
         let heard = Arc::new(Ear::default());
-        Self { store: Arc::new(open(url, heard.clone()).await), heard }
+        let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
+        (0..RedisStore::PARTITIONING.count).for_each(|partition| presence.set_serving(partition, true));
+        Self { store: Arc::new(open(url, heard.clone(), presence).await), heard }
     }
 
     /// The same, with a fallback.
     pub async fn failover(url: &str) -> Self {
         let heard = Arc::new(Ear::default());
-        let held = Arc::new(LocalCache::new(1000, heard.clone(), Arc::new(SystemClock)));
-        let redis = Arc::new(open(url, held.clone()).await);
-        let store = FallbackStore::new(redis, held, Arc::new(SystemClock), FallbackPolicy::Accept);
+        let (clock, partitioning) = (Arc::new(SystemClock), RedisStore::PARTITIONING);
+        let presence = Arc::new(Presence::new(partitioning.count));
+        let held = LocalCache::new(1000, heard.clone(), clock.clone(), partitioning, presence.clone());
+        let held = Arc::new(held);
+        let redis = Arc::new(open(url, held.clone(), presence.clone()).await);
+        let store = FallbackStore::new(redis, held, presence, clock, FallbackPolicy::Accept);
         Self { store: Arc::new(store), heard }
     }
 
@@ -91,7 +97,8 @@ impl Bench {
 
     async fn page(&self, filter: &Filter, limit: usize, after: Option<&Page>, seconds: i64) -> Page {
         let after = after.and_then(|page| page.next.clone());
-        let query = ListQuery { filter: filter.clone(), limit, after, now: at(seconds), confined: false };
+        let query =
+            ListQuery { filter: filter.clone(), limit, after, now: at(seconds), confined: false, view: View::Full };
         self.store.list(&query).await.expect("the store answers")
     }
 
@@ -116,21 +123,22 @@ impl Bench {
 }
 
 /// A part of its own of the Redis at `url`.
-async fn open(url: &str, listener: Arc<dyn Listener>) -> RedisStore {
+async fn open(url: &str, listener: Arc<dyn Listener>, presence: Arc<Presence>) -> RedisStore {
     let options = Options {
         target: Target::parse(url).expect("a valid address"),
         pool_size: 4,
         timeout: Duration::from_secs(2),
         key_prefix: format!("{}:", uuid::Uuid::new_v4().simple()),
+        replica_grace: Duration::ZERO,
     };
     let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
-    RedisStore::open(options, listener, clock).await.expect("Redis is usable")
+    RedisStore::open(options, listener, clock, presence).await.expect("Redis is usable")
 }
 
 /// A job without what a store of record adds to it.
 fn as_written(stored: &Stored) -> Job {
-    assert!(stored.durability == Durability::Volatile || stored.job.recorded);
-    Job { recorded: false, durable_time: None, ..Job::clone(&stored.job) }
+    assert!(stored.durability == Durability::Volatile || stored.job.is_recorded());
+    Job { since: None, heard: None, durable_time: None, ..Job::clone(&stored.job) }
 }
 
 async fn nothing_is_there_at_first(bench: Bench) {
@@ -295,30 +303,68 @@ async fn what_is_due_comes_in_order(bench: Bench) {
         (batch.records.into_iter().map(|record| (record.stored.job.id.clone(), record.due)).collect(), batch.next)
     };
     assert_eq!(due(1_000_000, 10).await, (vec![], None));
-    let lease = |seconds| NewJob { lease_timeout: Duration::from_secs(seconds), ..plain() };
-    for (name, seconds) in [("late", 50), ("soon", 10), ("renewed", 5)] {
-        let made = bench.add(make(name, 0, lease(seconds))).await;
-        let running = bench.change(&made, &heartbeat(), 1).await;
-        if name == "renewed" {
-            bench.change(&running, &heartbeat(), 30).await;
-        }
+    for (name, seconds) in [("late", 50), ("soon", 10), ("kept", 5)] {
+        let made = bench.add(make(name, 0, NewJob { retention: Some(Duration::from_secs(seconds)), ..plain() })).await;
+        bench.change(&made, &success(), if name == "kept" { 30 } else { 1 }).await;
     }
     let gone = bench.add(job("gone", 0)).await;
     bench.change(&gone, &Change::Delete { force: true }, 20).await;
     let forget = at(20) + TOMBSTONE_LIFE;
 
     assert_eq!(due(10, 10).await, (vec![], Some(at(11))));
-    assert_eq!(due(11, 10).await, (vec![(id("soon"), Due::LoseWorker)], Some(at(35))));
-    let all =
-        [("soon", Due::LoseWorker), ("renewed", Due::LoseWorker), ("late", Due::LoseWorker), ("gone", Due::Forget)];
+    assert_eq!(due(11, 10).await, (vec![(id("soon"), Due::Expire)], Some(at(35))));
+    let all = [("soon", Due::Expire), ("kept", Due::Expire), ("late", Due::Expire), ("gone", Due::Forget)];
     let all = all.map(|(name, due)| (id(name), due));
-    assert_eq!(due(10_000, 10).await, (all.to_vec(), None));
-    assert_eq!(due(10_000, 2).await.0, all[..2]);
+    assert_eq!(due(1_000_000, 10).await, (all.to_vec(), None));
+    assert_eq!(due(1_000_000, 2).await.0, all[..2]);
     assert_eq!(due(60, 10).await, (all[..3].to_vec(), Some(forget)));
 
     let soon = bench.get("soon").await.expect("it is there");
-    bench.change(&soon, &Change::LoseWorker, 60).await;
+    bench.change(&soon, &Change::Expire, 60).await;
     assert_eq!(due(60, 10).await.0, all[1..3], "what was carried out is no longer due");
+}
+
+/// Leases run on a clock of the store's own, from the last report on.
+async fn a_lease_runs_from_the_last_report(bench: Bench) {
+    const LEASE: Duration = Duration::from_millis(300);
+    let now = || SystemClock.now();
+    let change_at = |job: &Job, change: &Change| {
+        let context = ChangeContext { now: now(), ..moment(0) };
+        match job.apply(change, &context).expect("it can be made") {
+            Applied::Changed(next) => *next,
+            Applied::Unchanged => panic!("{change:?} changes nothing"),
+        }
+    };
+    let made = bench.add(make("a", 0, NewJob { lease_timeout: LEASE, ..plain() })).await;
+    let mut running = made;
+    let mut reported = now();
+    for _ in 0..3 {
+        let next = change_at(&running, &heartbeat());
+        reported = now();
+        bench.put(&next, Some(&running)).await;
+        running = next;
+    }
+    let due = loop {
+        let batch = bench.store.due(now(), 10).await.expect("the store answers");
+        if let Some(due) = batch.records.into_iter().next() {
+            break due;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(now().since(reported) >= LEASE, "it is due before the lease is over");
+    assert_eq!((due.due, due.stored.job.version), (Due::LoseWorker, running.version));
+    let lost = change_at(&running, &Change::LoseWorker);
+    let lost = Arc::new(lost);
+    loop {
+        // Where a store has replicas, they have to show that they hear workers.
+        bench.store.ping().await.expect("the store answers");
+        match bench.store.decide(lost.clone(), &running, Decision::Lost).await.expect("the store answers") {
+            Decided::Stored(stored) => break assert_eq!(stored.job.version, lost.version),
+            Decided::Deferred => tokio::time::sleep(Duration::from_millis(10)).await,
+            Decided::Conflict => panic!("nobody else changes it"),
+        }
+    }
+    assert!(bench.store.due(now(), 10).await.expect("the store answers").records.is_empty());
 }
 
 async fn each_commit_is_announced_in_order(bench: Bench) {
@@ -396,7 +442,8 @@ macro_rules! store_contract {
             nothing_is_there_at_first what_is_stored_is_read_back a_write_needs_exactly_the_version_that_is_there
             of_racing_writes_one_wins lists_run_from_the_newest lists_hold_what_the_filter_selects
             a_page_goes_on_where_the_last_one_ended lists_leave_out_what_is_gone counts_follow_the_states
-            a_record_is_forgotten_only_at_its_version what_is_due_comes_in_order each_commit_is_announced_in_order
+            a_record_is_forgotten_only_at_its_version what_is_due_comes_in_order
+            a_lease_runs_from_the_last_report each_commit_is_announced_in_order
             what_changed_since_is_told_or_not_at_all an_announcement_tells_the_state_before);
     };
     ($name:ident, $make:expr; $($case:ident)+) => {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jobtrack::{
-    domain::ChangeId,
+    domain::{ChangeId, TOMBSTONE_LIFE},
     proto::v1::{CreateJobRequest, Event, GetJobRequest, Removal, WatchJobRequest, WatchJobsRequest, job::State},
     watch::JobToken,
 };
@@ -246,7 +246,7 @@ async fn a_token_outlives_the_tombstone_only_as_a_reason_to_start_over() {
     report(&mut client, "a").await;
     let old = token(&client, "a").await;
     delete(&mut client, "a").await;
-    clock.advance(Duration::from_secs(599));
+    clock.advance(TOMBSTONE_LIFE.saturating_sub(Duration::from_secs(1)));
     resume(&client, "a", &old).await.expect(Event::Removed).await;
     clock.advance(Duration::from_secs(2));
     loop {

@@ -8,7 +8,7 @@ use crate::{
         Change, Completion, Cursor, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, Identity, JobError, JobId,
         ListQuery, MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON,
         MAX_METADATA, MAX_NAME, MAX_PAGE, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT, MAX_STAGE, MAX_UNIT,
-        MAX_WATCHED_IDS, NewJob, Owners, Progress, Report, State, Timestamp,
+        MAX_WATCHED_IDS, NewJob, Owners, Progress, Report, State, Timestamp, View,
     },
     proto::v1,
     watch::{Pace, Scope},
@@ -77,8 +77,9 @@ pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> 
     if view.is_err() {
         fields.refuse("view", "must be a view of a list, by its name");
     }
-    let query = ListQuery { filter, limit, after: after.flatten(), now, confined: false };
-    fields.done((query, view == Ok(v1::View::Full)))
+    let full = view == Ok(v1::View::Full);
+    let view = if full { View::Full } else { View::Basic };
+    fields.done((ListQuery { filter, limit, after: after.flatten(), now, confined: false, view }, full))
 }
 
 /// See `UpdateProgress`.

@@ -25,13 +25,16 @@ pub fn job(stored: &Stored, now: Timestamp) -> v1::Job {
     let Job { metadata, outcome, .. } = &*stored.job;
     let mut whole = basic_job(stored, now);
     whole.metadata = metadata.as_deref().map(to_struct);
+    if let Some(progress) = &mut whole.progress {
+        progress.details = stored.job.progress.details.as_deref().map(to_struct);
+    }
     if let Some(Outcome::Result(result)) = outcome {
         whole.outcome = Some(v1::job::Outcome::Result(to_struct(result)));
     }
     whole
 }
 
-/// A job as it is at `now`, without `result` and `metadata`.
+/// A job as it is at `now`, without `result`, `metadata` and `progress.details`.
 pub fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
     let job = &*stored.job;
     let leased = !job.lease.timeout.is_zero();

@@ -1,11 +1,12 @@
-//! What this replica holds of the jobs that passed through it: what it serves from while the store of record is away.
+//! The local copy: what this replica holds of the jobs that passed through it, and serves from while the primary is
+//! unavailable.
 //!
-//! An entry is clean if the store of record had exactly that version when it was last heard of, and dirty if it was
-//! accepted here alone. Everything that subscribers of this replica are told goes through here, in one order.
+//! An entry is clean if the primary had exactly that version when it was last heard of, and dirty if it was accepted here
+//! alone. Everything that subscribers of this replica are told goes through here, in one order.
 //!
-//! While all commits are heard of, an entry is as good as the record itself: it is followed from the moment at which the
-//! store of record, asked when the entry was here already, confirmed it. A hint of a newer version outdates it until
-//! that is read; when hints were lost, none is followed any more.
+//! While all commits are heard of, an entry is as good as the record itself: it is fresh from the moment at which the
+//! primary, asked when the entry was here already, confirmed it. A notification of a newer version outdates it until that
+//! is read; when notifications were lost, none is fresh any more.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,39 +15,69 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::entries::{Entries, Entry, FreshnessToken, Note, comes_after};
+use super::entries::{CacheEntry, Entries, EntryMeta, FreshnessToken, Partition, Unavailable, comes_after};
 use crate::{
     clock::Clock,
     domain::{Due, Job, JobId, ListQuery, State, TOMBSTONE_LIFE, Timestamp},
     store::{
-        ChangeNotification, CommitEvent, DueBatch, DueRecord, Durability, Listener, Page, Replaced, Source,
-        StorageMode, StoreError, Stored, table::Row,
+        ChangeNotification, CommitEvent, DueBatch, DueRecord, Durability, History, Listener, Page, Partitioning,
+        Presence, Replaced, Source, StorageMode, StoreError, Stored, table::Row,
     },
     telemetry::metrics::{Counter, Measured, Metrics, counter},
 };
 
-/// How far behind an entry may be that is served while the store of record serves too.
+/// How far behind a fresh entry may be.
 const LAG: Duration = Duration::from_secs(1);
+
+/// For how long changes of a job are accepted here after the primary failed a command for it: two looks at a primary that is silent.
+const SUSPICION: Duration = Duration::from_millis(500);
+
+/// How many entries are looked at under one lock.
+const LOOKED_AT: usize = 2000;
+
+/// How many entries are forgotten under one lock.
+const FORGOTTEN_AT_ONCE: usize = 200;
 
 /// What this replica holds.
 pub struct LocalCache {
     listener: Arc<dyn Listener>,
     clock: Arc<dyn Clock>,
     max_jobs: usize,
+    partitioning: Partitioning,
+    presence: Arc<Presence>,
     entries: Mutex<Entries>,
     mode: watch::Sender<StorageMode>,
-    /// The store of record went away, or something was accepted that it does not have.
-    unsettled: Notify,
+    /// For each partition: it became unavailable, or something was accepted that it does not have.
+    unsettled: Vec<Notify>,
     opened: Counter,
 }
 
+/// Whom to ask for a job, or to give a change of it.
+#[derive(Debug)]
+pub enum Route {
+    /// The primary; what it answers is fresh from this token on.
+    Primary(Option<FreshnessToken>),
+    /// The primary serves, and does not have what was accepted here for this job.
+    Dirty,
+    /// Nobody but this replica.
+    Local,
+}
+
 impl LocalCache {
-    /// Holds at most `max_jobs` jobs, and tells `listener` what happens. The store of record counts as away at first.
-    pub fn new(max_jobs: usize, listener: Arc<dyn Listener>, clock: Arc<dyn Clock>) -> Self {
-        let entries = Entries::new(clock.now());
+    /// Holds at most `max_jobs` jobs, and tells `listener` what happens. All partitions count as unavailable at first.
+    pub fn new(
+        max_jobs: usize,
+        listener: Arc<dyn Listener>,
+        clock: Arc<dyn Clock>,
+        partitioning: Partitioning,
+        presence: Arc<Presence>,
+    ) -> Self {
+        let entries = Mutex::new(Entries::new(partitioning.count, clock.now()));
         let mode = watch::Sender::new(StorageMode::Degraded);
-        let opened = counter("jobtrack_breaker_opened_total", "How often Redis began to count as away.");
-        Self { listener, clock, max_jobs, entries: Mutex::new(entries), mode, unsettled: Notify::new(), opened }
+        let unsettled = (0..partitioning.count).map(|_| Notify::new()).collect();
+        let opened =
+            counter("jobtrack_breaker_opened_total", "How often Redis became unavailable, as a whole or in part.");
+        Self { listener, clock, max_jobs, partitioning, presence, entries, mode, unsettled, opened }
     }
 
     /// The lock. A panic under it would leave at worst an index entry too many, which readers pass over.
@@ -54,122 +85,283 @@ impl LocalCache {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the store of record serves, and each change of that.
+    /// The partition of a job.
+    pub fn partition_of(&self, id: &JobId) -> usize {
+        (self.partitioning.of)(id)
+    }
+
+    /// How many partitions there are.
+    pub const fn partitions(&self) -> usize {
+        self.partitioning.count
+    }
+
+    /// Whether all partitions serve, and each change of that.
     pub fn mode(&self) -> watch::Receiver<StorageMode> {
         self.mode.subscribe()
     }
 
-    /// Whether the store of record is away.
-    pub fn is_away(&self) -> bool {
-        self.entries().away_since.is_some()
+    /// Whether a partition is unavailable.
+    pub fn is_unavailable(&self, partition: usize) -> bool {
+        !self.entries().partitions[partition].is_available()
     }
 
-    /// Waits until the store of record is away, or does not have all that is held.
-    pub async fn is_unsettled(&self) {
+    /// Whether all partitions are unavailable.
+    pub fn is_all_unavailable(&self) -> bool {
+        self.entries().partitions.iter().all(|partition| !partition.is_available())
+    }
+
+    /// Whether any partition answers reads.
+    pub fn is_any_readable(&self) -> bool {
+        self.entries().partitions.iter().any(Partition::is_readable)
+    }
+
+    /// Whether any partition is unavailable.
+    pub fn is_any_unavailable(&self) -> bool {
+        !self.entries().all_available()
+    }
+
+    /// Waits until a partition is unavailable, or does not have all that is held.
+    pub async fn unsettled(&self, partition: usize) {
         loop {
-            let changed = self.unsettled.notified();
-            if self.is_away() || self.dirty() > 0 {
+            let changed = self.unsettled[partition].notified();
+            if self.is_unsettled(partition) {
                 return;
             }
             changed.await;
         }
     }
 
-    /// Whether the store of record is to be asked for `id`.
-    pub fn is_readable(&self, id: &JobId) -> bool {
+    /// Whether a partition is unavailable, or does not have all that is held.
+    pub fn is_unsettled(&self, partition: usize) -> bool {
+        let partition = &self.entries().partitions[partition];
+        !partition.is_available() || partition.dirty() > 0
+    }
+
+    /// Whom to ask for a job.
+    pub fn route_read(&self, id: &JobId) -> Route {
         let entries = self.entries();
-        let is_dirty = || entries.table.get(id).is_some_and(|row| row.note.dirty);
-        entries.answers() && !is_dirty()
+        let is_dirty = entries.table.get(id).is_some_and(|row| row.note.dirty);
+        match &entries.partitions[self.partition_of(id)] {
+            partition if !partition.is_readable() => Route::Local,
+            _ if is_dirty => Route::Dirty,
+            _ => Route::Primary(entries.freshness(id)),
+        }
     }
 
-    /// Whether the store of record answers.
+    /// Whom to give a change of a job. What ends or removes a job makes room where the primary takes nothing else.
+    pub fn route_write(&self, job: &Job) -> Route {
+        let makes_room = job.removal.is_some() || job.state.is_terminal();
+        let entries = self.entries();
+        let partition = &entries.partitions[self.partition_of(&job.id)];
+        let known = entries.table.get(&job.id).map(|row| &row.note);
+        let is_dirty = known.is_some_and(|meta| meta.dirty);
+        match partition.is_available() {
+            true if known.is_some_and(EntryMeta::is_suspect) => Route::Local,
+            true if is_dirty => Route::Dirty,
+            true => Route::Primary(entries.freshness(&job.id)),
+            false if makes_room && !is_dirty && partition.is_readable() => Route::Primary(entries.freshness(&job.id)),
+            false => Route::Local,
+        }
+    }
+
+    /// Whether all partitions answer reads.
     pub fn is_listable(&self) -> bool {
-        self.entries().answers()
+        self.entries().partitions.iter().all(Partition::is_readable)
     }
 
-    /// The store of record is away from now on; it may be `readable` all the same.
-    pub fn go_away(&self, readable: bool) {
-        self.mark_away(&mut self.entries(), readable);
+    /// A partition is unavailable from now on; it may be `readable` all the same.
+    pub fn set_unavailable(&self, partition: usize, readable: bool) {
+        self.mark_unavailable(&mut self.entries(), partition, readable);
     }
 
-    fn mark_away(&self, entries: &mut Entries, readable: bool) {
-        entries.readable = readable;
-        if entries.away_since.is_none() {
-            entries.away_since = Some(self.clock.now());
-            entries.lose_track(self.clock.now());
+    fn mark_unavailable(&self, entries: &mut Entries, at: usize, readable: bool) {
+        let now = self.clock.now();
+        self.presence.set_serving(at, false);
+        let was_whole = entries.all_available();
+        let partition = &mut entries.partitions[at];
+        if let Some(unavailable) = &mut partition.unavailable {
+            unavailable.readable = readable;
+            return;
+        }
+        partition.unavailable = Some(Unavailable { since: now, readable });
+        partition.end_pass();
+        entries.lose_track(None);
+        if was_whole {
             self.opened.inc();
-            self.mode.send_replace(StorageMode::Degraded);
-            self.unsettled.notify_one();
         }
+        self.mode.send_replace(StorageMode::Degraded);
+        self.unsettled[at].notify_one();
     }
 
-    /// The store of record is back, unless something is held that it does not have. Says whether it is.
-    pub fn come_back(&self) -> bool {
+    /// A partition is served from again.
+    pub fn set_available(&self, at: usize) {
         let mut entries = self.entries();
-        if entries.dirty > 0 {
-            return false;
+        let partition = &mut entries.partitions[at];
+        partition.unavailable = None;
+        partition.end_pass();
+        let all = entries.all_available();
+        if all {
+            self.mode.send_replace(StorageMode::Redis);
         }
-        entries.away_since = None;
-        self.mode.send_replace(StorageMode::Redis);
         drop(entries);
-        // Whoever listed jobs meanwhile had those that are held, and no others.
-        self.listener.missed();
-        true
+        if all {
+            // Whoever listed jobs meanwhile had those that are held, and no others.
+            self.listener.missed();
+        }
     }
 
-    /// What is held for `id`, as it is served while the store of record is away. What may be over elsewhere, or may not,
-    /// is not told.
+    /// Begins a pass over what is held of a partition, or goes on with one that compared with the same history. Returns
+    /// from which slot on downward.
+    pub fn begin_pass(&self, partition: usize, history: History) -> usize {
+        let mut entries = self.entries();
+        entries.partitions[partition].begin_pass(history);
+        entries.table.slots()
+    }
+
+    /// Some of the clean entries of a partition that the pass has not compared yet, from the slots below `slot`, and where
+    /// the rest begins; `None`: there are no more. An entry whose slot changes meanwhile moves to one below: none is missed.
+    pub fn uncompared(&self, partition: usize, slot: usize, limit: usize) -> Option<(Vec<CacheEntry>, usize)> {
+        let now = self.clock.now();
+        let entries = self.entries();
+        let pass = entries.partitions[partition].pass();
+        let mut slot = slot.min(entries.table.slots());
+        if slot == 0 {
+            return None;
+        }
+        let end = slot.saturating_sub(LOOKED_AT);
+        let mut found = Vec::new();
+        while slot > end && found.len() < limit {
+            slot -= 1;
+            let Some(row) = entries.table.slot(slot) else { continue };
+            let EntryMeta { partition: at, dirty, compared_in, .. } = row.note;
+            if at == partition && !dirty && compared_in != pass && Entries::is_known(row, now) {
+                found.push(entries.entry(row, now));
+            }
+        }
+        Some((found, slot))
+    }
+
+    /// The primary has exactly these versions, which the pass has compared.
+    pub fn confirm(&self, partition: usize, jobs: &[Arc<Job>]) {
+        let now = self.clock.now();
+        let mut entries = self.entries();
+        let pass = entries.partitions[partition].pass();
+        for job in jobs {
+            let known = entries.table.note(&job.id).filter(|(held, _)| held.version == job.version);
+            if let Some((_, meta)) = known {
+                (meta.confirmed, meta.compared_in, meta.suspect_until) = (now, pass, None);
+            }
+        }
+    }
+
+    /// Up to `limit` entries that a partition does not have, ended jobs first.
+    pub fn first_dirty(&self, partition: usize, limit: usize) -> Vec<CacheEntry> {
+        let now = self.clock.now();
+        let entries = self.entries();
+        let ids = entries.partitions[partition].first_dirty(limit);
+        ids.filter_map(|id| entries.table.get(id)).map(|row| entries.entry(row, now)).collect()
+    }
+
+    /// What is held for `id`, as it is served while the primary is unavailable. What may be over elsewhere, or may not, is
+    /// not told.
     pub fn get(&self, id: &JobId) -> Option<Stored> {
         let now = self.clock.now();
         let entries = self.entries();
         let row = entries.table.get(id).filter(|row| !Entries::is_forgotten(row, now))?;
         let is_known = row.note.dirty || row.job.removal.is_some() || row.job.is_visible(now);
-        is_known.then(|| volatile(row.job.clone()))
+        is_known.then(|| volatile(self.as_seen(&row.job, row.note.dirty, now)))
     }
 
-    /// What is held for `id`, if the store of record has had nothing else for longer than a moment. No tombstones.
-    pub fn recent(&self, id: &JobId) -> Option<Stored> {
+    /// What is held for `id`, if the primary has had nothing else for longer than a moment. No tombstones.
+    pub fn get_fresh(&self, id: &JobId) -> Option<Stored> {
         let entries = self.entries();
         let is_late = entries.heard_until.is_none_or(|until| until.elapsed() > LAG);
-        if is_late || entries.away_since.is_some() {
+        let Row { job, note } = entries.table.get(id)?;
+        if is_late || !entries.partitions[note.partition].is_available() {
             return None;
         }
-        let Row { job, note } = entries.table.get(id)?;
-        let is_current = note.followed == entries.following(id) && job.version.revision >= note.hinted;
-        let is_there = is_current && !note.dirty && job.removal.is_none();
-        is_there.then(|| Stored { job: job.clone(), durability: Durability::Durable, source: Source::Memory })
+        let is_current = note.fresh == entries.freshness(id) && job.version.revision >= note.notified;
+        let is_there = is_current && note.fresh.is_some() && !note.dirty && job.removal.is_none();
+        is_there.then(|| Stored {
+            job: self.with_liveness(job),
+            durability: Durability::Durable,
+            source: Source::Memory,
+        })
     }
 
-    /// Whether `id` is held, so that all of its changes are heard of from now on: see [`follow`](Self::follow).
-    pub fn following(&self, id: &JobId) -> Option<FreshnessToken> {
-        self.entries().following(id)
+    /// A version that the primary has, with the lease as it runs: from when its worker was heard, and could be.
+    pub fn with_liveness(&self, job: &Arc<Job>) -> Arc<Job> {
+        if job.lease.expire_time.is_none() {
+            return job.clone();
+        }
+        self.as_seen(job, false, self.clock.now())
     }
 
-    /// This version was there when the store of record was asked, and that was after `since` was taken.
-    pub fn follow(&self, job: &Job, since: Option<FreshnessToken>) {
+    /// A version whose lease seems over, with the lease as it runs. Time in which nobody could report does not count.
+    fn as_seen(&self, job: &Arc<Job>, dirty: bool, now: Timestamp) -> Arc<Job> {
+        match job.lease.expire_time {
+            Some(expires) if expires <= now && !job.lease.lost && !dirty => {
+                let hears_since = self.presence.heard_since(self.partition_of(&job.id));
+                let from = job.heard.max(Some(hears_since)).unwrap_or(now);
+                let expires = expires.max(from + job.lease.timeout);
+                let mut seen = Job::clone(job);
+                seen.lease.expire_time = Some(expires);
+                Arc::new(seen)
+            }
+            _ => job.clone(),
+        }
+    }
+
+    /// This version was there when the primary was asked, and that was after `since` was taken.
+    pub fn mark_fresh(&self, job: &Job, since: Option<FreshnessToken>) {
         let mut entries = self.entries();
-        if since.is_none() || since != entries.following(&job.id) {
+        if since.is_none() || since != entries.freshness(&job.id) {
             return;
         }
-        if let Some((_, note)) = entries.table.note(&job.id).filter(|(held, _)| held.version == job.version) {
-            note.followed = since;
+        if let Some((_, meta)) = entries.table.note(&job.id).filter(|(held, _)| held.version == job.version) {
+            meta.fresh = since;
         }
+    }
+
+    /// The primary was asked for `id` after `since` was taken, and has nothing. Where the same entry is held, and a
+    /// deletion would have left a tombstone, its record was lost: it is held as dirty from now on, and returned.
+    pub fn mark_lost(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
+        let now = self.clock.now();
+        let mut entries = self.entries();
+        if !since?.is_of_same_entry(&entries.freshness(id)?) {
+            return None;
+        }
+        let row = entries.table.get(id)?;
+        let (job, meta) = (row.job.clone(), row.note);
+        let unconfirmed_since = entries.entry(row, now).unconfirmed_since;
+        let is_remembered = now.since(unconfirmed_since) < TOMBSTONE_LIFE;
+        if job.removal.is_some() || !job.is_visible(now) || !(meta.dirty || is_remembered) {
+            return None;
+        }
+        if meta.dirty {
+            return Some(volatile(job));
+        }
+        self.presence.begin_dirty(meta.partition);
+        entries.put(job.clone(), EntryMeta { dirty: true, lost: true, fresh: None, ..meta });
+        drop(entries);
+        self.unsettled[meta.partition].notify_one();
+        Some(volatile(job))
     }
 
     /// The entry of `id`.
-    pub fn entry(&self, id: &JobId) -> Option<Entry> {
+    pub fn entry(&self, id: &JobId) -> Option<CacheEntry> {
         let entries = self.entries();
-        entries.table.get(id).map(|row| entries.entry(row))
+        entries.table.get(id).map(|row| entries.entry(row, self.clock.now()))
     }
 
-    /// What was accepted here for `id`, if the store of record does not have it.
+    /// What was accepted here for `id`, if the primary does not have it.
     pub fn accepted(&self, id: &JobId) -> Option<Stored> {
         self.entries().table.get(id).filter(|row| row.note.dirty).map(|row| volatile(row.job.clone()))
     }
 
-    /// How many entries the store of record does not have.
+    /// How many entries the primary does not have.
     pub fn dirty(&self) -> usize {
-        self.entries().dirty
+        self.entries().dirty()
     }
 
     /// How many jobs are held.
@@ -192,29 +384,14 @@ impl LocalCache {
         self.entries().announced
     }
 
-    /// All entries that somebody may still know of, or those that are dirty: ended jobs first.
-    pub fn to_offer(&self, only_dirty: bool) -> Vec<Entry> {
-        let now = self.clock.now();
-        let mut entries = self.entries();
-        entries.reconciliation += u64::from(!only_dirty);
-        // An end stands though the job's time is over by now.
-        let is_known = |row: &Row<Note>| {
-            let end = row.job.expire_time.filter(|_| row.job.removal.is_none()).map(|time| time + TOMBSTONE_LIFE);
-            !Entries::is_forgotten(row, now) && end.is_none_or(|end| now < end)
-        };
-        let wanted = entries.table.rows().filter(|row| row.note.dirty || (!only_dirty && is_known(row)));
-        let mut wanted: Vec<_> = wanted.map(|row| entries.entry(row)).collect();
-        drop(entries);
-        wanted.sort_by_key(|entry| !entry.job.state.is_terminal());
-        wanted
-    }
-
-    /// Takes a version that the store of record did not. `previous` is what the version was made from.
-    pub fn accept(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+    /// Takes a version that the primary did not. `previous` is what the version was made from; `sent` says whether the
+    /// primary may have got it all the same.
+    pub fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
+        let partition = self.partition_of(&job.id);
         let mut entries = self.entries();
         let now = self.clock.now();
         let there = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now));
-        // What is not held has just been read from the store of record.
+        // What is not held has just been read from the primary.
         if let Some(row) = there {
             if row.job.version == job.version {
                 return Ok(Replaced::Stored(volatile(job)));
@@ -223,70 +400,100 @@ impl LocalCache {
                 return Ok(Replaced::Conflict(Some(volatile(row.job.clone()))));
             }
         }
-        let before = there.map(|row| (row.note.base, row.note.confirmed));
-        let (base, confirmed) = before.unwrap_or_else(|| (previous.map(|job| job.version), now));
+        let before = there.map(|row| row.note);
+        let base = before.map_or_else(|| previous.map(|job| job.version), |before| before.base);
+        let confirmed = before.map_or(now, |before| before.confirmed);
+        let unsent = !sent && before.map_or(previous.is_none(), |before| before.unsent);
+        let (lost, suspect_until) = before.map_or((false, None), |before| (before.lost, before.suspect_until));
         if !entries.make_room(self.max_jobs, &job.id, true) {
             return Err(StoreError::Full(self.max_jobs));
         }
-        let before = previous
-            .filter(|before| before.version.incarnation_id == job.version.incarnation_id)
-            .map(|before| before.state);
-        let note = Note { base, ..entries.note(&job, true, confirmed) };
-        entries.put(job.clone(), note);
-        self.announce(&mut entries, volatile(job.clone()), before);
-        self.unsettled.notify_one();
+        // Before anybody is told that it was accepted.
+        self.presence.begin_dirty(partition);
+        let before = previous.filter(|before| before.version.incarnation_id == job.version.incarnation_id);
+        let meta = EntryMeta { lost, unsent, suspect_until, base, ..entries.meta(&job, partition, true, confirmed) };
+        entries.put(job.clone(), meta);
+        self.announce(&mut entries, volatile(job.clone()), before.map(|before| before.state));
+        drop(entries);
+        self.unsettled[partition].notify_one();
         Ok(Replaced::Stored(volatile(job)))
     }
 
-    /// Takes note of a version that the store of record has. `before` is the state before it, if that is known. What is
-    /// held gives way to what came later; where it can't be told what did, the two are merged by a reconciliation.
+    /// The primary failed a command for a job. Until somebody has looked whether it serves, changes of the job are accepted
+    /// here: a caller that has waited for a silent primary to be read does not wait again.
+    pub fn suspect(&self, id: &JobId) {
+        if let Some((_, meta)) = self.entries().table.note(id) {
+            meta.suspect_until = Some(Instant::now() + SUSPICION);
+        }
+    }
+
+    /// These entries are about to be sent to the primary.
+    pub fn mark_sent(&self, ids: &[JobId]) {
+        let mut entries = self.entries();
+        for id in ids {
+            entries.table.note(id).into_iter().for_each(|(_, meta)| meta.unsent = false);
+        }
+    }
+
+    /// Takes note of a version that the primary has. `before` is the state before it, if that is known. What is held gives
+    /// way to what came later; where it can't be told what did, the two are merged by a reconciliation.
     pub fn learn(&self, stored: &Stored, before: Option<State>) {
         let (job, now) = (&stored.job, self.clock.now());
+        let partition = self.partition_of(&job.id);
         let mut entries = self.entries();
-        let note = entries.note(job, false, now);
+        let meta = entries.meta(job, partition, false, now);
         if let Some(row) = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now)) {
             let (held, is_dirty) = (row.job.version, row.note.dirty);
-            let is_compared = row.note.compared_in == entries.reconciliation;
+            let is_compared = row.note.compared_in == entries.partitions[partition].pass();
             if held == job.version {
                 if !is_dirty {
-                    entries.table.note(&job.id).into_iter().for_each(|(_, known)| *known = note);
+                    entries.table.note(&job.id).into_iter().for_each(|(_, known)| *known = meta);
                     return;
                 }
-                entries.put(job.clone(), note);
+                self.put_clean(&mut entries, job.clone(), meta);
                 return self.announce(&mut entries, stored.clone(), before);
             }
             // A reconciliation decides about what it has not come to yet.
-            if is_dirty || !(entries.answers() || is_compared) {
+            if is_dirty || !(entries.partitions[partition].is_readable() || is_compared) {
                 return;
             }
             if held.incarnation_id == job.version.incarnation_id && held.revision == job.version.revision {
-                // The store of record had another change under this revision: it has lost something.
-                return self.mark_away(&mut entries, false);
+                // The primary had another change under this revision: it has lost something.
+                return self.mark_unavailable(&mut entries, partition, false);
             }
             if !comes_after(job, &row.job) {
                 return;
             }
         }
         if entries.make_room(self.max_jobs, &job.id, false) {
-            entries.put(job.clone(), note);
+            self.put_clean(&mut entries, job.clone(), meta);
         }
         self.announce(&mut entries, stored.clone(), before);
     }
 
-    /// The version `sent` was offered, and the store of record has `stored` now. What came meanwhile stays.
-    pub fn settle(&self, sent: &Job, stored: &Stored) {
+    fn put_clean(&self, entries: &mut Entries, job: Arc<Job>, meta: EntryMeta) {
+        debug_assert!(!meta.dirty, "the primary has it");
+        entries.put(job, meta);
+        if entries.partitions[meta.partition].dirty() == 0 {
+            self.presence.end_dirty(meta.partition);
+        }
+    }
+
+    /// The version `sent` was pushed, and the primary has `stored` now. What came meanwhile stays.
+    pub fn mark_synced(&self, sent: &Job, stored: &Stored) {
+        let partition = self.partition_of(&sent.id);
         let mut entries = self.entries();
         let Some(row) = entries.table.get(&sent.id) else { return };
         if row.job.version != sent.version && row.job.version != stored.job.version {
             return;
         }
-        // Who lists jobs in the store of record may not know what was accepted here.
+        // Who lists jobs in the primary may not know what was accepted here.
         let news = row.note.dirty || row.job.version != stored.job.version;
-        let before =
-            Some(row.job.state).filter(|_| row.job.version.incarnation_id == stored.job.version.incarnation_id);
-        let note = entries.note(&stored.job, false, self.clock.now());
-        let compared_in = entries.reconciliation;
-        entries.put(stored.job.clone(), Note { followed: None, compared_in, ..note });
+        let same = row.job.version.incarnation_id == stored.job.version.incarnation_id;
+        let before = Some(row.job.state).filter(|_| same);
+        let meta = entries.meta(&stored.job, partition, false, self.clock.now());
+        let compared_in = entries.partitions[partition].pass();
+        self.put_clean(&mut entries, stored.job.clone(), EntryMeta { fresh: None, compared_in, ..meta });
         if news {
             self.announce(&mut entries, stored.clone(), before);
         }
@@ -294,9 +501,13 @@ impl LocalCache {
 
     /// Holds this version no longer.
     pub fn forget(&self, job: &Job) {
+        let partition = self.partition_of(&job.id);
         let mut entries = self.entries();
         if entries.table.get(&job.id).is_some_and(|row| row.job.version == job.version) {
             let forgotten = entries.forget(&job.id);
+            if entries.partitions[partition].dirty() == 0 {
+                self.presence.end_dirty(partition);
+            }
             drop(entries);
             drop(forgotten);
         }
@@ -309,40 +520,55 @@ impl LocalCache {
         Page { jobs, next: selection.next, total: None, partial: true }
     }
 
-    /// What is due of what the store of record does not have. Of the rest others may know more: a worker may report
-    /// elsewhere. Tombstones are kept.
+    /// What is due of jobs that were never sent to the primary: of the others somebody else may know more. Some are looked
+    /// at, and `next` says when to look at the rest.
     pub fn due(&self, now: Timestamp, limit: usize) -> DueBatch {
         let entries = self.entries();
         let mut batch = DueBatch::default();
-        for (time, row, due) in entries.table.due() {
-            if time > now || batch.records.len() == limit {
-                batch.next = Some(time);
+        for (seen, (time, row, due)) in entries.table.due().enumerate() {
+            if time > now || batch.records.len() == limit || seen == LOOKED_AT {
+                batch.next = Some(time.max(now));
                 break;
             }
-            if !row.note.dirty || due == Due::Forget {
-                continue;
+            let is_available = entries.partitions[row.note.partition].is_available();
+            if row.note.dirty && row.note.unsent && !is_available && due != Due::Forget {
+                batch.records.push(DueRecord { stored: volatile(row.job.clone()), due });
             }
-            batch.records.push(DueRecord { stored: volatile(row.job.clone()), due });
         }
         batch
     }
 
-    /// Forgets tombstones that the store of record has forgotten, and jobs that it must have removed.
+    /// Whether time may decide about `job` here: it was never sent to the primary.
+    pub fn decides(&self, job: &Job) -> bool {
+        let entries = self.entries();
+        entries.table.get(&job.id).is_some_and(|row| row.job.version == job.version && row.note.unsent)
+    }
+
+    /// Forgets tombstones that the primary has forgotten, and jobs that it must have removed. A few at a time: callers wait
+    /// for the lock.
     pub fn tidy(&self) {
         let now = self.clock.now();
-        let mut entries = self.entries();
-        let is_over = |time: Timestamp, row: &Row<Note>, due| match due {
-            _ if row.note.dirty => false,
-            Due::Forget => true,
-            Due::Expire => time + TOMBSTONE_LIFE <= now,
-            Due::LoseWorker => false,
-        };
-        let due = entries.table.due().take_while(|(time, ..)| *time <= now);
-        let over = due.filter(|(time, row, due)| is_over(*time, row, *due));
-        let over: Vec<_> = over.map(|(_, row, _)| row.job.id.clone()).collect();
-        let forgotten: Vec<_> = over.iter().filter_map(|id| entries.forget(id)).collect();
-        drop(entries);
-        drop(forgotten);
+        let mut after = None;
+        loop {
+            let mut entries = self.entries();
+            let is_over = |time: Timestamp, row: &Row<EntryMeta>, due| match due {
+                _ if row.note.dirty => false,
+                Due::Forget => true,
+                Due::Expire => row.job.state.is_terminal() && time + TOMBSTONE_LIFE <= now,
+                Due::LoseWorker => false,
+            };
+            let due = entries.table.due_after(after.as_ref()).take_while(|(time, ..)| *time <= now);
+            let seen: Vec<_> = due
+                .take(FORGOTTEN_AT_ONCE)
+                .map(|(time, row, due)| (time, row.job.id.clone(), is_over(time, row, due)))
+                .collect();
+            let Some((time, id, _)) = seen.last() else { return };
+            after = Some((*time, id.clone()));
+            let over = seen.iter().filter(|(_, _, over)| *over);
+            let forgotten: Vec<_> = over.filter_map(|(_, id, _)| entries.forget(id)).collect();
+            drop(entries);
+            drop(forgotten);
+        }
     }
 
     fn announce(&self, entries: &mut Entries, stored: Stored, previous: Option<State>) {
@@ -358,18 +584,18 @@ impl Measured for LocalCache {
 }
 
 impl Listener for LocalCache {
-    fn changed(&self, announcement: CommitEvent) {
-        self.learn(&announcement.stored, announcement.previous);
+    fn changed(&self, event: CommitEvent) {
+        self.learn(&event.stored, event.previous);
     }
 
-    fn hinted(&self, hint: &ChangeNotification<'_>) -> bool {
+    fn hinted(&self, notification: &ChangeNotification<'_>) -> bool {
         let mut entries = self.entries();
-        if let Some((job, note)) = entries.table.note(hint.id) {
-            note.hinted = note.hinted.max(hint.revision);
-            return !hint.own || job.version.revision < hint.revision;
+        if let Some((job, meta)) = entries.table.note(notification.id) {
+            meta.notified = meta.notified.max(notification.revision);
+            return !notification.own || job.version.revision < notification.revision;
         }
         drop(entries);
-        self.listener.hinted(hint)
+        self.listener.hinted(notification)
     }
 
     fn heard_until(&self, time: Instant) {
@@ -380,13 +606,19 @@ impl Listener for LocalCache {
         self.listener.watched()
     }
 
+    fn vanished(&self, id: &JobId) {
+        let since = self.entries().freshness(id);
+        self.mark_lost(id, since);
+    }
+
     fn missed(&self) {
         let mut entries = self.entries();
-        entries.lose_track(self.clock.now());
-        let answers = entries.answers();
+        let serves = entries.partitions.iter().any(Partition::is_available);
+        entries.lose_track(Some(self.clock.now()).filter(|_| serves));
+        let available = entries.all_available();
         drop(entries);
-        // While the store of record is away nobody reads it, and when it is back all is missed.
-        if answers {
+        // While the primary is unavailable nobody reads it, and when it is back all is missed.
+        if available {
             self.listener.missed();
         }
     }

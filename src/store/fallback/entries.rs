@@ -1,155 +1,276 @@
-//! The entries of what is held, and which of them give way.
+//! The entries of the local copy, what is known of each, and which of them are evicted.
 
 use std::{sync::Arc, time::Instant};
 
+use indexmap::IndexSet;
+
 use crate::{
     domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version, merge},
-    store::table::{Row, Table},
+    store::{
+        History,
+        table::{Row, Table},
+    },
 };
 
-/// How many entries are looked at for one that can give way.
+/// How many entries are looked at for one that can be evicted.
 const LOOKED_AT: usize = 100;
 
-/// What is held, and what is known of the store of record.
+/// The entries, and what is known of the primary.
 #[derive(Default)]
 pub struct Entries {
     /// The entries.
-    pub table: Table<Note>,
-    /// How many are dirty.
-    pub dirty: usize,
-    /// Since when the store of record has been away.
-    pub away_since: Option<Timestamp>,
-    /// It can be read all the same.
-    pub readable: bool,
+    pub table: Table<EntryMeta>,
+    /// The primary's partitions.
+    pub partitions: Vec<Partition>,
     /// How many versions were announced.
     pub announced: u64,
     /// Everything that was committed before is known here, or outdates what is.
     pub heard_until: Option<Instant>,
-    /// How often hints were lost: what was followed before no longer is.
-    losses: u64,
-    /// When hints were last lost while the store of record served.
-    lost_track: Option<Timestamp>,
+    /// How often notifications were lost: what was fresh before no longer is.
+    gaps: u64,
+    /// When notifications were last lost while the primary served.
+    last_gap: Option<Timestamp>,
     /// How many entries there have been.
     made: u64,
-    /// Counts the reconciliations that were begun.
-    pub reconciliation: u64,
 }
 
-/// What is followed, from when: the entry, and the last loss of hints.
+/// A partition of the primary.
+#[derive(Debug, Default)]
+pub struct Partition {
+    /// Since when it has been unavailable, and whether it can be read all the same.
+    pub unavailable: Option<Unavailable>,
+    /// The entries that it does not have: of active jobs, and of ended or removed ones.
+    dirty: [IndexSet<JobId>; 2],
+    /// The reconciliation pass that is under way, or was last, and the history that it compares with.
+    pass: (u64, Option<History>),
+}
+
+/// That a partition does not serve.
+#[derive(Clone, Copy, Debug)]
+pub struct Unavailable {
+    /// From then on.
+    pub since: Timestamp,
+    /// It takes no writes, and answers reads.
+    pub readable: bool,
+}
+
+impl Partition {
+    /// Whether it is served from, with reads and writes.
+    pub const fn is_available(&self) -> bool {
+        self.unavailable.is_none()
+    }
+
+    /// Whether it answers reads.
+    pub fn is_readable(&self) -> bool {
+        self.unavailable.is_none_or(|unavailable| unavailable.readable)
+    }
+
+    /// How many entries it does not have.
+    pub fn dirty(&self) -> usize {
+        self.dirty.iter().map(IndexSet::len).sum()
+    }
+
+    /// Up to `limit` of them, ended jobs first.
+    pub fn first_dirty(&self, limit: usize) -> impl Iterator<Item = &JobId> {
+        self.dirty[1].iter().chain(&self.dirty[0]).take(limit)
+    }
+
+    /// Begins a pass over what is held, or goes on with the last one if that compared with the same history.
+    pub fn begin_pass(&mut self, history: History) {
+        if !self.pass.1.is_some_and(|known| known.is_continued_by(&history)) {
+            self.pass = (self.pass.0 + 1, Some(history));
+        }
+    }
+
+    /// The next time that it is unavailable, everything is compared anew.
+    pub fn end_pass(&mut self) {
+        self.pass.1 = None;
+    }
+
+    /// The number of the pass that is under way, or was last.
+    pub const fn pass(&self) -> u64 {
+        self.pass.0
+    }
+}
+
+/// What is fresh, from when: the entry, and the last gap in the notifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreshnessToken {
     entry: u64,
-    losses: u64,
+    gaps: u64,
 }
 
-/// What is noted of an entry.
-#[derive(Clone, Copy)]
-pub struct Note {
-    /// The store of record does not have it.
+impl FreshnessToken {
+    /// Whether the two are of one entry, whatever was missed in between.
+    pub fn is_of_same_entry(&self, other: &Self) -> bool {
+        self.entry == other.entry
+    }
+}
+
+impl EntryMeta {
+    /// Whether the primary failed a command for it a moment ago.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// What is known of an entry.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryMeta {
+    /// The partition of its id.
+    pub partition: usize,
+    /// The primary does not have it.
     pub dirty: bool,
-    /// The version that the store of record was last known to have.
+    /// The primary had it and lost it. It does not age until it is there again.
+    pub lost: bool,
+    /// No write of it was ever sent to the primary.
+    pub unsent: bool,
+    /// The primary failed a command for it: until then it is given no change of it.
+    pub suspect_until: Option<Instant>,
+    /// The version that the primary was last known to have.
     pub base: Option<Version>,
     /// When that was, or when the entry was made.
     pub confirmed: Timestamp,
     /// Tells this entry from others, before and after, of the same id.
     pub entry: u64,
-    /// All its changes have been heard of since it was confirmed, unless there was another loss.
-    pub followed: Option<FreshnessToken>,
-    /// The newest revision that was hinted at.
-    pub hinted: i64,
-    /// The reconciliation that compared it last with what the store of record has.
+    /// All its changes have been heard of since it was confirmed, unless there was another gap.
+    pub fresh: Option<FreshnessToken>,
+    /// The newest revision that was notified.
+    pub notified: i64,
+    /// The pass that compared it last with what the primary has.
     pub compared_in: u64,
 }
 
-/// An entry, to be offered to the store of record.
-pub struct Entry {
+/// An entry, to be pushed to the primary.
+#[derive(Clone, Debug)]
+pub struct CacheEntry {
     /// The version that is held.
     pub job: Arc<Job>,
-    /// The store of record does not have it.
+    /// The primary does not have it.
     pub dirty: bool,
-    /// The version that the store of record was last known to have.
+    /// The version that the primary was last known to have.
     pub base: Option<Version>,
-    /// Since when nobody knows whether the store of record has it.
+    /// Since when nobody knows whether the primary has it.
     pub unconfirmed_since: Timestamp,
 }
 
-impl Entry {
-    /// Whether its time is not over; tombstones have none.
+impl CacheEntry {
+    /// Whether its retention is not over; tombstones have none.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.job.removal.is_some() || self.job.is_visible(now)
     }
 }
 
 impl Entries {
-    /// None yet. The store of record counts as away since `now`.
-    pub fn new(now: Timestamp) -> Self {
-        Self { away_since: Some(now), ..Self::default() }
+    /// None yet. All partitions are unavailable since `now`.
+    pub fn new(partitions: usize, now: Timestamp) -> Self {
+        let unavailable = Some(Unavailable { since: now, readable: false });
+        let partitions = (0..partitions).map(|_| Partition { unavailable, ..Partition::default() }).collect();
+        Self { partitions, ..Self::default() }
     }
 
-    /// Whether the store of record answers, as far as is known.
-    pub const fn answers(&self) -> bool {
-        self.away_since.is_none() || self.readable
+    /// How many entries the primary does not have.
+    pub fn dirty(&self) -> usize {
+        self.partitions.iter().map(Partition::dirty).sum()
     }
 
-    /// The note on an entry that was confirmed at `now`, or made then; what is followed in its place goes on.
-    pub fn note(&mut self, job: &Job, dirty: bool, now: Timestamp) -> Note {
+    /// Whether all partitions are served from.
+    pub fn all_available(&self) -> bool {
+        self.partitions.iter().all(Partition::is_available)
+    }
+
+    /// What is known of an entry of `job` that was confirmed at `now`, or made then. If one is in its place, and fresh, it
+    /// stays so.
+    pub fn meta(&mut self, job: &Job, partition: usize, dirty: bool, now: Timestamp) -> EntryMeta {
         if let Some(row) = self.table.get(&job.id) {
-            return Note { dirty, base: Some(job.version), confirmed: now, ..row.note };
+            let known = EntryMeta { suspect_until: None, ..row.note };
+            return EntryMeta { dirty, lost: false, unsent: false, base: Some(job.version), confirmed: now, ..known };
         }
         self.made += 1;
-        let (base, entry, compared_in) = (Some(job.version), self.made, self.reconciliation);
-        Note { dirty, base, confirmed: now, entry, followed: None, hinted: 0, compared_in }
+        EntryMeta {
+            partition,
+            dirty,
+            lost: false,
+            unsent: false,
+            suspect_until: None,
+            base: Some(job.version),
+            confirmed: now,
+            entry: self.made,
+            fresh: None,
+            notified: 0,
+            compared_in: self.partitions[partition].pass(),
+        }
     }
 
-    /// What is followed from now on, if `id` is held.
-    pub fn following(&self, id: &JobId) -> Option<FreshnessToken> {
-        self.table.get(id).map(|row| FreshnessToken { entry: row.note.entry, losses: self.losses })
+    /// What is fresh from now on, if `id` is held.
+    pub fn freshness(&self, id: &JobId) -> Option<FreshnessToken> {
+        self.table.get(id).map(|row| FreshnessToken { entry: row.note.entry, gaps: self.gaps })
     }
 
-    /// Whether this is a tombstone that the store of record has forgotten by now, as everybody may.
-    pub fn is_forgotten(row: &Row<Note>, now: Timestamp) -> bool {
-        !row.note.dirty && row.job.removal.is_some() && row.job.update_time + TOMBSTONE_LIFE <= now
+    /// Whether this is a tombstone that the primary has forgotten by now, as everybody may.
+    pub fn is_forgotten(row: &Row<EntryMeta>, now: Timestamp) -> bool {
+        let is_over = row.job.forget_time.is_some_and(|time| time <= now);
+        !row.note.dirty && row.job.removal.is_some() && is_over
     }
 
-    /// An entry as it is to be offered.
-    pub fn entry(&self, row: &Row<Note>) -> Entry {
-        // As long as the store of record served and hints were heard, nothing was known to have changed.
-        let heard_since = self.lost_track.is_none_or(|lost| row.note.confirmed > lost);
-        let heard_until = self.away_since.filter(|_| heard_since);
-        let unconfirmed_since = heard_until.map_or(row.note.confirmed, |until| until.max(row.note.confirmed));
-        Entry { job: row.job.clone(), dirty: row.note.dirty, base: row.note.base, unconfirmed_since }
+    /// Whether the primary may still have something for an entry: an end stands though the job's retention is over by now.
+    pub fn is_known(row: &Row<EntryMeta>, now: Timestamp) -> bool {
+        let is_live = row.job.removal.is_none() && row.job.state.is_terminal();
+        let end = row.job.expire_time.filter(|_| is_live).map(|time| time + TOMBSTONE_LIFE);
+        !Self::is_forgotten(row, now) && end.is_none_or(|end| now < end)
+    }
+
+    /// An entry as it is to be pushed.
+    pub fn entry(&self, row: &Row<EntryMeta>, now: Timestamp) -> CacheEntry {
+        let EntryMeta { partition, dirty, lost, base, confirmed, .. } = row.note;
+        // As long as the primary served and notifications were heard, nothing was known to have changed.
+        let heard_since = self.last_gap.is_none_or(|gap| confirmed > gap);
+        let until = self.partitions[partition].unavailable.map_or(now, |unavailable| unavailable.since);
+        let unconfirmed_since = match (lost, heard_since) {
+            (true, _) => now,
+            (false, true) => until.max(confirmed),
+            (false, false) => confirmed,
+        };
+        CacheEntry { job: row.job.clone(), dirty, base, unconfirmed_since }
     }
 
     /// Puts an entry in the place of what is there.
-    pub fn put(&mut self, job: Arc<Job>, note: Note) {
-        self.dirty += usize::from(note.dirty);
-        let old = self.table.put(job, note);
-        self.dirty -= usize::from(old.is_some_and(|old| old.note.dirty));
+    pub fn put(&mut self, job: Arc<Job>, meta: EntryMeta) {
+        let id = job.id.clone();
+        let partition = &mut self.partitions[meta.partition];
+        for dirty in &mut partition.dirty {
+            dirty.swap_remove(&id);
+        }
+        if meta.dirty {
+            let is_over = job.state.is_terminal() || job.removal.is_some();
+            partition.dirty[usize::from(is_over)].insert(id);
+        }
+        self.table.put(job, meta);
     }
 
     /// Forgets an entry, and returns it: freeing it may take longer than a lock should be held.
     pub fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
-        self.dirty -= usize::from(row.note.dirty);
+        for dirty in &mut self.partitions[row.note.partition].dirty {
+            dirty.swap_remove(id);
+        }
         Some(row.job)
     }
 
-    /// Nothing is followed any more.
-    pub fn lose_track(&mut self, now: Timestamp) {
-        self.losses += 1;
+    /// Nothing is fresh any more. `gap` says whether notifications were lost while the primary served.
+    pub fn lose_track(&mut self, gap: Option<Timestamp>) {
+        self.gaps += 1;
         self.heard_until = None;
-        if self.away_since.is_none() {
-            self.lost_track = Some(now);
-        }
+        self.last_gap = gap.or(self.last_gap);
     }
 
-    /// Makes room for a version of `id`, where at most `max_jobs` may be held: clean entries give way, ended ones first.
+    /// Makes room for a version of `id`, where at most `max_jobs` may be held: clean entries are evicted, ended ones first.
     /// Says whether there is room. Where it is no `must`, no more than a few are looked at.
     pub fn make_room(&mut self, max_jobs: usize, id: &JobId, must: bool) -> bool {
-        let is_clean = |table: &Table<Note>, id: &JobId| table.get(id).is_some_and(|row| !row.note.dirty);
+        let is_clean = |table: &Table<EntryMeta>, id: &JobId| table.get(id).is_some_and(|row| !row.note.dirty);
         let some = if must { usize::MAX } else { LOOKED_AT };
         let is_dirty = self.table.get(id).is_some_and(|row| row.note.dirty);
-        if must && self.dirty >= max_jobs && !is_dirty {
+        if must && !is_dirty && self.dirty() >= max_jobs {
             return false;
         }
         if self.table.tombstones().len() > max_jobs {
@@ -160,13 +281,13 @@ impl Entries {
             return true;
         }
         let ended = self.table.ended().take(LOOKED_AT).find(|id| is_clean(&self.table, id)).cloned();
-        let is_clean_job = |row: &Row<Note>| !row.note.dirty && row.job.removal.is_none();
-        let gives_way = ended.or_else(|| self.table.next_in_turn(some, is_clean_job));
-        gives_way.is_some_and(|id| self.forget(&id).is_some())
+        let is_clean_job = |row: &Row<EntryMeta>| !row.note.dirty && row.job.removal.is_none();
+        let evicted = ended.or_else(|| self.table.next_in_turn(some, is_clean_job));
+        evicted.is_some_and(|id| self.forget(&id).is_some())
     }
 }
 
-/// Whether `job` came later than `held`, or stands where the two are of lives that began apart.
+/// Whether `job` came later than `held`, or stands where the two are of incarnations that began apart.
 pub fn comes_after(job: &Job, held: &Job) -> bool {
     if job.version.incarnation_id == held.version.incarnation_id {
         job.version.revision > held.version.revision

@@ -1,32 +1,33 @@
-//! A store of record, and what this replica holds for the time when it is away.
+//! A store that survives the absence of its primary.
 //!
-//! While the store of record serves, it answers, and what is held is as good where it is followed. When it fails a
-//! command and a ping it counts as away: from then on no caller waits for it, what is held here is served and changed,
-//! new jobs are accepted, and all of it is marked volatile. What is not held can't be told, and is never said not to
-//! exist. A prober tries the store of record; when it takes a write again, everything that is held is reconciled with it
-//! before it serves. A write that fails alone concerns its job alone.
-
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
-
-use async_trait::async_trait;
-use tokio::{sync::watch, time::timeout};
+//! While the primary serves, it answers, and fresh entries of the local copy are as good. When it fails a command it is
+//! probed, once for all who call; a partition that does not serve counts as unavailable. From then on no caller waits for
+//! it: what is held here is served and changed, new jobs are accepted, and all of it is marked volatile. What is not held
+//! can't be told, and is never said not to exist. When a partition takes a write again, everything that is held of it is
+//! compared once with what it has, and then it serves; what was accepted meanwhile and since is pushed job by job. A write
+//! that fails alone concerns its job alone.
 
 mod cache;
 mod entries;
+mod push;
 mod reconcile;
 mod report;
 
-pub use cache::LocalCache;
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use self::{reconcile::ReconcileMetrics, report::ReconcileLog};
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+pub use cache::{LocalCache, Route};
+pub use entries::FreshnessToken;
+
+use self::{push::Pushes, reconcile::ReconcileMetrics, report::ReconcileLog};
 use super::{
-    CacheStats, CommitEvent, DueBatch, JobStore, Page, Replaced, Source, StorageMode, StoreError, StoreStats, Stored,
+    CacheStats, CommitEvent, Decided, Decision, DueBatch, History, JobStore, Page, PartitionState, Presence,
+    PrimaryStore, Replaced, Source, StorageMode, StoreError, StoreStats, Stored,
 };
 use crate::{
     clock::Clock,
@@ -34,44 +35,28 @@ use crate::{
     telemetry::metrics::{Measured, Metrics},
 };
 
-/// What happens to changes while the store of record is away.
+/// What happens to changes while the primary is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FallbackPolicy {
     /// They are accepted, and merged when it is back.
     Accept,
-    /// They are refused.
+    /// They are rejected.
     Reject,
 }
 
-/// How long a change waits for a reconciliation that is about to end, so that it does.
-const LAST_MOMENT: Duration = Duration::from_millis(100);
-
-/// A store that survives the absence of another.
+/// A store that survives the absence of its primary.
 pub struct FallbackStore {
-    pub(super) primary: Arc<dyn JobStore>,
-    pub(super) held: Arc<LocalCache>,
-    pub(super) clock: Arc<dyn Clock>,
-    fallback: FallbackPolicy,
-    /// A reconciliation is about to end.
-    pub(super) closing: watch::Sender<bool>,
-    ledger: Mutex<ReconcileLog>,
-    /// The data set that was reconciled with last.
-    reconciled: Mutex<DataSet>,
+    primary: Arc<dyn PrimaryStore>,
+    cache: Arc<LocalCache>,
+    presence: Arc<Presence>,
+    clock: Arc<dyn Clock>,
+    policy: FallbackPolicy,
+    report: Mutex<ReconcileLog>,
+    /// By partition, the history that what is held was compared with last.
+    reconciled: Mutex<Vec<History>>,
+    pushes: Pushes,
     reads: Reads,
-    pub(super) metrics: ReconcileMetrics,
-}
-
-/// A data set of the store of record, and how much of it is known to be lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DataSet {
-    epoch: u64,
-    losses: u64,
-}
-
-impl DataSet {
-    fn of(store: &dyn JobStore) -> Self {
-        Self { epoch: store.epoch(), losses: store.losses() }
-    }
+    metrics: ReconcileMetrics,
 }
 
 /// How often reads were answered from where.
@@ -83,54 +68,70 @@ struct Reads {
 }
 
 impl FallbackStore {
-    /// `primary` as long as it serves, else what is `held`, which must be what `primary` announces to.
+    /// `primary` as long as it serves, else what is in `cache`, which must be what `primary` announces to; both tell of
+    /// themselves in `presence`.
     pub fn new(
-        primary: Arc<dyn JobStore>,
-        held: Arc<LocalCache>,
+        primary: Arc<dyn PrimaryStore>,
+        cache: Arc<LocalCache>,
+        presence: Arc<Presence>,
         clock: Arc<dyn Clock>,
-        fallback: FallbackPolicy,
+        policy: FallbackPolicy,
     ) -> Self {
-        if *primary.mode().borrow() != StorageMode::Degraded {
-            held.come_back();
+        let states = primary.states().borrow().clone();
+        let reconciled = (0..cache.partitions()).map(|partition| primary.history(partition)).collect();
+        // Nothing is held yet that would have to be compared.
+        for (partition, _) in states.iter().enumerate().filter(|(_, state)| **state == PartitionState::Serving) {
+            presence.set_serving(partition, true);
+            cache.set_available(partition);
         }
         Self {
-            reconciled: Mutex::new(DataSet::of(&*primary)),
             primary,
-            held,
+            cache,
+            presence,
             clock,
-            fallback,
-            closing: watch::Sender::new(false),
-            ledger: Mutex::default(),
+            policy,
+            report: Mutex::default(),
+            reconciled: Mutex::new(reconciled),
+            pushes: Pushes::default(),
             reads: Reads::default(),
             metrics: ReconcileMetrics::default(),
         }
     }
 
-    /// The data set that is there.
-    pub(super) fn data_set(&self) -> DataSet {
-        DataSet::of(&*self.primary)
-    }
-
-    /// The data set that was reconciled with last.
-    pub(super) fn reconciled(&self) -> MutexGuard<'_, DataSet> {
+    fn reconciled(&self) -> MutexGuard<'_, Vec<History>> {
         self.reconciled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn ledger(&self) -> MutexGuard<'_, ReconcileLog> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn report(&self) -> MutexGuard<'_, ReconcileLog> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held_answer(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
-        let held = self.held.get(id);
+        let held = self.cache.get(id);
         let count = if held.is_some() { &self.reads.held } else { &self.reads.failed };
         count.fetch_add(1, Relaxed);
         held.map(Some).ok_or(StoreError::Unavailable)
     }
 
-    /// A page of the store of record with what was accepted here of its jobs; others that were are not in it.
+    /// A command failed: somebody looks whether the primary serves, and nobody waits for that.
+    pub(super) fn suspect(&self, id: Option<&JobId>) {
+        if let Some(id) = id {
+            self.cache.suspect(id);
+        }
+        self.primary.suspect();
+        self.note_states();
+    }
+
+    /// What the primary was found to have for a job, with its lease as it runs.
+    fn seen(&self, mut stored: Stored) -> Stored {
+        stored.job = self.cache.with_liveness(&stored.job);
+        stored
+    }
+
+    /// A page of the primary with what was accepted here of its jobs; others that were are not in it.
     fn with_accepted(&self, mut page: Page, query: &ListQuery) -> Page {
         for stored in &mut page.jobs {
-            if let Some(accepted) = self.held.accepted(&stored.job.id) {
+            if let Some(accepted) = self.cache.accepted(&stored.job.id) {
                 *stored = accepted;
             }
         }
@@ -139,52 +140,92 @@ impl FallbackStore {
         page
     }
 
-    /// What becomes of a change that the store of record does not take. Where it can be read all the same, it is asked
-    /// before a job is made under an id of which nothing is known here.
-    async fn accept_unless_there(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        if previous.is_none() && self.held.is_readable(&job.id) && self.held.entry(&job.id).is_none() {
-            match self.primary.get(&job.id).await {
-                Ok(Some(there)) => {
-                    self.held.learn(&there, None);
-                    let is_ours = there.job.version == job.version;
-                    return Ok(if is_ours { Replaced::Stored(there) } else { Replaced::Conflict(Some(there)) });
+    /// What becomes of a change that can't be given to the primary.
+    async fn accept_local(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        if previous.is_none() && self.cache.entry(&job.id).is_none() {
+            // Where it can be read all the same, it is asked before a job is made under an id of which nothing is known.
+            if let Route::Primary(_) = self.cache.route_read(&job.id) {
+                match self.primary.get(&job.id).await {
+                    Ok(Some(there)) => {
+                        self.cache.learn(&there, None);
+                        let is_ours = there.job.version == job.version;
+                        return Ok(if is_ours { Replaced::Stored(there) } else { Replaced::Conflict(Some(there)) });
+                    }
+                    Err(error @ StoreError::Corrupt(_)) => return Err(error),
+                    Ok(None) | Err(_) => {}
                 }
-                Err(error @ StoreError::Corrupt(_)) => return Err(error),
-                Ok(None) | Err(_) => {}
             }
         }
-        self.accept(job, previous)
+        self.accept(job, previous, false)
     }
 
-    /// What becomes of a change that the store of record can't take.
-    fn accept(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        match self.fallback {
-            FallbackPolicy::Accept => self.held.accept(job, previous),
-            FallbackPolicy::Reject => Err(StoreError::Unavailable),
+    /// What becomes of a change that the primary does not take, or may have got: `sent`.
+    fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
+        // Whether a tombstone that is held is the last word on its id, nobody can say now.
+        let over_tombstone = previous.is_some_and(|previous| previous.removal.is_some()) && job.removal.is_none();
+        match self.policy {
+            FallbackPolicy::Accept if !over_tombstone => self.cache.accept(job, previous, sent),
+            FallbackPolicy::Accept | FallbackPolicy::Reject => Err(StoreError::Unavailable),
         }
     }
 
-    /// Takes note that the store of record is away, unless it only failed a single command: one late answer says little.
-    async fn see_whether_it_serves(&self) {
-        if self.primary.ping().await == Err(StoreError::Unavailable) {
-            self.held.go_away(false);
-        }
-    }
-
-    /// Waits for the end of a reconciliation that is about to end, if a change of `id` depends on it.
-    async fn last_moment(&self, id: &JobId) {
-        if self.held.is_away() || !self.held.is_readable(id) {
-            let mut closing = self.closing.subscribe();
-            if *closing.borrow_and_update() {
-                _ = timeout(LAST_MOMENT, closing.wait_for(|closing| !closing)).await;
+    /// A change of a job for which something was accepted here that the primary, which serves, does not have: that is
+    /// pushed before, so that it is not left behind for as long as there are changes.
+    async fn replace_dirty(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        self.push_one(&job.id).await;
+        match self.cache.route_write(&job) {
+            Route::Primary(token) => {
+                let current = self.cache.entry(&job.id).map(|entry| entry.job);
+                if current.as_ref().map(|current| current.version) != previous.map(|previous| previous.version) {
+                    return Ok(Replaced::Conflict(self.get(&job.id).await?));
+                }
+                self.replace_at_primary(job, previous, token).await
             }
+            Route::Dirty | Route::Local => self.accept(job, previous, false),
         }
+    }
+
+    async fn replace_at_primary(
+        &self,
+        job: Arc<Job>,
+        previous: Option<&Job>,
+        token: Option<FreshnessToken>,
+    ) -> Result<Replaced, StoreError> {
+        match self.primary.replace(job.clone(), previous).await {
+            Ok(Replaced::Stored(stored)) => {
+                self.cache.mark_fresh(&stored.job, token);
+                Ok(Replaced::Stored(stored))
+            }
+            Ok(Replaced::Conflict(Some(there))) => {
+                self.cache.learn(&there, None);
+                Ok(Replaced::Conflict(Some(there)))
+            }
+            Ok(Replaced::Conflict(None)) => Ok(Replaced::Conflict(self.without_record(&job.id, token))),
+            // Whether it was carried out will be seen when it is pushed.
+            Err(StoreError::Unavailable) => {
+                self.suspect(Some(&job.id));
+                self.accept(job, previous, true)
+            }
+            Err(StoreError::ReadOnly) => {
+                self.cache.set_unavailable(self.cache.partition_of(&job.id), true);
+                self.accept_local(job, previous).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What there is for a job of which the primary, asked after `since` was taken, has nothing: a record that was lost is
+    /// answered from what is held, and put back.
+    fn without_record(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
+        let lost = self.cache.mark_lost(id, since)?;
+        tracing::warn!(job_id = %id, "Redis has lost the record of this job; it is put back");
+        Some(lost)
     }
 }
 
 impl Measured for FallbackStore {
     fn metrics(&self) -> Metrics {
-        let mut metrics = self.held.metrics();
+        let mut metrics = self.cache.metrics();
         metrics.extend(self.metrics.metrics());
         metrics
     }
@@ -192,28 +233,24 @@ impl Measured for FallbackStore {
 
 #[async_trait]
 impl JobStore for FallbackStore {
-    fn recent(&self, id: &JobId) -> Option<Stored> {
-        let held = self.held.recent(id)?;
+    fn get_fresh(&self, id: &JobId) -> Option<Stored> {
+        let held = self.cache.get_fresh(id)?;
         self.reads.held.fetch_add(1, Relaxed);
         Some(held)
     }
 
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
-        if !self.held.is_readable(id) {
-            return self.held_answer(id);
-        }
+        let Route::Primary(token) = self.cache.route_read(id) else { return self.held_answer(id) };
         self.reads.primary.fetch_add(1, Relaxed);
-        let following = self.held.following(id);
         match self.primary.get(id).await {
-            Ok(found) => {
-                if let Some(stored) = &found {
-                    self.held.learn(stored, None);
-                    self.held.follow(&stored.job, following);
-                }
-                Ok(found)
+            Ok(Some(stored)) => {
+                self.cache.learn(&stored, None);
+                self.cache.mark_fresh(&stored.job, token);
+                Ok(Some(self.seen(stored)))
             }
+            Ok(None) => Ok(self.without_record(id, token)),
             Err(StoreError::Unavailable) => {
-                self.see_whether_it_serves().await;
+                self.suspect(Some(id));
                 self.held_answer(id)
             }
             Err(error) => Err(error),
@@ -221,13 +258,13 @@ impl JobStore for FallbackStore {
     }
 
     async fn absence(&self, instead: &Stored) -> Result<(), StoreError> {
-        // What is held says nothing of whether the store of record answers for what is not.
+        // What is held says nothing of whether the primary answers for what is not.
         if instead.source == Source::Redis {
             return Ok(());
         }
-        if !self.held.is_listable() {
+        let (Route::Primary(_) | Route::Dirty) = self.cache.route_read(&instead.job.id) else {
             return Err(StoreError::Unavailable);
-        }
+        };
         match self.primary.get(&instead.job.id).await {
             Err(StoreError::Unavailable) => Err(StoreError::Unavailable),
             _ => Ok(()),
@@ -235,78 +272,76 @@ impl JobStore for FallbackStore {
     }
 
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        self.last_moment(&job.id).await;
-        // What ends or removes a job makes room where the store of record is full.
-        let makes_room = job.removal.is_some() || job.state.is_terminal();
-        if !self.held.is_readable(&job.id) || (self.held.is_away() && !makes_room) {
-            return self.accept_unless_there(job, previous).await;
+        match self.cache.route_write(&job) {
+            Route::Primary(token) => self.replace_at_primary(job, previous, token).await,
+            Route::Dirty => self.replace_dirty(job, previous).await,
+            Route::Local => self.accept_local(job, previous).await,
         }
-        let following = self.held.following(&job.id);
-        match self.primary.replace(job.clone(), previous).await {
-            Ok(Replaced::Stored(stored)) => {
-                self.held.follow(&stored.job, following);
-                Ok(Replaced::Stored(stored))
+    }
+
+    async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError> {
+        match self.cache.route_write(&job) {
+            Route::Primary(_) if !self.cache.is_unavailable(self.cache.partition_of(&job.id)) => {
+                self.primary.decide(job, previous, decision).await
             }
-            Ok(Replaced::Conflict(there)) => {
-                if let Some(there) = &there {
-                    self.held.learn(there, None);
-                }
-                Ok(Replaced::Conflict(there))
+            Route::Local if self.cache.decides(previous) => {
+                Ok(match self.cache.accept(job, Some(previous), false)? {
+                    Replaced::Stored(stored) => Decided::Stored(stored),
+                    Replaced::Conflict(_) => Decided::Conflict,
+                })
             }
-            // Whether it was carried out will be seen when the two are reconciled.
-            Err(StoreError::Unavailable) => {
-                self.see_whether_it_serves().await;
-                self.accept_unless_there(job, previous).await
-            }
-            Err(StoreError::ReadOnly) => {
-                self.held.go_away(true);
-                self.accept_unless_there(job, previous).await
-            }
-            outcome => outcome,
+            Route::Primary(_) | Route::Dirty | Route::Local => Ok(Decided::Deferred),
         }
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        if !self.held.is_listable() {
-            return Ok(self.held.list(query));
+        if !self.cache.is_listable() {
+            return Ok(self.cache.list(query));
         }
-        match self.primary.list(query).await {
-            Ok(page) if self.held.dirty() > 0 => Ok(self.with_accepted(page, query)),
-            Ok(page) => Ok(Page { partial: self.held.is_away(), ..page }),
+        let page = match self.primary.list(query).await {
+            Ok(page) if self.cache.dirty() > 0 => self.with_accepted(page, query),
+            Ok(page) => Page { partial: self.cache.is_any_unavailable(), ..page },
             Err(StoreError::Unavailable) => {
-                self.see_whether_it_serves().await;
-                if self.held.is_away() { Ok(self.held.list(query)) } else { Err(StoreError::Unavailable) }
+                _ = self.primary.ping().await;
+                self.note_states();
+                if self.cache.is_listable() {
+                    return Err(StoreError::Unavailable);
+                }
+                return Ok(self.cache.list(query));
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        };
+        let jobs = page.jobs.into_iter();
+        let seen = |stored: Stored| if stored.source == Source::Redis { self.seen(stored) } else { stored };
+        Ok(Page { jobs: jobs.map(seen).collect(), ..page })
     }
 
     async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError> {
-        if self.held.is_listable() {
+        if self.cache.is_listable() {
             match self.primary.count_of_owner(owner).await {
-                Err(StoreError::Unavailable) => self.see_whether_it_serves().await,
+                Err(StoreError::Unavailable) => self.suspect(None),
                 counted => return counted,
             }
         }
-        Ok(self.held.count_of_owner(owner))
+        Ok(self.cache.count_of_owner(owner))
     }
 
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
-        if self.held.is_readable(&job.id) {
+        if let Route::Primary(_) = self.cache.route_read(&job.id) {
             self.primary.delete(job).await?;
         }
-        self.held.forget(job);
+        self.cache.forget(job);
         Ok(())
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
-        if !self.held.is_listable() {
-            return Ok(self.held.due(now, limit));
+        if !self.cache.is_any_readable() {
+            return Ok(self.cache.due(now, limit));
         }
         let mut batch = self.primary.due(now, limit).await?;
-        if self.held.dirty() > 0 {
-            let held = self.held.due(now, limit);
-            batch.records.retain(|record| self.held.is_readable(&record.stored.job.id));
+        if self.cache.dirty() > 0 || self.cache.is_any_unavailable() {
+            let held = self.cache.due(now, limit);
+            batch.records.retain(|record| matches!(self.cache.route_write(&record.stored.job), Route::Primary(_)));
             batch.records.extend(held.records);
             batch.next = batch.next.into_iter().chain(held.next).min();
         }
@@ -319,7 +354,6 @@ impl JobStore for FallbackStore {
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let primary = self.primary.stats().await?;
-        let away = self.held.is_away();
         let load = |count: &AtomicU64| count.load(Relaxed);
         let cache = CacheStats {
             hits: load(&self.reads.held),
@@ -327,17 +361,17 @@ impl JobStore for FallbackStore {
             errors: load(&self.reads.failed),
         };
         Ok(StoreStats {
-            counts: if away { Some(self.held.counts()) } else { primary.counts },
-            held: self.held.count() as u64,
+            counts: if self.cache.is_any_unavailable() { Some(self.cache.counts()) } else { primary.counts },
+            held: self.cache.count() as u64,
             cache: Some(cache),
-            dirty: self.held.dirty() as u64,
-            last_reconciliation: self.ledger().summary(),
+            dirty: self.cache.dirty() as u64,
+            last_reconciliation: self.report().summary(),
             ..primary
         })
     }
 
     fn mode(&self) -> watch::Receiver<StorageMode> {
-        self.held.mode()
+        self.cache.mode()
     }
 
     fn epoch(&self) -> u64 {
@@ -345,7 +379,7 @@ impl JobStore for FallbackStore {
     }
 
     fn position(&self) -> u64 {
-        self.held.position()
+        self.cache.position()
     }
 
     async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {

@@ -3,7 +3,10 @@
 //! Everything happens under one lock, held for a few map operations and never across an await, so commits have one
 //! order and each is announced in it. When the store is full, the jobs that ended first give way; active jobs never do.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -13,10 +16,13 @@ mod history;
 
 use self::history::{Log, Logged};
 use super::{
-    CommitEvent, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced, Source, StorageMode, StoreError,
-    StoreStats, Stored, table::Table,
+    CommitEvent, Decided, Decision, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced, Source,
+    StorageMode, StoreError, StoreStats, Stored, table::Table,
 };
 use crate::domain::{ChangeId, Job, JobId, ListQuery, State, Timestamp};
+
+/// A process that did not look at the time for so long did not run.
+const PAUSE_MIN: Duration = Duration::from_secs(3);
 
 /// Keeps jobs in this process's memory.
 pub struct MemoryStore {
@@ -24,7 +30,26 @@ pub struct MemoryStore {
     max_jobs: usize,
     listener: Arc<dyn Listener>,
     records: Mutex<Records>,
+    hearing: Mutex<Hearing>,
     mode: watch::Sender<StorageMode>,
+}
+
+/// From when on workers can report. Time in which this process did not run does not count.
+#[derive(Debug, Default)]
+struct Hearing {
+    since: Timestamp,
+    last_look: Option<Instant>,
+}
+
+impl Hearing {
+    /// Looks at the time, which somebody does about once a second.
+    fn look(&mut self, now: Timestamp) -> Timestamp {
+        let paused = self.last_look.replace(Instant::now()).is_some_and(|last| last.elapsed() > PAUSE_MIN);
+        if paused {
+            self.since = now;
+        }
+        self.since
+    }
 }
 
 /// All records, each with its place in the order of commits.
@@ -39,7 +64,7 @@ impl MemoryStore {
     pub fn new(max_jobs: usize, listener: Arc<dyn Listener>) -> Self {
         let epoch = Uuid::new_v4().as_u64_pair().0;
         let mode = watch::Sender::new(StorageMode::Memory);
-        Self { epoch, max_jobs, listener, records: Mutex::default(), mode }
+        Self { epoch, max_jobs, listener, records: Mutex::default(), hearing: Mutex::default(), mode }
     }
 
     /// The lock. A panic under it would leave at worst an index entry too many, which readers pass over.
@@ -61,7 +86,7 @@ impl MemoryStore {
             let first = records.table.ended().next().and_then(|id| records.table.get(id));
             let first = first.ok_or(StoreError::Full(self.max_jobs))?;
             let change_id = ChangeId { process: self.epoch, counter: records.log.position() };
-            let gone = Arc::new(first.job.give_way(now, change_id));
+            let gone = Arc::new(first.job.expired(now, change_id));
             self.commit(records, gone);
         }
         Ok(())
@@ -122,6 +147,14 @@ impl JobStore for MemoryStore {
         Ok(Replaced::Stored(stored))
     }
 
+    async fn decide(&self, job: Arc<Job>, previous: &Job, _: Decision) -> Result<Decided, StoreError> {
+        // That it is time, `due` has said; a report that came since is a conflict.
+        Ok(match self.replace(job, Some(previous)).await? {
+            Replaced::Stored(stored) => Decided::Stored(stored),
+            Replaced::Conflict(_) => Decided::Conflict,
+        })
+    }
+
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
         let selection = self.records().table.select(query);
         let jobs = selection.jobs.into_iter().map(stored).collect();
@@ -142,12 +175,18 @@ impl JobStore for MemoryStore {
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
+        let hears_since = self.hearing.lock().unwrap_or_else(PoisonError::into_inner).look(now);
         let records = self.records();
         let mut batch = DueBatch::default();
         for (time, row, due) in records.table.due() {
             if time > now || batch.records.len() == limit {
-                batch.next = Some(time);
+                batch.next = Some(batch.next.map_or(time, |next: Timestamp| next.min(time)));
                 break;
+            }
+            if let Some((after, _)) = row.job.deadline().filter(|(after, _)| hears_since + *after > now) {
+                let again = hears_since + after;
+                batch.next = Some(batch.next.map_or(again, |next: Timestamp| next.min(again)));
+                continue;
             }
             batch.records.push(DueRecord { stored: stored(row.job.clone()), due });
         }

@@ -1,36 +1,49 @@
-//! What time has brought about, from the sorted sets.
+//! What the passing of time has brought about, from the sorted sets.
 
 use std::{collections::HashSet, time::Duration};
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::pipe;
 
 use super::{
     RedisStore,
     connection::{Answer, Fault, read},
     schema::keys::{IndexKey, Partition},
-    script::Write,
+    script::{Extent, Write},
 };
 use crate::{
-    domain::{JobId, Timestamp},
+    domain::{Due, Job, JobId, Timestamp, View},
     store::{DueBatch, DueRecord, Record},
 };
 
 /// How long a record that can't be read is put off.
 const POSTPONED: Duration = Duration::from_secs(3600);
 
+/// How long a record is left to the replica whose turn it is, before the others see to it.
+const HANDOVER: Duration = Duration::from_secs(3);
+
 /// The sets that are sorted by a time that comes.
 const SETS: [IndexKey<'static>; 2] = [IndexKey::Expire, IndexKey::Lease];
 
 impl RedisStore {
-    /// See [`JobStore::due`](crate::store::JobStore::due).
+    /// See [`JobStore::due`](crate::store::JobStore::due). Partitions that do not answer are left out.
     pub(super) async fn due_batch(&self, now: Timestamp, limit: usize) -> Result<DueBatch, Fault> {
         let mut due = Vec::new();
         let mut next = None;
-        for (found, later) in try_join_all(Partition::all().map(|partition| self.due_in(partition, now, limit))).await?
-        {
-            due.extend(found);
-            next = next.into_iter().chain(later).min();
+        let mut failure = None;
+        let asked = join_all(Partition::all().map(|partition| self.due_in(partition, now, limit))).await;
+        let answered = asked.iter().any(Result::is_ok);
+        for outcome in asked {
+            match outcome {
+                Ok((found, later)) => {
+                    due.extend(found);
+                    next = next.into_iter().chain(later).min();
+                }
+                Err(fault) => failure = Some(fault),
+            }
+        }
+        if let Some(fault) = failure.filter(|_| !answered) {
+            return Err(fault);
         }
         due.sort_unstable();
         let mut seen = HashSet::new();
@@ -42,31 +55,32 @@ impl RedisStore {
 
         let ids: Vec<_> = due.into_iter().map(|(_, id)| id).collect();
         let mut batch = DueBatch { records: Vec::new(), next };
-        for (id, record) in ids.iter().zip(self.read_many(&ids).await?) {
+        for (id, record) in ids.iter().zip(self.read_many(&ids, View::Full).await?) {
             match record {
                 // It may have changed since its place was read.
                 Record::Found(stored) => {
-                    if let Some((_, due)) = stored.job.next_due().filter(|(time, _)| *time <= now) {
+                    if let Some(due) = due_of(&stored.job, now) {
                         batch.records.push(DueRecord { stored, due });
                     }
                 }
-                Record::Missing => self.forget_places(id).await?,
+                Record::Missing => self.leave_indexes(id).await?,
                 Record::Corrupt => self.postpone(id, now).await?,
             }
         }
         Ok(batch)
     }
 
-    /// Up to `limit` places in one partition that are due, and the time of the next one.
+    /// Up to `limit` places in one partition that are due and this replica's to see to, and the time of the next one.
     async fn due_in(
         &self,
         partition: Partition,
         now: Timestamp,
         limit: usize,
     ) -> Result<(Vec<(Timestamp, JobId)>, Option<Timestamp>), Fault> {
+        let (time, share) = self.monitor.time_and_share(partition, now);
         let mut commands = pipe();
-        for set in SETS {
-            let key = self.keys.place(partition, set);
+        for (set, now) in SETS.into_iter().zip([now, time]) {
+            let key = self.keys.index(partition, set);
             let mut range = |from: &str, to: &str, limit: usize| {
                 commands.cmd("ZRANGEBYSCORE").arg(&key).arg(from).arg(to).arg("WITHSCORES");
                 commands.arg("LIMIT").arg(0).arg(limit);
@@ -78,13 +92,22 @@ impl RedisStore {
         let answers: Vec<_> =
             self.bulk.query_all(&commands).await?.into_iter().map(places).collect::<Result<_, _>>()?;
         let (due, later): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
-        let next = later.into_iter().flat_map(|(_, places)| places).map(|(time, _)| time).min();
-        Ok((due.into_iter().flat_map(|(_, places)| places).collect(), next))
+        let mut next = later.into_iter().flat_map(|(_, places)| places).map(|(time, _)| time).min();
+        let mut due: Vec<_> = due.into_iter().flat_map(|(_, places)| places).collect();
+        // Others see to theirs, or are late.
+        due.retain(|(since, id)| {
+            let is_ours = share.includes(id) || now.since(*since) > HANDOVER;
+            if !is_ours {
+                next = next.into_iter().chain([*since + HANDOVER]).min();
+            }
+            is_ours
+        });
+        Ok((due, next))
     }
 
-    /// Takes out the places of a record, if it is still not there.
-    async fn forget_places(&self, id: &JobId) -> Result<(), Fault> {
-        let write = Write { id, previous: None, next: None, by: None, leaving: &SETS };
+    /// Takes a record out of the sets of what is to come, if it is still not there.
+    async fn leave_indexes(&self, id: &JobId) -> Result<(), Fault> {
+        let write = Write { id, previous: None, next: None, by: None, leaving: &SETS, extent: Extent::Part };
         write.run(&self.bulk, &self.keys).await.map(|_| ())
     }
 
@@ -92,10 +115,19 @@ impl RedisStore {
     async fn postpone(&self, id: &JobId, now: Timestamp) -> Result<(), Fault> {
         let mut commands = pipe();
         for set in SETS {
-            let key = self.keys.place(Partition::of(id), set);
+            let key = self.keys.index(Partition::of(id), set);
             commands.cmd("ZADD").arg(key).arg("XX").arg((now + POSTPONED).as_micros()).arg(id.as_str());
         }
         self.bulk.query_all(&commands).await.map(|_| ())
+    }
+}
+
+/// What is due for a record whose place says that something is.
+fn due_of(job: &Job, now: Timestamp) -> Option<Due> {
+    match job.deadline() {
+        // The script that carries it out knows whether it is time.
+        Some((_, due)) => Some(due),
+        None => job.next_due().filter(|(time, _)| *time <= now).map(|(_, due)| due),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Lists and counts, read from the indexes alone.
 //!
-//! A page is merged from all partitions, each read a little ahead.
+//! A page is merged from all partitions, each read a little ahead. Ids whose records have vanished are taken out of the
+//! indexes where they are met.
 
 use std::collections::VecDeque;
 
@@ -11,6 +12,7 @@ use super::{
     RedisStore,
     connection::{Fault, read},
     schema::keys::{IndexKey, Partition},
+    script::{Extent, Write},
 };
 use crate::{
     domain::{Cursor, Job, JobId, ListQuery, Owners, State, Timestamp},
@@ -76,7 +78,8 @@ impl RedisStore {
             }
             while !ahead.is_empty() && cuts < MAX_CUTS {
                 let ids: Vec<_> = ahead.iter().map(|place| place.id.clone()).collect();
-                let records = self.read_first(&ids).await?;
+                let records = self.read_first(&ids, query.view).await?;
+                self.leave_lists(&ids, &records, &places).await?;
                 cuts += usize::from(records.len() < ids.len());
                 looked_at += records.len();
                 page.next = ahead.drain(..records.len()).next_back();
@@ -92,6 +95,21 @@ impl RedisStore {
             page.next = None;
         }
         Ok(page)
+    }
+
+    /// Takes ids out of the indexes whose records are missing: evicted, or deleted by hand.
+    async fn leave_lists(&self, ids: &[JobId], records: &[Record], read: &[IndexKey<'_>]) -> Result<(), Fault> {
+        let missing = ids.iter().zip(records).filter(|(_, record)| matches!(record, Record::Missing));
+        let states = State::ALL.map(IndexKey::State);
+        let others = [IndexKey::Created, IndexKey::Expire, IndexKey::Lease];
+        let mut leaving: Vec<_> = states.into_iter().chain(others).collect();
+        leaving.extend(read.iter().filter(|key| matches!(key, IndexKey::Owner(_) | IndexKey::Kind(_))));
+        for (id, _) in missing {
+            let write = Write { id, previous: None, next: None, by: None, leaving: &leaving, extent: Extent::Part };
+            write.run(&self.bulk, &self.keys).await?;
+            self.listener.vanished(id);
+        }
+        Ok(())
     }
 
     /// How many jobs are in each state.
@@ -111,7 +129,7 @@ impl RedisStore {
             let mut command = cmd("EVAL");
             command.arg(CARDS).arg(places.len());
             for place in places {
-                command.arg(self.keys.place(partition, *place));
+                command.arg(self.keys.index(partition, *place));
             }
             async move { self.bulk.query::<Vec<u64>>(&command).await }
         };
@@ -155,7 +173,7 @@ impl RedisStore {
     async fn is_anything_due(&self, now: Timestamp) -> Result<bool, Fault> {
         let of = |partition| async move {
             let mut command = cmd("ZCOUNT");
-            command.arg(self.keys.place(partition, IndexKey::Expire)).arg("-inf").arg(now.as_micros());
+            command.arg(self.keys.index(partition, IndexKey::Expire)).arg("-inf").arg(now.as_micros());
             self.bulk.query::<u64>(&command).await
         };
         Ok(try_join_all(Partition::all().map(of)).await?.into_iter().any(|count| count > 0))
@@ -185,7 +203,7 @@ impl RedisStore {
         let mut commands = pipe();
         // States come in the order of a job's life: one that changes meanwhile is seen twice rather than missed.
         for place in places {
-            let key = self.keys.place(run.partition, *place);
+            let key = self.keys.index(run.partition, *place);
             commands.cmd("ZREVRANGEBYSCORE").arg(key).arg(&newest).arg(&oldest).arg("WITHSCORES");
             commands.arg("LIMIT").arg(0).arg(run.chunk);
         }

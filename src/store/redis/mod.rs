@@ -19,7 +19,7 @@ mod write;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Acquire},
+        atomic::{AtomicBool, AtomicU64, Ordering::Acquire},
     },
     time::Duration,
 };
@@ -38,20 +38,23 @@ pub use preflight::Unusable;
 
 use self::{
     connection::{Command, Connector, Fault, LinkMetrics, Pool},
+    monitor::Monitor,
+    read::PartSize,
     schema::{
-        codec::{READ, decode},
-        keys::Keys,
+        codec::{READ_FULL, decode},
+        keys::{Keys, PARTITIONS, Partition},
     },
-    script::Write,
+    script::{Extent, Write},
     subscriber::Feed,
 };
 use super::{
-    CommitEvent, DueBatch, Durability, JobStore, Listener, Page, Record, RedisStats, Replaced, Replacement, Source,
-    StorageMode, StoreError, StoreStats, Stored,
+    CommitEvent, Decided, Decision, DueBatch, Durability, History, JobStore, Listener, Page, PartitionState,
+    Partitioning, Presence, PrimaryStore, Record, RedisStats, Replaced, Replacement, Source, StorageMode, StoreError,
+    StoreStats, Stored,
 };
 use crate::{
     clock::SteeredClock,
-    domain::{Job, JobId, ListQuery, State, Timestamp},
+    domain::{Job, JobId, ListQuery, State, Timestamp, Version, View},
     telemetry::metrics::{Measured, Metrics},
 };
 
@@ -72,6 +75,8 @@ pub struct Options {
     pub timeout: Duration,
     /// What the keys of jobs begin with.
     pub key_prefix: String,
+    /// The promised time in which a replica that was cut off comes back: for so long decisions by time wait for it.
+    pub replica_grace: Duration,
 }
 
 /// Keeps jobs in Redis.
@@ -91,19 +96,30 @@ pub struct RedisStore {
     epoch: AtomicU64,
     /// How many commits were announced here.
     announced: Mutex<u64>,
-    mode: watch::Sender<StorageMode>,
+    monitor: Monitor,
+    /// What this replica shows of itself.
+    presence: Arc<Presence>,
+    replica_grace: Duration,
+    part_size: PartSize,
+    /// A replica of version 0.1 uses this Redis.
+    older_is_there: AtomicBool,
     metrics: Arc<LinkMetrics>,
 }
 
 impl RedisStore {
+    /// How ids are spread over its partitions.
+    pub const PARTITIONING: Partitioning = Partitioning { count: PARTITIONS, of: |id| Partition::of(id).index() };
+
     /// Opens the store, which tells `listener` of commits and sets `clock` by that of Redis. A Redis that can't be
     /// reached now is waited for; an error is what time alone does not mend.
     pub async fn open(
         options: Options,
         listener: Arc<dyn Listener>,
         clock: Arc<SteeredClock>,
+        presence: Arc<Presence>,
     ) -> Result<Self, Unusable> {
-        let Options { target, pool_size, timeout, key_prefix } = options;
+        let Options { target, pool_size, timeout, key_prefix, replica_grace } = options;
+        let process = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
         let connector = Arc::new(Connector::new(&target, timeout).map_err(|error| Unusable::new(&target, &error))?);
         let metrics = Arc::new(LinkMetrics::default());
         let pool = |size| Pool::new(connector.clone(), size, timeout, metrics.clone());
@@ -112,14 +128,18 @@ impl RedisStore {
             bulk: pool(BULK_CONNECTIONS),
             pulse: pool(1),
             connector: connector.clone(),
-            keys: Keys::new(&key_prefix),
+            keys: Keys::new(&key_prefix, target.database()),
             feed: Feed::default(),
             listener,
             clock,
-            by: format!("{:x}", Uuid::new_v4().as_u64_pair().0),
+            monitor: Monitor::new(process.clone()),
+            by: process,
+            presence,
+            replica_grace,
+            part_size: PartSize::default(),
+            older_is_there: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             announced: Mutex::new(0),
-            mode: watch::Sender::new(StorageMode::Degraded),
             target,
             metrics,
         };
@@ -191,7 +211,7 @@ impl JobStore for RedisStore {
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
         self.is_ready()?;
         let mut command = cmd("HMGET");
-        command.arg(self.keys.job(id)).arg(&READ);
+        command.arg(self.keys.job(id)).arg(&READ_FULL);
         let fields = self.metrics.time(Command::Get, self.pool.query(&command)).await;
         let fields = fields.map_err(|fault| Self::error(fault, id))?;
         match decode(id, fields) {
@@ -201,21 +221,14 @@ impl JobStore for RedisStore {
         }
     }
 
-    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Record>, StoreError> {
-        self.is_ready()?;
-        Ok(self.metrics.time(Command::GetMany, self.read_many(ids)).await?)
-    }
-
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         self.is_ready()?;
         self.metrics.time(Command::Write, self.write(job, previous)).await
     }
 
-    async fn replace_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
-        match self.is_ready() {
-            Ok(()) => self.metrics.time(Command::WriteMany, self.write_many(writes)).await,
-            Err(error) => vec![Err(error); writes.len()],
-        }
+    async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError> {
+        self.is_ready()?;
+        self.metrics.time(Command::Write, self.write_decision(job, previous, decision)).await
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
@@ -229,7 +242,8 @@ impl JobStore for RedisStore {
     }
 
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
-        let write = Write { id: &job.id, previous: Some(job), next: None, by: None, leaving: &[] };
+        let write =
+            Write { id: &job.id, previous: Some(job), next: None, by: None, leaving: &[], extent: Extent::Part };
         let forgotten = self.metrics.time(Command::Delete, write.run(&self.pool, &self.keys)).await;
         forgotten.map_err(|fault| Self::error(fault, &job.id))?;
         Ok(())
@@ -240,15 +254,13 @@ impl JobStore for RedisStore {
         Ok(self.metrics.time(Command::Due, self.due_batch(now, limit)).await?)
     }
 
-    fn accept_any(&self) {
-        self.connector.accept_any(true);
-    }
-
     async fn ping(&self) -> Result<(), StoreError> {
-        self.metrics.time(Command::Ping, self.look()).await.1?;
-        self.connector.accept_any(false);
-        self.link_is(StorageMode::Redis);
-        Ok(())
+        let states = self.metrics.time(Command::Ping, self.look_now()).await;
+        match states.into_iter().find(|state| *state != PartitionState::Serving) {
+            None => Ok(()),
+            Some(PartitionState::ReadOnly) => Err(StoreError::ReadOnly),
+            Some(_) => Err(StoreError::Unavailable),
+        }
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
@@ -263,15 +275,11 @@ impl JobStore for RedisStore {
     }
 
     fn mode(&self) -> watch::Receiver<StorageMode> {
-        self.mode.subscribe()
+        self.monitor.mode()
     }
 
     fn epoch(&self) -> u64 {
         self.epoch.load(Acquire)
-    }
-
-    fn losses(&self) -> u64 {
-        self.feed.losses()
     }
 
     fn position(&self) -> u64 {
@@ -281,5 +289,58 @@ impl JobStore for RedisStore {
     async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
         // Positions count what this process has heard of, and it keeps none of it.
         Ok(None)
+    }
+}
+
+#[async_trait]
+impl PrimaryStore for RedisStore {
+    async fn probe(&self, partition: usize) -> PartitionState {
+        self.metrics.time(Command::Ping, self.probe_partition(Partition::at(partition))).await
+    }
+
+    fn suspect(&self) {
+        self.feed.look.notify_one();
+    }
+
+    fn states(&self) -> watch::Receiver<Vec<PartitionState>> {
+        self.monitor.states()
+    }
+
+    fn history(&self, partition: usize) -> History {
+        self.monitor.history(partition, self.epoch())
+    }
+
+    fn expect_restart(&self, expected: bool) {
+        self.connector.accept_any(expected);
+    }
+
+    async fn beat(&self, partition: usize) -> Result<(), StoreError> {
+        self.beat_in(Partition::at(partition)).await?;
+        Ok(())
+    }
+
+    async fn leave(&self, partition: usize) -> Result<(), StoreError> {
+        Ok(self.leave_partition(Partition::at(partition)).await?)
+    }
+
+    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Record>, StoreError> {
+        self.is_ready()?;
+        Ok(self.metrics.time(Command::GetMany, self.read_many(ids, View::Full)).await?)
+    }
+
+    async fn versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, StoreError> {
+        self.is_ready()?;
+        Ok(self.metrics.time(Command::GetMany, self.read_versions(ids)).await?)
+    }
+
+    async fn replace_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
+        match self.is_ready() {
+            Ok(()) => self.metrics.time(Command::WriteMany, self.write_many(writes)).await,
+            Err(error) => vec![Err(error); writes.len()],
+        }
+    }
+
+    async fn renew(&self, job: &Job) -> Result<(), StoreError> {
+        Ok(self.write_heard(job).await?)
     }
 }

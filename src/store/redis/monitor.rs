@@ -1,51 +1,187 @@
-//! The link to Redis: whether it answers, by which clock, with which data set, and whether it lost any of that.
+//! Watches the health of Redis: whether its partitions serve, by which clock, with which data, and whether any of that was
+//! lost. Shows, by beats, that this replica serves.
 
 use std::{
+    array::from_fn,
     collections::VecDeque,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     mem::replace,
-    sync::atomic::Ordering::{AcqRel, Relaxed},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::Ordering::{AcqRel, Relaxed},
+    },
+    time::Duration,
 };
 
 use futures_util::future::join_all;
 use redis::cmd;
-use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::{debug, info, warn};
+use tokio::{
+    sync::{self, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::{
     RedisStore,
-    connection::{Address, Fault},
-    schema::keys::{EPOCH, Partition},
+    connection::{Address, Fault, is_on_the_move},
+    schema::keys::{EPOCH, PARTITIONS, Partition},
+    script::{self, BEAT as BEAT_SCRIPT},
     subscriber::{Counts, LOOK},
 };
 use crate::{
     clock::Clock,
-    domain::{TOMBSTONE_LIFE, Timestamp},
-    store::{StorageMode, StoreError},
+    domain::{JobId, Timestamp},
+    store::{History, JobStore, PartitionState, StorageMode, StoreError},
 };
 
-/// After how many looks in vain Redis counts as away.
-const FAILURES: usize = 2;
+/// How often a replica shows that it serves.
+pub(super) const BEAT: Duration = Duration::from_secs(1);
+
+/// How old the last beat may be: after a longer silence nobody could report, and that time does not count.
+pub(super) const SILENCE: Duration = Duration::from_secs(3);
+
+/// How many looks there are for each beat.
+const LOOKS_PER_BEAT: usize = 4;
+
+/// After how many looks without an answer a partition counts as away.
+const FAILURES: u32 = 2;
 
 /// Between how many looks the sentinels are asked.
 const LOOKS_PER_MASTER: usize = 4;
 
-/// For how many looks a hint may be on its way.
+/// For how many looks a notification may be on its way.
 const LOOKS: usize = 8;
 
+/// For how long a write without an answer may still come to light.
+const DOUBT: Duration = Duration::from_secs(600);
+
+/// Why this version does not share a Redis with the one before.
+const OLDER: &str = "a replica of jobtrack 0.1 uses this Redis, which this version can't share with it; stop all replicas \
+                     of 0.1, and this one will serve";
+
+/// What is known of the health of Redis.
+pub struct Monitor {
+    /// This process, among those that show that they serve.
+    process: String,
+    states: watch::Sender<Vec<PartitionState>>,
+    mode: watch::Sender<StorageMode>,
+    partitions: Mutex<[PartitionView; PARTITIONS]>,
+    /// What Redis's clock said last, and when.
+    time: Mutex<Option<(Timestamp, Instant)>>,
+    /// Held while somebody looks: others wait for what comes of that.
+    last_look: sync::Mutex<Option<(Instant, Vec<PartitionState>)>>,
+}
+
+/// What the last beat in a partition said.
+#[derive(Clone, Debug, Default)]
+struct PartitionView {
+    lineage: String,
+    run: String,
+    share: Share,
+    /// The lineage that was noted when the count of commits fell.
+    fell: String,
+    losses: u64,
+    failures: u32,
+}
+
+/// Which of the ids in a partition are this replica's to see to when something is due.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Share {
+    replicas: usize,
+    /// From 1; 0: not among them.
+    place: usize,
+}
+
+impl Share {
+    /// Whether this replica sees to `id`.
+    pub fn includes(self, id: &JobId) -> bool {
+        self.place == 0 || self.replicas < 2 || hash(id.as_str()) % self.replicas as u64 == self.place as u64 - 1
+    }
+}
+
+impl Monitor {
+    /// Knows nothing yet.
+    pub fn new(process: String) -> Self {
+        Self {
+            process,
+            states: watch::Sender::new(vec![PartitionState::Away; PARTITIONS]),
+            mode: watch::Sender::new(StorageMode::Degraded),
+            partitions: Mutex::default(),
+            time: Mutex::default(),
+            last_look: sync::Mutex::default(),
+        }
+    }
+
+    /// How the partitions are, and each change of that.
+    pub fn states(&self) -> watch::Receiver<Vec<PartitionState>> {
+        self.states.subscribe()
+    }
+
+    /// Whether all partitions serve, and each change of that.
+    pub fn mode(&self) -> watch::Receiver<StorageMode> {
+        self.mode.subscribe()
+    }
+
+    /// What is known of the history of a partition's data in the data set `epoch`.
+    pub fn history(&self, partition: usize, epoch: u64) -> History {
+        let view = &self.partitions()[partition];
+        History { epoch, lineage: hash(&view.lineage), run: hash(&view.run), losses: view.losses }
+    }
+
+    /// What Redis's clock says now, or `otherwise`; and what this replica sees to in a partition.
+    pub fn time_and_share(&self, partition: Partition, otherwise: Timestamp) -> (Timestamp, Share) {
+        let time = *self.time.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = time.map_or(otherwise, |(time, at)| time + at.elapsed());
+        (time, self.partitions()[partition.index()].share)
+    }
+
+    fn partitions(&self) -> MutexGuard<'_, [PartitionView; PARTITIONS]> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_time(&self, time: Timestamp) {
+        *self.time.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
+    }
+
+    /// Publishes how the partitions are, and says so where it changes; `reason` is of one of those that do not serve.
+    fn publish(&self, states: &[PartitionState], target: &str, reason: Option<&str>) {
+        let all_serve = states.iter().all(|state| *state == PartitionState::Serving);
+        let away = states.iter().filter(|state| **state != PartitionState::Serving).count();
+        let changed = self.states.send_if_modified(|known| replace(known, states.to_vec()) != states);
+        let mode = if all_serve { StorageMode::Redis } else { StorageMode::Degraded };
+        let mode_changed = self.mode.send_if_modified(|known| replace(known, mode) != mode);
+        if !changed && !mode_changed {
+            return;
+        }
+        if all_serve {
+            info!(redis = target, "Redis serves");
+        } else {
+            let reason = reason.unwrap_or("it does not answer");
+            warn!(redis = target, partitions = away, reason, "Redis does not serve; trying again");
+        }
+    }
+}
+
+/// A number for a name, to be compared with others of this process.
+fn hash(name: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(name)
+}
+
 impl RedisStore {
-    /// Looks after the link: whether Redis answers, its clock, its data set, and hints that were lost.
+    /// Watches the health of Redis, for ever.
     pub(super) async fn look_after(&self) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before: VecDeque<(Instant, Counts)> = VecDeque::new();
-        let (mut master, mut failures) = (None, 0);
+        let mut master = None;
         let mut generation = self.connector.generation();
         for look in 0.. {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = self.feed.look.notified() => {}
-            }
+            // Where something failed, it is looked at whether writes are taken, too.
+            let suspected = tokio::select! {
+                _ = ticks.tick() => false,
+                () = self.feed.look.notified() => true,
+            };
             if look % LOOKS_PER_MASTER == 0 {
                 self.look_for_master(&mut master).await;
             }
@@ -55,18 +191,16 @@ impl RedisStore {
             }
             let heard = *self.feed.heard();
             let begun = Instant::now();
-            let (counts, outcome) = self.look().await;
-            // A single answer may be late where much is on the way.
-            failures = if outcome.is_ok() { 0 } else { failures + 1 };
-            match outcome {
-                Ok(()) => self.link_is(StorageMode::Redis),
-                Err(StoreError::Unavailable) if failures < FAILURES => {}
-                Err(_) => self.link_is(StorageMode::Degraded),
-            }
+            let counts = {
+                let mut last = self.monitor.last_look.lock().await;
+                let (counts, raw) = self.look(suspected || look % LOOKS_PER_BEAT == 0).await;
+                *last = Some((begun, raw));
+                counts
+            };
             self.catch_up(&counts);
             let due = if before.len() < LOOKS { None } else { before.pop_front() };
             if due.is_some_and(|(_, due)| is_behind(&heard, &due)) {
-                debug!("hints were lost");
+                debug!("notifications were lost");
                 before.clear();
                 self.feed.distrust.notify_one();
                 continue;
@@ -77,6 +211,47 @@ impl RedisStore {
                 self.listener.heard_until(then.into_std());
             }
         }
+    }
+
+    /// How the partitions are now: what a look finds that began after this was asked. One look serves all who ask.
+    pub(super) async fn look_now(&self) -> Vec<PartitionState> {
+        let asked = Instant::now();
+        let mut last = self.monitor.last_look.lock().await;
+        if let Some((begun, states)) = &*last
+            && *begun >= asked
+        {
+            return states.clone();
+        }
+        let begun = Instant::now();
+        let (counts, states) = self.look(true).await;
+        self.catch_up(&counts);
+        *last = Some((begun, states.clone()));
+        states
+    }
+
+    /// Tries, with a beat, whether a partition serves.
+    pub(super) async fn probe_partition(&self, partition: Partition) -> PartitionState {
+        let at = partition.index();
+        let heard = *self.feed.heard();
+        let (known, outcome) = tokio::join!(self.learn_data_set(), self.beat_in(partition));
+        let is_unknown = known.is_err() && (self.epoch() == 0 || self.is_older_there());
+        let state = match (&outcome, known) {
+            (_, Err(fault)) if is_unknown => judge(&fault).0,
+            (Err(fault), _) => judge(fault).0,
+            (Ok(_), _) => PartitionState::Serving,
+        };
+        if let Ok(commits) = outcome {
+            let mut counts = [None; PARTITIONS];
+            counts[at] = Some(commits);
+            self.look_for_losses(&heard, &counts);
+            self.catch_up(&counts);
+        }
+        let mut states = self.monitor.states.borrow().clone();
+        if state == PartitionState::Serving {
+            states[at] = state;
+            self.monitor.publish(&states, &self.target.to_string(), None);
+        }
+        state
     }
 
     /// Takes note of partitions that answer again: what was committed there meanwhile was missed.
@@ -103,29 +278,116 @@ impl RedisStore {
         }
     }
 
-    /// Looks at the clock, the data set and the counts of commits, which it returns. An error where Redis does not serve
-    /// with all its partitions; data that was lost is noted.
-    pub(super) async fn look(&self) -> (Counts, Result<(), StoreError>) {
+    /// Looks at the clock, the data set and the counts of commits, which it returns; with a beat, also at whether each
+    /// partition takes writes. Data that was lost is noted. Returns how the partitions are, too.
+    pub(super) async fn look(&self, with_beat: bool) -> (Counts, Vec<PartitionState>) {
         let heard = *self.feed.heard();
-        let (clock, data_set, counts) = tokio::join!(self.set_clock(), self.name_data_set(), self.commits());
-        // No call is served from Redis before the data set is known, so the clock is right by then.
-        let known = clock.and(data_set).map(|epoch| self.data_set_is(epoch));
+        let (known, outcomes) = if with_beat {
+            tokio::join!(self.learn_data_set(), join_all(Partition::all().map(|partition| self.beat_in(partition))))
+        } else {
+            tokio::join!(self.set_clock(), join_all(Partition::all().map(|partition| self.commits_in(partition))))
+        };
+        let counts: Counts = from_fn(|partition| outcomes[partition].as_ref().ok().copied());
         self.look_for_losses(&heard, &counts);
-        let all = if counts.iter().all(Option::is_some) { Ok(()) } else { Err(StoreError::Unavailable) };
-        (counts, known.map_err(StoreError::from).and(all))
+        // Before the data set is known no call is served.
+        let unknown = known.err().filter(|_| self.epoch() == 0);
+        let unknown = unknown.or_else(|| self.is_older_there().then(older_fault));
+        let mut reason = unknown.as_ref().map(|fault| fault.clone().into_error().to_string());
+        let mut raw = Vec::with_capacity(PARTITIONS);
+        let mut states = self.monitor.states.borrow().clone();
+        for (partition, outcome) in outcomes.iter().enumerate() {
+            let (state, at_once) = match (&unknown, outcome) {
+                (Some(fault), _) | (None, Err(fault)) => judge(fault),
+                // Whether it takes writes, only a beat shows.
+                (None, Ok(_)) if !with_beat && states[partition] == PartitionState::ReadOnly => {
+                    (states[partition], true)
+                }
+                (None, Ok(_)) => (PartitionState::Serving, true),
+            };
+            if let Err(fault) = outcome {
+                reason.get_or_insert_with(|| fault.clone().into_error().to_string());
+            }
+            raw.push(state);
+            let view = &mut self.monitor.partitions()[partition];
+            view.failures = if state == PartitionState::Serving { 0 } else { view.failures + 1 };
+            // A single answer may be late where much is on the way.
+            if at_once || view.failures >= FAILURES {
+                states[partition] = state;
+            }
+        }
+        self.monitor.publish(&states, &self.target.to_string(), reason.as_deref());
+        (counts, raw)
     }
 
-    /// Notes that Redis has lost the last commits where fewer have happened than were `heard` of.
+    fn is_older_there(&self) -> bool {
+        self.older_is_there.load(Relaxed) && !(0..PARTITIONS).any(|partition| self.presence.is_serving(partition))
+    }
+
+    /// Notes that Redis has lost the last commits of a partition where fewer have happened than were `heard` of.
     pub(super) fn look_for_losses(&self, heard: &Counts, counts: &Counts) {
-        if is_behind(counts, heard) {
-            warn!(redis = %self.target, "Redis has lost commits");
-            self.feed.losses.fetch_add(1, Relaxed);
-            for (heard, count) in self.feed.heard().iter_mut().zip(counts) {
-                *heard = heard.and(*count);
-            }
-            self.link_is(StorageMode::Degraded);
-            self.feed.distrust.notify_one();
+        if !is_behind(counts, heard) {
+            return;
         }
+        warn!(redis = %self.target, "Redis has lost commits");
+        let mut views = self.monitor.partitions();
+        for partition in 0..PARTITIONS {
+            if heard[partition].zip(counts[partition]).is_some_and(|(heard, count)| count < heard) {
+                let view = &mut views[partition];
+                view.losses += 1;
+                // The next beat tells all others, unless one of them has done so.
+                view.fell.clone_from(&view.lineage);
+            }
+        }
+        drop(views);
+        for (heard, count) in self.feed.heard().iter_mut().zip(counts) {
+            *heard = (*heard).min(*count).or(*heard);
+        }
+        self.tell_history_changed();
+    }
+
+    /// Has whoever serves from Redis compare histories.
+    fn tell_history_changed(&self) {
+        self.monitor.states.send_modify(|_| {});
+        self.feed.distrust.notify_one();
+    }
+
+    /// One beat in a partition, which returns its count of commits.
+    pub(super) async fn beat_in(&self, partition: Partition) -> Result<i64, Fault> {
+        let at = partition.index();
+        let mark = self.presence.mark(at).map(|mark| mark.as_micros().to_string()).unwrap_or_default();
+        let serving = self.presence.is_serving(at);
+        let fell = self.monitor.partitions()[at].fell.clone();
+        let name = Uuid::new_v4().simple().to_string();
+        let beat = script::run(&self.pulse, &BEAT_SCRIPT, |command| {
+            command.arg(1).arg(self.keys.beat(partition));
+            command.arg(&self.monitor.process).arg(i32::from(serving)).arg(&mark).arg(&fell).arg(&name);
+            command.arg(micros(SILENCE)).arg(micros(self.bound() * 2));
+        });
+        let (answer, commits) = tokio::try_join!(beat, self.commits_in(partition))?;
+        let (time, heard_since, lineage, run, replicas, place): (i64, i64, String, String, usize, usize) = answer;
+        let (time, heard_since) = (Timestamp::from_micros(time), Timestamp::from_micros(heard_since));
+        self.presence.beat_answered(at, time, heard_since);
+        self.monitor.set_time(time);
+        let mut views = self.monitor.partitions();
+        let view = &mut views[at];
+        let is_new = !view.lineage.is_empty() && (view.lineage != lineage || view.run != run);
+        view.fell.clear();
+        (view.lineage, view.run, view.share) = (lineage, run, Share { replicas, place });
+        drop(views);
+        if is_new {
+            self.tell_history_changed();
+        }
+        Ok(commits)
+    }
+
+    /// Takes this replica out of those that serve from a partition.
+    pub(super) async fn leave_partition(&self, partition: Partition) -> Result<(), Fault> {
+        self.pulse.query(cmd("HDEL").arg(self.keys.beat(partition)).arg(format!("mark:{}", self.monitor.process))).await
+    }
+
+    /// For how long a replica may be away with reports that it acknowledged.
+    pub(super) fn bound(&self) -> Duration {
+        self.replica_grace + BEAT * 2
     }
 
     /// Sets the clock by that of Redis.
@@ -133,32 +395,54 @@ impl RedisStore {
         let asked = Instant::now();
         let (seconds, micros): (i64, i64) = self.pulse.query(&cmd("TIME")).await?;
         let way = asked.elapsed() / 2;
-        self.clock.steer(Timestamp::from_micros(seconds * 1_000_000 + micros) + way, way);
-        self.feed.doubt_ends(self.clock.now() + TOMBSTONE_LIFE);
+        let time = Timestamp::from_micros(seconds * 1_000_000 + micros) + way;
+        self.monitor.set_time(time);
+        self.clock.steer(time, way);
+        self.feed.doubt_ends(self.clock.now() + DOUBT);
+        Ok(())
+    }
+
+    /// Sets the clock, and reads which data set this is. Another one than before is told.
+    pub(super) async fn learn_data_set(&self) -> Result<(), Fault> {
+        let (clock, data_set, older) = tokio::join!(self.set_clock(), self.name_data_set(), self.look_for_older());
+        self.note_older(older.unwrap_or_default());
+        // No call is served from Redis before the data set is known, so the clock is right by then.
+        let epoch = clock.and(data_set)?;
+        if self.is_older_there() {
+            return Err(older_fault());
+        }
+        let before = self.epoch.swap(epoch, AcqRel);
+        if before != 0 && before != epoch {
+            warn!(redis = %self.target, "Redis data set changed; watches will restart");
+            self.tell_history_changed();
+        }
         Ok(())
     }
 
     /// Reads which data set this is, and names it if nobody has. Fails where Redis takes no writes.
-    pub(super) async fn name_data_set(&self) -> Result<u64, Fault> {
+    async fn name_data_set(&self) -> Result<u64, Fault> {
         let name = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
         let there: Option<String> = self.pulse.query(cmd("SET").arg(EPOCH).arg(&name).arg("NX").arg("GET")).await?;
         Ok(u64::from_str_radix(&there.unwrap_or(name), 16).unwrap_or(1))
     }
 
-    /// Takes note of the data set; another one than before is told.
-    pub(super) fn data_set_is(&self, epoch: u64) {
-        let before = self.epoch.swap(epoch, AcqRel);
-        if before != 0 && before != epoch {
-            warn!(redis = %self.target, "Redis holds another data set than before");
-            self.link_is(StorageMode::Degraded);
-            self.feed.distrust.notify_one();
+    /// Looks for replicas of version 0.1, which listen on channels of other names.
+    async fn look_for_older(&self) -> Result<bool, Fault> {
+        let channel = self.keys.legacy_changes(Partition::of(&JobId::lower_bound()));
+        let (_, count): (String, i64) = self.pulse.query(cmd("PUBSUB").arg("NUMSUB").arg(channel)).await?;
+        Ok(count > 0)
+    }
+
+    fn note_older(&self, is_there: bool) {
+        if self.older_is_there.swap(is_there, Relaxed) != is_there && is_there {
+            error!(redis = %self.target, "{OLDER}");
         }
     }
 
-    /// How many commits there were in each partition, as far as that can be told.
+    /// The count of commits in each partition, as far as that can be told.
     pub(super) async fn commits(&self) -> Counts {
         let counts = join_all(Partition::all().map(|partition| self.commits_in(partition))).await;
-        std::array::from_fn(|partition| counts[partition].as_ref().ok().copied())
+        from_fn(|partition| counts[partition].as_ref().ok().copied())
     }
 
     /// How many commits there were in a partition.
@@ -166,16 +450,26 @@ impl RedisStore {
         let count: Option<i64> = self.pulse.query(cmd("GET").arg(self.keys.commits(partition))).await?;
         Ok(count.unwrap_or_default())
     }
+}
 
-    /// Tells the state of the link, once for each change.
-    pub(super) fn link_is(&self, mode: StorageMode) {
-        let changed = self.mode.send_if_modified(|known| replace(known, mode) != mode);
-        match mode {
-            _ if !changed => {}
-            StorageMode::Redis => info!(redis = %self.target, "Redis serves"),
-            _ => warn!(redis = %self.target, "Redis does not serve; trying again"),
-        }
-    }
+/// Redis can't be shared with version 0.1.
+fn older_fault() -> Fault {
+    Fault::Refused((redis::ErrorKind::Client, OLDER).into())
+}
+
+/// What a fault says of a partition, and whether it says so at once: a silent server may only be slow.
+fn judge(fault: &Fault) -> (PartitionState, bool) {
+    let state = match StoreError::from(fault.clone()) {
+        StoreError::ReadOnly => PartitionState::ReadOnly,
+        _ => PartitionState::Away,
+    };
+    // Keys on the move are back in a moment.
+    let is_passing = matches!(fault, Fault::Away(error) if error.is_timeout() || is_on_the_move(error));
+    (state, !is_passing)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether there is as much in all partitions.

@@ -12,12 +12,12 @@ use super::{
     RedisStore,
     connection::{Fault, Target, timed_out},
     schema::{codec::decode, keys::Partition},
-    script::{Outcome, Write},
+    script::{Extent, Outcome, Write},
 };
 use crate::{
     clock::Clock,
     domain::{ChangeContext, ChangeId, Filter, Job, JobId, ListQuery, NewJob, Retention},
-    store::{Record, StorageMode},
+    store::Record,
 };
 
 /// How long the checks may take; they are made twice at most.
@@ -52,7 +52,7 @@ impl RedisStore {
         }
         match outcome {
             Ok(()) => {
-                self.link_is(StorageMode::Redis);
+                self.look_now().await;
                 Ok(())
             }
             Err(error) => {
@@ -73,13 +73,18 @@ impl RedisStore {
     /// Everything that will be done, once.
     async fn try_everything(&self) -> Result<(), RedisError> {
         drop(self.connector.connect().await?);
-        self.set_clock().await.map_err(Fault::into_error)?;
-        self.data_set_is(self.name_data_set().await.map_err(Fault::into_error)?);
+        self.learn_data_set().await.map_err(Fault::into_error)?;
         let partition = Partition::of(&JobId::lower_bound());
-        self.commits_in(partition).await.map_err(Fault::into_error)?;
+        self.beat_in(partition).await.map_err(Fault::into_error)?;
         self.try_write().await.map_err(Fault::into_error)?;
-        let query =
-            ListQuery { filter: Filter::default(), limit: 1, after: None, now: self.clock.now(), confined: false };
+        let query = ListQuery {
+            filter: Filter::default(),
+            limit: 1,
+            after: None,
+            now: self.clock.now(),
+            confined: false,
+            view: crate::domain::View::Basic,
+        };
         self.counts().await.map_err(Fault::into_error)?;
         self.page(&query).await.map_err(Fault::into_error)?;
         self.due_batch(self.clock.now(), 1).await.map_err(Fault::into_error)?;
@@ -98,14 +103,22 @@ impl RedisStore {
         };
         let id = JobId::lower_bound();
         let gone = Job::create(id.clone(), NewJob::default(), None, Uuid::new_v4(), &moment)
-            .give_way(moment.now, moment.change_id);
-        let write = Write { id: &id, previous: None, next: Some(&gone), by: Some(&self.by), leaving: &[] };
+            .expired(moment.now, moment.change_id);
+        let write = Write {
+            id: &id,
+            previous: None,
+            next: Some(&gone),
+            by: Some(&self.by),
+            leaving: &[],
+            extent: Extent::Part,
+        };
         let left_behind = match write.run(&self.pool, &self.keys).await? {
-            Outcome::Done(_) => None,
+            Outcome::Done(_) | Outcome::Deferred | Outcome::Legacy => None,
             Outcome::Other(fields) => Some(decode(&id, fields)),
         };
         let there = left_behind.and_then(Record::found).map_or_else(|| gone.into(), |stored| stored.job);
-        let forget = Write { id: &id, previous: Some(&there), next: None, by: None, leaving: &[] };
+        let forget =
+            Write { id: &id, previous: Some(&there), next: None, by: None, leaving: &[], extent: Extent::Part };
         forget.run(&self.pool, &self.keys).await?;
         Ok(())
     }

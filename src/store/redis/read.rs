@@ -1,4 +1,6 @@
-//! Reading many records, whatever their size.
+//! Reading many records, whatever their size and however slow the link is.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use futures_util::future::try_join_all;
 use redis::{Cmd, Pipeline, Value, cmd};
@@ -7,48 +9,104 @@ use super::{
     RedisStore,
     connection::{Answer, Fault, read},
     schema::{
-        codec::{READ, decode},
+        codec::{self, decode},
         keys::Partition,
     },
 };
-use crate::{domain::JobId, store::Record};
+use crate::{
+    domain::{JobId, Version, View},
+    store::Record,
+};
 
-/// How large records that are read together may be, in bytes: they have to arrive within the limit of one command.
-pub const PART: usize = 2 * 1024 * 1024;
+/// The most that is asked for at once, in bytes: it has to arrive within the limit of one command.
+pub const PART_MAX: usize = 2 * 1024 * 1024;
+
+/// The least that is asked for at once, in bytes.
+const PART_MIN: usize = 64 * 1024;
 
 /// How many records are read without asking for their sizes first.
 const FEW: usize = 2;
 
+/// About how many bytes a record without documents takes.
+const BASIC_BYTES: usize = 512;
+
+/// How much is asked for at once: more while answers come in time, half as much after one that does not.
+#[derive(Debug)]
+pub struct PartSize(AtomicUsize);
+
+impl Default for PartSize {
+    fn default() -> Self {
+        Self(AtomicUsize::new(PART_MIN * 4))
+    }
+}
+
+impl PartSize {
+    /// In bytes.
+    pub fn get(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+
+    /// Learns from what came of asking for so much.
+    pub fn learn<T>(&self, outcome: &Result<T, Fault>) {
+        let size = self.get();
+        match outcome {
+            Ok(_) => self.0.store((size + size / 2).min(PART_MAX), Relaxed),
+            Err(Fault::Away(_)) => self.0.store((size / 2).max(PART_MIN), Relaxed),
+            Err(Fault::Refused(_)) => {}
+        }
+    }
+}
+
 impl RedisStore {
     /// The records of `ids`, in the same order.
-    pub(super) async fn read_many(&self, ids: &[JobId]) -> Result<Vec<Record>, Fault> {
+    pub(super) async fn read_many(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let mut records = Vec::with_capacity(ids.len());
         while records.len() < ids.len() {
-            records.extend(self.read_first(&ids[records.len()..]).await?);
+            records.extend(self.read_first(&ids[records.len()..], view).await?);
         }
         Ok(records)
     }
 
     /// The records of the first of `ids`, as many as can be read together.
-    pub(super) async fn read_first(&self, ids: &[JobId]) -> Result<Vec<Record>, Fault> {
-        let mut some = ids.len().min(FEW);
-        if ids.len() > FEW {
-            let mut sum = 0;
-            let fits = |size: &usize| {
-                sum += size;
-                sum <= PART
-            };
-            some = self.sizes(ids).await?.into_iter().take_while(fits).count().max(1);
-        }
-        let ids = &ids[..some];
-        let answers = self.ask_each(ids, |key| cmd("HMGET").arg(key).arg(&READ).take()).await?;
-        ids.iter().zip(answers).map(|(id, answer)| record(id, answer)).collect()
+    pub(super) async fn read_first(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
+        let some = match view {
+            View::Basic => (self.part_size.get() / BASIC_BYTES).clamp(1, ids.len().max(1)),
+            View::Full if ids.len() <= FEW => ids.len(),
+            View::Full => {
+                let (mut sum, most) = (0, self.part_size.get());
+                let fits = |size: &usize| {
+                    sum += size;
+                    sum <= most
+                };
+                self.sizes(ids).await?.into_iter().take_while(fits).count().max(1)
+            }
+        };
+        let ids = &ids[..some.min(ids.len())];
+        let answers = self.ask_each(ids, |key| cmd("HMGET").arg(key).arg(codec::fields(view)).take()).await;
+        self.part_size.learn(&answers);
+        ids.iter().zip(answers?).map(|(id, answer)| record(id, answer)).collect()
+    }
+
+    /// The versions of the records of `ids`; `None` for what is missing, damaged, or of version 0.1.
+    pub(super) async fn read_versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, Fault> {
+        let answers = self.ask_each(ids, |key| cmd("HGET").arg(key).arg("v").take()).await;
+        self.part_size.learn(&answers);
+        let version = |answer| read::<Option<String>>(answer).ok().flatten();
+        Ok(answers?.into_iter().map(|answer| codec::parse_version(&version(answer)?)).collect())
     }
 
     async fn sizes(&self, ids: &[JobId]) -> Result<Vec<usize>, Fault> {
-        let answers = self.ask_each(ids, |key| cmd("HSTRLEN").arg(key).arg(READ[0]).take()).await?;
-        // What is no hash is found out when it is read.
-        Ok(answers.into_iter().map(|answer| read(answer).unwrap_or_default()).collect())
+        // What else a record has is small next to what may be read at once.
+        const LARGE: [&str; 3] = ["result", "metadata", "doc"];
+        let asked = LARGE.map(|field| self.ask_each(ids, move |key| cmd("HSTRLEN").arg(key).arg(field).take()));
+        let mut sizes = vec![0; ids.len()];
+        for answers in try_join_all(asked).await? {
+            // What is no hash is found out when it is read.
+            for (size, answer) in sizes.iter_mut().zip(answers) {
+                *size += read::<usize>(answer).unwrap_or_default();
+            }
+        }
+        Ok(sizes)
     }
 
     /// The answer for each of `ids` to the command that `ask` makes of its key.

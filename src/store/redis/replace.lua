@@ -1,52 +1,101 @@
--- Compare and set of one job: the record, its index entries, its place in the order of commits and the hint, together.
+-- Compare and set of one job: the record, its index entries, its place in the order of commits and the notification,
+-- together.
 --
 -- Keys   1     the job's hash
 --        2     the partition's count of commits
 --        3..   sorted sets that change
--- Args   1..3  uid, rev and stamp of the version that must be there; all empty: nothing may be there
---        4     the job's id, as a member of the sorted sets
---        5     the channel of the hint
---        6     the hint, which follows the number of the commit; empty: no commit is counted and none announced
---        7     durable_time: a time to be kept; "first": this version has ended, and the time at which its uid first
---              had an end here is kept, or is now; empty: it has not ended
---        8..   for each sorted set the score; empty: the id is taken out
---        then  fields and values of the hash, uid first; none: the hash is removed
--- Returns      durable_time, if it was stored
---              {doc, durable_time, rev} of what is there, if that is another version; all nil: nothing is there
+-- Args   1     the version that must be there; empty: nothing may be there
+--        2     the job's id, as a member of the sorted sets
+--        3     the channel of the notification
+--        4     the notification, which follows the number of the commit; empty: no commit is counted and none announced
+--        5     heard: "now": this version has a new report; a time; empty: it stays as it is
+--        6     since: "first": the id is taken from now on; a time; empty: it stays as it is
+--        7     durable_time: "now": this version has ended, and no end of its incarnation was here before; a time; empty
+--        8     "whole": all fields are given, and what is there is removed; "part": others stay; "touch": only heard
+--              changes; "none": the record is removed
+--        9     the number of fields to be deleted
+--        10..  for each sorted set the score: empty: the id is taken out; with a plus: so many microseconds from now
+--        then  the fields to be deleted, then fields and values to be set
+-- Returns      "heard since durable_time", each as it is written now or "-", if it was stored
+--              "LEGACY", if the record there is of version 0.1, and not all fields are given
+--              the fields of what is there (codec.rs, READ_FULL), if that is another version; all nil: nothing is there
 -- Why atomic   a version and its index entries are seen together, and commits are announced in the order they happen in
-local uid, rev, stamp = unpack(redis.call('HMGET', KEYS[1], 'uid', 'rev', 'stamp'))
-if (uid or '') ~= ARGV[1] or (rev or '') ~= ARGV[2] or (stamp or '') ~= ARGV[3] then
-  return redis.call('HMGET', KEYS[1], 'doc', 'durable_time', 'rev')
+local there = redis.call('HGET', KEYS[1], 'v')
+local legacy
+if not there and redis.call('EXISTS', KEYS[1]) == 1 then
+  legacy = redis.call('HMGET', KEYS[1], 'rev', 'stamp', 'born', 'uid')
+  there = legacy[1] and legacy[4] and table.concat(legacy, ' ')
+  legacy = there
+end
+if (there or '') ~= ARGV[1] then
+  return redis.call('HMGET', KEYS[1], 'v', 'job', 'since', 'heard', 'durable_time', 'doc', 'metadata', 'result', 'details')
+end
+local mode = ARGV[8]
+if legacy and mode ~= 'whole' and mode ~= 'none' then
+  return redis.status_reply('LEGACY')
 end
 
-local fields = 6 + #KEYS
-local durable_time = ARGV[7]
-if durable_time == 'first' then
-  durable_time = ARGV[fields + 1] == uid and redis.call('HGET', KEYS[1], 'durable_time') or ''
-  if durable_time == '' then
-    local now = redis.call('TIME')
-    durable_time = now[1] .. string.format('%06d', now[2])
+local now
+local function clock()
+  if not now then
+    local time = redis.call('TIME')
+    now = time[1] .. string.format('%06d', time[2])
   end
+  return now
+end
+
+local heard, since, durable_time = ARGV[5], ARGV[6], ARGV[7]
+if heard == 'now' then
+  heard = clock()
+end
+if since == 'first' then
+  since = clock()
+end
+if durable_time == 'now' then
+  durable_time = clock()
 end
 
 -- Ids are taken out of sets first: a Redis that is full then takes the rest of the script, so that jobs can still end and
 -- be removed.
+local first = 9 + #KEYS - 2
 for set = 3, #KEYS do
-  local score = ARGV[5 + set]
+  local score = ARGV[7 + set]
   if score == '' then
-    redis.call('ZREM', KEYS[set], ARGV[4])
+    redis.call('ZREM', KEYS[set], ARGV[2])
+  elseif string.sub(score, 1, 1) == '+' then
+    redis.call('ZADD', KEYS[set], string.format('%.0f', clock() + string.sub(score, 2)), ARGV[2])
   else
-    redis.call('ZADD', KEYS[set], score, ARGV[4])
+    redis.call('ZADD', KEYS[set], score, ARGV[2])
   end
 end
 
-if #ARGV < fields then
+if mode == 'none' then
   redis.call('DEL', KEYS[1])
 else
-  redis.call('HSET', KEYS[1], 'durable_time', durable_time, unpack(ARGV, fields))
+  if mode == 'whole' and there then
+    redis.call('DEL', KEYS[1])
+  end
+  local deleted = tonumber(ARGV[9])
+  if deleted > 0 then
+    redis.call('HDEL', KEYS[1], unpack(ARGV, first + 1, first + deleted))
+  end
+  local set = { unpack(ARGV, first + 1 + deleted) }
+  if heard ~= '' then
+    set[#set + 1], set[#set + 2] = 'heard', heard
+  end
+  if since ~= '' then
+    set[#set + 1], set[#set + 2] = 'since', since
+  end
+  if durable_time ~= '' then
+    set[#set + 1], set[#set + 2] = 'durable_time', durable_time
+  end
+  redis.call('HSET', KEYS[1], unpack(set))
 end
 
-if ARGV[6] ~= '' then
-  redis.call('PUBLISH', ARGV[5], redis.call('INCR', KEYS[2]) .. ' ' .. ARGV[6])
+if ARGV[4] ~= '' then
+  redis.call('PUBLISH', ARGV[3], redis.call('INCR', KEYS[2]) .. ' ' .. ARGV[4])
 end
-return durable_time
+local function given(time)
+  return time == '' and '-' or time
+end
+return given(heard) .. ' ' .. given(since) .. ' ' .. given(durable_time)

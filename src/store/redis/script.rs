@@ -1,21 +1,35 @@
-//! The one write: `replace.lua`, and what it is given.
+//! The one write: `replace.lua`, and what it is given. `decide.lua` stands before it for decisions by time.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value, cmd};
 
 use super::{
     connection::{Fault, Pool},
     schema::{
-        codec::{Message, Written, encode},
-        keys::{IndexKey, Keys, Partition},
+        codec::{Fields, Message, version},
+        keys::{IndexKey, Keys, Partition, Score},
     },
 };
 use crate::domain::{Job, JobId, Timestamp};
 
-const SOURCE: &str = include_str!("replace.lua");
+/// A script, with the name by which Redis knows it.
+pub struct Source {
+    text: &'static str,
+    hash: String,
+}
 
-static HASH: LazyLock<String> = LazyLock::new(|| Script::new(SOURCE).get_hash().to_owned());
+impl Source {
+    fn new(text: &'static str) -> Self {
+        Self { text, hash: Script::new(text).get_hash().to_owned() }
+    }
+}
+
+static REPLACE: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("replace.lua")));
+static DECIDE: LazyLock<Source> =
+    LazyLock::new(|| Source::new(concat!(include_str!("decide.lua"), include_str!("replace.lua"))));
+/// See [`Monitor`](super::monitor).
+pub static BEAT: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("beat.lua")));
 
 /// One record that is to be replaced.
 pub struct Write<'a> {
@@ -29,20 +43,69 @@ pub struct Write<'a> {
     pub by: Option<&'a str>,
     /// Where the id has no place any more, besides what follows from the versions.
     pub leaving: &'a [IndexKey<'a>],
+    /// How much of the record is written.
+    pub extent: Extent,
+}
+
+/// How much of a record a write touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// What differs from the version before.
+    Part,
+    /// All of it.
+    Whole,
+    /// That its worker was heard, and nothing else.
+    Heard,
+}
+
+/// What a decision by time about an active job has to wait for.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// How long after the worker was last heard.
+    pub wait: Duration,
+    /// For how long replicas may be away with reports that they acknowledged; zero for what the next report undoes.
+    pub bound: Duration,
+    /// How old the last beat of a serving replica may be.
+    pub silence: Duration,
 }
 
 /// What came of a write.
 pub enum Outcome {
-    /// It is done; the time at which the job's end entered Redis, if it has ended.
-    Done(String),
-    /// This is there instead: the fields [`READ`](super::schema::codec::READ).
+    /// It is done; these times are written now.
+    Done(Times),
+    /// It is too early for the decision.
+    Deferred,
+    /// The record is of version 0.1: it has to be written as a whole.
+    Legacy,
+    /// This is there instead: the fields [`READ_FULL`](super::schema::codec::READ_FULL).
     Other(Value),
+}
+
+/// Times on the clock of Redis that a write sets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// When the worker was heard.
+    pub heard: Option<Timestamp>,
+    /// When the id was taken.
+    pub since: Option<Timestamp>,
+    /// When the end was stored.
+    pub durable: Option<Timestamp>,
+}
+
+impl Times {
+    fn parse(text: &str) -> Self {
+        let mut times = text.split(' ').map(|time| time.parse().ok().map(Timestamp::from_micros));
+        let mut next = || times.next().flatten();
+        Self { heard: next(), since: next(), durable: next() }
+    }
 }
 
 impl From<Value> for Outcome {
     fn from(answer: Value) -> Self {
         match answer {
-            Value::BulkString(durable_time) => Self::Done(String::from_utf8_lossy(&durable_time).into_owned()),
+            Value::BulkString(times) => Self::Done(Times::parse(&String::from_utf8_lossy(&times))),
+            Value::SimpleString(word) if word == "DEFERRED" => Self::Deferred,
+            Value::SimpleString(_) => Self::Legacy,
             other => Self::Other(other),
         }
     }
@@ -53,71 +116,158 @@ pub fn is_unknown(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
+/// Carries out a script whose other arguments `add` adds.
+pub async fn run<T: redis::FromRedisValue>(pool: &Pool, source: &Source, add: impl Fn(&mut Cmd)) -> Result<T, Fault> {
+    let command = |name: &str, script: &str| {
+        let mut command = cmd(name);
+        command.arg(script);
+        add(&mut command);
+        command
+    };
+    match pool.query(&command("EVALSHA", &source.hash)).await {
+        Err(Fault::Refused(error)) if is_unknown(&error) => pool.query(&command("EVAL", source.text)).await,
+        answer => answer,
+    }
+}
+
 impl Write<'_> {
     /// Carries it out.
     pub async fn run(&self, pool: &Pool, keys: &Keys) -> Result<Outcome, Fault> {
-        let answer: Result<Value, _> = match pool.query(&self.command(keys)).await {
-            Err(Fault::Refused(error)) if is_unknown(&error) => {
-                pool.query(&self.command_with("EVAL", SOURCE, keys)).await
-            }
-            answer => answer,
-        };
-        answer.map(Outcome::from)
+        let answer: Value = run(pool, &REPLACE, |command| self.add_to(command, keys, None)).await?;
+        Ok(answer.into())
+    }
+
+    /// Carries it out if the passing of time allows it.
+    pub async fn decide(&self, terms: &Terms, pool: &Pool, keys: &Keys) -> Result<Outcome, Fault> {
+        let answer: Value = run(pool, &DECIDE, |command| self.add_to(command, keys, Some(terms))).await?;
+        Ok(answer.into())
     }
 
     /// The command that carries it out where Redis knows the script.
     pub fn command(&self, keys: &Keys) -> Cmd {
-        self.command_with("EVALSHA", &HASH, keys)
-    }
-
-    fn command_with(&self, name: &str, script: &str, keys: &Keys) -> Cmd {
-        let partition = Partition::of(self.id);
-        let moves = self.moves();
-        let mut command = cmd(name);
-        command.arg(script).arg(2 + moves.len()).arg(keys.job(self.id)).arg(keys.commits(partition));
-        for (place, _) in &moves {
-            command.arg(keys.place(partition, *place));
-        }
-        match self.previous {
-            Some(job) => Written::from(job.version).write_to(&mut command),
-            None => _ = command.arg("").arg("").arg(""),
-        }
-        let hint = self.next.zip(self.by).map(|(job, by)| Message::of(job).encode(by)).unwrap_or_default();
-        command.arg(self.id.as_str()).arg(keys.changes(partition)).arg(hint).arg(self.durable_time());
-        for (_, time) in &moves {
-            match time {
-                Some(time) => command.arg(time.as_micros()),
-                None => command.arg(""),
-            };
-        }
-        if let Some(job) = self.next {
-            let written = Written::from(job.version);
-            let state = if job.removal.is_some() { "REMOVED" } else { job.state.name() };
-            command
-                .arg("uid")
-                .arg(written.incarnation_id)
-                .arg("rev")
-                .arg(written.rev)
-                .arg("stamp")
-                .arg(written.change_id);
-            command.arg("born").arg(job.version.first_revision).arg("state").arg(state).arg("doc").arg(encode(job));
-        }
+        let mut command = cmd("EVALSHA");
+        command.arg(&REPLACE.hash);
+        self.add_to(&mut command, keys, None);
         command
     }
 
+    fn add_to(&self, command: &mut Cmd, keys: &Keys, terms: Option<&Terms>) {
+        let partition = Partition::of(self.id);
+        let moves = self.moves();
+        let count = 2 + moves.len() + if terms.is_some() { 2 } else { 0 };
+        command.arg(count).arg(keys.job(self.id)).arg(keys.commits(partition));
+        for (key, _) in &moves {
+            command.arg(keys.index(partition, *key));
+        }
+        if terms.is_some() {
+            command.arg(keys.index(partition, IndexKey::Lease)).arg(keys.beat(partition));
+        }
+        let notification = self.next.zip(self.by).map(|(job, by)| Message::of(job).encode(by)).unwrap_or_default();
+        command.arg(self.previous.map(|job| version(job.version)).unwrap_or_default());
+        command.arg(self.id.as_str()).arg(keys.changes(partition)).arg(notification);
+        command.arg(self.heard()).arg(self.since()).arg(self.durable_time());
+        self.add_fields(command, &moves);
+        if let Some(terms) = terms {
+            for time in [terms.wait, terms.bound, terms.silence] {
+                command.arg(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+            }
+        }
+    }
+
+    fn add_fields(&self, command: &mut Cmd, moves: &[(IndexKey<'_>, Option<Score>)]) {
+        let whole = self.extent == Extent::Whole;
+        let (mode, fields) = match (self.next, self.extent) {
+            (None, _) => ("none", Fields::default()),
+            (Some(_), Extent::Heard) => ("touch", Fields::default()),
+            (Some(job), _) if whole || self.is_another_incarnation() => ("whole", Fields::of(job, self.previous, true)),
+            (Some(job), _) => ("part", Fields::of(job, self.previous, false)),
+        };
+        command.arg(mode).arg(fields.deleted.len());
+        for (_, score) in moves {
+            match score {
+                Some(Score::At(time)) => command.arg(time.as_micros()),
+                Some(Score::AfterHeard(after)) => command.arg(self.after_heard(*after)),
+                None => command.arg(""),
+            };
+        }
+        for field in &fields.deleted {
+            command.arg(field);
+        }
+        for (field, value) in &fields.set {
+            command.arg(field).arg(value);
+        }
+    }
+
+    fn is_another_incarnation(&self) -> bool {
+        let incarnation = |job: &Job| job.version.incarnation_id;
+        self.previous.map(incarnation) != self.next.map(incarnation)
+    }
+
     /// The sorted sets that change, with the score, or without one where the id is taken out.
-    fn moves(&self) -> Vec<(IndexKey<'_>, Option<Timestamp>)> {
+    fn moves(&self) -> Vec<(IndexKey<'_>, Option<Score>)> {
+        if self.extent == Extent::Heard {
+            let places = self.next.into_iter().flat_map(IndexKey::of);
+            return places.filter(|(key, _)| *key == IndexKey::Lease).map(|(key, score)| (key, Some(score))).collect();
+        }
         let before: Vec<_> = self.previous.into_iter().flat_map(IndexKey::of).collect();
         let after: Vec<_> = self.next.into_iter().flat_map(IndexKey::of).collect();
-        let left = before.iter().filter(|(place, _)| !after.iter().any(|(kept, _)| kept == place));
-        let left = self.leaving.iter().chain(left.map(|(place, _)| place)).map(|place| (*place, None));
-        let moved = after.iter().filter(|entry| !before.contains(entry)).map(|(place, time)| (*place, Some(*time)));
+        let left = before.iter().filter(|(key, _)| !after.iter().any(|(kept, _)| kept == key));
+        let left = self.leaving.iter().chain(left.map(|(key, _)| key)).map(|key| (*key, None));
+        let is_heard = self.is_heard();
+        let stays = |entry: &(IndexKey<'_>, Score)| {
+            before.contains(entry) && !(is_heard && matches!(entry.1, Score::AfterHeard(_)))
+        };
+        let moved = after.iter().filter(|entry| !stays(entry)).map(|(key, score)| (*key, Some(*score)));
         left.chain(moved).collect()
     }
 
-    fn durable_time(&self) -> String {
-        let ended = self.next.filter(|job| job.state.is_terminal() && job.removal.is_none());
-        let known = |job: &Job| job.durable_time.map(Timestamp::as_micros).map(|micros| micros.to_string());
-        ended.map(|job| known(job).unwrap_or_else(|| "first".to_owned())).unwrap_or_default()
+    /// Whether this version has a report, or is a job, that was not there before.
+    fn is_heard(&self) -> bool {
+        let report = |job: &Job| (job.version.incarnation_id, job.report_time);
+        self.extent == Extent::Heard || self.previous.map(report) != self.next.map(report)
     }
+
+    fn heard(&self) -> String {
+        match self.next {
+            Some(_) if self.is_heard() => "now".to_owned(),
+            Some(job) if self.extent == Extent::Whole => micros(job.heard),
+            _ => String::new(),
+        }
+    }
+
+    /// The score of a deadline that is so long after the worker was heard.
+    fn after_heard(&self, after: Duration) -> String {
+        match self.next.and_then(|job| job.heard) {
+            Some(heard) if !self.is_heard() => (heard + after).as_micros().to_string(),
+            _ => format!("+{}", after.as_micros()),
+        }
+    }
+
+    fn since(&self) -> String {
+        match (self.next, self.previous) {
+            (Some(job), _) if job.since.is_some() => {
+                let stays = !self.is_another_incarnation() && self.extent != Extent::Whole;
+                if stays && self.previous.and_then(|there| there.since) == job.since {
+                    String::new()
+                } else {
+                    micros(job.since)
+                }
+            }
+            (Some(_), _) if self.extent == Extent::Heard => String::new(),
+            (Some(_), Some(there)) if there.since.is_some() && !self.is_another_incarnation() => String::new(),
+            (Some(_), _) => "first".to_owned(),
+            (None, _) => String::new(),
+        }
+    }
+
+    fn durable_time(&self) -> String {
+        let ended = |job: &&Job| job.state.is_terminal() && job.removal.is_none();
+        let Some(job) = self.next.filter(ended).filter(|_| self.extent != Extent::Heard) else { return String::new() };
+        let before = self.previous.filter(|_| !self.is_another_incarnation()).and_then(|there| there.durable_time);
+        job.durable_time.or(before).map_or_else(|| "now".to_owned(), |time| micros(Some(time)))
+    }
+}
+
+fn micros(time: Option<Timestamp>) -> String {
+    time.map(|time| time.as_micros().to_string()).unwrap_or_default()
 }

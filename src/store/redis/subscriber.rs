@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::{JobId, Timestamp},
+    domain::{JobId, Timestamp, View},
     store::{ChangeNotification, Record, jitter},
 };
 
@@ -42,9 +42,6 @@ const BATCH: usize = 200;
 
 /// A subscription that lasted this long was a good one.
 const SETTLED: Duration = Duration::from_secs(5);
-
-/// How often what is watched is read again, whatever was heard.
-const BACKSTOP: Duration = Duration::from_secs(5);
 
 /// The longest pause between attempts to subscribe.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -63,8 +60,6 @@ pub struct Feed {
     pub(super) distrust: Notify,
     /// The link is to be looked at now.
     pub(super) look: Notify,
-    /// How often commits that were heard of are known to have been lost.
-    pub(super) losses: AtomicU64,
     /// Until when a hint of this store's own commits may be the first that it hears of them, in microseconds.
     doubt_until: AtomicI64,
 }
@@ -74,11 +69,6 @@ impl Feed {
     pub fn doubt(&self, id: &JobId) {
         self.doubt_until.store(i64::MAX, Relaxed);
         self.read_again([id.clone()]);
-    }
-
-    /// How often commits that were heard of are known to have been lost.
-    pub fn losses(&self) -> u64 {
-        self.losses.load(Relaxed)
     }
 
     /// Redis answers again: what was sent before comes to light by then, or not at all.
@@ -122,7 +112,6 @@ impl RedisStore {
             self.follow(),
             self.read_hinted(),
             self.look_after(),
-            self.reread_watched(),
             self.pool.look_after(),
             self.bulk.look_after(),
             self.pulse.look_after()
@@ -235,17 +224,9 @@ impl RedisStore {
         }
     }
 
-    /// Reads what is watched again from time to time: a change of which nothing was heard is late then, and not lost.
-    async fn reread_watched(&self) {
-        loop {
-            sleep(BACKSTOP).await;
-            self.feed.read_again(self.listener.watched());
-        }
-    }
-
     /// Reads jobs and announces them. Returns the ids if they can't be read.
     async fn announce_all(&self, ids: Vec<JobId>) -> Vec<JobId> {
-        let Ok(records) = self.read_many(&ids).await else { return ids };
+        let Ok(records) = self.read_many(&ids, View::Full).await else { return ids };
         for stored in records.into_iter().filter_map(Record::found) {
             self.announce(stored, None);
         }

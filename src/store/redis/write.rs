@@ -1,6 +1,6 @@
 //! Storing versions, one or many at once.
 
-use std::{mem::forget, sync::Arc};
+use std::{mem::forget, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use redis::{Arg, Cmd, Pipeline, Value};
@@ -9,18 +9,18 @@ use super::{
     RedisStore,
     connection::Fault,
     corrupt,
-    read::PART,
+    monitor::{BEAT, SILENCE},
     schema::{
-        codec::{decode, time},
+        codec::decode,
         keys::{PARTITIONS, Partition},
     },
-    script::{self, Outcome, Write},
+    script::{self, Extent, Outcome, Terms, Times, Write},
     stored,
     subscriber::Feed,
 };
 use crate::{
     domain::{Job, JobId},
-    store::{Record, Replaced, Replacement, StoreError},
+    store::{Decided, Decision, Record, Replaced, Replacement, StoreError},
 };
 
 impl RedisStore {
@@ -28,9 +28,51 @@ impl RedisStore {
     pub(super) async fn write(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         let write = self.write_of(&job, previous);
         let unanswered = Unanswered { feed: &self.feed, id: &job.id };
-        let outcome = write.run(&self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))?;
+        let mut outcome = write.run(&self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))?;
+        if let Outcome::Legacy = outcome {
+            let write = Write { extent: Extent::Whole, ..write };
+            outcome = write.run(&self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))?;
+        }
         forget(unanswered);
         self.replaced(job, previous, outcome)
+    }
+
+    /// See [`JobStore::decide`](crate::store::JobStore::decide).
+    pub(super) async fn write_decision(
+        &self,
+        job: Arc<Job>,
+        previous: &Job,
+        decision: Decision,
+    ) -> Result<Decided, StoreError> {
+        let Some((deadline, _)) = previous.deadline() else { return Ok(Decided::Conflict) };
+        let terms = match decision {
+            Decision::Lost => Terms { wait: deadline, bound: Duration::ZERO, silence: SILENCE },
+            Decision::Final => Terms { wait: deadline.max(SILENCE + BEAT * 2), bound: self.bound(), silence: SILENCE },
+        };
+        let write = self.write_of(&job, Some(previous));
+        let unanswered = Unanswered { feed: &self.feed, id: &job.id };
+        let decide = async |write: &Write<'_>| {
+            write.decide(&terms, &self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))
+        };
+        let mut outcome = decide(&write).await?;
+        if let Outcome::Legacy = outcome {
+            outcome = decide(&Write { extent: Extent::Whole, ..write }).await?;
+        }
+        forget(unanswered);
+        if let Outcome::Deferred = outcome {
+            return Ok(Decided::Deferred);
+        }
+        Ok(match self.replaced(job.clone(), Some(previous), outcome)? {
+            Replaced::Stored(stored) => Decided::Stored(stored),
+            Replaced::Conflict(_) => Decided::Conflict,
+        })
+    }
+
+    /// See [`PrimaryStore::renew`](crate::store::PrimaryStore::renew).
+    pub(super) async fn write_heard(&self, job: &Job) -> Result<(), Fault> {
+        let write =
+            Write { id: &job.id, previous: Some(job), next: Some(job), by: None, leaving: &[], extent: Extent::Heard };
+        write.run(&self.bulk, &self.keys).await.map(drop)
     }
 
     /// See [`JobStore::replace_many`](crate::store::JobStore::replace_many).
@@ -43,7 +85,7 @@ impl RedisStore {
             for (place, Replacement { job, previous }) in writes.iter().enumerate().skip(outcomes.len()) {
                 let command = self.write_of(job, previous.as_deref()).command(&self.keys);
                 size += length(&command);
-                if size > PART && size > length(&command) {
+                if size > self.part_size.get() && size > length(&command) {
                     break;
                 }
                 let (places, pipeline) = &mut parts[Partition::of(&job.id).index()];
@@ -54,13 +96,17 @@ impl RedisStore {
             parts.retain(|(places, _)| !places.is_empty());
             let answers = join_all(parts.iter().map(|(_, pipeline)| self.bulk.query_all(pipeline))).await;
             for ((places, _), answers) in parts.iter().zip(answers) {
+                self.part_size.learn(&answers);
                 let mut answers = answers.map(Vec::into_iter);
                 for place in places {
                     let answer = answers.as_mut().map_err(|fault| fault.clone());
                     let answer = answer.map(|answers| answers.next().unwrap_or(Ok(Value::Nil)));
                     let Replacement { job, previous } = &writes[*place];
                     outcomes[*place] = match answer {
-                        Ok(Ok(answer)) => self.replaced(job.clone(), previous.as_deref(), Outcome::from(answer)),
+                        Ok(Ok(answer)) => match Outcome::from(answer) {
+                            Outcome::Legacy => self.write(job.clone(), previous.as_deref()).await,
+                            outcome => self.replaced(job.clone(), previous.as_deref(), outcome),
+                        },
                         Ok(Err(error)) if script::is_unknown(&error) => {
                             self.write(job.clone(), previous.as_deref()).await
                         }
@@ -77,22 +123,22 @@ impl RedisStore {
     }
 
     fn write_of<'a>(&'a self, job: &'a Job, previous: Option<&'a Job>) -> Write<'a> {
-        Write { id: &job.id, previous, next: Some(job), by: Some(&self.by), leaving: &[] }
+        Write { id: &job.id, previous, next: Some(job), by: Some(&self.by), leaving: &[], extent: Extent::Part }
     }
 
     /// What became of storing `job` in the place of `previous`. What was stored is announced.
     fn replaced(&self, mut job: Arc<Job>, previous: Option<&Job>, outcome: Outcome) -> Result<Replaced, StoreError> {
         let fields = match outcome {
-            Outcome::Done(durable_time) => {
-                let noted = Arc::make_mut(&mut job);
-                noted.recorded = true;
-                noted.durable_time = time(&durable_time);
+            Outcome::Done(times) => {
+                note_times(Arc::make_mut(&mut job), previous, times);
                 let before = previous.filter(|previous| previous.version.incarnation_id == job.version.incarnation_id);
                 let stored = stored(job);
                 self.announce(stored.clone(), before.map(|previous| previous.state));
                 return Ok(Replaced::Stored(stored));
             }
             Outcome::Other(fields) => fields,
+            // Neither is answered to a write of all fields.
+            Outcome::Deferred | Outcome::Legacy => return Err(StoreError::Unavailable),
         };
         match decode(&job.id, fields) {
             Record::Missing => Ok(Replaced::Conflict(None)),
@@ -108,6 +154,16 @@ impl RedisStore {
             Record::Corrupt => Err(corrupt(&job.id)),
         }
     }
+}
+
+/// Notes the times that the script has written, or left as they were in `previous`.
+fn note_times(job: &mut Job, previous: Option<&Job>, times: Times) {
+    let Times { heard, since, durable } = times;
+    let before = previous.filter(|previous| previous.version.incarnation_id == job.version.incarnation_id);
+    job.heard = heard.or(job.heard).or(before.and_then(|before| before.heard));
+    job.since = since.or(job.since).or(before.and_then(|before| before.since));
+    job.durable_time = durable;
+    debug_assert!(job.since.is_some(), "what is stored was taken at some time");
 }
 
 /// How many bytes a command takes, about.

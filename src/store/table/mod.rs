@@ -1,6 +1,6 @@
 //! Records in memory, and the orders they are found by.
 
-use std::{collections::BTreeSet, mem::replace, sync::Arc};
+use std::{collections::BTreeSet, mem::replace, ops::Bound, sync::Arc};
 
 use ahash::RandomState;
 use indexmap::{IndexMap, map::Entry};
@@ -92,9 +92,14 @@ impl<T> Table<T> {
         Some(row)
     }
 
-    /// All records.
-    pub fn rows(&self) -> impl Iterator<Item = &Row<T>> {
-        self.by_id.values()
+    /// How many slots there are: one for each record, from 0. A record that is forgotten leaves its slot to the last one.
+    pub fn slots(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// The record in a slot.
+    pub fn slot(&self, slot: usize) -> Option<&Row<T>> {
+        self.by_id.get_index(slot).map(|(_, row)| row)
     }
 
     /// The next record that `gives_way`, of at most so many. All have their turn: none is looked at again before the others.
@@ -154,6 +159,15 @@ impl<T> Table<T> {
         }
         selection.next = last.filter(|_| candidates.peek().is_some()).cloned();
         selection
+    }
+
+    /// The records for which something is due behind `after`, the longest overdue first, and when each was or will be.
+    pub fn due_after(&self, after: Option<&(Timestamp, JobId)>) -> impl Iterator<Item = (Timestamp, &Row<T>, Due)> {
+        let from = after.cloned().map_or(Bound::Unbounded, Bound::Excluded);
+        self.orders.due.range((from, Bound::Unbounded)).filter_map(|(time, id)| {
+            let row = self.by_id.get(id)?;
+            row.job.next_due().map(|(_, due)| (*time, row, due))
+        })
     }
 
     /// The records for which something is due, the longest overdue first, and when each was or will be.

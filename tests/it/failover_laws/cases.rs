@@ -6,8 +6,11 @@ use std::{
 };
 
 use jobtrack::{
-    domain::{ANYONE, Job, JobError, NewJob, State},
-    store::{ChangeNotification, CommitEvent, Durability, JobStore, Listener, LocalCache, Source, StoreError, Stored},
+    domain::{ANYONE, Job, JobId, NewJob, State},
+    store::{
+        ChangeNotification, CommitEvent, Durability, FreshnessToken, JobStore, Listener, LocalCache, Partitioning,
+        Presence, Route, Source, StoreError, Stored,
+    },
     watch::{Pace, Scope},
 };
 use tokio::time::timeout;
@@ -17,7 +20,7 @@ use super::world::{Deaf, Op, Step, StepClock, World, durable};
 use crate::support::jobs::{apply, at, heartbeat, id, job, moment, plain};
 
 /// Longer than a tombstone lives.
-const LONG: Duration = Duration::from_secs(601);
+const LONG: Duration = Duration::from_secs(24 * 3600 + 1);
 
 /// An end that was in the store of record stands, whoever is asked.
 #[tokio::test(start_paused = true)]
@@ -123,8 +126,8 @@ async fn a_replica_that_is_cut_off_expires_no_job_that_is_well() {
     world.clock.advance(Duration::from_secs(40));
     world.call(1, "a", Op::Report).await;
     world.clock.advance(Duration::from_secs(40));
-    let told = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect_err("it can't be told");
-    assert_eq!(told, JobError::StoreUnavailable);
+    let told = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it is held");
+    assert_eq!(told.durability, Durability::Volatile);
     world.replicas[0].tracker.sweep_due().await.expect("it answers");
     world.replicas[0].whole().await;
     assert!(world.there("a").await.is_some_and(|job| job.removal.is_none()));
@@ -195,20 +198,33 @@ async fn a_job_that_is_given_up_is_told() {
 #[tokio::test(start_paused = true)]
 async fn what_is_held_of_removed_jobs_is_bounded() {
     const MOST: usize = 100;
-    let held = LocalCache::new(MOST, Arc::new(Deaf), Arc::new(StepClock::default()));
+    let held = cache(MOST, Arc::new(Deaf));
     for number in 0.. {
         let job = Arc::new(job(&format!("j{number}"), 1));
-        match held.accept(job.clone(), None) {
+        match held.accept(job.clone(), None, false) {
             Err(error) => {
                 assert_eq!(error, StoreError::Full(MOST));
                 break;
             }
             accepted => _ = accepted.expect("there is room"),
         }
-        let gone = Arc::new(job.give_way(at(2), moment(2).change_id));
-        held.accept(gone, Some(&job)).expect("it is held already");
+        let gone = Arc::new(job.expired(at(2), moment(2).change_id));
+        held.accept(gone, Some(&job), false).expect("it is held already");
     }
     assert_eq!(held.dirty(), MOST);
+}
+
+fn cache(max_jobs: usize, listener: Arc<dyn Listener>) -> LocalCache {
+    let clock = Arc::new(StepClock::default());
+    LocalCache::new(max_jobs, listener, clock, Partitioning::SINGLE, Arc::new(Presence::new(1)))
+}
+
+/// From when on what the primary says of `id` is fresh.
+fn freshness(cache: &LocalCache, id: &JobId) -> Option<FreshnessToken> {
+    match cache.route_read(id) {
+        Route::Primary(token) => token,
+        route => panic!("the primary is not asked: {route:?}"),
+    }
 }
 
 fn recorded(job: Job) -> Stored {
@@ -218,18 +234,18 @@ fn recorded(job: Job) -> Stored {
 /// It was asked for when an entry was here that is another one by now.
 #[test]
 fn an_entry_is_not_followed_for_what_was_asked_before_it() {
-    let held = LocalCache::new(1, Arc::new(Deaf), Arc::new(StepClock::default()));
-    held.come_back();
+    let held = cache(1, Arc::new(Deaf));
+    held.set_available(0);
     let first = job("a", 1);
     held.learn(&recorded(first.clone()), None);
-    let following = held.following(&first.id);
+    let following = freshness(&held, &first.id);
     held.learn(&recorded(job("b", 1)), None);
     let revision = apply(&first, &heartbeat(), 2).version.revision;
     held.hinted(&ChangeNotification { id: &first.id, revision, kind: "", owner: "", own: false });
     held.learn(&recorded(first.clone()), None);
-    held.follow(&first, following);
+    held.mark_fresh(&first, following);
     held.heard_until(Instant::now());
-    assert!(held.recent(&first.id).is_none(), "an outdated entry is served");
+    assert!(held.get_fresh(&first.id).is_none(), "an outdated entry is served");
 }
 
 #[derive(Default)]
@@ -243,13 +259,13 @@ impl Listener for Counter {
 
 #[test]
 fn a_new_life_is_announced_when_the_tombstone_is_forgotten() {
-    let (seen, clock) = (Arc::new(Counter::default()), Arc::new(StepClock::default()));
-    let held = LocalCache::new(100, seen.clone(), clock.clone());
-    held.come_back();
+    let seen = Arc::new(Counter::default());
+    let held = cache(100, seen.clone());
+    held.set_available(0);
     let first = job("a", 1);
-    let gone = first.give_way(at(2), moment(2).change_id);
+    let gone = first.expired(at(2), moment(2).change_id);
     let second = Job::create(id("a"), plain(), Some(&gone), Uuid::new_v4(), &moment(3));
-    held.learn(&recorded(second.give_way(at(4), moment(4).change_id)), None);
+    held.learn(&recorded(second.expired(at(4), moment(4).change_id)), None);
     held.learn(&recorded(job("a", 700)), None);
     assert_eq!(*seen.0.lock().expect("no test panics here"), 2);
 }
@@ -273,13 +289,13 @@ async fn an_end_whose_time_is_over_stands_against_an_old_snapshot() {
 #[test]
 fn what_was_accepted_is_announced_again_when_it_is_stored() {
     let seen = Arc::new(Counter::default());
-    let held = LocalCache::new(100, seen.clone(), Arc::new(StepClock::default()));
-    held.come_back();
+    let held = cache(100, seen.clone());
+    held.set_available(0);
     let first = job("a", 1);
     held.learn(&recorded(first.clone()), None);
     let next = apply(&first, &heartbeat(), 2);
-    held.accept(Arc::new(next.clone()), Some(&first)).expect("there is room");
+    held.accept(Arc::new(next.clone()), Some(&first), false).expect("there is room");
     assert_eq!(*seen.0.lock().expect("no test panics here"), 2);
-    held.settle(&next, &recorded(next.clone()));
+    held.mark_synced(&next, &recorded(next.clone()));
     assert_eq!(*seen.0.lock().expect("no test panics here"), 3);
 }

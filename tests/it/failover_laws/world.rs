@@ -14,8 +14,9 @@ use jobtrack::{
     clock::Clock,
     domain::{ANYONE, Change, Job, JobError, JobId, ListQuery, NewJob, Retention, Timestamp},
     store::{
-        CommitEvent, DueBatch, Durability, FallbackPolicy, FallbackStore, JobStore, Listener, LocalCache, MemoryStore,
-        Page, Replaced, StorageMode, StoreError, StoreStats, Stored,
+        CommitEvent, Decided, Decision, DueBatch, Durability, FallbackPolicy, FallbackStore, History, JobStore,
+        Listener, LocalCache, MemoryStore, Page, PartitionState, Partitioning, Presence, PrimaryStore, Replaced,
+        StorageMode, StoreError, StoreStats, Stored,
     },
     tracker::Tracker,
     watch::Hub,
@@ -28,9 +29,9 @@ use tokio::{
 
 use crate::support::jobs::{failure, heartbeat, id, plain, success};
 
-/// A store of record that can lose its data.
+/// A primary that can lose its data, and the order in which it came to know ids.
 #[derive(Clone)]
-pub struct Record(Arc<Mutex<Arc<MemoryStore>>>);
+pub struct Record(Arc<Mutex<Arc<MemoryStore>>>, Arc<AtomicI64>);
 
 pub struct Deaf;
 
@@ -40,7 +41,7 @@ impl Listener for Deaf {
 
 impl Record {
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Arc::new(MemoryStore::new(1000, Arc::new(Deaf))))))
+        Self(Arc::new(Mutex::new(Arc::new(MemoryStore::new(1000, Arc::new(Deaf))))), Arc::new(1.into()))
     }
 
     pub fn store(&self) -> Arc<MemoryStore> {
@@ -73,6 +74,7 @@ pub struct Link {
     pub up: AtomicBool,
     /// What is asked next is done, and the answer is lost.
     loses_answer: AtomicBool,
+    states: watch::Sender<Vec<PartitionState>>,
     mode: watch::Sender<StorageMode>,
     /// Is told of what is stored.
     pub held: Arc<LocalCache>,
@@ -98,7 +100,10 @@ impl JobStore for Link {
     async fn replace(&self, mut job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         let store = self.check()?;
         let noted = Arc::make_mut(&mut job);
-        noted.recorded = true;
+        let before = previous.and_then(|previous| previous.since);
+        let since = noted.since.or(before);
+        noted.since = since.or_else(|| Some(Timestamp::from_micros(self.record.1.fetch_add(1, Relaxed))));
+        noted.heard = Some(noted.update_time);
         if noted.state.is_terminal() && noted.removal.is_none() && noted.durable_time.is_none() {
             noted.durable_time = Some(noted.update_time);
         }
@@ -113,6 +118,13 @@ impl JobStore for Link {
                 Replaced::Stored(stored)
             }
             Replaced::Conflict(there) => Replaced::Conflict(there.map(durable)),
+        })
+    }
+
+    async fn decide(&self, job: Arc<Job>, previous: &Job, _: Decision) -> Result<Decided, StoreError> {
+        Ok(match self.replace(job, Some(previous)).await? {
+            Replaced::Stored(stored) => Decided::Stored(stored),
+            Replaced::Conflict(_) => Decided::Conflict,
         })
     }
 
@@ -157,6 +169,27 @@ impl JobStore for Link {
     }
 }
 
+#[async_trait]
+impl PrimaryStore for Link {
+    async fn probe(&self, _: usize) -> PartitionState {
+        self.suspect();
+        self.states.borrow()[0]
+    }
+
+    fn suspect(&self) {
+        let state = if self.up.load(Relaxed) { PartitionState::Serving } else { PartitionState::Away };
+        self.states.send_if_modified(|states| std::mem::replace(&mut states[0], state) != state);
+    }
+
+    fn states(&self) -> watch::Receiver<Vec<PartitionState>> {
+        self.states.subscribe()
+    }
+
+    fn history(&self, _: usize) -> History {
+        History { epoch: self.epoch(), ..History::default() }
+    }
+}
+
 /// Steps on whenever it is asked.
 pub struct StepClock(AtomicI64);
 
@@ -191,10 +224,13 @@ impl Replica {
     pub fn new(record: &Record, clock: &Arc<StepClock>, active: Duration) -> Self {
         let mode = watch::Sender::new(StorageMode::Redis);
         let hub = Arc::new(Hub::default());
-        let held = Arc::new(LocalCache::new(1000, hub.clone(), clock.clone()));
+        let presence = Arc::new(Presence::new(1));
+        let held = Arc::new(LocalCache::new(1000, hub.clone(), clock.clone(), Partitioning::SINGLE, presence.clone()));
         let (up, loses_answer) = (true.into(), false.into());
-        let link = Arc::new(Link { record: record.clone(), up, loses_answer, mode, held: held.clone() });
-        let store = Arc::new(FallbackStore::new(link.clone(), held, clock.clone(), FallbackPolicy::Accept));
+        let states = watch::Sender::new(vec![PartitionState::Serving]);
+        let link = Arc::new(Link { record: record.clone(), up, loses_answer, states, mode, held: held.clone() });
+        let policy = FallbackPolicy::Accept;
+        let store = Arc::new(FallbackStore::new(link.clone(), held, presence, clock.clone(), policy));
         let none = Duration::ZERO;
         let retention = Retention { succeeded: none, failed: none, cancelled: none, active };
         let tracker = Tracker::new(store.clone(), hub, clock.clone(), retention);

@@ -174,7 +174,7 @@ async fn a_record_that_is_damaged_meanwhile_stops_no_reconciliation() {
     for partition in 0..16 {
         let key = format!("job:{{{partition}}}:broken");
         if redis.command(&["EXISTS", &key]).await == redis::Value::Int(1) {
-            redis.command(&["HSET", &key, "doc", "{}"]).await;
+            redis.command(&["HSET", &key, "job", " c"]).await;
         }
     }
     whole(&server).await;

@@ -101,7 +101,8 @@ async fn a_thousand_watches_end_in_order_while_redis_is_away() {
     }
     let (status, log) = process.wait();
     println!("{WATCHES} watches ended, and the process, in {:?}", begun.elapsed());
-    assert_eq!(status.code(), Some(0), "{log}");
+    // The report is lost, and that is told.
+    assert_eq!(status.code(), Some(1), "{log}");
     assert!(begun.elapsed() < Duration::from_secs(25));
     assert!(!log.contains("panicked"), "{log}");
 }
@@ -120,7 +121,8 @@ async fn a_stop_while_redis_hangs_is_a_stop() {
     let (status, log) = process.wait();
     redis.signal("CONT");
     println!("stopped in {:?}", begun.elapsed());
-    assert_eq!(status.code(), Some(0), "{log}");
+    // The report is lost, and that is told.
+    assert_eq!(status.code(), Some(1), "{log}");
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
 }
 

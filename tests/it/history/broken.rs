@@ -12,14 +12,14 @@ use super::{
 
 /// Fails unless this rule is found broken.
 #[track_caller]
-fn objects(rule: &str, history: &History) {
+pub fn objects(rule: &str, history: &History) {
     let found = check(history);
     assert!(found.iter().any(|violation| violation.rule == rule), "not {rule}: {found:?}");
 }
 
 /// Fails if any rule is found broken.
 #[track_caller]
-fn accepts(history: &History) {
+pub fn accepts(history: &History) {
     assert_eq!(check(history), [].into());
 }
 
@@ -47,7 +47,7 @@ fn a_lost_change_is_objected_to() {
         told.ledger[0].outcome = Outcome::Merged;
         objects(rule, &told);
         // It died with its replica: what was in Redis before, only if Redis lost it then.
-        history.deaths = vec![Death { replica: 0, at: at(3500) }];
+        history.deaths = vec![Death { replica: 0, at: at(3500), back: None }];
         history.faults = vec![fault(3400, 4000, false)];
         if durable {
             objects(rule, &history);
@@ -254,7 +254,8 @@ fn what_is_back_or_outlives_its_time_is_objected_to() {
     accepts(&history);
 
     let mut history = good();
-    alter_audit(&mut history, |shown| shown.expiry = Some(15_000_000));
+    let Act::Create(terms) = &mut history.calls[0].act else { panic!("it is not created") };
+    terms.retention = 5000;
     objects("G11", &history);
 }
 

@@ -1,4 +1,4 @@
-//! The promises that a client can see kept or broken, G1 to G12 of the service.
+//! The promises that a client can see kept or broken, G1 to G18 of the service.
 //!
 //! What can't be promised is excused, and nothing else: what a dead process alone knew, what Redis lost until the
 //! replicas have brought it back, and what the ledger says has given way.
@@ -9,10 +9,14 @@ use std::{
     time::Duration,
 };
 
-use jobtrack::proto::v1::reconciled_job::Outcome;
+use jobtrack::proto::v1::{Event, reconciled_job::Outcome};
 use tonic::Code;
 
-use super::record::{Act, Answer, At, Call, Entry, Fault, History, Shown, Stream};
+use super::{
+    record::{Act, Answer, At, Call, Entry, Fault, History, Shown, Stop, Stream},
+    returns::check_returns,
+    stops::check_stop,
+};
 
 /// How long a call may take.
 const CALL: Duration = Duration::from_secs(5);
@@ -44,7 +48,10 @@ impl Display for Violation {
 pub fn check(history: &History) -> BTreeSet<Violation> {
     let mut stories: BTreeMap<&str, Story> = BTreeMap::new();
     for call in &history.calls {
-        stories.entry(&call.job).or_insert_with(|| Story::new(history, &call.job)).calls.push(call);
+        let story = stories.entry(&call.job).or_insert_with(|| Story::new(history, &call.job));
+        story.calls.push(call);
+        let sight = call.shown().map(|shown| Sight { begun: call.begun, ended: call.ended, shown });
+        story.sights.extend(sight);
     }
     for stream in &history.streams {
         // Of a stream of all, each job is a stream of its own.
@@ -53,15 +60,25 @@ pub fn check(history: &History) -> BTreeSet<Violation> {
             stories.entry(name).or_insert_with(|| Story::new(history, name)).streams.push(stream);
         }
     }
+    for heard in history.streams.iter().flat_map(|stream| &stream.events) {
+        // What is removed may have been another version than the one that was heard of before.
+        let Some(shown) = heard.shown.as_ref().filter(|_| heard.event != Event::Removed) else { continue };
+        let sight = Sight { begun: heard.at, ended: heard.at, shown };
+        stories.get_mut(shown.id.as_str()).expect("it was heard of").sights.push(sight);
+    }
     for entry in &history.ledger {
         stories.entry(&entry.job).or_insert_with(|| Story::new(history, &entry.job)).ledger.push(entry);
     }
     let mut violations: BTreeSet<_> = stories.values().flat_map(Story::violations).collect();
     violations.extend(history.calls.iter().filter_map(|call| is_slow(history, call)));
+    violations.extend(history.calls.iter().filter_map(|call| is_unclear(history, call)));
+    let stories: Vec<_> = stories.values().collect();
+    violations.extend(history.stops.iter().filter_map(|stop| check_stop(stop, &stories, history)));
+    violations.extend(check_returns(history));
     violations
 }
 
-/// G9: no call hangs.
+/// G9: no call hangs. G18: neither does one that is refused because a limit is reached.
 fn is_slow(history: &History, call: &Call) -> Option<Violation> {
     let took = call.ended.saturating_sub(call.begun);
     let away = history.faults.iter().find(|fault| fault.overlaps(call.begun, call.ended));
@@ -69,7 +86,26 @@ fn is_slow(history: &History, call: &Call) -> Option<Violation> {
     let during = away.map_or("nothing", |fault| fault.name);
     let what = || format!("{took:?} during {during} for {call:?}");
     let late = took > limit + SLACK / 4 + history.stalled(call.begun, call.ended);
-    late.then(|| Violation { rule: "G9", job: call.job.clone(), what: what() })
+    let refused = matches!(&call.answer, Answer::Refused { code: Code::ResourceExhausted, .. });
+    let rule = if refused { "G18" } else { "G9" };
+    late.then(|| Violation { rule, job: call.job.clone(), what: what() })
+}
+
+/// G18: a refused call says why, unless nobody was there to say it.
+fn is_unclear(history: &History, call: &Call) -> Option<Violation> {
+    let Answer::Refused { code, reason } = &call.answer else { return None };
+    let excused = is_transient(*code) && history.was_down(call.replica, call.begun, call.ended);
+    let unclear = reason.is_empty() && !excused;
+    unclear.then(|| Violation {
+        rule: "G18",
+        job: call.job.clone(),
+        what: format!("refused without a reason: {call:?}"),
+    })
+}
+
+/// Whether the same call may succeed a moment later. A client makes these codes itself when its connection breaks.
+pub fn is_transient(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded)
 }
 
 /// All that concerns one job.
@@ -79,11 +115,21 @@ pub struct Story<'a> {
     pub calls: Vec<&'a Call>,
     pub streams: Vec<&'a Stream>,
     pub ledger: Vec<&'a Entry>,
+    /// All versions that were shown.
+    pub sights: Vec<Sight<'a>>,
+}
+
+/// A version that somebody was shown.
+#[derive(Clone, Copy)]
+pub struct Sight<'a> {
+    pub begun: At,
+    pub ended: At,
+    pub shown: &'a Shown,
 }
 
 impl<'a> Story<'a> {
     fn new(history: &'a History, job: &'a str) -> Self {
-        Self { history, job, calls: Vec::new(), streams: Vec::new(), ledger: Vec::new() }
+        Self { history, job, calls: Vec::new(), streams: Vec::new(), ledger: Vec::new(), sights: Vec::new() }
     }
 
     fn violations(&self) -> Vec<Violation> {
@@ -94,8 +140,11 @@ impl<'a> Story<'a> {
         self.check_creations(&mut object);
         self.check_ends(&mut object);
         self.check_missing(&mut object);
+        self.check_held(&mut object);
         self.check_deletions(&mut object);
         self.check_leases(&mut object);
+        self.check_decisions(&mut object);
+        self.check_owners(&mut object);
         self.check_streams(&mut object);
         all
     }
@@ -109,16 +158,35 @@ impl<'a> Story<'a> {
             .filter(move |call| call.client == super::AUDITOR && quiet.is_some_and(|quiet| call.begun >= quiet))
     }
 
-    /// Whether anybody tried to delete it before.
+    /// Whether anybody who may see it tried to delete it before.
     pub fn may_be_deleted(&self, before: At) -> bool {
-        self.calls.iter().any(|call| call.act == Act::Delete && call.begun < before)
+        self.deletions(None).any(|call| call.begun < before)
+    }
+
+    /// Attempts to delete it, or its life that has this owner, by those who can.
+    pub fn deletions<'s>(&'s self, owner: Option<&'s str>) -> impl Iterator<Item = &'s Call> {
+        let may = move |call: &&&Call| call.limited_to.is_empty() || owner == Some(&call.limited_to);
+        self.calls.iter().filter(|call| call.act == Act::Delete).filter(may).copied()
+    }
+
+    /// Whether this life was made by somebody who may see only jobs of one owner.
+    pub fn is_of_limited(&self, life: i64) -> bool {
+        let limited = self.calls.iter().filter(|call| !call.limited_to.is_empty());
+        limited.filter_map(|call| call.made()).any(|made| made.life == life)
     }
 
     /// Whether its time may have been over by then.
     pub fn may_be_expired(&self, by: At) -> bool {
-        let brief = |call: &Call| matches!(&call.act, Act::Create(terms) if terms.retention > 0);
-        let over = |shown: &Shown| shown.expiry.is_some_and(|expiry| expiry <= self.history.clock(by + SLACK));
-        self.calls.iter().any(|call| brief(call) || call.shown().is_some_and(over))
+        let brief = |call: &&Call| matches!(&call.act, Act::Create(terms) if terms.retention > 0);
+        self.calls.iter().any(brief) || self.may_be_expired_while_active(by)
+    }
+
+    fn may_be_expired_while_active(&self, by: At) -> bool {
+        let kept = self.history.active_retention;
+        let changes = self.calls.iter().filter(|call| call.made().is_some() && call.limited_to.is_empty());
+        let mut times = changes.map(|call| call.begun).filter(|begun| *begun < by);
+        let may_be_over = kept > At::ZERO && times.all(|changed| changed + kept < by + SLACK);
+        may_be_over && !self.sights.iter().any(|sight| sight.shown.is_end())
     }
 
     /// Whether the ledger says of this job, then or later, that a change gave way.
@@ -150,6 +218,25 @@ impl History {
             .any(|death| death.replica == replica && death.at >= from && until.is_none_or(|until| death.at <= until))
     }
 
+    /// Whether the process of this replica ended between `from` and `until`, whatever became of what it held.
+    pub fn ended(&self, replica: usize, from: At, until: At) -> bool {
+        let stopped = |stop: &Stop| stop.replica == replica && stop.ended >= from && stop.at <= until;
+        self.died(replica, from, Some(until)) || self.stops.iter().any(stopped)
+    }
+
+    /// The times at which this replica did not run, or was stopping.
+    pub fn downs(&self, replica: usize) -> impl Iterator<Item = (At, At)> {
+        let deaths = self.deaths.iter().map(|death| (death.replica, death.at, death.back));
+        let stops = self.stops.iter().map(|stop| (stop.replica, stop.at, stop.back));
+        let here = deaths.chain(stops).filter(move |(number, ..)| *number == replica);
+        here.map(|(_, from, back)| (from, back.unwrap_or(At::MAX)))
+    }
+
+    /// Whether this replica was down, about to be or hardly up, at some moment between `from` and `until`.
+    fn was_down(&self, replica: usize, from: At, until: At) -> bool {
+        self.downs(replica).any(|(down, up)| down <= until + SLACK && from <= up.saturating_add(SLACK))
+    }
+
     /// Whether Redis had lost something between `from` and `until` that was not brought back yet.
     pub fn had_lost(&self, from: At, until: At) -> bool {
         self.faults.iter().any(|fault| fault.lossy && fault.overlaps(from, until))
@@ -161,7 +248,7 @@ impl Fault {
         self.until.is_none_or(|until| until > at)
     }
 
-    fn overlaps(&self, from: At, until: At) -> bool {
+    pub fn overlaps(&self, from: At, until: At) -> bool {
         self.from <= until && self.is_over_after(from)
     }
 }
@@ -182,7 +269,7 @@ impl Call {
     /// The job, if this call changed it.
     pub fn made(&self) -> Option<&Shown> {
         match (&self.act, &self.answer) {
-            (Act::Get | Act::Watch, _) => None,
+            (Act::Get | Act::Watch | Act::Oversized, _) => None,
             (_, Answer::Job { shown, applied: true }) => Some(shown),
             _ => None,
         }

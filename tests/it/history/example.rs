@@ -18,9 +18,9 @@ pub fn at(millis: u64) -> At {
 
 pub fn shown(revision: i64, state: State, completed: i64) -> Shown {
     let attempt = i32::from(revision > 1);
-    let (id, life, lease, lease_end, expiry) = (JOB.to_owned(), 1, 0, None, None);
+    let (id, life, owner, reason, lease) = (JOB.to_owned(), 1, String::new(), String::new(), 0);
     let (cancelled, lost, durable) = (false, false, true);
-    Shown { id, life, revision, state, attempt, completed, cancelled, lost, lease, lease_end, expiry, durable }
+    Shown { id, life, owner, revision, state, attempt, completed, cancelled, lost, reason, lease, durable }
 }
 
 pub fn job(shown: Shown) -> Answer {
@@ -33,8 +33,8 @@ pub fn not_found() -> Answer {
 
 /// A call of 10 ms.
 pub fn call(client: &str, replica: usize, act: Act, begun: u64, answer: Answer) -> Call {
-    let (client, job) = (client.to_owned(), JOB.to_owned());
-    Call { client, replica, job, act, begun: at(begun), ended: at(begun + 10), answer }
+    let (client, limited_to, job) = (client.to_owned(), String::new(), JOB.to_owned());
+    Call { client, limited_to, replica, job, act, begun: at(begun), ended: at(begun + 10), answer }
 }
 
 pub fn create() -> Act {
@@ -54,7 +54,7 @@ pub fn heard(millis: u64, event: Event, shown: Shown) -> Heard {
 }
 
 pub fn fault(from: u64, until: u64, lossy: bool) -> Fault {
-    Fault { name: "fault", from: at(from), until: Some(at(until)), lossy, silent: None }
+    Fault { name: "fault", from: at(from), mended: None, until: Some(at(until)), lossy, silent: None }
 }
 
 pub fn entry(millis: u64, outcome: Outcome) -> Entry {
@@ -99,7 +99,9 @@ pub fn good() -> History {
         events,
         closed: Some((at(4006), Ending::Ok)),
     };
-    let mut history = History { calls, streams: vec![stream], quiet: Some(at(QUIET)), ..History::default() };
+    let (replicas, grace) = (2, at(5000));
+    let streams = vec![stream];
+    let mut history = History { replicas, grace, calls, streams, quiet: Some(at(QUIET)), ..History::default() };
     audit(&mut history, &job(last));
     history
 }
@@ -111,10 +113,7 @@ pub fn active(lease: i64) -> History {
     let stream = &mut history.streams[0];
     stream.events.pop();
     stream.closed = None;
-    let leased = |shown: &mut Shown| {
-        shown.lease = lease;
-        shown.lease_end = (lease > 0).then_some(4_000_000);
-    };
+    let leased = |shown: &mut Shown| shown.lease = lease;
     stream.events.iter_mut().filter_map(|heard| heard.shown.as_mut()).for_each(leased);
     let mut last = shown(3, State::Running, 2);
     leased(&mut last);

@@ -1,43 +1,48 @@
 //! What calls show of a job.
 
-use jobtrack::proto::v1::{Event, job::State, reconciled_job::Outcome};
+use std::time::Duration;
+
+use jobtrack::proto::v1::reconciled_job::Outcome;
 
 use super::{
     check::{LAG, SLACK, Story},
-    record::{Act, Answer, At, Call, Heard, Shown},
+    record::{Act, Answer, At, Call, Shown},
 };
 
-/// A version that somebody was shown.
-struct Sight<'a> {
-    begun: At,
-    ended: At,
-    shown: &'a Shown,
-}
-
 impl Story<'_> {
-    /// G1, G2: what was acknowledged is there in the end, or was told to have given way; replicas agree.
+    /// G1, G2, G15: what was acknowledged is there in the end, or was told to have given way; replicas agree.
     pub fn check_changes(&self, object: &mut impl FnMut(&'static str, String)) {
-        let gone = |audit: &Call| self.may_be_deleted(audit.ended) || self.may_be_expired(audit.ended);
         for audit in self.audits() {
-            let changes = self.calls.iter().filter(|call| call.ended < audit.begun && call.made().is_some());
-            for change in changes.filter(|change| !self.is_excused(change)) {
-                let Some(made) = change.made() else { continue };
-                let lost = match &audit.answer {
-                    Answer::Refused { .. } if audit.is_not_found() => !gone(audit),
-                    Answer::Job { shown, .. } => is_lost(&change.act, made, shown),
-                    _ => {
-                        object("G2", format!("healed, and still {:?} on {}", audit.answer, audit.replica));
-                        return;
-                    }
+            if !(audit.is_not_found() || audit.shown().is_some()) {
+                object("G2", format!("healed, and still {:?} on {}", audit.answer, audit.replica));
+                return;
+            }
+            for change in self.lost_changes(audit).filter(|change| !self.is_excused(change)) {
+                let durable = change.made().is_some_and(|made| made.durable);
+                let rule = match () {
+                    () if durable => "G1",
+                    () if self.history.stopped_clean(change.replica, change.begun, audit.begun) => "G15",
+                    () => "G2",
                 };
-                if lost {
-                    let rule = if made.durable { "G1" } else { "G2" };
-                    object(rule, format!("{change:?} is lost: {:?} on {}", audit.answer, audit.replica));
-                }
+                object(rule, format!("{change:?} is lost: {:?} on {}", audit.answer, audit.replica));
             }
         }
         self.check_agreement(object);
         self.check_ledger(object);
+    }
+
+    /// Changes that were acknowledged, and that the auditor does not see.
+    pub fn lost_changes<'s>(&'s self, audit: &'s Call) -> impl Iterator<Item = &'s Call> {
+        let gone = self.may_be_deleted(audit.ended) || self.may_be_expired(audit.ended);
+        let before = self.calls.iter().copied().filter(|call| call.ended < audit.begun);
+        // Who may see only jobs of one owner has creations refused and given way: see `check_owners`.
+        before.filter(|call| call.limited_to.is_empty()).filter(move |change| {
+            let Some(made) = change.made() else { return false };
+            match audit.shown() {
+                None => audit.is_not_found() && !gone,
+                Some(shown) => is_lost(&change.act, made, shown),
+            }
+        })
     }
 
     /// G1: what is durable is read, a moment later at most on other replicas.
@@ -89,9 +94,13 @@ impl Story<'_> {
 
     /// G3: a request makes one job.
     pub fn check_creations(&self, object: &mut impl FnMut(&'static str, String)) {
-        let made: Vec<_> = self.calls.iter().filter(|call| matches!(call.act, Act::Create(_))).collect();
+        let request = |call: &Call| match &call.act {
+            Act::Create(terms) => Some((terms.owner.clone(), terms.request.clone())),
+            _ => None,
+        };
+        let made: Vec<_> = self.calls.iter().filter(|call| request(call).is_some()).collect();
         for (number, first) in made.iter().enumerate() {
-            for second in &made[number + 1..] {
+            for second in made[number + 1..].iter().filter(|second| request(second) == request(first)) {
                 let (Some(one), Some(other)) = (first.shown(), second.shown()) else { continue };
                 let (from, until) = (first.begun.min(second.begun), first.ended.max(second.ended));
                 let apart = !(one.durable && other.durable) && self.is_told(from);
@@ -110,16 +119,7 @@ impl Story<'_> {
 
     /// G5: a durable end never changes.
     pub fn check_ends(&self, object: &mut impl FnMut(&'static str, String)) {
-        let calls = self
-            .calls
-            .iter()
-            .filter_map(|call| Some(Sight { begun: call.begun, ended: call.ended, shown: call.shown()? }));
-        // What is removed may have been another version than the one that ended.
-        let lives = |heard: &&Heard| heard.event != Event::Removed;
-        let heard = self.streams.iter().flat_map(|stream| &stream.events).filter(lives);
-        let heard =
-            heard.filter_map(|heard| Some(Sight { begun: heard.at, ended: heard.at, shown: heard.shown.as_ref()? }));
-        let mut seen: Vec<_> = calls.chain(heard.filter(|sight| sight.shown.id == self.job)).collect();
+        let mut seen = self.sights.clone();
         seen.retain(|sight| sight.shown.durable);
         seen.sort_by_key(|sight| sight.ended);
         for (number, end) in seen.iter().enumerate().filter(|(_, sight)| sight.shown.is_end()) {
@@ -140,37 +140,11 @@ impl Story<'_> {
         }
     }
 
-    /// G10: who is told that there is no such job was told the truth.
-    pub fn check_missing(&self, object: &mut impl FnMut(&'static str, String)) {
-        for missing in self.calls.iter().filter(|call| call.is_not_found() && call.client != super::AUDITOR) {
-            let (from, until) = (missing.begun, missing.ended);
-            if self.may_be_deleted(until) || self.may_be_expired(until) {
-                continue;
-            }
-            let silent = |after: At, before: At| after < from && until < before;
-            let unasked = self.history.faults.iter().filter_map(|fault| fault.silent);
-            if unasked.clone().any(|(after, before, replica)| {
-                silent(after, before) && replica.is_none_or(|replica| replica == missing.replica)
-            }) {
-                object("G10", format!("nobody could have known: {missing:?}"));
-            }
-            let known = self.calls.iter().filter(|call| call.ended < from).find(|call| {
-                let here = call.replica == missing.replica && !self.history.died(call.replica, call.begun, Some(until));
-                call.shown().is_some_and(|shown| shown.durable || here)
-                    && !self.history.had_lost(from, until)
-                    && !self.is_excused(call)
-            });
-            if let Some(known) = known {
-                object("G10", format!("{missing:?} after {known:?}"));
-            }
-        }
-    }
-
     /// G11: what is deleted or expired stays so.
     pub fn check_deletions(&self, object: &mut impl FnMut(&'static str, String)) {
         let created_since =
             |at: At| self.calls.iter().any(|call| matches!(call.act, Act::Create(_)) && call.ended > at);
-        for deletion in self.calls.iter().filter(|call| call.act == Act::Delete && call.answer == Answer::Done) {
+        for deletion in self.deletions(None).filter(|call| call.answer == Answer::Done) {
             if created_since(deletion.begun) || self.history.is_unknown(deletion) {
                 continue;
             }
@@ -183,22 +157,16 @@ impl Story<'_> {
                 object("G11", format!("deleted by {deletion:?}, and back: {back:?}"));
             }
         }
-        for call in &self.calls {
-            let expiry = call.shown().and_then(|shown| shown.expiry);
-            if expiry.is_some_and(|expiry| self.history.clock(call.begun) > expiry + micros(SLACK)) {
-                object("G11", format!("expired, and still shown: {call:?}"));
-            }
-        }
-    }
-
-    /// G12: a worker that stops reporting shows as lost to whoever reads.
-    pub fn check_leases(&self, object: &mut impl FnMut(&'static str, String)) {
-        for call in self.calls.iter().filter(|call| call.act == Act::Get) {
-            let Some(shown) = call.shown().filter(|shown| shown.state == State::Running && !shown.lost) else {
-                continue;
-            };
-            if shown.lease_end.is_some_and(|end| self.history.clock(call.begun) > end + micros(SLACK)) {
-                object("G12", format!("the lease is over, and nobody says so: {call:?}"));
+        let retentions = self.calls.iter().filter_map(|call| match &call.act {
+            Act::Create(terms) => u64::try_from(terms.retention).ok().filter(|retention| *retention > 0),
+            _ => None,
+        });
+        let Some(retention) = retentions.max().map(Duration::from_millis) else { return };
+        let ends = self.sights.iter().filter(|sight| sight.shown.is_end()).map(|sight| sight.ended);
+        let Some(ended) = ends.min() else { return };
+        for call in self.calls.iter().filter(|call| call.begun > ended + retention + SLACK) {
+            if call.shown().is_some() {
+                object("G11", format!("expired since {:?}, and still shown: {call:?}", ended + retention));
             }
         }
     }
@@ -215,8 +183,4 @@ fn is_lost(act: &Act, made: &Shown, there: &Shown) -> bool {
         Act::Report { sequence, .. } => there.attempt == made.attempt && there.completed < *sequence,
         _ => false,
     }
-}
-
-fn micros(time: At) -> i64 {
-    i64::try_from(time.as_micros()).expect("not that long")
 }

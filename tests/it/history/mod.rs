@@ -1,13 +1,23 @@
 //! What clients saw of the service while it was mistreated, held against what it promises.
 
 mod broken;
+mod broken_service;
+mod broken_time;
 mod check;
+mod decisions;
 mod example;
 mod jobs;
+mod missing;
+mod owners;
 mod record;
+mod recorder;
+mod returns;
+mod stops;
 mod streams;
 
 pub use check::{Violation, check};
 pub use record::{
-    AUDITOR, Act, Answer, At, Call, Death, Ending, Entry, Fault, Heard, History, Recorder, Shown, Stream, Terms,
+    AUDITOR, Act, Answer, At, Call, Death, Ending, Entry, Fault, Heard, History, Shown, Stop, Stream, Terms,
 };
+pub use recorder::Recorder;
+pub use returns::check_returns;

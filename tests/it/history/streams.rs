@@ -10,7 +10,7 @@ use super::{
 };
 
 /// How late the sweeper may store that a worker is lost.
-const SWEEP: Duration = Duration::from_secs(5);
+pub const SWEEP: Duration = Duration::from_secs(5);
 
 impl Story<'_> {
     /// G4, G6 and G12 as streams show them.
@@ -67,7 +67,13 @@ impl Story<'_> {
             (Some(there), Some(known))
                 if known.revision > there.revision && last.is_some_and(|last| last.at + LAG > audit.begun) => {}
             (Some(there), Some(known)) if !there.is_same(known) => {
-                object("G6", format!("{on:?} was not told of {there:?}, the last was {last:?}"));
+                // A stream of all is one of an owner.
+                let left = stream.job.is_none() && known.owner != there.owner;
+                if !left {
+                    object("G6", format!("{on:?} was not told of {there:?}, the last was {last:?}"));
+                } else if is_unaware(stream, last) {
+                    object("G14", format!("{on:?} was not told that {there:?} took its place: {last:?}"));
+                }
             }
             (Some(there), None) if stream.resumed.is_none_or(|resumed| resumed != there.revision) => {
                 object("G6", format!("{on:?} was told nothing, not even {there:?}"));
@@ -75,13 +81,8 @@ impl Story<'_> {
             (Some(there), _) if stream.job.is_some() && there.is_end() => {
                 object("G6", format!("{on:?} still waits after {there:?}"));
             }
-            (None, Some(_)) if self.is_surely_deleted(audit.begun) => {
-                // A stream of all that has started over no longer counts what it does not name.
-                let started_over = |heard: &Heard| heard.event == Event::Bookmark && heard.reset;
-                let over = stream.events.iter().rfind(|heard| started_over(heard)).map(|heard| heard.at);
-                if last.is_some_and(|last| last.event != Event::Removed && over.is_none_or(|over| over < last.at)) {
-                    object("G6", format!("{on:?} was not told of the deletion, the last was {last:?}"));
-                }
+            (None, Some(_)) if self.is_surely_deleted(audit.begun) && is_unaware(stream, last) => {
+                object("G6", format!("{on:?} was not told of the deletion, the last was {last:?}"));
             }
             _ => {}
         }
@@ -94,17 +95,13 @@ impl Story<'_> {
 
     /// G12: who watches is told that the worker is lost, on any replica that lives.
     fn check_lost(&self, object: &mut impl FnMut(&'static str, String)) {
-        let mut reports = self.calls.iter().filter(|call| matches!(call.act, Act::Report { .. }));
-        let Some(report) = reports.clone().next_back() else { return };
-        if !reports.any(|report| report.made().is_some()) {
-            return;
-        }
-        let leases = self.calls.iter().filter_map(|call| call.shown()).map(|shown| shown.lease);
-        let Some(lease) = leases.max().and_then(|lease| u64::try_from(lease).ok()).filter(|lease| *lease > 0) else {
+        let reports = || self.calls.iter().filter(|call| matches!(call.act, Act::Report { .. }));
+        let Some(report) = reports().next_back().filter(|_| reports().any(|report| report.made().is_some())) else {
             return;
         };
-        let due = report.ended + Duration::from_millis(lease) + SWEEP + SLACK;
-        if self.history.had_lost(report.begun, due) || self.may_be_deleted(due) {
+        let Some(lease) = self.lease() else { return };
+        let Some(due) = self.history.due(report.ended, lease + SWEEP + SLACK, lease + SWEEP + SLACK) else { return };
+        if self.history.had_lost(report.begun, due) || self.may_be_deleted(due) || self.may_be_expired(due) {
             return;
         }
         for stream in &self.streams {
@@ -130,6 +127,14 @@ impl Story<'_> {
     fn has_passed(&self, at: At) -> bool {
         self.history.quiet.is_some_and(|quiet| quiet > at)
     }
+}
+
+/// Whether a stream whose last event of a job was this one does not know that the job is no longer in it.
+fn is_unaware(stream: &Stream, last: Option<&Heard>) -> bool {
+    // A stream of all that has started over no longer counts what it does not name.
+    let started_over = |heard: &Heard| heard.event == Event::Bookmark && heard.reset;
+    let over = stream.events.iter().rfind(|heard| started_over(heard)).map(|heard| heard.at);
+    last.is_some_and(|last| last.event != Event::Removed && over.is_none_or(|over| over < last.at))
 }
 
 /// G6: a snapshot first, or where it goes on.

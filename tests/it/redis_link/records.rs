@@ -15,33 +15,31 @@ use crate::support::{
 /// Ways to damage a record.
 #[derive(Clone, Copy)]
 enum Damage {
-    /// The job is no JSON.
+    /// The job is no message.
     Garbage,
-    /// The job is JSON, but no job.
+    /// The job is a message, but no job.
     NoJob,
     /// There is no job among the fields.
-    NoDocument,
-    /// The job is another's.
-    Another,
+    NoRecord,
+    /// A document is no JSON.
+    Document,
     /// The key is no hash.
     NoHash,
-    /// The revision that scripts compare is not that of the job.
-    Revision,
+    /// The version is none.
+    Version,
 }
 
 impl Damage {
     async fn to(self, redis: &Redis, id: &str) {
         let key = key_of(redis, id).await;
         match self {
-            Self::Garbage => redis.command(&["HSET", &key, "doc", "{\"id\": \u{0}\u{7f}"]).await,
-            Self::NoJob => redis.command(&["HSET", &key, "doc", "{}"]).await,
-            Self::NoDocument => redis.command(&["HDEL", &key, "doc"]).await,
-            Self::Another => {
-                let doc = super::ask::<String>(redis, &["HGET", &key, "doc"]).await;
-                redis.command(&["HSET", &key, "doc", &doc.replace(id, "other")]).await
-            }
+            Self::Garbage => redis.command(&["HSET", &key, "job", "{\"id\": \u{0}\u{7f}"]).await,
+            // Its state is the 99th.
+            Self::NoJob => redis.command(&["HSET", &key, "job", " c"]).await,
+            Self::NoRecord => redis.command(&["HDEL", &key, "job"]).await,
+            Self::Document => redis.command(&["HSET", &key, "metadata", "{\"a\":"]).await,
             Self::NoHash => redis.command(&["SET", &key, "a string"]).await,
-            Self::Revision => redis.command(&["HSET", &key, "rev", "77"]).await,
+            Self::Version => redis.command(&["HSET", &key, "v", "77"]).await,
         };
     }
 }
@@ -61,10 +59,10 @@ async fn listed(client: &mut Client) -> Vec<String> {
 #[rstest]
 #[case::garbage(Damage::Garbage)]
 #[case::no_job(Damage::NoJob)]
-#[case::no_document(Damage::NoDocument)]
-#[case::another(Damage::Another)]
+#[case::no_record(Damage::NoRecord)]
+#[case::document(Damage::Document)]
 #[case::no_hash(Damage::NoHash)]
-#[case::revision(Damage::Revision)]
+#[case::version(Damage::Version)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_record_is_told_and_harms_no_other(#[case] damage: Damage) {
     let redis = Redis::start().await;
@@ -83,15 +81,18 @@ async fn a_damaged_record_is_told_and_harms_no_other(#[case] damage: Damage) {
     report(&mut client, "good").await;
     assert_eq!(all.expect(Event::Update).await.brief(), (Event::Update, "good", 3));
     assert_lost(&client.get_job(GetJobRequest { min_revision: None, ..read("broken") }).await.expect_err("it is lost"));
-    assert_eq!(listed(&mut client).await, ["good"]);
+    // A list reads no documents.
+    let listed_too = matches!(damage, Damage::Document);
+    let expected = if listed_too { vec!["broken", "good"] } else { vec!["good"] };
+    assert_eq!(listed(&mut client).await, expected);
     server.stop().await;
 }
 
 #[rstest]
 #[case::garbage(Damage::Garbage)]
-#[case::no_document(Damage::NoDocument)]
+#[case::no_record(Damage::NoRecord)]
 #[case::no_hash(Damage::NoHash)]
-#[case::revision(Damage::Revision)]
+#[case::version(Damage::Version)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_record_does_not_stop_the_sweeper(#[case] damage: Damage) {
     let redis = Redis::start().await;
@@ -111,9 +112,9 @@ async fn a_damaged_record_does_not_stop_the_sweeper(#[case] damage: Damage) {
 
 #[rstest]
 #[case::garbage(Damage::Garbage)]
-#[case::no_document(Damage::NoDocument)]
+#[case::no_record(Damage::NoRecord)]
 #[case::no_hash(Damage::NoHash)]
-#[case::revision(Damage::Revision)]
+#[case::version(Damage::Version)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_record_is_not_made_anew(#[case] damage: Damage) {
     let redis = Redis::start().await;

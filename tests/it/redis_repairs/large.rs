@@ -12,7 +12,7 @@ use jobtrack::{
         BatchGetJobsRequest, Event, GetStatsRequest, JobFilter, ListJobsRequest, View, WatchJobsRequest, job::State,
     },
     store::{
-        CommitEvent, JobStore, Listener, RedisStore, Replaced,
+        CommitEvent, JobStore, Listener, Presence, RedisStore, Replaced,
         redis::{Options, Target},
     },
 };
@@ -47,14 +47,16 @@ impl Listener for Deaf {
 
 /// Puts jobs into Redis that ended so many seconds ago with a result nearly as large as it may be.
 async fn put_large(redis: &Redis, ago: i64) {
+    let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
     let options = Options {
+        replica_grace: Duration::from_secs(1),
         target: Target::parse(&redis.url()).expect("a valid address"),
         pool_size: 4,
         timeout: Duration::from_secs(10),
         key_prefix: "job:".to_owned(),
     };
     let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
-    let store = RedisStore::open(options, Arc::new(Deaf), clock).await.expect("Redis is usable");
+    let store = RedisStore::open(options, Arc::new(Deaf), clock, presence).await.expect("Redis is usable");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970").as_secs();
     let ended = i64::try_from(now).expect("a time before that ends") - ago;
     let result = document(&json!({ "text": "x".repeat(1_000_000) }));

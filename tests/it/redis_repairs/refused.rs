@@ -54,10 +54,10 @@ async fn a_busy_redis_costs_no_hint_and_no_lease() {
     let mut link = Health::watch(&observer, "redis").await;
     link.until(Serving).await;
 
-    let doc = rewrite(&redis, "a", 1).await;
-    let hint = hint_of(&redis, "a", &doc).await;
+    let revision = rewrite(&redis, "a", 1).await;
+    let hint = hint_of(&redis, "a", revision).await;
     relay.set_at("HMGET", Commands, Link::Pass);
-    let channel = beside("a", "changes");
+    let channel = beside("a", "changes:0");
     let script = ["EVAL", BUSY, "0", &channel, &hint];
     let be_busy = redis.try_command(&script);
     let meanwhile = async {

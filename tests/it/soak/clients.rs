@@ -10,14 +10,26 @@ use jobtrack::proto::v1::{
 };
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt;
 
 use super::dice::Dice;
 use crate::{
-    history::{Act, Answer, Call, Ending, Heard, Recorder, Shown, Stream},
-    support::watching::{Seen, millis},
+    history::{Act, Answer, Call, Ending, Heard, Recorder, Shown, Stream, Terms},
+    support::{
+        credentials::bearer,
+        watching::{Seen, millis},
+    },
 };
+
+/// The identity of those who may see all jobs.
+pub const EVERYBODY: &str = "everybody";
+
+/// The identity of who may see only the jobs of an owner of that name.
+pub const THIEF: &str = "thief";
+
+/// The length of a text that no message can hold, in bytes.
+const OVERSIZED: usize = 3 << 20;
 
 /// How long a client waits for an answer: longer than any answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,7 +41,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct Client {
     pub name: String,
-    pub channels: [Channel; 2],
+    /// The owner whose jobs alone it may see; empty: it may see all.
+    pub limited_to: String,
+    pub channels: Vec<Channel>,
     pub recorder: Arc<Recorder>,
 }
 
@@ -37,6 +51,16 @@ impl Client {
     /// The same, under another name.
     pub fn named(&self, name: impl Into<String>) -> Self {
         Self { name: name.into(), ..self.clone() }
+    }
+
+    /// Somebody who may see only jobs of [`THIEF`].
+    pub fn thief(&self) -> Self {
+        Self { limited_to: THIEF.to_owned(), ..self.named(format!("{}-thief", self.name)) }
+    }
+
+    /// A request of this client.
+    fn request<T>(&self, message: T) -> Request<T> {
+        bearer(if self.limited_to.is_empty() { EVERYBODY } else { &self.limited_to }, message)
     }
 
     fn jobs(&self, replica: usize) -> JobServiceClient<Channel> {
@@ -55,66 +79,66 @@ impl Client {
 
     fn note(&self, replica: usize, job: &str, act: Act, begun: Duration, answer: Answer) {
         let (client, job, ended) = (self.name.clone(), job.to_owned(), self.recorder.now());
-        self.recorder.history().calls.push(Call { client, replica, job, act, begun, ended, answer });
+        let limited_to = self.limited_to.clone();
+        self.recorder.history().calls.push(Call { client, limited_to, replica, job, act, begun, ended, answer });
     }
 
     async fn send(&self, replica: usize, job: &str, act: &Act) -> Result<Answer, Status> {
         let mut jobs = self.jobs(replica);
         let job_id = job.to_owned();
-        let shown = |job: Option<Job>, applied| Answer::Job { shown: (&job.expect("a job")).into(), applied };
         Ok(match act {
             Act::Create(terms) => {
-                let request = CreateJobRequest {
-                    job_id,
-                    kind: "soak".to_owned(),
-                    owner: terms.owner.clone(),
-                    request_id: terms.request.clone(),
-                    lease_timeout: millis(terms.lease),
-                    retention: if terms.retention > 0 { millis(terms.retention) } else { None },
-                    ..CreateJobRequest::default()
-                };
-                let answer = jobs.create_job(request).await?.into_inner();
+                let answer = jobs.create_job(self.request(creation(job_id, terms))).await?.into_inner();
                 shown(answer.job, answer.created)
             }
             Act::Get | Act::Watch => {
-                let answer = jobs.get_job(GetJobRequest { job_id, min_revision: None }).await?.into_inner();
-                shown(answer.job, false)
+                let request = GetJobRequest { job_id, min_revision: None };
+                shown(jobs.get_job(self.request(request)).await?.into_inner().job, false)
             }
-            Act::Report { sequence, attempt } => {
-                let progress = Progress { completed: Some(*sequence), ..Progress::default() };
-                let request = UpdateProgressRequest {
-                    job_id,
-                    progress: Some(progress),
-                    worker: self.name.clone(),
-                    sequence: Some(*sequence),
-                    attempt: Some(*attempt),
-                    ..UpdateProgressRequest::default()
-                };
+            Act::Report { .. } | Act::Oversized => {
+                let request = self.request(self.report(job_id, act));
                 let answer = jobs.update_progress(request).await?.into_inner();
                 shown(answer.job, answer.applied)
             }
             Act::Complete { attempt } => {
                 let request = CompleteJobRequest { job_id, attempt: Some(*attempt), ..CompleteJobRequest::default() };
-                shown(jobs.complete_job(request).await?.into_inner().job, true)
+                shown(jobs.complete_job(self.request(request)).await?.into_inner().job, true)
             }
             Act::Fail { attempt } => {
                 let failure = Some(Failure::default());
                 let request = FailJobRequest { job_id, failure, attempt: Some(*attempt), ..FailJobRequest::default() };
-                shown(jobs.fail_job(request).await?.into_inner().job, true)
+                shown(jobs.fail_job(self.request(request)).await?.into_inner().job, true)
             }
             Act::Cancel { force } => {
                 let request = CancelJobRequest { job_id, force: *force, ..CancelJobRequest::default() };
-                shown(jobs.cancel_job(request).await?.into_inner().job, true)
+                shown(jobs.cancel_job(self.request(request)).await?.into_inner().job, true)
             }
             Act::Confirm => {
                 let request = ConfirmCancelRequest { job_id, ..ConfirmCancelRequest::default() };
-                shown(jobs.confirm_cancel(request).await?.into_inner().job, true)
+                shown(jobs.confirm_cancel(self.request(request)).await?.into_inner().job, true)
             }
             Act::Delete => {
-                jobs.delete_job(DeleteJobRequest { job_id, force: true }).await?;
+                jobs.delete_job(self.request(DeleteJobRequest { job_id, force: true })).await?;
                 Answer::Done
             }
         })
+    }
+
+    /// What is sent to report, in a message that is too large or not.
+    fn report(&self, job_id: String, act: &Act) -> UpdateProgressRequest {
+        let Act::Report { sequence, attempt } = act else {
+            let progress = Some(Progress { message: Some("x".repeat(OVERSIZED)), ..Progress::default() });
+            return UpdateProgressRequest { job_id, progress, ..UpdateProgressRequest::default() };
+        };
+        let progress = Progress { completed: Some(*sequence), ..Progress::default() };
+        UpdateProgressRequest {
+            job_id,
+            progress: Some(progress),
+            worker: self.name.clone(),
+            sequence: Some(*sequence),
+            attempt: Some(*attempt),
+            ..UpdateProgressRequest::default()
+        }
     }
 
     /// Watches a job on whatever replica there is, from its end to its beginning or until it is told to stop.
@@ -122,11 +146,11 @@ impl Client {
         let mut last = None;
         let mut missing = 0;
         while !stop.is_cancelled() && missing < 5 {
-            let replica = dice.roll(2);
+            let replica = dice.roll(self.channels.len());
             let (token, revision) = last.clone().unwrap_or_default();
             let begun = self.recorder.now();
             let request = WatchJobRequest { job_id: job.clone(), resume_token: token, ..WatchJobRequest::default() };
-            let opening = timeout(PATIENCE, self.jobs(replica).watch_job(request)).await;
+            let opening = timeout(PATIENCE, self.jobs(replica).watch_job(self.request(request))).await;
             match opening.unwrap_or_else(|_| Err(Status::cancelled("it took too long"))) {
                 Ok(opened) => {
                     let stream = opened.into_inner().map_ok(Seen::from).boxed();
@@ -153,7 +177,7 @@ impl Client {
         while !stop.is_cancelled() {
             let filter = Some(JobFilter { owner: self.name.clone(), ..JobFilter::default() });
             let request = WatchJobsRequest { filter, ..WatchJobsRequest::default() };
-            if let Ok(Ok(opened)) = timeout(PATIENCE, self.jobs(replica).watch_jobs(request)).await {
+            if let Ok(Ok(opened)) = timeout(PATIENCE, self.jobs(replica).watch_jobs(self.request(request))).await {
                 let stream = opened.into_inner().map_ok(Seen::from).boxed();
                 let place = self.open(replica, None, None);
                 self.follow(stream, &place, &mut None, usize::MAX, &stop).await;
@@ -230,4 +254,21 @@ struct Place {
 fn refused(status: &Status) -> Answer {
     let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
     Answer::Refused { code: status.code(), reason }
+}
+
+fn shown(job: Option<Job>, applied: bool) -> Answer {
+    Answer::Job { shown: (&job.expect("a job")).into(), applied }
+}
+
+fn creation(job_id: String, terms: &Terms) -> CreateJobRequest {
+    CreateJobRequest {
+        job_id,
+        kind: "soak".to_owned(),
+        owner: terms.owner.clone(),
+        request_id: terms.request.clone(),
+        lease_timeout: millis(terms.lease),
+        fail_when_lost: terms.fail_when_lost,
+        retention: if terms.retention > 0 { millis(terms.retention) } else { None },
+        ..CreateJobRequest::default()
+    }
 }

@@ -4,8 +4,26 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::{dice::Dice, world::World};
-use crate::{history::Fault, support::relay::Link};
+use super::{dice::Dice, replica::GRACE, world::World};
+use crate::{
+    history::{At, Fault},
+    support::{redis::Redis, relay::Link},
+};
+
+/// How long faults last, at least; up to twice that. The last are longer than leases.
+const LASTS: [u64; 4] = [50, 300, 1200, 2200];
+
+/// The one-way delay of a link that is far.
+const FAR: Duration = Duration::from_millis(20);
+
+/// How many bytes pass in a second where a link is narrow.
+const NARROW: u32 = 2_000_000;
+
+/// How far a clock steps, in seconds.
+const STEP: i64 = 3600;
+
+/// How long nothing happens: so long that every worker that is gone must have been noticed.
+const CALM: Duration = Duration::from_secs(GRACE.as_secs() + 12);
 
 /// A way to mistreat it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,31 +31,46 @@ pub enum Harm {
     Restart,
     RestartEmpty,
     RestartOld,
-    Stop,
+    Freeze,
     Partition,
     Late,
+    Far,
+    Narrow,
     KillClients,
     KillSubscribers,
     FlushScripts,
     Fill,
     KillReplica,
+    KillReplicas,
+    StopReplica,
+    StepClock,
     Flush,
+    Nothing,
 }
 
+/// When something could have had an answer from Redis no more, and until when; which replica, if not all.
+type Silence = Option<(At, At, Option<usize>)>;
+
 impl Harm {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 18] = [
         Self::Restart,
         Self::RestartEmpty,
         Self::RestartOld,
-        Self::Stop,
+        Self::Freeze,
         Self::Partition,
         Self::Late,
+        Self::Far,
+        Self::Narrow,
         Self::KillClients,
         Self::KillSubscribers,
         Self::FlushScripts,
         Self::Fill,
         Self::KillReplica,
+        Self::KillReplicas,
+        Self::StopReplica,
+        Self::StepClock,
         Self::Flush,
+        Self::Nothing,
     ];
 
     fn name(self) -> &'static str {
@@ -45,15 +78,21 @@ impl Harm {
             Self::Restart => "Redis killed, restarted with its data",
             Self::RestartEmpty => "Redis killed, restarted empty",
             Self::RestartOld => "Redis killed, restarted from an old snapshot",
-            Self::Stop => "Redis stopped and continued",
+            Self::Freeze => "Redis stopped and continued",
             Self::Partition => "one replica cut off from Redis",
             Self::Late => "answers of Redis late by 500 ms",
+            Self::Far => "Redis killed, restarted with its data, behind round trips of 40 ms",
+            Self::Narrow => "Redis killed, restarted with its data, behind links of 16 Mbit/s",
             Self::KillClients => "CLIENT KILL TYPE normal",
             Self::KillSubscribers => "CLIENT KILL TYPE pubsub",
             Self::FlushScripts => "SCRIPT FLUSH",
             Self::Fill => "maxmemory reached",
             Self::KillReplica => "replica killed and restarted",
+            Self::KillReplicas => "all replicas killed and restarted",
+            Self::StopReplica => "replica stopped gracefully and started again",
+            Self::StepClock => "wall clock of a replica stepped by an hour",
             Self::Flush => "FLUSHALL",
+            Self::Nothing => "nothing",
         }
     }
 
@@ -61,47 +100,50 @@ impl Harm {
         matches!(self, Self::RestartEmpty | Self::RestartOld | Self::Flush)
     }
 
-    /// Does it, and mends it after a while. Returns when it was mended.
+    /// Does it, and mends it after a while; links are mended by [`mend_links`](Self::mend_links). Returns when it was
+    /// mended.
     pub async fn happen(self, world: &mut World, dice: &mut Dice) -> Instant {
+        if self == Self::Nothing {
+            sleep(CALM).await;
+            return Instant::now();
+        }
         let recorder = world.recorder.clone();
         if self == Self::RestartOld {
             world.redis.save_aside();
             sleep(dice.pause(Duration::from_millis(300))).await;
         }
-        let least = [50, 300, 1200][dice.roll(3)];
+        let least = LASTS[dice.roll(LASTS.len())];
         let lasts = dice.pause(Duration::from_millis(least));
-        let fault =
-            Fault { name: self.name(), from: recorder.now(), until: None, lossy: self.is_lossy(), silent: None };
-        recorder.history().faults.push(fault);
-        let silent = match self {
-            Self::Restart | Self::RestartEmpty | Self::RestartOld => {
-                world.redis.kill();
-                let silent = self.go_on(world, lasts, None).await;
-                match self {
-                    Self::Restart => world.redis.restart().await,
-                    Self::RestartOld => world.redis.restart_from_aside().await,
-                    _ => world.redis.restart_empty().await,
-                }
-                silent
-            }
-            Self::Stop => {
-                world.redis.signal("STOP");
-                let silent = self.go_on(world, lasts, None).await;
-                world.redis.signal("CONT");
-                silent
-            }
-            Self::Partition => {
-                let number = dice.roll(2);
-                world.relays[number].set_all(if dice.one_in(2) { Link::Hole } else { Link::Cut });
-                let silent = self.go_on(world, lasts, Some(number)).await;
-                world.relays[number].set_all(Link::Pass);
-                silent
-            }
+        let (name, from, lossy) = (self.name(), recorder.now(), self.is_lossy());
+        recorder.history().faults.push(Fault { name, from, mended: None, until: None, lossy, silent: None });
+        let silent = self.harm(world, dice, lasts).await;
+        let now = recorder.now();
+        if let Some(fault) = recorder.history().faults.last_mut() {
+            (fault.silent, fault.mended) = (silent, Some(now));
+        }
+        Instant::now()
+    }
+
+    /// Makes links good again that were bad for the whole round.
+    pub fn mend_links(world: &World) {
+        world.set_links(Link::Pass);
+    }
+
+    async fn harm(self, world: &mut World, dice: &mut Dice, lasts: Duration) -> Silence {
+        match self {
+            Self::Restart | Self::RestartEmpty | Self::RestartOld => self.restart_redis(world, lasts).await,
+            Self::Freeze => freeze_redis(world, lasts).await,
+            Self::Partition => cut_off(world, dice, lasts).await,
             Self::Late => {
-                world.relays.iter().for_each(|relay| relay.set_all(Link::Late(Duration::from_millis(500))));
+                world.set_links(Link::Late(Duration::from_millis(500)));
                 sleep(lasts).await;
-                world.relays.iter().for_each(|relay| relay.set_all(Link::Pass));
+                world.set_links(Link::Pass);
                 None
+            }
+            Self::Far | Self::Narrow => {
+                world.set_links(if self == Self::Far { Link::Far(FAR) } else { Link::Narrow(NARROW) });
+                sleep(dice.pause(Duration::from_millis(300))).await;
+                self.restart_redis(world, lasts).await
             }
             Self::Fill => {
                 world.redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -109,31 +151,123 @@ impl Harm {
                 world.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
                 None
             }
-            Self::KillReplica => {
-                world.restart(dice.roll(2), lasts).await;
+            Self::KillReplica | Self::KillReplicas => {
+                let (one, all) = (dice.roll(world.replicas.len()), (0..world.replicas.len()).collect());
+                let numbers = if self == Self::KillReplica { vec![one] } else { all };
+                world.restart(&numbers, lasts).await;
                 None
             }
-            Self::KillClients => self.order(world, &["CLIENT", "KILL", "TYPE", "normal"]).await,
-            Self::KillSubscribers => self.order(world, &["CLIENT", "KILL", "TYPE", "pubsub"]).await,
-            Self::FlushScripts => self.order(world, &["SCRIPT", "FLUSH"]).await,
-            Self::Flush => self.order(world, &["FLUSHALL"]).await,
-        };
-        if let Some(fault) = recorder.history().faults.last_mut() {
-            fault.silent = silent;
+            Self::StopReplica => stop_replica(world, dice, lasts).await,
+            Self::StepClock => step_clock(world, dice, lasts).await,
+            Self::KillClients => order(world, &["CLIENT", "KILL", "TYPE", "normal"]).await,
+            Self::KillSubscribers => order(world, &["CLIENT", "KILL", "TYPE", "pubsub"]).await,
+            Self::FlushScripts => order(world, &["SCRIPT", "FLUSH"]).await,
+            Self::Flush => order(world, &["FLUSHALL"]).await,
+            Self::Nothing => None,
         }
-        Instant::now()
     }
 
-    /// Has it last, and tells when all that Redis had answered before was known.
-    async fn go_on(self, world: &World, lasts: Duration, replica: Option<usize>) -> super::Silence {
-        let from = world.recorder.now();
+    async fn restart_redis(self, world: &mut World, lasts: Duration) -> Silence {
+        world.redis.kill();
+        let silent = go_on(world, lasts, None).await;
+        match self {
+            Self::RestartEmpty => world.redis.restart_empty().await,
+            Self::RestartOld => world.redis.restart_from_aside().await,
+            _ => world.redis.restart().await,
+        }
+        silent
+    }
+}
+
+async fn freeze_redis(world: &mut World, lasts: Duration) -> Silence {
+    world.redis.signal("STOP");
+    let silent = go_on(world, lasts, None).await;
+    world.redis.signal("CONT");
+    silent
+}
+
+async fn cut_off(world: &mut World, dice: &mut Dice, lasts: Duration) -> Silence {
+    let number = dice.roll(world.replicas.len());
+    world.relays[number].set_all(if dice.one_in(2) { Link::Hole } else { Link::Cut });
+    let silent = go_on(world, lasts, Some(number)).await;
+    world.relays[number].set_all(Link::Pass);
+    silent
+}
+
+/// Steps the wall clock of a replica, while Redis is there or away.
+async fn step_clock(world: &mut World, dice: &mut Dice, lasts: Duration) -> Silence {
+    let number = dice.roll(world.replicas.len());
+    let off = [-STEP, 0, STEP][dice.roll(3)];
+    let away = dice.one_in(2);
+    if away {
+        world.redis.kill();
+    }
+    let from = world.recorder.now();
+    // A clock that is right steps in any case.
+    world.replicas[number].step_clock(if off == 0 { STEP } else { off });
+    sleep(lasts).await;
+    if off == 0 {
+        world.replicas[number].step_clock(0);
         sleep(lasts).await;
-        Some((from, world.recorder.now(), replica))
     }
+    let silent = away.then(|| (from, world.recorder.now(), None));
+    if away {
+        world.redis.restart().await;
+    }
+    silent
+}
 
-    async fn order(self, world: &World, words: &[&str]) -> super::Silence {
-        // Redis kills the connection that asks for it last, or not at all.
-        _ = world.redis.try_command(words).await;
-        None
+/// Stops a replica gracefully: with Redis there, just back, away for a part of the drain, or away for all of it.
+async fn stop_replica(world: &mut World, dice: &mut Dice, lasts: Duration) -> Silence {
+    let number = dice.roll(world.replicas.len());
+    let case = dice.roll(8);
+    let nothing = async |_: &mut Redis| ();
+    match case {
+        0 | 1 => {
+            world.stop(number, lasts, nothing).await;
+            None
+        }
+        2..=4 => {
+            world.relays[number].set_all(Link::Cut);
+            let silent = go_on(world, lasts, Some(number)).await;
+            world.relays[number].set_all(Link::Pass);
+            sleep(dice.pause(Duration::from_millis(50))).await;
+            world.stop(number, lasts, nothing).await;
+            silent
+        }
+        _ => {
+            world.redis.kill();
+            let from = world.recorder.now();
+            sleep(lasts).await;
+            let recorder = world.recorder.clone();
+            let mut back = None;
+            let returns = case < 7;
+            let meanwhile = async |redis: &mut Redis| {
+                if returns {
+                    sleep(lasts).await;
+                    back = Some(recorder.now());
+                    redis.restart().await;
+                }
+            };
+            world.stop(number, lasts, meanwhile).await;
+            let back = back.unwrap_or_else(|| world.recorder.now());
+            if !returns {
+                world.redis.restart().await;
+            }
+            Some((from, back, None))
+        }
     }
+}
+
+/// Has a fault last, and tells when all that Redis had answered before was known.
+async fn go_on(world: &World, lasts: Duration, replica: Option<usize>) -> Silence {
+    let from = world.recorder.now();
+    sleep(lasts).await;
+    Some((from, world.recorder.now(), replica))
+}
+
+async fn order(world: &World, words: &[&str]) -> Silence {
+    // Redis kills the connection that asks for it last, or not at all.
+    _ = world.redis.try_command(words).await;
+    None
 }

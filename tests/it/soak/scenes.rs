@@ -39,6 +39,12 @@ pub enum Plot {
     Deleted,
     /// A worker that stops reporting.
     Leased,
+    /// A worker that stops reporting on a job that fails then.
+    Dying,
+    /// Others who create a job under an id that is taken.
+    Taken,
+    /// Reports that are too large.
+    Oversized,
     /// Two who create the same.
     Twins,
     /// There is none.
@@ -48,7 +54,7 @@ pub enum Plot {
 }
 
 impl Plot {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Pinned,
         Self::Roaming,
         Self::Contested,
@@ -56,6 +62,10 @@ impl Plot {
         Self::Cancelled,
         Self::Deleted,
         Self::Leased,
+        Self::Dying,
+        Self::Taken,
+        Self::Taken,
+        Self::Oversized,
         Self::Twins,
         Self::Ghost,
         Self::Brief,
@@ -65,69 +75,95 @@ impl Plot {
 impl Scene {
     /// Plays it to its end, or until it is told to stop.
     pub async fn play(mut self, plot: Plot) {
-        let here = self.dice.roll(2);
+        let here = self.dice.roll(self.client.channels.len());
         if plot == Plot::Ghost {
             for _ in 0..20 {
                 self.read(&mut self.dice.clone()).await;
             }
             return;
         }
-        let lease = if plot == Plot::Leased { 1000 } else { 0 };
-        let retention = if plot == Plot::Brief { 500 } else { 0 };
-        let terms = Terms { owner: self.owner.clone(), request: "r".to_owned(), lease, retention };
-        let create = Act::Create(terms);
+        let create = Act::Create(self.terms(plot));
+        let there = self.other(here);
         if plot == Plot::Twins {
             let other = self.fork("twin");
-            let (one, two) = (self.retry(here, create.clone()), other.retry(1 - here, create.clone()));
+            let (one, two) = (self.retry(here, create.clone()), other.retry(there, create.clone()));
             tokio::join!(one, two);
-            self.retry(1 - here, create.clone()).await;
+            self.retry(there, create.clone()).await;
         }
         if self.retry(here, create).await.is_none() {
             return;
         }
         // Both may hold it then.
         if self.dice.one_in(2) {
-            self.client.named("reader").call(1 - here, &self.job, Act::Get).await;
+            self.client.named("reader").call(there, &self.job, Act::Get).await;
         }
+        self.act(plot, here, there).await;
+        self.read(&mut self.dice.clone()).await;
+    }
+
+    fn terms(&self, plot: Plot) -> Terms {
+        let leased = matches!(plot, Plot::Leased | Plot::Dying);
+        Terms {
+            owner: self.owner.clone(),
+            request: "r".to_owned(),
+            lease: if leased { 1000 } else { 0 },
+            fail_when_lost: plot == Plot::Dying,
+            retention: if plot == Plot::Brief { 500 } else { 0 },
+        }
+    }
+
+    async fn act(&mut self, plot: Plot, here: usize, there: usize) {
         match plot {
             Plot::Pinned | Plot::Twins | Plot::Brief => self.work(Some(here), 1, true).await,
             Plot::Roaming => self.work(None, 1, true).await,
             Plot::Contested => {
                 let mut other = self.fork("rival");
-                tokio::join!(self.work(Some(here), 1, true), other.work(Some(1 - here), 1, true));
+                tokio::join!(self.work(Some(here), 1, true), other.work(Some(there), 1, true));
             }
             Plot::TakenOver => {
                 let mut other = self.fork("heir");
                 tokio::join!(self.work(Some(here), 1, true), async {
                     other.pause(10).await;
-                    other.work(Some(1 - here), 2, true).await;
+                    other.work(Some(there), 2, true).await;
                 });
             }
             Plot::Cancelled => {
-                let mut other = self.fork("canceller");
-                tokio::join!(self.work(Some(here), 1, true), async {
-                    other.pause(5).await;
-                    let force = other.dice.one_in(2);
-                    other.retry(1 - here, Act::Cancel { force }).await;
-                });
+                let other = self.fork("canceller");
+                tokio::join!(self.work(Some(here), 1, true), other.cancel(there));
             }
             Plot::Deleted => {
                 let end = self.dice.one_in(2);
                 self.work(Some(here), 1, end).await;
-                let by = self.dice.roll(2);
+                let by = self.dice.roll(self.client.channels.len());
                 self.retry(by, Act::Delete).await;
                 self.read(&mut self.dice.clone()).await;
             }
-            Plot::Leased => {
-                self.work(None, 1, false).await;
+            Plot::Leased | Plot::Dying => self.work(None, 1, false).await,
+            Plot::Taken => {
+                let mut other = self.fork("other");
+                tokio::join!(self.work(Some(here), 1, false), other.take(there));
+            }
+            Plot::Oversized => {
+                self.client.call(here, &self.job, Act::Oversized).await;
             }
             Plot::Ghost => {}
         }
-        self.read(&mut self.dice.clone()).await;
+    }
+
+    async fn cancel(mut self, replica: usize) {
+        self.pause(5).await;
+        let force = self.dice.one_in(2);
+        self.retry(replica, Act::Cancel { force }).await;
+    }
+
+    /// Another replica than this one.
+    fn other(&mut self, replica: usize) -> usize {
+        let count = self.client.channels.len();
+        (replica + 1 + self.dice.roll(count - 1)) % count
     }
 
     /// Another with the same job.
-    fn fork(&mut self, name: &str) -> Self {
+    pub fn fork(&mut self, name: &str) -> Self {
         Self {
             client: self.client.named(format!("{}-{name}", self.client.name)),
             owner: self.owner.clone(),
@@ -141,7 +177,7 @@ impl Scene {
     async fn work(&mut self, replica: Option<usize>, attempt: i32, end: bool) {
         for sequence in 1..=2 + self.dice.roll(20) {
             let sequence = i64::try_from(sequence).expect("few");
-            let on = replica.unwrap_or_else(|| self.dice.roll(2));
+            let on = replica.unwrap_or_else(|| self.dice.roll(self.client.channels.len()));
             let Some(shown) = self.retry(on, Act::Report { sequence, attempt }).await else { return };
             if shown.is_some_and(|shown| shown.cancelled) {
                 self.retry(on, Act::Confirm).await;
@@ -154,23 +190,23 @@ impl Scene {
             self.pause(1).await;
         }
         if end {
-            let on = replica.unwrap_or_else(|| self.dice.roll(2));
+            let on = replica.unwrap_or_else(|| self.dice.roll(self.client.channels.len()));
             let act = if self.dice.one_in(2) { Act::Complete { attempt } } else { Act::Fail { attempt } };
             self.retry(on, act).await;
         }
     }
 
-    async fn read(&self, dice: &mut Dice) {
-        self.client.call(dice.roll(2), &self.job, Act::Get).await;
+    pub async fn read(&self, dice: &mut Dice) {
+        self.client.call(dice.roll(self.client.channels.len()), &self.job, Act::Get).await;
         sleep(dice.pause(PACE)).await;
     }
 
-    async fn pause(&mut self, times: u32) {
+    pub async fn pause(&mut self, times: u32) {
         sleep(self.dice.pause(PACE) * times).await;
     }
 
     /// Calls until there is an answer; with the job if the answer shows it. Nothing: there is no use in going on.
-    async fn retry(&self, replica: usize, act: Act) -> Option<Option<Shown>> {
+    pub async fn retry(&self, replica: usize, act: Act) -> Option<Option<Shown>> {
         for _ in 0..TRIES {
             match self.client.call(replica, &self.job, act.clone()).await {
                 Answer::Job { shown, .. } => return Some(Some(shown)),

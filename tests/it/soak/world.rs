@@ -1,24 +1,32 @@
-//! A Redis and two replicas in front of it, each of which can be mistreated.
+//! A Redis and replicas in front of it, each of which can be mistreated.
 
 use std::{
-    fs::{self, File},
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
+    collections::BTreeSet,
+    fs,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use jobtrack::proto::v1::{
     GetStatsRequest, GetStatsResponse, StorageMode, admin_service_client::AdminServiceClient, reconciled_job::Outcome,
 };
+use serde_json::json;
 use tokio::time::{sleep, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
+use super::{
+    clients::{EVERYBODY, THIEF},
+    replica::{GRACE, Replica, Stopped},
+};
 use crate::{
-    history::{Death, Entry, Recorder},
-    support::{process::command, redis::Redis, relay::Relay},
+    history::{At, Death, Entry, Recorder, Stop},
+    support::{
+        credentials::{bearer, holder, identities},
+        redis::Redis,
+        relay::{Link, Relay},
+    },
 };
 
 /// How long everything may take to be whole again after a fault.
@@ -27,49 +35,96 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the ledgers are read.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// The size and the flags of a world.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub replicas: usize,
+    /// How long an active job is kept; zero: for ever.
+    pub active_retention: Duration,
+}
+
 /// What is mistreated.
 pub struct World {
     pub redis: Redis,
-    pub relays: [Relay; 2],
-    pub replicas: [Replica; 2],
+    pub relays: Vec<Relay>,
+    pub replicas: Vec<Replica>,
     pub recorder: Arc<Recorder>,
-}
-
-/// A process, killed when dropped, and its log.
-pub struct Replica {
-    pub channel: Channel,
-    number: usize,
-    address: SocketAddr,
-    redis: String,
-    log: PathBuf,
-    child: Child,
 }
 
 impl World {
     /// Everything runs. The replicas' logs are in `folder`.
-    pub async fn start(folder: &Path) -> Self {
+    pub async fn start(folder: &Path, settings: Settings) -> Self {
         let flags = ["--appendonly", "yes", "--auto-aof-rewrite-percentage", "0"];
         let redis = Redis::with(&flags).await;
-        let relays = [Relay::to(redis.port).await, Relay::to(redis.port).await];
         fs::create_dir_all(folder).expect("a directory can be made");
-        let replica = |number: usize| Replica::start(number, relays[number].url(), folder);
-        let replicas = [replica(0), replica(1)];
-        Self { redis, relays, replicas, recorder: Arc::new(Recorder::start()) }
+        let known = identities(&[holder(EVERYBODY, "admin", &json!("*")), holder(THIEF, "reporter", &json!([THIEF]))]);
+        fs::write(folder.join("identities.json"), known).expect("a file can be written");
+        let relays = join_all((0..settings.replicas).map(|_| Relay::to(redis.port))).await;
+        let start = |(number, relay): (usize, &Relay)| Replica::start(number, &relay.url(), settings, folder);
+        let replicas = relays.iter().enumerate().map(start).collect();
+        let recorder = Recorder::start();
+        let mut history = recorder.history();
+        history.replicas = settings.replicas;
+        (history.grace, history.active_retention) = (GRACE, settings.active_retention);
+        drop(history);
+        Self { redis, relays, replicas, recorder: Arc::new(recorder) }
     }
 
     /// How to reach each replica.
-    pub fn channels(&self) -> [Channel; 2] {
-        [0, 1].map(|number| self.replicas[number].channel.clone())
+    pub fn channels(&self) -> Vec<Channel> {
+        self.replicas.iter().map(|replica| replica.channel.clone()).collect()
     }
 
-    /// Kills a replica, and starts it again on its port.
-    pub async fn restart(&mut self, number: usize, down: Duration) {
-        let replica = &mut self.replicas[number];
-        replica.kill();
-        let at = self.recorder.now();
-        self.recorder.history().deaths.push(Death { replica: number, at });
+    /// Has all links be like this.
+    pub fn set_links(&self, link: Link) {
+        self.relays.iter().for_each(|relay| relay.set_all(link));
+    }
+
+    /// Kills replicas, and starts them again on their ports.
+    pub async fn restart(&mut self, numbers: &[usize], down: Duration) {
+        for &number in numbers {
+            self.replicas[number].kill();
+            let at = self.recorder.now();
+            self.recorder.history().deaths.push(Death { replica: number, at, back: None });
+        }
         sleep(down).await;
-        replica.run();
+        for &number in numbers {
+            self.run(number);
+        }
+    }
+
+    /// Tells a replica to stop, does something meanwhile, and starts it again on its port.
+    pub async fn stop(&mut self, number: usize, down: Duration, meanwhile: impl AsyncFnOnce(&mut Redis)) {
+        let at = self.recorder.now();
+        let stopped = self.replicas[number].stop(meanwhile(&mut self.redis)).await;
+        self.note_stop(number, at, &stopped);
+        sleep(down).await;
+        self.run(number);
+    }
+
+    fn note_stop(&self, number: usize, at: At, stopped: &Stopped) {
+        let ended = self.recorder.now();
+        let mut history = self.recorder.history();
+        let (code, left) = (stopped.code, stopped.left());
+        history.stops.push(Stop { replica: number, at, ended, back: None, code, left });
+        if code != Some(0) {
+            history.deaths.push(Death { replica: number, at: ended, back: None });
+        }
+        // Its ledger can't be read any more.
+        let jobs: BTreeSet<_> = history.calls.iter().map(|call| call.job.clone()).collect();
+        let given_way = stopped.given_way(jobs.iter());
+        let outcome = Outcome::Conflicted;
+        let entries = given_way.into_iter().map(|job| Entry { replica: number, at: ended, job: job.clone(), outcome });
+        history.ledger.extend(entries);
+    }
+
+    fn run(&mut self, number: usize) {
+        self.replicas[number].run();
+        let now = self.recorder.now();
+        let mut history = self.recorder.history();
+        let here = |replica: usize, back: &Option<At>| replica == number && back.is_none();
+        history.deaths.iter_mut().filter(|death| here(death.replica, &death.back)).for_each(|it| it.back = Some(now));
+        history.stops.iter_mut().filter(|stop| here(stop.replica, &stop.back)).for_each(|it| it.back = Some(now));
     }
 
     /// Waits until all replicas say that they have been whole since `since` at the latest, and hold nothing back.
@@ -83,8 +138,8 @@ impl World {
                 }
                 let is_whole =
                     |stats: &GetStatsResponse| stats.storage_mode() == StorageMode::Redis && stats.dirty_jobs == 0;
-                if since.elapsed() > PATIENCE / 20 && last.iter().flatten().filter(|stats| is_whole(stats)).count() == 2
-                {
+                let whole = last.iter().flatten().filter(|stats| is_whole(stats)).count();
+                if since.elapsed() > PATIENCE / 20 && whole == self.replicas.len() {
                     return;
                 }
                 sleep(LOOK).await;
@@ -94,8 +149,8 @@ impl World {
     }
 
     /// Follows what the ledgers say, for ever.
-    pub async fn follow_ledgers(channels: [Channel; 2], recorder: Arc<Recorder>) {
-        let mut followed = [Followed::default(), Followed::default()];
+    pub async fn follow_ledgers(channels: Vec<Channel>, recorder: Arc<Recorder>) {
+        let mut followed: Vec<_> = channels.iter().map(|_| Followed::default()).collect();
         loop {
             for (replica, (followed, channel)) in followed.iter_mut().zip(&channels).enumerate() {
                 if let Some(stats) = stats(channel).await {
@@ -135,60 +190,7 @@ impl Followed {
 }
 
 async fn stats(channel: &Channel) -> Option<GetStatsResponse> {
-    let asked = AdminServiceClient::new(channel.clone()).max_decoding_message_size(8 << 20);
-    let mut asked = asked;
-    let answer = timeout(PATIENCE / 10, asked.get_stats(GetStatsRequest {})).await;
+    let mut admin = AdminServiceClient::new(channel.clone()).max_decoding_message_size(8 << 20);
+    let answer = timeout(PATIENCE / 10, admin.get_stats(bearer(EVERYBODY, GetStatsRequest {}))).await;
     Some(answer.ok()?.ok()?.into_inner())
-}
-
-impl Replica {
-    fn start(number: usize, redis: String, folder: &Path) -> Self {
-        let log = folder.join(format!("replica-{number}.log"));
-        _ = fs::remove_file(&log);
-        let (child, address) = serve("127.0.0.1:0", &redis, &log).expect("it serves");
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");
-        let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy();
-        Self { channel, number, address, redis, log, child }
-    }
-
-    fn run(&mut self) {
-        // Somebody may have been given its port meanwhile, for a moment.
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some((child, _)) = serve(&self.address.to_string(), &self.redis, &self.log) {
-                self.child = child;
-                return;
-            }
-            assert!(Instant::now() < deadline, "replica {} does not start again", self.number);
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    fn kill(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Starts the binary, which goes on writing to `log`. Nothing if it ends at once.
-fn serve(address: &str, redis: &str, log: &Path) -> Option<(Child, SocketAddr)> {
-    let log = File::options().create(true).append(true).open(log).expect("a file can be written");
-    let flags = ["--redis-url", redis, "--listen", address, "--log", "jobtrack=debug,info"];
-    let mut child = command(&flags).stdout(Stdio::piped()).stderr(log).spawn().expect("the binary can be started");
-    let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
-    let mut banner = String::new();
-    while banner.lines().count() < 4 {
-        if lines.read_line(&mut banner).expect("the banner is text") == 0 {
-            child.wait().expect("it can be waited for");
-            return None;
-        }
-    }
-    let address = banner.split([' ', ',']).find_map(|word| word.parse().ok()).expect("the banner has the address");
-    Some((child, address))
 }

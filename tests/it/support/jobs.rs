@@ -21,7 +21,7 @@ pub fn id(raw: &str) -> JobId {
     JobId::parse(raw).expect("a valid id")
 }
 
-/// A change at second `seconds`, under a change_id of its own. Jobs are kept for a day after success, an hour after
+/// A change at second `seconds`, under an id of its own. Jobs are kept for a day after success, an hour after
 /// failure, a minute after cancellation, and for ever while active.
 pub fn moment(seconds: i64) -> ChangeContext {
     static COUNTER: AtomicU64 = AtomicU64::new(1);

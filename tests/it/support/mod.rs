@@ -1,6 +1,7 @@
 //! A real server on a real socket, and what talks to it.
 
 pub mod credentials;
+pub mod faketime;
 pub mod http;
 pub mod jobs;
 pub mod otlp;
@@ -9,6 +10,7 @@ pub mod raw;
 pub mod redis;
 pub mod relay;
 pub mod replicas;
+pub mod skewed;
 pub mod watching;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
@@ -42,7 +44,7 @@ pub struct Server {
     /// Metrics and probes.
     pub http: SocketAddr,
     stop: CancellationToken,
-    running: JoinHandle<()>,
+    running: JoinHandle<usize>,
 }
 
 impl Server {
@@ -110,7 +112,9 @@ pub fn config(flags: &[&str]) -> Config {
         #[command(flatten)]
         config: Config,
     }
-    let mut config = Flags::parse_from(["jobtrack"].iter().chain(flags)).config;
+    // Few tests are about replicas that are cut off: the others need not wait for them.
+    let given: &[&str] = if flags.contains(&"--replica-grace") { &[] } else { &["--replica-grace", "100ms"] };
+    let mut config = Flags::parse_from(["jobtrack"].iter().chain(given).chain(flags)).config;
     config.resolve().expect("the flags are valid");
     config
 }

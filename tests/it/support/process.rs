@@ -8,10 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jobtrack::proto::v1::job_service_client::JobServiceClient;
-use tonic::transport::Endpoint;
+use jobtrack::proto::v1::{admin_service_client::AdminServiceClient, job_service_client::JobServiceClient};
+use tonic::transport::{Channel, Endpoint};
 
-use super::Client;
+use super::{
+    Admin, Client,
+    faketime::{self, WallClock},
+};
 
 /// How long a process may take for what it is asked; far more than it needs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,7 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The binary, not started yet, with no setting from outside, and without an HTTP port unless `flags` ask for one.
 pub fn command(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jobtrack"));
-    command.args(flags).env_clear().env("JOBTRACK_HTTP_LISTEN", "off").stdin(Stdio::null());
+    command
+        .args(flags)
+        .env_clear()
+        .env("JOBTRACK_HTTP_LISTEN", "off")
+        .env("JOBTRACK_REPLICA_GRACE", "1s")
+        .stdin(Stdio::null());
     command
 }
 
@@ -41,6 +49,15 @@ impl Process {
     /// Serves on a free port with these flags, as soon as the banner is there.
     pub fn start(flags: &[&str]) -> Self {
         Self::run(command(flags))
+    }
+
+    /// The same, by this wall clock.
+    pub fn by_clock(clock: &WallClock, flags: &[&str]) -> Self {
+        let mut command = command(flags);
+        clock.drive(&mut command);
+        let process = Self::run(command);
+        faketime::tidy(process.id());
+        process
     }
 
     /// The same, by this command.
@@ -68,10 +85,25 @@ impl Process {
         Self { address, banner, child, log: Some(log) }
     }
 
+    /// A new connection.
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
+        endpoint.connect().await.expect("it listens")
+    }
+
     /// Calls of `JobService` on a new connection.
     pub async fn client(&self) -> Client {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
-        JobServiceClient::new(endpoint.connect().await.expect("it listens"))
+        JobServiceClient::new(self.channel().await)
+    }
+
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Calls of `AdminService` on a new connection.
+    pub async fn admin(&self) -> Admin {
+        AdminServiceClient::new(self.channel().await)
     }
 
     /// Sends a signal by its name.

@@ -25,6 +25,8 @@ use tokio::{
 };
 use uuid::Uuid;
 
+use super::faketime::{self, WallClock};
+
 /// How long servers may take for what they are asked; far more than they need.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -90,9 +92,12 @@ pub struct Redis {
     pub port: u16,
     binary: PathBuf,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     files: Vec<(&'static str, String)>,
     authority: Option<String>,
     directory: PathBuf,
+    /// A clock of its own, as the words of a command that runs another under it; empty for the machine's clock.
+    clock: Vec<String>,
     running: Option<Running>,
 }
 
@@ -109,12 +114,26 @@ impl Redis {
 
     /// Serves with these flags.
     pub async fn with(flags: &[&str]) -> Self {
-        Self::launch(redis(), vec![("redis.conf", CONFIGURATION.to_owned())], None, flags).await
+        Self::launch(redis(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], flags).await
+    }
+
+    /// Serves with these flags by this wall clock.
+    pub async fn with_clock(clock: &WallClock, flags: &[&str]) -> Self {
+        let files = vec![("redis.conf", CONFIGURATION.to_owned())];
+        Self::launch(redis(), files, None, clock.words(), flags).await
+    }
+
+    /// Serves with these flags, in this environment.
+    pub async fn within(environment: &[(String, String)], flags: &[&str]) -> Self {
+        let mut redis = Self::with(flags).await;
+        redis.environment = environment.to_vec();
+        redis.restart().await;
+        redis
     }
 
     /// Serves as Valkey.
     pub async fn valkey() -> Self {
-        Self::launch(valkey(), vec![("redis.conf", CONFIGURATION.to_owned())], None, &[]).await
+        Self::launch(valkey(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], &[]).await
     }
 
     /// Serves over TLS only, with a certificate for 127.0.0.1 and localhost of an authority of its own.
@@ -134,7 +153,7 @@ impl Redis {
             ("key.pem", key.serialize_pem()),
             ("ca.pem", authority.pem()),
         ];
-        Self::launch(redis(), files, Some(authority.pem()), &[]).await
+        Self::launch(redis(), files, Some(authority.pem()), vec![], &[]).await
     }
 
     /// Serves on a free port with these flags and, in its directory, these files.
@@ -142,11 +161,13 @@ impl Redis {
         binary: PathBuf,
         files: Vec<(&'static str, String)>,
         authority: Option<String>,
+        clock: Vec<String>,
         flags: &[&str],
     ) -> Self {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("redis-{}", Uuid::new_v4()));
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let mut redis = Self { port: 0, binary, flags, files, authority, directory, running: None };
+        let environment = Vec::new();
+        let mut redis = Self { port: 0, binary, flags, environment, files, authority, directory, clock, running: None };
         loop {
             redis.port = next_port();
             redis.fill();
@@ -173,7 +194,9 @@ impl Redis {
         let log = self.directory.join("log");
         File::create(&log).expect("a file can be written");
         let mut command = Command::new("sh");
-        command.args(["-c", KEEPER]).arg(&self.directory).arg(&self.binary).arg("redis.conf").args(&self.flags);
+        command.args(["-c", KEEPER]).arg(&self.directory).args(&self.clock);
+        command.arg(&self.binary).arg("redis.conf").args(&self.flags);
+        command.envs(self.environment.iter().cloned());
         command.current_dir(&self.directory).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         // What interrupts the test leaves the keeper alone, which must outlive it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -190,7 +213,11 @@ impl Redis {
             let serves = log.contains("Ready to accept connections") || log.contains("Sentinel ID is");
             if serves { Some(Ok(())) } else { ended.then_some(Err(log)) }
         });
-        outcome.await
+        let outcome = outcome.await;
+        if !self.clock.is_empty() {
+            faketime::tidy(id);
+        }
+        outcome
     }
 
     /// Where it is, as jobtrack takes it.
@@ -327,7 +354,8 @@ impl Sentinel {
             "bind 127.0.0.1\nport {{port}}\nsentinel monitor {NAME} 127.0.0.1 {port} 2\n\
              sentinel down-after-milliseconds {NAME} {silence}\nsentinel failover-timeout {NAME} 2000\n"
         );
-        let start = || Redis::launch(redis(), vec![("redis.conf", configuration.clone())], None, &["--sentinel"]);
+        let files = || vec![("redis.conf", configuration.clone())];
+        let start = || Redis::launch(redis(), files(), None, vec![], &["--sentinel"]);
         let sentinels = vec![start().await, start().await, start().await];
         for sentinel in &sentinels {
             until("the Sentinels know everyone", async || {
@@ -526,7 +554,8 @@ impl Cluster {
         (masters.next().expect("it has a master"), masters.next().expect("there is another"))
     }
 
-    fn node(&self, port: u16) -> &Redis {
+    /// The node at a port, whether it answers or not.
+    pub fn node(&self, port: u16) -> &Redis {
         self.nodes.iter().find(|node| node.port == port).expect("a node of this cluster")
     }
 

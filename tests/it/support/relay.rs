@@ -47,10 +47,11 @@ pub enum Carrying {
     Commands = 0,
     /// Those that subscribed.
     Messages = 1,
+    /// Those that were set aside.
+    Aside = 2,
 }
 
-/// The place of the link of connections that were set aside, behind those of [`Carrying`].
-const ASIDE: usize = 2;
+const ASIDE: usize = Carrying::Aside as usize;
 
 /// What to do when clients say a word.
 type Trigger = Option<(&'static str, Carrying, Link)>;

@@ -12,7 +12,7 @@ use jobtrack::proto::{
     },
 };
 use tokio::time::timeout;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_health::{
     ServingStatus,
     pb::{HealthCheckRequest, HealthCheckResponse},
@@ -78,8 +78,13 @@ pub struct Health(Streaming<HealthCheckResponse>);
 
 impl Health {
     pub async fn watch(server: &Server, service: &str) -> Self {
+        Self::watch_on(server.channel().await, service).await
+    }
+
+    /// The same, on this connection to a server.
+    pub async fn watch_on(channel: Channel, service: &str) -> Self {
         let request = HealthCheckRequest { service: service.to_owned() };
-        let stream = HealthClient::new(server.channel().await).watch(request).await;
+        let stream = HealthClient::new(channel).watch(request).await;
         Self(stream.expect("health can be watched").into_inner())
     }
 

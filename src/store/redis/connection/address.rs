@@ -51,6 +51,16 @@ impl Target {
     }
 }
 
+impl Target {
+    /// The number of the database.
+    pub fn database(&self) -> i64 {
+        match &self.topology {
+            Topology::Node(info) | Topology::Sentinel { node: info, .. } => info.redis_settings().db(),
+            Topology::Cluster(_) => 0,
+        }
+    }
+}
+
 impl Display for Target {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)

@@ -19,6 +19,8 @@ use tokio::time::timeout;
 
 use super::{
     address::{Target, Topology},
+    patience::longest,
+    reachability::Reachability,
     sentinel::{Address, Sentinels},
 };
 
@@ -46,6 +48,7 @@ pub struct Connector {
     place: Place,
     config: AsyncConnectionConfig,
     patience: Duration,
+    reachability: Reachability,
     generation: AtomicU64,
     /// The server that is used, by the id of its process.
     server: Mutex<Option<String>>,
@@ -81,7 +84,9 @@ impl Connector {
                         .tcp_settings(tcp())
                         // It waits for every node, also for those that are silent.
                         .connection_timeout(timeout)
-                        .response_timeout(timeout)
+                        // How long a node may be silent is seen to by those who send commands.
+                        .response_timeout(longest(timeout))
+                        .overall_response_timeout(None)
                         .retries(3)
                         .min_retry_wait(10)
                         .max_retry_wait(100)
@@ -94,6 +99,7 @@ impl Connector {
             place,
             config,
             patience,
+            reachability: Reachability::new(),
             generation: AtomicU64::new(0),
             server: Mutex::default(),
             accepts_any: AtomicBool::new(false),
@@ -110,8 +116,25 @@ impl Connector {
         self.generation.load(Relaxed)
     }
 
-    /// A connection for commands.
+    /// Knowledge of whether Redis can be reached.
+    pub const fn reachability(&self) -> &Reachability {
+        &self.reachability
+    }
+
+    /// Whether it is a cluster that it connects to.
+    pub const fn is_cluster(&self) -> bool {
+        matches!(self.place, Place::Cluster { .. })
+    }
+
+    /// Makes a connection for commands. Where Redis has refused one just now, that is the error.
     pub async fn connect(&self) -> RedisResult<Wire> {
+        let _turn = self.reachability.attempt().await?;
+        let outcome = self.try_connect().await;
+        self.reachability.attempted(&outcome);
+        outcome
+    }
+
+    async fn try_connect(&self) -> RedisResult<Wire> {
         let connecting = async {
             if let Place::Cluster { cluster, .. } = &self.place {
                 return cluster.get_async_connection().await.map(Wire::Cluster);
@@ -127,6 +150,10 @@ impl Connector {
     /// Uses the next server that is found, whatever happened to it, or not any more.
     pub fn accept_any(&self, accept: bool) {
         self.accepts_any.store(accept, Relaxed);
+        if accept {
+            // It may have been refused for being another one.
+            self.reachability.forget_refusal();
+        }
     }
 
     /// Fails if this is another server than the last one, or if it was restarted: it may have lost something.

@@ -4,7 +4,7 @@ use redis::RedisError;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, trace_span};
 
-use super::pool::{Answer, Fault};
+use super::fault::{Answer, Fault};
 use crate::store::redis::script::is_unknown;
 use crate::telemetry::metrics::{Counters, Histogram, Histograms, Measured, Metrics};
 

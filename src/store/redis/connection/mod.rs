@@ -1,15 +1,22 @@
 //! Connections to Redis, in each of its topologies: where it is, how it is reached, and what its failures mean.
 
 mod address;
+mod connections;
 mod connector;
+mod fault;
 mod metrics;
+mod patience;
 mod pool;
+mod pooled;
+mod reachability;
 mod sentinel;
+mod turns;
 
 pub use self::{
     address::Target,
     connector::{Connector, timed_out},
+    fault::{Answer, Fault, is_on_the_move, read},
     metrics::{Command, LinkMetrics},
-    pool::{Answer, Fault, Pool, read},
+    pool::Pool,
     sentinel::Address,
 };

@@ -1,77 +1,192 @@
-//! A job as fields of a hash, and the hint of a change.
+//! A job as the fields of a hash, and the notification of a change.
+//!
+//! | field | what it is |
+//! |---|---|
+//! | `v` | the version, as scripts compare it |
+//! | `about` | a line for people |
+//! | `job` | the core: [`record`] |
+//! | `metadata`, `result`, `details` | the documents, as JSON |
+//! | `since`, `heard`, `durable_time` | times of Redis's clock, which the script writes |
+//! | `rev` | always `newer`: version 0.1, which kept other fields, takes the record for damaged and leaves it alone |
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    fmt::Write,
+    time::{Duration, SystemTime},
+};
 
-use redis::{Cmd, FromRedisValue, Value};
+use redis::{FromRedisValue, Value};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use super::{legacy, record};
 use crate::{
-    domain::{ChangeId, Job, JobId, State, Timestamp, Version},
+    domain::{ChangeId, Document, Job, JobId, Outcome, State, Timestamp, Version, View},
     store::{Record, redis::stored},
 };
 
-/// The fields that a job is read from.
-pub const READ: [&str; 3] = ["doc", "durable_time", "rev"];
+/// The fields that a whole job is read from, those of [`READ_BASIC`] first.
+pub const READ_FULL: [&str; 9] = ["v", "job", "since", "heard", "durable_time", "doc", "metadata", "result", "details"];
 
-/// The version of a record in the form in which scripts compare it.
-pub struct Written {
-    /// Names the life.
-    pub incarnation_id: String,
-    /// The revision.
-    pub rev: i64,
-    /// Names the change.
-    pub change_id: String,
+/// The fields that a job without its documents is read from.
+pub const READ_BASIC: [&str; 6] = ["v", "job", "since", "heard", "durable_time", "doc"];
+
+/// The documents of a job, each in a field of its own.
+const DOCUMENTS: [&str; 3] = ["metadata", "result", "details"];
+
+/// The fields to read for a view.
+pub fn fields(view: View) -> &'static [&'static str] {
+    match view {
+        View::Full => &READ_FULL,
+        View::Basic => &READ_BASIC,
+    }
 }
 
-impl From<Version> for Written {
-    fn from(version: Version) -> Self {
-        Self {
-            incarnation_id: version.incarnation_id.simple().to_string(),
-            rev: version.revision,
-            change_id: change_id(version.change_id),
+/// The version as scripts compare it: revision, change, first revision, incarnation.
+pub fn version(version: Version) -> String {
+    let Version { incarnation_id, first_revision, revision, change_id: ChangeId { process, counter } } = version;
+    format!("{revision} {process:x}.{counter:x} {first_revision} {}", incarnation_id.simple())
+}
+
+/// Reads a version.
+pub fn parse_version(text: &str) -> Option<Version> {
+    let mut parts = text.splitn(4, ' ');
+    let revision = parts.next()?.parse().ok()?;
+    let (process, counter) = parts.next()?.split_once('.')?;
+    let hex = |text| u64::from_str_radix(text, 16).ok();
+    let change_id = ChangeId { process: hex(process)?, counter: hex(counter)? };
+    let first_revision = parts.next()?.parse().ok()?;
+    Some(Version { incarnation_id: Uuid::parse_str(parts.next()?).ok()?, first_revision, revision, change_id })
+}
+
+/// The fields of a version to be written.
+#[derive(Debug, Default)]
+pub struct Fields {
+    /// Fields to be set, each with its value.
+    pub set: Vec<(&'static str, Vec<u8>)>,
+    /// Fields to be deleted.
+    pub deleted: Vec<&'static str>,
+}
+
+impl Fields {
+    /// What `job` changes in the record of `previous`; all of it where nothing is there, or where the record is `whole`.
+    pub fn of(job: &Job, previous: Option<&Job>, whole: bool) -> Self {
+        let mut fields = Self::default();
+        fields.set.push(("v", version(job.version).into_bytes()));
+        fields.set.push(("job", record::encode(job)));
+        fields.set.push(("about", about(job).into_bytes()));
+        let all = whole || previous.is_none();
+        if all {
+            fields.set.push(("rev", b"newer".to_vec()));
         }
-    }
-}
-
-impl Written {
-    /// Adds it to the arguments of a script, in this order.
-    pub fn write_to(&self, command: &mut Cmd) {
-        command.arg(&self.incarnation_id).arg(self.rev).arg(&self.change_id);
-    }
-}
-
-/// A change_id as text.
-pub fn change_id(change_id: ChangeId) -> String {
-    format!("{:x}.{:x}", change_id.process, change_id.counter)
-}
-
-/// The whole job as JSON.
-pub fn encode(job: &Job) -> Vec<u8> {
-    serde_json::to_vec(job).expect("a job has no key that is not text")
-}
-
-/// Reads the fields [`READ`] of the record of `id`.
-pub fn decode(id: &JobId, fields: Value) -> Record {
-    let Ok((doc, durable_time, rev)) = <(Option<String>, Option<String>, Option<i64>)>::from_redis_value(fields) else {
-        return Record::Corrupt;
-    };
-    let doc = match (doc, rev) {
-        (None, None) => return Record::Missing,
-        (doc, _) => doc.unwrap_or_default(),
-    };
-    match serde_json::from_str::<Job>(&doc) {
-        Ok(mut job) if job.id == *id && Some(job.version.revision) == rev => {
-            job.recorded = true;
-            job.durable_time = durable_time.as_deref().and_then(time);
-            Record::Found(stored(job))
+        for (name, is, was) in DOCUMENTS
+            .into_iter()
+            .zip(documents(job))
+            .zip(previous.filter(|_| !all).map_or([None; 3], documents))
+            .map(|((name, is), was)| (name, is, was))
+        {
+            match (is, was) {
+                (Some(is), Some(was)) if Document::ptr_eq(is, was) || is == was => {}
+                (Some(is), _) => fields.set.push((name, record::encode_document(is))),
+                (None, Some(_)) => fields.deleted.push(name),
+                // A basic view of what is there tells nothing of its documents.
+                (None, None) if !all && job.removal.is_some() => fields.deleted.push(name),
+                (None, None) => {}
+            }
         }
-        _ => Record::Corrupt,
+        if !all && job.durable_time.is_none() && previous.is_some_and(|previous| previous.durable_time.is_some()) {
+            fields.deleted.push("durable_time");
+        }
+        fields
     }
 }
 
-/// A time as the script writes it; `None` if it is empty.
-pub fn time(micros: &str) -> Option<Timestamp> {
-    micros.parse().ok().map(Timestamp::from_micros)
+fn documents(job: &Job) -> [Option<&Document>; 3] {
+    let result = match &job.outcome {
+        Some(Outcome::Result(result)) => Some(result),
+        Some(Outcome::Failure(_)) | None => None,
+    };
+    [job.metadata.as_ref(), result, job.progress.details.as_ref()]
+}
+
+type Bytes = Option<Vec<u8>>;
+type Times = (Option<i64>, Option<i64>, Option<Timestamp>);
+
+/// Reads the fields [`READ_FULL`] or [`READ_BASIC`] of the record of `id`.
+pub fn decode(id: &JobId, values: Value) -> Record {
+    let Ok(mut values) = <Vec<Value>>::from_redis_value(values) else { return Record::Corrupt };
+    let documents = values.split_off(READ_BASIC.len().min(values.len()));
+    let basic = <(Option<String>, Bytes, Option<i64>, Option<i64>, Option<String>, Bytes)>::from_redis_value(
+        Value::Array(values),
+    );
+    let Ok((version, job, since, heard, durable_time, doc)) = basic else { return Record::Corrupt };
+    // Version 0.1 wrote an empty one where there is none.
+    let durable_time = durable_time.and_then(|time| time.parse().ok()).map(Timestamp::from_micros);
+    let times = (since, heard, durable_time);
+    let found = match (version, job, doc) {
+        (None, None, None) => return Record::Missing,
+        (None, None, Some(doc)) => legacy::decode(id, &doc, durable_time),
+        (Some(version), Some(job), _) => decode_record(id, &version, &job, times, documents),
+        _ => None,
+    };
+    found.map_or(Record::Corrupt, |job| Record::Found(stored(job)))
+}
+
+fn decode_record(id: &JobId, version: &str, job: &[u8], times: Times, documents: Vec<Value>) -> Option<Job> {
+    let mut job = record::decode(id, parse_version(version)?, job)?;
+    let (since, heard, durable_time) = times;
+    job.since = Some(since.map_or(job.create_time, Timestamp::from_micros));
+    job.heard = Some(heard.map_or(job.update_time, Timestamp::from_micros));
+    job.durable_time = durable_time;
+    if documents.is_empty() {
+        return Some(job);
+    }
+    let (metadata, result, details) = <(Bytes, Bytes, Bytes)>::from_redis_value(Value::Array(documents)).ok()?;
+    // A tombstone has none.
+    let read = |json: Bytes| match json {
+        Some(json) => record::decode_document(&json).map(Some),
+        None => Some(None),
+    };
+    job.metadata = read(metadata)?;
+    job.progress.details = read(details)?;
+    if let Some(result) = read(result)? {
+        job.outcome = Some(Outcome::Result(result));
+    }
+    Some(job)
+}
+
+/// A line for people who look at a record: where the job is in its life, how far, and since when.
+fn about(job: &Job) -> String {
+    let mut line = String::with_capacity(192);
+    let state = if job.removal.is_some() { "REMOVED" } else { job.state.name() };
+    let date = |time: Timestamp| {
+        let since_epoch = Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or_default());
+        humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since_epoch)
+    };
+    _ = write!(line, "{state} {}", job.kind);
+    if !job.owner.is_empty() {
+        _ = write!(line, " owner={}", job.owner);
+    }
+    if job.attempt != 0 {
+        _ = write!(line, " attempt={}", job.attempt);
+    }
+    if let Some(percent) = job.progress.percent {
+        _ = write!(line, " {percent:.1}%");
+    }
+    if let Some(completed) = job.progress.completed {
+        _ = write!(line, " completed={completed}");
+    }
+    if let Some(stage) = &job.progress.stage {
+        _ = write!(line, " stage={stage}");
+    }
+    if !job.worker.is_empty() {
+        _ = write!(line, " worker={}", job.worker);
+    }
+    _ = write!(line, " created={} updated={}", date(job.create_time), date(job.update_time));
+    if let Some(end) = job.end_time {
+        _ = write!(line, " ended={}", date(end));
+    }
+    line
 }
 
 /// What is said of a commit to everyone who listens: enough to tell whether to read the job, and never the job.
@@ -119,7 +234,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// A hint as it was received.
+/// A notification as it was received.
 pub struct Received<'a> {
     /// The number of the commit.
     pub number: i64,

@@ -1,9 +1,11 @@
-//! Every key, and what is in it. docs/redis.md shows the same table to operators.
+//! Every key, and what is in it. docs/redis.md has the same table for operators.
 //!
 //! Ids are spread over a fixed number of partitions. A partition's keys share a hash tag, so that one script touches
 //! one slot of a cluster; a single server keeps the same keys.
 
-use crate::domain::{Job, JobId, State, TOMBSTONE_LIFE, Timestamp};
+use std::time::Duration;
+
+use crate::domain::{Job, JobId, State, Timestamp};
 
 /// How many partitions there are: part of the format of the data, and the most masters that a cluster can use.
 pub const PARTITIONS: usize = 16;
@@ -20,6 +22,9 @@ pub struct Keys {
     indexes: [String; PARTITIONS],
     commits: [String; PARTITIONS],
     changes: [String; PARTITIONS],
+    beats: [String; PARTITIONS],
+    /// The channels of version 0.1.
+    legacy_changes: [String; PARTITIONS],
 }
 
 /// A sorted set in which a job has a place.
@@ -33,21 +38,30 @@ pub enum IndexKey<'a> {
     Owner(&'a str),
     /// The jobs of a kind by time of creation.
     Kind(&'a str),
-    /// Jobs by the time at which they expire, tombstones by that at which they are forgotten.
+    /// Ended jobs by the time at which they expire, tombstones by that at which they are forgotten.
     Expire,
-    /// Running jobs by the time at which their lease runs out.
+    /// Active jobs by the time, on the clock of Redis, from which on the passing of time may decide about them.
     Lease,
 }
 
+/// The place of an id in a sorted set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Score {
+    /// A point in time.
+    At(Timestamp),
+    /// So long after the worker was last heard: where the version has a new report, that is now.
+    AfterHeard(Duration),
+}
+
 impl<'a> IndexKey<'a> {
-    /// Where a version of a job has its places, and at which time in each.
-    pub fn of(job: &'a Job) -> impl Iterator<Item = (Self, Timestamp)> {
+    /// The places of a version of a job.
+    pub fn of(job: &'a Job) -> impl Iterator<Item = (Self, Score)> {
         let live = job.removal.is_none();
         let listed = [Self::Created, Self::State(job.state), Self::Owner(&job.owner), Self::Kind(&job.kind)];
-        let listed = listed.into_iter().filter(move |_| live).map(|place| (place, job.create_time));
-        let expire = if live { job.expire_time } else { Some(job.update_time + TOMBSTONE_LIFE) };
-        let lease = job.lease.expire_time.filter(|_| live && !job.lease.lost);
-        listed.chain(expire.map(|time| (Self::Expire, time))).chain(lease.map(|time| (Self::Lease, time)))
+        let listed = listed.into_iter().filter(move |_| live).map(|key| (key, Score::At(job.create_time)));
+        let expire = if live { job.expire_time.filter(|_| job.state.is_terminal()) } else { job.forget_time };
+        let deadline = job.deadline().map(|(after, _)| (Self::Lease, Score::AfterHeard(after)));
+        listed.chain(expire.map(|time| (Self::Expire, Score::At(time)))).chain(deadline)
     }
 }
 
@@ -68,6 +82,12 @@ impl Partition {
         Self((hash >> 16 ^ hash) as usize % PARTITIONS)
     }
 
+    /// The one of this number, which must be below [`PARTITIONS`].
+    pub const fn at(index: usize) -> Self {
+        debug_assert!(index < PARTITIONS);
+        Self(index)
+    }
+
     /// Its number.
     pub const fn index(self) -> usize {
         self.0
@@ -75,13 +95,21 @@ impl Partition {
 }
 
 impl Keys {
-    /// The keys under `prefix`, such as `job:`; indexes are then under `jobs:`.
-    pub fn new(prefix: &str) -> Self {
+    /// The keys under `prefix`, such as `job:`, in `database`; indexes are then under `jobs:`. Channels name the database:
+    /// a server has one set of them for all its databases.
+    pub fn new(prefix: &str, database: i64) -> Self {
         let plural = format!("{}s:", prefix.trim_end_matches(':'));
         let under = |prefix: &str| std::array::from_fn(|partition| format!("{prefix}{{{partition}}}:"));
         let indexes = under(&plural);
         let each = |name: &str| std::array::from_fn(|partition: usize| format!("{}{name}", indexes[partition]));
-        Self { jobs: under(prefix), commits: each("commits"), changes: each("changes"), indexes }
+        Self {
+            jobs: under(prefix),
+            commits: each("commits"),
+            changes: each(&format!("changes:{database}")),
+            beats: each("beat"),
+            legacy_changes: each("changes"),
+            indexes,
+        }
     }
 
     /// A hash: the job.
@@ -90,9 +118,9 @@ impl Keys {
     }
 
     /// A sorted set of ids.
-    pub fn place(&self, partition: Partition, place: IndexKey<'_>) -> String {
+    pub fn index(&self, partition: Partition, key: IndexKey<'_>) -> String {
         let under = &self.indexes[partition.0];
-        match place {
+        match key {
             IndexKey::Created => format!("{under}created"),
             IndexKey::State(state) => format!("{under}state:{}", state.name()),
             IndexKey::Owner(owner) => format!("{under}owner:{owner}"),
@@ -110,6 +138,16 @@ impl Keys {
     /// A pub/sub channel: a hint of each commit.
     pub fn changes(&self, partition: Partition) -> &str {
         &self.changes[partition.0]
+    }
+
+    /// A hash: when replicas last showed that they serve, with their marks, and the history of the data.
+    pub fn beat(&self, partition: Partition) -> &str {
+        &self.beats[partition.0]
+    }
+
+    /// The pub/sub channel of version 0.1.
+    pub fn legacy_changes(&self, partition: Partition) -> &str {
+        &self.legacy_changes[partition.0]
     }
 
     /// The partition that a channel belongs to.

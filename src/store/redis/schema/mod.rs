@@ -2,3 +2,5 @@
 
 pub mod codec;
 pub mod keys;
+mod legacy;
+mod record;

@@ -1,0 +1,251 @@
+//! Pushing entries to the primary: each is merged with what is there, and what comes of it replaces exactly the version
+//! that was read.
+//!
+//! What is missing there is put; otherwise the one merge rule decides. What is not known to be there is never dropped
+//! without a line in the report, which is written when a merge is sent: it may be carried out even though no answer comes.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::timeout};
+use tracing::{info, warn};
+
+use super::{FallbackStore, entries::CacheEntry};
+use crate::{
+    domain::{ChangeId, Job, JobId, TOMBSTONE_LIFE, merge},
+    store::{ReconcileOutcome, Record, Replaced, Replacement, StoreError},
+};
+
+/// Why a job is dropped whose record is damaged.
+const UNREADABLE: &str = "the record of the primary can't be read";
+
+/// Why a job is dropped that was not heard of for longer than deletions are remembered.
+const DELETED: &str = "it may have been deleted meanwhile";
+
+/// How long a change waits for a push of its job that is under way.
+const PUSH_WAIT: Duration = Duration::from_millis(100);
+
+/// The entries that are being pushed: no two pushes of one job are under way at a time.
+#[derive(Default)]
+pub struct Pushes {
+    ids: Mutex<HashSet<JobId>>,
+    ended: Notify,
+}
+
+/// Pushes of some jobs, which are over when it is dropped.
+struct Claim<'a> {
+    pushes: &'a Pushes,
+    ids: Vec<JobId>,
+}
+
+impl Pushes {
+    fn ids(&self) -> MutexGuard<'_, HashSet<JobId>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Claims those of `entries` that nobody pushes, and leaves the others out.
+    fn claim(&self, entries: &mut Vec<CacheEntry>) -> Claim<'_> {
+        let mut ids = self.ids();
+        entries.retain(|entry| ids.insert(entry.job.id.clone()));
+        Claim { pushes: self, ids: entries.iter().map(|entry| entry.job.id.clone()).collect() }
+    }
+
+    /// Waits until nobody pushes `id`.
+    async fn wait(&self, id: &JobId) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if !self.ids().contains(id) {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut ids = self.pushes.ids();
+        self.ids.iter().for_each(|id| _ = ids.remove(id));
+        drop(ids);
+        self.pushes.ended.notify_waiters();
+    }
+}
+
+impl FallbackStore {
+    /// Pushes what was accepted for one job, or waits for the push that is under way.
+    pub(super) async fn push_one(&self, id: &JobId) {
+        let Some(entry) = self.cache.entry(id).filter(|entry| entry.dirty) else { return };
+        let mut entries = vec![entry];
+        let claim = self.pushes.claim(&mut entries);
+        if entries.is_empty() {
+            drop(claim);
+            // It may be one of many.
+            _ = timeout(PUSH_WAIT, self.pushes.wait(id)).await;
+            return;
+        }
+        self.report().begin(self.clock.now());
+        let outcome = self.push_claimed(entries).await;
+        self.report().end(self.clock.now());
+        drop(claim);
+        if outcome.is_err() {
+            self.suspect(Some(id));
+        }
+    }
+
+    /// Pushes entries that nobody else is pushing.
+    pub(super) async fn push(&self, mut entries: Vec<CacheEntry>) -> Result<(), StoreError> {
+        let _claim = self.pushes.claim(&mut entries);
+        self.push_claimed(entries).await
+    }
+
+    async fn push_claimed(&self, mut entries: Vec<CacheEntry>) -> Result<(), StoreError> {
+        while !entries.is_empty() {
+            let ids: Vec<_> = entries.iter().map(|entry| entry.job.id.clone()).collect();
+            let theirs = self.primary.get_many(&ids).await?;
+            let mut writes = Vec::new();
+            for (entry, theirs) in entries.drain(..).zip(theirs) {
+                writes.extend(self.judge(entry, theirs).await?);
+            }
+            let (pushed, writes): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
+            self.cache.mark_sent(&ids);
+            for (entry, outcome) in pushed.into_iter().zip(self.primary.replace_many(writes).await) {
+                match outcome {
+                    Ok(Replaced::Stored(stored)) => self.cache.mark_synced(&entry.job, &stored),
+                    // Something else is there by now, and may be here.
+                    Ok(Replaced::Conflict(_)) => entries.extend(self.cache.entry(&entry.job.id)),
+                    Err(StoreError::Corrupt(_)) => self.drop_entry(&entry, UNREADABLE),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges an entry by what the primary has. Returns what is to be written, if anything is.
+    async fn judge(&self, entry: CacheEntry, theirs: Record) -> Result<Option<(CacheEntry, Replacement)>, StoreError> {
+        let may_have_been_deleted = self.may_have_been_deleted(&entry);
+        let theirs = match theirs {
+            Record::Corrupt => {
+                self.drop_entry(&entry, UNREADABLE);
+                return Ok(None);
+            }
+            Record::Missing if may_have_been_deleted => {
+                self.drop_entry(&entry, DELETED);
+                return Ok(None);
+            }
+            Record::Missing if !entry.dirty && !entry.is_live(self.clock.now()) => {
+                self.cache.forget(&entry.job);
+                return Ok(None);
+            }
+            Record::Missing => {
+                self.record_outcome(&entry, false);
+                let job = entry.job.clone();
+                return Ok(Some((entry, Replacement { job, previous: None })));
+            }
+            // What others made under this id, after it was deleted perhaps, stands.
+            Record::Found(theirs)
+                if theirs.job.version.incarnation_id != entry.job.version.incarnation_id && may_have_been_deleted =>
+            {
+                self.record_dropped(&entry, DELETED);
+                self.cache.mark_synced(&entry.job, &theirs);
+                return Ok(None);
+            }
+            Record::Found(theirs) => theirs,
+        };
+        let merged = merge(&entry.job, &theirs.job);
+        self.record_outcome(&entry, merged.lost.is_some_and(|lost| is_apart(&entry, &theirs.job, lost)));
+        if merged.job.version != theirs.job.version {
+            return Ok(Some((entry, Replacement { job: merged.job.into(), previous: Some(theirs.job) })));
+        }
+        let is_other = entry.job.version.incarnation_id != theirs.job.version.incarnation_id;
+        if entry.dirty && is_other && entry.job.removal.is_some() {
+            // A write that made the deleted incarnation may still be on its way: a new revision of what stands stops it.
+            let mut job = merged.job;
+            job.version.revision += 1;
+            return Ok(Some((entry, Replacement { job: job.into(), previous: Some(theirs.job) })));
+        }
+        let heard_here = entry.dirty && entry.job.report_time > theirs.job.report_time;
+        if heard_here && !theirs.job.state.is_terminal() && theirs.job.removal.is_none() {
+            // The version that stands is of a worker that was heard here, too.
+            self.primary.renew(&theirs.job).await?;
+        }
+        self.cache.mark_synced(&entry.job, &theirs);
+        Ok(None)
+    }
+
+    /// Whether the job was in the primary once, and could have been deleted there and forgotten since. What was lost is not
+    /// deleted.
+    fn may_have_been_deleted(&self, entry: &CacheEntry) -> bool {
+        let partition = self.cache.partition_of(&entry.job.id);
+        let is_old = self.clock.now().since(entry.unconfirmed_since) > TOMBSTONE_LIFE;
+        is_old && entry.job.is_recorded() && self.reconciled()[partition] == self.primary.history(partition)
+    }
+
+    fn drop_entry(&self, entry: &CacheEntry, reason: &'static str) {
+        self.record_dropped(entry, reason);
+        self.cache.forget(&entry.job);
+    }
+
+    fn record_dropped(&self, entry: &CacheEntry, reason: &'static str) {
+        if entry.dirty || entry.job.removal.is_none() {
+            warn!(job_id = %entry.job.id, reason, "a job is dropped");
+            self.note_outcome(entry, ReconcileOutcome::Dropped, reason);
+        }
+    }
+
+    /// Records what is about to be done with an entry.
+    fn record_outcome(&self, entry: &CacheEntry, conflict: bool) {
+        if conflict {
+            warn!(job_id = %entry.job.id, "conflicting changes merged; one was discarded");
+            self.note_outcome(
+                entry,
+                ReconcileOutcome::Conflicted,
+                "it was changed here and elsewhere; one change lost",
+            );
+        } else if entry.dirty {
+            self.note_outcome(entry, ReconcileOutcome::Merged, "stored as it was here");
+        }
+    }
+
+    fn note_outcome(&self, entry: &CacheEntry, outcome: ReconcileOutcome, reason: &'static str) {
+        self.metrics.count(outcome);
+        self.report().enter(&entry.job.id, outcome, reason);
+    }
+
+    /// Logs what reconciliations that ended lately have done.
+    pub(super) fn log_report(&self) {
+        if let Some(report) = self.report().summary() {
+            let [merged, conflicted, dropped] = report.counts;
+            info!(merged, conflicted, dropped, "reconciled");
+        }
+    }
+}
+
+/// Whether `theirs` was not made from what is held, nor that from `theirs`, as far as this replica can tell; `lost` is the
+/// change that is discarded.
+fn is_apart(entry: &CacheEntry, theirs: &Job, lost: ChangeId) -> bool {
+    let ours = &entry.job;
+    if ours.version.incarnation_id != theirs.version.incarnation_id {
+        // An incarnation that was made over the tombstone of the other begins behind all its revisions, and has the id since
+        // the same time.
+        let is_chain = ours.since.is_some() && ours.since == theirs.since;
+        let comes_after = |one: &Job, other: &Job| one.version.first_revision > other.version.revision;
+        return !(is_chain && (comes_after(ours, theirs) || comes_after(theirs, ours)));
+    }
+    if entry.dirty {
+        // What one process did to a job is one history.
+        return entry.base != Some(theirs.version)
+            && ours.version.change_id.process != theirs.version.change_id.process;
+    }
+    // What was known to be there gives way to what others made of it; what is older there was there before.
+    if lost == theirs.version.change_id {
+        theirs.update_time > ours.update_time
+    } else {
+        theirs.version.revision <= ours.version.revision
+    }
+}

@@ -1,0 +1,73 @@
+-- The beat of one replica in one partition: shows that the service hears workers, and what this replica has here.
+--
+-- Key    1  the partition's beat: a hash of `last`, when a serving replica was last here; `heard_since`, from when on
+--           workers are heard; `run` and `node`, the server's process and its name in a cluster; `lineage`, the history
+--           of the data; and for each process `mark:` and its name, the time up to which all that it acknowledged is
+--           here. One key, so that a slot that is on the move never holds it up
+-- Args   1  the process
+--        2  "1": the replica serves, and so hears workers
+--        3  its mark; empty: it says nothing
+--        4  the lineage that it noted, if it saw the count of commits fall
+--        5  a random name, for a lineage that begins now
+--        6  how old the last beat may be, in microseconds
+--        7  for how long marks are kept, in microseconds
+-- Returns   {time, heard_since, lineage, run, replicas that serve, the place of this one among them}
+-- Why atomic   the gap between two beats, and a restart, are seen by exactly one of those that come after
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local function text(number)
+  return string.format('%.0f', number)
+end
+local known, marks = {}, {}
+local fields = redis.call('HGETALL', KEYS[1])
+for at = 1, #fields, 2 do
+  local process = string.match(fields[at], '^mark:(.*)$')
+  if process then
+    marks[process] = tonumber(fields[at + 1])
+  else
+    known[fields[at]] = fields[at + 1]
+  end
+end
+local info = redis.pcall('INFO', 'server')
+local server = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or known.run or ''
+local last, heard_since = tonumber(known.last or '-1'), tonumber(known.heard_since or '-1')
+local lineage = known.lineage
+
+-- In a cluster the partition may have moved to another node, which is no restart. What is lost on the way to a new
+-- master, the count of commits shows.
+local node = redis.pcall('CLUSTER', 'MYID')
+node = type(node) == 'string' and node or ''
+local restarted = not known.run or (server ~= known.run and node == (known.node or ''))
+if restarted or last < 0 or last > now or now - last > tonumber(ARGV[6]) or heard_since > now then
+  heard_since = now
+end
+if restarted or not lineage or (ARGV[4] ~= '' and ARGV[4] == lineage) then
+  lineage = ARGV[5]
+end
+redis.call('HSET', KEYS[1], 'heard_since', text(heard_since), 'run', server, 'node', node, 'lineage', lineage)
+if ARGV[2] == '1' then
+  redis.call('HSET', KEYS[1], 'last', text(now))
+end
+
+-- A mark is only raised; one in the future was made before the clock was set back.
+local mark, before = tonumber(ARGV[3]), marks[ARGV[1]]
+if mark and mark <= now and (not before or before < mark or before > now) then
+  redis.call('HSET', KEYS[1], 'mark:' .. ARGV[1], text(mark))
+  marks[ARGV[1]] = mark
+end
+local serving = {}
+for process, its in pairs(marks) do
+  if its < now - tonumber(ARGV[7]) then
+    redis.call('HDEL', KEYS[1], 'mark:' .. process)
+  elseif its >= now - 4 * tonumber(ARGV[6]) then
+    serving[#serving + 1] = process
+  end
+end
+table.sort(serving)
+local place = 0
+for at, process in ipairs(serving) do
+  if process == ARGV[1] then
+    place = at
+  end
+end
+return { text(now), text(heard_since), lineage, server, #serving, place }

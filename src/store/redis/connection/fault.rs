@@ -1,0 +1,44 @@
+//! Failed commands: whether Redis is away, or refused.
+
+use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value};
+
+/// The reason why a command has no result.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Redis did not answer in time, or can't serve now. It may have done what it was asked, or may do it later.
+    Away(RedisError),
+    /// Redis answered that it won't.
+    Refused(RedisError),
+}
+
+impl Fault {
+    /// Returns the error of the library.
+    pub fn into_error(self) -> RedisError {
+        match self {
+            Self::Away(error) | Self::Refused(error) => error,
+        }
+    }
+}
+
+/// The answer to one of several commands.
+pub type Answer = RedisResult<Value>;
+
+/// Converts an answer.
+pub fn read<T: FromRedisValue>(answer: Answer) -> Result<T, Fault> {
+    answer.and_then(|answer| Ok(T::from_redis_value(answer)?)).map_err(Fault::Refused)
+}
+
+/// Whether Redis can't serve now.
+pub fn is_away(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
+    match error.kind() {
+        ErrorKind::Server(kind) => matches!(kind, BusyLoading | ClusterDown | MasterDown | ReadOnly | TryAgain),
+        kind => matches!(kind, ErrorKind::Io | ErrorKind::ClusterConnectionNotFound),
+    }
+}
+
+/// Whether keys are on their way from one node of a cluster to another.
+pub fn is_on_the_move(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, Moved, TryAgain};
+    matches!(error.kind(), ErrorKind::Server(Ask | Moved | TryAgain))
+}

@@ -1,0 +1,213 @@
+//! The time that a command may take.
+//!
+//! A time-out means that Redis was silent for that long, and not that this process had much to do: a command waits for
+//! as long as answers to others keep coming on its connection. Half-way through a silence there is a doubt, which has
+//! other connections ask Redis for a sign of life; at its end, that sign tells a connection that hangs from a Redis that
+//! is silent.
+
+use std::{pin::pin, time::Duration};
+
+use tokio::{
+    select,
+    time::{Instant, timeout_at},
+};
+
+use super::turns::Turns;
+
+/// The longest that a command waits while answers keep coming, in times of its limit, and in any case. Nobody waits for
+/// a call for longer than that.
+const PROGRESS_FACTOR: u32 = 4;
+const PROGRESS_MIN: Duration = Duration::from_secs(5);
+
+/// The patience with one command.
+#[derive(Debug)]
+pub struct Patience {
+    limit: Duration,
+    started: Instant,
+    silent_since: Instant,
+    doubted: Option<Instant>,
+}
+
+/// The thing to do when a command has waited until [`Patience::due`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Wait on.
+    Wait,
+    /// Have Redis asked for a sign of life, and wait on.
+    Doubt,
+    /// Give up.
+    GiveUp,
+}
+
+impl Patience {
+    /// Begins to wait. A silence may last as long as `limit`.
+    pub fn new(limit: Duration) -> Self {
+        let started = Instant::now();
+        Self { limit, started, silent_since: started, doubted: None }
+    }
+
+    /// Waits for `work` of a server whose last answer was `heard`, and tells of a `doubt`. Before it gives up, which is
+    /// `None`, it lets all `turns` pass that an answer may need which has arrived.
+    pub async fn wait<T>(
+        &mut self,
+        heard: impl Fn() -> Option<Instant>,
+        doubt: impl Fn(),
+        turns: &Turns,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        let mut is_last = false;
+        loop {
+            // It polls the work first: an answer that is there counts, however late this task is.
+            if let Ok(outcome) = timeout_at(self.due(), &mut work).await {
+                return Some(outcome);
+            }
+            match self.step(Instant::now(), heard()) {
+                Step::Wait => is_last = false,
+                Step::Doubt => doubt(),
+                Step::GiveUp if is_last => return None,
+                Step::GiveUp => {
+                    is_last = true;
+                    select! { biased; outcome = &mut work => return Some(outcome), () = Box::pin(turns.pass()) => {} }
+                }
+            }
+        }
+    }
+
+    /// The moment at which to look how things are.
+    fn due(&self) -> Instant {
+        let half = self.limit / 2;
+        let due = match self.doubted {
+            None => self.silent_since + half,
+            // However late the doubt, there is time for a sign of life.
+            Some(doubted) => (self.silent_since + self.limit).max(doubted + half),
+        };
+        due.min(self.end())
+    }
+
+    /// Decides what to do at `now`, where the last answer on the connection was `heard` of.
+    fn step(&mut self, now: Instant, heard: Option<Instant>) -> Step {
+        if let Some(heard) = heard.filter(|heard| *heard > self.silent_since) {
+            self.silent_since = heard;
+            self.doubted = None;
+        }
+        match self.doubted {
+            _ if now >= self.end() => Step::GiveUp,
+            _ if now < self.due() => Step::Wait,
+            None => {
+                self.doubted = Some(now);
+                Step::Doubt
+            }
+            Some(_) => Step::GiveUp,
+        }
+    }
+
+    /// The start of the doubt that nothing has allayed.
+    pub fn doubted(&self) -> Option<Instant> {
+        self.doubted
+    }
+
+    /// Whether a command whose keys are on the move is worth being sent once more after `pause`.
+    pub fn allows(&self, pause: Duration) -> bool {
+        Instant::now() + pause < self.started + self.limit
+    }
+
+    fn end(&self) -> Instant {
+        self.started + longest(self.limit)
+    }
+}
+
+/// Returns the longest that a command waits whose limit for a silence is `limit`.
+pub fn longest(limit: Duration) -> Duration {
+    (limit * PROGRESS_FACTOR).max(PROGRESS_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{spawn, task::yield_now, time::advance};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(200);
+
+    fn begin() -> (Patience, Instant) {
+        let patience = Patience::new(LIMIT);
+        let started = patience.started;
+        (patience, started)
+    }
+
+    #[test]
+    fn silence_is_doubted_after_half_of_the_limit_and_ends_at_the_limit() {
+        let (mut patience, started) = begin();
+        assert_eq!(patience.due(), started + LIMIT / 2);
+        assert_eq!(patience.step(patience.due(), None), Step::Doubt);
+        assert_eq!(patience.due(), started + LIMIT);
+        assert_eq!(patience.step(patience.due(), None), Step::GiveUp);
+    }
+
+    #[test]
+    fn answers_of_before_do_not_count() {
+        let (mut patience, started) = begin();
+        let before = Some(started - LIMIT / 10);
+        assert_eq!(patience.step(patience.due(), before), Step::Doubt);
+        assert_eq!(patience.step(patience.due(), before), Step::GiveUp);
+    }
+
+    #[test]
+    fn each_answer_begins_another_silence() {
+        let (mut patience, started) = begin();
+        for answers in 1..8 {
+            let heard = started + LIMIT / 4 * answers;
+            assert_eq!(patience.step(patience.due(), Some(heard)), Step::Wait);
+            assert_eq!(patience.due(), heard + LIMIT / 2);
+        }
+        let heard = started + LIMIT / 4 * 7;
+        assert_eq!(patience.step(patience.due(), Some(heard)), Step::Doubt);
+        assert_eq!(patience.due(), heard + LIMIT);
+        assert_eq!(patience.step(patience.due(), Some(heard)), Step::GiveUp);
+    }
+
+    #[test]
+    fn answers_to_others_are_not_waited_for_without_end() {
+        let (mut patience, started) = begin();
+        let mut now = started;
+        while patience.step(now, Some(now)) != Step::GiveUp {
+            now = patience.due();
+            assert!(now <= started + longest(LIMIT));
+        }
+        assert_eq!(now, started + longest(LIMIT));
+    }
+
+    #[test]
+    fn late_doubt_leaves_time_for_a_sign_of_life() {
+        let (mut patience, started) = begin();
+        let late = started + LIMIT * 3;
+        assert_eq!(patience.step(late, None), Step::Doubt);
+        assert_eq!(patience.due(), late + LIMIT / 2);
+        assert_eq!(patience.step(patience.due(), None), Step::GiveUp);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_that_is_there_counts_however_late_it_is_looked_at() {
+        let mut patience = Patience::new(LIMIT);
+        advance(longest(LIMIT) * 3).await;
+        assert_eq!(patience.wait(|| None, || panic!("a doubt"), &Turns::default(), async { 7 }).await, Some(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_that_other_tasks_still_have_to_bring_is_waited_for() {
+        let mut patience = Patience::new(LIMIT);
+        advance(longest(LIMIT) * 3).await;
+        // To be written, to be read and to be handed over.
+        let bring = async { spawn(async { spawn(yield_now()).await }).await };
+        assert!(patience.wait(|| None, || {}, &Turns::default(), bring).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_costs_the_limit() {
+        let begun = Instant::now();
+        let outcome = Patience::new(LIMIT).wait(|| None, || {}, &Turns::default(), std::future::pending::<()>()).await;
+        assert_eq!(outcome, None);
+        assert!(begun.elapsed() < LIMIT + Duration::from_millis(5), "{:?}", begun.elapsed());
+    }
+}

@@ -1,0 +1,178 @@
+//! A connection of a pool, and what is sent on it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use redis::{Arg, Cmd, Pipeline, RedisError, RedisResult, Value, aio::ConnectionLike};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    connector::Wire,
+    fault::{Answer, is_away, is_on_the_move},
+    reachability::{Clock, LANES, Lane},
+};
+
+/// The pause before a command is sent again whose keys are on the move.
+pub const MOVE: Duration = Duration::from_millis(10);
+
+/// How often one of several commands is sent again for itself while its keys are on the move.
+const MOVES: usize = 10;
+
+/// The commands that are sent at once.
+#[derive(Clone, Copy)]
+pub enum Request<'a> {
+    /// A single one.
+    Command(&'a Cmd),
+    /// Several, all of one slot.
+    Commands(&'a Pipeline),
+}
+
+impl Request<'_> {
+    /// The lane that it belongs to in a cluster, if that is known.
+    pub fn lane(self) -> Option<Lane> {
+        let command = match self {
+            Self::Command(command) => Some(command),
+            Self::Commands(commands) => commands.cmd_iter().next(),
+        };
+        command.and_then(lane_of)
+    }
+}
+
+/// The generation of a connection: that of the connector, and how often the pool had replaced its connections.
+pub type Generation = (u64, u64);
+
+/// A connection, or a share in one.
+#[derive(Clone)]
+pub struct PooledConnection {
+    wire: Wire,
+    generation: Generation,
+    known: Arc<Known>,
+}
+
+/// What all who share a connection know of it.
+struct Known {
+    /// It failed a command.
+    broken: AtomicBool,
+    clock: Clock,
+    /// The last answer, for a cluster that of each lane.
+    heard: Box<[AtomicU64]>,
+}
+
+impl PooledConnection {
+    /// A connection that was made just now.
+    pub fn new(wire: Wire, generation: Generation) -> Self {
+        let clock = Clock::new();
+        // That it could be made is a first answer.
+        let lanes = if wire.is_cluster() { LANES } else { 1 };
+        let heard = (0..lanes).map(|_| AtomicU64::new(clock.now())).collect();
+        Self { wire, generation, known: Arc::new(Known { broken: AtomicBool::new(false), clock, heard }) }
+    }
+
+    /// Whether it is to a cluster.
+    pub const fn is_cluster(&self) -> bool {
+        self.wire.is_cluster()
+    }
+
+    /// Whether it failed a command, or is not of this generation.
+    pub fn is_broken(&self, generation: Generation) -> bool {
+        self.known.broken.load(Relaxed) || self.generation != generation
+    }
+
+    /// Has nobody use it again.
+    pub fn mark_broken(&self) {
+        self.known.broken.store(true, Relaxed);
+    }
+
+    /// Sends `request`. Returns its answers to come, which are an error also if one of them says that Redis can't serve
+    /// now, and what tells of the last answer meanwhile, to whatever, in its `lane`.
+    pub fn send<'a>(
+        &'a mut self,
+        request: Request<'a>,
+        lane: Option<Lane>,
+    ) -> (impl Future<Output = RedisResult<Vec<Answer>>> + 'a, impl Fn() -> Option<Instant> + 'a) {
+        let Self { wire, known, .. } = self;
+        let (clock, last) = (known.clock, lane.map(|lane| &known.heard[lane]));
+        let sending = async move {
+            let outcome = carry(wire, request).await;
+            if let Some(last) = last
+                && !outcome.as_ref().is_err_and(RedisError::is_io_error)
+            {
+                last.store(clock.now(), Relaxed);
+            }
+            outcome
+        };
+        (sending, move || clock.moment(last?.load(Relaxed)))
+    }
+}
+
+async fn carry(wire: &mut Wire, request: Request<'_>) -> RedisResult<Vec<Answer>> {
+    match (wire, request) {
+        (Wire::Node(wire), Request::Command(command)) => one(wire.req_packed_command(command).await?),
+        (Wire::Cluster(wire), Request::Command(command)) => one(wire.req_packed_command(command).await?),
+        (Wire::Node(wire), Request::Commands(commands)) => {
+            let answers = wire.req_packed_commands(commands, 0, commands.len()).await?;
+            unless_failed(answers.into_iter().map(Value::extract_error).collect())
+        }
+        // Each for itself: of commands that are sent as one, only the first would find keys that are on the move.
+        (Wire::Cluster(wire), Request::Commands(commands)) => {
+            let ask = |command| {
+                let mut wire = wire.clone();
+                async move {
+                    for _ in 0..MOVES {
+                        let answer = wire.req_packed_command(command).await.and_then(Value::extract_error);
+                        if !answer.as_ref().is_err_and(is_on_the_move) {
+                            return answer;
+                        }
+                        sleep(MOVE).await;
+                    }
+                    wire.req_packed_command(command).await?.extract_error()
+                }
+            };
+            unless_failed(join_all(commands.cmd_iter().map(ask)).await)
+        }
+    }
+}
+
+fn one(answer: Value) -> RedisResult<Vec<Answer>> {
+    Ok(vec![Ok(answer.extract_error()?)])
+}
+
+/// The answers, unless one of them says that Redis can't serve now.
+fn unless_failed(answers: Vec<Answer>) -> RedisResult<Vec<Answer>> {
+    let failed = |error: &&RedisError| is_away(error) || is_on_the_move(error);
+    let failure = answers.iter().filter_map(|answer| answer.as_ref().err()).find(failed).cloned();
+    failure.map_or(Ok(answers), Err)
+}
+
+/// The lane of a command: its first hash tag, if that is a small number.
+fn lane_of(command: &Cmd) -> Option<Lane> {
+    let tag = |arg: Arg<&[u8]>| {
+        let Arg::Simple(arg) = arg else { return None };
+        let tag = arg.iter().position(|byte| *byte == b'{').map(|start| &arg[start + 1..])?;
+        let tag = &tag[..tag.iter().position(|byte| *byte == b'}')?];
+        str::from_utf8(tag).ok()?.parse().ok().filter(|lane| *lane < LANES)
+    };
+    command.args_iter().find_map(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::cmd;
+
+    use super::*;
+
+    #[test]
+    fn commands_of_a_partition_share_a_lane() {
+        assert_eq!(lane_of(cmd("HMGET").arg("a:job:{3}:x").arg("doc")), Some(3));
+        assert_eq!(lane_of(cmd("EVALSHA").arg("f00").arg(2).arg("job:{12}:x").arg("jobs:{12}:commits")), Some(12));
+        assert_eq!(lane_of(cmd("SET").arg("jobtrack:epoch").arg("f00")), None);
+        assert_eq!(lane_of(cmd("GET").arg("{tag}:x")), None);
+        assert_eq!(lane_of(cmd("GET").arg("{99}:x")), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! The turns that the tasks of this process have.
+//!
+//! A command is written, and its answer read and handed over, by tasks that wait for their turns: where thousands of
+//! tasks are ready, that takes longer than Redis does, and a silence of this process must not be taken for one of Redis.
+//! A task that another thread spawns joins the queue that all threads of the runtime share, behind all that
+//! overflowed from their own. When it runs, all of those have had their turn.
+
+use std::{
+    sync::{OnceLock, mpsc},
+    thread,
+};
+
+use tokio::{
+    runtime::Handle,
+    select,
+    sync::{Mutex, oneshot, watch},
+};
+
+/// The number of turns that what was sent needs at most: to be written, to be read, to be handed over, and one more for
+/// the turn that was under way.
+const TURNS: u64 = 4;
+
+/// Counts turns while somebody waits for them.
+#[derive(Debug, Default)]
+pub struct Turns {
+    count: watch::Sender<u64>,
+    /// Held by the one who counts, for all who wait.
+    counting: Mutex<()>,
+    /// Has another thread spawn tasks; it ends when this is dropped.
+    spawner: OnceLock<mpsc::Sender<Marker>>,
+}
+
+/// A task that only says that it has had its turn.
+struct Marker {
+    runtime: Handle,
+    done: oneshot::Sender<()>,
+}
+
+impl Turns {
+    /// Waits until all tasks have had as many turns as a command needs. Where there is little to do, that is at once.
+    pub async fn pass(&self) {
+        let mut count = self.count.subscribe();
+        let last = *count.borrow() + TURNS;
+        let are_over = count.wait_for(|count| *count >= last);
+        let counted = async {
+            // Whoever waited for this before has counted up to there.
+            let _counting = self.counting.lock().await;
+            while *self.count.borrow() < last {
+                self.turn().await;
+                self.count.send_modify(|count| *count += 1);
+            }
+        };
+        select! { biased; _ = are_over => {} () = counted => {} }
+    }
+
+    /// Waits until a task that comes from another thread has had its turn.
+    async fn turn(&self) {
+        let (done, had_its_turn) = oneshot::channel();
+        let marker = Marker { runtime: Handle::current(), done };
+        if self.spawner.get_or_init(spawner).send(marker).is_ok() {
+            _ = had_its_turn.await;
+        }
+    }
+}
+
+/// Starts the thread that spawns. Without it, which a machine without memory may bring about, turns count at once.
+fn spawner() -> mpsc::Sender<Marker> {
+    let (sender, markers) = mpsc::channel::<Marker>();
+    let spawn_all = move || {
+        for Marker { runtime, done } in markers {
+            runtime.spawn(async move { done.send(()) });
+        }
+    };
+    _ = thread::Builder::new().name("turns".to_owned()).spawn(spawn_all);
+    sender
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+        thread,
+        time::Duration,
+    };
+
+    use futures_util::{FutureExt, future::join_all};
+    use tokio::{spawn, task::yield_now};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_are_counted_once_for_all_who_wait() {
+        let turns = Turns::default();
+        join_all((0..1000).map(|_| turns.pass())).await;
+        assert!(*turns.count.borrow() < 2 * TURNS, "{turns:?}");
+    }
+
+    #[tokio::test]
+    async fn one_who_goes_away_leaves_the_counting_to_others() {
+        let turns = Turns::default();
+        let mut first = Box::pin(turns.pass());
+        assert!(first.as_mut().now_or_never().is_none());
+        let second = turns.pass();
+        drop(first);
+        second.await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn tasks_that_are_ready_run_before_the_turns_are_over() {
+        const TASKS: usize = 2000;
+        let ran = Arc::new(AtomicUsize::new(0));
+        for _ in 0..TASKS {
+            let ran = ran.clone();
+            spawn(async move {
+                yield_now().await;
+                thread::sleep(Duration::from_micros(50));
+                ran.fetch_add(1, Relaxed);
+            });
+        }
+        Turns::default().pass().await;
+        // Some hundred may still be in the queues of the threads.
+        assert!(ran.load(Relaxed) > TASKS / 2, "{ran:?}");
+    }
+}

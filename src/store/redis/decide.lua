@@ -1,0 +1,57 @@
+-- Stands before replace.lua, for a decision about an active job that only the passing of time brings about: its worker
+-- is lost, or it expires. It is taken only where nobody can have acknowledged a report within the time allowed.
+--
+-- Keys   behind those of replace.lua: the sorted set of deadlines, the partition's beat (beat.lua)
+-- Args   behind those of replace.lua: wait, how long after the last report the decision may be taken; bound: for how long
+--        a replica may be away with reports that it acknowledged; silence: how old the last beat may be. All in
+--        microseconds. A bound of 0: the next report undoes what is decided, so it may be taken at once.
+-- Returns      "DEFERRED", if it is too early; the deadline is moved to where it is worth asking again
+-- Why atomic   a report, a beat or a mark that comes in between is not overlooked
+local beat, deadlines = table.remove(KEYS), table.remove(KEYS)
+local silence, bound, wait = tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV))
+local function deferred()
+  local time = redis.call('TIME')
+  local now = time[1] * 1000000 + time[2]
+  local heard = tonumber(redis.call('HGET', KEYS[1], 'heard') or '0')
+  local known, marks = {}, {}
+  local fields = redis.call('HGETALL', beat)
+  for at = 1, #fields, 2 do
+    known[fields[at]] = tonumber(fields[at + 1])
+    if string.sub(fields[at], 1, 5) == 'mark:' then
+      marks[#marks + 1] = tonumber(fields[at + 1])
+    end
+  end
+  local last, heard_since = known.last or -1, known.heard_since or now
+  if heard > now then
+    -- The clock of Redis was set back: what it said before is not known any more.
+    heard = now
+    redis.call('HSET', KEYS[1], 'heard', string.format('%.0f', now))
+  end
+  local from = math.max(heard, heard_since)
+  local earliest = from + wait
+  if bound > 0 then
+    earliest = math.max(earliest, heard_since + bound)
+  end
+  if now < earliest then
+    return earliest
+  end
+  -- Nobody has been there for a while, or the clock was set: the next beat says from when on workers are heard.
+  if last < 0 or last > now or now - last > silence then
+    return now + 500000
+  end
+  if bound == 0 then
+    return nil
+  end
+  for _, mark in ipairs(marks) do
+    -- A mark in the future was made before the clock was set back, and says nothing.
+    if mark > now or (mark >= now - bound and mark < from + wait) then
+      return now + 500000
+    end
+  end
+  return nil
+end
+local again = deferred()
+if again then
+  redis.call('ZADD', deadlines, 'XX', string.format('%.0f', again), ARGV[2])
+  return redis.status_reply('DEFERRED')
+end

@@ -1,0 +1,286 @@
+//! The core of a job as a protobuf message: small, quick to read, and open to fields that later versions add. Its
+//! documents are fields of their own in the hash, and its version is another.
+
+use std::time::Duration;
+
+use prost::Message;
+use serde_json::{Map, Value};
+
+use crate::domain::{
+    Cancellation, Document, Failure, FailureCode, Job, JobId, Lease, Outcome, Progress, Removal, State, Timestamp,
+    Version,
+};
+
+#[derive(Clone, PartialEq, Message)]
+struct LabelRecord {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ProgressRecord {
+    #[prost(double, optional, tag = "1")]
+    percent: Option<f64>,
+    #[prost(int64, optional, tag = "2")]
+    completed: Option<i64>,
+    #[prost(int64, optional, tag = "3")]
+    total: Option<i64>,
+    #[prost(string, optional, tag = "4")]
+    unit: Option<String>,
+    #[prost(string, optional, tag = "5")]
+    stage: Option<String>,
+    #[prost(int32, optional, tag = "6")]
+    stage_index: Option<i32>,
+    #[prost(int32, optional, tag = "7")]
+    stage_count: Option<i32>,
+    #[prost(string, optional, tag = "8")]
+    message: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CancellationRecord {
+    #[prost(sfixed64, tag = "1")]
+    request_time: i64,
+    #[prost(string, tag = "2")]
+    reason: String,
+    #[prost(string, tag = "3")]
+    requester: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct LeaseRecord {
+    #[prost(uint64, tag = "1")]
+    timeout: u64,
+    #[prost(sfixed64, optional, tag = "2")]
+    expire_time: Option<i64>,
+    #[prost(bool, tag = "3")]
+    lost: bool,
+    #[prost(bool, tag = "4")]
+    fail_when_lost: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct FailureRecord {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    reason: String,
+    #[prost(string, tag = "3")]
+    message: String,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    details: Option<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct JobRecord {
+    #[prost(string, tag = "1")]
+    kind: String,
+    #[prost(string, tag = "2")]
+    owner: String,
+    #[prost(message, repeated, tag = "3")]
+    labels: Vec<LabelRecord>,
+    #[prost(int32, tag = "4")]
+    state: i32,
+    #[prost(int32, tag = "5")]
+    attempt: i32,
+    #[prost(int64, optional, tag = "6")]
+    sequence: Option<i64>,
+    #[prost(message, optional, tag = "7")]
+    progress: Option<ProgressRecord>,
+    #[prost(string, tag = "8")]
+    worker: String,
+    #[prost(message, optional, tag = "9")]
+    cancel: Option<CancellationRecord>,
+    #[prost(message, optional, tag = "10")]
+    lease: Option<LeaseRecord>,
+    #[prost(uint64, optional, tag = "11")]
+    retention: Option<u64>,
+    #[prost(sfixed64, tag = "12")]
+    create_time: i64,
+    #[prost(sfixed64, optional, tag = "13")]
+    start_time: Option<i64>,
+    #[prost(sfixed64, tag = "14")]
+    update_time: i64,
+    #[prost(sfixed64, optional, tag = "15")]
+    end_time: Option<i64>,
+    #[prost(sfixed64, optional, tag = "16")]
+    expire_time: Option<i64>,
+    #[prost(message, optional, tag = "17")]
+    failure: Option<FailureRecord>,
+    #[prost(int32, tag = "18")]
+    removal: i32,
+    #[prost(string, optional, tag = "19")]
+    request_id: Option<String>,
+    #[prost(sfixed64, optional, tag = "20")]
+    report_time: Option<i64>,
+    #[prost(sfixed64, optional, tag = "21")]
+    forget_time: Option<i64>,
+}
+
+/// Writes the core of `job`: all but its id, its version, its documents and the times that the script keeps.
+pub fn encode(job: &Job) -> Vec<u8> {
+    let time = |time: Option<Timestamp>| time.map(Timestamp::as_micros);
+    let label = |(key, value): (&str, &str)| LabelRecord { key: key.to_owned(), value: value.to_owned() };
+    let cancel = |from: &Cancellation| CancellationRecord {
+        request_time: from.request_time.as_micros(),
+        reason: from.reason.clone(),
+        requester: from.requester.clone(),
+    };
+    let record = JobRecord {
+        kind: job.kind.clone(),
+        owner: job.owner.clone(),
+        labels: job.labels.iter().map(label).collect(),
+        state: job.state as i32,
+        attempt: job.attempt,
+        sequence: job.sequence,
+        progress: Some(progress(&job.progress)),
+        worker: job.worker.clone(),
+        cancel: job.cancel.as_ref().map(cancel),
+        lease: (job.lease != Lease::default()).then(|| lease(&job.lease)),
+        retention: job.retention.map(micros),
+        create_time: job.create_time.as_micros(),
+        start_time: time(job.start_time),
+        update_time: job.update_time.as_micros(),
+        end_time: time(job.end_time),
+        expire_time: time(job.expire_time),
+        failure: match &job.outcome {
+            Some(Outcome::Failure(from)) => Some(failure(from)),
+            Some(Outcome::Result(_)) | None => None,
+        },
+        removal: match job.removal {
+            None => 0,
+            Some(Removal::Deleted) => 1,
+            Some(Removal::Expired) => 2,
+        },
+        request_id: job.request_id.clone(),
+        report_time: time(job.report_time),
+        forget_time: time(job.forget_time),
+    };
+    record.encode_to_vec()
+}
+
+/// Reads what [`encode`] wrote of the job `id`; `None` if it is damaged.
+pub fn decode(id: &JobId, version: Version, bytes: &[u8]) -> Option<Job> {
+    let record = JobRecord::decode(bytes).ok()?;
+    let time = |micros: Option<i64>| micros.map(Timestamp::from_micros);
+    let lease = record.lease.unwrap_or_default();
+    Some(Job {
+        id: id.clone(),
+        version,
+        request_id: record.request_id,
+        kind: record.kind,
+        owner: record.owner,
+        labels: record.labels.into_iter().map(|label| (label.key, label.value)).collect(),
+        metadata: None,
+        state: *State::ALL.get(usize::try_from(record.state).ok()?)?,
+        attempt: record.attempt,
+        sequence: record.sequence,
+        progress: read_progress(record.progress.unwrap_or_default()),
+        worker: record.worker,
+        cancel: record.cancel.map(|from| Cancellation {
+            request_time: Timestamp::from_micros(from.request_time),
+            reason: from.reason,
+            requester: from.requester,
+        }),
+        lease: Lease {
+            timeout: Duration::from_micros(lease.timeout),
+            expire_time: time(lease.expire_time),
+            lost: lease.lost,
+            fail_when_lost: lease.fail_when_lost,
+        },
+        retention: record.retention.map(Duration::from_micros),
+        create_time: Timestamp::from_micros(record.create_time),
+        start_time: time(record.start_time),
+        update_time: Timestamp::from_micros(record.update_time),
+        report_time: time(record.report_time),
+        end_time: time(record.end_time),
+        expire_time: time(record.expire_time),
+        forget_time: time(record.forget_time),
+        outcome: match record.failure {
+            None => None,
+            Some(from) => Some(Outcome::Failure(read_failure(from)?)),
+        },
+        durable_time: None,
+        since: None,
+        heard: None,
+        removal: match record.removal {
+            0 => None,
+            1 => Some(Removal::Deleted),
+            2 => Some(Removal::Expired),
+            _ => return None,
+        },
+    })
+}
+
+/// Writes a document as JSON, which people can read.
+pub fn encode_document(document: &Map<String, Value>) -> Vec<u8> {
+    serde_json::to_vec(document).expect("its keys are text")
+}
+
+/// Reads a document; `None` if it is damaged.
+pub fn decode_document(json: &[u8]) -> Option<Document> {
+    serde_json::from_slice(json).ok().map(Document::new)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn progress(from: &Progress) -> ProgressRecord {
+    ProgressRecord {
+        percent: from.percent,
+        completed: from.completed,
+        total: from.total,
+        unit: from.unit.clone(),
+        stage: from.stage.clone(),
+        stage_index: from.stage_index,
+        stage_count: from.stage_count,
+        message: from.message.clone(),
+    }
+}
+
+fn read_progress(from: ProgressRecord) -> Progress {
+    Progress {
+        percent: from.percent,
+        completed: from.completed,
+        total: from.total,
+        unit: from.unit,
+        stage: from.stage,
+        stage_index: from.stage_index,
+        stage_count: from.stage_count,
+        message: from.message,
+        details: None,
+    }
+}
+
+fn lease(from: &Lease) -> LeaseRecord {
+    LeaseRecord {
+        timeout: micros(from.timeout),
+        expire_time: from.expire_time.map(Timestamp::as_micros),
+        lost: from.lost,
+        fail_when_lost: from.fail_when_lost,
+    }
+}
+
+fn failure(from: &Failure) -> FailureRecord {
+    FailureRecord {
+        code: from.code.get(),
+        reason: from.reason.clone(),
+        message: from.message.clone(),
+        details: from.details.as_deref().map(encode_document),
+    }
+}
+
+fn read_failure(from: FailureRecord) -> Option<Failure> {
+    Some(Failure {
+        code: FailureCode::parse(from.code)?,
+        reason: from.reason,
+        message: from.message,
+        details: match from.details {
+            None => None,
+            Some(json) => Some(decode_document(&json)?),
+        },
+    })
+}

@@ -1,0 +1,156 @@
+//! Histories in which time decided wrongly, broken by hand: G13.
+
+use jobtrack::proto::v1::{Event, job::State};
+use tonic::Code;
+
+use super::{
+    Act, Answer, Death, Fault, History, Shown, Terms,
+    broken::{accepts, objects},
+    example::{at, audit, call, complete, fault, heard, job, not_found, report, shown},
+};
+
+/// The length of the lease.
+const LEASE: i64 = 1000;
+
+/// The time between two reports.
+const PACE: u64 = 400;
+
+fn finished() -> Answer {
+    Answer::Refused { code: Code::FailedPrecondition, reason: "JOB_FINISHED".to_owned() }
+}
+
+fn unavailable() -> Answer {
+    Answer::Refused { code: Code::Unavailable, reason: "STORE_UNAVAILABLE".to_owned() }
+}
+
+fn running(revision: i64) -> Shown {
+    Shown { lease: LEASE, ..shown(revision, State::Running, revision - 1) }
+}
+
+fn lost(revision: i64) -> Shown {
+    Shown { reason: "WORKER_LOST".to_owned(), ..shown(revision, State::Failed, revision - 2) }
+}
+
+fn create() -> Act {
+    Act::Create(Terms { request: "r".to_owned(), lease: LEASE, fail_when_lost: true, ..Terms::default() })
+}
+
+/// A job whose worker reports at a steady pace from 2000 to 4000, and whose next report finds it failed: its worker
+/// counts as lost.
+fn failed() -> History {
+    let mut history = History { replicas: 2, grace: at(5000), quiet: Some(at(20_000)), ..History::default() };
+    let created = Shown { lease: LEASE, ..shown(1, State::Pending, 0) };
+    history.calls.push(call("c", 0, create(), 1000, job(created)));
+    for number in 1..=6 {
+        let begun = 2000 + PACE * (number - 1);
+        let sequence = i64::try_from(number).expect("few");
+        history.calls.push(call("c", 0, report(sequence), begun, job(running(sequence + 1))));
+    }
+    history.calls.push(call("c", 0, report(7), 4400, finished()));
+    audit(&mut history, &job(lost(8)));
+    history
+}
+
+#[test]
+fn loss_of_a_worker_that_is_heard_is_objected_to() {
+    objects("G13", &failed());
+    // It said nothing for as long as its lease.
+    for silent in [3, 6] {
+        let mut history = failed();
+        history.calls.drain(silent..=silent + 1);
+        history.calls.push(call("d", 0, Act::Get, 4700, job(lost(8))));
+        accepts(&history);
+    }
+    // A watcher saw it.
+    let mut history = failed();
+    history.calls.remove(7);
+    accepts(&history);
+    let mut watched = super::example::good().streams;
+    watched[0].events = vec![heard(3900, Event::Snapshot, lost(8))];
+    history.streams = watched;
+    objects("G13", &history);
+}
+
+#[test]
+fn loss_of_a_worker_that_a_returning_replica_heard_is_objected_to() {
+    let mut history = failed();
+    for call in &mut history.calls[4..=6] {
+        let Answer::Job { shown, .. } = &mut call.answer else { panic!("a job") };
+        shown.durable = false;
+    }
+    // It was cut off, and returned within the grace.
+    history.faults = vec![fault(3100, 6000, false)];
+    objects("G13", &history);
+    history.faults[0].until = Some(at(3100 + 5001));
+    accepts(&history);
+    // Redis was away for all, and all returned within the grace.
+    let silent = Some((at(3100), at(6000), None));
+    history.faults[0] = Fault { mended: Some(at(6000)), silent, ..fault(3100, 10_000, false) };
+    objects("G13", &history);
+    // The replica died with what it had heard.
+    history.deaths = vec![Death { replica: 0, at: at(4050), back: Some(at(4200)) }];
+    accepts(&history);
+}
+
+#[test]
+fn loss_of_a_worker_that_nobody_could_hear_is_objected_to() {
+    let mut history = failed();
+    for call in &mut history.calls[3..=6] {
+        call.answer = unavailable();
+    }
+    accepts(&history);
+    let silent = Some((at(2700), at(4100), None));
+    history.faults = vec![Fault { mended: Some(at(4100)), silent, ..fault(2700, 6000, false) }];
+    objects("G13", &history);
+    // One replica did not run, another did.
+    history.faults = vec![fault(2700, 6000, false)];
+    history.deaths = vec![Death { replica: 0, at: at(2700), back: Some(at(4100)) }];
+    accepts(&history);
+    history.deaths.push(Death { replica: 1, at: at(2600), back: Some(at(4200)) });
+    objects("G13", &history);
+}
+
+#[test]
+fn loss_of_a_worker_that_had_completed_its_job_is_objected_to() {
+    let mut history = failed();
+    let done = Shown { lease: LEASE, durable: false, ..shown(8, State::Succeeded, 6) };
+    history.calls[7] = call("c", 0, complete(), 4400, job(done));
+    history.faults = vec![fault(4300, 6000, false)];
+    objects("G13", &history);
+}
+
+#[test]
+fn expiry_of_a_job_whose_worker_is_heard_is_objected_to() {
+    let mut history = failed();
+    history.calls[7].answer = not_found();
+    audit(&mut history, &not_found());
+    history.active_retention = at(1000);
+    objects("G13", &history);
+    history.calls.drain(5..=6);
+    accepts(&history);
+    // It was deleted.
+    history = failed();
+    history.active_retention = at(1000);
+    history.calls[7].answer = not_found();
+    history.calls.insert(7, call("d", 0, Act::Delete, 4350, Answer::Done));
+    audit(&mut history, &not_found());
+    accepts(&history);
+}
+
+#[test]
+fn a_worker_that_is_gone_and_not_noticed_is_objected_to() {
+    let mut history = failed();
+    history.calls.remove(7);
+    audit(&mut history, &job(Shown { lost: true, ..running(7) }));
+    objects("G13", &history);
+    // Without an order to fail it is only lost.
+    let plain = Terms { request: "r".to_owned(), lease: LEASE, ..Terms::default() };
+    let mut soft = history.clone();
+    soft.calls[0].act = Act::Create(plain);
+    accepts(&soft);
+    // After a disturbance there is more time.
+    history.faults = vec![fault(5000, 8000, false)];
+    accepts(&history);
+    history.faults = vec![fault(5000, 6000, false)];
+    objects("G13", &history);
+}

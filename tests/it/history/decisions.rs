@@ -1,0 +1,167 @@
+//! Decisions by time: workers that count as lost, and active jobs that expire.
+
+use std::time::Duration;
+
+use jobtrack::proto::v1::{Event, job::State};
+
+use super::{
+    check::{SLACK, Story, is_transient},
+    record::{Act, Answer, At, Call, Fault, History},
+    streams::SWEEP,
+};
+
+/// A call of a worker that shows that it is alive.
+struct Sign {
+    begun: At,
+    /// By then it counts: it was acknowledged, or it could not be heard by anybody.
+    counted: At,
+}
+
+impl Story<'_> {
+    /// The length of the job's lease.
+    pub fn lease(&self) -> Option<Duration> {
+        let leases = self.calls.iter().filter_map(|call| call.shown()).map(|shown| shown.lease);
+        leases.max().and_then(|lease| u64::try_from(lease).ok()).filter(|lease| *lease > 0).map(Duration::from_millis)
+    }
+
+    /// G12: a worker that stops reporting shows as lost to whoever reads.
+    pub fn check_leases(&self, object: &mut impl FnMut(&'static str, String)) {
+        let Some(lease) = self.lease() else { return };
+        let Some(report) = self.calls.iter().rfind(|call| is_work(call)) else { return };
+        let Some(due) = self.history.due(report.ended, lease + SLACK, lease + SWEEP + SLACK) else { return };
+        for call in self.calls.iter().filter(|call| call.act == Act::Get && call.begun > due) {
+            let live = call.shown().is_some_and(|shown| shown.state == State::Running && !shown.lost);
+            if live && call.shown().is_some_and(|shown| shown.lease > 0) {
+                object("G12", format!("the lease is over, and nobody says so: {call:?}"));
+            }
+        }
+    }
+
+    /// G13: no decision by time harms a job whose worker is heard, and a worker that is gone is noticed.
+    pub fn check_decisions(&self, object: &mut impl FnMut(&'static str, String)) {
+        if let Some(lease) = self.lease() {
+            if let Some(at) = self.worker_lost_at().filter(|at| self.is_heard_until(*at, lease)) {
+                object("G13", format!("a worker that is heard counts as lost at {at:?}"));
+            }
+            self.check_gone(lease, object);
+        }
+        let kept = self.history.active_retention;
+        if kept > At::ZERO
+            && let Some(at) = self.expired_at().filter(|at| self.is_heard_until(*at, kept))
+        {
+            object("G13", format!("a job whose worker is heard has expired at {at:?}"));
+        }
+    }
+
+    /// G13: a job whose worker is gone fails within its lease, or within the bound after a disturbance.
+    fn check_gone(&self, lease: Duration, object: &mut impl FnMut(&'static str, String)) {
+        let fails = |call: &&Call| matches!(&call.act, Act::Create(terms) if terms.fail_when_lost);
+        let Some(report) = self.calls.iter().rfind(|call| is_work(call)) else { return };
+        let notice = lease + SWEEP + SLACK;
+        let Some(due) = self.history.due(report.ended, notice, notice + self.history.grace) else { return };
+        let runs = |call: &&&Call| call.shown().is_some_and(|shown| shown.state == State::Running);
+        let late = self.calls.iter().filter(|call| call.begun > due).find(runs);
+        if let Some(late) = late.filter(|_| self.calls.iter().any(fails)) {
+            object("G13", format!("gone since {:?}, due at {due:?}, and not failed: {late:?}", report.ended));
+        }
+    }
+
+    /// When somebody first saw that the job had failed because its worker was lost.
+    fn worker_lost_at(&self) -> Option<At> {
+        let lost = self.sights.iter().filter(|sight| sight.shown.is_worker_lost()).map(|sight| sight.ended).min()?;
+        let refused = |call: &&&Call| match &call.answer {
+            Answer::Refused { reason, .. } => is_work(call) && reason == "JOB_FINISHED",
+            _ => false,
+        };
+        let refused = self.calls.iter().filter(refused).map(|call| call.ended).min();
+        Some(refused.map_or(lost, |refused| refused.min(lost)))
+    }
+
+    /// When somebody first saw that the job, while it was active, was there no more.
+    fn expired_at(&self) -> Option<At> {
+        let ended = self.sights.iter().any(|sight| sight.shown.is_end());
+        let contested = self.calls.iter().any(|call| !call.limited_to.is_empty());
+        let begun = self.calls.iter().find(|call| call.shown().is_some())?.ended;
+        let missing = self.calls.iter().filter(|call| call.is_not_found() && call.limited_to.is_empty());
+        let missing = missing.map(|call| (call.begun, call.ended));
+        let events = self.streams.iter().flat_map(|stream| &stream.events);
+        let removed = events.filter(|heard| heard.event == Event::Removed);
+        let removed = removed.filter(|heard| heard.shown.as_ref().is_some_and(|shown| shown.id == self.job));
+        let removed = removed.map(|heard| (heard.at, heard.at));
+        let gone = missing.chain(removed).filter(|(from, _)| *from > begun).map(|(_, at)| at).min()?;
+        let excused = ended || contested || self.may_be_deleted(gone) || self.history.had_lost(begun, gone);
+        Some(gone).filter(|_| !excused)
+    }
+
+    /// Whether the worker gave a sign of life within each `limit`, from its first report until its end or `until`.
+    fn is_heard_until(&self, until: At, limit: Duration) -> bool {
+        let ended = |call: &&&Call| self.is_protected(call) && call.made().is_some_and(super::Shown::is_end);
+        let ended = self.calls.iter().filter(|call| is_work(call)).find(ended).map(|call| call.ended);
+        let until = ended.map_or(until, |ended| ended.min(until));
+        let unheard = self.history.unheard();
+        let mut signs: Vec<_> = self.calls.iter().filter_map(|call| self.sign(call, &unheard)).collect();
+        signs.retain(|sign| sign.begun < until);
+        signs.sort_by_key(|sign| sign.begun);
+        let Some(last) = signs.last() else { return false };
+        let gaps = signs.windows(2).map(|pair| pair[1].counted.saturating_sub(pair[0].begun));
+        gaps.chain([until.saturating_sub(last.begun)]).all(|gap| gap < limit)
+    }
+
+    fn sign(&self, call: &Call, unheard: &[(At, At)]) -> Option<Sign> {
+        let deaf = unheard.iter().any(|(from, until)| *from <= call.begun && call.begun <= *until);
+        if call.made().is_some() && is_work(call) && self.is_protected(call) {
+            return Some(Sign { begun: call.begun, counted: call.ended });
+        }
+        let refused = matches!(&call.answer, Answer::Refused { code, .. } if is_transient(*code));
+        (is_work(call) && refused && deaf).then_some(Sign { begun: call.begun, counted: call.begun })
+    }
+
+    /// Whether what was acknowledged counts: it was stored, or its replica returned within the grace.
+    fn is_protected(&self, call: &Call) -> bool {
+        let Some(made) = call.made().filter(|_| !self.history.is_unknown(call)) else { return false };
+        let around = |fault: &&Fault| fault.from <= call.ended && fault.until.is_none_or(|until| call.begun <= until);
+        made.durable
+            || self.history.faults.iter().find(around).is_some_and(|fault| fault.is_over_within(self.history.grace))
+    }
+}
+
+impl Fault {
+    /// Whether all replicas returned within `grace`: from its beginning if it concerned only some of them.
+    fn is_over_within(&self, grace: At) -> bool {
+        let for_all = self.silent.is_some_and(|(.., replica)| replica.is_none());
+        let from = if for_all { self.mended.unwrap_or(self.from) } else { self.from };
+        self.until.is_some_and(|until| until.saturating_sub(from) <= grace)
+    }
+}
+
+impl History {
+    /// When something is due that was to come so long after `from`, if it may take as long as `anew` after each fault.
+    /// Nothing if a fault is not over.
+    pub fn due(&self, from: At, within: Duration, anew: Duration) -> Option<At> {
+        let mut due = from + within;
+        for fault in self.faults.iter().filter(|fault| fault.until.is_none_or(|until| until > from)) {
+            if fault.from <= due {
+                due = due.max(fault.until? + anew);
+            }
+        }
+        Some(due + self.stalled(from, due))
+    }
+
+    /// The times at which no report could be heard by anybody: Redis was silent, or no replica ran.
+    fn unheard(&self) -> Vec<(At, At)> {
+        let silent = self.faults.iter().filter(|fault| fault.silent.is_some_and(|(.., replica)| replica.is_none()));
+        let silent = silent.filter_map(|fault| Some((fault.from, fault.mended?)));
+        let downs = |replica| self.downs(replica);
+        let common = (0..self.replicas).map(downs).map(Iterator::collect::<Vec<_>>).reduce(|one, other| {
+            let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
+            let both = pairs.map(|(one, other)| (one.0.max(other.0), one.1.min(other.1)));
+            both.filter(|(from, until)| from < until).collect()
+        });
+        silent.chain(common.unwrap_or_default()).collect()
+    }
+}
+
+/// Whether a worker says something with this call.
+fn is_work(call: &Call) -> bool {
+    matches!(call.act, Act::Report { .. } | Act::Complete { .. } | Act::Fail { .. } | Act::Confirm)
+}

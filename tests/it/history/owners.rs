@@ -1,0 +1,63 @@
+//! Ids that several creations claim.
+
+use super::{
+    check::{Sight, Story},
+    record::{Act, Answer, Call},
+};
+
+impl Story<'_> {
+    /// G14: the life that was recorded first stands, and a creation that gave way to it is told.
+    pub fn check_owners(&self, object: &mut impl FnMut(&'static str, String)) {
+        let mut seen = self.sights.clone();
+        seen.retain(|sight| sight.shown.durable);
+        seen.sort_by_key(|sight| sight.ended);
+        let Some(first) = seen.first() else { return };
+        for sight in &seen[1..] {
+            if sight.shown.life == first.shown.life && sight.shown.owner != first.shown.owner {
+                object("G14", format!("the owner changed: {:?}, then {:?}", first.shown, sight.shown));
+                return;
+            }
+            let taken = sight.shown.life != first.shown.life && self.was_volatile(sight.shown.life);
+            if taken && !self.may_give_way(first, sight) {
+                let times = (first.ended, sight.ended);
+                object("G14", format!("{:?} took the place of {:?}, at {times:?}", sight.shown, first.shown));
+                return;
+            }
+        }
+        self.check_losers(object);
+    }
+
+    /// Whether this life was made by a creation that could not be checked.
+    fn was_volatile(&self, life: i64) -> bool {
+        self.unchecked().any(|(_, other)| other == life)
+    }
+
+    /// Creations that were accepted without being checked, and the lives that they made.
+    fn unchecked(&self) -> impl Iterator<Item = (&Call, i64)> {
+        let creations = self.calls.iter().copied().filter(|call| matches!(call.act, Act::Create(_)));
+        creations.filter_map(|call| Some((call, call.made().filter(|made| !made.durable)?.life)))
+    }
+
+    /// Whether a life that was recorded may be gone when another was shown in its place.
+    fn may_give_way(&self, first: &Sight, other: &Sight) -> bool {
+        self.deletions(Some(&first.shown.owner)).any(|call| call.begun < other.ended)
+            || self.may_be_expired(other.ended)
+            || self.history.had_lost(first.begun, other.ended)
+    }
+
+    /// G14: the ledger names a creation that gave way.
+    fn check_losers(&self, object: &mut impl FnMut(&'static str, String)) {
+        let Some(last) = self.audits().find_map(Call::shown) else { return };
+        for (creation, _) in self.unchecked().filter(|(_, life)| *life != last.life) {
+            let withdrawn = self.calls.iter().any(|call| {
+                let done = call.act == Act::Delete && call.answer == Answer::Done;
+                done && call.ended > creation.begun
+                    && ["", creation.limited_to.as_str()].contains(&call.limited_to.as_str())
+            });
+            if !withdrawn && !self.is_excused(creation) {
+                object("G14", format!("{creation:?} gave way to {last:?}, and nobody says so"));
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A replica: the real binary as a process that can be killed, stopped and started again, with a wall clock of its own.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+use tonic::transport::{Channel, Endpoint};
+
+use super::world::Settings;
+use crate::support::{
+    faketime::{self, WallClock},
+    process::command,
+};
+
+/// Within this time after a fault a replica promises to return.
+pub const GRACE: Duration = Duration::from_secs(6);
+
+/// Flags of every replica, besides those that depend on the run.
+const FLAGS: [&str; 2] = ["--log", "jobtrack=debug,info"];
+
+/// How long a process may take to start again.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a process may take to stop before it is killed: longer than any may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The pause between two looks at a process.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A process, killed when dropped, and its log.
+pub struct Replica {
+    pub channel: Channel,
+    pub number: usize,
+    clock: WallClock,
+    address: SocketAddr,
+    flags: Vec<String>,
+    log: PathBuf,
+    child: Child,
+}
+
+/// How a replica stopped that was told to.
+pub struct Stopped {
+    /// The exit code; absent: it had to be killed.
+    pub code: Option<i32>,
+    /// What it logged meanwhile.
+    pub log: String,
+}
+
+impl Replica {
+    /// Serves on a free port from this Redis. Its log is in `folder`.
+    pub fn start(number: usize, redis: &str, settings: Settings, folder: &Path) -> Self {
+        let log = folder.join(format!("replica-{number}.log"));
+        _ = fs::remove_file(&log);
+        let identities = folder.join("identities.json").display().to_string();
+        let active_retention = format!("{}ms", settings.active_retention.as_millis());
+        let grace = format!("{}s", GRACE.as_secs());
+        let own = ["--redis-url", redis, "--auth-tokens", &identities, "--ttl-active", &active_retention];
+        let own = own.into_iter().chain(["--replica-grace", &grace]);
+        let flags: Vec<_> = own.chain(FLAGS).map(str::to_owned).collect();
+        let clock = WallClock::new();
+        let (child, address) = serve("127.0.0.1:0", &flags, &clock, &log).expect("it serves");
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");
+        let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy();
+        Self { channel, number, clock, address, flags, log, child }
+    }
+
+    /// Serves again, on its port.
+    pub fn run(&mut self) {
+        // Somebody may have been given its port meanwhile, for a moment.
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if let Some((child, _)) = serve(&self.address.to_string(), &self.flags, &self.clock, &self.log) {
+                self.child = child;
+                return;
+            }
+            assert!(Instant::now() < deadline, "replica {} does not start again", self.number);
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    pub fn kill(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+
+    /// Steps its wall clock: from now on it is this many seconds off.
+    pub fn step_clock(&self, seconds: i64) {
+        self.clock.set_off(seconds);
+    }
+
+    /// Tells it to stop. What comes meanwhile is done after that.
+    pub async fn stop(&mut self, meanwhile: impl Future<Output = ()>) -> Stopped {
+        let before = fs::read_to_string(&self.log).expect("the log is text").len();
+        let sent = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill can be started").success());
+        let (code, ()) = tokio::join!(self.end(), meanwhile);
+        let log = fs::read_to_string(&self.log).expect("the log is text").split_off(before);
+        Stopped { code, log }
+    }
+
+    async fn end(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("the process can be waited for") {
+                return status.code();
+            }
+            sleep(LOOK).await;
+        }
+        self.kill();
+        None
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Starts the binary, which goes on writing to `log`. Nothing if it ends at once.
+fn serve(address: &str, flags: &[String], clock: &WallClock, log: &Path) -> Option<(Child, SocketAddr)> {
+    let log = File::options().create(true).append(true).open(log).expect("a file can be written");
+    let flags: Vec<_> = flags.iter().map(String::as_str).chain(["--listen", address]).collect();
+    let mut command = command(&flags);
+    clock.drive(&mut command);
+    let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the binary can be started");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut banner = String::new();
+    while banner.lines().count() < 4 {
+        if lines.read_line(&mut banner).expect("the banner is text") == 0 {
+            child.wait().expect("it can be waited for");
+            return None;
+        }
+    }
+    faketime::tidy(child.id());
+    let address = banner.split([' ', ',']).find_map(|word| word.parse().ok()).expect("the banner has the address");
+    Some((child, address))
+}
+
+impl Stopped {
+    /// The number of jobs that the log counts as left behind.
+    pub fn left(&self) -> Option<usize> {
+        let left = |line: &&str| ["left", "not stored", "unsaved", "dirty"].iter().any(|word| line.contains(word));
+        self.warnings().filter(left).find_map(|line| {
+            let (_, text) = line.split_once("jobtrack")?;
+            let mut words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
+            words.find_map(|word| word.parse().ok())
+        })
+    }
+
+    /// The jobs that the log names as conflicted or dropped.
+    pub fn given_way<'a>(&'a self, jobs: impl Iterator<Item = &'a String>) -> Vec<&'a String> {
+        let words = ["conflict", "two sides", "dropped", "discarded"];
+        let gave_way = |line: &&str| !line.contains(" DEBUG ") && words.iter().any(|word| line.contains(word));
+        let lines: Vec<_> = self.log.lines().filter(gave_way).collect();
+        let names = |line: &str, job: &str| {
+            line.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-').any(|word| word == job)
+        };
+        jobs.filter(|job| lines.iter().any(|line| names(line, job))).collect()
+    }
+
+    fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
+    }
+}

@@ -1,0 +1,66 @@
+//! Where the scenes of a round are played.
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    clients::Client,
+    dice::Dice,
+    scenes::{Plot, Scene},
+};
+
+/// What the scenes of a round have in common.
+#[derive(Clone)]
+pub struct Stage {
+    pub client: Client,
+    pub owner: String,
+    /// No more calls.
+    pub stop: CancellationToken,
+    /// No more watching.
+    pub leave: CancellationToken,
+    /// No more watching of jobs that may still have to hear of a lost worker.
+    pub linger: CancellationToken,
+    pub watchers: TaskTracker,
+}
+
+impl Stage {
+    /// Nothing is played yet.
+    pub fn new(client: Client, owner: String) -> Self {
+        let (stop, leave, linger) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        Self { client, owner, stop, leave, linger, watchers: TaskTracker::new() }
+    }
+
+    /// Plays one scene after the other.
+    pub async fn play(self, number: usize, mut dice: Dice) {
+        for turn in 0.. {
+            if self.stop.is_cancelled() {
+                return;
+            }
+            let plot = Plot::ALL[dice.roll(Plot::ALL.len())];
+            let job = format!("{}-{number}-{turn}-{plot:?}", self.owner);
+            let scene = self.scene(format!("c{number}"), job.clone(), &mut dice);
+            if plot != Plot::Ghost && dice.one_in(2) {
+                let watcher = self.client.named(format!("w-{job}"));
+                if plot == Plot::Leased {
+                    tokio::spawn(watcher.watch(job, dice.fork(), self.linger.clone()));
+                } else {
+                    self.watchers.spawn(watcher.watch(job, dice.fork(), self.leave.clone()));
+                }
+            }
+            scene.play(plot).await;
+        }
+    }
+
+    /// Has a worker report on a job for the whole round.
+    pub async fn keep(self, number: usize, mut dice: Dice) {
+        let job = format!("{}-k{number}-Kept", self.owner);
+        let scene = self.scene(format!("k{number}"), job.clone(), &mut dice);
+        let watcher = self.client.named(format!("w-{job}"));
+        self.watchers.spawn(watcher.watch(job, dice.fork(), self.leave.clone()));
+        scene.keep().await;
+    }
+
+    fn scene(&self, name: String, job: String, dice: &mut Dice) -> Scene {
+        let (client, owner, stop) = (self.client.named(name), self.owner.clone(), self.stop.clone());
+        Scene { client, owner, job, dice: dice.fork(), stop }
+    }
+}

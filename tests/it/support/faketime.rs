@@ -1,0 +1,90 @@
+//! Wall clocks of single processes, which a test can step while the processes run. Their steady clocks stay as they are.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use uuid::Uuid;
+
+/// The library's name. This variant of it is made for processes with threads.
+const LIBRARY: &str = "libfaketimeMT.so.1";
+
+/// Folders in which packages of the library put it, besides those of an architecture (`/usr/lib/*/faketime`).
+const FOLDERS: [&str; 3] = ["/usr/lib/faketime", "/usr/lib64/faketime", "/usr/local/lib/faketime"];
+
+/// A wall clock for any number of processes, right until it is stepped.
+pub struct WallClock {
+    library: PathBuf,
+    /// The file that the library reads at each look at the clock.
+    file: PathBuf,
+}
+
+impl WallClock {
+    /// Makes a clock that is right.
+    pub fn new() -> Self {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clock-{}", Uuid::new_v4()));
+        let clock = Self { library: library(), file };
+        clock.set_off(0);
+        clock
+    }
+
+    /// Sets the clock this many seconds off the machine's. Every look at it from now on sees that.
+    pub fn set_off(&self, seconds: i64) {
+        // A file that is half written would be a third time.
+        let next = self.file.with_extension("next");
+        fs::write(&next, format!("{seconds:+}\n")).expect("a file can be written");
+        fs::rename(next, &self.file).expect("a file can be renamed");
+    }
+
+    /// The words of a command that runs another by this clock.
+    pub fn words(&self) -> Vec<String> {
+        // Debian's redis-server uses jemalloc, which looks at the clock as it starts, and the library allocates as it
+        // starts: with the C library's allocator in front, neither waits for the other.
+        let preload = format!("LD_PRELOAD={}:libc.so.6", self.library.display());
+        let settings = self.settings().map(|(name, value)| format!("{name}={value}"));
+        ["env".to_owned(), preload].into_iter().chain(settings).collect()
+    }
+
+    /// Has a command run by this clock.
+    pub fn drive(&self, command: &mut Command) {
+        command.env("LD_PRELOAD", &self.library).envs(self.settings());
+    }
+
+    fn settings(&self) -> [(&'static str, String); 4] {
+        let file = self.file.display().to_string();
+        let on = || "1".to_owned();
+        [
+            ("FAKETIME_TIMESTAMP_FILE", file),
+            ("FAKETIME_NO_CACHE", on()),
+            // The first is the name in version 0.9.10 and later, the second the one before.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", on()),
+            ("DONT_FAKE_MONOTONIC", on()),
+        ]
+    }
+}
+
+impl Drop for WallClock {
+    fn drop(&mut self) {
+        _ = fs::remove_file(&self.file);
+    }
+}
+
+/// Removes the names of what the library shares between a process that runs and its children. A process that is killed
+/// would leave them behind.
+pub fn tidy(process: u32) {
+    for name in [format!("faketime_shm_{process}"), format!("sem.faketime_sem_{process}")] {
+        _ = fs::remove_file(Path::new("/dev/shm").join(name));
+    }
+}
+
+/// The library that `JOBTRACK_TEST_FAKETIME` names, or that is found where packages put it.
+fn library() -> PathBuf {
+    let architectures = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let folders = architectures.map(|folder| folder.path().join("faketime")).chain(FOLDERS.map(PathBuf::from));
+    let mut installed = folders.map(|folder| folder.join(LIBRARY));
+    let named = env::var_os("JOBTRACK_TEST_FAKETIME").map(PathBuf::from);
+    let found = named.or_else(|| installed.find(|file| file.is_file())).filter(|file| file.is_file());
+    found.expect("libfaketime is not there: install it (on Debian or Ubuntu: apt-get install libfaketime)")
+}
