@@ -19,6 +19,7 @@ mod laws;
 mod layering;
 mod limits;
 mod metrics;
+mod outage;
 mod near_cache;
 mod redis_failover;
 mod redis_link;

@@ -1,0 +1,148 @@
+//! One replica is cut off from Redis, and the other one serves. Neither ends a job by time that the other one hears.
+
+use std::time::{Duration, Instant};
+
+use jobtrack::proto::v1::{Durability, Job, Source, job::State};
+use rstest::rstest;
+use tokio::time::sleep;
+
+use super::{
+    LEASE, LONG_GRACE, OUTAGE, Rule, SHORT_GRACE, Site, assert_alive, assert_completed, complete_all,
+    dead::{FAILED_WITHIN, until_failed},
+    onlooker::Onlooker,
+    read,
+    workers::Workers,
+};
+use crate::support::{Client, relay::Link, replicas, watching::report};
+
+/// The number of jobs.
+const JOBS: usize = 12;
+
+/// The time between two looks at what a replica says that is cut off.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Asks for jobs for as long as an outage lasts. What a replica holds it must answer, from memory, as active.
+async fn assert_held_active(client: &mut Client, ids: &[String]) {
+    let begun = Instant::now();
+    while begun.elapsed() < OUTAGE {
+        for id in ids {
+            let answer = client.get_job(replicas::read(id)).await;
+            let answer = answer.unwrap_or_else(|status| panic!("{id} is held: {status:?}")).into_inner();
+            assert_eq!(answer.source(), Source::Memory, "{answer:?}");
+            assert_eq!(answer.job.expect("a job").state(), State::Running, "{id}");
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Reports on jobs at a replica that is cut off: it has changes then that Redis does not have.
+async fn report_volatile(client: &mut Client, ids: &[String]) {
+    for id in ids {
+        let reported = report(client, id).await;
+        assert_eq!(reported.durability(), Durability::Volatile, "{reported:?}");
+    }
+}
+
+/// The cut-off replica does not hear the workers any more. It ends no job, whether or not it took a last report, and at
+/// the heal the version of the other one stands.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_off_replica_ends_no_job_that_another_keeps_alive(
+    #[values(Rule::Lease, Rule::TtlActive)] rule: Rule,
+    #[values(Link::Cut, Link::Hole)] link: Link,
+) {
+    let site = Site::start(LONG_GRACE, rule.flags()).await;
+    let mut clients = site.clients().await;
+    let ids = rule.create(&mut clients[0], "live", JOBS).await;
+    drop(Workers::start(&clients[0], &ids).await);
+    let workers = Workers::start(&clients[1], &ids).await;
+    let onlookers = [Onlooker::start(&clients[0]).await, Onlooker::start(&clients[1]).await];
+
+    site.cut_off(0, link).await;
+    report_volatile(&mut clients[0], &ids[..JOBS / 2]).await;
+    assert_held_active(&mut clients[0], &ids).await;
+    site.heal(0).await;
+    workers.go_on().await;
+
+    for client in &mut clients {
+        assert_alive(client, rule, &workers.worked()).await;
+    }
+    workers.assert_none_refused();
+    let [cut_off, serving] = onlookers;
+    cut_off.assert_no_job_ended_by_time().await;
+    serving.assert_no_worker_lost().await;
+}
+
+/// A job that has ended where the replica cannot see it does not expire there as an active one.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_off_replica_takes_no_durable_end_away(
+    #[values(Rule::Lease, Rule::TtlActive)] rule: Rule,
+    #[values(Link::Cut, Link::Hole)] link: Link,
+) {
+    let site = Site::start(LONG_GRACE, rule.flags()).await;
+    let mut clients = site.clients().await;
+    let ids = rule.create(&mut clients[0], "ending", JOBS).await;
+    drop(Workers::start(&clients[0], &ids).await);
+
+    site.cut_off(0, link).await;
+    report_volatile(&mut clients[0], &ids[..JOBS / 2]).await;
+    complete_all(&mut clients[1], &ids).await;
+    for id in &ids {
+        assert_eq!(read(&mut clients[1], id, 1).await.durability(), Durability::Durable);
+    }
+    assert_held_active(&mut clients[0], &ids).await;
+    site.heal(0).await;
+
+    for client in &mut clients {
+        assert_completed(client, &ids).await;
+    }
+}
+
+/// The workers report at the replica that is cut off, or complete their jobs there. The other one hears nothing and
+/// waits for it: within the promised time of return all that it has acknowledged stands.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn serving_replica_waits_for_what_a_cut_off_one_acknowledged(#[values(Rule::Lease, Rule::TtlActive)] rule: Rule) {
+    let site = Site::start(LONG_GRACE, rule.flags()).await;
+    let mut clients = site.clients().await;
+    let live = rule.create(&mut clients[0], "live", JOBS).await;
+    let ending = rule.create(&mut clients[0], "ending", JOBS / 2).await;
+    let workers = Workers::start(&clients[0], &live).await;
+    drop(Workers::start(&clients[0], &ending).await);
+    let onlookers = [Onlooker::start(&clients[0]).await, Onlooker::start(&clients[1]).await];
+
+    site.cut_off(0, Link::Cut).await;
+    complete_all(&mut clients[0], &ending).await;
+    sleep(OUTAGE).await;
+    site.heal(0).await;
+    workers.go_on().await;
+
+    for client in &mut clients {
+        assert_alive(client, rule, &workers.worked()).await;
+        assert_completed(client, &ending).await;
+    }
+    workers.assert_none_refused();
+    let [cut_off, serving] = onlookers;
+    cut_off.assert_no_worker_lost().await;
+    serving.assert_no_job_ended_by_time().await;
+}
+
+/// Nobody else can hear of a job that Redis was never told of, so its replica decides alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_off_replica_fails_its_own_jobs_with_their_workers() {
+    let site = Site::start(SHORT_GRACE, &[]).await;
+    let mut clients = site.clients().await;
+    site.cut_off(0, Link::Cut).await;
+    let ids = Rule::Lease.create(&mut clients[0], "own", JOBS).await;
+    let reported = Instant::now();
+    for id in &ids {
+        report(&mut clients[0], id).await;
+    }
+    let volatile = |job: &Job| assert_eq!(job.durability(), Durability::Volatile, "{job:?}");
+    until_failed(&mut clients[0], &ids, reported, LEASE + FAILED_WITHIN).await.iter().for_each(volatile);
+    site.heal(0).await;
+    for client in &mut clients {
+        until_failed(client, &ids, reported, LEASE + FAILED_WITHIN).await;
+    }
+}
