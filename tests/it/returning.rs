@@ -1,0 +1,142 @@
+//! Redis goes away, in whole or in part, and comes back: what replicas owe to those whose jobs they hold.
+
+mod channels;
+mod coming_back;
+mod graceful_stop;
+mod indexes;
+mod losses;
+mod old_copies;
+mod ownership;
+mod partitions;
+mod refused_creations;
+
+use std::{future::Future, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use jobtrack::proto::{
+    health::health_client::HealthClient,
+    v1::{
+        CompleteJobRequest, Durability, GetStatsRequest, GetStatsResponse, Job, ReconciledJob, UpdateProgressRequest,
+        reconciled_job::Outcome,
+    },
+};
+use prost_types::{Struct, Value, value::Kind};
+use redis::from_redis_value;
+use tokio::time::{sleep, timeout};
+use tonic::{Status, transport::Channel};
+use tonic_health::{
+    ServingStatus::{NotServing, Serving},
+    pb::HealthCheckRequest,
+};
+
+use crate::support::{
+    Admin, Client,
+    redis::Redis,
+    replicas::{Health, read},
+};
+
+/// How long a test waits for what must come; far more than it takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How many calls of a test are under way at a time.
+const AT_ONCE: usize = 32;
+
+/// Returns what `probe` finds, as soon as it finds something. Fails if it never does.
+async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = timeout(PATIENCE, async {
+        loop {
+            if let Some(found) = probe().await {
+                return found;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    found.await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+}
+
+/// Waits until a server has reconciled what it holds, and serves from Redis.
+async fn whole(channel: Channel) {
+    Health::watch_on(channel, "redis").await.until(Serving).await;
+}
+
+/// Waits until a server has noticed that Redis is away.
+async fn degraded(channel: Channel) {
+    Health::watch_on(channel, "redis").await.until(NotServing).await;
+}
+
+/// Whether a server says now that it serves from Redis.
+async fn is_serving(channel: &Channel) -> bool {
+    let request = HealthCheckRequest { service: "redis".to_owned() };
+    let answer = HealthClient::new(channel.clone()).check(request).await.expect("health is told").into_inner();
+    answer.status == Serving as i32
+}
+
+/// Reads a job.
+async fn get(client: &mut Client, id: &str) -> Result<Job, Status> {
+    Ok(client.get_job(read(id)).await?.into_inner().job.expect("a job"))
+}
+
+/// Reports on a job.
+async fn report(client: &mut Client, id: &str) -> Result<Job, Status> {
+    let request = UpdateProgressRequest { job_id: id.to_owned(), ..UpdateProgressRequest::default() };
+    Ok(client.update_progress(request).await?.into_inner().job.expect("a job"))
+}
+
+/// Completes a job with a result.
+async fn complete(client: &mut Client, id: &str, result: Option<Struct>) -> Result<Job, Status> {
+    let request = CompleteJobRequest { job_id: id.to_owned(), result, ..CompleteJobRequest::default() };
+    Ok(client.complete_job(request).await?.into_inner().job.expect("a job"))
+}
+
+/// A result of about so many bytes.
+fn result(bytes: usize) -> Struct {
+    let text = Value { kind: Some(Kind::StringValue("x".repeat(bytes))) };
+    Struct { fields: [("text".to_owned(), text)].into() }
+}
+
+/// Makes a call for each of these ids, some at a time. Returns what comes of them in that order.
+async fn each<T, F: Future<Output = T>>(client: &Client, ids: &[String], call: impl Fn(Client, String) -> F) -> Vec<T> {
+    let calls = ids.iter().map(|id| call(client.clone(), id.clone()));
+    stream::iter(calls).buffered(AT_ONCE).collect().await
+}
+
+/// So many ids that begin with `name`.
+fn ids(name: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{name}-{number}")).collect()
+}
+
+/// Waits until `client` reads a job from Redis, at this revision or a later one.
+async fn stored(client: &mut Client, id: &str, revision: i64) -> Job {
+    let is_stored = |job: &Job| job.durability() == Durability::Durable && job.revision >= revision;
+    until(id, async || get(client, id).await.ok().filter(is_stored)).await
+}
+
+async fn stats(admin: &mut Admin) -> GetStatsResponse {
+    admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner()
+}
+
+/// What a ledger says of a job.
+fn outcomes(stats: &GetStatsResponse, id: &str) -> Vec<Outcome> {
+    let ledger = stats.last_reconciliation.iter().flat_map(|ledger| &ledger.jobs);
+    ledger.filter(|job| job.job_id == id).map(ReconciledJob::outcome).collect()
+}
+
+/// The ids of the jobs that a Redis has, itself and not by redirection.
+async fn ids_in(redis: &Redis) -> Vec<String> {
+    let keys: Vec<String> = from_redis_value(redis.command(&["KEYS", "job:{*}:*"]).await).expect("texts");
+    keys.iter().filter_map(|key| Some(key.split_once("}:")?.1.to_owned())).collect()
+}
+
+/// The key of a job's record, which must be there.
+async fn key_of(redis: &Redis, id: &str) -> String {
+    let keys: Vec<String> =
+        from_redis_value(redis.command(&["KEYS", &format!("job:{{*}}:{id}")]).await).expect("texts");
+    keys.into_iter().next().unwrap_or_else(|| panic!("Redis has no job {id}"))
+}
+
+/// A count that Redis tells in a section of INFO.
+async fn told(redis: &Redis, section: &str, name: &str) -> u64 {
+    let info = redis.info(section).await;
+    let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in {info}"))
+}

@@ -1,0 +1,80 @@
+//! Trackers that share a Redis, apart by database or by prefix, do not notice each other.
+
+use std::time::{Duration, Instant};
+
+use jobtrack::proto::v1::{Durability, WatchJobsRequest};
+use rstest::rstest;
+use tokio::{task::JoinSet, time::sleep};
+use tonic_health::ServingStatus::Serving;
+
+use super::{complete, get, report, stats};
+use crate::support::{Client, Server, new_job, redis::Redis, replicas::Health, watching::watch_jobs};
+
+/// For how long both write: several times as long as it takes to notice a loss.
+const TIME: Duration = Duration::from_secs(8);
+
+/// How many writers each tracker has.
+const WRITERS: usize = 4;
+
+/// Makes jobs, reports on them and ends them, in turn with pauses. Returns how many. Each change must be in Redis.
+async fn write(mut client: Client, name: String) -> usize {
+    let (begun, mut count) = (Instant::now(), 0);
+    while begun.elapsed() < TIME {
+        let id = format!("{name}-{count}");
+        let made = client.create_job(new_job(&id)).await.expect("it can be created").into_inner().job.expect("a job");
+        let reported = report(&mut client, &id).await.expect("it can be reported on");
+        let ended = complete(&mut client, &id, None).await.expect("it can be completed");
+        for job in [made, reported, ended] {
+            assert_eq!(job.durability(), Durability::Durable, "{job:?}");
+        }
+        count += 1;
+        // Trackers that hear each other do so at rest, too.
+        sleep(Duration::from_millis(50)).await;
+    }
+    count
+}
+
+#[rstest]
+#[case::by_database(["/0", "/1"], ["job:", "job:"])]
+#[case::by_prefix(["", ""], ["job:", "other:"])]
+#[tokio::test(flavor = "multi_thread")]
+async fn trackers_on_one_redis_do_not_hear_each_other(#[case] databases: [&str; 2], #[case] prefixes: [&str; 2]) {
+    let redis = Redis::start().await;
+    let mut servers = Vec::new();
+    for (database, prefix) in databases.iter().zip(prefixes) {
+        let url = format!("{}{database}", redis.url());
+        servers.push(Server::with(&["--redis-url", &url, "--key-prefix", prefix]).await);
+    }
+    let mut links = Vec::new();
+    for server in &servers {
+        let mut link = Health::watch(server, "redis").await;
+        link.until(Serving).await;
+        links.push(link);
+    }
+    let mut streams = Vec::new();
+    let mut writers = JoinSet::new();
+    for (tracker, server) in servers.iter().enumerate() {
+        let client = server.client().await;
+        let mut stream = watch_jobs(&client, WatchJobsRequest::default()).await;
+        stream.until_bookmark().await;
+        streams.push(stream);
+        for writer in 0..WRITERS {
+            writers.spawn(write(client.clone(), format!("{tracker}-{writer}")));
+        }
+    }
+    let written: usize = writers.join_all().await.into_iter().sum();
+    println!("{written} jobs");
+    for (tracker, server) in servers.iter().enumerate() {
+        assert!(links[tracker].is_quiet(), "tracker {tracker} took Redis for away");
+        let (mut client, other) = (server.client().await, format!("{}-0-0", 1 - tracker));
+        get(&mut client, &other).await.expect_err("it is another tracker's");
+        let stats = stats(&mut server.admin().await).await;
+        let reconciled = stats.last_reconciliation.map_or(0, |ledger| ledger.merged_count + ledger.conflicted_count);
+        assert_eq!((stats.dirty_jobs, reconciled), (0, 0), "of tracker {tracker}");
+        client.create_job(new_job("last")).await.expect("it can be created");
+        let seen = streams[tracker].until_job("last").await;
+        let foreign = seen.iter().find(|seen| seen.id().starts_with(&other[..2]));
+        assert_eq!(foreign, None, "tracker {tracker} is told of another's job");
+        assert!(seen.iter().all(|seen| !seen.reset), "the stream of tracker {tracker} was begun anew");
+    }
+}

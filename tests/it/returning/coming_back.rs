@@ -1,0 +1,280 @@
+//! A replica comes back under the load that the healthy link carried, in time and bytes proportional to what has changed.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use jobtrack::proto::v1::{ListJobsRequest, View, job::State};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{interval, sleep},
+};
+use tonic_health::ServingStatus::Serving;
+
+use super::{PATIENCE, complete, degraded, each, get, ids, is_serving, report, result, stored, told, until, whole};
+use crate::support::{
+    Client, Server, new_job,
+    redis::Redis,
+    relay::{Link, Relay},
+    replicas::Health,
+};
+
+/// The way to Redis takes so long in each direction.
+const FAR: Duration = Duration::from_millis(20);
+
+/// 50 Mbit/s, in bytes a second.
+const NARROW: u32 = 6_250_000;
+
+/// How many callers write at a time.
+const WRITERS: usize = 8;
+
+/// How many writes are made on the healthy link to see how many it carries, in an outage, and after it.
+const WRITES: usize = 240;
+
+/// How many times as many writes as in the outage may be made after it, until the replica is back.
+const MOST_WRITES: usize = 15;
+
+/// What the version of a job takes in an answer of Redis: the id of its incarnation, two revisions, the id of the change,
+/// and their frames.
+const VERSION_BYTES: u64 = 128;
+
+/// The pause between looks at how much was sent.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Waits for an answer of Redis as long as a busy machine may need.
+const PATIENT: [&str; 2] = ["--redis-timeout", "1s"];
+
+/// Callers that make jobs, report on them and end them, one after the other.
+struct Writers {
+    tasks: JoinSet<Vec<String>>,
+    count: Arc<AtomicUsize>,
+    stop: watch::Sender<bool>,
+}
+
+impl Writers {
+    /// Each makes a call per `pace`.
+    fn start(client: &Client, name: &str, pace: Duration) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let mut writers = Self { tasks: JoinSet::new(), count: Arc::default(), stop };
+        for writer in 0..WRITERS {
+            let (client, count, stopped) = (client.clone(), writers.count.clone(), stopped.clone());
+            writers.tasks.spawn(write(client, format!("{name}-{writer}"), pace, count, stopped));
+        }
+        writers
+    }
+
+    fn count(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    /// Waits until so many more were made, however long that takes as long as some are.
+    async fn make(&self, more: usize) {
+        let mut last = self.count();
+        let all = last + more;
+        while last < all {
+            last = until("callers go on", async || Some(self.count()).filter(|count| *count > last)).await;
+        }
+    }
+
+    /// Lets each finish its job. Returns the ids of all.
+    async fn stop(self) -> Vec<String> {
+        self.stop.send_replace(true);
+        self.tasks.join_all().await.concat()
+    }
+}
+
+async fn write(
+    mut client: Client,
+    name: String,
+    pace: Duration,
+    count: Arc<AtomicUsize>,
+    stopped: watch::Receiver<bool>,
+) -> Vec<String> {
+    let (mut ids, mut pace) = (Vec::new(), interval(pace));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next = async || {
+        count.fetch_add(1, Relaxed);
+        pace.tick().await;
+    };
+    while !*stopped.borrow() {
+        let id = format!("{name}-{}", ids.len());
+        client.create_job(new_job(&id)).await.expect("it can be created");
+        next().await;
+        report(&mut client, &id).await.expect("it can be reported on");
+        next().await;
+        complete(&mut client, &id, None).await.expect("it can be completed");
+        next().await;
+        ids.push(id);
+    }
+    ids
+}
+
+/// The time between two calls of a writer that the healthy link carries.
+async fn healthy_pace(client: &Client) -> Duration {
+    let begun = Instant::now();
+    let writers = Writers::start(client, "healthy", Duration::from_millis(1));
+    writers.make(WRITES).await;
+    let took = begun.elapsed();
+    writers.stop().await;
+    took * u32::try_from(WRITERS).expect("few") / u32::try_from(WRITES).expect("few")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replica_comes_back_while_as_much_is_written_as_the_healthy_link_carried() {
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let server = Server::with(&[&["--redis-url", &relay.url()][..], &PATIENT].concat()).await;
+    whole(server.channel().await).await;
+    let client = server.client().await;
+    relay.set_all(Link::Far(FAR));
+    let pace = healthy_pace(&client).await;
+    let channel = server.channel().await;
+    let writers = Writers::start(&client, "w", pace);
+    writers.make(WRITES).await;
+    relay.set_all(Link::Cut);
+    degraded(channel.clone()).await;
+    writers.make(WRITES).await;
+    relay.set_all(Link::Far(FAR));
+    let (back, before) = (Instant::now(), writers.count());
+    while !is_serving(&channel).await {
+        writers.make(1).await;
+        let (made, took) = (writers.count() - before, back.elapsed());
+        assert!(made < MOST_WRITES * WRITES, "not back after {took:?} and {made} writes, one in {pace:?} by each");
+    }
+    println!("back after {:?} and {} writes, one in {pace:?} by each", back.elapsed(), writers.count() - before);
+    let mut link = Health::watch(&server, "redis").await;
+    link.until(Serving).await;
+    writers.make(WRITES).await;
+    assert!(link.is_quiet(), "it went away again");
+    let ids = writers.stop().await;
+    for id in ids.iter().rev().take(WRITERS) {
+        stored(&mut client.clone(), id, 3).await;
+    }
+    let other = Server::with(&["--redis-url", &redis.url()]).await;
+    let found = each(&other.client().await, &ids, async |mut client, id| stored(&mut client, &id, 3).await).await;
+    assert!(found.iter().all(|job| job.state() == State::Succeeded), "{found:?}");
+    server.stop().await;
+    other.stop().await;
+}
+
+/// What Redis has sent in all.
+async fn sent(redis: &Redis) -> u64 {
+    told(redis, "stats", "total_net_output_bytes").await
+}
+
+/// Makes jobs that have ended with results of so many bytes.
+async fn make_results(client: &Client, ids: &[String], bytes: usize) {
+    let made = each(client, ids, async |mut client, id| {
+        client.create_job(new_job(&id)).await?;
+        complete(&mut client, &id, Some(result(bytes))).await
+    });
+    for made in made.await {
+        made.expect("it can be made");
+    }
+}
+
+/// The way to Redis is cut, `meanwhile` happens, and the link is there again, but narrow. Returns how much Redis sent
+/// until the replica served, apart from what it sends at rest. Fails if that becomes more than `limit`.
+async fn bytes_to_come_back(
+    (redis, relay, server): (&Redis, &Relay, &Server),
+    limit: u64,
+    meanwhile: impl Future<Output = ()>,
+) -> u64 {
+    whole(server.channel().await).await;
+    relay.set_all(Link::Cut);
+    degraded(server.channel().await).await;
+    meanwhile.await;
+    let (before, begun) = (sent(redis).await, Instant::now());
+    relay.set_all(Link::Narrow(NARROW));
+    let channel = server.channel().await;
+    let mut looks = 1;
+    while !is_serving(&channel).await {
+        let so_far = sent(redis).await - before;
+        assert!(so_far < 4 * limit, "{so_far} bytes, and it is not back after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < PATIENCE, "it is not back");
+        looks += 1;
+        sleep(LOOK).await;
+    }
+    let (took, after) = (begun.elapsed(), sent(redis).await);
+    // As long again at rest, with as many looks at the count.
+    for _ in 0..looks {
+        sent(redis).await;
+        sleep(LOOK).await;
+    }
+    let at_rest = sent(redis).await - after;
+    let bytes = (after - before).saturating_sub(at_rest);
+    println!("{bytes} bytes, and {at_rest} at rest, in {took:?}");
+    assert!(bytes < limit, "{bytes} bytes were sent, where {limit} are the most that is needed");
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_has_changed_is_read_when_a_replica_comes_back() {
+    const HELD: usize = 2000;
+    const CHANGED: usize = 40;
+    const BYTES: usize = 4000;
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let server = Server::with(&[&["--redis-url", &relay.url()][..], &PATIENT].concat()).await;
+    let other = Server::with(&["--redis-url", &redis.url()]).await;
+    let (client, elsewhere) = (server.client().await, other.client().await);
+    let held = ids("held", HELD - CHANGED);
+    make_results(&client, &held, BYTES).await;
+    let changing = ids("changing", CHANGED);
+    for made in each(&client, &changing, async |mut client, id| client.create_job(new_job(&id)).await).await {
+        made.expect("it can be created");
+    }
+    let change = async {
+        let ended =
+            each(&elsewhere, &changing, async |mut client, id| complete(&mut client, &id, Some(result(BYTES))).await);
+        for ended in ended.await {
+            ended.expect("it can be completed");
+        }
+    };
+    // 1.5 times what is needed.
+    let versions = HELD as u64 * VERSION_BYTES * 3 / 2;
+    bytes_to_come_back((&redis, &relay, &server), versions, async {}).await;
+    let documents = (CHANGED * (BYTES + 1000)) as u64 * 3 / 2;
+    bytes_to_come_back((&redis, &relay, &server), versions + documents, change).await;
+    for id in [&held[..1], &changing].concat() {
+        let job = stored(&mut client.clone(), &id, 2).await;
+        assert_eq!(job.state(), State::Succeeded);
+    }
+    server.stop().await;
+    other.stop().await;
+}
+
+/// A list without results does not read them, so that a link carries it that could not carry them in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn basic_list_reads_no_results() {
+    const JOBS: usize = 100;
+    const BYTES: usize = 20_000;
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let other = Server::with(&["--redis-url", &redis.url()]).await;
+    make_results(&other.client().await, &ids("large", JOBS), BYTES).await;
+    other.stop().await;
+    let server = Server::with(&["--redis-url", &relay.url()]).await;
+    whole(server.channel().await).await;
+    let mut client = server.client().await;
+    relay.set_all(Link::Narrow(NARROW));
+    let before = sent(&redis).await;
+    let request = ListJobsRequest { page_size: 100, view: View::Basic.into(), ..ListJobsRequest::default() };
+    for _ in 0..4 {
+        let page = client.list_jobs(request.clone()).await.expect("the link carries it").into_inner();
+        assert_eq!((page.jobs.len(), page.partial), (JOBS, false));
+        assert!(page.jobs.iter().all(|job| job.state() == State::Succeeded && job.outcome.is_none()), "{page:?}");
+    }
+    let each = (sent(&redis).await - before) / 4;
+    println!("{each} bytes for a page");
+    assert!(each < (JOBS * BYTES / 10) as u64, "{each} bytes for a page");
+    // What is left out there is there.
+    let full = get(&mut client, "large-0").await.expect("the link carries one");
+    assert!(full.outcome.is_some());
+    server.stop().await;
+}

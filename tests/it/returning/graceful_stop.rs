@@ -1,0 +1,206 @@
+//! A graceful stop offers Redis what it does not have yet; what is left is counted and named, and the exit code says so.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use jobtrack::proto::v1::{Durability, job::State};
+use tokio::{task::JoinSet, time::sleep};
+use tonic::Code;
+
+use super::{complete, degraded, each, get, ids, whole};
+use crate::support::{
+    Client, Server, new_job,
+    process::Process,
+    reason,
+    redis::Redis,
+    relay::{Link, Relay},
+};
+
+/// How long a stop may take.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// How soon after the link is back the stop is asked for, in what was seen.
+const AT_ONCE_AFTER: Duration = Duration::from_millis(100);
+
+/// How many callers go on while the process stops.
+const CALLERS: usize = 4;
+
+/// A process whose way to Redis can be cut.
+struct World {
+    redis: Redis,
+    relay: Relay,
+    process: Process,
+}
+
+impl World {
+    async fn start() -> Self {
+        let redis = Redis::start().await;
+        let relay = Relay::to(redis.port).await;
+        let process = Process::start(&["--redis-url", &relay.url()]);
+        whole(process.channel().await).await;
+        Self { redis, relay, process }
+    }
+
+    async fn cut(&self) {
+        self.relay.set_all(Link::Cut);
+        degraded(self.process.channel().await).await;
+    }
+
+    /// Makes jobs that Redis has.
+    async fn record(&self, ids: &[String]) {
+        let client = self.process.client().await;
+        let made = each(&client, ids, async |mut client, id| client.create_job(new_job(&id)).await);
+        for made in made.await {
+            let job = made.expect("it can be created").into_inner().job.expect("a job");
+            assert_eq!(job.durability(), Durability::Durable, "{job:?}");
+        }
+    }
+
+    /// Ends jobs that are held, so that nobody else knows of that.
+    async fn end(&self, ids: &[String]) {
+        let client = self.process.client().await;
+        let ended = each(&client, ids, async |mut client, id| complete(&mut client, &id, None).await);
+        for ended in ended.await {
+            assert_eq!(ended.expect("it is held").durability(), Durability::Volatile);
+        }
+    }
+
+    /// Stops the process. Returns its exit code and what it logged from then on.
+    fn stop(self) -> (Redis, Option<i32>, String) {
+        let begun = Instant::now();
+        self.process.signal("TERM");
+        let (status, log) = self.process.wait();
+        assert!(begun.elapsed() < DRAIN, "it took {:?}", begun.elapsed());
+        assert!(!log.contains("panicked"), "{log}");
+        let drained = log.find("draining").unwrap_or_else(|| panic!("it does not say that it stops: {log}"));
+        (self.redis, status.code(), log[drained..].to_owned())
+    }
+}
+
+/// Whether a text has this number as a word.
+fn has_number(text: &str, number: usize) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '.').any(|word| word.parse() == Ok(number))
+}
+
+/// Callers that create jobs until they are refused. Returns the ids of those that were acknowledged.
+struct Callers {
+    tasks: JoinSet<Vec<String>>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Callers {
+    async fn start(process: &Process) -> Self {
+        let (mut tasks, stopping) = (JoinSet::new(), Arc::<AtomicBool>::default());
+        for caller in 0..CALLERS {
+            tasks.spawn(create_until_refused(process.client().await, caller, stopping.clone()));
+        }
+        Self { tasks, stopping }
+    }
+
+    /// From now on callers may be refused.
+    fn expect_stop(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    async fn acknowledged(self) -> Vec<String> {
+        self.tasks.join_all().await.concat()
+    }
+}
+
+async fn create_until_refused(mut client: Client, caller: usize, stopping: Arc<AtomicBool>) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    loop {
+        let id = format!("late-{caller}-{}", acknowledged.len());
+        match client.create_job(new_job(&id)).await {
+            Ok(_) => acknowledged.push(id),
+            Err(refused) => {
+                assert!(stopping.load(Relaxed), "{refused:?}");
+                assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+                // A connection that is closed, or can't be opened any more, says nothing.
+                let says = refused.metadata().contains_key("grpc-status-details-bin");
+                assert!(!says || reason(&refused) == "SERVER_DRAINING", "{refused:?}");
+                return acknowledged;
+            }
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Fails unless Redis has all these jobs in this state, as a replica sees that never held them.
+async fn assert_all_stored(redis: &Redis, ids: &[String], state: State) {
+    let server = Server::with(&["--redis-url", &redis.url()]).await;
+    let found = each(&server.client().await, ids, async |mut client, id| get(&mut client, &id).await).await;
+    let found = found.into_iter().flatten();
+    let count = found.filter(|job| job.state() == state && job.durability() == Durability::Durable).count();
+    assert_eq!(count, ids.len(), "so many of {} reached Redis", ids.len());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_just_after_the_link_is_back_loses_nothing() {
+    let world = World::start().await;
+    let ids = ids("end", 200);
+    world.record(&ids).await;
+    world.cut().await;
+    world.end(&ids).await;
+    world.relay.set_all(Link::Pass);
+    sleep(AT_ONCE_AFTER).await;
+    let (redis, code, log) = world.stop();
+    assert_all_stored(&redis, &ids, State::Succeeded).await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("stopped"), "{log}");
+    assert!(!log.contains("end-"), "it names jobs as if they were left: {log}");
+}
+
+/// What is accepted last, while the stop is under way, is stored as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn call_that_comes_during_a_stop_is_refused_or_stored() {
+    let world = World::start().await;
+    let ids = ids("end", 200);
+    world.record(&ids).await;
+    world.cut().await;
+    world.end(&ids).await;
+    let callers = Callers::start(&world.process).await;
+    world.relay.set_all(Link::Pass);
+    sleep(AT_ONCE_AFTER).await;
+    callers.expect_stop();
+    let (redis, code, log) = tokio::task::spawn_blocking(|| world.stop()).await.expect("it stops");
+    let acknowledged = callers.acknowledged().await;
+    println!("{} jobs were acknowledged meanwhile", acknowledged.len());
+    assert_all_stored(&redis, &ids, State::Succeeded).await;
+    assert_all_stored(&redis, &acknowledged, State::Pending).await;
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_when_redis_stays_away_is_counted_and_named() {
+    let world = World::start().await;
+    let ids = ids("end", 50);
+    world.record(&ids).await;
+    world.cut().await;
+    world.end(&ids).await;
+    let (_, code, log) = world.stop();
+    assert_ne!(code, Some(0), "{log}");
+    assert!(has_number(&log, ids.len()), "it does not count {} jobs: {log}", ids.len());
+    assert!(ids.iter().any(|id| log.contains(id)), "it names no job: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_accepted_after_what_is_left_was_counted() {
+    let world = World::start().await;
+    world.cut().await;
+    let callers = Callers::start(&world.process).await;
+    sleep(AT_ONCE_AFTER).await;
+    callers.expect_stop();
+    let (_, code, log) = tokio::task::spawn_blocking(|| world.stop()).await.expect("it stops");
+    let acknowledged = callers.acknowledged().await.len();
+    assert_ne!(code, Some(0), "{log}");
+    // A call may be accepted whose answer was not heard.
+    let counted = (acknowledged..=acknowledged + CALLERS).any(|count| has_number(&log, count));
+    assert!(counted, "{acknowledged} jobs were acknowledged, and the log does not count them: {log}");
+}

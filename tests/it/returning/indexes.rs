@@ -1,0 +1,208 @@
+//! Indexes heal where they are read, and sweepers share what is due.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use jobtrack::proto::v1::{CreateJobRequest, Event, JobFilter, ListJobsRequest, WatchJobsRequest, job::State};
+use redis::{Client as RedisClient, Value, from_redis_value};
+use tokio::{
+    join,
+    sync::oneshot,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tonic::Code;
+
+use super::{PATIENCE, complete, each, ids, key_of, stats, until, whole};
+use crate::support::{
+    Client, Server, new_job,
+    process::Process,
+    reason,
+    redis::Redis,
+    watching::{Watch, millis, watch_jobs},
+};
+
+/// How many jobs an owner may have.
+const QUOTA: usize = 30;
+
+/// How many of them vanish.
+const VANISHED: usize = 12;
+
+/// How many jobs expire together.
+const EXPIRING: usize = 300;
+
+/// How long they are kept after their end: longer than it takes to end all of them.
+const KEPT: i64 = 6000;
+
+fn owned(id: &str) -> CreateJobRequest {
+    CreateJobRequest { owner: "o".to_owned(), ..new_job(id) }
+}
+
+/// Reads a list to its end, in small pages. Returns the ids, and the total that the last page tells.
+async fn list(client: &mut Client, filter: &JobFilter) -> (BTreeSet<String>, Option<i64>) {
+    let mut request = ListJobsRequest { filter: Some(filter.clone()), page_size: 7, ..ListJobsRequest::default() };
+    let mut ids = BTreeSet::new();
+    loop {
+        let page = client.list_jobs(request.clone()).await.expect("a page").into_inner();
+        ids.extend(page.jobs.into_iter().map(|job| job.id));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            return (ids, page.total_size);
+        }
+    }
+}
+
+/// One filter for each index.
+fn filters() -> [JobFilter; 4] {
+    [
+        JobFilter::default(),
+        JobFilter { states: vec![State::Pending.into()], ..JobFilter::default() },
+        JobFilter { owner: "o".to_owned(), ..JobFilter::default() },
+        JobFilter { kind: "test.work".to_owned(), ..JobFilter::default() },
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_vanished_leave_lists_totals_counts_and_quotas() {
+    let redis = Redis::start().await;
+    let flags = ["--redis-url", &redis.url(), "--max-jobs-per-owner", &QUOTA.to_string()];
+    let all = ids("j", QUOTA);
+    let server = Server::with(&flags).await;
+    for made in each(&server.client().await, &all, async |mut client, id| client.create_job(owned(&id)).await).await {
+        made.expect("the quota has room");
+    }
+    // No replica holds them any more.
+    server.stop().await;
+    for id in &all[..VANISHED] {
+        redis.command(&["DEL", &key_of(&redis, id).await]).await;
+    }
+    let server = Server::with(&flags).await;
+    whole(server.channel().await).await;
+    let mut client = server.client().await;
+    for filter in filters() {
+        list(&mut client, &filter).await;
+    }
+    let left: BTreeSet<_> = all[VANISHED..].iter().cloned().collect();
+    let count = i64::try_from(left.len()).expect("few");
+    for filter in filters() {
+        assert_eq!(list(&mut client, &filter).await, (left.clone(), Some(count)), "{filter:?}");
+    }
+    let stats = stats(&mut server.admin().await).await;
+    let pending = stats.state_counts.iter().find(|counted| counted.state() == State::Pending);
+    assert_eq!(pending.map(|counted| counted.count), Some(count), "{stats:?}");
+    assert_eq!(stats.jobs_in_redis, Some(count), "{stats:?}");
+    for number in 0..VANISHED {
+        client.create_job(owned(&format!("new-{number}"))).await.expect("the quota has room again");
+    }
+    let refused = client.create_job(owned("one-more")).await.expect_err("the quota is used up");
+    assert_eq!((refused.code(), &*reason(&refused)), (Code::ResourceExhausted, "TOO_MANY_JOBS"));
+    // The ids of those that vanished are free.
+    server.stop().await;
+    let server = Server::with(&["--redis-url", &redis.url()]).await;
+    server.client().await.create_job(owned(&all[0])).await.expect("the id is free");
+    server.stop().await;
+}
+
+/// Makes jobs that end now and expire together.
+async fn make_brief(client: &Client, ids: &[String]) {
+    let made = each(client, ids, async |mut client, id| {
+        client.create_job(CreateJobRequest { retention: millis(KEPT), ..new_job(&id) }).await?;
+        complete(&mut client, &id, None).await
+    });
+    for made in made.await {
+        made.expect("it can be made");
+    }
+}
+
+/// Counts how often each of these jobs is named by a call of a script, from now until it is told to stop.
+async fn count_script_calls(redis: &Redis, mut stop: oneshot::Receiver<()>) -> BTreeMap<String, usize> {
+    let client = RedisClient::open(redis.url()).expect("a valid address");
+    let monitor = client.get_async_monitor().await.expect("Redis can be monitored");
+    let mut lines = monitor.into_on_message::<Value>();
+    let mut calls = BTreeMap::new();
+    loop {
+        let line = tokio::select! { line = lines.next() => line.expect("it goes on"), _ = &mut stop => return calls };
+        let line: String = from_redis_value(line).expect("text");
+        let call = line.split_once("] ").map_or("", |(_, call)| call);
+        // What scripts do is shown too, as commands of their own.
+        if !["\"EVALSHA", "\"EVAL\"", "\"FCALL"].iter().any(|name| call.to_ascii_uppercase().starts_with(name)) {
+            continue;
+        }
+        let words = call.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        let named: BTreeSet<_> = words.filter(|word| word.starts_with("brief-")).collect();
+        for id in named {
+            *calls.entry(id.to_owned()).or_default() += 1;
+        }
+    }
+}
+
+/// Reads a stream until all these jobs are gone, and for a moment more. Fails if one is told to go twice.
+async fn assert_each_goes_once(mut stream: Watch, ids: &[String]) {
+    let mut gone = BTreeSet::new();
+    let all_gone = async {
+        while gone.len() < ids.len() {
+            let seen = stream.next().await;
+            if seen.event == Event::Removed {
+                assert!(gone.insert(seen.id().to_owned()), "it goes again: {seen:?}");
+            }
+        }
+    };
+    timeout(PATIENCE, all_gone).await.unwrap_or_else(|_| panic!("so many expired: {}", gone.len()));
+    let more = timeout(Duration::from_secs(1), stream.until(|seen| seen.event == Event::Removed)).await;
+    assert!(more.is_err(), "one more goes: {more:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_expiry_is_done_by_one_of_three_sweepers() {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        servers.push(Server::with(&["--redis-url", &url]).await);
+    }
+    let brief = ids("brief", EXPIRING);
+    make_brief(&servers[0].client().await, &brief).await;
+    let mut streams = JoinSet::new();
+    for server in &servers {
+        let mut stream = watch_jobs(&server.client().await, WatchJobsRequest::default()).await;
+        let listed = stream.until_bookmark().await;
+        assert_eq!(listed.len(), EXPIRING + 1, "some expired too early for this test");
+        let brief = brief.clone();
+        streams.spawn(async move { assert_each_goes_once(stream, &brief).await });
+    }
+    let (stop, stopped) = oneshot::channel();
+    let (calls, ()) = join!(count_script_calls(&redis, stopped), async {
+        while let Some(stream) = streams.join_next().await {
+            stream.expect("each expires once");
+        }
+        _ = stop.send(());
+    });
+    let attempts: usize = calls.values().sum();
+    println!("{attempts} calls of scripts for {EXPIRING} expiries");
+    assert_eq!(calls.len(), EXPIRING, "each is done by a script");
+    assert!(attempts < EXPIRING * 4 / 3, "{attempts} calls of scripts for {EXPIRING} expiries");
+    for server in servers {
+        server.stop().await;
+    }
+}
+
+/// What one of them would have done, others do.
+#[tokio::test(flavor = "multi_thread")]
+async fn sweepers_take_over_from_one_that_is_killed() {
+    let redis = Redis::start().await;
+    let flags = ["--redis-url", &redis.url()];
+    let processes = [Process::start(&flags), Process::start(&flags), Process::start(&flags)];
+    let brief = ids("brief", EXPIRING);
+    make_brief(&processes[0].client().await, &brief).await;
+    processes[0].signal("KILL");
+    processes[1].signal("STOP");
+    let mut admin = processes[2].admin().await;
+    until("all have expired", async || (stats(&mut admin).await.jobs_in_redis == Some(0)).then_some(())).await;
+    // What it was about to do is done already.
+    processes[1].signal("CONT");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(stats(&mut admin).await.jobs_in_redis, Some(0), "it brought something back");
+}

@@ -1,0 +1,132 @@
+//! Redis loses what a replica holds: it is answered from what is held, and put back.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use jobtrack::proto::v1::{Durability, ListJobsRequest, job::State};
+use tokio::task::JoinSet;
+use tonic::Status;
+
+use super::{complete, each, get, ids, ids_in, key_of, report, stored, until, whole};
+use crate::support::{Client, Server, create, new_job, redis::Redis};
+
+/// How many jobs each replica holds.
+const HELD: usize = 100;
+
+/// How often Redis is emptied.
+const TIMES: usize = 5;
+
+/// How many callers read and report meanwhile, at each replica.
+const CALLERS: usize = 4;
+
+async fn make(client: &Client, ids: &[String]) {
+    for made in each(client, ids, async |mut client, id| client.create_job(new_job(&id)).await).await {
+        made.expect("it can be created");
+    }
+}
+
+/// Calls about jobs that a replica holds, which must know of them whatever Redis has. Returns how many calls there were,
+/// and what they were answered in error.
+async fn call(mut client: Client, ids: Vec<String>, stop: Arc<AtomicBool>) -> (usize, Vec<Status>) {
+    let (mut count, mut errors) = (0, Vec::new());
+    for id in ids.iter().cycle() {
+        if stop.load(Relaxed) {
+            break;
+        }
+        errors.extend(get(&mut client, id).await.err());
+        errors.extend(report(&mut client, id).await.err());
+        count += 2;
+    }
+    (count, errors)
+}
+
+/// Empties Redis again and again under the calls of those whose jobs it had.
+async fn empty_under_load(redis: &Redis, servers: &[(Server, Vec<String>)]) -> (usize, Vec<Status>) {
+    let (mut callers, stop) = (JoinSet::new(), Arc::<AtomicBool>::default());
+    for (server, ids) in servers {
+        let client = server.client().await;
+        for ids in ids.chunks(ids.len() / CALLERS) {
+            callers.spawn(call(client.clone(), ids.to_vec(), stop.clone()));
+        }
+    }
+    for time in 1..=TIMES {
+        redis.command(&["FLUSHALL"]).await;
+        let what = format!("all are back after {time} times");
+        until(&what, async || (ids_in(redis).await.len() == HELD * servers.len()).then_some(())).await;
+    }
+    stop.store(true, Relaxed);
+    let all = callers.join_all().await;
+    (all.iter().map(|(count, _)| count).sum(), all.into_iter().flat_map(|(_, errors)| errors).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holder_never_denies_a_job_that_redis_has_lost() {
+    let redis = Redis::start().await;
+    let mut servers = Vec::new();
+    for name in ["a", "b"] {
+        let server = Server::with(&["--redis-url", &redis.url()]).await;
+        let ids = ids(name, HELD);
+        make(&server.client().await, &ids).await;
+        servers.push((server, ids));
+    }
+    let (count, errors) = empty_under_load(&redis, &servers).await;
+    println!("{count} calls, {} answered in error", errors.len());
+    let first = errors.first();
+    assert!(first.is_none(), "{} of {count} calls were answered in error, one with {first:?}", errors.len());
+    let third = Server::with(&["--redis-url", &redis.url()]).await;
+    for (server, ids) in &servers {
+        let mut client = server.client().await;
+        let mut revisions = Vec::new();
+        for id in ids {
+            revisions.push((id, stored(&mut client, id, 1).await.revision));
+        }
+        let mut elsewhere = third.client().await;
+        for (id, revision) in revisions {
+            assert_eq!(stored(&mut elsewhere, id, revision).await.revision, revision, "{id}");
+        }
+    }
+}
+
+/// A job that is lost alone: nothing else tells of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn holder_puts_back_a_record_that_was_removed() {
+    let redis = Redis::start().await;
+    let server = Server::with(&["--redis-url", &redis.url()]).await;
+    let mut client = server.client().await;
+    for id in ["read", "reported", "ended"] {
+        create(&mut client, id).await;
+    }
+    complete(&mut client, "ended", None).await.expect("it can be completed");
+    whole(server.channel().await).await;
+    for id in ["read", "reported", "ended"] {
+        redis.command(&["DEL", &key_of(&redis, id).await]).await;
+    }
+
+    let reported = report(&mut client, "reported").await.expect("the job is held");
+    assert_eq!(reported.revision, 2, "{reported:?}");
+    // What is marked as durable is there when it is answered.
+    let there = ids_in(&redis).await.iter().any(|id| id == "reported");
+    assert!(there || reported.durability() == Durability::Volatile, "{reported:?}");
+    for id in ["read", "ended"] {
+        let what = format!("{id} is put back");
+        until(&what, async || {
+            get(&mut client, id).await.unwrap_or_else(|status| panic!("{id}: {status:?}"));
+            let page = client.list_jobs(ListJobsRequest::default()).await.expect("a page").into_inner();
+            let listed = page.jobs.iter().any(|job| job.id == id);
+            (listed && ids_in(&redis).await.iter().any(|there| there == id)).then_some(())
+        })
+        .await;
+    }
+    stored(&mut client, "reported", 2).await;
+    let other = Server::with(&["--redis-url", &redis.url()]).await;
+    let mut elsewhere = other.client().await;
+    for (id, revision, state) in
+        [("read", 1, State::Pending), ("reported", 2, State::Running), ("ended", 2, State::Succeeded)]
+    {
+        assert_eq!(stored(&mut elsewhere, id, revision).await.state(), state, "{id}");
+    }
+    server.stop().await;
+    other.stop().await;
+}

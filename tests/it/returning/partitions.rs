@@ -1,0 +1,184 @@
+//! A cluster of which one master is away or full: its partitions alone are.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use jobtrack::proto::v1::{Durability, Job};
+use rstest::rstest;
+use tokio::time::sleep;
+use tonic::{Code, Status};
+
+use super::{each, get, ids, ids_in, report, stats, stored, told, until, whole};
+use crate::support::{
+    Client, Server, new_job, reason,
+    redis::{Cluster, Redis},
+};
+
+/// How many jobs there are when the fault comes; a third is on each master.
+const JOBS: usize = 60;
+
+/// How often each is reported on while the fault is there.
+const ROUNDS: usize = 16;
+
+/// What names the data set: a key of one master, on which nothing depends of what others have.
+const EPOCH: &str = "jobtrack:epoch";
+
+/// How many commands a second a master may be sent for what it does not take: looks, beats and offers.
+const MOST_COMMANDS: u64 = 300;
+
+/// What is wrong with the master.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// It answers nothing, and nobody takes its place.
+    Silent,
+    /// It is dead, and nobody takes its place.
+    Dead,
+    /// It takes nothing more, and answers.
+    Full,
+}
+
+struct World {
+    cluster: Cluster,
+    slot: u16,
+    server: Server,
+    client: Client,
+}
+
+impl World {
+    /// The master fails that has the key that names the data set, or another.
+    async fn start(has_epoch: bool) -> Self {
+        let flags = [
+            ["--cluster-require-full-coverage", "no"],
+            ["--cluster-replica-no-failover", "yes"],
+            ["--appendonly", "yes"],
+        ];
+        let cluster = Cluster::with(Duration::from_secs(2), &flags.concat()).await;
+        let epoch = cluster.master_of_slot(cluster.slot(EPOCH).await).await.port;
+        let mut slot = None;
+        for partition in 0..16 {
+            let of_partition = cluster.slot(&format!("{{{partition}}}")).await;
+            let is_there = cluster.master_of_slot(of_partition).await.port == epoch;
+            slot = slot.or(Some(of_partition).filter(|_| is_there == has_epoch));
+        }
+        let slot = slot.expect("each master has a partition");
+        // A busy machine is no fault.
+        let server = Server::with(&["--redis-url", &cluster.url(), "--redis-timeout", "1s"]).await;
+        whole(server.channel().await).await;
+        let client = server.client().await;
+        Self { cluster, slot, server, client }
+    }
+
+    /// The master that fails, while the nodes agree on it.
+    async fn victim(&self) -> &Redis {
+        self.cluster.master_of_slot(self.slot).await
+    }
+
+    async fn create(&self, ids: &[String]) -> HashMap<String, Job> {
+        let made = each(&self.client, ids, async |mut client, id| {
+            let answer = client.create_job(new_job(&id)).await?.into_inner();
+            Ok(answer.job.expect("a job"))
+        });
+        by_id(made.await)
+    }
+
+    async fn report(&self, ids: &[String]) -> HashMap<String, Job> {
+        by_id(each(&self.client, ids, async |mut client, id| report(&mut client, &id).await).await)
+    }
+}
+
+fn by_id(jobs: Vec<Result<Job, Status>>) -> HashMap<String, Job> {
+    let jobs = jobs.into_iter().map(|job| job.expect("it is accepted"));
+    jobs.map(|job| (job.id.clone(), job)).collect()
+}
+
+/// Fails unless exactly the jobs of the failing master are marked as volatile.
+fn assert_apart(jobs: &HashMap<String, Job>, away: &BTreeSet<String>, what: &str) {
+    let volatile: BTreeSet<_> =
+        jobs.values().filter(|job| job.durability() == Durability::Volatile).map(|job| job.id.clone()).collect();
+    let expected: BTreeSet<_> = jobs.keys().filter(|id| away.contains(*id)).cloned().collect();
+    let wrongly = (volatile.difference(&expected).count(), expected.difference(&volatile).count());
+    assert_eq!(wrongly, (0, 0), "{what}: volatile of others' jobs, durable of those that are away, of {}", jobs.len());
+}
+
+#[rstest]
+#[case::silent(Fault::Silent)]
+#[case::dead(Fault::Dead)]
+#[case::full(Fault::Full)]
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_of_one_master_alone_are_away(#[case] fault: Fault) {
+    let mut world = World::start(true).await;
+    let all = ids("j", JOBS);
+    world.create(&all).await;
+    // What a report changes apart from the record makes room, so that a full master takes the first one.
+    world.report(&all).await;
+    let victim = world.victim().await;
+    let port = victim.port;
+    let away: BTreeSet<_> = ids_in(victim).await.into_iter().collect();
+    assert!(away.len() > 1 && away.len() < JOBS - 1, "{away:?}");
+
+    match fault {
+        Fault::Silent => world.cluster.node(port).signal("STOP"),
+        Fault::Dead => world.cluster.kill_master_of_slot(world.slot).await,
+        Fault::Full => _ = world.victim().await.command(&["CONFIG", "SET", "maxmemory", "1"]).await,
+    }
+    for round in 0..ROUNDS {
+        assert_apart(&world.report(&all).await, &away, &format!("{fault:?}, round {round}"));
+        // So that nodes take note of each other's silence meanwhile.
+        sleep(Duration::from_millis(250)).await;
+    }
+    // What the others hold can be asked for, and what they don't hold is known not to be there.
+    let missing = each(&world.client, &ids("missing", JOBS), async |mut client, id| get(&mut client, &id).await).await;
+    let codes: BTreeSet<_> = missing.iter().map(|job| job.as_ref().expect_err("there is none").code() as i32).collect();
+    assert!(codes.contains(&(Code::NotFound as i32)), "{codes:?}");
+    if fault != Fault::Full {
+        let untold = missing.iter().filter_map(|job| job.as_ref().err()).filter(|error| error.code() != Code::NotFound);
+        let reasons: BTreeSet<_> = untold.map(reason).collect();
+        assert_eq!(reasons, ["STORE_UNAVAILABLE".to_owned()].into());
+    }
+    let new = world.create(&ids("n", JOBS)).await;
+
+    match fault {
+        Fault::Silent => world.cluster.node(port).signal("CONT"),
+        Fault::Dead => world.cluster.restart_killed().await,
+        Fault::Full => _ = world.victim().await.command(&["CONFIG", "SET", "maxmemory", "0"]).await,
+    }
+    let other = Server::with(&["--redis-url", &world.cluster.url(), "--redis-timeout", "1s"]).await;
+    let rounds = i64::try_from(ROUNDS).expect("few");
+    for client in [&world.client, &other.client().await] {
+        each(client, &all, async |mut client, id| stored(&mut client, &id, 2 + rounds).await).await;
+        each(client, &ids("n", JOBS), async |mut client, id| stored(&mut client, &id, 1).await).await;
+    }
+    let of_victim: BTreeSet<_> = ids_in(world.victim().await).await.into_iter().collect();
+    assert_apart(&new, &of_victim, "jobs that were made meanwhile");
+    let mut admin = world.server.admin().await;
+    until("nothing is left", async || (stats(&mut admin).await.dirty_jobs == 0).then_some(())).await;
+    assert!(world.report(&all).await.values().all(|job| job.durability() == Durability::Durable));
+    other.stop().await;
+    world.server.stop().await;
+}
+
+/// One dirty job that is not taken is no reason to read all the others over and over.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_dirty_job_of_a_full_master_costs_little() {
+    const TIME: Duration = Duration::from_secs(4);
+    let world = World::start(false).await;
+    let all = ids("j", 2000);
+    world.create(&all).await;
+    let victim = world.victim().await;
+    let there = ids_in(victim).await;
+    world.report(&there[..1]).await;
+    victim.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let dirty = world.report(&there[..1]).await;
+    assert_eq!(dirty[&there[0]].durability(), Durability::Volatile);
+    let before = told(victim, "stats", "total_commands_processed").await;
+    sleep(TIME).await;
+    let commands = told(victim, "stats", "total_commands_processed").await - before;
+    let each_second = commands / TIME.as_secs();
+    println!("{each_second} commands a second for one dirty job of {}", there.len());
+    assert!(each_second < MOST_COMMANDS, "{each_second} commands a second");
+    victim.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    stored(&mut world.client.clone(), &there[0], 3).await;
+    world.server.stop().await;
+}
