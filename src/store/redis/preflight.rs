@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the Redis user must be allowed, in the words of `ACL SETUSER`.
 const RIGHTS: &str = "~job:* ~jobs:* ~jobtrack:epoch &jobs:* +@read +@write +@pubsub +@scripting +@connection +time \
-                      +info +role +cluster|slots (other keys with another --key-prefix)";
+                      +info +role +cluster|slots +cluster|myid (other keys with another --key-prefix)";
 
 /// A mistake that has to be mended before jobtrack can use this Redis.
 #[derive(Debug, Error)]

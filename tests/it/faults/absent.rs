@@ -170,6 +170,7 @@ async fn a_record_that_is_damaged_meanwhile_stops_no_reconciliation() {
         let reported = try_report(&mut client, id).await.expect("it is taken");
         assert_eq!(reported.durability(), Durability::Volatile);
     }
+    degraded(&server).await;
     redis.command(&["REPLICAOF", "NO", "ONE"]).await;
     for partition in 0..16 {
         let key = format!("job:{{{partition}}}:broken");
