@@ -268,8 +268,10 @@ impl LocalCache {
         let now = self.clock.now();
         let entries = self.entries();
         let row = entries.table.get(id).filter(|row| !Entries::is_forgotten(row, now))?;
+        // That a job is gone which the primary never knew says nothing of another that it may have under the id.
+        let is_unfounded = row.job.removal.is_some() && !row.job.is_recorded();
         let is_known = row.note.dirty || row.job.removal.is_some() || row.job.is_visible(now);
-        is_known.then(|| volatile(self.as_seen(&row.job, row.note.dirty, now)))
+        (is_known && !is_unfounded).then(|| volatile(self.as_seen(&row.job, row.note.dirty, now)))
     }
 
     /// What is held for `id`, if the primary has had nothing else for longer than a moment. No tombstones.

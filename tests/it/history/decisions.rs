@@ -113,7 +113,10 @@ impl Story<'_> {
             return Some(Sign { begun: call.begun, counted: call.ended });
         }
         let refused = matches!(&call.answer, Answer::Refused { code, .. } if is_transient(*code));
-        (is_work(call) && refused && deaf).then_some(Sign { begun: call.begun, counted: call.begun })
+        // Before a job was recorded, the replica that accepted it hears its worker, and nobody else can.
+        let stored = |other: &Call| other.ended <= call.begun && other.shown().is_some_and(|shown| shown.durable);
+        let is_recorded = self.calls.iter().any(|other| stored(other));
+        (is_work(call) && refused && deaf && is_recorded).then_some(Sign { begun: call.begun, counted: call.begun })
     }
 
     /// Whether what was acknowledged counts: it was stored, or its replica returned within the grace.
