@@ -188,8 +188,11 @@ impl Connector {
 
     /// A section of `INFO`, of one server.
     pub async fn info(&self, section: &str) -> RedisResult<String> {
-        let mut link = self.client(0).await?.get_multiplexed_async_connection_with_config(&self.config).await?;
-        redis::cmd("INFO").arg(section).query_async(&mut link).await
+        let asking = async {
+            let mut wire = self.client(0).await?.get_multiplexed_async_connection_with_config(&self.config).await?;
+            redis::cmd("INFO").arg(section).query_async(&mut wire).await
+        };
+        timeout(self.patience, asking).await.map_err(|_| timed_out())?
     }
 
     /// The master that sentinels name now; `None` where there are none, or none answers.

@@ -15,19 +15,18 @@ use std::{
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Value, cmd};
 use tokio::{
     select,
-    sync::Notify,
-    time::{Instant, sleep},
+    sync::watch,
+    time::{Instant, sleep, timeout},
 };
 use tracing::debug;
 
 use super::{
     connections::Connections,
-    connector::{Connector, timed_out},
+    connector::{Connector, Wire, timed_out},
     fault::{Answer, Fault, is_away, is_on_the_move, read},
     metrics::LinkMetrics,
     patience::Patience,
-    pooled::{MOVE, PooledConnection, Request},
-    reachability::Lane,
+    pooled::{MOVE, PooledConnection, Request, lane_of},
 };
 use crate::store::jitter;
 
@@ -42,8 +41,8 @@ pub struct Pool {
     connections: Connections,
     connector: Arc<Connector>,
     timeout: Duration,
-    /// A connection to a cluster needs to be replaced.
-    stale: Notify,
+    /// A command failed on a connection to a cluster, which may have to be replaced. Its key, if a node was silent.
+    stale: watch::Sender<Option<Vec<u8>>>,
     under_way: AtomicU32,
     waiting: AtomicU32,
     metrics: Arc<LinkMetrics>,
@@ -67,7 +66,7 @@ impl Pool {
             connections: Connections::new(connector.clone(), size, timeout),
             connector,
             timeout,
-            stale: Notify::new(),
+            stale: watch::Sender::default(),
             under_way: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             metrics,
@@ -100,7 +99,7 @@ impl Pool {
     }
 
     async fn try_send(&self, request: Request<'_>) -> Result<Vec<Answer>, Fault> {
-        let lane = if self.connector.is_cluster() { request.lane() } else { Some(0) };
+        let lane = if self.connector.is_cluster() { request.key().and_then(lane_of) } else { Some(0) };
         self.connector.reachability().check(lane).map_err(Fault::Away)?;
         let _under_way = Counted::new(&self.under_way);
         let mut patience = Patience::new(self.timeout);
@@ -124,7 +123,7 @@ impl Pool {
             debug!(%error, "Redis failed a command");
             // Where answers kept coming, it was only slow.
             if !error.is_timeout() || patience.doubted().is_some() {
-                self.give_up(&connection, lane, &error);
+                self.give_up(&connection, request, &error);
             }
             if attempt == ATTEMPTS || !error.is_connection_dropped() || error.is_connection_refusal() {
                 return Err(Fault::Away(error));
@@ -167,12 +166,14 @@ impl Pool {
 
     /// Sees to it that a connection which failed is not used again. Those to a cluster are used until there are others:
     /// a node that is lost must not concern the rest.
-    fn give_up(&self, connection: &PooledConnection, lane: Option<Lane>, error: &RedisError) {
+    fn give_up(&self, connection: &PooledConnection, request: Request<'_>, error: &RedisError) {
         if connection.is_cluster() {
-            if let Some(lane) = lane.filter(|_| error.is_connection_refusal()) {
+            // Without a key it went to any node, and the next one goes to another.
+            let Some(key) = request.key() else { return };
+            if let Some(lane) = lane_of(key).filter(|_| error.is_connection_refusal()) {
                 self.connector.reachability().refused(lane, error);
             }
-            self.stale.notify_one();
+            self.stale.send_replace(error.is_timeout().then(|| key.to_vec()));
         } else if error.is_timeout() {
             connection.mark_broken();
         } else {
@@ -185,17 +186,34 @@ impl Pool {
     /// failed, for ever.
     pub async fn look_after(&self) {
         let mut doubts = self.connector.reachability().doubts();
+        let mut stale = self.stale.subscribe();
         loop {
             select! {
-                () = self.stale.notified() => self.replace_connections().await,
+                Ok(()) = stale.changed() => {
+                    let key = stale.borrow_and_update().clone();
+                    self.replace_connections(key.as_deref()).await;
+                }
                 Ok(()) = doubts.changed() => self.look_for_life().await,
             }
         }
     }
 
-    async fn replace_connections(&self) {
-        if let Ok(wire) = self.connector.connect().await {
+    /// Replaces the connections to a cluster. Those to a node that was silent are kept if a new connection does not reach
+    /// the node that has `key` either: it would look for that node with each command, and hold up all others meanwhile.
+    async fn replace_connections(&self, key: Option<&[u8]>) {
+        let replacing = async {
+            let wire = self.connector.connect().await?;
+            if let (Wire::Cluster(connection), Some(key)) = (&wire, key) {
+                let mut look = cmd("EXISTS");
+                let mut connection = connection.clone();
+                let looking = look.arg(key).query_async::<Value>(&mut connection);
+                timeout(self.timeout, looking).await.map_err(|_| timed_out())??;
+            }
             self.connections.replace(wire);
+            RedisResult::Ok(())
+        };
+        if let Err(error) = Box::pin(replacing).await {
+            debug!(%error, "the connections to the cluster are kept");
         }
         sleep(jitter(self.timeout)).await;
     }

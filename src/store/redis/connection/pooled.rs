@@ -33,14 +33,14 @@ pub enum Request<'a> {
     Commands(&'a Pipeline),
 }
 
-impl Request<'_> {
-    /// The lane that it belongs to in a cluster, if that is known.
-    pub fn lane(self) -> Option<Lane> {
+impl<'a> Request<'a> {
+    /// The first of its keys, which says to which node of a cluster it goes; `None` if any node may have it.
+    pub fn key(self) -> Option<&'a [u8]> {
         let command = match self {
             Self::Command(command) => Some(command),
             Self::Commands(commands) => commands.cmd_iter().next(),
         };
-        command.and_then(lane_of)
+        command.and_then(key_of)
     }
 }
 
@@ -150,15 +150,24 @@ fn unless_failed(answers: Vec<Answer>) -> RedisResult<Vec<Answer>> {
     failure.map_or(Ok(answers), Err)
 }
 
-/// The lane of a command: its first hash tag, if that is a small number.
-fn lane_of(command: &Cmd) -> Option<Lane> {
-    let tag = |arg: Arg<&[u8]>| {
-        let Arg::Simple(arg) = arg else { return None };
-        let tag = arg.iter().position(|byte| *byte == b'{').map(|start| &arg[start + 1..])?;
-        let tag = &tag[..tag.iter().position(|byte| *byte == b'}')?];
-        str::from_utf8(tag).ok()?.parse().ok().filter(|lane| *lane < LANES)
+fn key_of(command: &Cmd) -> Option<&[u8]> {
+    let mut args = command.args_iter();
+    let Arg::Simple(name) = args.next()? else { return None };
+    let before = match name {
+        b"TIME" | b"PING" | b"PUBSUB" => return None,
+        // The script, and the number of keys.
+        b"EVAL" | b"EVALSHA" => 2,
+        _ => 0,
     };
-    command.args_iter().find_map(tag)
+    let Arg::Simple(key) = args.nth(before)? else { return None };
+    Some(key)
+}
+
+/// The lane of a key: its hash tag, if that is a small number.
+pub fn lane_of(key: &[u8]) -> Option<Lane> {
+    let start = key.iter().position(|byte| *byte == b'{')? + 1;
+    let length = key[start..].iter().position(|byte| *byte == b'}')?;
+    str::from_utf8(&key[start..start + length]).ok()?.parse().ok().filter(|lane| *lane < LANES)
 }
 
 #[cfg(test)]
@@ -169,10 +178,12 @@ mod tests {
 
     #[test]
     fn commands_of_a_partition_share_a_lane() {
-        assert_eq!(lane_of(cmd("HMGET").arg("a:job:{3}:x").arg("doc")), Some(3));
-        assert_eq!(lane_of(cmd("EVALSHA").arg("f00").arg(2).arg("job:{12}:x").arg("jobs:{12}:commits")), Some(12));
-        assert_eq!(lane_of(cmd("SET").arg("jobtrack:epoch").arg("f00")), None);
-        assert_eq!(lane_of(cmd("GET").arg("{tag}:x")), None);
-        assert_eq!(lane_of(cmd("GET").arg("{99}:x")), None);
+        let lane = |command: &Cmd| key_of(command).map(lane_of);
+        assert_eq!(lane(cmd("HMGET").arg("a:job:{3}:x").arg("doc")), Some(Some(3)));
+        assert_eq!(lane(cmd("EVALSHA").arg("f00").arg(2).arg("job:{12}:x").arg("jobs:{12}:commits")), Some(Some(12)));
+        assert_eq!(lane(cmd("SET").arg("jobtrack:epoch").arg("f00")), Some(None));
+        assert_eq!(lane(cmd("GET").arg("{tag}:x")), Some(None));
+        assert_eq!(lane(cmd("GET").arg("{99}:x")), Some(None));
+        assert_eq!(lane(&cmd("TIME")), None);
     }
 }
