@@ -332,10 +332,8 @@ impl Job {
         let lease = self.lease.expire_time.filter(|_| !self.lease.lost).map(|_| (self.lease.timeout, Due::LoseWorker));
         let from = self.report_time.unwrap_or(self.create_time);
         let expiry = self.expire_time.map(|expires| (expires.since(from), Due::Expire));
-        match (lease, expiry) {
-            (Some(lease), Some(expiry)) => Some(if expiry.0 <= lease.0 { expiry } else { lease }),
-            (lease, expiry) => lease.or(expiry),
-        }
+        // Of equals the first.
+        [expiry, lease].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 

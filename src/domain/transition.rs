@@ -135,10 +135,8 @@ impl Job {
         }
         let lease = self.lease.expire_time.filter(|_| !self.lease.lost).map(|time| (time, Due::LoseWorker));
         let expiry = self.expire_time.map(|time| (time, Due::Expire));
-        match (lease, expiry) {
-            (Some(lease), Some(expiry)) => Some(if expiry.0 <= lease.0 { expiry } else { lease }),
-            (lease, expiry) => lease.or(expiry),
-        }
+        // Of equals the first.
+        [expiry, lease].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     fn report(&self, report: &Report, at: &ChangeContext) -> Result {

@@ -476,8 +476,12 @@ impl LocalCache {
     fn put_clean(&self, entries: &mut Entries, job: Arc<Job>, meta: EntryMeta) {
         debug_assert!(!meta.dirty, "the primary has it");
         entries.put(job, meta);
-        if entries.partitions[meta.partition].dirty() == 0 {
-            self.presence.end_dirty(meta.partition);
+        self.end_dirty_if_clean(entries, meta.partition);
+    }
+
+    fn end_dirty_if_clean(&self, entries: &Entries, partition: usize) {
+        if entries.partitions[partition].dirty() == 0 {
+            self.presence.end_dirty(partition);
         }
     }
 
@@ -507,9 +511,7 @@ impl LocalCache {
         let mut entries = self.entries();
         if entries.table.get(&job.id).is_some_and(|row| row.job.version == job.version) {
             let forgotten = entries.forget(&job.id);
-            if entries.partitions[partition].dirty() == 0 {
-                self.presence.end_dirty(partition);
-            }
+            self.end_dirty_if_clean(&entries, partition);
             drop(entries);
             drop(forgotten);
         }
@@ -522,22 +524,28 @@ impl LocalCache {
         Page { jobs, next: selection.next, total: None, partial: true }
     }
 
-    /// What is due of jobs that were never sent to the primary: of the others somebody else may know more. Some are looked
-    /// at, and `next` says when to look at the rest.
+    /// Returns what is due of jobs that were never sent to the primary: of the others another replica may know more. A
+    /// few are looked at at a time: callers wait for the lock.
     pub fn due(&self, now: Timestamp, limit: usize) -> DueBatch {
-        let entries = self.entries();
         let mut batch = DueBatch::default();
-        for (seen, (time, row, due)) in entries.table.due().enumerate() {
-            if time > now || batch.records.len() == limit || seen == LOOKED_AT {
-                batch.next = Some(time.max(now));
-                break;
+        let mut after = None;
+        loop {
+            let entries = self.entries();
+            let mut last = None;
+            for (time, row, due) in entries.table.due_after(after.as_ref()).take(LOOKED_AT) {
+                if time > now || batch.records.len() == limit {
+                    batch.next = Some(time.max(now));
+                    return batch;
+                }
+                last = Some((time, &row.job.id));
+                let is_available = entries.partitions[row.note.partition].is_available();
+                if row.note.dirty && row.note.unsent && !is_available && due != Due::Forget {
+                    batch.records.push(DueRecord { stored: volatile(row.job.clone()), due });
+                }
             }
-            let is_available = entries.partitions[row.note.partition].is_available();
-            if row.note.dirty && row.note.unsent && !is_available && due != Due::Forget {
-                batch.records.push(DueRecord { stored: volatile(row.job.clone()), due });
-            }
+            let Some((time, id)) = last else { return batch };
+            after = Some((time, id.clone()));
         }
-        batch
     }
 
     /// Whether time may decide about `job` here: it was never sent to the primary.

@@ -142,18 +142,19 @@ impl FallbackStore {
 
     /// What becomes of a change that can't be given to the primary.
     async fn accept_local(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        if previous.is_none() && self.cache.entry(&job.id).is_none() {
-            // Where it can be read all the same, it is asked before a job is made under an id of which nothing is known.
-            if let Route::Primary(_) = self.cache.route_read(&job.id) {
-                match self.primary.get(&job.id).await {
-                    Ok(Some(there)) => {
-                        self.cache.learn(&there, None);
-                        let is_ours = there.job.version == job.version;
-                        return Ok(if is_ours { Replaced::Stored(there) } else { Replaced::Conflict(Some(there)) });
-                    }
-                    Err(error @ StoreError::Corrupt(_)) => return Err(error),
-                    Ok(None) | Err(_) => {}
+        // Where it can be read all the same, it is asked before a job is made under an id of which nothing is known.
+        if previous.is_none()
+            && self.cache.entry(&job.id).is_none()
+            && let Route::Primary(_) = self.cache.route_read(&job.id)
+        {
+            match self.primary.get(&job.id).await {
+                Ok(Some(there)) => {
+                    self.cache.learn(&there, None);
+                    let is_ours = there.job.version == job.version;
+                    return Ok(if is_ours { Replaced::Stored(there) } else { Replaced::Conflict(Some(there)) });
                 }
+                Err(error @ StoreError::Corrupt(_)) => return Err(error),
+                Ok(None) | Err(_) => {}
             }
         }
         self.accept(job, previous, false)
@@ -203,8 +204,9 @@ impl FallbackStore {
             Ok(Replaced::Conflict(None)) => Ok(Replaced::Conflict(self.without_record(&job.id, token))),
             // Whether it was carried out will be seen when it is pushed.
             Err(StoreError::Unavailable) => {
+                let accepted = self.accept(job.clone(), previous, true);
                 self.suspect(Some(&job.id));
-                self.accept(job, previous, true)
+                accepted
             }
             Err(StoreError::ReadOnly) => {
                 self.cache.set_unavailable(self.cache.partition_of(&job.id), true);

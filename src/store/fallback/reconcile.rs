@@ -35,8 +35,11 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(10);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// How long a look at the primary may be under way before a stop goes on without it.
-const FLUSH_PAUSE: Duration = Duration::from_millis(100);
+/// Interval at which a stop looks whether everything is pushed.
+const FLUSH_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Time that a stop gives the primary to hear that this replica leaves.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl FallbackStore {
     /// Brings partitions of the primary back whenever they are unavailable, for ever.
@@ -50,18 +53,17 @@ impl FallbackStore {
     pub async fn flush(&self, time: Duration) -> Vec<String> {
         let all = async {
             while self.cache.dirty() > 0 {
-                sleep(FLUSH_PAUSE).await;
+                sleep(FLUSH_POLL_INTERVAL).await;
             }
         };
-        let flushed = timeout(time, all).await.is_ok();
-        for partition in 0..self.cache.partitions() {
-            if self.cache.first_dirty(partition, 1).is_empty() && !self.cache.is_unavailable(partition) {
-                _ = timeout(FLUSH_PAUSE, self.primary.leave(partition)).await;
-            }
-        }
-        if flushed {
-            return Vec::new();
-        }
+        _ = timeout(time, all).await;
+        let settled = (0..self.cache.partitions()).filter(|partition| !self.cache.is_unsettled(*partition));
+        let leaving = settled.map(|partition| {
+            // No later beat says again that this replica serves.
+            self.presence.set_serving(partition, false);
+            self.primary.leave(partition)
+        });
+        _ = timeout(LEAVE_TIMEOUT, join_all(leaving)).await;
         let left = (0..self.cache.partitions()).flat_map(|partition| self.cache.first_dirty(partition, usize::MAX));
         left.map(|entry| entry.job.id.to_string()).collect()
     }
@@ -109,7 +111,10 @@ impl FallbackStore {
                 let outcome = if self.cache.is_unavailable(partition) {
                     self.come_back(partition).await
                 } else {
-                    self.push_dirty(partition).await
+                    self.report().begin(self.clock.now());
+                    let outcome = self.push_dirty(partition).await;
+                    self.report().end(self.clock.now());
+                    outcome
                 };
                 match outcome {
                     Ok(()) => pause = PAUSE_MIN,
@@ -165,6 +170,11 @@ impl FallbackStore {
             }
         }
         self.cache.set_available(partition);
+        // A call may have found it unavailable between the beats: what they said of this replica no longer holds.
+        if !self.presence.is_serving(partition) {
+            self.cache.set_unavailable(partition, false);
+            return Err(StoreError::Unavailable);
+        }
         // It may have gone away again before it was back.
         self.note_states();
         Ok(())
@@ -176,10 +186,7 @@ impl FallbackStore {
         if entries.is_empty() {
             return Ok(());
         }
-        self.report().begin(self.clock.now());
-        let outcome = self.push_all(entries).await;
-        self.report().end(self.clock.now());
-        outcome
+        self.push_all(entries).await
     }
 
     /// Compares the clean entries of a partition with what it has.

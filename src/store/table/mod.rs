@@ -172,10 +172,7 @@ impl<T> Table<T> {
 
     /// The records for which something is due, the longest overdue first, and when each was or will be.
     pub fn due(&self) -> impl Iterator<Item = (Timestamp, &Row<T>, Due)> {
-        self.orders.due.iter().filter_map(|(time, id)| {
-            let row = self.by_id.get(id)?;
-            row.job.next_due().map(|(_, due)| (*time, row, due))
-        })
+        self.due_after(None)
     }
 }
 
