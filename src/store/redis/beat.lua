@@ -11,6 +11,7 @@
 --        5  a random name, for a lineage that begins now
 --        6  how old the last beat may be, in microseconds
 --        7  for how long marks are kept, in microseconds
+--        8  "1": the server is a node of a cluster
 -- Returns   {time, heard_since, lineage, run, replicas that serve, the place of this one among them}
 -- Why atomic   the gap between two beats, and a restart, are seen by exactly one of those that come after
 local time = redis.call('TIME')
@@ -35,7 +36,7 @@ local lineage = known.lineage
 
 -- In a cluster the partition may have moved to another node, which is no restart. What is lost on the way to a new
 -- master, the count of commits shows.
-local node = redis.pcall('CLUSTER', 'MYID')
+local node = ARGV[8] == '1' and redis.pcall('CLUSTER', 'MYID')
 node = type(node) == 'string' and node or ''
 local restarted = not known.run or (server ~= known.run and node == (known.node or ''))
 if restarted or last < 0 or last > now or now - last > tonumber(ARGV[6]) or heard_since > now then

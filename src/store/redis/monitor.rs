@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::{
     RedisStore,
-    connection::{Address, Fault, is_on_the_move},
+    connection::{Address, Fault, Target, is_on_the_move},
     schema::keys::{EPOCH, PARTITIONS, Partition},
     script::{self, BEAT as BEAT_SCRIPT},
     subscriber::{Counts, LOOK},
@@ -144,21 +144,28 @@ impl Monitor {
         *self.time.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
     }
 
-    /// Publishes how the partitions are, and says so where it changes; `reason` is of one of those that do not serve.
-    fn publish(&self, states: &[PartitionState], target: &str, reason: Option<&str>) {
-        let all_serve = states.iter().all(|state| *state == PartitionState::Serving);
-        let away = states.iter().filter(|state| **state != PartitionState::Serving).count();
-        let changed = self.states.send_if_modified(|known| replace(known, states.to_vec()) != states);
-        let mode = if all_serve { StorageMode::Redis } else { StorageMode::Degraded };
-        let mode_changed = self.mode.send_if_modified(|known| replace(known, mode) != mode);
-        if !changed && !mode_changed {
+    /// Publishes how these partitions are, and says so where it changes; `reason` is of one of those that do not serve.
+    fn publish(&self, news: &[(usize, PartitionState)], target: &Target, reason: Option<&str>) {
+        let mut away = 0;
+        let changed = self.states.send_if_modified(|states| {
+            let mut changed = false;
+            for (partition, state) in news {
+                changed |= replace(&mut states[*partition], *state) != *state;
+            }
+            away = states.iter().filter(|state| **state != PartitionState::Serving).count();
+            // In the same order as the states.
+            let mode = if away == 0 { StorageMode::Redis } else { StorageMode::Degraded };
+            self.mode.send_if_modified(|known| replace(known, mode) != mode);
+            changed
+        });
+        if !changed {
             return;
         }
-        if all_serve {
-            info!(redis = target, "Redis serves");
+        if away == 0 {
+            info!(redis = %target, "Redis serves");
         } else {
             let reason = reason.unwrap_or("it does not answer");
-            warn!(redis = target, partitions = away, reason, "Redis does not serve; trying again");
+            warn!(redis = %target, partitions = away, reason, "Redis does not serve; trying again");
         }
     }
 }
@@ -246,10 +253,8 @@ impl RedisStore {
             self.look_for_losses(&heard, &counts);
             self.catch_up(&counts);
         }
-        let mut states = self.monitor.states.borrow().clone();
         if state == PartitionState::Serving {
-            states[at] = state;
-            self.monitor.publish(&states, &self.target.to_string(), None);
+            self.monitor.publish(&[(at, state)], &self.target, None);
         }
         state
     }
@@ -294,7 +299,8 @@ impl RedisStore {
         let unknown = unknown.or_else(|| self.is_older_there().then(older_fault));
         let mut reason = unknown.as_ref().map(|fault| fault.clone().into_error().to_string());
         let mut raw = Vec::with_capacity(PARTITIONS);
-        let mut states = self.monitor.states.borrow().clone();
+        let states = self.monitor.states.borrow().clone();
+        let mut news = Vec::with_capacity(PARTITIONS);
         for (partition, outcome) in outcomes.iter().enumerate() {
             let (state, at_once) = match (&unknown, outcome) {
                 (Some(fault), _) | (None, Err(fault)) => judge(fault),
@@ -312,10 +318,10 @@ impl RedisStore {
             view.failures = if state == PartitionState::Serving { 0 } else { view.failures + 1 };
             // A single answer may be late where much is on the way.
             if at_once || view.failures >= FAILURES {
-                states[partition] = state;
+                news.push((partition, state));
             }
         }
-        self.monitor.publish(&states, &self.target.to_string(), reason.as_deref());
+        self.monitor.publish(&news, &self.target, reason.as_deref());
         (counts, raw)
     }
 
@@ -361,7 +367,7 @@ impl RedisStore {
         let beat = script::run(&self.pulse, &BEAT_SCRIPT, |command| {
             command.arg(1).arg(self.keys.beat(partition));
             command.arg(&self.monitor.process).arg(i32::from(serving)).arg(&mark).arg(&fell).arg(&name);
-            command.arg(micros(SILENCE)).arg(micros(self.bound() * 2));
+            command.arg(micros(SILENCE)).arg(micros(self.bound() * 2)).arg(i32::from(self.connector.is_cluster()));
         });
         let (answer, commits) = tokio::try_join!(beat, self.commits_in(partition))?;
         let (time, heard_since, lineage, run, replicas, place): (i64, i64, String, String, usize, usize) = answer;
@@ -405,7 +411,9 @@ impl RedisStore {
     /// Sets the clock, and reads which data set this is. Another one than before is told.
     pub(super) async fn learn_data_set(&self) -> Result<(), Fault> {
         let (clock, data_set, older) = tokio::join!(self.set_clock(), self.name_data_set(), self.look_for_older());
-        self.note_older(older.unwrap_or_default());
+        if let Ok(is_there) = older {
+            self.note_older(is_there);
+        }
         // No call is served from Redis before the data set is known, so the clock is right by then.
         let epoch = clock.and(data_set)?;
         if self.is_older_there() {

@@ -90,7 +90,6 @@ impl RedisStore {
     /// The versions of the records of `ids`; `None` for what is missing, damaged, or of version 0.1.
     pub(super) async fn read_versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, Fault> {
         let answers = self.ask_each(ids, |key| cmd("HGET").arg(key).arg("v").take()).await;
-        self.part_size.learn(&answers);
         let version = |answer| read::<Option<String>>(answer).ok().flatten();
         Ok(answers?.into_iter().map(|answer| codec::parse_version(&version(answer)?)).collect())
     }

@@ -21,10 +21,12 @@
 --              the fields of what is there (codec.rs, READ_FULL), if that is another version; all nil: nothing is there
 -- Why atomic   a version and its index entries are seen together, and commits are announced in the order they happen in
 local there = redis.call('HGET', KEYS[1], 'v')
+local is_key_there = there or redis.call('EXISTS', KEYS[1]) == 1
 local legacy
-if not there and redis.call('EXISTS', KEYS[1]) == 1 then
+if not there and is_key_there then
   legacy = redis.call('HMGET', KEYS[1], 'rev', 'stamp', 'born', 'uid')
-  there = legacy[1] and legacy[4] and table.concat(legacy, ' ')
+  -- Where a part is missing it is no version that anybody expects.
+  there = legacy[1] and legacy[4] and table.concat({ legacy[1], legacy[2] or '', legacy[3] or '', legacy[4] }, ' ')
   legacy = there
 end
 if (there or '') ~= ARGV[1] then
@@ -72,7 +74,7 @@ end
 if mode == 'none' then
   redis.call('DEL', KEYS[1])
 else
-  if mode == 'whole' and there then
+  if mode == 'whole' and is_key_there then
     redis.call('DEL', KEYS[1])
   end
   local deleted = tonumber(ARGV[9])

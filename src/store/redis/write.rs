@@ -118,6 +118,10 @@ impl RedisStore {
                     };
                 }
             }
+            // The rest would wait for the same silence.
+            if outcomes.iter().any(|outcome| matches!(outcome, Err(StoreError::Unavailable))) {
+                outcomes.resize_with(writes.len(), || Err(StoreError::Unavailable));
+            }
         }
         outcomes
     }

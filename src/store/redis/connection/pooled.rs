@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use redis::{Arg, Cmd, Pipeline, RedisError, RedisResult, Value, aio::ConnectionLike};
+use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, Value, aio::ConnectionLike};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -101,7 +101,7 @@ impl PooledConnection {
         let sending = async move {
             let outcome = carry(wire, request).await;
             if let Some(last) = last
-                && !outcome.as_ref().is_err_and(RedisError::is_io_error)
+                && !outcome.as_ref().is_err_and(is_without_answer)
             {
                 last.store(clock.now(), Relaxed);
             }
@@ -141,6 +141,11 @@ async fn carry(wire: &mut Wire, request: Request<'_>) -> RedisResult<Vec<Answer>
 
 fn one(answer: Value) -> RedisResult<Vec<Answer>> {
     Ok(vec![Ok(answer.extract_error()?)])
+}
+
+/// Whether no node gave this error, but the connection.
+fn is_without_answer(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound)
 }
 
 /// The answers, unless one of them says that Redis can't serve now.
