@@ -62,6 +62,9 @@ impl SteeredClock {
     /// It goes faster or slower by at most this part: leases of workers that report in time stay valid.
     const SLEW: u32 = 100;
 
+    /// Longest time for which it catches up at once, so that it does not step after a pause.
+    const STEER_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
     /// Follows nothing yet.
     pub fn new(base: Arc<dyn Clock>) -> Self {
         Self { base, offset: AtomicI64::new(0), steered: Mutex::default() }
@@ -73,7 +76,7 @@ impl SteeredClock {
         let now = self.base.now();
         let offset = self.offset.load(Relaxed);
         let off = truth.as_micros() - now.as_micros() - offset;
-        let most = steered.map_or(Duration::MAX, |last| now.since(last) / Self::SLEW);
+        let most = steered.map_or(Duration::MAX, |last| now.since(last).min(Self::STEER_INTERVAL_MAX) / Self::SLEW);
         *steered = Some(now);
         if Duration::from_micros(off.unsigned_abs()) > give_or_take.max(Self::TOLERANCE) {
             let most = i64::try_from(most.as_micros()).unwrap_or(i64::MAX);

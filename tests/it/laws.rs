@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::Duration,
@@ -324,4 +324,24 @@ fn a_clock_that_several_set_at_once_is_right() {
         }
     });
     assert!(clocks.iter().all(|clock| clock.now() == Ahead::TRUTH));
+}
+
+struct Settable(AtomicI64);
+
+impl Clock for Settable {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.0.load(Relaxed))
+    }
+}
+
+#[test]
+fn a_steered_clock_does_not_step_after_a_pause() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let base = Arc::new(Settable(AtomicI64::new(Ahead::TRUTH.as_micros())));
+    let clock = SteeredClock::new(base.clone());
+    clock.steer(Ahead::TRUTH, Duration::ZERO);
+    base.0.store((Ahead::TRUTH + HOUR).as_micros(), Relaxed);
+    let before = clock.now();
+    clock.steer(before + HOUR, Duration::ZERO);
+    assert!(clock.now().since(before) <= Duration::from_millis(10), "{before:?}, {:?}", clock.now());
 }
