@@ -1,9 +1,6 @@
 //! The composition root: puts a server together, runs it, and takes it down in order.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Error, Result};
 use tokio::{
@@ -155,7 +152,6 @@ impl Server {
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { reports.report_redis().await }));
 
         let draining = CancellationToken::new();
-        let deadline = OnceLock::new();
         let drained = async {
             info!("draining");
             phase.send_replace(Phase::Draining);
@@ -163,13 +159,14 @@ impl Server {
         };
         phase.send_replace(Phase::Serving);
         let service = face.service.clone();
-        tokio::join!(grpc::serve(listener, tls, service, connections, limits, draining.clone(), drained), async {
-            shutdown.await;
-            _ = deadline.set(Instant::now() + STOP_TIMEOUT);
-            draining.cancel();
-        });
+        let ((), deadline) =
+            tokio::join!(grpc::serve(listener, tls, service, connections, limits, draining.clone(), drained), async {
+                shutdown.await;
+                draining.cancel();
+                Instant::now() + STOP_TIMEOUT
+            });
         let left = match fallback {
-            Some(fallback) => flush(&fallback, deadline.get().copied()).await,
+            Some(fallback) => flush(&fallback, deadline).await,
             None => 0,
         };
 
@@ -182,8 +179,8 @@ impl Server {
 }
 
 /// Pushes what Redis does not have until `deadline`. Returns how many jobs are left, which it names.
-async fn flush(fallback: &FallbackStore, deadline: Option<Instant>) -> usize {
-    let time = deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(Instant::now()));
+async fn flush(fallback: &FallbackStore, deadline: Instant) -> usize {
+    let time = deadline.saturating_duration_since(Instant::now());
     let left = fallback.flush(time.max(FLUSH_MIN)).await;
     if !left.is_empty() {
         let named: Vec<_> = left.iter().take(NAMED).map(String::as_str).collect();

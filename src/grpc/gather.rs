@@ -25,12 +25,12 @@ pub async fn gather<S: AsyncWrite + Unpin, C: Future>(
     stream: S,
     connect: impl FnOnce(Gathered<S>) -> C,
 ) -> io::Result<C::Output> {
-    let stream = Gathered(Arc::new(Mutex::new(LocalCache { writer: BufWriter::new(stream), is_blocked: false })));
+    let stream = Gathered(Arc::new(Mutex::new(Buffered { writer: BufWriter::new(stream), is_blocked: false })));
     let mut connection = pin!(connect(Gathered(stream.0.clone())));
     loop {
         yield_now().await;
         let turn = poll!(&mut connection);
-        let sent = poll!(poll_fn(|cx| stream.held().poll_flush(cx)));
+        let sent = poll!(poll_fn(|cx| stream.buffered().poll_flush(cx)));
         match (turn, sent) {
             (Poll::Ready(ended), _) => return Ok(ended),
             (Poll::Pending, Poll::Ready(Err(error))) => return Err(error),
@@ -43,10 +43,10 @@ pub async fn gather<S: AsyncWrite + Unpin, C: Future>(
 
 /// A stream that is flushed at the end of each turn of its connection.
 #[derive(Debug)]
-pub struct Gathered<S>(Arc<Mutex<LocalCache<S>>>);
+pub struct Gathered<S>(Arc<Mutex<Buffered<S>>>);
 
 #[derive(Debug)]
-struct LocalCache<S> {
+struct Buffered<S> {
     writer: BufWriter<S>,
     /// The stream did not take all of it when it was last flushed.
     is_blocked: bool,
@@ -54,12 +54,12 @@ struct LocalCache<S> {
 
 impl<S> Gathered<S> {
     /// Nobody else ever waits for it: it is used in turns of the connection alone.
-    fn held(&self) -> MutexGuard<'_, LocalCache<S>> {
+    fn buffered(&self) -> MutexGuard<'_, Buffered<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<S: AsyncWrite + Unpin> LocalCache<S> {
+impl<S: AsyncWrite + Unpin> Buffered<S> {
     fn writer(&mut self) -> Pin<&mut BufWriter<S>> {
         Pin::new(&mut self.writer)
     }
@@ -73,23 +73,23 @@ impl<S: AsyncWrite + Unpin> LocalCache<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.held().writer().poll_read(cx, into)
+        self.buffered().writer().poll_read(cx, into)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.held().writer().poll_write(cx, bytes)
+        self.buffered().writer().poll_write(cx, bytes)
     }
 
     /// Left to the end of this turn, unless the one before could not send everything: who writes has to wait then.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut held = self.held();
+        let mut held = self.buffered();
         if held.is_blocked { held.poll_flush(cx) } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.held().writer().poll_shutdown(cx)
+        self.buffered().writer().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -97,7 +97,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.held().writer().poll_write_vectored(cx, slices)
+        self.buffered().writer().poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -271,6 +271,7 @@ fn removal(event: &WatchEvent) -> v1::Removal {
     }
 }
 
+/// The progress without its details.
 fn progress(from: &Progress) -> v1::Progress {
     v1::Progress {
         percent: from.percent,
@@ -281,7 +282,7 @@ fn progress(from: &Progress) -> v1::Progress {
         stage_index: from.stage_index,
         stage_count: from.stage_count,
         message: from.message.clone(),
-        details: from.details.as_deref().map(to_struct),
+        details: None,
     }
 }
 
