@@ -81,7 +81,8 @@ impl Scene {
         for (client, workers) in self.clients.iter_mut().zip(&self.workers) {
             let (listed, partial) = list(client).await;
             let own: Vec<_> = workers.worked().into_iter().map(|worked| worked.id).collect();
-            let is_listed = |id: &String| !partial || listed.iter().any(|(listed, ..)| listed == id);
+            let is_listed =
+                |id: &String| !partial || own.contains(id) || listed.iter().any(|(listed, ..)| listed == id);
             let expected = self.expected.iter().filter(|(id, ..)| is_listed(id)).cloned().collect();
             let blur = |mut job: Listed| {
                 if partial && !own.contains(&job.0) {

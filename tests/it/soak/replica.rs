@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::world::Settings;
 use crate::support::{
     faketime::{self, WallClock},
-    process::command,
+    process::{command, count_left},
 };
 
 /// Within this time after a fault a replica promises to return.
@@ -146,26 +146,17 @@ fn serve(address: &str, flags: &[String], clock: &WallClock, log: &Path) -> Opti
 impl Stopped {
     /// The number of jobs that the log counts as left behind.
     pub fn left(&self) -> Option<usize> {
-        let left = |line: &&str| ["left", "not stored", "unsaved", "dirty"].iter().any(|word| line.contains(word));
-        self.warnings().filter(left).find_map(|line| {
-            let (_, text) = line.split_once("jobtrack")?;
-            let mut words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
-            words.find_map(|word| word.parse().ok())
-        })
+        count_left(&self.log)
     }
 
     /// The jobs that the log names as conflicted or dropped.
     pub fn given_way<'a>(&'a self, jobs: impl Iterator<Item = &'a String>) -> Vec<&'a String> {
-        let words = ["conflict", "two sides", "dropped", "discarded"];
-        let gave_way = |line: &&str| !line.contains(" DEBUG ") && words.iter().any(|word| line.contains(word));
+        let messages = ["conflicting changes merged; one was discarded", "a job is dropped"];
+        let gave_way = |line: &&str| messages.iter().any(|message| line.contains(message));
         let lines: Vec<_> = self.log.lines().filter(gave_way).collect();
         let names = |line: &str, job: &str| {
             line.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-').any(|word| word == job)
         };
         jobs.filter(|job| lines.iter().any(|line| names(line, job))).collect()
-    }
-
-    fn warnings(&self) -> impl Iterator<Item = &str> {
-        self.log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
     }
 }

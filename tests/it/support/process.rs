@@ -151,3 +151,10 @@ impl Drop for Process {
         _ = self.child.wait();
     }
 }
+
+/// The number of jobs that a log counts as left behind by a stop.
+pub fn count_left(log: &str) -> Option<usize> {
+    let line = log.lines().find(|line| line.contains("stopped with changes that Redis does not have"))?;
+    let (_, count) = line.split_once("count=")?;
+    count.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+}
