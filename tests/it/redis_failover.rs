@@ -189,7 +189,8 @@ impl Load {
         let mut last = BTreeMap::new();
         for caller in self.callers {
             let made = caller.running.await.expect("a caller ends without a panic");
-            let job = get(&mut self.clients[0].clone(), &caller.id).await.expect("it can be read");
+            let acknowledged = made.iter().rev().find_map(Call::stored);
+            let job = get_at_least(&mut self.clients[0].clone(), &caller.id, acknowledged).await;
             last.insert(caller.id.clone(), job);
             calls.insert(caller.id, made);
         }
@@ -270,6 +271,16 @@ fn number_of(job: &Job) -> i64 {
 async fn get(client: &mut Client, id: &str) -> Result<Job, Status> {
     let answer = client.get_job(GetJobRequest { job_id: id.to_owned(), min_revision: None }).await?;
     Ok(answer.into_inner().job.expect("a job"))
+}
+
+/// The job as it is, not older than its last change, which another server may have made just now; as it is in any case
+/// if that change is lost.
+async fn get_at_least(client: &mut Client, id: &str, min_revision: Option<i64>) -> Job {
+    match client.get_job(GetJobRequest { job_id: id.to_owned(), min_revision }).await {
+        Ok(answer) => answer.into_inner().job.expect("a job"),
+        Err(status) if status.code() == Code::Unavailable => get(client, id).await.expect("it can be read"),
+        Err(status) => panic!("{status:?}"),
+    }
 }
 
 /// What was called, and what came of it.
