@@ -4,10 +4,17 @@
 //! compared first, and records are read only where they differ. A pass that is cut short goes on where it was, as long as
 //! the history of the data is the same. What is dirty after one pass stays dirty, job by job.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::pending,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    select,
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{debug, info};
 
 use super::{FallbackStore, entries::CacheEntry};
@@ -102,11 +109,15 @@ impl FallbackStore {
 
     /// Has a partition be what is served from, and have all that is held, whenever it is not or does not.
     async fn restore(&self, partition: usize) {
+        let mut states = self.primary.states();
         loop {
             self.cache.unsettled(partition).await;
             let mut pause = PAUSE_MIN;
             while self.cache.is_unsettled(partition) {
-                sleep(pause / 2 + jitter(pause / 2)).await;
+                select! {
+                    () = sleep(pause / 2 + jitter(pause / 2)) => {}
+                    () = begins_to_serve(&mut states, partition) => {}
+                }
                 pause = (pause * 2).min(PAUSE_MAX);
                 let outcome = if self.cache.is_unavailable(partition) {
                     self.come_back(partition).await
@@ -216,6 +227,17 @@ pub struct ReconcileMetrics {
     /// Jobs, in the order of [`ReconcileOutcome::ALL`].
     jobs: Counters<{ ReconcileOutcome::ALL.len() }>,
     pub(super) seconds: Histogram,
+}
+
+/// Waits until a change shows that a partition serves.
+async fn begins_to_serve(states: &mut watch::Receiver<Vec<PartitionState>>, partition: usize) {
+    while states.changed().await.is_ok() {
+        if states.borrow_and_update()[partition] == PartitionState::Serving {
+            return;
+        }
+    }
+    // The primary is gone, with all that waits for it.
+    pending::<()>().await;
 }
 
 impl ReconcileMetrics {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bb8_redis::bb8::{self, ManageConnection, QueueStrategy};
+use futures_util::FutureExt;
 use redis::{RedisError, RedisResult};
 use tokio::{
     select,
@@ -71,12 +72,19 @@ impl Connections {
         self.pool.state().connections
     }
 
-    /// The share that was taken last, unless it is known to be broken or was used for long enough.
+    /// The share that was taken last, unless it is known to be broken. After enough uses another takes its place, if there
+    /// is one at hand.
     pub fn current(&self) -> Option<PooledConnection> {
         let mut current = self.shared();
-        current.take_if(|(connection, uses)| *uses == USES || connection.is_broken(self.generations.now()));
+        current.take_if(|(connection, _)| connection.is_broken(self.generations.now()));
         let (connection, uses) = current.as_mut()?;
         *uses += 1;
+        if *uses >= USES
+            && let Some(Ok(next)) = self.pool.get().now_or_never()
+            && !next.is_broken(self.generations.now())
+        {
+            (*connection, *uses) = (next.clone(), 0);
+        }
         Some(connection.clone())
     }
 
@@ -96,8 +104,15 @@ impl Connections {
     pub fn replace(&self, wire: Wire) {
         let Generations { connector, replaced } = &self.generations;
         let generation = (connector.generation(), replaced.fetch_add(1, Relaxed) + 1);
+        let connection = PooledConnection::new(wire, generation);
+        *self.shared() = Some((connection.clone(), 0));
         // Where there is no room, the pool makes another.
-        _ = self.pool.add(PooledConnection::new(wire, generation));
+        _ = self.pool.add(connection);
+    }
+
+    /// Whether `connection` is not used any more, so that what it finds says nothing of those that are.
+    pub fn are_newer_than(&self, connection: &PooledConnection) -> bool {
+        connection.is_broken(self.generations.now())
     }
 
     /// Waits for a connection that is not known to be broken.
@@ -130,6 +145,7 @@ impl Connections {
             }
         }
     }
+
     fn shared(&self) -> MutexGuard<'_, Option<(PooledConnection, u32)>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -167,6 +167,9 @@ impl Pool {
     /// Sees to it that a connection which failed is not used again. Those to a cluster are used until there are others:
     /// a node that is lost must not concern the rest.
     fn give_up(&self, connection: &PooledConnection, request: Request<'_>, error: &RedisError) {
+        if self.connections.are_newer_than(connection) {
+            return;
+        }
         if connection.is_cluster() {
             // Without a key it went to any node, and the next one goes to another.
             let Some(key) = request.key() else { return };
