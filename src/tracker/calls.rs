@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::{task::yield_now, time::timeout};
 use uuid::Uuid;
 
-use super::{Tracker, TrackerStats};
+use super::{Tracker, TrackerStats, quota::Place};
 use crate::{
     domain::{
         Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Needed, NewJob, Owners, Subject,
@@ -210,13 +210,16 @@ impl Calls<'_> {
         if store.count_of_owner(owner).await? < most as u64 {
             return Ok(None);
         }
-        // Records that have vanished leave the indexes when they are listed.
+        let refused = Some(Limit::JobsPerOwner(most));
+        let looks = &self.tracker.quota_looks;
+        let Some(Place(after)) = looks.begin(owner) else { return Ok(refused) };
         let owners = Owners::Only([owner.to_owned()].into());
         let filter = Filter { owners, ..Filter::default() };
         let (now, view) = (self.tracker.now(), View::Basic);
-        store.list(&ListQuery { filter, limit: MAX_PAGE, after: None, now, confined: true, view }).await?;
+        let page = store.list(&ListQuery { filter, limit: MAX_PAGE, after, now, confined: true, view }).await?;
+        looks.end(owner, page.next);
         let jobs = store.count_of_owner(owner).await?;
-        Ok((jobs >= most as u64).then_some(Limit::JobsPerOwner(most)))
+        Ok(refused.filter(|_| jobs >= most as u64))
     }
 
     /// A version that is at most a moment behind, if one is at hand.

@@ -7,6 +7,7 @@
 
 mod calls;
 mod metrics;
+mod quota;
 mod sweep;
 
 use std::{
@@ -22,7 +23,7 @@ use uuid::Uuid;
 
 pub use calls::Calls;
 
-use self::{metrics::JobMetrics, sweep::Sweeper};
+use self::{metrics::JobMetrics, quota::QuotaLooks, sweep::Sweeper};
 use crate::{
     clock::Clock,
     domain::{Applied, Change, ChangeContext, ChangeId, Identity, Job, JobError, Limit, Retention, Subject, Timestamp},
@@ -44,6 +45,7 @@ pub struct Tracker {
     metrics: JobMetrics,
     started: Instant,
     limits: Arc<Limits>,
+    quota_looks: QuotaLooks,
 }
 
 /// How a tracker is.
@@ -73,6 +75,7 @@ impl Tracker {
             metrics: JobMetrics::default(),
             started: Instant::now(),
             limits: Arc::default(),
+            quota_looks: QuotaLooks::default(),
         }
     }
 
