@@ -45,17 +45,18 @@ end
 if restarted or not lineage or (ARGV[4] ~= '' and ARGV[4] == lineage) then
   lineage = ARGV[5]
 end
-redis.call('HSET', KEYS[1], 'heard_since', text(heard_since), 'run', server, 'node', node, 'lineage', lineage)
+local changes = { 'heard_since', text(heard_since), 'run', server, 'node', node, 'lineage', lineage }
 if ARGV[2] == '1' then
-  redis.call('HSET', KEYS[1], 'last', text(now))
+  changes[#changes + 1], changes[#changes + 2] = 'last', text(now)
 end
 
 -- A mark is only raised; one in the future was made before the clock was set back.
 local mark, before = tonumber(ARGV[3]), marks[ARGV[1]]
 if mark and mark <= now and (not before or before < mark or before > now) then
-  redis.call('HSET', KEYS[1], 'mark:' .. ARGV[1], text(mark))
+  changes[#changes + 1], changes[#changes + 2] = 'mark:' .. ARGV[1], text(mark)
   marks[ARGV[1]] = mark
 end
+redis.call('HSET', KEYS[1], unpack(changes))
 local serving = {}
 for process, its in pairs(marks) do
   if its < now - tonumber(ARGV[7]) then

@@ -9,7 +9,7 @@ use super::{
     RedisStore,
     connection::{Answer, Fault, read},
     schema::keys::{IndexKey, Partition},
-    script::{Extent, Write},
+    script::Write,
 };
 use crate::{
     domain::{Due, Job, JobId, Timestamp, View},
@@ -107,8 +107,7 @@ impl RedisStore {
 
     /// Takes a record out of the sets of what is to come, if it is still not there.
     async fn leave_indexes(&self, id: &JobId) -> Result<(), Fault> {
-        let write = Write { id, previous: None, next: None, by: None, leaving: &SETS, extent: Extent::Part };
-        write.run(&self.bulk, &self.keys).await.map(|_| ())
+        Write::removal(id, None, &SETS).run(None, &self.bulk, &self.keys).await.map(drop)
     }
 
     /// Puts a record off that can't be read: nothing can be done about it now, and others wait behind it.
@@ -133,5 +132,5 @@ fn due_of(job: &Job, now: Timestamp) -> Option<Due> {
 
 fn places(answer: Answer) -> Result<Vec<(Timestamp, JobId)>, Fault> {
     let entries: Vec<(String, f64)> = read(answer)?;
-    Ok(entries.into_iter().filter_map(|(id, score)| Some((super::micros(score), JobId::parse(&id)?))).collect())
+    Ok(entries.into_iter().filter_map(|(id, score)| Some((super::time_of(score), JobId::parse(&id)?))).collect())
 }

@@ -11,8 +11,8 @@ use redis::{cmd, pipe};
 use super::{
     RedisStore,
     connection::{Fault, read},
-    schema::keys::{IndexKey, Partition},
-    script::{Extent, Write},
+    schema::keys::{IndexKey, PARTITIONS, Partition},
+    script::Write,
 };
 use crate::{
     domain::{Cursor, Job, JobId, ListQuery, Owners, State, Timestamp},
@@ -52,7 +52,7 @@ impl RedisStore {
         let (places, total) = self.choose(query).await?;
         let newest = filter.created_before.map(|time| Cursor { create_time: time, id: JobId::lower_bound() });
         let after = [query.after.clone(), newest].into_iter().flatten().min();
-        let chunk = query.limit * 2 / Partition::all().count() + 4;
+        let chunk = query.limit * 2 / PARTITIONS + 4;
         let mut runs: Vec<_> = Partition::all()
             .map(|partition| Run {
                 partition,
@@ -99,14 +99,16 @@ impl RedisStore {
 
     /// Takes ids out of the indexes whose records are missing: evicted, or deleted by hand.
     async fn leave_lists(&self, ids: &[JobId], records: &[Record], read: &[IndexKey<'_>]) -> Result<(), Fault> {
-        let missing = ids.iter().zip(records).filter(|(_, record)| matches!(record, Record::Missing));
+        let missing: Vec<_> = ids.iter().zip(records).filter(|(_, record)| matches!(record, Record::Missing)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
         let states = State::ALL.map(IndexKey::State);
         let others = [IndexKey::Created, IndexKey::Expire, IndexKey::Lease];
         let mut leaving: Vec<_> = states.into_iter().chain(others).collect();
         leaving.extend(read.iter().filter(|key| matches!(key, IndexKey::Owner(_) | IndexKey::Kind(_))));
         for (id, _) in missing {
-            let write = Write { id, previous: None, next: None, by: None, leaving: &leaving, extent: Extent::Part };
-            write.run(&self.bulk, &self.keys).await?;
+            Write::removal(id, None, &leaving).run(None, &self.bulk, &self.keys).await?;
             self.listener.vanished(id);
         }
         Ok(())
@@ -240,7 +242,7 @@ impl RedisStore {
 fn cursors(entries: Vec<(String, f64)>) -> Vec<Cursor> {
     let place = |(id, score): (String, f64)| {
         let id = JobId::parse(&id)?;
-        Some(Cursor { create_time: super::micros(score), id })
+        Some(Cursor { create_time: super::time_of(score), id })
     };
     entries.into_iter().filter_map(place).collect()
 }

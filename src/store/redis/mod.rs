@@ -44,7 +44,7 @@ use self::{
         codec::{READ_FULL, decode},
         keys::{Keys, PARTITIONS, Partition},
     },
-    script::{Extent, Write},
+    script::Write,
     subscriber::Feed,
 };
 use super::{
@@ -196,7 +196,7 @@ fn corrupt(id: &JobId) -> StoreError {
 
 /// The time that a score stands for: a double holds microseconds exactly.
 #[expect(clippy::cast_possible_truncation, reason = "a score that is no time is pinned to the ends")]
-fn micros(score: f64) -> Timestamp {
+fn time_of(score: f64) -> Timestamp {
     Timestamp::from_micros(score as i64)
 }
 
@@ -242,9 +242,8 @@ impl JobStore for RedisStore {
     }
 
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
-        let write =
-            Write { id: &job.id, previous: Some(job), next: None, by: None, leaving: &[], extent: Extent::Part };
-        let forgotten = self.metrics.time(Command::Delete, write.run(&self.pool, &self.keys)).await;
+        let removal = Write::removal(&job.id, Some(job), &[]);
+        let forgotten = self.metrics.time(Command::Delete, removal.run(None, &self.pool, &self.keys)).await;
         forgotten.map_err(|fault| Self::error(fault, &job.id))?;
         Ok(())
     }

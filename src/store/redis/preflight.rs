@@ -112,14 +112,12 @@ impl RedisStore {
             leaving: &[],
             extent: Extent::Part,
         };
-        let left_behind = match write.run(&self.pool, &self.keys).await? {
+        let left_behind = match write.run(None, &self.pool, &self.keys).await? {
             Outcome::Done(_) | Outcome::Deferred | Outcome::Legacy => None,
             Outcome::Other(fields) => Some(decode(&id, fields)),
         };
         let there = left_behind.and_then(Record::found).map_or_else(|| gone.into(), |stored| stored.job);
-        let forget =
-            Write { id: &id, previous: Some(&there), next: None, by: None, leaving: &[], extent: Extent::Part };
-        forget.run(&self.pool, &self.keys).await?;
+        Write::removal(&id, Some(&there), &[]).run(None, &self.pool, &self.keys).await?;
         Ok(())
     }
 

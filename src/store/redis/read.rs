@@ -10,7 +10,7 @@ use super::{
     connection::{Answer, Fault, read},
     schema::{
         codec::{self, decode},
-        keys::Partition,
+        keys::{PARTITIONS, Partition},
     },
 };
 use crate::{
@@ -29,6 +29,9 @@ const FEW: usize = 2;
 
 /// About how many bytes a record without documents takes.
 const BASIC_BYTES: usize = 512;
+
+/// The fields of a record next to which what else it has is small.
+const LARGE_FIELDS: [&str; 3] = ["result", "metadata", "doc"];
 
 /// How much is asked for at once: more while answers come in time, half as much after one that does not.
 #[derive(Debug)]
@@ -60,28 +63,32 @@ impl PartSize {
 impl RedisStore {
     /// The records of `ids`, in the same order.
     pub(super) async fn read_many(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
+        let sizes = self.sizes(ids, view).await?;
         let mut records = Vec::with_capacity(ids.len());
         while records.len() < ids.len() {
-            records.extend(self.read_first(&ids[records.len()..], view).await?);
+            let (from, count) = (records.len(), self.fitting(&sizes[records.len()..]));
+            records.extend(self.read_part(&ids[from..from + count], view).await?);
         }
         Ok(records)
     }
 
     /// The records of the first of `ids`, as many as can be read together.
     pub(super) async fn read_first(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
-        let some = match view {
-            View::Basic => (self.part_size.get() / BASIC_BYTES).clamp(1, ids.len().max(1)),
-            View::Full if ids.len() <= FEW => ids.len(),
-            View::Full => {
-                let (mut sum, most) = (0, self.part_size.get());
-                let fits = |size: &usize| {
-                    sum += size;
-                    sum <= most
-                };
-                self.sizes(ids).await?.into_iter().take_while(fits).count().max(1)
-            }
+        let count = self.fitting(&self.sizes(ids, view).await?);
+        self.read_part(&ids[..count], view).await
+    }
+
+    /// The number of the first records, of these sizes, that can be read together: one at least, if there are any.
+    fn fitting(&self, sizes: &[usize]) -> usize {
+        let (mut sum, most) = (0, self.part_size.get());
+        let fits = |size: &&usize| {
+            sum += **size;
+            sum <= most
         };
-        let ids = &ids[..some.min(ids.len())];
+        sizes.iter().take_while(fits).count().max(1).min(sizes.len())
+    }
+
+    async fn read_part(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let answers = self.ask_each(ids, |key| cmd("HMGET").arg(key).arg(codec::fields(view)).take()).await;
         self.part_size.learn(&answers);
         ids.iter().zip(answers?).map(|(id, answer)| record(id, answer)).collect()
@@ -94,10 +101,14 @@ impl RedisStore {
         Ok(answers?.into_iter().map(|answer| codec::parse_version(&version(answer)?)).collect())
     }
 
-    async fn sizes(&self, ids: &[JobId]) -> Result<Vec<usize>, Fault> {
-        // What else a record has is small next to what may be read at once.
-        const LARGE: [&str; 3] = ["result", "metadata", "doc"];
-        let asked = LARGE.map(|field| self.ask_each(ids, move |key| cmd("HSTRLEN").arg(key).arg(field).take()));
+    /// About how many bytes each record takes, as far as that matters for how many can be read together.
+    async fn sizes(&self, ids: &[JobId], view: View) -> Result<Vec<usize>, Fault> {
+        match view {
+            View::Basic => return Ok(vec![BASIC_BYTES; ids.len()]),
+            View::Full if ids.len() <= FEW => return Ok(vec![0; ids.len()]),
+            View::Full => {}
+        }
+        let asked = LARGE_FIELDS.map(|field| self.ask_each(ids, move |key| cmd("HSTRLEN").arg(key).arg(field).take()));
         let mut sizes = vec![0; ids.len()];
         for answers in try_join_all(asked).await? {
             // What is no hash is found out when it is read.
@@ -110,7 +121,7 @@ impl RedisStore {
 
     /// The answer for each of `ids` to the command that `ask` makes of its key.
     async fn ask_each(&self, ids: &[JobId], ask: impl Fn(String) -> Cmd) -> Result<Vec<Answer>, Fault> {
-        let mut parts = vec![(Vec::new(), Pipeline::new()); Partition::all().count()];
+        let mut parts = vec![(Vec::new(), Pipeline::new()); PARTITIONS];
         for (at, id) in ids.iter().enumerate() {
             let (places, commands) = &mut parts[Partition::of(id).index()];
             places.push(at);

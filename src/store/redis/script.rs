@@ -130,16 +130,16 @@ pub async fn run<T: redis::FromRedisValue>(pool: &Pool, source: &Source, add: im
     }
 }
 
-impl Write<'_> {
-    /// Carries it out.
-    pub async fn run(&self, pool: &Pool, keys: &Keys) -> Result<Outcome, Fault> {
-        let answer: Value = run(pool, &REPLACE, |command| self.add_to(command, keys, None)).await?;
-        Ok(answer.into())
+impl<'a> Write<'a> {
+    /// The removal of a record, where `previous` is there, and of its id from the indexes `leaving`.
+    pub const fn removal(id: &'a JobId, previous: Option<&'a Job>, leaving: &'a [IndexKey<'a>]) -> Self {
+        Self { id, previous, next: None, by: None, leaving, extent: Extent::Part }
     }
 
-    /// Carries it out if the passing of time allows it.
-    pub async fn decide(&self, terms: &Terms, pool: &Pool, keys: &Keys) -> Result<Outcome, Fault> {
-        let answer: Value = run(pool, &DECIDE, |command| self.add_to(command, keys, Some(terms))).await?;
+    /// Carries it out; with `terms` only if the passing of time allows it.
+    pub async fn run(&self, terms: Option<&Terms>, pool: &Pool, keys: &Keys) -> Result<Outcome, Fault> {
+        let source = if terms.is_some() { &DECIDE } else { &REPLACE };
+        let answer: Value = run(pool, source, |command| self.add_to(command, keys, terms)).await?;
         Ok(answer.into())
     }
 
@@ -230,7 +230,7 @@ impl Write<'_> {
     fn heard(&self) -> String {
         match self.next {
             Some(_) if self.is_heard() => "now".to_owned(),
-            Some(job) if self.extent == Extent::Whole => micros(job.heard),
+            Some(job) if self.extent == Extent::Whole => text(job.heard),
             _ => String::new(),
         }
     }
@@ -250,7 +250,7 @@ impl Write<'_> {
                 if stays && self.previous.and_then(|there| there.since) == job.since {
                     String::new()
                 } else {
-                    micros(job.since)
+                    text(job.since)
                 }
             }
             (Some(_), _) if self.extent == Extent::Heard => String::new(),
@@ -264,10 +264,10 @@ impl Write<'_> {
         let ended = |job: &&Job| job.state.is_terminal() && job.removal.is_none();
         let Some(job) = self.next.filter(ended).filter(|_| self.extent != Extent::Heard) else { return String::new() };
         let before = self.previous.filter(|_| !self.is_another_incarnation()).and_then(|there| there.durable_time);
-        job.durable_time.or(before).map_or_else(|| "now".to_owned(), |time| micros(Some(time)))
+        job.durable_time.or(before).map_or_else(|| "now".to_owned(), |time| text(Some(time)))
     }
 }
 
-fn micros(time: Option<Timestamp>) -> String {
+fn text(time: Option<Timestamp>) -> String {
     time.map(|time| time.as_micros().to_string()).unwrap_or_default()
 }

@@ -7,7 +7,7 @@ use redis::{Arg, Cmd, Pipeline, Value};
 
 use super::{
     RedisStore,
-    connection::Fault,
+    connection::{Answer, Fault},
     corrupt,
     monitor::{BEAT, SILENCE},
     schema::{
@@ -26,14 +26,17 @@ use crate::{
 impl RedisStore {
     /// See [`JobStore::replace`](crate::store::JobStore::replace).
     pub(super) async fn write(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        let write = self.write_of(&job, previous);
-        let unanswered = Unanswered { feed: &self.feed, id: &job.id };
-        let mut outcome = write.run(&self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))?;
-        if let Outcome::Legacy = outcome {
-            let write = Write { extent: Extent::Whole, ..write };
-            outcome = write.run(&self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))?;
-        }
-        forget(unanswered);
+        self.write_extent(job, previous, Extent::Part).await
+    }
+
+    async fn write_extent(
+        &self,
+        job: Arc<Job>,
+        previous: Option<&Job>,
+        extent: Extent,
+    ) -> Result<Replaced, StoreError> {
+        let write = Write { extent, ..self.write_of(&job, previous) };
+        let outcome = self.carry_out(write, None).await?;
         self.replaced(job, previous, outcome)
     }
 
@@ -49,16 +52,7 @@ impl RedisStore {
             Decision::Lost => Terms { wait: deadline, bound: Duration::ZERO, silence: SILENCE },
             Decision::Final => Terms { wait: deadline.max(SILENCE + BEAT * 2), bound: self.bound(), silence: SILENCE },
         };
-        let write = self.write_of(&job, Some(previous));
-        let unanswered = Unanswered { feed: &self.feed, id: &job.id };
-        let decide = async |write: &Write<'_>| {
-            write.decide(&terms, &self.pool, &self.keys).await.map_err(|fault| Self::error(fault, &job.id))
-        };
-        let mut outcome = decide(&write).await?;
-        if let Outcome::Legacy = outcome {
-            outcome = decide(&Write { extent: Extent::Whole, ..write }).await?;
-        }
-        forget(unanswered);
+        let outcome = self.carry_out(self.write_of(&job, Some(previous)), Some(&terms)).await?;
         if let Outcome::Deferred = outcome {
             return Ok(Decided::Deferred);
         }
@@ -68,27 +62,44 @@ impl RedisStore {
         })
     }
 
+    /// Carries out a write, of the whole record where that is of version 0.1. Without an answer the job is read again.
+    async fn carry_out(&self, write: Write<'_>, terms: Option<&Terms>) -> Result<Outcome, StoreError> {
+        let id = write.id;
+        let unanswered = Unanswered { feed: &self.feed, id };
+        let mut outcome = write.run(terms, &self.pool, &self.keys).await.map_err(|fault| Self::error(fault, id))?;
+        if let Outcome::Legacy = outcome {
+            let whole = Write { extent: Extent::Whole, ..write };
+            outcome = whole.run(terms, &self.pool, &self.keys).await.map_err(|fault| Self::error(fault, id))?;
+        }
+        forget(unanswered);
+        Ok(outcome)
+    }
+
     /// See [`PrimaryStore::renew`](crate::store::PrimaryStore::renew).
     pub(super) async fn write_heard(&self, job: &Job) -> Result<(), Fault> {
-        let write =
-            Write { id: &job.id, previous: Some(job), next: Some(job), by: None, leaving: &[], extent: Extent::Heard };
-        write.run(&self.bulk, &self.keys).await.map(drop)
+        let heard = Write { by: None, extent: Extent::Heard, ..self.write_of(job, Some(job)) };
+        if let Outcome::Legacy = heard.run(None, &self.bulk, &self.keys).await? {
+            let whole = Write { extent: Extent::Whole, ..self.write_of(job, Some(job)) };
+            whole.run(None, &self.bulk, &self.keys).await?;
+            heard.run(None, &self.bulk, &self.keys).await?;
+        }
+        Ok(())
     }
 
     /// See [`JobStore::replace_many`](crate::store::JobStore::replace_many).
     pub(super) async fn write_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
         let mut outcomes = Vec::with_capacity(writes.len());
+        let command = |write: &Replacement| self.write_of(&write.job, write.previous.as_deref()).command(&self.keys);
+        let mut commands = writes.iter().map(command).peekable();
         while outcomes.len() < writes.len() {
             // Of each partition the places in this part and the commands.
             let mut parts = vec![(Vec::new(), Pipeline::new()); PARTITIONS];
+            let most = self.part_size.get();
             let mut size = 0;
-            for (place, Replacement { job, previous }) in writes.iter().enumerate().skip(outcomes.len()) {
-                let command = self.write_of(job, previous.as_deref()).command(&self.keys);
+            while let Some(command) = commands.next_if(|command| size == 0 || size + length(command) <= most) {
                 size += length(&command);
-                if size > self.part_size.get() && size > length(&command) {
-                    break;
-                }
-                let (places, pipeline) = &mut parts[Partition::of(&job.id).index()];
+                let place = outcomes.len();
+                let (places, pipeline) = &mut parts[Partition::of(&writes[place].job.id).index()];
                 places.push(place);
                 pipeline.add_command(command);
                 outcomes.push(Err(StoreError::Unavailable));
@@ -101,21 +112,7 @@ impl RedisStore {
                 for place in places {
                     let answer = answers.as_mut().map_err(|fault| fault.clone());
                     let answer = answer.map(|answers| answers.next().unwrap_or(Ok(Value::Nil)));
-                    let Replacement { job, previous } = &writes[*place];
-                    outcomes[*place] = match answer {
-                        Ok(Ok(answer)) => match Outcome::from(answer) {
-                            Outcome::Legacy => self.write(job.clone(), previous.as_deref()).await,
-                            outcome => self.replaced(job.clone(), previous.as_deref(), outcome),
-                        },
-                        Ok(Err(error)) if script::is_unknown(&error) => {
-                            self.write(job.clone(), previous.as_deref()).await
-                        }
-                        Ok(Err(error)) => Err(Self::error(Fault::Refused(error), &job.id)),
-                        Err(fault) => {
-                            self.feed.doubt(&job.id);
-                            Err(fault.into())
-                        }
-                    };
+                    outcomes[*place] = self.answered(&writes[*place], answer).await;
                 }
             }
             // The rest would wait for the same silence.
@@ -124,6 +121,27 @@ impl RedisStore {
             }
         }
         outcomes
+    }
+
+    /// What became of one of many writes. One that Redis could not carry out as it was is made again for itself.
+    async fn answered(
+        &self,
+        Replacement { job, previous }: &Replacement,
+        answer: Result<Answer, Fault>,
+    ) -> Result<Replaced, StoreError> {
+        let (job, previous) = (job.clone(), previous.as_deref());
+        match answer {
+            Ok(Ok(answer)) => match Outcome::from(answer) {
+                Outcome::Legacy => self.write_extent(job, previous, Extent::Whole).await,
+                outcome => self.replaced(job, previous, outcome),
+            },
+            Ok(Err(error)) if script::is_unknown(&error) => self.write(job, previous).await,
+            Ok(Err(error)) => Err(Self::error(Fault::Refused(error), &job.id)),
+            Err(fault) => {
+                self.feed.doubt(&job.id);
+                Err(fault.into())
+            }
+        }
     }
 
     fn write_of<'a>(&'a self, job: &'a Job, previous: Option<&'a Job>) -> Write<'a> {
