@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    task::yield_now,
+};
 
 use super::entries::{CacheEntry, Entries, EntryMeta, FreshnessToken, Partition, Unavailable, comes_after};
 use crate::{
@@ -282,8 +285,8 @@ impl LocalCache {
         if is_late || !entries.partitions[note.partition].is_available() {
             return None;
         }
-        let is_current = note.fresh == entries.freshness(id) && job.version.revision >= note.notified;
-        let is_there = is_current && note.fresh.is_some() && !note.dirty && job.removal.is_none();
+        let is_current = note.fresh == Some(entries.freshness_of(note)) && job.version.revision >= note.notified;
+        let is_there = is_current && !note.dirty && job.removal.is_none();
         is_there.then(|| Stored {
             job: self.with_liveness(job),
             durability: Durability::Durable,
@@ -556,29 +559,37 @@ impl LocalCache {
 
     /// Forgets tombstones that the primary has forgotten, and jobs that it must have removed. A few at a time: callers wait
     /// for the lock.
-    pub fn tidy(&self) {
+    pub async fn tidy(&self) {
         let now = self.clock.now();
         let mut after = None;
-        loop {
-            let mut entries = self.entries();
-            let is_over = |time: Timestamp, row: &Row<EntryMeta>, due| match due {
-                _ if row.note.dirty => false,
-                Due::Forget => true,
-                Due::Expire => row.job.state.is_terminal() && time + TOMBSTONE_LIFE <= now,
-                Due::LoseWorker => false,
-            };
-            let due = entries.table.due_after(after.as_ref()).take_while(|(time, ..)| *time <= now);
-            let seen: Vec<_> = due
-                .take(FORGOTTEN_AT_ONCE)
-                .map(|(time, row, due)| (time, row.job.id.clone(), is_over(time, row, due)))
-                .collect();
-            let Some((time, id, _)) = seen.last() else { return };
-            after = Some((*time, id.clone()));
-            let over = seen.iter().filter(|(_, _, over)| *over);
-            let forgotten: Vec<_> = over.filter_map(|(_, id, _)| entries.forget(id)).collect();
-            drop(entries);
-            drop(forgotten);
+        while let Some(last) = self.tidy_some(now, after.as_ref()) {
+            after = Some(last);
+            yield_now().await;
         }
+    }
+
+    /// Looks at some of what is due after a place in the order, and returns the last of them.
+    fn tidy_some(&self, now: Timestamp, after: Option<&(Timestamp, JobId)>) -> Option<(Timestamp, JobId)> {
+        let mut entries = self.entries();
+        let is_over = |time: Timestamp, row: &Row<EntryMeta>, due| match due {
+            _ if row.note.dirty => false,
+            Due::Forget => true,
+            Due::Expire => row.job.state.is_terminal() && time + TOMBSTONE_LIFE <= now,
+            Due::LoseWorker => false,
+        };
+        let due = entries.table.due_after(after).take_while(|(time, ..)| *time <= now);
+        let (mut last, mut over) = (None, Vec::new());
+        for (time, row, due) in due.take(FORGOTTEN_AT_ONCE) {
+            last = Some((time, &row.job.id));
+            if is_over(time, row, due) {
+                over.push(row.job.id.clone());
+            }
+        }
+        let last = last.map(|(time, id)| (time, id.clone()));
+        let forgotten: Vec<_> = over.iter().filter_map(|id| entries.forget(id)).collect();
+        drop(entries);
+        drop(forgotten);
+        last
     }
 
     fn announce(&self, entries: &mut Entries, stored: Stored, previous: Option<State>) {

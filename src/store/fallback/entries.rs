@@ -39,10 +39,14 @@ pub struct Entries {
 pub struct Partition {
     /// Since when it has been unavailable, and whether it can be read all the same.
     pub unavailable: Option<Unavailable>,
-    /// The entries that it does not have: of active jobs, and of ended or removed ones.
-    dirty: [IndexSet<JobId>; 2],
-    /// The reconciliation pass that is under way, or was last, and the history that it compares with.
-    pass: (u64, Option<History>),
+    /// The entries of active jobs that it does not have.
+    dirty_active: IndexSet<JobId>,
+    /// The entries of ended and removed jobs that it does not have.
+    dirty_ended: IndexSet<JobId>,
+    /// The number of the reconciliation pass that is under way, or was last.
+    pass: u64,
+    /// The history that the pass compares with, until it is over.
+    pass_history: Option<History>,
 }
 
 /// That a partition does not serve.
@@ -67,29 +71,45 @@ impl Partition {
 
     /// How many entries it does not have.
     pub fn dirty(&self) -> usize {
-        self.dirty.iter().map(IndexSet::len).sum()
+        self.dirty_active.len() + self.dirty_ended.len()
     }
 
     /// Up to `limit` of them, ended jobs first.
     pub fn first_dirty(&self, limit: usize) -> impl Iterator<Item = &JobId> {
-        self.dirty[1].iter().chain(&self.dirty[0]).take(limit)
+        self.dirty_ended.iter().chain(&self.dirty_active).take(limit)
+    }
+
+    /// Takes note of whether it has the entry of `job`.
+    fn note_dirty(&mut self, job: &Job, dirty: bool) {
+        self.forget(&job.id);
+        if dirty {
+            let is_over = job.state.is_terminal() || job.removal.is_some();
+            let dirty = if is_over { &mut self.dirty_ended } else { &mut self.dirty_active };
+            dirty.insert(job.id.clone());
+        }
+    }
+
+    fn forget(&mut self, id: &JobId) {
+        self.dirty_active.swap_remove(id);
+        self.dirty_ended.swap_remove(id);
     }
 
     /// Begins a pass over what is held, or goes on with the last one if that compared with the same history.
     pub fn begin_pass(&mut self, history: History) {
-        if !self.pass.1.is_some_and(|known| known.is_continued_by(&history)) {
-            self.pass = (self.pass.0 + 1, Some(history));
+        if !self.pass_history.is_some_and(|known| known.is_continued_by(&history)) {
+            self.pass += 1;
+            self.pass_history = Some(history);
         }
     }
 
     /// The next time that it is unavailable, everything is compared anew.
     pub fn end_pass(&mut self) {
-        self.pass.1 = None;
+        self.pass_history = None;
     }
 
     /// The number of the pass that is under way, or was last.
     pub const fn pass(&self) -> u64 {
-        self.pass.0
+        self.pass
     }
 }
 
@@ -204,7 +224,12 @@ impl Entries {
 
     /// What is fresh from now on, if `id` is held.
     pub fn freshness(&self, id: &JobId) -> Option<FreshnessToken> {
-        self.table.get(id).map(|row| FreshnessToken { entry: row.note.entry, gaps: self.gaps })
+        self.table.get(id).map(|row| self.freshness_of(&row.note))
+    }
+
+    /// What is fresh from now on of an entry that is held.
+    pub const fn freshness_of(&self, meta: &EntryMeta) -> FreshnessToken {
+        FreshnessToken { entry: meta.entry, gaps: self.gaps }
     }
 
     /// Whether this is a tombstone that the primary has forgotten by now, as everybody may.
@@ -236,24 +261,14 @@ impl Entries {
 
     /// Puts an entry in the place of what is there.
     pub fn put(&mut self, job: Arc<Job>, meta: EntryMeta) {
-        let id = job.id.clone();
-        let partition = &mut self.partitions[meta.partition];
-        for dirty in &mut partition.dirty {
-            dirty.swap_remove(&id);
-        }
-        if meta.dirty {
-            let is_over = job.state.is_terminal() || job.removal.is_some();
-            partition.dirty[usize::from(is_over)].insert(id);
-        }
+        self.partitions[meta.partition].note_dirty(&job, meta.dirty);
         self.table.put(job, meta);
     }
 
     /// Forgets an entry, and returns it: freeing it may take longer than a lock should be held.
     pub fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
-        for dirty in &mut self.partitions[row.note.partition].dirty {
-            dirty.swap_remove(id);
-        }
+        self.partitions[row.note.partition].forget(id);
         Some(row.job)
     }
 

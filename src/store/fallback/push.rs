@@ -88,9 +88,7 @@ impl FallbackStore {
             _ = timeout(PUSH_WAIT, self.pushes.wait(id)).await;
             return;
         }
-        self.report().begin(self.clock.now());
-        let outcome = self.push_claimed(entries).await;
-        self.report().end(self.clock.now());
+        let outcome = self.reported(self.push_claimed(entries)).await;
         drop(claim);
         if outcome.is_err() {
             self.suspect(Some(id));
@@ -217,12 +215,33 @@ impl FallbackStore {
         self.report().enter(&entry.job.id, outcome, reason);
     }
 
+    /// Carries out a part of a reconciliation, which the report goes on with until nothing of it is under way.
+    pub(super) async fn reported<T>(&self, part: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.report().begin(self.clock.now());
+        let mut ending = Ending { store: self, is_complete: false };
+        let outcome = part.await;
+        ending.is_complete = outcome.is_ok();
+        outcome
+    }
+
     /// Logs what reconciliations that ended lately have done.
     pub(super) fn log_report(&self) {
         if let Some(report) = self.report().summary() {
             let [merged, conflicted, dropped] = report.counts;
             info!(merged, conflicted, dropped, "reconciled");
         }
+    }
+}
+
+/// Ends a part of a reconciliation in the report, also when its caller goes away.
+struct Ending<'a> {
+    store: &'a FallbackStore,
+    is_complete: bool,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.store.report().end(self.store.clock.now(), self.is_complete);
     }
 }
 

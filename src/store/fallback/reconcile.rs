@@ -78,7 +78,7 @@ impl FallbackStore {
     async fn tidy(&self) {
         loop {
             sleep(TIDY_INTERVAL).await;
-            self.cache.tidy();
+            self.cache.tidy().await;
         }
     }
 
@@ -122,10 +122,7 @@ impl FallbackStore {
                 let outcome = if self.cache.is_unavailable(partition) {
                     self.come_back(partition).await
                 } else {
-                    self.report().begin(self.clock.now());
-                    let outcome = self.push_dirty(partition).await;
-                    self.report().end(self.clock.now());
-                    outcome
+                    self.reported(self.push_dirty(partition)).await
                 };
                 match outcome {
                     Ok(()) => pause = PAUSE_MIN,
@@ -150,11 +147,12 @@ impl FallbackStore {
         }
         let started = Instant::now();
         let history = self.primary.history(partition);
-        self.report().begin(self.clock.now());
-        let slots = self.cache.begin_pass(partition, history);
-        self.push_dirty(partition).await?;
-        self.compare_clean(partition, slots).await?;
-        self.report().end(self.clock.now());
+        let compare_all = async {
+            let slots = self.cache.begin_pass(partition, history);
+            self.push_dirty(partition).await?;
+            self.compare_clean(partition, slots).await
+        };
+        self.reported(compare_all).await?;
         let now = self.primary.history(partition);
         if !history.is_continued_by(&now) {
             return Err(StoreError::Unavailable);

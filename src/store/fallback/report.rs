@@ -23,6 +23,8 @@ const NAMED: usize = 1000;
 #[derive(Debug, Default)]
 pub struct ReconcileLog {
     began: bool,
+    /// How many parts of the reconciliation are under way.
+    under_way: usize,
     end_time: Option<Timestamp>,
     counts: [u64; ReconcileOutcome::ALL.len()],
     by_id: HashMap<JobId, Entry>,
@@ -39,19 +41,24 @@ struct Entry {
 }
 
 impl ReconcileLog {
-    /// A reconciliation begins. What was entered a moment ago stays.
+    /// A reconciliation begins, or a part of one. What was entered a moment ago stays.
     pub fn begin(&mut self, now: Timestamp) {
         let is_over = self.end_time.is_some_and(|end| now.since(end) > EPISODE);
         if is_over || self.by_id.len() >= MANY {
-            *self = Self::default();
+            *self = Self { under_way: self.under_way, ..Self::default() };
         }
         self.began = true;
+        self.under_way += 1;
         self.end_time = None;
     }
 
-    /// A reconciliation ends.
-    pub fn end(&mut self, now: Timestamp) {
-        self.end_time = Some(now);
+    /// What began last ends. With that the reconciliation has, if this `is_complete` and nothing else is under way.
+    pub fn end(&mut self, now: Timestamp, is_complete: bool) {
+        debug_assert!(self.under_way > 0, "what ends has begun");
+        self.under_way -= 1;
+        if is_complete && self.under_way == 0 {
+            self.end_time = Some(now);
+        }
     }
 
     /// Enters what is done with a job, and why, for people. What was worse before stays.
@@ -115,13 +122,18 @@ mod tests {
         let mut ledger = ReconcileLog::default();
         ledger.begin(BEGIN);
         enter(&mut ledger, "a", ReconcileOutcome::Conflicted);
-        ledger.end(BEGIN);
+        ledger.end(BEGIN, true);
         ledger.begin(BEGIN + EPISODE);
         assert_eq!(told(&ledger).1, [0, 1, 0]);
         // One that was cut short has not ended.
+        ledger.end(BEGIN + EPISODE, false);
+        ledger.begin(BEGIN + EPISODE * 3);
         ledger.begin(BEGIN + EPISODE * 3);
         assert_eq!(told(&ledger).1, [0, 1, 0]);
-        ledger.end(BEGIN + EPISODE * 3);
+        // Nor has one of which a part is under way.
+        ledger.end(BEGIN + EPISODE * 3, true);
+        assert!(ledger.summary().is_some_and(|summary| summary.end_time.is_none()));
+        ledger.end(BEGIN + EPISODE * 3, true);
         ledger.begin(BEGIN + EPISODE * 5);
         assert_eq!(told(&ledger).1, [0, 0, 0]);
     }
