@@ -101,5 +101,6 @@ async fn nothing_grows_over_a_hundred_thousand_calls() {
     println!("memory, files, threads: {before:?}, then {after:?}");
     assert!(after.0 < before.0 + (8 << 20), "memory grows: {before:?}, then {after:?}");
     assert!(after.1 <= before.1 + 2, "connections pile up: {before:?}, then {after:?}");
-    assert_eq!(after.2, before.2, "threads");
+    // One thread is started where a command waits for long the first time, as on a busy machine.
+    assert!(after.2 <= before.2 + 1, "threads pile up: {before:?}, then {after:?}");
 }

@@ -559,6 +559,15 @@ impl Cluster {
         self.nodes.iter().find(|node| node.port == port).expect("a node of this cluster")
     }
 
+    /// Whether another node says that the one at `port` has failed, as a majority of them has to find.
+    pub async fn is_failed(&self, port: u16) -> bool {
+        let other = self.nodes.iter().find(|node| node.port != port && node.running.is_some()).expect("others run");
+        let nodes: String = from_redis_value(other.command(&["CLUSTER", "NODES"]).await).expect("a text");
+        let line = nodes.lines().find(|line| line.contains(&format!(":{port}@")));
+        let flags = line.and_then(|line| line.split(' ').nth(2)).expect("it knows the node");
+        flags.split(',').any(|flag| flag == "fail")
+    }
+
     /// Waits until every master has a replica that has all that it has, and the nodes agree.
     async fn in_sync(&self) {
         until("every master has its replica", async || {
