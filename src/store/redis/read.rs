@@ -1,4 +1,4 @@
-//! Reading many records, whatever their size and however slow the link is.
+//! Reads of many records, whatever their size and however slow the connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -18,19 +18,19 @@ use crate::{
     store::Record,
 };
 
-/// The most that is asked for at once, in bytes: it has to arrive within the limit of one command.
+/// Maximum size of a batch in bytes: it has to arrive within the time limit of one command.
 pub const PART_MAX: usize = 2 * 1024 * 1024;
 
-/// The least that is asked for at once, in bytes.
+/// Minimum size of a batch in bytes.
 const PART_MIN: usize = 64 * 1024;
 
-/// How many records are read without asking for their sizes first.
-const FEW: usize = 2;
+/// Maximum number of records that are read without asking for their sizes first.
+const UNSIZED_RECORDS_MAX: usize = 2;
 
-/// About how many bytes a record without documents takes.
+/// Approximate size of a record without documents, in bytes.
 const BASIC_BYTES: usize = 512;
 
-/// How much is asked for at once: more while answers come in time, half as much after one that does not.
+/// The size of the next batch: grows by half while answers arrive in time, and halves after one that does not.
 #[derive(Debug)]
 pub struct PartSize(AtomicUsize);
 
@@ -41,12 +41,12 @@ impl Default for PartSize {
 }
 
 impl PartSize {
-    /// In bytes.
+    /// Returns the size in bytes.
     pub fn get(&self) -> usize {
         self.0.load(Relaxed)
     }
 
-    /// Learns from what came of asking for so much.
+    /// Adapts the size to the outcome of a batch.
     pub fn learn<T>(&self, outcome: &Result<T, Fault>) {
         let size = self.get();
         match outcome {
@@ -58,7 +58,7 @@ impl PartSize {
 }
 
 impl RedisStore {
-    /// The records of `ids`, in the same order.
+    /// Returns the records of `ids`, in the same order.
     pub(super) async fn read_many(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let mut records = Vec::with_capacity(ids.len());
         while records.len() < ids.len() {
@@ -67,11 +67,11 @@ impl RedisStore {
         Ok(records)
     }
 
-    /// The records of the first of `ids`, as many as can be read together.
+    /// Returns the records of the first of `ids`, as many as fit into a batch.
     pub(super) async fn read_first(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let some = match view {
             View::Basic => (self.part_size.get() / BASIC_BYTES).clamp(1, ids.len().max(1)),
-            View::Full if ids.len() <= FEW => ids.len(),
+            View::Full if ids.len() <= UNSIZED_RECORDS_MAX => ids.len(),
             View::Full => {
                 let (mut sum, most) = (0, self.part_size.get());
                 let fits = |size: &usize| {
@@ -87,7 +87,7 @@ impl RedisStore {
         ids.iter().zip(answers?).map(|(id, answer)| record(id, answer)).collect()
     }
 
-    /// The versions of the records of `ids`; `None` for what is missing, damaged, or of version 0.1.
+    /// Returns the versions of the records of `ids`; `None` for records that are missing, damaged, or of version 0.1.
     pub(super) async fn read_versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, Fault> {
         let answers = self.ask_each(ids, |key| cmd("HGET").arg(key).arg("v").take()).await;
         let version = |answer| read::<Option<String>>(answer).ok().flatten();
@@ -95,12 +95,12 @@ impl RedisStore {
     }
 
     async fn sizes(&self, ids: &[JobId]) -> Result<Vec<usize>, Fault> {
-        // What else a record has is small next to what may be read at once.
+        // The other fields of a record are small in comparison with a batch.
         const LARGE: [&str; 3] = ["result", "metadata", "doc"];
         let asked = LARGE.map(|field| self.ask_each(ids, move |key| cmd("HSTRLEN").arg(key).arg(field).take()));
         let mut sizes = vec![0; ids.len()];
         for answers in try_join_all(asked).await? {
-            // What is no hash is found out when it is read.
+            // A key that is not a hash is detected when it is read.
             for (size, answer) in sizes.iter_mut().zip(answers) {
                 *size += read::<usize>(answer).unwrap_or_default();
             }
@@ -108,7 +108,7 @@ impl RedisStore {
         Ok(sizes)
     }
 
-    /// The answer for each of `ids` to the command that `ask` makes of its key.
+    /// Returns the answer for each of `ids` to the command that `ask` makes of its key.
     async fn ask_each(&self, ids: &[JobId], ask: impl Fn(String) -> Cmd) -> Result<Vec<Answer>, Fault> {
         let mut parts = vec![(Vec::new(), Pipeline::new()); Partition::all().count()];
         for (at, id) in ids.iter().enumerate() {
