@@ -4,8 +4,8 @@
 //! Redis before. Reads go to the master. Commits of other replicas arrive as notifications over pub/sub, which only say
 //! that it is worth reading a job again; a lost notification is noticed within seconds, and then all watched jobs are
 //! read again. A command fails when Redis has sent nothing on its connection for the time limit; while other answers
-//! arrive it waits on, up to a multiple of the limit (`connection/patience.rs`). After a command without an answer it
-//! is unknown whether Redis executed it.
+//! arrive it waits on, up to four times the limit or 5 s (`connection/patience.rs`). After a command without an answer
+//! it is unknown whether Redis executed it.
 
 mod connection;
 mod due;
