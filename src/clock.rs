@@ -1,4 +1,4 @@
-//! What time it is, as something that can be handed in.
+//! Clocks: sources of the current time that are passed in rather than read globally, so that tests control the time.
 
 use std::{
     sync::{
@@ -10,13 +10,13 @@ use std::{
 
 use crate::domain::Timestamp;
 
-/// Tells the time.
+/// A source of the current time.
 pub trait Clock: Send + Sync + 'static {
-    /// Now.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 }
 
-/// The machine's clock.
+/// The machine's wall clock.
 #[derive(Debug)]
 pub struct SystemClock;
 
@@ -26,7 +26,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// The machine's clock as it was at first, which goes on steadily: no step of the machine's clock moves it.
+/// A clock that starts at the machine's wall clock and advances with the monotonic clock: later steps of the wall clock
+/// do not move it.
 #[derive(Debug)]
 pub struct SteadyClock {
     start: Timestamp,
@@ -45,32 +46,34 @@ impl Clock for SteadyClock {
     }
 }
 
-/// A steady clock that follows another one without ever stepping: it is set once, and from then on it only goes a little
-/// faster or slower until the two agree.
+/// A clock that is steered towards another one without ever stepping: the first reading sets it, and later readings
+/// only make it run a little faster or slower until the two agree.
 pub struct SteeredClock {
     base: Arc<dyn Clock>,
-    /// How far this clock is ahead of its base, in microseconds.
+    /// Offset from the base clock, in microseconds.
     offset: AtomicI64,
-    /// When it was steered last, by its base.
+    /// Time of the last steering, on the base clock.
     steered: Mutex<Option<Timestamp>>,
 }
 
 impl SteeredClock {
-    /// How far it may be off before it is steered, at least: reading another clock is no more exact.
+    /// Minimum deviation that is corrected: readings of another clock are no more exact than this.
     const TOLERANCE: Duration = Duration::from_millis(1);
 
-    /// It goes faster or slower by at most this part: leases of workers that report in time stay valid.
+    /// Divisor of the elapsed time that limits a correction: the clock runs at most 1/100 faster or slower, so that
+    /// leases of workers that report in time stay valid.
     const SLEW: u32 = 100;
 
-    /// Longest time for which it catches up at once, so that it does not step after a pause.
+    /// Maximum elapsed time that counts towards one correction, so that the clock does not step after a pause.
     const STEER_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-    /// Follows nothing yet.
+    /// Creates a clock that shows the time of `base` until it is steered.
     pub fn new(base: Arc<dyn Clock>) -> Self {
         Self { base, offset: AtomicI64::new(0), steered: Mutex::default() }
     }
 
-    /// The other clock says `truth` now, or did or will at most `give_or_take` from now. Several may say so at once.
+    /// Steers towards `truth`, a reading of the other clock that is exact to within `give_or_take`. May be called
+    /// concurrently.
     pub fn steer(&self, truth: Timestamp, give_or_take: Duration) {
         let mut steered = self.steered.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.base.now();

@@ -1,59 +1,62 @@
-//! What a store tells of its commits.
+//! Commits as a store reports them to its listener.
 
 use std::time::Instant;
 
 use super::Stored;
 use crate::domain::{JobId, State};
 
-/// A version that was stored, and its place in the order of commits.
+/// A committed version, and its position in the order of commits.
 #[derive(Clone, Debug)]
 pub struct CommitEvent {
     /// The version.
     pub stored: Stored,
-    /// Its place: rises with each commit of the store, and is at most [`position`](super::JobStore::position) from then on.
+    /// Position of the commit: rises with each commit of the store, and is at most
+    /// [`position`](super::JobStore::position) from then on.
     pub position: u64,
-    /// The state that this life of the job was in before; `None`: it was created since, or what it was is not known.
+    /// State of this incarnation of the job before the commit; `None` if the incarnation is new, or the state is
+    /// unknown.
     pub previous: Option<State>,
 }
 
-/// What is known of a version that somebody else stored, before it is read.
+/// A message that a version was committed, usually by another replica. The version itself has not been read yet.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangeNotification<'a> {
-    /// Which job.
+    /// Id of the job.
     pub id: &'a JobId,
-    /// Its revision.
+    /// Revision of the version.
     pub revision: i64,
-    /// What sort of work it is.
+    /// Kind of the job.
     pub kind: &'a str,
-    /// Whom it belongs to; may be empty.
+    /// Owner of the job; may be empty.
     pub owner: &'a str,
-    /// This store stored it, and may not have heard that it did.
+    /// The commit was made by this store, which may not have received the answer to its write.
     pub own: bool,
 }
 
-/// Is told of each version that a store has stored. Of one job it may be told out of order, and more than once, where
-/// others write to the same data.
+/// A recipient of every version that a store commits. Where others write to the same data, versions of one job may
+/// arrive out of order, and more than once.
 pub trait Listener: Send + Sync + 'static {
-    /// A version was stored. Called in the order of commits and under the store's lock: it must be quick, and must not
-    /// call the store.
+    /// Receives a committed version. Called in the order of commits and under the store's lock: it must be quick, and
+    /// must not call the store.
     fn changed(&self, announcement: CommitEvent);
 
-    /// Somebody else stored a version. Says whether to read and to announce it.
+    /// Receives the notification of a commit. Returns whether the version should be read and announced.
     fn hinted(&self, _: &ChangeNotification<'_>) -> bool {
         true
     }
 
-    /// Every commit before `time` has been announced, or hinted at.
+    /// Records that every commit before `time` has been announced or notified.
     fn heard_until(&self, _: Instant) {}
 
-    /// The jobs to be read again when hints were lost.
+    /// Returns the jobs that must be read again after notifications were lost.
     fn watched(&self) -> Vec<JobId> {
         Vec::new()
     }
 
-    /// The record of a job is missing that the indexes name: it was evicted, or removed by hand.
+    /// Reports that the record of a job is missing although the indexes name it: it was evicted, or removed by hand.
     fn vanished(&self, _: &JobId) {}
 
-    /// Hints may have been lost. Those [`watched`](Self::watched) are read again, of other jobs nothing more is heard.
+    /// Reports that notifications may have been lost. The jobs in [`watched`](Self::watched) are read again; lost
+    /// changes of other jobs are not reported later.
     fn missed(&self) {}
 }

@@ -1,9 +1,9 @@
-//! Where jobs are kept: what every store promises, whatever it keeps them in.
+//! Storage of jobs: what every store promises, whatever it keeps them in.
 //!
-//! The only write is *compare and set*: [`JobStore::replace`] stores a version if what is there is still the version
-//! that it was made from, and otherwise gives back what is there, so that the caller applies its change again. A store
-//! knows no rule of a job's life. Whoever commits announces: a store tells its [`Listener`] of each version, in the
-//! order in which it stored them.
+//! The only write is *compare and set*: [`JobStore::replace`] stores a version if the current version is still the one
+//! that it was derived from, and otherwise returns the current one, so that the caller applies its change again. A
+//! store knows no rule of the state machine of jobs. The store that commits also announces: it passes each version to
+//! its [`Listener`], in the order of commits.
 
 mod changes;
 mod fallback;
@@ -32,190 +32,194 @@ pub use self::{
 
 use crate::domain::{Cursor, Due, Job, JobId, ListQuery, Timestamp};
 
-/// A version as a store holds it.
+/// A version in a store.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// The version; a tombstone if its `removal` is set.
     pub job: Arc<Job>,
-    /// How safe it is.
+    /// Durability of the version.
     pub durability: Durability,
-    /// Where it came from.
+    /// Source of the version.
     pub source: Source,
 }
 
-/// How safe a version is.
+/// The durability of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// In the store of record.
+    /// Stored in the primary.
     Durable,
     /// Only in this process's memory.
     Volatile,
 }
 
-/// Where an answer came from.
+/// The source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The store of record.
+    /// The primary.
     Redis,
     /// This process's memory.
     Memory,
 }
 
-/// What became of a [`JobStore::replace`].
+/// The outcome of a [`JobStore::replace`].
 #[derive(Clone, Debug)]
 pub enum Replaced {
     /// The version is stored.
     Stored(Stored),
-    /// Something else is there than was expected: this, or nothing.
+    /// Another version than the expected one is stored: this one, or none.
     Conflict(Option<Stored>),
 }
 
-/// What is there for an id.
+/// The record of an id.
 #[derive(Clone, Debug)]
 pub enum Record {
-    /// Nothing.
+    /// No record.
     Missing,
-    /// Something that is no job.
+    /// A record that can't be read.
     Corrupt,
-    /// This.
+    /// A readable version.
     Found(Stored),
 }
 
 impl Record {
-    /// The version, if there is one that can be read.
+    /// Returns the version, if there is a readable one.
     pub fn found(self) -> Option<Stored> {
         if let Self::Found(stored) = self { Some(stored) } else { None }
     }
 }
 
-/// A decision about an active job that the passing of time brings about.
+/// A decision that the passing of time brings about for an active job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The worker counts as lost, until it reports again.
     Lost,
-    /// The job fails, or expires: nothing undoes that.
+    /// The job fails or expires, which nothing undoes.
     Final,
 }
 
-/// What became of a [`JobStore::decide`].
+/// The outcome of a [`JobStore::decide`].
 #[derive(Clone, Debug)]
 pub enum Decided {
     /// The version is stored.
     Stored(Stored),
-    /// Something else is there than was expected.
+    /// Another version than the expected one is stored.
     Conflict,
-    /// It is too early: a worker may have been heard. It comes up again when it is due.
+    /// Too early: the worker may have reported. The record becomes due again later.
     Deferred,
 }
 
 /// A page of a list.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// The jobs, newest first. May be fewer than asked for, even where there is a next page.
+    /// The jobs, newest first. May be fewer than requested, even where there is a next page.
     pub jobs: Vec<Stored>,
-    /// Where the next page begins; `None`: this is the last one.
+    /// Position of the next page; `None` on the last page.
     pub next: Option<Cursor>,
-    /// How many match in all, where that is known exactly.
+    /// Total number of matches, where it is known exactly.
     pub total: Option<u64>,
-    /// Only what this process holds: the store of record is away.
+    /// The page may lack jobs: the primary is unavailable in whole or in part, or does not have all changes accepted
+    /// here.
     pub partial: bool,
 }
 
-/// A record for which time has brought something about.
+/// A record for which something is due.
 #[derive(Clone, Debug)]
 pub struct DueRecord {
     /// The record.
     pub stored: Stored,
-    /// What is to be done.
+    /// The action that is due.
     pub due: Due,
 }
 
-/// What is due now, and when to ask again.
+/// The records that are due now, and the time of the next one.
 #[derive(Clone, Debug, Default)]
 pub struct DueBatch {
     /// The records, the longest overdue first.
     pub records: Vec<DueRecord>,
-    /// When the next one will be due; may be past where there are more than were asked for.
+    /// Time when the next record is due; may be in the past if more were due than requested.
     pub next: Option<Timestamp>,
 }
 
-/// Why a store can't do what it was asked.
+/// The reason why a store can't fulfil a request.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
-    /// It holds as many records as it may, and none can give way.
+    /// The store holds its maximum number of records, and none can be evicted.
     #[error("the store is full at {0} jobs")]
     Full(usize),
-    /// It can't be reached, and the answer is not held here.
+    /// The primary can't be reached, and the answer is not held here.
     #[error("the store can't be reached")]
     Unavailable,
-    /// It answers, but takes no writes.
-    #[error("the store takes no writes")]
+    /// The store serves reads, and rejects writes.
+    #[error("the store rejects writes")]
     ReadOnly,
-    /// What it holds for this job can't be read.
+    /// The record of this job can't be read.
     #[error("the record of job {0} can't be read")]
     Corrupt(JobId),
 }
 
-/// Keeps jobs. Every implementation passes the same suite, `tests/it/store_contract.rs`.
+/// A store of jobs. Every implementation passes the same suite, `tests/it/store_contract.rs`.
 #[async_trait]
 pub trait JobStore: Send + Sync + 'static {
-    /// A version of `id` that is at most a second behind what is there, if one is at hand; nobody is asked. Never a
-    /// tombstone.
+    /// Returns a version of `id` that is at most a second behind the current one, if this process has one in memory.
+    /// Asks no other process, and never returns a tombstone.
     fn get_fresh(&self, _: &JobId) -> Option<Stored> {
         None
     }
 
-    /// The version that is there for `id`, a tombstone too.
+    /// Returns the current version of `id`, which may be a tombstone.
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError>;
 
-    /// Whether [`get`](Self::get), which found `instead`, could have told now that nothing is there.
+    /// Succeeds if a not-found answer would be authoritative now in place of `instead`, which [`get`](Self::get)
+    /// returned.
     async fn absence(&self, _instead: &Stored) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Stores `job`, if what is there is exactly the version `previous`, or nothing for `None`. Where `job` itself is
-    /// there already it counts as stored: a write whose answer was lost may be repeated.
+    /// Stores `job`, if the current version is exactly `previous`, or if there is none for `None`. If `job` itself is
+    /// stored already, that counts as success: a write whose answer was lost may be repeated.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError>;
 
-    /// Stores what time alone brings about for the active job `previous`, if no worker can have been heard within the time
-    /// that `decision` allows.
+    /// Stores a change that time alone brings about for the active job `previous`, if no worker can have reported
+    /// within the time that `decision` allows.
     async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError>;
 
-    /// The jobs that a query selects, newest first, without tombstones. Costs the page, not the collection.
+    /// Returns the jobs that a query selects, newest first, without tombstones. The cost depends on the page, not on
+    /// the collection.
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
 
-    /// How many jobs an owner has, those among them whose time is just over; an empty one: how many have none.
+    /// Returns the number of jobs of an owner, including those whose retention has just ended; for an empty owner, the
+    /// number of jobs without one.
     async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError>;
 
-    /// Forgets a record for good, without a tombstone, if it is still this version.
+    /// Removes a record permanently, without a tombstone, if it is still this version.
     async fn delete(&self, job: &Job) -> Result<(), StoreError>;
 
-    /// Up to `limit` records for which something is due at `now`.
+    /// Returns up to `limit` records for which something is due at `now`.
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError>;
 
-    /// Whether the store takes writes.
+    /// Checks that the store takes writes.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Counts, without reading the collection, and within a second whether or not the store of record answers.
+    /// Returns statistics without reading the collection, within a second even if the primary does not answer.
     async fn stats(&self) -> Result<StoreStats, StoreError>;
 
-    /// Where jobs are kept at the moment, and each change of that.
+    /// Returns a receiver of the storage mode and of its changes.
     fn mode(&self) -> watch::Receiver<StorageMode>;
 
-    /// Names this data set: a changed one means that positions and revisions from before say nothing.
+    /// Returns the id of the data set. When it changes, earlier positions and revisions lose their meaning.
     fn epoch(&self) -> u64;
 
-    /// The place of the last commit.
+    /// Returns the position of the last commit.
     fn position(&self) -> u64;
 
-    /// The newest version of each life of a job that changed after `after`, up to `limit` of them in the order of
-    /// commits, tombstones too. `previous` is the state at `since`, a place before `after` or the same. `None` where
-    /// what changed since `since` can't be told any more.
+    /// Returns the newest version of each incarnation of a job that changed after the position `after`, at most `limit`
+    /// in the order of commits, tombstones included. `previous` is the state at the position `since`, which is at most
+    /// `after`. Returns `None` if the changes since `since` are no longer known.
     async fn changed_since(&self, since: u64, after: u64, limit: usize)
     -> Result<Option<Vec<CommitEvent>>, StoreError>;
 }
 
-/// A random part of `most`.
+/// Returns a random duration of at most `most`.
 #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
 fn jitter(most: Duration) -> Duration {
     most.mul_f64(f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))

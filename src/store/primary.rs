@@ -1,4 +1,4 @@
-//! What a fallback needs of the store that is authoritative, besides what every store promises.
+//! The authoritative store: what a fallback needs of it besides what every store promises.
 
 use std::sync::{
     Arc,
@@ -14,12 +14,12 @@ use tokio::sync::watch;
 use super::{JobStore, Record, Replaced, StoreError};
 use crate::domain::{Job, JobId, Timestamp, Version};
 
-/// How ids are spread over the partitions of a primary.
+/// The assignment of ids to the partitions of a primary.
 #[derive(Clone, Copy, Debug)]
 pub struct Partitioning {
-    /// How many partitions there are, at least 1.
+    /// Number of partitions, at least 1.
     pub count: usize,
-    /// The partition of an id, below `count`.
+    /// Function that returns the partition of an id, below `count`.
     pub of: fn(&JobId) -> usize,
 }
 
@@ -31,74 +31,76 @@ impl Partitioning {
 /// One write: the arguments of [`JobStore::replace`].
 #[derive(Clone, Debug)]
 pub struct Replacement {
-    /// What is to be stored.
+    /// The version to store.
     pub job: Arc<Job>,
-    /// What must be there.
+    /// The version that must be stored now; `None`: there must be none.
     pub previous: Option<Arc<Job>>,
 }
 
-/// How a partition of the primary is.
+/// The availability of a partition of the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartitionState {
-    /// It serves.
+    /// Serves reads and writes.
     Serving,
-    /// It can be read, and takes no writes.
+    /// Serves reads, and rejects writes.
     ReadOnly,
-    /// It does not answer.
+    /// Does not answer.
     Away,
 }
 
-/// The history of the data of a partition: while it stays the same, what was confirmed there is there, or was changed
-/// since.
+/// The identity of the data in a partition: while it stays the same, every version that was confirmed there is still
+/// there, or was changed since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// The data set.
+    /// Id of the data set.
     pub epoch: u64,
-    /// Changes when any replica notices that something was lost.
+    /// Id of the lineage, which changes when any replica notices a loss of data.
     pub lineage: u64,
-    /// The process of the server.
+    /// Id of the server's process.
     pub run: u64,
-    /// How often this replica noticed that something was lost.
+    /// Number of losses of data that this replica noticed.
     pub losses: u64,
 }
 
 impl History {
-    /// Whether nothing was lost between the two, as far as anybody noticed.
+    /// Returns whether no loss of data was noticed between the two.
     pub fn is_continued_by(&self, later: &Self) -> bool {
         (self.epoch, self.lineage, self.losses) == (later.epoch, later.lineage, later.losses)
     }
 }
 
-/// The store that is authoritative. It has one or more partitions, each with its own availability and history.
+/// The authoritative store. It has one or more partitions, each with its own availability and history.
 #[async_trait]
 pub trait PrimaryStore: JobStore {
-    /// Tries, with a write, whether a partition serves.
+    /// Probes a partition with a write.
     async fn probe(&self, partition: usize) -> PartitionState;
 
-    /// Has somebody look soon whether the partitions serve: a command failed.
+    /// Requests a health check of the partitions after a failed command, without waiting for it.
     fn suspect(&self) {}
 
-    /// How the partitions are, and each change of that.
+    /// Returns a receiver of the states of the partitions and of their changes.
     fn states(&self) -> watch::Receiver<Vec<PartitionState>>;
 
-    /// The history of a partition's data.
+    /// Returns the history of a partition's data.
     fn history(&self, partition: usize) -> History;
 
-    /// From now on a primary may be used that was restarted, or took the place of another; or not any more. To be
-    /// expected only while no partition is served from.
+    /// Sets whether a primary that was restarted or replaced may be used. Set to `true` only while no partition is
+    /// served from.
     fn expect_restart(&self, _expected: bool) {}
 
-    /// Shows that this replica serves from `partition`, with what it has there.
+    /// Sends a beat: this replica serves from `partition`, and the primary has everything that it acknowledged up to
+    /// its mark.
     async fn beat(&self, _partition: usize) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Takes this replica out of those that serve from `partition`: everything that it acknowledged is there.
+    /// Removes this replica from those that serve from `partition`. Called when the primary has everything that it
+    /// acknowledged.
     async fn leave(&self, _partition: usize) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// The records of `ids`, in their order.
+    /// Returns the records of `ids`, in their order.
     async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::with_capacity(ids.len());
         for id in ids {
@@ -110,13 +112,13 @@ pub trait PrimaryStore: JobStore {
         Ok(records)
     }
 
-    /// The versions of the records of `ids`, in their order; `None` for what is missing or can't be read.
+    /// Returns the versions of the records of `ids`, in their order; `None` for records that are missing or unreadable.
     async fn versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, StoreError> {
         let records = self.get_many(ids).await?;
         Ok(records.into_iter().map(|record| record.found().map(|stored| stored.job.version)).collect())
     }
 
-    /// [`JobStore::replace`] for many, in the order of `writes`; each for itself.
+    /// Performs several [`JobStore::replace`] writes, in the order of `writes` and independently of each other.
     async fn replace_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
         let mut outcomes = Vec::with_capacity(writes.len());
         for Replacement { job, previous } in writes {
@@ -125,30 +127,31 @@ pub trait PrimaryStore: JobStore {
         outcomes
     }
 
-    /// Notes that the worker of `job` was heard, if this version is there.
+    /// Records a report of the worker of `job`, if this version is stored.
     async fn renew(&self, _job: &Job) -> Result<(), StoreError> {
         Ok(())
     }
 }
 
-/// What this replica tells the primary of itself, by partition: whether it serves, and up to when all that it
-/// acknowledged is there.
+/// What this replica reports to the primary about itself, by partition: whether it serves, and up to which time the
+/// primary has everything that it acknowledged.
 #[derive(Debug)]
 pub struct Presence(Vec<PartitionPresence>);
 
 #[derive(Debug)]
 struct PartitionPresence {
     serving: AtomicBool,
-    /// When the last beat was answered, on the primary's clock, in microseconds. 0: there was none since it serves.
+    /// Time of the last answered beat, on the primary's clock, in microseconds; 0 if there was none since it serves.
     last_beat: AtomicI64,
-    /// The last beat before the first report that the primary may not have.
+    /// Time of the last beat before the first acknowledged report that the primary may lack; `i64::MAX` if it lacks
+    /// none.
     dirty_since: AtomicI64,
-    /// From when on workers are heard, on the primary's clock.
+    /// Time since when workers can report, on the primary's clock, in microseconds.
     heard_since: AtomicI64,
 }
 
 impl Presence {
-    /// Serves from none of so many partitions.
+    /// Creates the presence of a replica that serves from none of its partitions.
     pub fn new(partitions: usize) -> Self {
         let none = || PartitionPresence {
             serving: false.into(),
@@ -159,7 +162,7 @@ impl Presence {
         Self((0..partitions).map(|_| none()).collect())
     }
 
-    /// This replica serves from a partition, or not any more. What it acknowledges then is known to nobody else.
+    /// Sets whether this replica serves from a partition. While it does not, nobody else knows what it acknowledges.
     pub fn set_serving(&self, partition: usize, serving: bool) {
         let presence = &self.0[partition];
         presence.serving.store(serving, Release);
@@ -168,38 +171,39 @@ impl Presence {
         }
     }
 
-    /// Whether this replica serves from a partition.
+    /// Returns whether this replica serves from a partition.
     pub fn is_serving(&self, partition: usize) -> bool {
         self.0[partition].serving.load(Acquire)
     }
 
-    /// A report was acknowledged that the primary may not have. To be called before it is.
+    /// Records that a report is acknowledged that the primary may lack. Must be called before the acknowledgement.
     pub fn begin_dirty(&self, partition: usize) {
         let presence = &self.0[partition];
         presence.dirty_since.fetch_min(presence.last_beat.load(Acquire), AcqRel);
     }
 
-    /// The primary has all that was acknowledged.
+    /// Records that the primary has everything that was acknowledged.
     pub fn end_dirty(&self, partition: usize) {
         self.0[partition].dirty_since.store(i64::MAX, Release);
     }
 
-    /// The time up to which the primary has all that was acknowledged here; `None`: that can't be said. To be asked
-    /// before the beat that says so.
+    /// Returns the mark: the time up to which the primary has everything that was acknowledged here, or `None` if it is
+    /// unknown. Must be called before the beat that sends it.
     pub fn mark(&self, partition: usize) -> Option<Timestamp> {
         let presence = &self.0[partition];
         let mark = presence.last_beat.load(Acquire).min(presence.dirty_since.load(Acquire));
         (presence.serving.load(Acquire) && mark > 0).then(|| Timestamp::from_micros(mark))
     }
 
-    /// A beat was answered at this time of the primary's clock, which has workers heard since `heard_since`.
+    /// Records that a beat was answered at `time`, and that workers can report since `heard_since`, both on the
+    /// primary's clock.
     pub fn beat_answered(&self, partition: usize, time: Timestamp, heard_since: Timestamp) {
         let presence = &self.0[partition];
         presence.last_beat.store(time.as_micros(), Release);
         presence.heard_since.store(heard_since.as_micros(), Release);
     }
 
-    /// From when on workers are heard.
+    /// Returns the time since when workers can report, on the primary's clock.
     pub fn heard_since(&self, partition: usize) -> Timestamp {
         Timestamp::from_micros(self.0[partition].heard_since.load(Acquire))
     }

@@ -1,84 +1,85 @@
-//! What stores tell of themselves.
+//! Statistics that a store reports about itself.
 
 use std::time::Duration;
 
 use crate::domain::{JobId, State, Timestamp};
 
-/// Where jobs are kept at the moment.
+/// The place where jobs are stored at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageMode {
     /// In this process only.
     Memory,
     /// In Redis.
     Redis,
-    /// In this process until Redis is back.
+    /// In this process, until Redis is available again.
     Degraded,
 }
 
-/// How a store is.
+/// Statistics of a store.
 #[derive(Clone, Debug)]
 pub struct StoreStats {
-    /// Jobs by state, in the order of [`State::ALL`]. Tombstones do not count. `None`: they can't be counted now.
+    /// Number of jobs by state, in the order of [`State::ALL`], without tombstones; `None` if they can't be counted
+    /// now.
     pub counts: Option<[u64; State::ALL.len()]>,
-    /// Jobs held in this process.
+    /// Number of jobs in this process's memory.
     pub held: u64,
-    /// The link to Redis, if there is to be one.
+    /// The connections to Redis, if the store uses it.
     pub redis: Option<RedisStats>,
-    /// Where reads were answered from, if there are two places.
+    /// Reads by the source of their answer, if there is a local cache.
     pub cache: Option<CacheStats>,
-    /// Jobs that were accepted here and that the store of record does not have yet.
+    /// Number of jobs that were accepted here and that the primary does not have yet.
     pub dirty: u64,
-    /// The last reconciliation with the store of record.
+    /// Report of the last reconciliation with the primary.
     pub last_reconciliation: Option<ReconcileReport>,
 }
 
-/// How often reads were answered from where.
+/// Number of reads by the source of their answer.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheStats {
-    /// From memory.
+    /// Answered from memory.
     pub hits: u64,
-    /// By the store of record.
+    /// Answered by the primary.
     pub misses: u64,
-    /// Not at all.
+    /// Not answered.
     pub errors: u64,
 }
 
-/// What a reconciliation did, or several in a short time.
+/// The report of a reconciliation, or of several within a short time.
 #[derive(Clone, Debug)]
 pub struct ReconcileReport {
-    /// When it ended; `None`: it is under way, or was cut short.
+    /// End of the reconciliation; `None` while it is running, or if it was interrupted.
     pub end_time: Option<Timestamp>,
-    /// How many jobs became what, in the order of [`ReconcileOutcome::ALL`].
+    /// Number of jobs by outcome, in the order of [`ReconcileOutcome::ALL`].
     pub counts: [u64; ReconcileOutcome::ALL.len()],
-    /// What became of the last thousand jobs, and why, for people; the latest first.
+    /// The last thousand jobs, the latest first, each with its outcome and the reason in plain text.
     pub jobs: Vec<(JobId, ReconcileOutcome, &'static str)>,
 }
 
-/// What can become of a job in a reconciliation.
+/// The outcome of a reconciliation for one job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReconcileOutcome {
-    /// It was stored as it was here.
+    /// Stored without discarding a change.
     Merged,
-    /// Two sides had changed it, and a change of one gave way.
+    /// Changed on two sides; one of the changes was discarded.
     Conflicted,
-    /// It was not stored.
+    /// Not stored.
     Dropped,
 }
 
 impl ReconcileOutcome {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 3] = [Self::Merged, Self::Conflicted, Self::Dropped];
 }
 
-/// How the link to Redis is.
+/// The state of the connections to Redis.
 #[derive(Clone, Copy, Debug)]
 pub struct RedisStats {
-    /// How long an answer takes; `None`: there is none.
+    /// Round-trip time; `None` if there was no answer.
     pub ping: Option<Duration>,
-    /// Connections that carry commands.
+    /// Number of connections that carry commands.
     pub in_use: u32,
-    /// Connections that don't.
+    /// Number of connections that carry none.
     pub idle: u32,
-    /// Callers that wait for a connection.
+    /// Number of callers that wait for a connection.
     pub waiting: u32,
 }

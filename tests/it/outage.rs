@@ -1,5 +1,5 @@
-//! Time that passes while somebody is away or a clock is wrong: no job whose worker is heard is harmed by it, and a
-//! worker that is dead is noticed all the same. All with the real binary.
+//! Time that passes while Redis or a replica is unavailable, or a clock is wrong: no job whose worker reports is
+//! harmed, and a dead worker is noticed nevertheless. All tests run the real binary.
 
 mod apart;
 mod clocks;
@@ -27,27 +27,27 @@ use crate::support::{
 };
 use workers::Worked;
 
-/// The time after which a job is due of whose worker nothing was heard, in milliseconds.
+/// Time without a report after which a decision about a job is due, in milliseconds.
 const LEASE_MILLIS: i64 = 3000;
 const LEASE: Duration = Duration::from_secs(3);
 
-/// The length of an outage: longer than a lease, and longer than the few beats that any decision by time waits for.
+/// Length of an outage: longer than a lease, and longer than the few beats that any decision by time waits for.
 const OUTAGE: Duration = Duration::from_secs(7);
 
-/// The time that the replica that is back first has for wrong decisions, until the other one is back.
+/// Time that the first replica to come back has for wrong decisions, until the other one is back.
 const HEAD_START: Duration = Duration::from_millis(1500);
 
-/// The promised time of return where replicas are away and have to be heard in the end: a busy machine and pauses
-/// between attempts to connect fit in.
+/// Replica grace of tests in which replicas come back in the end: leaves time for a busy machine and for pauses between
+/// attempts to connect.
 const LONG_GRACE: &str = "20s";
 
-/// The promised time of return where nobody comes back.
+/// Replica grace of tests in which no replica comes back.
 const SHORT_GRACE: &str = "2s";
 
-/// The file to which Redis appends is not written anew, so that it can be copied at any time.
+/// Flags of Redis. Its append-only file is not rewritten, so that it can be copied at any time.
 const REDIS_FLAGS: [&str; 4] = ["--appendonly", "yes", "--auto-aof-rewrite-percentage", "0"];
 
-/// Flags of a replica on this Redis that promises to be back within `grace`.
+/// Returns the flags of a replica on this Redis that promises to be back within `grace`.
 fn flags<'a>(url: &'a str, grace: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["--redis-url", url, "--replica-grace", grace], more].concat()
 }
@@ -70,7 +70,7 @@ impl Site {
         Self { redis, relays, replicas }
     }
 
-    /// Calls of each replica.
+    /// Returns a client of each replica.
     async fn clients(&self) -> [Client; 2] {
         [self.replicas[0].client().await, self.replicas[1].client().await]
     }
@@ -106,12 +106,12 @@ async fn whole(replica: &Process) {
     Health::watch_on(replica.channel().await, "redis").await.until(Serving).await;
 }
 
-/// Waits until a replica has noticed that Redis is away.
+/// Waits until a replica has noticed that Redis is unavailable.
 async fn degraded(replica: &Process) {
     Health::watch_on(replica.channel().await, "redis").await.until(NotServing).await;
 }
 
-/// The rule that harms a job of which nothing was heard for [`LEASE`].
+/// The rule that harms a job without a report for [`LEASE`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Rule {
     /// The job fails with its worker.
@@ -128,7 +128,7 @@ impl Rule {
         }
     }
 
-    /// A job under this rule.
+    /// Returns the creation of a job under this rule.
     fn job(self, id: &str) -> CreateJobRequest {
         match self {
             Self::Lease => {
@@ -148,14 +148,14 @@ impl Rule {
     }
 }
 
-/// Reads a job, no older than this revision.
+/// Reads a job, at this revision or a later one.
 async fn read(client: &mut Client, id: &str, revision: i64) -> Job {
     let request = GetJobRequest { job_id: id.to_owned(), min_revision: Some(revision) };
     let answer = client.get_job(request).await;
     answer.unwrap_or_else(|status| panic!("{id}: {status:?}")).into_inner().job.expect("a job")
 }
 
-/// Fails unless each of these jobs is active and live, with all that its worker was told to be taken.
+/// Fails unless each of these jobs is active and live, with every report that was acknowledged to its worker.
 async fn assert_alive(client: &mut Client, rule: Rule, worked: &[Worked]) {
     for Worked { id, reports, revision, .. } in worked {
         let job = read(client, id, *revision).await;
@@ -167,7 +167,7 @@ async fn assert_alive(client: &mut Client, rule: Rule, worked: &[Worked]) {
     }
 }
 
-/// The result of a job's work.
+/// Returns the result of a job.
 fn result(id: &str) -> Struct {
     let text = Value { kind: Some(Kind::StringValue(format!("done: {id}"))) };
     Struct { fields: [("text".to_owned(), text)].into() }

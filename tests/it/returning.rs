@@ -1,4 +1,5 @@
-//! Redis goes away, in whole or in part, and comes back: what replicas owe to those whose jobs they hold.
+//! Redis becomes unavailable, in whole or in part, and comes back: the behaviour of replicas towards the jobs in their
+//! memory.
 
 mod channels;
 mod coming_back;
@@ -35,13 +36,13 @@ use crate::support::{
     replicas::{Health, read},
 };
 
-/// How long a test waits for what must come; far more than it takes.
+/// Maximum wait for an expected event; far longer than it takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many calls of a test are under way at a time.
+/// Maximum number of concurrent calls of a test.
 const AT_ONCE: usize = 32;
 
-/// Returns what `probe` finds, as soon as it finds something. Fails if it never does.
+/// Calls `probe` until it returns something, which is returned. Fails if it never does.
 async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let found = timeout(PATIENCE, async {
         loop {
@@ -59,12 +60,12 @@ async fn whole(channel: Channel) {
     Health::watch_on(channel, "redis").await.until(Serving).await;
 }
 
-/// Waits until a server has noticed that Redis is away.
+/// Waits until a server has noticed that Redis is unavailable.
 async fn degraded(channel: Channel) {
     Health::watch_on(channel, "redis").await.until(NotServing).await;
 }
 
-/// Whether a server says now that it serves from Redis.
+/// Returns whether a server says now that it serves from Redis.
 async fn is_serving(channel: &Channel) -> bool {
     let request = HealthCheckRequest { service: "redis".to_owned() };
     let answer = HealthClient::new(channel.clone()).check(request).await.expect("health is told").into_inner();
@@ -88,19 +89,19 @@ async fn complete(client: &mut Client, id: &str, result: Option<Struct>) -> Resu
     Ok(client.complete_job(request).await?.into_inner().job.expect("a job"))
 }
 
-/// A result of about so many bytes.
+/// Returns a result of about so many bytes.
 fn result(bytes: usize) -> Struct {
     let text = Value { kind: Some(Kind::StringValue("x".repeat(bytes))) };
     Struct { fields: [("text".to_owned(), text)].into() }
 }
 
-/// Makes a call for each of these ids, some at a time. Returns what comes of them in that order.
+/// Makes a call for each of these ids, some at a time. Returns the outcomes in that order.
 async fn each<T, F: Future<Output = T>>(client: &Client, ids: &[String], call: impl Fn(Client, String) -> F) -> Vec<T> {
     let calls = ids.iter().map(|id| call(client.clone(), id.clone()));
     stream::iter(calls).buffered(AT_ONCE).collect().await
 }
 
-/// So many ids that begin with `name`.
+/// Returns `count` ids that begin with `name`.
 fn ids(name: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{name}-{number}")).collect()
 }
@@ -115,26 +116,26 @@ async fn stats(admin: &mut Admin) -> GetStatsResponse {
     admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner()
 }
 
-/// What a ledger says of a job.
+/// Returns the outcomes of a job in the report of the last reconciliation.
 fn outcomes(stats: &GetStatsResponse, id: &str) -> Vec<Outcome> {
-    let ledger = stats.last_reconciliation.iter().flat_map(|ledger| &ledger.jobs);
-    ledger.filter(|job| job.job_id == id).map(ReconciledJob::outcome).collect()
+    let reconciled = stats.last_reconciliation.iter().flat_map(|report| &report.jobs);
+    reconciled.filter(|job| job.job_id == id).map(ReconciledJob::outcome).collect()
 }
 
-/// The ids of the jobs that a Redis has, itself and not by redirection.
+/// Returns the ids of the jobs that a Redis stores itself, without redirection.
 async fn ids_in(redis: &Redis) -> Vec<String> {
     let keys: Vec<String> = from_redis_value(redis.command(&["KEYS", "job:{*}:*"]).await).expect("texts");
     keys.iter().filter_map(|key| Some(key.split_once("}:")?.1.to_owned())).collect()
 }
 
-/// The key of a job's record, which must be there.
+/// Returns the key of a job's record, which must exist.
 async fn key_of(redis: &Redis, id: &str) -> String {
     let keys: Vec<String> =
         from_redis_value(redis.command(&["KEYS", &format!("job:{{*}}:{id}")]).await).expect("texts");
     keys.into_iter().next().unwrap_or_else(|| panic!("Redis has no job {id}"))
 }
 
-/// A count that Redis tells in a section of INFO.
+/// Returns a count from a section of INFO.
 async fn told(redis: &Redis, section: &str, name: &str) -> u64 {
     let info = redis.info(section).await;
     let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

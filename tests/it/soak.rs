@@ -1,5 +1,5 @@
-//! Replicas, a Redis, and clients of all sorts, while one thing after the other is broken and mended: whatever happens,
-//! the history of what the clients saw shows every promise kept.
+//! Replicas, a Redis, and clients of all kinds, while one fault after the other is caused and repaired: the recorded
+//! history of what the clients saw shows every promise kept.
 
 mod clients;
 mod dice;
@@ -31,10 +31,10 @@ use self::{
 };
 use crate::history::{At, Recorder, Violation};
 
-/// How long an active job is kept after its last change, in every third run.
+/// Retention of an active job after its last change, in every third run.
 const ACTIVE_RETENTION: Duration = Duration::from_secs(3);
 
-/// A world, those in it, and what was found so far.
+/// A world, its clients, and the violations found so far.
 struct Soak {
     folder: PathBuf,
     world: World,
@@ -45,10 +45,10 @@ struct Soak {
     calm: usize,
     violations: BTreeSet<Violation>,
     counts: BTreeMap<&'static str, usize>,
-    /// Watches jobs of the last round that may still have to hear of a lost worker.
+    /// Ends the watches of jobs of the last round whose worker may still be reported as lost.
     lingering: CancellationToken,
     old: Vec<String>,
-    /// What came before is counted.
+    /// Time up to which the history has been counted.
     counted: At,
 }
 
@@ -58,8 +58,8 @@ async fn random_faults_break_no_promise() {
     soak(4, Duration::ZERO, &harms, 2).await;
 }
 
-/// As long as `JOBTRACK_SOAK_MINUTES` says, from `JOBTRACK_SOAK_SEED` or any seed, on `JOBTRACK_SOAK_REPLICAS` replicas
-/// or two. `JOBTRACK_SOAK_FAULTS` names the only faults that happen, with commas between them.
+/// Runs for `JOBTRACK_SOAK_MINUTES`, from `JOBTRACK_SOAK_SEED` or a random seed, on `JOBTRACK_SOAK_REPLICAS` replicas
+/// or two. `JOBTRACK_SOAK_FAULTS` limits the faults to those it names, separated by commas.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes as long as it is told to: tests/run.sh --soak MINUTES [REPLICAS]"]
 async fn random_faults_break_no_promise_for_long() {
@@ -75,7 +75,7 @@ async fn random_faults_break_no_promise_for_long() {
     soak(seed, Duration::from_secs(minutes * 60), &harms, replicas).await;
 }
 
-/// Lets all of `harms` happen, in an order by the seed, again and again until the time is over; once without a time.
+/// Causes all of `harms`, in an order by the seed, again and again until the time is over; once if the time is zero.
 async fn soak(seed: u64, time: Duration, harms: &[Harm], replicas: usize) {
     let active_retention = if seed.is_multiple_of(3) { ACTIVE_RETENTION } else { Duration::ZERO };
     let settings = Settings { replicas, active_retention };
@@ -108,7 +108,7 @@ async fn soak(seed: u64, time: Duration, harms: &[Harm], replicas: usize) {
     assert_eq!(soak.violations.len(), 0, "promises were broken: seed {seed}, logs in {}", soak.folder.display());
 }
 
-/// Notes when nobody had a turn for long, for ever.
+/// Records the times at which no task had a turn for long; never returns.
 async fn feel_stalls(recorder: Arc<Recorder>) {
     let mut last = recorder.now();
     loop {

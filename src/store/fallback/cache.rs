@@ -1,12 +1,11 @@
-//! The local copy: what this replica holds of the jobs that passed through it, and serves from while the primary is
-//! unavailable.
+//! The local cache: the jobs that passed through this replica, from which it serves while the primary is unavailable.
 //!
-//! An entry is clean if the primary had exactly that version when it was last heard of, and dirty if it was accepted here
-//! alone. Everything that subscribers of this replica are told goes through here, in one order.
+//! An entry is clean if the primary had exactly that version at the last contact, and dirty if it was accepted here
+//! alone. All events for the subscribers of this replica pass through here, in one order.
 //!
-//! While all commits are heard of, an entry is as good as the record itself: it is fresh from the moment at which the
-//! primary, asked when the entry was here already, confirmed it. A notification of a newer version outdates it until that
-//! is read; when notifications were lost, none is fresh any more.
+//! While all notifications arrive, an entry is as good as the record itself: it is fresh from the moment at which the
+//! primary confirmed it, if it was asked when the entry existed already. A notification of a newer version makes the
+//! entry stale until that version is read; after a loss of notifications no entry is fresh.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -29,19 +28,20 @@ use crate::{
     telemetry::metrics::{Counter, Measured, Metrics, counter},
 };
 
-/// How far behind a fresh entry may be.
+/// Maximum time that a fresh entry may be behind the primary.
 const LAG: Duration = Duration::from_secs(1);
 
-/// For how long changes of a job are accepted here after the primary failed a command for it: two looks at a primary that is silent.
+/// Time for which changes of a job are accepted here after the primary failed a command for it: two checks of a primary
+/// that is silent.
 const SUSPICION: Duration = Duration::from_millis(500);
 
-/// How many entries are looked at under one lock.
+/// Maximum number of entries examined under one lock.
 const LOOKED_AT: usize = 2000;
 
-/// How many entries are forgotten under one lock.
+/// Maximum number of entries removed under one lock.
 const FORGOTTEN_AT_ONCE: usize = 200;
 
-/// What this replica holds.
+/// The local cache of a replica.
 pub struct LocalCache {
     listener: Arc<dyn Listener>,
     clock: Arc<dyn Clock>,
@@ -50,24 +50,25 @@ pub struct LocalCache {
     presence: Arc<Presence>,
     entries: Mutex<Entries>,
     mode: watch::Sender<StorageMode>,
-    /// For each partition: it became unavailable, or something was accepted that it does not have.
+    /// Signals for each partition that it became unavailable, or that something was accepted that it does not have.
     unsettled: Vec<Notify>,
     opened: Counter,
 }
 
-/// Whom to ask for a job, or to give a change of it.
+/// The place to read a job from, or to send a change of it to.
 #[derive(Debug)]
 pub enum Route {
-    /// The primary; what it answers is fresh from this token on.
+    /// The primary; its answer is fresh as of this token.
     Primary(Option<FreshnessToken>),
-    /// The primary serves, and does not have what was accepted here for this job.
+    /// The primary, which serves and does not have the change that was accepted here for this job.
     Dirty,
-    /// Nobody but this replica.
+    /// Only this replica.
     Local,
 }
 
 impl LocalCache {
-    /// Holds at most `max_jobs` jobs, and tells `listener` what happens. All partitions count as unavailable at first.
+    /// Creates a cache of at most `max_jobs` jobs that reports to `listener`. All partitions count as unavailable at
+    /// first.
     pub fn new(
         max_jobs: usize,
         listener: Arc<dyn Listener>,
@@ -79,51 +80,51 @@ impl LocalCache {
         let mode = watch::Sender::new(StorageMode::Degraded);
         let unsettled = (0..partitioning.count).map(|_| Notify::new()).collect();
         let opened =
-            counter("jobtrack_breaker_opened_total", "How often Redis became unavailable, as a whole or in part.");
+            counter("jobtrack_breaker_opened_total", "Times that Redis became unavailable, as a whole or in part.");
         Self { listener, clock, max_jobs, partitioning, presence, entries, mode, unsettled, opened }
     }
 
-    /// The lock. A panic under it would leave at worst an index entry too many, which readers pass over.
+    /// Locks the entries. A panic under the lock would leave at worst a surplus index entry, which readers skip.
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The partition of a job.
+    /// Returns the partition of a job.
     pub fn partition_of(&self, id: &JobId) -> usize {
         (self.partitioning.of)(id)
     }
 
-    /// How many partitions there are.
+    /// Returns the number of partitions.
     pub const fn partitions(&self) -> usize {
         self.partitioning.count
     }
 
-    /// Whether all partitions serve, and each change of that.
+    /// Returns a receiver of the storage mode, which tells whether all partitions serve, and of its changes.
     pub fn mode(&self) -> watch::Receiver<StorageMode> {
         self.mode.subscribe()
     }
 
-    /// Whether a partition is unavailable.
+    /// Returns whether a partition is unavailable.
     pub fn is_unavailable(&self, partition: usize) -> bool {
         !self.entries().partitions[partition].is_available()
     }
 
-    /// Whether all partitions are unavailable.
+    /// Returns whether all partitions are unavailable.
     pub fn is_all_unavailable(&self) -> bool {
         self.entries().partitions.iter().all(|partition| !partition.is_available())
     }
 
-    /// Whether any partition answers reads.
+    /// Returns whether any partition answers reads.
     pub fn is_any_readable(&self) -> bool {
         self.entries().partitions.iter().any(Partition::is_readable)
     }
 
-    /// Whether any partition is unavailable.
+    /// Returns whether any partition is unavailable.
     pub fn is_any_unavailable(&self) -> bool {
         !self.entries().all_available()
     }
 
-    /// Waits until a partition is unavailable, or does not have all that is held.
+    /// Waits until a partition is unavailable, or has dirty entries.
     pub async fn unsettled(&self, partition: usize) {
         loop {
             let changed = self.unsettled[partition].notified();
@@ -134,13 +135,13 @@ impl LocalCache {
         }
     }
 
-    /// Whether a partition is unavailable, or does not have all that is held.
+    /// Returns whether a partition is unavailable, or has dirty entries.
     pub fn is_unsettled(&self, partition: usize) -> bool {
         let partition = &self.entries().partitions[partition];
         !partition.is_available() || partition.dirty() > 0
     }
 
-    /// Whom to ask for a job.
+    /// Returns the place to read a job from.
     pub fn route_read(&self, id: &JobId) -> Route {
         let entries = self.entries();
         let is_dirty = entries.table.get(id).is_some_and(|row| row.note.dirty);
@@ -151,7 +152,8 @@ impl LocalCache {
         }
     }
 
-    /// Whom to give a change of a job. What ends or removes a job makes room where the primary takes nothing else.
+    /// Returns the place to send a change of a job to. A change that ends or removes a job makes room, so a primary
+    /// that takes nothing else may take it.
     pub fn route_write(&self, job: &Job) -> Route {
         let makes_room = job.removal.is_some() || job.state.is_terminal();
         let entries = self.entries();
@@ -167,12 +169,12 @@ impl LocalCache {
         }
     }
 
-    /// Whether all partitions answer reads.
+    /// Returns whether all partitions answer reads.
     pub fn is_listable(&self) -> bool {
         self.entries().partitions.iter().all(Partition::is_readable)
     }
 
-    /// A partition is unavailable from now on; it may be `readable` all the same.
+    /// Marks a partition as unavailable; it may be `readable` nevertheless.
     pub fn set_unavailable(&self, partition: usize, readable: bool) {
         self.mark_unavailable(&mut self.entries(), partition, readable);
     }
@@ -196,7 +198,7 @@ impl LocalCache {
         self.unsettled[at].notify_one();
     }
 
-    /// A partition is served from again.
+    /// Marks a partition as available.
     pub fn set_available(&self, at: usize) {
         let mut entries = self.entries();
         let partition = &mut entries.partitions[at];
@@ -208,21 +210,22 @@ impl LocalCache {
         }
         drop(entries);
         if all {
-            // Whoever listed jobs meanwhile had those that are held, and no others.
+            // Lists in the meantime contained only cached jobs, so their readers must list again.
             self.listener.missed();
         }
     }
 
-    /// Begins a pass over what is held of a partition, or goes on with one that compared with the same history. Returns
-    /// from which slot on downward.
+    /// Begins a pass over the entries of a partition, or continues one that compared with the same history. Returns the
+    /// slot from which to proceed downward.
     pub fn begin_pass(&self, partition: usize, history: History) -> usize {
         let mut entries = self.entries();
         entries.partitions[partition].begin_pass(history);
         entries.table.slots()
     }
 
-    /// Some of the clean entries of a partition that the pass has not compared yet, from the slots below `slot`, and where
-    /// the rest begins; `None`: there are no more. An entry whose slot changes meanwhile moves to one below: none is missed.
+    /// Returns up to `limit` clean entries of a partition that the pass has not compared yet, from the slots below
+    /// `slot`, and the slot of the rest; `None` if there are no more. An entry whose slot changes meanwhile moves to a
+    /// lower one, so none is missed.
     pub fn uncompared(&self, partition: usize, slot: usize, limit: usize) -> Option<(Vec<CacheEntry>, usize)> {
         let now = self.clock.now();
         let entries = self.entries();
@@ -244,7 +247,7 @@ impl LocalCache {
         Some((found, slot))
     }
 
-    /// The primary has exactly these versions, which the pass has compared.
+    /// Records that the primary has exactly these versions, which the pass has compared.
     pub fn confirm(&self, partition: usize, jobs: &[Arc<Job>]) {
         let now = self.clock.now();
         let mut entries = self.entries();
@@ -257,7 +260,7 @@ impl LocalCache {
         }
     }
 
-    /// Up to `limit` entries that a partition does not have, ended jobs first.
+    /// Returns up to `limit` dirty entries of a partition, finished jobs first.
     pub fn first_dirty(&self, partition: usize, limit: usize) -> Vec<CacheEntry> {
         let now = self.clock.now();
         let entries = self.entries();
@@ -265,19 +268,20 @@ impl LocalCache {
         ids.filter_map(|id| entries.table.get(id)).map(|row| entries.entry(row, now)).collect()
     }
 
-    /// What is held for `id`, as it is served while the primary is unavailable. What may be over elsewhere, or may not, is
-    /// not told.
+    /// Returns the entry of `id` as it is served while the primary is unavailable. Entries that may or may not have
+    /// expired elsewhere are not returned.
     pub fn get(&self, id: &JobId) -> Option<Stored> {
         let now = self.clock.now();
         let entries = self.entries();
         let row = entries.table.get(id).filter(|row| !Entries::is_forgotten(row, now))?;
-        // That a job is gone which the primary never knew says nothing of another that it may have under the id.
+        // The removal of a job that the primary never knew says nothing of another job that it may have under the id.
         let is_unfounded = row.job.removal.is_some() && !row.job.is_recorded();
         let is_known = row.note.dirty || row.job.removal.is_some() || row.job.is_visible(now);
         (is_known && !is_unfounded).then(|| volatile(self.as_seen(&row.job, row.note.dirty, now)))
     }
 
-    /// What is held for `id`, if the primary has had nothing else for longer than a moment. No tombstones.
+    /// Returns the entry of `id`, if the primary has had no other version for longer than a moment. Never returns
+    /// tombstones.
     pub fn get_fresh(&self, id: &JobId) -> Option<Stored> {
         let entries = self.entries();
         let is_late = entries.heard_until.is_none_or(|until| until.elapsed() > LAG);
@@ -294,7 +298,8 @@ impl LocalCache {
         })
     }
 
-    /// A version that the primary has, with the lease as it runs: from when its worker was heard, and could be.
+    /// Returns a version of the primary with its lease as it runs: from the last report, or from the time since when
+    /// workers can report.
     pub fn with_liveness(&self, job: &Arc<Job>) -> Arc<Job> {
         if job.lease.expire_time.is_none() {
             return job.clone();
@@ -302,7 +307,8 @@ impl LocalCache {
         self.as_seen(job, false, self.clock.now())
     }
 
-    /// A version whose lease seems over, with the lease as it runs. Time in which nobody could report does not count.
+    /// Returns a version with the lease as it runs, if the lease seems over. Time in which nobody could report does not
+    /// count.
     fn as_seen(&self, job: &Arc<Job>, dirty: bool, now: Timestamp) -> Arc<Job> {
         match job.lease.expire_time {
             Some(expires) if expires <= now && !job.lease.lost && !dirty => {
@@ -317,7 +323,7 @@ impl LocalCache {
         }
     }
 
-    /// This version was there when the primary was asked, and that was after `since` was taken.
+    /// Marks an entry as fresh whose version the primary had when it was asked, after `since` was taken.
     pub fn mark_fresh(&self, job: &Job, since: Option<FreshnessToken>) {
         let mut entries = self.entries();
         if since.is_none() || since != entries.freshness(&job.id) {
@@ -328,8 +334,9 @@ impl LocalCache {
         }
     }
 
-    /// The primary was asked for `id` after `since` was taken, and has nothing. Where the same entry is held, and a
-    /// deletion would have left a tombstone, its record was lost: it is held as dirty from now on, and returned.
+    /// Handles a missing record: the primary was asked for `id` after `since` was taken, and has none. If the same
+    /// entry is still cached, and a deletion would have left a tombstone, the record was lost: the entry becomes dirty,
+    /// and is returned.
     pub fn mark_lost(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
         let now = self.clock.now();
         let mut entries = self.entries();
@@ -353,50 +360,50 @@ impl LocalCache {
         Some(volatile(job))
     }
 
-    /// The entry of `id`.
+    /// Returns the entry of `id`.
     pub fn entry(&self, id: &JobId) -> Option<CacheEntry> {
         let entries = self.entries();
         entries.table.get(id).map(|row| entries.entry(row, self.clock.now()))
     }
 
-    /// What was accepted here for `id`, if the primary does not have it.
+    /// Returns the dirty entry of `id`, if there is one.
     pub fn accepted(&self, id: &JobId) -> Option<Stored> {
         self.entries().table.get(id).filter(|row| row.note.dirty).map(|row| volatile(row.job.clone()))
     }
 
-    /// How many entries the primary does not have.
+    /// Returns the number of dirty entries.
     pub fn dirty(&self) -> usize {
         self.entries().dirty()
     }
 
-    /// How many jobs are held.
+    /// Returns the number of jobs in the cache.
     pub fn count(&self) -> usize {
         self.entries().table.len()
     }
 
-    /// How many of them an owner has.
+    /// Returns the number of cached jobs of an owner.
     pub fn count_of_owner(&self, owner: &str) -> u64 {
         self.entries().table.count_of(owner)
     }
 
-    /// How many of them are in each state.
+    /// Returns the number of cached jobs in each state.
     pub fn counts(&self) -> [u64; State::ALL.len()] {
         self.entries().table.counts()
     }
 
-    /// How many versions were announced.
+    /// Returns the number of announced versions.
     pub fn position(&self) -> u64 {
         self.entries().announced
     }
 
-    /// Takes a version that the primary did not. `previous` is what the version was made from; `sent` says whether the
-    /// primary may have got it all the same.
+    /// Accepts a version that the primary did not take. `previous` is the version that it was derived from; `sent`: the
+    /// primary may have received it.
     pub fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
         let partition = self.partition_of(&job.id);
         let mut entries = self.entries();
         let now = self.clock.now();
         let there = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now));
-        // What is not held has just been read from the primary.
+        // An entry that is not cached has just been read from the primary.
         if let Some(row) = there {
             if row.job.version == job.version {
                 return Ok(Replaced::Stored(volatile(job)));
@@ -413,7 +420,7 @@ impl LocalCache {
         if !entries.make_room(self.max_jobs, &job.id, true) {
             return Err(StoreError::Full(self.max_jobs));
         }
-        // Before anybody is told that it was accepted.
+        // Must precede the acknowledgement.
         self.presence.begin_dirty(partition);
         let before = previous.filter(|before| before.version.incarnation_id == job.version.incarnation_id);
         let meta = EntryMeta { lost, unsent, suspect_until, base, ..entries.meta(&job, partition, true, confirmed) };
@@ -424,15 +431,15 @@ impl LocalCache {
         Ok(Replaced::Stored(volatile(job)))
     }
 
-    /// The primary failed a command for a job. Until somebody has looked whether it serves, changes of the job are accepted
-    /// here: a caller that has waited for a silent primary to be read does not wait again.
+    /// Records that the primary failed a command for a job. Until the primary has been checked, changes of the job are
+    /// accepted here: a caller that has waited to read from a silent primary does not wait again.
     pub fn suspect(&self, id: &JobId) {
         if let Some((_, meta)) = self.entries().table.note(id) {
             meta.suspect_until = Some(Instant::now() + SUSPICION);
         }
     }
 
-    /// These entries are about to be sent to the primary.
+    /// Records that these entries are about to be sent to the primary.
     pub fn mark_sent(&self, ids: &[JobId]) {
         let mut entries = self.entries();
         for id in ids {
@@ -440,8 +447,8 @@ impl LocalCache {
         }
     }
 
-    /// Takes note of a version that the primary has. `before` is the state before it, if that is known. What is held gives
-    /// way to what came later; where it can't be told what did, the two are merged by a reconciliation.
+    /// Takes in a version of the primary. `before` is the state before it, if that is known. A later version replaces
+    /// the entry; if it is unclear which is later, a reconciliation merges the two.
     pub fn learn(&self, stored: &Stored, before: Option<State>) {
         let (job, now) = (&stored.job, self.clock.now());
         let partition = self.partition_of(&job.id);
@@ -458,12 +465,12 @@ impl LocalCache {
                 self.put_clean(&mut entries, job.clone(), meta);
                 return self.announce(&mut entries, stored.clone(), before);
             }
-            // A reconciliation decides about what it has not come to yet.
+            // A reconciliation decides about entries that it has not compared yet.
             if is_dirty || !(entries.partitions[partition].is_readable() || is_compared) {
                 return;
             }
             if held.incarnation_id == job.version.incarnation_id && held.revision == job.version.revision {
-                // The primary had another change under this revision: it has lost something.
+                // The primary had another change under this revision, so it has lost data.
                 return self.mark_unavailable(&mut entries, partition, false);
             }
             if !comes_after(job, &row.job) {
@@ -488,7 +495,7 @@ impl LocalCache {
         }
     }
 
-    /// The version `sent` was pushed, and the primary has `stored` now. What came meanwhile stays.
+    /// Records that the version `sent` was pushed, and the primary has `stored` now. Later changes of the entry stay.
     pub fn mark_synced(&self, sent: &Job, stored: &Stored) {
         let partition = self.partition_of(&sent.id);
         let mut entries = self.entries();
@@ -496,7 +503,7 @@ impl LocalCache {
         if row.job.version != sent.version && row.job.version != stored.job.version {
             return;
         }
-        // Who lists jobs in the primary may not know what was accepted here.
+        // A reader that lists jobs in the primary may not know of a version that was accepted here.
         let news = row.note.dirty || row.job.version != stored.job.version;
         let same = row.job.version.incarnation_id == stored.job.version.incarnation_id;
         let before = Some(row.job.state).filter(|_| same);
@@ -508,7 +515,7 @@ impl LocalCache {
         }
     }
 
-    /// Holds this version no longer.
+    /// Removes the entry of this version.
     pub fn forget(&self, job: &Job) {
         let partition = self.partition_of(&job.id);
         let mut entries = self.entries();
@@ -520,15 +527,15 @@ impl LocalCache {
         }
     }
 
-    /// What a query selects of what is held.
+    /// Returns the cached jobs that a query selects.
     pub fn list(&self, query: &ListQuery) -> Page {
         let selection = self.entries().table.select(query);
         let jobs = selection.jobs.into_iter().map(volatile).collect();
         Page { jobs, next: selection.next, total: None, partial: true }
     }
 
-    /// Returns what is due of jobs that were never sent to the primary: of the others another replica may know more. A
-    /// few are looked at at a time: callers wait for the lock.
+    /// Returns the due records of jobs that were never sent to the primary: of other jobs another replica may know
+    /// more. Examines a few at a time, because callers wait for the lock.
     pub fn due(&self, now: Timestamp, limit: usize) -> DueBatch {
         let mut batch = DueBatch::default();
         let mut after = None;
@@ -551,14 +558,14 @@ impl LocalCache {
         }
     }
 
-    /// Whether time may decide about `job` here: it was never sent to the primary.
+    /// Returns whether time may decide about `job` here, because it was never sent to the primary.
     pub fn decides(&self, job: &Job) -> bool {
         let entries = self.entries();
         entries.table.get(&job.id).is_some_and(|row| row.job.version == job.version && row.note.unsent)
     }
 
-    /// Forgets tombstones that the primary has forgotten, and jobs that it must have removed. A few at a time: callers wait
-    /// for the lock.
+    /// Removes tombstones that the primary has forgotten, and jobs that it must have removed. Removes a few at a time,
+    /// because callers wait for the lock.
     pub async fn tidy(&self) {
         let now = self.clock.now();
         let mut after = None;
@@ -568,7 +575,7 @@ impl LocalCache {
         }
     }
 
-    /// Looks at some of what is due after a place in the order, and returns the last of them.
+    /// Does this for some of the entries that are due after a position. Returns the position of the last of them.
     fn tidy_some(&self, now: Timestamp, after: Option<&(Timestamp, JobId)>) -> Option<(Timestamp, JobId)> {
         let mut entries = self.entries();
         let is_over = |time: Timestamp, row: &Row<EntryMeta>, due| match due {
@@ -638,7 +645,7 @@ impl Listener for LocalCache {
         entries.lose_track(Some(self.clock.now()).filter(|_| serves));
         let available = entries.all_available();
         drop(entries);
-        // While the primary is unavailable nobody reads it, and when it is back all is missed.
+        // While the primary is unavailable nobody reads it, and when it is back everything counts as missed.
         if available {
             self.listener.missed();
         }

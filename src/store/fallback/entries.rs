@@ -1,4 +1,4 @@
-//! The entries of the local copy, what is known of each, and which of them are evicted.
+//! The entries of the local cache: their metadata, and their eviction.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,89 +12,89 @@ use crate::{
     },
 };
 
-/// How many entries are looked at for one that can be evicted.
+/// Maximum number of entries examined to find one to evict.
 const LOOKED_AT: usize = 100;
 
-/// The entries, and what is known of the primary.
+/// The entries, and the known state of the primary.
 #[derive(Default)]
 pub struct Entries {
     /// The entries.
     pub table: Table<EntryMeta>,
     /// The primary's partitions.
     pub partitions: Vec<Partition>,
-    /// How many versions were announced.
+    /// Number of announced versions.
     pub announced: u64,
-    /// Everything that was committed before is known here, or outdates what is.
+    /// Time before which every commit is known here, or has made its entry stale.
     pub heard_until: Option<Instant>,
-    /// How often notifications were lost: what was fresh before no longer is.
+    /// Number of gaps in the notifications: entries that were fresh before the last one no longer are.
     gaps: u64,
-    /// When notifications were last lost while the primary served.
+    /// Time of the last gap while the primary served.
     last_gap: Option<Timestamp>,
-    /// How many entries there have been.
+    /// Number of entries that were ever created.
     made: u64,
 }
 
 /// A partition of the primary.
 #[derive(Debug, Default)]
 pub struct Partition {
-    /// Since when it has been unavailable, and whether it can be read all the same.
+    /// Start of its unavailability, and whether it can be read nevertheless; `None` if it is available.
     pub unavailable: Option<Unavailable>,
-    /// The entries of active jobs that it does not have.
+    /// Dirty entries of active jobs.
     dirty_active: IndexSet<JobId>,
-    /// The entries of ended and removed jobs that it does not have.
-    dirty_ended: IndexSet<JobId>,
-    /// The number of the reconciliation pass that is under way, or was last.
+    /// Dirty entries of finished and removed jobs.
+    dirty_finished: IndexSet<JobId>,
+    /// Number of the reconciliation pass that is under way, or was last.
     pass: u64,
-    /// The history that the pass compares with, until it is over.
+    /// The history that the pass compares with, until it ends.
     pass_history: Option<History>,
 }
 
-/// That a partition does not serve.
+/// The unavailability of a partition.
 #[derive(Clone, Copy, Debug)]
 pub struct Unavailable {
-    /// From then on.
+    /// Start of the unavailability.
     pub since: Timestamp,
-    /// It takes no writes, and answers reads.
+    /// The partition answers reads, and rejects writes.
     pub readable: bool,
 }
 
 impl Partition {
-    /// Whether it is served from, with reads and writes.
+    /// Returns whether it serves reads and writes.
     pub const fn is_available(&self) -> bool {
         self.unavailable.is_none()
     }
 
-    /// Whether it answers reads.
+    /// Returns whether it answers reads.
     pub fn is_readable(&self) -> bool {
         self.unavailable.is_none_or(|unavailable| unavailable.readable)
     }
 
-    /// How many entries it does not have.
+    /// Returns the number of its dirty entries.
     pub fn dirty(&self) -> usize {
-        self.dirty_active.len() + self.dirty_ended.len()
+        self.dirty_active.len() + self.dirty_finished.len()
     }
 
-    /// Up to `limit` of them, ended jobs first.
+    /// Returns up to `limit` of its dirty entries, finished jobs first.
     pub fn first_dirty(&self, limit: usize) -> impl Iterator<Item = &JobId> {
-        self.dirty_ended.iter().chain(&self.dirty_active).take(limit)
+        self.dirty_finished.iter().chain(&self.dirty_active).take(limit)
     }
 
-    /// Takes note of whether it has the entry of `job`.
+    /// Records whether the entry of `job` is dirty.
     fn note_dirty(&mut self, job: &Job, dirty: bool) {
         self.forget(&job.id);
         if dirty {
-            let is_over = job.state.is_terminal() || job.removal.is_some();
-            let dirty = if is_over { &mut self.dirty_ended } else { &mut self.dirty_active };
+            let is_finished = job.state.is_terminal() || job.removal.is_some();
+            let dirty = if is_finished { &mut self.dirty_finished } else { &mut self.dirty_active };
             dirty.insert(job.id.clone());
         }
     }
 
     fn forget(&mut self, id: &JobId) {
         self.dirty_active.swap_remove(id);
-        self.dirty_ended.swap_remove(id);
+        self.dirty_finished.swap_remove(id);
     }
 
-    /// Begins a pass over what is held, or goes on with the last one if that compared with the same history.
+    /// Begins a pass over the entries, or continues the last one if it compared with the same history.
     pub fn begin_pass(&mut self, history: History) {
         if !self.pass_history.is_some_and(|known| known.is_continued_by(&history)) {
             self.pass += 1;
@@ -102,18 +102,19 @@ impl Partition {
         }
     }
 
-    /// The next time that it is unavailable, everything is compared anew.
+    /// Ends the pass: after the next unavailability all entries are compared anew.
     pub fn end_pass(&mut self) {
         self.pass_history = None;
     }
 
-    /// The number of the pass that is under way, or was last.
+    /// Returns the number of the pass that is under way, or was last.
     pub const fn pass(&self) -> u64 {
         self.pass
     }
 }
 
-/// What is fresh, from when: the entry, and the last gap in the notifications.
+/// The identity of an entry and of the last gap in the notifications: an answer of the primary is fresh if both are
+/// still the same as when it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreshnessToken {
     entry: u64,
@@ -121,86 +122,86 @@ pub struct FreshnessToken {
 }
 
 impl FreshnessToken {
-    /// Whether the two are of one entry, whatever was missed in between.
+    /// Returns whether both are of one entry, whatever notifications were lost in between.
     pub fn is_of_same_entry(&self, other: &Self) -> bool {
         self.entry == other.entry
     }
 }
 
 impl EntryMeta {
-    /// Whether the primary failed a command for it a moment ago.
+    /// Returns whether the primary failed a command for it a moment ago.
     pub fn is_suspect(&self) -> bool {
         self.suspect_until.is_some_and(|until| Instant::now() < until)
     }
 }
 
-/// What is known of an entry.
+/// The metadata of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryMeta {
     /// The partition of its id.
     pub partition: usize,
-    /// The primary does not have it.
+    /// The primary does not have this version.
     pub dirty: bool,
-    /// The primary had it and lost it. It does not age until it is there again.
+    /// The primary had the version and lost it. The entry does not age until the version is stored again.
     pub lost: bool,
     /// No write of it was ever sent to the primary.
     pub unsent: bool,
-    /// The primary failed a command for it: until then it is given no change of it.
+    /// The primary failed a command for it: until then no change of it is sent to the primary.
     pub suspect_until: Option<Instant>,
-    /// The version that the primary was last known to have.
+    /// Last version that the primary is known to have had.
     pub base: Option<Version>,
-    /// When that was, or when the entry was made.
+    /// Time of that knowledge, or of the creation of the entry.
     pub confirmed: Timestamp,
-    /// Tells this entry from others, before and after, of the same id.
+    /// Number that distinguishes this entry from earlier and later ones of the same id.
     pub entry: u64,
-    /// All its changes have been heard of since it was confirmed, unless there was another gap.
+    /// Token as of which the entry is fresh, unless there was another gap since.
     pub fresh: Option<FreshnessToken>,
-    /// The newest revision that was notified.
+    /// Newest revision that was notified.
     pub notified: i64,
-    /// The pass that compared it last with what the primary has.
+    /// Pass that last compared it with the primary.
     pub compared_in: u64,
 }
 
 /// An entry, to be pushed to the primary.
 #[derive(Clone, Debug)]
 pub struct CacheEntry {
-    /// The version that is held.
+    /// The cached version.
     pub job: Arc<Job>,
-    /// The primary does not have it.
+    /// The primary does not have this version.
     pub dirty: bool,
-    /// The version that the primary was last known to have.
+    /// Last version that the primary is known to have had.
     pub base: Option<Version>,
-    /// Since when nobody knows whether the primary has it.
+    /// Time since when it is unknown whether the primary has it.
     pub unconfirmed_since: Timestamp,
 }
 
 impl CacheEntry {
-    /// Whether its retention is not over; tombstones have none.
+    /// Returns whether its retention has not ended; tombstones have none.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.job.removal.is_some() || self.job.is_visible(now)
     }
 }
 
 impl Entries {
-    /// None yet. All partitions are unavailable since `now`.
+    /// Creates an empty set of entries. All partitions are unavailable since `now`.
     pub fn new(partitions: usize, now: Timestamp) -> Self {
         let unavailable = Some(Unavailable { since: now, readable: false });
         let partitions = (0..partitions).map(|_| Partition { unavailable, ..Partition::default() }).collect();
         Self { partitions, ..Self::default() }
     }
 
-    /// How many entries the primary does not have.
+    /// Returns the number of dirty entries.
     pub fn dirty(&self) -> usize {
         self.partitions.iter().map(Partition::dirty).sum()
     }
 
-    /// Whether all partitions are served from.
+    /// Returns whether all partitions are available.
     pub fn all_available(&self) -> bool {
         self.partitions.iter().all(Partition::is_available)
     }
 
-    /// What is known of an entry of `job` that was confirmed at `now`, or made then. If one is in its place, and fresh, it
-    /// stays so.
+    /// Returns the metadata of an entry of `job` that was confirmed or created at `now`. If it replaces a fresh entry,
+    /// it is fresh, too.
     pub fn meta(&mut self, job: &Job, partition: usize, dirty: bool, now: Timestamp) -> EntryMeta {
         if let Some(row) = self.table.get(&job.id) {
             let known = EntryMeta { suspect_until: None, ..row.note };
@@ -222,33 +223,35 @@ impl Entries {
         }
     }
 
-    /// What is fresh from now on, if `id` is held.
+    /// Returns a token for the entry of `id`, if there is one: an answer that the primary gives from now on is fresh as
+    /// of it.
     pub fn freshness(&self, id: &JobId) -> Option<FreshnessToken> {
         self.table.get(id).map(|row| self.freshness_of(&row.note))
     }
 
-    /// What is fresh from now on of an entry that is held.
+    /// Returns a token for this entry.
     pub const fn freshness_of(&self, meta: &EntryMeta) -> FreshnessToken {
         FreshnessToken { entry: meta.entry, gaps: self.gaps }
     }
 
-    /// Whether this is a tombstone that the primary has forgotten by now, as everybody may.
+    /// Returns whether this is a tombstone that the primary has forgotten by now, as every replica may.
     pub fn is_forgotten(row: &Row<EntryMeta>, now: Timestamp) -> bool {
         let is_over = row.job.forget_time.is_some_and(|time| time <= now);
         !row.note.dirty && row.job.removal.is_some() && is_over
     }
 
-    /// Whether the primary may still have something for an entry: an end stands though the job's retention is over by now.
+    /// Returns whether the primary may still have a record or a tombstone for an entry, which an ended job has for some
+    /// time after its retention.
     pub fn is_known(row: &Row<EntryMeta>, now: Timestamp) -> bool {
         let is_live = row.job.removal.is_none() && row.job.state.is_terminal();
         let end = row.job.expire_time.filter(|_| is_live).map(|time| time + TOMBSTONE_LIFE);
         !Self::is_forgotten(row, now) && end.is_none_or(|end| now < end)
     }
 
-    /// An entry as it is to be pushed.
+    /// Returns an entry in the form in which it is pushed.
     pub fn entry(&self, row: &Row<EntryMeta>, now: Timestamp) -> CacheEntry {
         let EntryMeta { partition, dirty, lost, base, confirmed, .. } = row.note;
-        // As long as the primary served and notifications were heard, nothing was known to have changed.
+        // While the primary served and notifications arrived, every change was known.
         let heard_since = self.last_gap.is_none_or(|gap| confirmed > gap);
         let until = self.partitions[partition].unavailable.map_or(now, |unavailable| unavailable.since);
         let unconfirmed_since = match (lost, heard_since) {
@@ -259,28 +262,28 @@ impl Entries {
         CacheEntry { job: row.job.clone(), dirty, base, unconfirmed_since }
     }
 
-    /// Puts an entry in the place of what is there.
+    /// Stores an entry in the place of the current one.
     pub fn put(&mut self, job: Arc<Job>, meta: EntryMeta) {
         self.partitions[meta.partition].note_dirty(&job, meta.dirty);
         self.table.put(job, meta);
     }
 
-    /// Forgets an entry, and returns it: freeing it may take longer than a lock should be held.
+    /// Removes and returns an entry: freeing it may take longer than a lock should be held.
     pub fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
         self.partitions[row.note.partition].forget(id);
         Some(row.job)
     }
 
-    /// Nothing is fresh any more. `gap` says whether notifications were lost while the primary served.
+    /// Makes all entries stale. `gap` is the time of a loss of notifications while the primary served.
     pub fn lose_track(&mut self, gap: Option<Timestamp>) {
         self.gaps += 1;
         self.heard_until = None;
         self.last_gap = gap.or(self.last_gap);
     }
 
-    /// Makes room for a version of `id`, where at most `max_jobs` may be held: clean entries are evicted, ended ones first.
-    /// Says whether there is room. Where it is no `must`, no more than a few are looked at.
+    /// Makes room for a version of `id`, where at most `max_jobs` jobs may be cached: clean entries are evicted, those
+    /// of finished jobs first. Returns whether there is room. Unless it `must`, it examines only a few entries.
     pub fn make_room(&mut self, max_jobs: usize, id: &JobId, must: bool) -> bool {
         let is_clean = |table: &Table<EntryMeta>, id: &JobId| table.get(id).is_some_and(|row| !row.note.dirty);
         let some = if must { usize::MAX } else { LOOKED_AT };
@@ -302,7 +305,8 @@ impl Entries {
     }
 }
 
-/// Whether `job` came later than `held`, or stands where the two are of incarnations that began apart.
+/// Returns whether `job` is later than `held`, or prevails if the two are of incarnations that were created
+/// independently.
 pub fn comes_after(job: &Job, held: &Job) -> bool {
     if job.version.incarnation_id == held.version.incarnation_id {
         job.version.revision > held.version.revision

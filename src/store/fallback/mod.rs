@@ -1,11 +1,12 @@
 //! A store that survives the absence of its primary.
 //!
-//! While the primary serves, it answers, and fresh entries of the local copy are as good. When it fails a command it is
-//! probed, once for all who call; a partition that does not serve counts as unavailable. From then on no caller waits for
-//! it: what is held here is served and changed, new jobs are accepted, and all of it is marked volatile. What is not held
-//! can't be told, and is never said not to exist. When a partition takes a write again, everything that is held of it is
-//! compared once with what it has, and then it serves; what was accepted meanwhile and since is pushed job by job. A write
-//! that fails alone concerns its job alone.
+//! While the primary serves, it answers; so do fresh entries of the local cache, which are as good. After a failed
+//! command the primary is probed, once for all callers; a partition that does not serve counts as unavailable. From
+//! then on no caller waits for it: jobs in the cache are served and changed, new jobs are accepted, and all answers are
+//! marked as volatile. For a job that is not in the cache the answer is "unavailable", never "not found". When a
+//! partition takes a write again, all of its cached entries are compared once with what it has, and then it serves;
+//! what was accepted before and during the comparison is pushed job by job. A write that fails alone concerns its job
+//! alone.
 
 mod cache;
 mod entries;
@@ -35,12 +36,12 @@ use crate::{
     telemetry::metrics::{Measured, Metrics},
 };
 
-/// What happens to changes while the primary is unavailable.
+/// The handling of changes while the primary is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FallbackPolicy {
-    /// They are accepted, and merged when it is back.
+    /// Changes are accepted, and merged when the primary is back.
     Accept,
-    /// They are rejected.
+    /// Changes are rejected.
     Reject,
 }
 
@@ -52,14 +53,14 @@ pub struct FallbackStore {
     clock: Arc<dyn Clock>,
     policy: FallbackPolicy,
     report: Mutex<ReconcileLog>,
-    /// By partition, the history that what is held was compared with last.
+    /// By partition, the history with which the cache was last compared.
     reconciled: Mutex<Vec<History>>,
     pushes: Pushes,
     reads: Reads,
     metrics: ReconcileMetrics,
 }
 
-/// How often reads were answered from where.
+/// Number of reads by the source of their answer.
 #[derive(Default)]
 struct Reads {
     held: AtomicU64,
@@ -68,8 +69,8 @@ struct Reads {
 }
 
 impl FallbackStore {
-    /// `primary` as long as it serves, else what is in `cache`, which must be what `primary` announces to; both tell of
-    /// themselves in `presence`.
+    /// Creates a store that uses `primary` as long as it serves, and `cache` otherwise. `cache` must be the listener of
+    /// `primary`, and both must share `presence`.
     pub fn new(
         primary: Arc<dyn PrimaryStore>,
         cache: Arc<LocalCache>,
@@ -79,7 +80,7 @@ impl FallbackStore {
     ) -> Self {
         let states = primary.states().borrow().clone();
         let reconciled = (0..cache.partitions()).map(|partition| primary.history(partition)).collect();
-        // Nothing is held yet that would have to be compared.
+        // The cache is empty, so nothing has to be compared.
         for (partition, _) in states.iter().enumerate().filter(|(_, state)| **state == PartitionState::Serving) {
             presence.set_serving(partition, true);
             cache.set_available(partition);
@@ -113,7 +114,7 @@ impl FallbackStore {
         held.map(Some).ok_or(StoreError::Unavailable)
     }
 
-    /// A command failed: somebody looks whether the primary serves, and nobody waits for that.
+    /// Requests a health check of the primary after a failed command, without waiting for it.
     pub(super) fn suspect(&self, id: Option<&JobId>) {
         if let Some(id) = id {
             self.cache.suspect(id);
@@ -122,13 +123,14 @@ impl FallbackStore {
         self.note_states();
     }
 
-    /// What the primary was found to have for a job, with its lease as it runs.
+    /// Returns a version of the primary with its lease as it runs.
     fn seen(&self, mut stored: Stored) -> Stored {
         stored.job = self.cache.with_liveness(&stored.job);
         stored
     }
 
-    /// A page of the primary with what was accepted here of its jobs; others that were are not in it.
+    /// Returns a page of the primary with the changes that were accepted here for its jobs. Jobs that only this replica
+    /// has are not added.
     fn with_accepted(&self, mut page: Page, query: &ListQuery) -> Page {
         for stored in &mut page.jobs {
             if let Some(accepted) = self.cache.accepted(&stored.job.id) {
@@ -140,9 +142,10 @@ impl FallbackStore {
         page
     }
 
-    /// What becomes of a change that can't be given to the primary.
+    /// Handles a change that can't be sent to the primary.
     async fn accept_local(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        // Where it can be read all the same, it is asked before a job is made under an id of which nothing is known.
+        // If the primary can be read nevertheless, it is asked before a job is created under an id of which nothing is
+        // known.
         if previous.is_none()
             && self.cache.entry(&job.id).is_none()
             && let Route::Primary(_) = self.cache.route_read(&job.id)
@@ -160,9 +163,9 @@ impl FallbackStore {
         self.accept(job, previous, false)
     }
 
-    /// What becomes of a change that the primary does not take, or may have got: `sent`.
+    /// Handles a change that the primary does not take, or that it may have received: `sent`.
     fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
-        // Whether a tombstone that is held is the last word on its id, nobody can say now.
+        // Nobody can tell now whether a cached tombstone is the latest version of its id.
         let over_tombstone = previous.is_some_and(|previous| previous.removal.is_some()) && job.removal.is_none();
         match self.policy {
             FallbackPolicy::Accept if !over_tombstone => self.cache.accept(job, previous, sent),
@@ -170,8 +173,8 @@ impl FallbackStore {
         }
     }
 
-    /// A change of a job for which something was accepted here that the primary, which serves, does not have: that is
-    /// pushed before, so that it is not left behind for as long as there are changes.
+    /// Handles a change of a job that is dirty although the primary serves. The accepted version is pushed first, so
+    /// that it is not left behind for as long as there are changes.
     async fn replace_dirty(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         self.push_one(&job.id).await;
         match self.cache.route_write(&job) {
@@ -202,7 +205,7 @@ impl FallbackStore {
                 Ok(Replaced::Conflict(Some(there)))
             }
             Ok(Replaced::Conflict(None)) => Ok(Replaced::Conflict(self.without_record(&job.id, token))),
-            // Whether it was carried out will be seen when it is pushed.
+            // A later push shows whether the write was executed.
             Err(StoreError::Unavailable) => {
                 let accepted = self.accept(job.clone(), previous, true);
                 self.suspect(Some(&job.id));
@@ -216,8 +219,8 @@ impl FallbackStore {
         }
     }
 
-    /// What there is for a job of which the primary, asked after `since` was taken, has nothing: a record that was lost is
-    /// answered from what is held, and put back.
+    /// Returns the version to answer with for a job of which the primary, asked after `since` was taken, has no record:
+    /// if the record was lost, the cached version, which is put back.
     fn without_record(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
         let lost = self.cache.mark_lost(id, since)?;
         tracing::warn!(job_id = %id, "Redis has lost the record of this job; it is put back");
@@ -260,7 +263,7 @@ impl JobStore for FallbackStore {
     }
 
     async fn absence(&self, instead: &Stored) -> Result<(), StoreError> {
-        // What is held says nothing of whether the primary answers for what is not.
+        // A cached answer does not show whether the primary could confirm an absence.
         if instead.source == Source::Redis {
             return Ok(());
         }
@@ -385,7 +388,7 @@ impl JobStore for FallbackStore {
     }
 
     async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
-        // Positions count what this process has announced, and it keeps none of it.
+        // Positions count the versions that this process has announced, and it keeps none of them.
         Ok(None)
     }
 }

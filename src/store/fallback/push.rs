@@ -1,8 +1,9 @@
-//! Pushing entries to the primary: each is merged with what is there, and what comes of it replaces exactly the version
+//! Pushing entries to the primary: each is merged with the version there, and the outcome replaces exactly the version
 //! that was read.
 //!
-//! What is missing there is put; otherwise the one merge rule decides. What is not known to be there is never dropped
-//! without a line in the report, which is written when a merge is sent: it may be carried out even though no answer comes.
+//! An entry that is missing there is stored; otherwise the one merge rule decides. A version that is not known to be in
+//! the primary is never dropped without a line in the report. The line is written before a merge is sent, because the
+//! merge may be executed even though no answer comes.
 
 use std::{
     collections::HashSet,
@@ -19,23 +20,23 @@ use crate::{
     store::{ReconcileOutcome, Record, Replaced, Replacement, StoreError},
 };
 
-/// Why a job is dropped whose record is damaged.
-const UNREADABLE: &str = "the record of the primary can't be read";
+/// The reason for dropping a job whose record is damaged.
+const UNREADABLE: &str = "the record in Redis can't be read";
 
-/// Why a job is dropped that was not heard of for longer than deletions are remembered.
+/// The reason for dropping a job of which the primary gave no sign for longer than deletions are remembered.
 const DELETED: &str = "it may have been deleted meanwhile";
 
-/// How long a change waits for a push of its job that is under way.
+/// Maximum time for which a change waits for a push of its job that is under way.
 const PUSH_WAIT: Duration = Duration::from_millis(100);
 
-/// The entries that are being pushed: no two pushes of one job are under way at a time.
+/// The entries that are being pushed: at most one push of each job is under way at a time.
 #[derive(Default)]
 pub struct Pushes {
     ids: Mutex<HashSet<JobId>>,
     ended: Notify,
 }
 
-/// Pushes of some jobs, which are over when it is dropped.
+/// A claim to push some jobs, which ends when it is dropped.
 struct Claim<'a> {
     pushes: &'a Pushes,
     ids: Vec<JobId>,
@@ -46,14 +47,14 @@ impl Pushes {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims those of `entries` that nobody pushes, and leaves the others out.
+    /// Claims those of `entries` that nobody is pushing, and removes the others.
     fn claim(&self, entries: &mut Vec<CacheEntry>) -> Claim<'_> {
         let mut ids = self.ids();
         entries.retain(|entry| ids.insert(entry.job.id.clone()));
         Claim { pushes: self, ids: entries.iter().map(|entry| entry.job.id.clone()).collect() }
     }
 
-    /// Waits until nobody pushes `id`.
+    /// Waits until nobody is pushing `id`.
     async fn wait(&self, id: &JobId) {
         loop {
             let ended = self.ended.notified();
@@ -77,14 +78,14 @@ impl Drop for Claim<'_> {
 }
 
 impl FallbackStore {
-    /// Pushes what was accepted for one job, or waits for the push that is under way.
+    /// Pushes the dirty entry of one job, or waits for a push that is under way.
     pub(super) async fn push_one(&self, id: &JobId) {
         let Some(entry) = self.cache.entry(id).filter(|entry| entry.dirty) else { return };
         let mut entries = vec![entry];
         let claim = self.pushes.claim(&mut entries);
         if entries.is_empty() {
             drop(claim);
-            // It may be one of many.
+            // The push under way may be one of many jobs, hence the limit.
             _ = timeout(PUSH_WAIT, self.pushes.wait(id)).await;
             return;
         }
@@ -114,7 +115,7 @@ impl FallbackStore {
             for (entry, outcome) in pushed.into_iter().zip(self.primary.replace_many(writes).await) {
                 match outcome {
                     Ok(Replaced::Stored(stored)) => self.cache.mark_synced(&entry.job, &stored),
-                    // Something else is there by now, and may be here.
+                    // The primary has another version by now, and so may the cache.
                     Ok(Replaced::Conflict(_)) => entries.extend(self.cache.entry(&entry.job.id)),
                     Err(StoreError::Corrupt(_)) => self.drop_entry(&entry, UNREADABLE),
                     Err(error) => return Err(error),
@@ -124,7 +125,7 @@ impl FallbackStore {
         Ok(())
     }
 
-    /// Judges an entry by what the primary has. Returns what is to be written, if anything is.
+    /// Compares an entry with the record of the primary. Returns the write to make, if any.
     async fn judge(&self, entry: CacheEntry, theirs: Record) -> Result<Option<(CacheEntry, Replacement)>, StoreError> {
         let may_have_been_deleted = self.may_have_been_deleted(&entry);
         let theirs = match theirs {
@@ -145,7 +146,7 @@ impl FallbackStore {
                 let job = entry.job.clone();
                 return Ok(Some((entry, Replacement { job, previous: None })));
             }
-            // What others made under this id, after it was deleted perhaps, stands.
+            // An incarnation that others created under this id, perhaps after a deletion, prevails.
             Record::Found(theirs)
                 if theirs.job.version.incarnation_id != entry.job.version.incarnation_id && may_have_been_deleted =>
             {
@@ -162,22 +163,23 @@ impl FallbackStore {
         }
         let is_other = entry.job.version.incarnation_id != theirs.job.version.incarnation_id;
         if entry.dirty && is_other && entry.job.removal.is_some() {
-            // A write that made the deleted incarnation may still be on its way: a new revision of what stands stops it.
+            // A write of the deleted incarnation may still be on its way: a new revision of the version that prevails
+            // stops it.
             let mut job = merged.job;
             job.version.revision += 1;
             return Ok(Some((entry, Replacement { job: job.into(), previous: Some(theirs.job) })));
         }
         let heard_here = entry.dirty && entry.job.report_time > theirs.job.report_time;
         if heard_here && !theirs.job.state.is_terminal() && theirs.job.removal.is_none() {
-            // The version that stands is of a worker that was heard here, too.
+            // The worker of the prevailing version has reported here, too.
             self.primary.renew(&theirs.job).await?;
         }
         self.cache.mark_synced(&entry.job, &theirs);
         Ok(None)
     }
 
-    /// Whether the job was in the primary once, and could have been deleted there and forgotten since. What was lost is not
-    /// deleted.
+    /// Returns whether the job was in the primary once, and could have been deleted and forgotten there since. A job of
+    /// which data was lost does not count as deleted.
     fn may_have_been_deleted(&self, entry: &CacheEntry) -> bool {
         let partition = self.cache.partition_of(&entry.job.id);
         let is_old = self.clock.now().since(entry.unconfirmed_since) > TOMBSTONE_LIFE;
@@ -196,14 +198,14 @@ impl FallbackStore {
         }
     }
 
-    /// Records what is about to be done with an entry.
+    /// Records the outcome of an entry before it is carried out.
     fn record_outcome(&self, entry: &CacheEntry, conflict: bool) {
         if conflict {
             warn!(job_id = %entry.job.id, "conflicting changes merged; one was discarded");
             self.note_outcome(
                 entry,
                 ReconcileOutcome::Conflicted,
-                "it was changed here and elsewhere; one change lost",
+                "changed here and elsewhere; one change was discarded",
             );
         } else if entry.dirty {
             self.note_outcome(entry, ReconcileOutcome::Merged, "stored as it was here");
@@ -215,7 +217,7 @@ impl FallbackStore {
         self.report().enter(&entry.job.id, outcome, reason);
     }
 
-    /// Carries out a part of a reconciliation, which the report goes on with until nothing of it is under way.
+    /// Runs a part of a reconciliation. In the report the reconciliation lasts until none of its parts is under way.
     pub(super) async fn reported<T>(&self, part: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.report().begin(self.clock.now());
         let mut ending = Ending { store: self, is_complete: false };
@@ -224,7 +226,7 @@ impl FallbackStore {
         outcome
     }
 
-    /// Logs what reconciliations that ended lately have done.
+    /// Logs the report of the latest reconciliations.
     pub(super) fn log_report(&self) {
         if let Some(report) = self.report().summary() {
             let [merged, conflicted, dropped] = report.counts;
@@ -233,7 +235,7 @@ impl FallbackStore {
     }
 }
 
-/// Ends a part of a reconciliation in the report, also when its caller goes away.
+/// Ends a part of a reconciliation in the report when it is dropped, also if its caller goes away.
 struct Ending<'a> {
     store: &'a FallbackStore,
     is_complete: bool,
@@ -245,23 +247,24 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Whether `theirs` was not made from what is held, nor that from `theirs`, as far as this replica can tell; `lost` is the
-/// change that is discarded.
+/// Returns whether neither `theirs` nor the entry was derived from the other, as far as this replica can tell; `lost`
+/// is the change that is discarded.
 fn is_apart(entry: &CacheEntry, theirs: &Job, lost: ChangeId) -> bool {
     let ours = &entry.job;
     if ours.version.incarnation_id != theirs.version.incarnation_id {
-        // An incarnation that was made over the tombstone of the other begins behind all its revisions, and has the id since
+        // An incarnation created over the tombstone of the other begins behind all its revisions, and has the id since
         // the same time.
         let is_chain = ours.since.is_some() && ours.since == theirs.since;
         let comes_after = |one: &Job, other: &Job| one.version.first_revision > other.version.revision;
         return !(is_chain && (comes_after(ours, theirs) || comes_after(theirs, ours)));
     }
     if entry.dirty {
-        // What one process did to a job is one history.
+        // The changes that one process made to a job form one history.
         return entry.base != Some(theirs.version)
             && ours.version.change_id.process != theirs.version.change_id.process;
     }
-    // What was known to be there gives way to what others made of it; what is older there was there before.
+    // A version that was known to be in the primary is superseded by what others derived from it; an older one there
+    // was its predecessor.
     if lost == theirs.version.change_id {
         theirs.update_time > ours.update_time
     } else {

@@ -1,8 +1,9 @@
-//! Coming back: a partition of the primary that serves again is compared once with what is held, and then served from.
+//! Reconciliation: when a partition of the primary is available again, the cache is compared with it once before it
+//! serves.
 //!
-//! Every entry is compared, clean or dirty: the primary may have come back empty, older, or changed by others. Versions are
-//! compared first, and records are read only where they differ. A pass that is cut short goes on where it was, as long as
-//! the history of the data is the same. What is dirty after one pass stays dirty, job by job.
+//! Every entry is compared, clean or dirty: the primary may have come back empty, older, or changed by others. Versions
+//! are compared first, and records are read only where they differ. A pass that is interrupted continues where it was,
+//! as long as the history of the data is the same. Entries that are dirty after one pass are pushed later, job by job.
 
 use std::{
     future::pending,
@@ -23,40 +24,42 @@ use crate::{
     telemetry::metrics::{Counters, Histogram, Measured, Metrics, histogram},
 };
 
-/// How many entries are pushed together.
+/// Maximum number of entries pushed together.
 const BATCH: usize = 100;
 
-/// How many versions are compared together.
+/// Maximum number of versions compared together.
 const COMPARED: usize = 500;
 
-/// How many dirty entries are pushed in one round.
+/// Maximum number of dirty entries pushed in one round.
 const ROUND: usize = 1000;
 
-/// How many batches of a partition are under way at a time.
+/// Maximum number of batches of a partition that are pushed at a time.
 const AT_ONCE: usize = 2;
 
-/// How often what is over is forgotten.
+/// Interval between removals of expired entries.
 const TIDY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The shortest and the longest pause between attempts to reach the primary.
+/// Minimum pause between attempts to reach the primary.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// Maximum pause between attempts to reach the primary.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// Interval at which a stop looks whether everything is pushed.
+/// Interval between checks whether everything is pushed, during a stop.
 const FLUSH_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Time that a stop gives the primary to hear that this replica leaves.
+/// Maximum time to tell the primary that this replica leaves, during a stop.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl FallbackStore {
-    /// Brings partitions of the primary back whenever they are unavailable, for ever.
+    /// Restores partitions of the primary whenever they are unavailable; never returns.
     pub async fn run(&self) {
         let restore = join_all((0..self.cache.partitions()).map(|partition| self.restore(partition)));
         tokio::join!(self.follow_states(), restore, self.tidy());
     }
 
-    /// Pushes what the primary does not have, until it has everything or `time` is over. Returns what is left, as ids. To
-    /// be called when nothing is accepted any more, while [`run`](Self::run) goes on.
+    /// Waits until the primary has everything, or `time` is over, and returns the ids of the jobs that are left. Must
+    /// be called when no change is accepted any more, while [`run`](Self::run) continues to push.
     pub async fn flush(&self, time: Duration) -> Vec<String> {
         let all = async {
             while self.cache.dirty() > 0 {
@@ -66,7 +69,7 @@ impl FallbackStore {
         _ = timeout(time, all).await;
         let settled = (0..self.cache.partitions()).filter(|partition| !self.cache.is_unsettled(*partition));
         let leaving = settled.map(|partition| {
-            // No later beat says again that this replica serves.
+            // Prevents a later beat from adding this replica again.
             self.presence.set_serving(partition, false);
             self.primary.leave(partition)
         });
@@ -82,7 +85,7 @@ impl FallbackStore {
         }
     }
 
-    /// Notices that partitions are away, or have another history, while nobody calls.
+    /// Takes in changes of the partitions' states and histories, even while there are no calls.
     async fn follow_states(&self) {
         let mut states = self.primary.states();
         loop {
@@ -94,7 +97,7 @@ impl FallbackStore {
         }
     }
 
-    /// Takes note of how the partitions are.
+    /// Takes in the states of the partitions.
     pub(super) fn note_states(&self) {
         let states = self.primary.states().borrow().clone();
         for (partition, state) in states.into_iter().enumerate() {
@@ -107,7 +110,7 @@ impl FallbackStore {
         }
     }
 
-    /// Has a partition be what is served from, and have all that is held, whenever it is not or does not.
+    /// Restores a partition whenever it is unavailable, and pushes its dirty entries; never returns.
     async fn restore(&self, partition: usize) {
         let mut states = self.primary.states();
         loop {
@@ -126,13 +129,13 @@ impl FallbackStore {
                 };
                 match outcome {
                     Ok(()) => pause = PAUSE_MIN,
-                    Err(error) => debug!(%error, partition, "the primary does not take what is held"),
+                    Err(error) => debug!(%error, partition, "pushing to the primary failed"),
                 }
             }
         }
     }
 
-    /// Compares what is held of a partition with what it has, if it takes writes again, and serves from it.
+    /// Compares the entries of a partition with the primary, if it takes writes again, and makes it available.
     async fn come_back(&self, partition: usize) -> Result<(), StoreError> {
         if self.cache.is_all_unavailable() {
             self.primary.expect_restart(true);
@@ -163,13 +166,13 @@ impl FallbackStore {
         self.metrics.seconds.observe(started.elapsed().as_secs_f64());
         if !self.cache.is_any_unavailable() {
             self.log_report();
-            info!("Redis is back, and has all that was held here or gets it job by job");
+            info!("Redis is available again; remaining changes are pushed job by job");
         }
         Ok(())
     }
 
-    /// Shows that this replica serves from a partition, twice: the first beat says that it does, the second that all that
-    /// it acknowledged before the first is there.
+    /// Sends two beats to show that this replica serves from a partition: the first says that it does, the second that
+    /// everything it acknowledged before the first is in the primary.
     async fn begin_serving(&self, partition: usize) -> Result<(), StoreError> {
         self.presence.set_serving(partition, true);
         for _ in 0..2 {
@@ -179,17 +182,18 @@ impl FallbackStore {
             }
         }
         self.cache.set_available(partition);
-        // A call may have found it unavailable between the beats: what they said of this replica no longer holds.
+        // A call may have found the partition unavailable between the beats, so what they said of this replica no
+        // longer holds.
         if !self.presence.is_serving(partition) {
             self.cache.set_unavailable(partition, false);
             return Err(StoreError::Unavailable);
         }
-        // It may have gone away again before it was back.
+        // The partition may have become unavailable again in the meantime.
         self.note_states();
         Ok(())
     }
 
-    /// Pushes what a partition does not have, once.
+    /// Pushes up to [`ROUND`] dirty entries of a partition, once.
     async fn push_dirty(&self, partition: usize) -> Result<(), StoreError> {
         let entries = self.cache.first_dirty(partition, ROUND);
         if entries.is_empty() {
@@ -220,9 +224,9 @@ impl FallbackStore {
     }
 }
 
-/// What reconciliations did, in numbers.
+/// Metrics of reconciliations.
 pub struct ReconcileMetrics {
-    /// Jobs, in the order of [`ReconcileOutcome::ALL`].
+    /// Number of jobs by outcome, in the order of [`ReconcileOutcome::ALL`].
     jobs: Counters<{ ReconcileOutcome::ALL.len() }>,
     pub(super) seconds: Histogram,
 }
@@ -234,12 +238,12 @@ async fn begins_to_serve(states: &mut watch::Receiver<Vec<PartitionState>>, part
             return;
         }
     }
-    // The primary is gone, with all that waits for it.
+    // The primary has been dropped, so nothing will change.
     pending::<()>().await;
 }
 
 impl ReconcileMetrics {
-    /// Counts what becomes of a job.
+    /// Counts the outcome of a job.
     pub fn count(&self, outcome: ReconcileOutcome) {
         self.jobs.of(outcome as usize).inc();
     }
@@ -250,13 +254,13 @@ impl Default for ReconcileMetrics {
         Self {
             jobs: Counters::new(
                 "jobtrack_reconciled_jobs_total",
-                "Jobs that were pushed to Redis after an outage, by what became of them; each push counts.",
+                "Jobs that were pushed to Redis after an outage, by outcome; each push counts.",
                 "outcome",
                 ["merged", "conflicted", "dropped"],
             ),
             seconds: histogram(
                 "jobtrack_reconciliation_seconds",
-                "How long it took, with a partition of Redis back, until it was served from again.",
+                "Time from when a partition of Redis took writes again until it was served from.",
                 &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
             ),
         }

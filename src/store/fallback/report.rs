@@ -1,4 +1,4 @@
-//! What reconciliations did with which job.
+//! The report of reconciliations: the outcome for each job.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,25 +10,25 @@ use crate::{
     store::{ReconcileOutcome, ReconcileReport},
 };
 
-/// A reconciliation that begins so soon after another goes on with its ledger: nobody could have read it in between.
+/// Maximum pause between reconciliations that share a report: nobody could have read it in between.
 const EPISODE: Duration = Duration::from_secs(60);
 
-/// With so many jobs a ledger is not gone on with.
-const MANY: usize = 100_000;
+/// Number of jobs with which a report is full, so that the next reconciliation begins a new one.
+const REPORT_JOBS_MAX: usize = 100_000;
 
-/// How many jobs are named to those who ask.
-const NAMED: usize = 1000;
+/// Maximum number of jobs named in a summary.
+const NAMED_JOBS_MAX: usize = 1000;
 
-/// What is done with jobs, entered when it is sent: it may be carried out even though no answer comes.
+/// The outcomes of jobs, recorded before they are sent: a write may be executed even though no answer comes.
 #[derive(Debug, Default)]
 pub struct ReconcileLog {
     began: bool,
-    /// How many parts of the reconciliation are under way.
+    /// Number of parts of the reconciliation that are under way.
     under_way: usize,
     end_time: Option<Timestamp>,
     counts: [u64; ReconcileOutcome::ALL.len()],
     by_id: HashMap<JobId, Entry>,
-    /// The ids by the place of their entries.
+    /// Ids in the order in which their outcomes were recorded.
     in_order: BTreeMap<u64, JobId>,
     last_place: u64,
 }
@@ -41,10 +41,10 @@ struct Entry {
 }
 
 impl ReconcileLog {
-    /// A reconciliation begins, or a part of one. What was entered a moment ago stays.
+    /// Begins a reconciliation, or a part of one. Recent outcomes stay in the report.
     pub fn begin(&mut self, now: Timestamp) {
         let is_over = self.end_time.is_some_and(|end| now.since(end) > EPISODE);
-        if is_over || self.by_id.len() >= MANY {
+        if is_over || self.by_id.len() >= REPORT_JOBS_MAX {
             *self = Self { under_way: self.under_way, ..Self::default() };
         }
         self.began = true;
@@ -52,16 +52,16 @@ impl ReconcileLog {
         self.end_time = None;
     }
 
-    /// What began last ends. With that the reconciliation has, if this `is_complete` and nothing else is under way.
+    /// Ends a part of a reconciliation; the reconciliation too, if the part `is_complete` and no other is under way.
     pub fn end(&mut self, now: Timestamp, is_complete: bool) {
-        debug_assert!(self.under_way > 0, "what ends has begun");
+        debug_assert!(self.under_way > 0, "a part ends that has begun");
         self.under_way -= 1;
         if is_complete && self.under_way == 0 {
             self.end_time = Some(now);
         }
     }
 
-    /// Enters what is done with a job, and why, for people. What was worse before stays.
+    /// Records the outcome of a job, and its reason in plain text. A worse outcome from before stays.
     pub fn enter(&mut self, id: &JobId, outcome: ReconcileOutcome, reason: &'static str) {
         if let Some(before) = self.by_id.get(id).copied() {
             if before.outcome > outcome {
@@ -77,9 +77,9 @@ impl ReconcileLog {
         self.counts[outcome as usize] += 1;
     }
 
-    /// What is told of it; `None` before the first reconciliation.
+    /// Returns the report; `None` before the first reconciliation.
     pub fn summary(&self) -> Option<ReconcileReport> {
-        let named = self.in_order.values().rev().take(NAMED);
+        let named = self.in_order.values().rev().take(NAMED_JOBS_MAX);
         let jobs = named.filter_map(|id| self.by_id.get(id).map(|entry| (id.clone(), entry.outcome, entry.reason)));
         self.began.then(|| ReconcileReport { end_time: self.end_time, counts: self.counts, jobs: jobs.collect() })
     }
@@ -91,50 +91,50 @@ mod tests {
 
     const BEGIN: Timestamp = Timestamp::from_micros(1_000_000);
 
-    fn told(ledger: &ReconcileLog) -> (Vec<(String, ReconcileOutcome)>, [u64; 3]) {
-        let summary = ledger.summary().expect("it has begun");
+    fn told(log: &ReconcileLog) -> (Vec<(String, ReconcileOutcome)>, [u64; 3]) {
+        let summary = log.summary().expect("it has begun");
         (summary.jobs.iter().map(|(id, outcome, _)| (id.to_string(), *outcome)).collect(), summary.counts)
     }
 
-    fn enter(ledger: &mut ReconcileLog, id: &str, outcome: ReconcileOutcome) {
-        ledger.enter(&JobId::parse(id).expect("a valid id"), outcome, "");
+    fn enter(log: &mut ReconcileLog, id: &str, outcome: ReconcileOutcome) {
+        log.enter(&JobId::parse(id).expect("a valid id"), outcome, "");
     }
 
     #[test]
     fn each_job_is_told_once_with_the_worst_the_latest_first() {
-        let mut ledger = ReconcileLog::default();
-        assert!(ledger.summary().is_none());
-        ledger.begin(BEGIN);
+        let mut log = ReconcileLog::default();
+        assert!(log.summary().is_none());
+        log.begin(BEGIN);
         for (id, outcome) in
             [("a", ReconcileOutcome::Merged), ("b", ReconcileOutcome::Conflicted), ("a", ReconcileOutcome::Dropped)]
         {
-            enter(&mut ledger, id, outcome);
+            enter(&mut log, id, outcome);
         }
-        enter(&mut ledger, "b", ReconcileOutcome::Merged);
+        enter(&mut log, "b", ReconcileOutcome::Merged);
         let (a, b) = (("a".to_owned(), ReconcileOutcome::Dropped), ("b".to_owned(), ReconcileOutcome::Conflicted));
-        assert_eq!(told(&ledger), (vec![a.clone(), b.clone()], [0, 1, 1]));
-        enter(&mut ledger, "b", ReconcileOutcome::Conflicted);
-        assert_eq!(told(&ledger), (vec![b, a], [0, 1, 1]));
+        assert_eq!(told(&log), (vec![a.clone(), b.clone()], [0, 1, 1]));
+        enter(&mut log, "b", ReconcileOutcome::Conflicted);
+        assert_eq!(told(&log), (vec![b, a], [0, 1, 1]));
     }
 
     #[test]
     fn it_goes_on_with_what_was_a_moment_ago() {
-        let mut ledger = ReconcileLog::default();
-        ledger.begin(BEGIN);
-        enter(&mut ledger, "a", ReconcileOutcome::Conflicted);
-        ledger.end(BEGIN, true);
-        ledger.begin(BEGIN + EPISODE);
-        assert_eq!(told(&ledger).1, [0, 1, 0]);
-        // One that was cut short has not ended.
-        ledger.end(BEGIN + EPISODE, false);
-        ledger.begin(BEGIN + EPISODE * 3);
-        ledger.begin(BEGIN + EPISODE * 3);
-        assert_eq!(told(&ledger).1, [0, 1, 0]);
+        let mut log = ReconcileLog::default();
+        log.begin(BEGIN);
+        enter(&mut log, "a", ReconcileOutcome::Conflicted);
+        log.end(BEGIN, true);
+        log.begin(BEGIN + EPISODE);
+        assert_eq!(told(&log).1, [0, 1, 0]);
+        // An interrupted reconciliation has not ended.
+        log.end(BEGIN + EPISODE, false);
+        log.begin(BEGIN + EPISODE * 3);
+        log.begin(BEGIN + EPISODE * 3);
+        assert_eq!(told(&log).1, [0, 1, 0]);
         // Nor has one of which a part is under way.
-        ledger.end(BEGIN + EPISODE * 3, true);
-        assert!(ledger.summary().is_some_and(|summary| summary.end_time.is_none()));
-        ledger.end(BEGIN + EPISODE * 3, true);
-        ledger.begin(BEGIN + EPISODE * 5);
-        assert_eq!(told(&ledger).1, [0, 0, 0]);
+        log.end(BEGIN + EPISODE * 3, true);
+        assert!(log.summary().is_some_and(|summary| summary.end_time.is_none()));
+        log.end(BEGIN + EPISODE * 3, true);
+        log.begin(BEGIN + EPISODE * 5);
+        assert_eq!(told(&log).1, [0, 0, 0]);
     }
 }

@@ -1,4 +1,4 @@
-//! The order of commits: what changed since, and what the state was then.
+//! The log of commits: which jobs changed since a position, and in which state they were there.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,33 +8,34 @@ use std::{
 
 use crate::domain::{Job, State, TOMBSTONE_LIFE};
 
-/// How many tombstones are kept whose ids were used again.
+/// Maximum number of tombstones that are kept after their ids were reused.
 const MAX_BURIED: usize = 10_000;
 
-/// The newest commit of each life of a job, by its place in the order of commits.
+/// The newest commit of each incarnation of a job, by its position in the order of commits.
 #[derive(Debug, Default)]
 pub struct Log {
     entries: BTreeMap<u64, Entry>,
-    /// The place of the last commit.
+    /// Position of the last commit.
     position: u64,
-    /// The newest commit that has left no trace: what changed since an earlier one can't be told.
+    /// Position of the newest commit that was forgotten: the changes since an earlier position are not known
+    /// completely.
     horizon: u64,
-    /// Tombstones whose ids were used again, in the order in which that happened.
+    /// Positions of tombstones whose ids were reused, in the order of reuse.
     buried: VecDeque<u64>,
 }
 
-/// A version that was entered.
+/// A version in the log.
 #[derive(Debug)]
 pub struct Logged {
-    /// Its place.
+    /// Position of its commit.
     pub position: u64,
     /// The version.
     pub job: Arc<Job>,
-    /// The state that its life was in at the place that was asked about; `None` before its creation.
+    /// State of its incarnation at the requested position; `None` before its creation.
     pub previous: Option<State>,
 }
 
-/// A version, and where its life came to which state.
+/// A version, and the positions at which its incarnation entered each state.
 #[derive(Clone, Debug)]
 struct Entry {
     job: Arc<Job>,
@@ -44,7 +45,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// The state of this life at a place; `None` before its creation.
+    /// Returns the state of this incarnation at a position; `None` before its creation.
     fn state_at(&self, position: u64) -> Option<State> {
         let by = |place: Option<u64>| place.is_some_and(|place| place <= position);
         if self.created > position {
@@ -60,25 +61,26 @@ impl Entry {
 }
 
 impl Log {
-    /// The place of the last commit.
+    /// Returns the position of the last commit.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Enters `job`, which replaced what was entered at `old`. Returns its place.
+    /// Appends `job`, which replaced the version at position `old`. Returns its position.
     pub fn append(&mut self, job: &Arc<Job>, old: Option<u64>) -> u64 {
         self.position += 1;
         let position = self.position;
         let before = old.and_then(|old| self.entries.get(&old)).cloned();
-        let life = before.filter(|before| before.job.version.incarnation_id == job.version.incarnation_id);
+        let incarnation = before.filter(|before| before.job.version.incarnation_id == job.version.incarnation_id);
         if let Some(old) = old {
-            if life.is_some() {
+            if incarnation.is_some() {
                 self.entries.remove(&old);
             } else {
                 self.buried.push_back(old);
             }
         }
-        let mut entry = life.unwrap_or(Entry { job: job.clone(), created: position, started: None, ended: None });
+        let mut entry =
+            incarnation.unwrap_or(Entry { job: job.clone(), created: position, started: None, ended: None });
         if job.state == State::Running {
             entry.started.get_or_insert(position);
         } else if job.state.is_terminal() {
@@ -90,14 +92,14 @@ impl Log {
         position
     }
 
-    /// Leaves no trace of what was entered at `position`.
+    /// Forgets the version at `position`.
     pub fn forget(&mut self, position: u64) {
         self.entries.remove(&position);
         self.horizon = self.horizon.max(position);
     }
 
-    /// Up to `limit` versions entered after `after`, with their states at
-    /// `since`, which is not later. `None` where this can't be told.
+    /// Returns up to `limit` versions committed after `after`, with their states at `since`, which is not later; `None`
+    /// if the changes since then are no longer known.
     pub fn since(&self, since: u64, after: u64, limit: usize) -> Option<Vec<Logged>> {
         if since < self.horizon || after > self.position {
             return None;

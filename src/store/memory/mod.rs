@@ -1,7 +1,8 @@
-//! The store of one process: a map, bounded, lost when the process ends.
+//! The in-memory store of a single process: bounded, and lost when the process ends.
 //!
-//! Everything happens under one lock, held for a few map operations and never across an await, so commits have one
-//! order and each is announced in it. When the store is full, the jobs that ended first give way; active jobs never do.
+//! Every operation runs under one lock, held for a few map operations and never across an await, so commits have one
+//! order and are announced in it. When the store is full, finished jobs are evicted, the first to end first; active
+//! jobs never are.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,10 +22,10 @@ use super::{
 };
 use crate::domain::{ChangeId, Job, JobId, ListQuery, State, Timestamp};
 
-/// A process that did not look at the time for so long did not run.
+/// Minimum time between two sweeps that shows that the process was suspended in between.
 const PAUSE_MIN: Duration = Duration::from_secs(3);
 
-/// Keeps jobs in this process's memory.
+/// A store of jobs in this process's memory.
 pub struct MemoryStore {
     epoch: u64,
     max_jobs: usize,
@@ -34,7 +35,7 @@ pub struct MemoryStore {
     mode: watch::Sender<StorageMode>,
 }
 
-/// From when on workers can report. Time in which this process did not run does not count.
+/// The time since when workers can report. Time in which this process was suspended does not count.
 #[derive(Debug, Default)]
 struct Hearing {
     since: Timestamp,
@@ -42,7 +43,8 @@ struct Hearing {
 }
 
 impl Hearing {
-    /// Looks at the time, which somebody does about once a second.
+    /// Returns the time since when workers can report. Called at each sweep, about once a second, to detect
+    /// suspensions.
     fn look(&mut self, now: Timestamp) -> Timestamp {
         let paused = self.last_look.replace(Instant::now()).is_some_and(|last| last.elapsed() > PAUSE_MIN);
         if paused {
@@ -52,7 +54,7 @@ impl Hearing {
     }
 }
 
-/// All records, each with its place in the order of commits.
+/// All records, each with the position of its commit.
 #[derive(Default)]
 struct Records {
     table: Table<u64>,
@@ -60,14 +62,15 @@ struct Records {
 }
 
 impl MemoryStore {
-    /// An empty store for at most `max_jobs` jobs, and as many tombstones, which tells `listener` of each commit.
+    /// Creates an empty store for at most `max_jobs` jobs and as many tombstones, which reports each commit to
+    /// `listener`.
     pub fn new(max_jobs: usize, listener: Arc<dyn Listener>) -> Self {
         let epoch = Uuid::new_v4().as_u64_pair().0;
         let mode = watch::Sender::new(StorageMode::Memory);
         Self { epoch, max_jobs, listener, records: Mutex::default(), hearing: Mutex::default(), mode }
     }
 
-    /// The lock. A panic under it would leave at worst an index entry too many, which readers pass over.
+    /// Locks the records. A panic under the lock would leave at worst a surplus index entry, which readers skip.
     fn records(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,7 +83,7 @@ impl MemoryStore {
         stored
     }
 
-    /// Makes room for one more job at `now`.
+    /// Evicts finished jobs until there is room for one more job at `now`.
     fn make_room(&self, records: &mut Records, now: Timestamp) -> Result<(), StoreError> {
         while records.table.len() >= self.max_jobs {
             let first = records.table.ended().next().and_then(|id| records.table.get(id));
@@ -94,7 +97,7 @@ impl MemoryStore {
 }
 
 impl Records {
-    /// Puts `job` in the place of what is there. Returns its place in the order of commits, and the state before.
+    /// Stores `job` in the place of the current version. Returns the position of the commit, and the state before.
     fn put(&mut self, job: &Arc<Job>) -> (u64, Option<State>) {
         let old = self.table.get(&job.id).map(|row| row.note);
         let position = self.log.append(job, old);
@@ -105,7 +108,7 @@ impl Records {
         )
     }
 
-    /// Forgets a record, and returns it: freeing it may take longer than the lock should be held.
+    /// Removes and returns a record: freeing it may take longer than the lock should be held.
     fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
         self.log.forget(row.note);
@@ -148,7 +151,7 @@ impl JobStore for MemoryStore {
     }
 
     async fn decide(&self, job: Arc<Job>, previous: &Job, _: Decision) -> Result<Decided, StoreError> {
-        // That it is time, `due` has said; a report that came since is a conflict.
+        // `due` has determined that it is time; a report since then is a conflict.
         Ok(match self.replace(job, Some(previous)).await? {
             Replaced::Stored(stored) => Decided::Stored(stored),
             Replaced::Conflict(_) => Decided::Conflict,

@@ -1,19 +1,23 @@
--- The beat of one replica in one partition: shows that the service hears workers, and what this replica has here.
+-- The beat of one replica in one partition: shows that workers can report to the service, and what this replica has
+-- here.
 --
--- Key    1  the partition's beat: a hash of `last`, when a serving replica was last here; `heard_since`, from when on
---           workers are heard; `run` and `node`, the server's process and its name in a cluster; `lineage`, the history
---           of the data; and for each process `mark:` and its name, the time up to which all that it acknowledged is
---           here. One key, so that a slot that is on the move never holds it up
+-- Key    1  the partition's beat, a hash:
+--             `last`          time of the last beat of a serving replica
+--             `heard_since`   time since when workers can report
+--             `run`, `node`   the server's process, and its name in a cluster
+--             `lineage`       the identity of the data's history
+--             `mark:PROCESS`  for each process, the time up to which everything that it acknowledged is here
+--           It is one key, so that a slot that moves to another node never delays it
 -- Args   1  the process
---        2  "1": the replica serves, and so hears workers
---        3  its mark; empty: it says nothing
---        4  the lineage that it noted, if it saw the count of commits fall
+--        2  "1": the replica serves, and so receives reports
+--        3  its mark; empty: no mark
+--        4  the lineage at which it saw the count of commits fall; empty: it did not
 --        5  a random name, for a lineage that begins now
---        6  how old the last beat may be, in microseconds
---        7  for how long marks are kept, in microseconds
+--        6  maximum age of the last beat, in microseconds
+--        7  time for which marks are kept, in microseconds
 --        8  "1": the server is a node of a cluster
--- Returns   {time, heard_since, lineage, run, replicas that serve, the place of this one among them}
--- Why atomic   the gap between two beats, and a restart, are seen by exactly one of those that come after
+-- Returns   {time, heard_since, lineage, run, number of replicas that serve, index of this one among them or 0}
+-- Why atomic   the gap between two beats, and a restart, are seen by exactly one of the beats that follow
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function text(number)
@@ -34,8 +38,8 @@ local server = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or 
 local last, heard_since = tonumber(known.last or '-1'), tonumber(known.heard_since or '-1')
 local lineage = known.lineage
 
--- In a cluster the partition may have moved to another node, which is no restart. What is lost on the way to a new
--- master, the count of commits shows.
+-- In a cluster the partition may have moved to another node, which is no restart. A loss of data on the way to a new
+-- master shows in the count of commits.
 local node = ARGV[8] == '1' and redis.pcall('CLUSTER', 'MYID')
 node = type(node) == 'string' and node or ''
 local restarted = not known.run or (server ~= known.run and node == (known.node or ''))
@@ -50,7 +54,7 @@ if ARGV[2] == '1' then
   changes[#changes + 1], changes[#changes + 2] = 'last', text(now)
 end
 
--- A mark is only raised; one in the future was made before the clock was set back.
+-- Marks only rise. A mark in the future was made before the clock was set back, and is replaced.
 local mark, before = tonumber(ARGV[3]), marks[ARGV[1]]
 if mark and mark <= now and (not before or before < mark or before > now) then
   changes[#changes + 1], changes[#changes + 2] = 'mark:' .. ARGV[1], text(mark)

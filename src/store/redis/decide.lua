@@ -1,11 +1,13 @@
--- Stands before replace.lua, for a decision about an active job that only the passing of time brings about: its worker
--- is lost, or it expires. It is taken only where nobody can have acknowledged a report within the time allowed.
+-- Precedes replace.lua for a decision about an active job that only the passing of time brings about: its worker is
+-- lost, or it expires. The decision is made only if nobody can have acknowledged a report within the time allowed.
 --
 -- Keys   behind those of replace.lua: the sorted set of deadlines, the partition's beat (beat.lua)
--- Args   behind those of replace.lua: wait, how long after the last report the decision may be taken; bound: for how long
---        a replica may be away with reports that it acknowledged; silence: how old the last beat may be. All in
---        microseconds. A bound of 0: the next report undoes what is decided, so it may be taken at once.
--- Returns      "DEFERRED", if it is too early; the deadline is moved to where it is worth asking again
+-- Args   behind those of replace.lua, all in microseconds:
+--          wait     minimum time since the last report
+--          bound    maximum time for which a replica may be cut off with reports that it acknowledged; 0: the next
+--                   report reverts the decision, so it may be made at once
+--          silence  maximum age of the last beat
+-- Returns      "DEFERRED", if it is too early; the deadline is moved to the time of the next attempt
 -- Why atomic   a report, a beat or a mark that comes in between is not overlooked
 local beat, deadlines = table.remove(KEYS), table.remove(KEYS)
 local silence, bound, wait = tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV))
@@ -23,7 +25,7 @@ local function deferred()
   end
   local last, heard_since = known.last or -1, known.heard_since or now
   if heard > now then
-    -- The clock of Redis was set back: what it said before is not known any more.
+    -- The clock of Redis was set back: the time of the last report is unknown, and at most now.
     heard = now
     redis.call('HSET', KEYS[1], 'heard', string.format('%.0f', now))
   end
@@ -35,7 +37,7 @@ local function deferred()
   if now < earliest then
     return earliest
   end
-  -- Nobody has been there for a while, or the clock was set: the next beat says from when on workers are heard.
+  -- No replica has served for a while, or the clock was set: the next beat sets the time since when workers can report.
   if last < 0 or last > now or now - last > silence then
     return now + 500000
   end
@@ -43,7 +45,7 @@ local function deferred()
     return nil
   end
   for _, mark in ipairs(marks) do
-    -- A mark in the future was made before the clock was set back, and says nothing.
+    -- A mark in the future was made before the clock was set back and says nothing, so the decision waits.
     if mark > now or (mark >= now - bound and mark < from + wait) then
       return now + 500000
     end

@@ -1,4 +1,4 @@
-//! What the passing of time has brought about, from the sorted sets.
+//! Due records, selected by the sorted sets.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -16,17 +16,17 @@ use crate::{
     store::{DueBatch, DueRecord, Record},
 };
 
-/// How long a record that can't be read is put off.
+/// Delay until a record that can't be read is tried again.
 const POSTPONED: Duration = Duration::from_secs(3600);
 
-/// How long a record is left to the replica whose turn it is, before the others see to it.
+/// Time for which a due record is left to the replica whose share it is in, before the others handle it.
 const HANDOVER: Duration = Duration::from_secs(3);
 
-/// The sets that are sorted by a time that comes.
+/// The sets that are sorted by due time.
 const SETS: [IndexKey<'static>; 2] = [IndexKey::Expire, IndexKey::Lease];
 
 impl RedisStore {
-    /// See [`JobStore::due`](crate::store::JobStore::due). Partitions that do not answer are left out.
+    /// Implements [`JobStore::due`](crate::store::JobStore::due). Partitions that do not answer are left out.
     pub(super) async fn due_batch(&self, now: Timestamp, limit: usize) -> Result<DueBatch, Fault> {
         let mut due = Vec::new();
         let mut next = None;
@@ -57,7 +57,7 @@ impl RedisStore {
         let mut batch = DueBatch { records: Vec::new(), next };
         for (id, record) in ids.iter().zip(self.read_many(&ids, View::Full).await?) {
             match record {
-                // It may have changed since its place was read.
+                // The job may have changed since the sorted set was read.
                 Record::Found(stored) => {
                     if let Some(due) = due_of(&stored.job, now) {
                         batch.records.push(DueRecord { stored, due });
@@ -70,7 +70,7 @@ impl RedisStore {
         Ok(batch)
     }
 
-    /// Up to `limit` places in one partition that are due and this replica's to see to, and the time of the next one.
+    /// Returns up to `limit` due entries of one partition that this replica handles, and the time of the next one.
     async fn due_in(
         &self,
         partition: Partition,
@@ -94,7 +94,7 @@ impl RedisStore {
         let (due, later): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
         let mut next = later.into_iter().flat_map(|(_, places)| places).map(|(time, _)| time).min();
         let mut due: Vec<_> = due.into_iter().flat_map(|(_, places)| places).collect();
-        // Others see to theirs, or are late.
+        // Other replicas handle their shares, unless they are late.
         due.retain(|(since, id)| {
             let is_ours = share.includes(id) || now.since(*since) > HANDOVER;
             if !is_ours {
@@ -105,12 +105,12 @@ impl RedisStore {
         Ok((due, next))
     }
 
-    /// Takes a record out of the sets of what is to come, if it is still not there.
+    /// Removes an id from the due sets, if its record is still missing.
     async fn leave_indexes(&self, id: &JobId) -> Result<(), Fault> {
         Write::removal(id, None, &SETS).run(None, &self.bulk, &self.keys).await.map(drop)
     }
 
-    /// Puts a record off that can't be read: nothing can be done about it now, and others wait behind it.
+    /// Postpones a record that can't be read: nothing can be done about it now, and others wait behind it.
     async fn postpone(&self, id: &JobId, now: Timestamp) -> Result<(), Fault> {
         let mut commands = pipe();
         for set in SETS {
@@ -121,10 +121,10 @@ impl RedisStore {
     }
 }
 
-/// What is due for a record whose place says that something is.
+/// Returns what is due for a job that is in a due set.
 fn due_of(job: &Job, now: Timestamp) -> Option<Due> {
     match job.deadline() {
-        // The script that carries it out knows whether it is time.
+        // The script that stores the decision checks whether it is time.
         Some((_, due)) => Some(due),
         None => job.next_due().filter(|(time, _)| *time <= now).map(|(_, due)| due),
     }

@@ -1,7 +1,7 @@
-//! Lists and counts, read from the indexes alone.
+//! Lists and counts, selected by the indexes.
 //!
-//! A page is merged from all partitions, each read a little ahead. Ids whose records have vanished are taken out of the
-//! indexes where they are met.
+//! A page is merged from all partitions, each read a little ahead. Ids whose records are missing are removed from the
+//! indexes when a list finds them.
 
 use std::collections::VecDeque;
 
@@ -19,34 +19,34 @@ use crate::{
     store::{Page, Record},
 };
 
-/// How many records a page may look at beyond those it returns, where no index fits its filter.
+/// Maximum number of records that a page examines beyond those it returns, where no index fits its filter.
 const SCAN: usize = 2000;
 
-/// How many records are read at a time.
+/// Maximum number of records read at a time.
 const BATCH: usize = 100;
 
-/// How often a page may find more than can be read together. Then it ends short.
+/// Maximum number of times that a page may select more records than can be read together; then it is returned short.
 const MAX_CUTS: usize = 4;
 
-/// How many members each of some sets has.
+/// Script that returns the number of members of each of several sets.
 const CARDS: &str =
     "local cards = {} for at, key in ipairs(KEYS) do cards[at] = redis.call('ZCARD', key) end return cards";
 
 /// The part of a list that one partition holds.
 struct Run {
     partition: Partition,
-    /// Read already, the newest first.
+    /// Positions that were read ahead, newest first.
     ahead: VecDeque<Cursor>,
-    /// All that is newer was read, and this too.
+    /// Position up to which everything was read, inclusive.
     after: Option<Cursor>,
-    /// No older than this.
+    /// Oldest time of creation to read.
     oldest: Option<Timestamp>,
     chunk: usize,
     exhausted: bool,
 }
 
 impl RedisStore {
-    /// See [`JobStore::list`](crate::store::JobStore::list).
+    /// Implements [`JobStore::list`](crate::store::JobStore::list).
     pub(super) async fn page(&self, query: &ListQuery) -> Result<Page, Fault> {
         let filter = &query.filter;
         let (places, total) = self.choose(query).await?;
@@ -97,7 +97,7 @@ impl RedisStore {
         Ok(page)
     }
 
-    /// Takes ids out of the indexes whose records are missing: evicted, or deleted by hand.
+    /// Removes ids from the indexes whose records are missing: evicted, or deleted by hand.
     async fn leave_lists(&self, ids: &[JobId], records: &[Record], read: &[IndexKey<'_>]) -> Result<(), Fault> {
         let missing: Vec<_> = ids.iter().zip(records).filter(|(_, record)| matches!(record, Record::Missing)).collect();
         if missing.is_empty() {
@@ -114,18 +114,18 @@ impl RedisStore {
         Ok(())
     }
 
-    /// How many jobs are in each state.
+    /// Returns the number of jobs in each state.
     pub(super) async fn counts(&self) -> Result<[u64; State::ALL.len()], Fault> {
         let cards = self.cards(&State::ALL.map(IndexKey::State)).await?;
         Ok(std::array::from_fn(|state| cards[state]))
     }
 
-    /// How many jobs an owner has.
+    /// Returns the number of jobs of an owner.
     pub(super) async fn count(&self, owner: &str) -> Result<u64, Fault> {
         Ok(self.cards(&[IndexKey::Owner(owner)]).await?[0])
     }
 
-    /// How many members sets have, over all partitions, each of which is counted at one moment.
+    /// Returns the number of members of each set, summed over all partitions; each partition is counted at one moment.
     async fn cards(&self, places: &[IndexKey<'_>]) -> Result<Vec<u64>, Fault> {
         let of = |partition| {
             let mut command = cmd("EVAL");
@@ -142,7 +142,8 @@ impl RedisStore {
         Ok(sums)
     }
 
-    /// The smallest sets that together hold all that a query may select, and how many that are if it is known.
+    /// Returns the smallest sets that together contain every job a query may select, and the exact total if it is
+    /// known.
     async fn choose<'a>(&self, query: &'a ListQuery) -> Result<(Vec<IndexKey<'a>>, Option<u64>), Fault> {
         let ListQuery { filter, confined, now, .. } = query;
         let mut choices: Vec<Vec<IndexKey<'a>>> = Vec::new();
@@ -171,7 +172,7 @@ impl RedisStore {
         Ok((places, Some(size).filter(|_| exact && !due)))
     }
 
-    /// Whether the indexes may still hold what a page leaves out.
+    /// Returns whether the indexes may still contain expired jobs, which pages leave out.
     async fn is_anything_due(&self, now: Timestamp) -> Result<bool, Fault> {
         let of = |partition| async move {
             let mut command = cmd("ZCOUNT");
@@ -181,7 +182,7 @@ impl RedisStore {
         Ok(try_join_all(Partition::all().map(of)).await?.into_iter().any(|count| count > 0))
     }
 
-    /// Takes up to `wanted` places off the runs, the newest first.
+    /// Takes up to `wanted` positions off the runs, newest first.
     async fn take(&self, runs: &mut [Run], places: &[IndexKey<'_>], wanted: usize) -> Result<Vec<Cursor>, Fault> {
         let mut taken = Vec::with_capacity(wanted);
         while taken.len() < wanted {
@@ -203,7 +204,8 @@ impl RedisStore {
         let newest = run.after.as_ref().map_or("+inf".to_owned(), |place| place.create_time.as_micros().to_string());
         let oldest = run.oldest.map_or("-inf".to_owned(), |time| time.as_micros().to_string());
         let mut commands = pipe();
-        // States come in the order of a job's life: one that changes meanwhile is seen twice rather than missed.
+        // States are read in the order in which a job passes through them: a job that changes meanwhile is seen twice
+        // rather than missed.
         for place in places {
             let key = self.keys.index(run.partition, *place);
             commands.cmd("ZREVRANGEBYSCORE").arg(key).arg(&newest).arg(&oldest).arg("WITHSCORES");
@@ -218,7 +220,7 @@ impl RedisStore {
             let is_full = set.len() == run.chunk;
             let set = cursors(set);
             if is_full {
-                // Below its last entry this set may have others.
+                // This set may have more entries below its last one.
                 run.exhausted = false;
                 floor = floor.max(set.last().cloned());
             }
@@ -230,7 +232,8 @@ impl RedisStore {
         entries.dedup();
         match entries.last() {
             Some(last) => run.after = Some(last.clone()),
-            // More jobs of one moment than were read: all of them lie before the place to go on from.
+            // More jobs share one time of creation than were read, and all of them precede the position to continue
+            // from.
             None => run.chunk *= 2,
         }
         run.ahead.extend(entries);
@@ -238,7 +241,7 @@ impl RedisStore {
     }
 }
 
-/// Places in a sorted set by time of creation. What is no id is passed over.
+/// Converts entries of a sorted set by time of creation to positions. Members that are not ids are skipped.
 fn cursors(entries: Vec<(String, f64)>) -> Vec<Cursor> {
     let place = |(id, score): (String, f64)| {
         let id = JobId::parse(&id)?;

@@ -1,9 +1,11 @@
-//! The store of record: jobs in Redis, shared by any number of replicas.
+//! The primary: jobs in Redis, shared by any number of replicas.
 //!
 //! Every change is one script on one slot, so it happens as a whole or not at all; what is answered as stored was in
-//! Redis before. Reads go to the master. Other replicas' commits come as hints over pub/sub, and only say that it is
-//! worth reading a job again; a hint that is lost is missed within seconds, and then everything that is watched is
-//! read again. No command waits longer than its limit for an answer; without one, nobody knows whether it was done.
+//! Redis before. Reads go to the master. Commits of other replicas arrive as notifications over pub/sub, which only say
+//! that it is worth reading a job again; a lost notification is noticed within seconds, and then all watched jobs are
+//! read again. A command fails when Redis has sent nothing on its connection for the time limit; while other answers
+//! arrive it waits on, up to four times the limit or 5 s (`connection/patience.rs`). After a command without an answer
+//! it is unknown whether Redis executed it.
 
 mod connection;
 mod due;
@@ -58,46 +60,47 @@ use crate::{
     telemetry::metrics::{Measured, Metrics},
 };
 
-/// How many connections lists, sweeps, re-reads and reconciliations share, so that a large answer does not hold up the others.
+/// Number of connections that lists, sweeps, re-reads and reconciliations share, so that a large answer does not delay
+/// other calls.
 const BULK_CONNECTIONS: u32 = 2;
 
-/// How long each of the two answers may take that statistics need; whoever asks for them wants to know soon.
-const STATS_PATIENCE: Duration = Duration::from_millis(400);
+/// Maximum time for each of the two answers that statistics need: their callers expect them soon.
+const STATS_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// Where Redis is and how it is used.
+/// The address of Redis, and settings of its use.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where.
+    /// Address of Redis.
     pub target: Target,
-    /// How many connections carry calls at most.
+    /// Maximum number of connections that carry calls.
     pub pool_size: u32,
-    /// How long a command may take.
+    /// Maximum silence of Redis while an answer is due.
     pub timeout: Duration,
-    /// What the keys of jobs begin with.
+    /// Prefix of the keys of jobs.
     pub key_prefix: String,
-    /// The promised time in which a replica that was cut off comes back: for so long decisions by time wait for it.
+    /// Time within which a replica that is cut off promises to come back: decisions by time wait for it that long.
     pub replica_grace: Duration,
 }
 
-/// Keeps jobs in Redis.
+/// A store of jobs in Redis.
 pub struct RedisStore {
     target: Target,
     connector: Arc<Connector>,
     keys: Keys,
     pool: Pool,
     bulk: Pool,
-    /// Looks after the link, whatever else goes on.
+    /// Connection for health checks and beats, unaffected by other traffic.
     pulse: Pool,
     feed: Feed,
     listener: Arc<dyn Listener>,
     clock: Arc<SteeredClock>,
-    /// Names this store among those that share the data.
+    /// Id of this store among those that share the data.
     by: String,
     epoch: AtomicU64,
-    /// How many commits were announced here.
+    /// Number of commits announced here.
     announced: Mutex<u64>,
     monitor: Monitor,
-    /// What this replica shows of itself.
+    /// What this replica reports to Redis about itself.
     presence: Arc<Presence>,
     replica_grace: Duration,
     part_size: PartSize,
@@ -107,11 +110,11 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// How ids are spread over its partitions.
+    /// The assignment of ids to its partitions.
     pub const PARTITIONING: Partitioning = Partitioning { count: PARTITIONS, of: |id| Partition::of(id).index() };
 
-    /// Opens the store, which tells `listener` of commits and sets `clock` by that of Redis. A Redis that can't be
-    /// reached now is waited for; an error is what time alone does not mend.
+    /// Opens the store, which reports commits to `listener` and steers `clock` by that of Redis. If Redis can't be
+    /// reached yet, the store keeps trying; an error is a problem that time alone does not solve.
     pub async fn open(
         options: Options,
         listener: Arc<dyn Listener>,
@@ -147,7 +150,7 @@ impl RedisStore {
         Ok(store)
     }
 
-    /// An error before the clock and the data set of Redis are known.
+    /// Fails before the clock and the data set of Redis are known.
     fn is_ready(&self) -> Result<(), StoreError> {
         if self.epoch() == 0 { Err(StoreError::Unavailable) } else { Ok(()) }
     }
@@ -163,7 +166,7 @@ impl RedisStore {
         self.listener.changed(CommitEvent { stored, position: *announced, previous });
     }
 
-    /// What a caller is told of a fault with the record of `id`.
+    /// Converts a fault with the record of `id` to the error that the caller receives.
     fn error(fault: Fault, id: &JobId) -> StoreError {
         match fault {
             Fault::Refused(error) if error.code() == Some("WRONGTYPE") => corrupt(id),
@@ -177,7 +180,7 @@ impl From<Fault> for StoreError {
         let Fault::Refused(error) = fault else { return Self::Unavailable };
         debug!(%error, "Redis refused a command");
         match error.code() {
-            // It is full, can't save, or has lost its replicas.
+            // Redis is full, can't save, or has lost its replicas.
             Some("OOM" | "MISCONF" | "NOREPLICAS") => Self::ReadOnly,
             _ => Self::Unavailable,
         }
@@ -188,14 +191,14 @@ fn stored(job: impl Into<Arc<Job>>) -> Stored {
     Stored { job: job.into(), durability: Durability::Durable, source: Source::Redis }
 }
 
-/// Notes that a record can't be read, and says so.
+/// Logs that a record can't be read, and returns the error.
 fn corrupt(id: &JobId) -> StoreError {
-    warn!(job_id = %id, "what Redis holds for this job can't be read");
+    warn!(job_id = %id, "the record of this job can't be read");
     StoreError::Corrupt(id.clone())
 }
 
-/// The time that a score stands for: a double holds microseconds exactly.
-#[expect(clippy::cast_possible_truncation, reason = "a score that is no time is pinned to the ends")]
+/// Converts a score to a time: a double holds microseconds exactly.
+#[expect(clippy::cast_possible_truncation, reason = "scores out of range saturate")]
 fn time_of(score: f64) -> Timestamp {
     Timestamp::from_micros(score as i64)
 }
@@ -264,10 +267,10 @@ impl JobStore for RedisStore {
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let started = Instant::now();
-        let ping = timeout(STATS_PATIENCE, self.set_clock()).await.is_ok_and(|asked| asked.is_ok());
+        let ping = timeout(STATS_TIMEOUT, self.set_clock()).await.is_ok_and(|asked| asked.is_ok());
         let ping = ping.then(|| started.elapsed());
         let pool = self.pool.stats();
-        let counting = timeout(STATS_PATIENCE, self.metrics.time(Command::Count, self.counts()));
+        let counting = timeout(STATS_TIMEOUT, self.metrics.time(Command::Count, self.counts()));
         let counts = if ping.is_some() { counting.await.ok().and_then(Result::ok) } else { None };
         let redis = RedisStats { ping, in_use: pool.in_use, idle: pool.idle, waiting: pool.waiting };
         Ok(StoreStats { counts, held: 0, redis: Some(redis), cache: None, dirty: 0, last_reconciliation: None })
@@ -286,7 +289,7 @@ impl JobStore for RedisStore {
     }
 
     async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
-        // Positions count what this process has heard of, and it keeps none of it.
+        // Positions count the commits that this process has announced, and it keeps none of them.
         Ok(None)
     }
 }

@@ -1,5 +1,5 @@
-//! Watches the health of Redis: whether its partitions serve, by which clock, with which data, and whether any of that was
-//! lost. Shows, by beats, that this replica serves.
+//! The monitor of Redis: checks whether its partitions serve, what its clock shows, which data it has, and whether any
+//! of that was lost. Sends the beats that show that this replica serves.
 
 use std::{
     array::from_fn,
@@ -35,73 +35,73 @@ use crate::{
     store::{History, JobStore, PartitionState, StorageMode, StoreError},
 };
 
-/// How often a replica shows that it serves.
+/// Interval between beats.
 pub(super) const BEAT: Duration = Duration::from_secs(1);
 
-/// How old the last beat may be: after a longer silence nobody could report, and that time does not count.
+/// Maximum age of the last beat: after a longer silence nobody could report, and that time does not count.
 pub(super) const SILENCE: Duration = Duration::from_secs(3);
 
-/// How many looks there are for each beat.
+/// Number of checks for each beat.
 const LOOKS_PER_BEAT: usize = 4;
 
-/// After how many looks without an answer a partition counts as away.
+/// Number of consecutive checks without an answer after which a partition counts as unavailable.
 const FAILURES: u32 = 2;
 
-/// Between how many looks the sentinels are asked.
+/// Number of checks between two questions to the sentinels.
 const LOOKS_PER_MASTER: usize = 4;
 
-/// For how many looks a notification may be on its way.
+/// Number of checks during which a notification may be on its way.
 const LOOKS: usize = 8;
 
-/// For how long a write without an answer may still come to light.
+/// Maximum time until the effect of a write without an answer comes to light.
 const DOUBT: Duration = Duration::from_secs(600);
 
-/// Why this version does not share a Redis with the one before.
-const OLDER: &str = "a replica of jobtrack 0.1 uses this Redis, which this version can't share with it; stop all replicas \
-                     of 0.1, and this one will serve";
+/// The reason why this version does not share a Redis with version 0.1.
+const OLDER: &str = "a replica of jobtrack 0.1 uses this Redis, which this version can't share with it; stop all \
+                     replicas of 0.1, and this one will serve";
 
-/// What is known of the health of Redis.
+/// The known state of Redis.
 pub struct Monitor {
-    /// This process, among those that show that they serve.
+    /// Id of this process among those that send beats.
     process: String,
     states: watch::Sender<Vec<PartitionState>>,
     mode: watch::Sender<StorageMode>,
     partitions: Mutex<[PartitionView; PARTITIONS]>,
-    /// What Redis's clock said last, and when.
+    /// Last reading of the clock of Redis, and the local time of that reading.
     time: Mutex<Option<(Timestamp, Instant)>>,
-    /// Held while somebody looks: others wait for what comes of that.
+    /// Start and result of the last check. Locked while a check is under way, so that others wait for its result.
     last_look: sync::Mutex<Option<(Instant, Vec<PartitionState>)>>,
 }
 
-/// What the last beat in a partition said.
+/// The state of a partition according to its last beat.
 #[derive(Clone, Debug, Default)]
 struct PartitionView {
     lineage: String,
     run: String,
     share: Share,
-    /// The lineage that was noted when the count of commits fell.
+    /// Lineage at the moment when the count of commits fell; sent with the next beat.
     fell: String,
     losses: u64,
     failures: u32,
 }
 
-/// Which of the ids in a partition are this replica's to see to when something is due.
+/// The share of the due ids in a partition that this replica handles.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Share {
     replicas: usize,
-    /// From 1; 0: not among them.
+    /// Number of this replica among those that serve, from 1; 0 if it is not one of them.
     place: usize,
 }
 
 impl Share {
-    /// Whether this replica sees to `id`.
+    /// Returns whether this replica handles `id`.
     pub fn includes(self, id: &JobId) -> bool {
         self.place == 0 || self.replicas < 2 || hash(id.as_str()) % self.replicas as u64 == self.place as u64 - 1
     }
 }
 
 impl Monitor {
-    /// Knows nothing yet.
+    /// Creates a monitor to which all partitions are unavailable.
     pub fn new(process: String) -> Self {
         Self {
             process,
@@ -113,23 +113,24 @@ impl Monitor {
         }
     }
 
-    /// How the partitions are, and each change of that.
+    /// Returns a receiver of the states of the partitions and of their changes.
     pub fn states(&self) -> watch::Receiver<Vec<PartitionState>> {
         self.states.subscribe()
     }
 
-    /// Whether all partitions serve, and each change of that.
+    /// Returns a receiver of the storage mode, which tells whether all partitions serve, and of its changes.
     pub fn mode(&self) -> watch::Receiver<StorageMode> {
         self.mode.subscribe()
     }
 
-    /// What is known of the history of a partition's data in the data set `epoch`.
+    /// Returns the known history of a partition's data in the data set `epoch`.
     pub fn history(&self, partition: usize, epoch: u64) -> History {
         let view = &self.partitions()[partition];
         History { epoch, lineage: hash(&view.lineage), run: hash(&view.run), losses: view.losses }
     }
 
-    /// What Redis's clock says now, or `otherwise`; and what this replica sees to in a partition.
+    /// Returns the time on the clock of Redis, or `otherwise` if it is unknown, and this replica's share of a
+    /// partition.
     pub fn time_and_share(&self, partition: Partition, otherwise: Timestamp) -> (Timestamp, Share) {
         let time = *self.time.lock().unwrap_or_else(PoisonError::into_inner);
         let time = time.map_or(otherwise, |(time, at)| time + at.elapsed());
@@ -144,7 +145,7 @@ impl Monitor {
         *self.time.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
     }
 
-    /// Publishes how these partitions are, and says so where it changes; `reason` is of one of those that do not serve.
+    /// Publishes the states of these partitions, and logs changes; `reason` is that of one that does not serve.
     fn publish(&self, news: &[(usize, PartitionState)], target: &Target, reason: Option<&str>) {
         let mut away = 0;
         let changed = self.states.send_if_modified(|states| {
@@ -153,7 +154,7 @@ impl Monitor {
                 changed |= replace(&mut states[*partition], *state) != *state;
             }
             away = states.iter().filter(|state| **state != PartitionState::Serving).count();
-            // In the same order as the states.
+            // Sent within the change of the states, so that both change in the same order.
             let mode = if away == 0 { StorageMode::Redis } else { StorageMode::Degraded };
             self.mode.send_if_modified(|known| replace(known, mode) != mode);
             changed
@@ -170,13 +171,13 @@ impl Monitor {
     }
 }
 
-/// A number for a name, to be compared with others of this process.
+/// Hashes a name to a number that can be compared with others of this process.
 fn hash(name: &str) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(name)
 }
 
 impl RedisStore {
-    /// Watches the health of Redis, for ever.
+    /// Monitors Redis; never returns.
     pub(super) async fn look_after(&self) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -184,7 +185,7 @@ impl RedisStore {
         let mut master = None;
         let mut generation = self.connector.generation();
         for look in 0.. {
-            // Where something failed, it is looked at whether writes are taken, too.
+            // After a failed command the check includes beats, which also show whether writes are taken.
             let suspected = tokio::select! {
                 _ = ticks.tick() => false,
                 () = self.feed.look.notified() => true,
@@ -193,7 +194,7 @@ impl RedisStore {
                 self.look_for_master(&mut master).await;
             }
             if replace(&mut generation, self.connector.generation()) != generation {
-                // The server that the subscription is with may be another one than that of the commands.
+                // The subscription may be with another server than the commands are.
                 self.feed.distrust.notify_one();
             }
             let heard = *self.feed.heard();
@@ -220,7 +221,8 @@ impl RedisStore {
         }
     }
 
-    /// How the partitions are now: what a look finds that began after this was asked. One look serves all who ask.
+    /// Returns the states of the partitions as found by a check that began after this call. One check serves all who
+    /// wait.
     pub(super) async fn look_now(&self) -> Vec<PartitionState> {
         let asked = Instant::now();
         let mut last = self.monitor.last_look.lock().await;
@@ -236,7 +238,7 @@ impl RedisStore {
         states
     }
 
-    /// Tries, with a beat, whether a partition serves.
+    /// Probes a partition with a beat.
     pub(super) async fn probe_partition(&self, partition: Partition) -> PartitionState {
         let at = partition.index();
         let heard = *self.feed.heard();
@@ -259,7 +261,7 @@ impl RedisStore {
         state
     }
 
-    /// Takes note of partitions that answer again: what was committed there meanwhile was missed.
+    /// Handles partitions that answer again: notifications of commits there were missed in the meantime.
     fn catch_up(&self, counts: &Counts) {
         let mut back = Vec::new();
         for (partition, heard) in Partition::all().zip(self.feed.heard().iter_mut()) {
@@ -273,7 +275,8 @@ impl RedisStore {
         }
     }
 
-    /// Follows the sentinels to another master. The one before may go on for seconds, and take writes that are lost.
+    /// Switches to another master when the sentinels name one. The former master may continue for seconds, and take
+    /// writes that are lost.
     async fn look_for_master(&self, master: &mut Option<Address>) {
         let Some(named) = self.connector.named_master().await else { return };
         let before = master.replace(named.clone());
@@ -283,8 +286,8 @@ impl RedisStore {
         }
     }
 
-    /// Looks at the clock, the data set and the counts of commits, which it returns; with a beat, also at whether each
-    /// partition takes writes. Data that was lost is noted. Returns how the partitions are, too.
+    /// Checks the clock, the data set and the counts of commits; with a beat, also whether each partition takes writes.
+    /// Records losses of data. Returns the counts, and the states of the partitions.
     pub(super) async fn look(&self, with_beat: bool) -> (Counts, Vec<PartitionState>) {
         let heard = *self.feed.heard();
         let (known, outcomes) = if with_beat {
@@ -294,7 +297,7 @@ impl RedisStore {
         };
         let counts: Counts = from_fn(|partition| outcomes[partition].as_ref().ok().copied());
         self.look_for_losses(&heard, &counts);
-        // Before the data set is known no call is served.
+        // No call is served from Redis before the data set is known.
         let unknown = known.err().filter(|_| self.epoch() == 0);
         let unknown = unknown.or_else(|| self.is_older_there().then(older_fault));
         let mut reason = unknown.as_ref().map(|fault| fault.clone().into_error().to_string());
@@ -304,7 +307,7 @@ impl RedisStore {
         for (partition, outcome) in outcomes.iter().enumerate() {
             let (state, at_once) = match (&unknown, outcome) {
                 (Some(fault), _) | (None, Err(fault)) => judge(fault),
-                // Whether it takes writes, only a beat shows.
+                // Only a beat shows whether the partition takes writes.
                 (None, Ok(_)) if !with_beat && states[partition] == PartitionState::ReadOnly => {
                     (states[partition], true)
                 }
@@ -316,7 +319,7 @@ impl RedisStore {
             raw.push(state);
             let view = &mut self.monitor.partitions()[partition];
             view.failures = if state == PartitionState::Serving { 0 } else { view.failures + 1 };
-            // A single answer may be late where much is on the way.
+            // A single answer may be late under load.
             if at_once || view.failures >= FAILURES {
                 news.push((partition, state));
             }
@@ -329,7 +332,7 @@ impl RedisStore {
         self.older_is_there.load(Relaxed) && !(0..PARTITIONS).any(|partition| self.presence.is_serving(partition))
     }
 
-    /// Notes that Redis has lost the last commits of a partition where fewer have happened than were `heard` of.
+    /// Detects losses of data: partitions with fewer commits than were `heard` of before.
     pub(super) fn look_for_losses(&self, heard: &Counts, counts: &Counts) {
         if !is_behind(counts, heard) {
             return;
@@ -340,7 +343,7 @@ impl RedisStore {
             if heard[partition].zip(counts[partition]).is_some_and(|(heard, count)| count < heard) {
                 let view = &mut views[partition];
                 view.losses += 1;
-                // The next beat tells all others, unless one of them has done so.
+                // The next beat reports the loss to the other replicas, unless one of them has reported it.
                 view.fell.clone_from(&view.lineage);
             }
         }
@@ -351,13 +354,13 @@ impl RedisStore {
         self.tell_history_changed();
     }
 
-    /// Has whoever serves from Redis compare histories.
+    /// Causes the store that serves from Redis to compare histories.
     fn tell_history_changed(&self) {
         self.monitor.states.send_modify(|_| {});
         self.feed.distrust.notify_one();
     }
 
-    /// One beat in a partition, which returns its count of commits.
+    /// Sends one beat in a partition, and returns its count of commits.
     pub(super) async fn beat_in(&self, partition: Partition) -> Result<i64, Fault> {
         let at = partition.index();
         let mark = self.presence.mark(at).map(|mark| mark.as_micros().to_string()).unwrap_or_default();
@@ -386,17 +389,17 @@ impl RedisStore {
         Ok(commits)
     }
 
-    /// Takes this replica out of those that serve from a partition.
+    /// Removes this replica from those that serve from a partition.
     pub(super) async fn leave_partition(&self, partition: Partition) -> Result<(), Fault> {
         self.pulse.query(cmd("HDEL").arg(self.keys.beat(partition)).arg(format!("mark:{}", self.monitor.process))).await
     }
 
-    /// For how long a replica may be away with reports that it acknowledged.
+    /// Returns the maximum time for which a replica may be cut off with reports that it acknowledged.
     pub(super) fn bound(&self) -> Duration {
         self.replica_grace + BEAT * 2
     }
 
-    /// Sets the clock by that of Redis.
+    /// Steers the clock by that of Redis.
     pub(super) async fn set_clock(&self) -> Result<(), Fault> {
         let asked = Instant::now();
         let (seconds, micros): (i64, i64) = self.pulse.query(&cmd("TIME")).await?;
@@ -408,7 +411,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Sets the clock, and reads which data set this is. Another one than before is told.
+    /// Steers the clock, and reads the id of the data set, whose change is announced.
     pub(super) async fn learn_data_set(&self) -> Result<(), Fault> {
         let (clock, data_set, older) = tokio::join!(self.set_clock(), self.name_data_set(), self.look_for_older());
         if let Ok(is_there) = older {
@@ -427,14 +430,14 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Reads which data set this is, and names it if nobody has. Fails where Redis takes no writes.
+    /// Returns the id of the data set, which is set if there is none. Fails where Redis takes no writes.
     async fn name_data_set(&self) -> Result<u64, Fault> {
         let name = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
         let there: Option<String> = self.pulse.query(cmd("SET").arg(EPOCH).arg(&name).arg("NX").arg("GET")).await?;
         Ok(u64::from_str_radix(&there.unwrap_or(name), 16).unwrap_or(1))
     }
 
-    /// Looks for replicas of version 0.1, which listen on channels of other names.
+    /// Returns whether there are replicas of version 0.1, which listen on channels of other names.
     async fn look_for_older(&self) -> Result<bool, Fault> {
         let channel = self.keys.legacy_changes(Partition::of(&JobId::lower_bound()));
         let (_, count): (String, i64) = self.pulse.query(cmd("PUBSUB").arg("NUMSUB").arg(channel)).await?;
@@ -447,31 +450,32 @@ impl RedisStore {
         }
     }
 
-    /// The count of commits in each partition, as far as that can be told.
+    /// Returns the count of commits in each partition; `None` where a partition does not answer.
     pub(super) async fn commits(&self) -> Counts {
         let counts = join_all(Partition::all().map(|partition| self.commits_in(partition))).await;
         from_fn(|partition| counts[partition].as_ref().ok().copied())
     }
 
-    /// How many commits there were in a partition.
+    /// Returns the count of commits in a partition.
     pub(super) async fn commits_in(&self, partition: Partition) -> Result<i64, Fault> {
         let count: Option<i64> = self.pulse.query(cmd("GET").arg(self.keys.commits(partition))).await?;
         Ok(count.unwrap_or_default())
     }
 }
 
-/// Redis can't be shared with version 0.1.
+/// Returns the fault of a Redis that a replica of version 0.1 uses.
 fn older_fault() -> Fault {
     Fault::Refused((redis::ErrorKind::Client, OLDER).into())
 }
 
-/// What a fault says of a partition, and whether it says so at once: a silent server may only be slow.
+/// Returns the state of a partition according to a fault, and whether it applies at once: a silent server may only be
+/// slow.
 fn judge(fault: &Fault) -> (PartitionState, bool) {
     let state = match StoreError::from(fault.clone()) {
         StoreError::ReadOnly => PartitionState::ReadOnly,
         _ => PartitionState::Away,
     };
-    // Keys on the move are back in a moment.
+    // Keys that move between nodes are available again in a moment.
     let is_passing = matches!(fault, Fault::Away(error) if error.is_timeout() || is_on_the_move(error));
     (state, !is_passing)
 }
@@ -480,12 +484,12 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Whether there is as much in all partitions.
+/// Returns whether `counts` has at least as many commits as `others` in all partitions.
 fn reaches(counts: &Counts, others: &Counts) -> bool {
     counts.iter().zip(others).all(|(count, other)| count.zip(*other).is_some_and(|(count, other)| count >= other))
 }
 
-/// Whether there is less in one partition at least.
+/// Returns whether `counts` has fewer commits than `others` in at least one partition.
 fn is_behind(counts: &Counts, others: &Counts) -> bool {
     counts.iter().zip(others).any(|(count, other)| count.zip(*other).is_some_and(|(count, other)| count < other))
 }

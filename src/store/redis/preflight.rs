@@ -1,4 +1,4 @@
-//! What is looked at before the first call: mistakes that time does not mend end the start, others are told.
+//! Checks before the first call: mistakes that time does not solve abort the start, other problems are logged.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ use crate::{
     store::Record,
 };
 
-/// How long the checks may take; they are made twice at most.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Maximum time for the checks; they are made at most twice.
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the Redis user must be allowed, in the words of `ACL SETUSER`.
+/// The rights that the Redis user needs, in the syntax of `ACL SETUSER`.
 const RIGHTS: &str = "~job:* ~jobs:* ~jobtrack:epoch &jobs:* +@read +@write +@pubsub +@scripting +@connection +time \
                       +info +role +cluster|slots +cluster|myid (other keys with another --key-prefix)";
 
-/// A mistake that has to be mended before jobtrack can use this Redis.
+/// A mistake that must be corrected before jobtrack can use this Redis.
 #[derive(Debug, Error)]
 #[error("Redis at {target}: {problem}")]
 pub struct Unusable {
@@ -36,14 +36,14 @@ pub struct Unusable {
 }
 
 impl Unusable {
-    /// What is wrong with the address itself.
+    /// Creates the error of an address that can't be used.
     pub(super) fn new(target: &Target, error: &RedisError) -> Self {
         Self { target: target.clone(), problem: error.to_string() }
     }
 }
 
 impl RedisStore {
-    /// Looks whether Redis can be used. It does not have to be there yet.
+    /// Checks that Redis can be used. It does not have to be reachable yet.
     pub(super) async fn check(&self) -> Result<(), Unusable> {
         let mut outcome = self.try_in_time().await;
         if outcome.as_ref().is_err_and(RedisError::is_timeout) {
@@ -67,10 +67,10 @@ impl RedisStore {
     }
 
     async fn try_in_time(&self) -> Result<(), RedisError> {
-        timeout(PATIENCE, self.try_everything()).await.unwrap_or_else(|_| Err(timed_out()))
+        timeout(PREFLIGHT_TIMEOUT, self.try_everything()).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
-    /// Everything that will be done, once.
+    /// Performs each kind of operation once.
     async fn try_everything(&self) -> Result<(), RedisError> {
         drop(self.connector.connect().await?);
         self.learn_data_set().await.map_err(Fault::into_error)?;
@@ -93,7 +93,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Writes a tombstone of a job that no caller can name, and forgets it.
+    /// Writes a tombstone of a job that no caller can name, and removes it.
     async fn try_write(&self) -> Result<(), Fault> {
         let none = Duration::ZERO;
         let moment = ChangeContext {
@@ -133,7 +133,7 @@ impl RedisStore {
     }
 }
 
-/// What is wrong, if time does not mend it.
+/// Returns the mistake that an error shows, if it is one that time does not solve.
 fn mistake(error: &RedisError) -> Option<String> {
     use ServerErrorKind::{Moved, NoPerm};
     let text = error.to_string();
@@ -144,7 +144,7 @@ fn mistake(error: &RedisError) -> Option<String> {
         ErrorKind::Server(Moved) => "it is part of a cluster: write redis+cluster://".to_owned(),
         ErrorKind::Server(NoPerm) => missing_right(error),
         _ if matches!(error.code(), Some("WRONGPASS" | "NOAUTH")) => refused.to_owned(),
-        // What a script may not do has no code of its own.
+        // A right that is missing within a script has no error code of its own.
         _ if text.contains("The user executing the script can't") => missing_right(error),
         _ if text.contains("cluster support disabled") => "it is no cluster: write redis://".to_owned(),
         _ if text.contains("certificate") => format!("TLS failed: {text}"),
@@ -156,7 +156,7 @@ fn missing_right(error: &RedisError) -> String {
     format!("the user may not do what jobtrack has to ({}); it needs {RIGHTS}", reason(error))
 }
 
-/// An error in the words of Redis; they hold no secret.
+/// Returns the text of an error of Redis, which contains no secret.
 fn reason(error: &RedisError) -> String {
     error.detail().map_or_else(|| error.to_string(), str::to_owned)
 }

@@ -1,4 +1,4 @@
-//! Reading many records, whatever their size and however slow the link is.
+//! Reads of many records, whatever their size and however slow the connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -18,22 +18,22 @@ use crate::{
     store::Record,
 };
 
-/// The most that is asked for at once, in bytes: it has to arrive within the limit of one command.
+/// Maximum size of a batch in bytes: it has to arrive within the time limit of one command.
 pub const PART_MAX: usize = 2 * 1024 * 1024;
 
-/// The least that is asked for at once, in bytes.
+/// Minimum size of a batch in bytes.
 const PART_MIN: usize = 64 * 1024;
 
-/// How many records are read without asking for their sizes first.
-const FEW: usize = 2;
+/// Maximum number of records that are read without asking for their sizes first.
+const UNSIZED_RECORDS_MAX: usize = 2;
 
-/// About how many bytes a record without documents takes.
+/// Approximate size of a record without documents, in bytes.
 const BASIC_BYTES: usize = 512;
 
-/// The fields of a record next to which what else it has is small.
+/// The fields of a record that may be large in comparison with a batch.
 const LARGE_FIELDS: [&str; 3] = ["result", "metadata", "doc"];
 
-/// How much is asked for at once: more while answers come in time, half as much after one that does not.
+/// The size of the next batch: grows by half while answers arrive in time, and halves after one that does not.
 #[derive(Debug)]
 pub struct PartSize(AtomicUsize);
 
@@ -44,12 +44,12 @@ impl Default for PartSize {
 }
 
 impl PartSize {
-    /// In bytes.
+    /// Returns the size in bytes.
     pub fn get(&self) -> usize {
         self.0.load(Relaxed)
     }
 
-    /// Learns from what came of asking for so much.
+    /// Adapts the size to the outcome of a batch.
     pub fn learn<T>(&self, outcome: &Result<T, Fault>) {
         let size = self.get();
         match outcome {
@@ -61,7 +61,7 @@ impl PartSize {
 }
 
 impl RedisStore {
-    /// The records of `ids`, in the same order.
+    /// Returns the records of `ids`, in the same order.
     pub(super) async fn read_many(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let sizes = self.sizes(ids, view).await?;
         let mut records = Vec::with_capacity(ids.len());
@@ -72,13 +72,13 @@ impl RedisStore {
         Ok(records)
     }
 
-    /// The records of the first of `ids`, as many as can be read together.
+    /// Returns the records of the first of `ids`, as many as fit into a batch.
     pub(super) async fn read_first(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let count = self.fitting(&self.sizes(ids, view).await?);
         self.read_part(&ids[..count], view).await
     }
 
-    /// The number of the first records, of these sizes, that can be read together: one at least, if there are any.
+    /// Returns how many of the first records, which have these sizes, fit into a batch: at least one, if there are any.
     fn fitting(&self, sizes: &[usize]) -> usize {
         let (mut sum, most) = (0, self.part_size.get());
         let fits = |size: &&usize| {
@@ -94,24 +94,24 @@ impl RedisStore {
         ids.iter().zip(answers?).map(|(id, answer)| record(id, answer)).collect()
     }
 
-    /// The versions of the records of `ids`; `None` for what is missing, damaged, or of version 0.1.
+    /// Returns the versions of the records of `ids`; `None` for records that are missing, damaged, or of version 0.1.
     pub(super) async fn read_versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, Fault> {
         let answers = self.ask_each(ids, |key| cmd("HGET").arg(key).arg("v").take()).await;
         let version = |answer| read::<Option<String>>(answer).ok().flatten();
         Ok(answers?.into_iter().map(|answer| codec::parse_version(&version(answer)?)).collect())
     }
 
-    /// About how many bytes each record takes, as far as that matters for how many can be read together.
+    /// Returns the approximate size of each record in bytes, as far as batches depend on it.
     async fn sizes(&self, ids: &[JobId], view: View) -> Result<Vec<usize>, Fault> {
         match view {
             View::Basic => return Ok(vec![BASIC_BYTES; ids.len()]),
-            View::Full if ids.len() <= FEW => return Ok(vec![0; ids.len()]),
+            View::Full if ids.len() <= UNSIZED_RECORDS_MAX => return Ok(vec![0; ids.len()]),
             View::Full => {}
         }
         let asked = LARGE_FIELDS.map(|field| self.ask_each(ids, move |key| cmd("HSTRLEN").arg(key).arg(field).take()));
         let mut sizes = vec![0; ids.len()];
         for answers in try_join_all(asked).await? {
-            // What is no hash is found out when it is read.
+            // A key that is not a hash is detected when it is read.
             for (size, answer) in sizes.iter_mut().zip(answers) {
                 *size += read::<usize>(answer).unwrap_or_default();
             }
@@ -119,7 +119,7 @@ impl RedisStore {
         Ok(sizes)
     }
 
-    /// The answer for each of `ids` to the command that `ask` makes of its key.
+    /// Returns the answer for each of `ids` to the command that `ask` makes of its key.
     async fn ask_each(&self, ids: &[JobId], ask: impl Fn(String) -> Cmd) -> Result<Vec<Answer>, Fault> {
         let mut parts = vec![(Vec::new(), Pipeline::new()); PARTITIONS];
         for (at, id) in ids.iter().enumerate() {

@@ -1,5 +1,4 @@
--- Compare and set of one job: the record, its index entries, its place in the order of commits and the notification,
--- together.
+-- Compare and set of one job: the record, its index entries, the number of its commit and the notification, together.
 --
 -- Keys   1     the job's hash
 --        2     the partition's count of commits
@@ -7,30 +6,32 @@
 -- Args   1     the version that must be there; empty: nothing may be there
 --        2     the job's id, as a member of the sorted sets
 --        3     the channel of the notification
---        4     the notification, which follows the number of the commit; empty: no commit is counted and none announced
---        5     heard: "now": this version has a new report; a time; empty: it stays as it is
---        6     since: "first": the id is taken from now on; a time; empty: it stays as it is
---        7     durable_time: "now": this version has ended, and no end of its incarnation was here before; a time; empty
---        8     "whole": all fields are given, and what is there is removed; "part": others stay; "touch": only heard
+--        4     the notification, to follow the number of the commit; empty: the commit is neither counted nor announced
+--        5     heard: "now": this version has a new report; a time; empty: unchanged
+--        6     since: "first": the id is taken from now on; a time; empty: unchanged
+--        7     durable_time: "now": this version is the first end of its incarnation; a time; empty: not set
+--        8     "whole": all fields are given, and others are removed; "part": other fields stay; "touch": only heard
 --              changes; "none": the record is removed
---        9     the number of fields to be deleted
---        10..  for each sorted set the score: empty: the id is taken out; with a plus: so many microseconds from now
---        then  the fields to be deleted, then fields and values to be set
--- Returns      "heard since durable_time", each as it is written now or "-", if it was stored
---              "LEGACY", if the record there is of version 0.1, and not all fields are given
---              the fields of what is there (codec.rs, READ_FULL), if that is another version; all nil: nothing is there
--- Why atomic   a version and its index entries are seen together, and commits are announced in the order they happen in
+--        9     the number of fields to delete
+--        10..  the score for each sorted set; empty: the id is removed; with a plus: microseconds from now
+--        then  the fields to delete, then fields and values to set
+-- Returns      if stored: "heard since durable_time", each as written now, or "-"
+--              if the record is of version 0.1 and not all fields are given: "LEGACY"
+--              if another version is there: its fields (codec.rs, READ_FULL); all nil if there is none
+-- Why atomic   a version and its index entries are seen together, and commits are announced in their order
 local there = redis.call('HGET', KEYS[1], 'v')
 local is_key_there = there or redis.call('EXISTS', KEYS[1]) == 1
 local legacy
 if not there and is_key_there then
   legacy = redis.call('HMGET', KEYS[1], 'rev', 'stamp', 'born', 'uid')
-  -- Where a part is missing it is no version that anybody expects.
+  -- With a part missing, it matches no expected version.
   there = legacy[1] and legacy[4] and table.concat({ legacy[1], legacy[2] or '', legacy[3] or '', legacy[4] }, ' ')
   legacy = there
 end
 if (there or '') ~= ARGV[1] then
-  return redis.call('HMGET', KEYS[1], 'v', 'job', 'since', 'heard', 'durable_time', 'doc', 'metadata', 'result', 'details')
+  return redis.call(
+    'HMGET', KEYS[1], 'v', 'job', 'since', 'heard', 'durable_time', 'doc', 'metadata', 'result', 'details'
+  )
 end
 local mode = ARGV[8]
 if legacy and mode ~= 'whole' and mode ~= 'none' then
@@ -57,8 +58,8 @@ if durable_time == 'now' then
   durable_time = clock()
 end
 
--- Ids are taken out of sets first: a Redis that is full then takes the rest of the script, so that jobs can still end and
--- be removed.
+-- Ids are removed from sets first: a full Redis then accepts the rest of the script, so that jobs can still end and be
+-- removed.
 local first = 9 + #KEYS - 2
 for set = 3, #KEYS do
   local score = ARGV[7 + set]

@@ -1,4 +1,4 @@
-//! The one write: `replace.lua`, and what it is given. `decide.lua` stands before it for decisions by time.
+//! The single write, `replace.lua`, and its arguments. For decisions by time, `decide.lua` precedes it.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::domain::{Job, JobId, Timestamp};
 
-/// A script, with the name by which Redis knows it.
+/// A script, and the hash by which Redis knows it.
 pub struct Source {
     text: &'static str,
     hash: String,
@@ -28,67 +28,68 @@ impl Source {
 static REPLACE: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("replace.lua")));
 static DECIDE: LazyLock<Source> =
     LazyLock::new(|| Source::new(concat!(include_str!("decide.lua"), include_str!("replace.lua"))));
-/// See [`Monitor`](super::monitor).
+/// The script of a beat; see [`Monitor`](super::monitor).
 pub static BEAT: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("beat.lua")));
 
-/// One record that is to be replaced.
+/// The replacement of one record.
 pub struct Write<'a> {
-    /// Which record.
+    /// Id of the record.
     pub id: &'a JobId,
-    /// What must be there.
+    /// The version that must be stored now; `None`: there must be none.
     pub previous: Option<&'a Job>,
-    /// What is to be there.
+    /// The version to store; `None`: the record is removed.
     pub next: Option<&'a Job>,
-    /// The replica that says so; `None`: it is not announced.
+    /// Id of the replica that commits; `None`: the commit is not announced.
     pub by: Option<&'a str>,
-    /// Where the id has no place any more, besides what follows from the versions.
+    /// Sorted sets from which the id is removed, besides those that follow from the versions.
     pub leaving: &'a [IndexKey<'a>],
-    /// How much of the record is written.
+    /// The part of the record that is written.
     pub extent: Extent,
 }
 
-/// How much of a record a write touches.
+/// The part of a record that a write touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// What differs from the version before.
+    /// The fields that differ from the version before.
     Part,
-    /// All of it.
+    /// All fields.
     Whole,
-    /// That its worker was heard, and nothing else.
+    /// Only the time of the worker's last report.
     Heard,
 }
 
-/// What a decision by time about an active job has to wait for.
+/// The conditions of a decision by time about an active job.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// How long after the worker was last heard.
+    /// Minimum time since the worker's last report.
     pub wait: Duration,
-    /// For how long replicas may be away with reports that they acknowledged; zero for what the next report undoes.
+    /// Maximum time for which replicas may be cut off with reports that they acknowledged; zero for a decision that the
+    /// next report reverts.
     pub bound: Duration,
-    /// How old the last beat of a serving replica may be.
+    /// Maximum age of the last beat of a serving replica.
     pub silence: Duration,
 }
 
-/// What came of a write.
+/// The outcome of a write.
 pub enum Outcome {
-    /// It is done; these times are written now.
+    /// Stored; these times were set.
     Done(Times),
-    /// It is too early for the decision.
+    /// Not stored: it is too early for the decision.
     Deferred,
-    /// The record is of version 0.1: it has to be written as a whole.
+    /// Not stored: the record is of version 0.1, and must be written as a whole.
     Legacy,
-    /// This is there instead: the fields [`READ_FULL`](super::schema::codec::READ_FULL).
+    /// Not stored: another version is there, with the fields [`READ_FULL`](super::schema::codec::READ_FULL).
     Other(Value),
 }
 
 /// Times on the clock of Redis that a write sets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
-    /// When the worker was heard.
+    /// Time of the worker's report.
     pub heard: Option<Timestamp>,
-    /// When the id was taken.
+    /// Time at which the id was taken.
     pub since: Option<Timestamp>,
-    /// When the end was stored.
+    /// Time at which the end of the job was stored.
     pub durable: Option<Timestamp>,
 }
 
@@ -111,12 +112,12 @@ impl From<Value> for Outcome {
     }
 }
 
-/// Whether Redis has forgotten the script: it does when it restarts or is told to.
+/// Returns whether Redis does not have the script: it forgets scripts when it restarts or is told to.
 pub fn is_unknown(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// Carries out a script whose other arguments `add` adds.
+/// Runs a script; `add` adds its arguments.
 pub async fn run<T: redis::FromRedisValue>(pool: &Pool, source: &Source, add: impl Fn(&mut Cmd)) -> Result<T, Fault> {
     let command = |name: &str, script: &str| {
         let mut command = cmd(name);
@@ -131,19 +132,19 @@ pub async fn run<T: redis::FromRedisValue>(pool: &Pool, source: &Source, add: im
 }
 
 impl<'a> Write<'a> {
-    /// The removal of a record, where `previous` is there, and of its id from the indexes `leaving`.
+    /// A removal of the record, if `previous` is there, and of the id from the indexes `leaving`.
     pub const fn removal(id: &'a JobId, previous: Option<&'a Job>, leaving: &'a [IndexKey<'a>]) -> Self {
         Self { id, previous, next: None, by: None, leaving, extent: Extent::Part }
     }
 
-    /// Carries it out; with `terms` only if the passing of time allows it.
+    /// Executes the write; with `terms`, only if the passing of time allows it.
     pub async fn run(&self, terms: Option<&Terms>, pool: &Pool, keys: &Keys) -> Result<Outcome, Fault> {
         let source = if terms.is_some() { &DECIDE } else { &REPLACE };
         let answer: Value = run(pool, source, |command| self.add_to(command, keys, terms)).await?;
         Ok(answer.into())
     }
 
-    /// The command that carries it out where Redis knows the script.
+    /// Returns the command that executes the write, if Redis has the script.
     pub fn command(&self, keys: &Keys) -> Cmd {
         let mut command = cmd("EVALSHA");
         command.arg(&REPLACE.hash);
@@ -203,7 +204,7 @@ impl<'a> Write<'a> {
         self.previous.map(incarnation) != self.next.map(incarnation)
     }
 
-    /// The sorted sets that change, with the score, or without one where the id is taken out.
+    /// Returns the sorted sets that change, each with the new score, or `None` if the id is removed.
     fn moves(&self) -> Vec<(IndexKey<'_>, Option<Score>)> {
         if self.extent == Extent::Heard {
             let places = self.next.into_iter().flat_map(IndexKey::of);
@@ -221,7 +222,7 @@ impl<'a> Write<'a> {
         left.chain(moved).collect()
     }
 
-    /// Whether this version has a report, or is a job, that was not there before.
+    /// Returns whether this version has a report, or is of an incarnation, that was not there before.
     fn is_heard(&self) -> bool {
         let report = |job: &Job| (job.version.incarnation_id, job.report_time);
         self.extent == Extent::Heard || self.previous.map(report) != self.next.map(report)
@@ -235,7 +236,7 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// The score of a deadline that is so long after the worker was heard.
+    /// Returns the score of a deadline that is `after` the worker's last report.
     fn after_heard(&self, after: Duration) -> String {
         match self.next.and_then(|job| job.heard) {
             Some(heard) if !self.is_heard() => (heard + after).as_micros().to_string(),

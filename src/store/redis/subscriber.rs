@@ -1,8 +1,9 @@
-//! What other replicas commit: hints, re-reading, and what shows that a hint was lost.
+//! Notifications of the commits of other replicas: receiving them, reading the jobs again, and detecting losses.
 //!
-//! Commits are counted in each partition, and a hint says which one it is of. A number that is missing, or a count that
-//! is ahead of the hints for a while, shows a loss; so does a new subscription. After a loss, what is watched is read
-//! again. Hints that come while a job is being read lead to one more reading of it, however many they are.
+//! Commits are numbered in each partition, and a notification contains the number of its commit. A missing number, or a
+//! count that is ahead of the notifications for a while, shows a loss; a new subscription counts as one. After a loss,
+//! all watched jobs are read again. Notifications of a job that arrive while it is being read cause one more read,
+//! however many they are.
 
 use std::{
     sync::{
@@ -34,44 +35,47 @@ use crate::{
     store::{ChangeNotification, Record, jitter},
 };
 
-/// How often the link, the clock and the counts are looked at.
+/// Interval between checks of the connection, the clock and the counts of commits.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 
-/// How many jobs are read again at a time.
+/// Maximum number of jobs that are read again at a time.
 const BATCH: usize = 200;
 
-/// A subscription that lasted this long was a good one.
+/// Minimum duration of a subscription that resets the pause between attempts; also the maximum wait for the first
+/// attempt.
 const SETTLED: Duration = Duration::from_secs(5);
 
-/// The longest pause between attempts to subscribe.
+/// Maximum pause between attempts to subscribe.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is known of other replicas' commits.
+/// The state of the notifications of commits.
 #[derive(Default)]
 pub struct Feed {
-    /// Jobs that are to be read again.
+    /// Jobs that must be read again.
     hinted: Mutex<IndexSet<JobId>>,
     arrived: Notify,
-    /// The number of the last commit that was heard of, in each partition; `None`: not known.
+    /// Number of the last known commit in each partition; `None` if it is unknown.
     heard: Mutex<Counts>,
-    /// A subscription was tried at least once.
+    /// At least one subscription was attempted.
     tried: watch::Sender<bool>,
-    /// The subscription is not to be trusted any more.
+    /// Requests a new subscription in place of the current one.
     pub(super) distrust: Notify,
-    /// The link is to be looked at now.
+    /// Requests a check now.
     pub(super) look: Notify,
-    /// Until when a hint of this store's own commits may be the first that it hears of them, in microseconds.
+    /// Time until when the notification of an own commit may be the first sign of it, in microseconds: see
+    /// [`doubt`](Self::doubt).
     doubt_until: AtomicI64,
 }
 
 impl Feed {
-    /// A write to a job had no answer, or nobody waited for it: it may have been carried out, or may be yet.
+    /// Records that a write to a job had no answer, or that its caller did not wait for it: it may have been executed,
+    /// or may be later.
     pub fn doubt(&self, id: &JobId) {
         self.doubt_until.store(i64::MAX, Relaxed);
         self.read_again([id.clone()]);
     }
 
-    /// Redis answers again: what was sent before comes to light by then, or not at all.
+    /// Records that Redis answers again: earlier writes come to light by `then`, or not at all.
     pub(super) fn doubt_ends(&self, then: Timestamp) {
         _ = self.doubt_until.compare_exchange(i64::MAX, then.as_micros(), Relaxed, Relaxed);
     }
@@ -84,7 +88,7 @@ impl Feed {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes some of what is to be read again, by partition.
+    /// Takes a batch of the jobs that must be read again, by partition.
     fn take_hinted(&self) -> Option<Vec<Vec<JobId>>> {
         let mut hinted = self.hinted();
         let some = hinted.len().min(BATCH);
@@ -102,11 +106,11 @@ impl Feed {
     }
 }
 
-/// The numbers of the last commits, by partition; `None`: it does not answer.
+/// The numbers of the last commits, by partition; `None` for a partition that does not answer.
 pub(super) type Counts = [Option<i64>; PARTITIONS];
 
 impl RedisStore {
-    /// Follows what others commit, and looks after the link, for ever.
+    /// Follows the commits of other replicas, and maintains the connections; never returns.
     pub async fn run(&self) {
         tokio::join!(
             self.follow(),
@@ -118,7 +122,7 @@ impl RedisStore {
         );
     }
 
-    /// Waits until it hears what others commit, if it can: a stream that begins before would soon have to start over.
+    /// Waits until notifications arrive, if possible: a stream that begins earlier would soon have to start over.
     pub async fn settle(&self) {
         _ = timeout(SETTLED, self.feed.tried.subscribe().wait_for(|tried| *tried)).await;
     }
@@ -126,7 +130,7 @@ impl RedisStore {
     async fn follow(&self) {
         let mut failures = 0;
         for turn in 0.. {
-            // What was found out about the subscription before this one.
+            // Discards a request that concerned the former subscription.
             _ = self.feed.distrust.notified().now_or_never();
             let started = Instant::now();
             match self.subscribe(turn).await {
@@ -134,17 +138,17 @@ impl RedisStore {
                     self.listen(messages).await;
                     self.feed.look.notify_one();
                 }
-                Err(error) => debug!(%error, "no subscription"),
+                Err(error) => debug!(%error, "subscribing to notifications failed"),
             }
             self.feed.tried.send_replace(true);
-            // Each new one has everything read again that is watched.
+            // Each new subscription causes all watched jobs to be read again, so attempts become rarer.
             failures = if started.elapsed() > SETTLED { 0 } else { failures + 1 };
             let pause = Duration::from_millis(10) * 2_u32.saturating_pow(failures);
             sleep(jitter(pause.min(MAX_PAUSE))).await;
         }
     }
 
-    /// Subscribes. What was committed before counts as missed.
+    /// Subscribes. Earlier commits count as missed.
     async fn subscribe(&self, turn: usize) -> RedisResult<PubSub> {
         let channels: Vec<_> = Partition::all().map(|partition| self.keys.changes(partition)).collect();
         let messages = self.connector.subscribe(&channels, turn).await?;
@@ -173,7 +177,7 @@ impl RedisStore {
     fn hear(&self, message: &Msg) {
         let Some(partition) = self.keys.partition_of_channel(message.get_channel_name()) else { return };
         let Some(Received { number, by, message }) = Received::parse(message.get_payload_bytes()) else {
-            debug!("a message that is no hint");
+            debug!("a message that is no notification");
             return;
         };
         let lost = {
@@ -197,13 +201,13 @@ impl RedisStore {
         }
     }
 
-    /// Whether a write of this store without an answer may still come to light.
+    /// Returns whether a write of this store without an answer may still come to light.
     fn is_in_doubt(&self) -> bool {
         let until = self.feed.doubt_until.load(Relaxed);
         until > 0 && until > self.clock.now().as_micros()
     }
 
-    /// Hints of the partitions that `lost` holds for may not have come.
+    /// Handles a loss of notifications in the partitions for which `lost` holds.
     pub(super) fn missed(&self, lost: impl Fn(Partition) -> bool) {
         self.feed.read_again(self.listener.watched().into_iter().filter(|id| lost(Partition::of(id))));
         self.listener.missed();
@@ -213,7 +217,9 @@ impl RedisStore {
         loop {
             self.feed.arrived.notified().await;
             while let Some(parts) = self.feed.take_hinted() {
-                // What can't be read must not hold up the rest: in a cluster it may be on a node that is lost.
+                // Partitions are read independently: in a cluster one may be on a node that is lost. The others are
+                // announced, and the next batch waits until the read of that one has failed; its jobs are queued again
+                // behind the rest.
                 let failed: Vec<_> = join_all(parts.into_iter().map(|ids| self.announce_all(ids))).await;
                 let failed: Vec<_> = failed.into_iter().flatten().collect();
                 if !failed.is_empty() {
@@ -224,7 +230,7 @@ impl RedisStore {
         }
     }
 
-    /// Reads jobs and announces them. Returns the ids if they can't be read.
+    /// Reads and announces jobs. Returns the ids if they can't be read.
     async fn announce_all(&self, ids: Vec<JobId>) -> Vec<JobId> {
         let Ok(records) = self.read_many(&ids, View::Full).await else { return ids };
         for stored in records.into_iter().filter_map(Record::found) {

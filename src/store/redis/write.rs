@@ -1,4 +1,4 @@
-//! Storing versions, one or many at once.
+//! Writes of versions, one or many at once.
 
 use std::{mem::forget, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl RedisStore {
-    /// See [`JobStore::replace`](crate::store::JobStore::replace).
+    /// Implements [`JobStore::replace`](crate::store::JobStore::replace).
     pub(super) async fn write(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         self.write_extent(job, previous, Extent::Part).await
     }
@@ -40,7 +40,7 @@ impl RedisStore {
         self.replaced(job, previous, outcome)
     }
 
-    /// See [`JobStore::decide`](crate::store::JobStore::decide).
+    /// Implements [`JobStore::decide`](crate::store::JobStore::decide).
     pub(super) async fn write_decision(
         &self,
         job: Arc<Job>,
@@ -62,7 +62,7 @@ impl RedisStore {
         })
     }
 
-    /// Carries out a write, of the whole record where that is of version 0.1. Without an answer the job is read again.
+    /// Executes a write, of the whole record if that is of version 0.1. Without an answer the job is read again.
     async fn carry_out(&self, write: Write<'_>, terms: Option<&Terms>) -> Result<Outcome, StoreError> {
         let id = write.id;
         let unanswered = Unanswered { feed: &self.feed, id };
@@ -75,7 +75,7 @@ impl RedisStore {
         Ok(outcome)
     }
 
-    /// See [`PrimaryStore::renew`](crate::store::PrimaryStore::renew).
+    /// Implements [`PrimaryStore::renew`](crate::store::PrimaryStore::renew).
     pub(super) async fn write_heard(&self, job: &Job) -> Result<(), Fault> {
         let heard = Write { by: None, extent: Extent::Heard, ..self.write_of(job, Some(job)) };
         if let Outcome::Legacy = heard.run(None, &self.bulk, &self.keys).await? {
@@ -86,13 +86,13 @@ impl RedisStore {
         Ok(())
     }
 
-    /// See [`JobStore::replace_many`](crate::store::JobStore::replace_many).
+    /// Implements [`PrimaryStore::replace_many`](crate::store::PrimaryStore::replace_many).
     pub(super) async fn write_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
         let mut outcomes = Vec::with_capacity(writes.len());
         let command = |write: &Replacement| self.write_of(&write.job, write.previous.as_deref()).command(&self.keys);
         let mut commands = writes.iter().map(command).peekable();
         while outcomes.len() < writes.len() {
-            // Of each partition the places in this part and the commands.
+            // For each partition, the indexes of its writes and their commands.
             let mut parts = vec![(Vec::new(), Pipeline::new()); PARTITIONS];
             let most = self.part_size.get();
             let mut size = 0;
@@ -115,7 +115,7 @@ impl RedisStore {
                     outcomes[*place] = self.answered(&writes[*place], answer).await;
                 }
             }
-            // The rest would wait for the same silence.
+            // The remaining writes would wait for the same silence.
             if outcomes.iter().any(|outcome| matches!(outcome, Err(StoreError::Unavailable))) {
                 outcomes.resize_with(writes.len(), || Err(StoreError::Unavailable));
             }
@@ -123,7 +123,7 @@ impl RedisStore {
         outcomes
     }
 
-    /// What became of one of many writes. One that Redis could not carry out as it was is made again for itself.
+    /// Returns the outcome of one of many writes. A write that Redis could not execute in this form is sent again alone.
     async fn answered(
         &self,
         Replacement { job, previous }: &Replacement,
@@ -148,7 +148,7 @@ impl RedisStore {
         Write { id: &job.id, previous, next: Some(job), by: Some(&self.by), leaving: &[], extent: Extent::Part }
     }
 
-    /// What became of storing `job` in the place of `previous`. What was stored is announced.
+    /// Converts the outcome of storing `job` in the place of `previous`. Announces the version that was stored.
     fn replaced(&self, mut job: Arc<Job>, previous: Option<&Job>, outcome: Outcome) -> Result<Replaced, StoreError> {
         let fields = match outcome {
             Outcome::Done(times) => {
@@ -159,7 +159,7 @@ impl RedisStore {
                 return Ok(Replaced::Stored(stored));
             }
             Outcome::Other(fields) => fields,
-            // Neither is answered to a write of all fields.
+            // The script answers neither to a write of all fields, and callers handle the first.
             Outcome::Deferred | Outcome::Legacy => return Err(StoreError::Unavailable),
         };
         match decode(&job.id, fields) {
@@ -168,7 +168,7 @@ impl RedisStore {
                 self.announce(there.clone(), previous.map(|previous| previous.state));
                 Ok(Replaced::Stored(there))
             }
-            // What the script compares says something else than the job.
+            // The script found a difference, and the decoded versions are equal: the text of the version is damaged.
             Record::Found(there) if previous.is_some_and(|previous| previous.version == there.job.version) => {
                 Err(corrupt(&job.id))
             }
@@ -178,23 +178,23 @@ impl RedisStore {
     }
 }
 
-/// Notes the times that the script has written, or left as they were in `previous`.
+/// Sets the times that the script has written, or left as they were in `previous`.
 fn note_times(job: &mut Job, previous: Option<&Job>, times: Times) {
     let Times { heard, since, durable } = times;
     let before = previous.filter(|previous| previous.version.incarnation_id == job.version.incarnation_id);
     job.heard = heard.or(job.heard).or(before.and_then(|before| before.heard));
     job.since = since.or(job.since).or(before.and_then(|before| before.since));
     job.durable_time = durable;
-    debug_assert!(job.since.is_some(), "what is stored was taken at some time");
+    debug_assert!(job.since.is_some(), "a stored version has the time at which its id was taken");
 }
 
-/// How many bytes a command takes, about.
+/// Returns the approximate size of a command, in bytes.
 fn length(command: &Cmd) -> usize {
     command.args_iter().map(|arg| if let Arg::Simple(bytes) = arg { bytes.len() } else { 0 }).sum()
 }
 
-/// A write that may have been carried out without anybody hearing of it: its caller is gone, or got no answer. Dropped,
-/// it has the job read again.
+/// A guard of a write that may have been executed unnoticed: its caller is gone, or got no answer. When dropped, it
+/// causes the job to be read again.
 struct Unanswered<'a> {
     feed: &'a Feed,
     id: &'a JobId,

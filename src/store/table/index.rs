@@ -1,4 +1,4 @@
-//! Ordered sets of jobs by creation, so that a page of a list costs the page and not the collection.
+//! Sorted sets of jobs by creation, so that the cost of a page of a list depends on the page, not on the collection.
 
 use std::{
     collections::{BTreeSet, HashMap, btree_set},
@@ -10,7 +10,7 @@ use crate::domain::{Cursor, Filter, Job, JobId, ListQuery, Owners, State, Timest
 
 type Places = BTreeSet<Cursor>;
 
-/// The places of all jobs that are not removed.
+/// The positions of all jobs that are not removed.
 #[derive(Debug, Default)]
 pub struct Index {
     all: Places,
@@ -20,7 +20,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// Enters `job`.
+    /// Adds `job`.
     pub fn insert(&mut self, job: &Job) {
         let place = Cursor::of(job);
         self.all.insert(place.clone());
@@ -29,7 +29,7 @@ impl Index {
         self.by_kind.entry(job.kind.clone()).or_default().insert(place);
     }
 
-    /// Takes `job` out, which must be as it was entered.
+    /// Removes `job`, which must be the version that was added.
     pub fn remove(&mut self, job: &Job) {
         fn remove_from(sets: &mut HashMap<String, Places>, name: &str, place: &Cursor) {
             if let Some(places) = sets.get_mut(name) {
@@ -46,24 +46,24 @@ impl Index {
         remove_from(&mut self.by_kind, &job.kind, &place);
     }
 
-    /// Moves a job to another state.
+    /// Moves `job` from the set of its state to that of another.
     pub fn change_state(&mut self, job: &Job, to: State) {
         let place = Cursor::of(job);
         self.by_state[job.state as usize].remove(&place);
         self.by_state[to as usize].insert(place);
     }
 
-    /// How many jobs there are.
+    /// Returns the number of jobs.
     pub fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// How many jobs are in each state.
+    /// Returns the number of jobs in each state.
     pub fn counts(&self) -> [u64; State::ALL.len()] {
         State::ALL.map(|state| self.by_state[state as usize].len() as u64)
     }
 
-    /// How many jobs `filter` selects, if one index alone can tell.
+    /// Returns the number of jobs that `filter` selects, if a single index determines it.
     pub fn exact_count(&self, filter: &Filter) -> Option<u64> {
         let criteria = usize::from(!filter.states.is_empty())
             + usize::from(!filter.kind.is_empty())
@@ -72,12 +72,12 @@ impl Index {
         (indexed && criteria <= 1).then(|| self.narrowest(filter, false).iter().map(|places| places.len() as u64).sum())
     }
 
-    /// How many jobs an owner has.
+    /// Returns the number of jobs of an owner.
     pub fn count_of(&self, owner: &str) -> u64 {
         self.by_owner.get(owner).map_or(0, |places| places.len() as u64)
     }
 
-    /// The places of all jobs that a query may select, and perhaps others, from the newest to the oldest.
+    /// Returns the positions of all jobs that a query may select, and perhaps of others, newest first.
     pub fn candidates<'a>(&'a self, query: &ListQuery) -> impl Iterator<Item = &'a Cursor> {
         let ListQuery { filter, after, confined, .. } = query;
         let at = |create_time: Timestamp| Cursor { create_time, id: JobId::lower_bound() };
@@ -91,7 +91,8 @@ impl Index {
         newest_first(sets.into_iter().map(|places| places.range(range.clone()).rev().peekable()).collect())
     }
 
-    /// The smallest sets that together hold all that `filter` may select; `confined` to those of its owners.
+    /// Returns the smallest sets that together contain every job `filter` may select; if `confined`, those of its
+    /// owners.
     fn narrowest(&self, filter: &Filter, confined: bool) -> Vec<&Places> {
         let of_owners =
             |owners: &BTreeSet<String>| owners.iter().filter_map(|owner| self.by_owner.get(owner)).collect();

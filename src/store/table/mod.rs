@@ -1,4 +1,4 @@
-//! Records in memory, and the orders they are found by.
+//! Records in memory, and the indexes by which they are found.
 
 use std::{collections::BTreeSet, mem::replace, ops::Bound, sync::Arc};
 
@@ -10,46 +10,46 @@ mod index;
 use self::index::Index;
 use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
 
-/// How many places a page may look at beyond those it returns, where no index fits its filter.
+/// Maximum number of records that a page examines beyond those it returns, where no index fits its filter.
 const SCAN: usize = 2000;
 
-/// Records by id and by every order that somebody asks for, each with a note `T`.
+/// Records by id and in every order that is needed, each with a note `T`.
 #[derive(Debug)]
 pub struct Table<T> {
     by_id: IndexMap<JobId, Row<T>, RandomState>,
     orders: Orders,
-    /// Whose turn it is to be looked at for one that can give way.
+    /// Slot of the record that was last examined for eviction.
     hand: usize,
 }
 
-/// Where records are found, besides under their ids.
+/// The indexes, besides the one by id.
 #[derive(Debug, Default)]
 struct Orders {
     index: Index,
     due: BTreeSet<(Timestamp, JobId)>,
-    /// Jobs that have ended, the first to end first.
+    /// Finished jobs, the first to end first.
     ended: BTreeSet<(Timestamp, JobId)>,
-    /// The oldest first.
+    /// Tombstones, oldest first.
     tombstones: BTreeSet<(Timestamp, JobId)>,
 }
 
 /// A record.
 #[derive(Debug)]
 pub struct Row<T> {
-    /// The version that is there.
+    /// The current version.
     pub job: Arc<Job>,
-    /// What is noted of it.
+    /// The note that belongs to the record.
     pub note: T,
 }
 
 /// A part of a list.
 #[derive(Debug, Default)]
 pub struct Selection {
-    /// The jobs, the newest first.
+    /// The jobs, newest first.
     pub jobs: Vec<Arc<Job>>,
-    /// Where the rest begins.
+    /// Position of the rest; `None` if there is none.
     pub next: Option<Cursor>,
-    /// How many match in all, where one index tells.
+    /// Total number of matches, where a single index determines it.
     pub total: Option<u64>,
 }
 
@@ -60,17 +60,17 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    /// The record of `id`.
+    /// Returns the record of `id`.
     pub fn get(&self, id: &JobId) -> Option<&Row<T>> {
         self.by_id.get(id)
     }
 
-    /// The record of `id` and its note.
+    /// Returns the job and the note of `id`.
     pub fn note(&mut self, id: &JobId) -> Option<(&Job, &mut T)> {
         self.by_id.get_mut(id).map(|row| (&*row.job, &mut row.note))
     }
 
-    /// Puts `job` in the place of what is there, which it returns.
+    /// Stores `job` in the place of the current record, which it returns.
     pub fn put(&mut self, job: Arc<Job>, note: T) -> Option<Row<T>> {
         match self.by_id.entry(job.id.clone()) {
             Entry::Occupied(mut entry) => {
@@ -85,63 +85,65 @@ impl<T> Table<T> {
         }
     }
 
-    /// Forgets a record, and returns it: freeing it may take longer than a lock should be held.
+    /// Removes and returns a record: freeing it may take longer than a lock should be held.
     pub fn forget(&mut self, id: &JobId) -> Option<Row<T>> {
         let row = self.by_id.swap_remove(id)?;
         self.orders.change(Some(&row.job), None);
         Some(row)
     }
 
-    /// How many slots there are: one for each record, from 0. A record that is forgotten leaves its slot to the last one.
+    /// Returns the number of slots: one for each record, from 0. When a record is removed, the last record moves to its
+    /// slot.
     pub fn slots(&self) -> usize {
         self.by_id.len()
     }
 
-    /// The record in a slot.
+    /// Returns the record in a slot.
     pub fn slot(&self, slot: usize) -> Option<&Row<T>> {
         self.by_id.get_index(slot).map(|(_, row)| row)
     }
 
-    /// The next record that `gives_way`, of at most so many. All have their turn: none is looked at again before the others.
-    pub fn next_in_turn(&mut self, most: usize, gives_way: impl Fn(&Row<T>) -> bool) -> Option<JobId> {
+    /// Returns the next record that `is_evictable`, of at most `most` examined. Records take turns: none is examined
+    /// again before all others.
+    pub fn next_in_turn(&mut self, most: usize, is_evictable: impl Fn(&Row<T>) -> bool) -> Option<JobId> {
         for _ in 0..most.min(self.by_id.len()) {
             self.hand = (self.hand + 1) % self.by_id.len();
             let (id, row) = self.by_id.get_index(self.hand)?;
-            if gives_way(row) {
+            if is_evictable(row) {
                 return Some(id.clone());
             }
         }
         None
     }
 
-    /// How many jobs there are, tombstones aside.
+    /// Returns the number of jobs, without tombstones.
     pub fn len(&self) -> usize {
         self.orders.index.len()
     }
 
-    /// How many jobs are in each state.
+    /// Returns the number of jobs in each state.
     pub fn counts(&self) -> [u64; State::ALL.len()] {
         self.orders.index.counts()
     }
 
-    /// How many jobs an owner has.
+    /// Returns the number of jobs of an owner.
     pub fn count_of(&self, owner: &str) -> u64 {
         self.orders.index.count_of(owner)
     }
 
-    /// The jobs that have ended, the first to end first.
+    /// Returns the finished jobs, the first to end first.
     pub fn ended(&self) -> impl Iterator<Item = &JobId> {
         self.orders.ended.iter().map(|(_, id)| id)
     }
 
-    /// The tombstones, the oldest first.
+    /// Returns the tombstones, oldest first.
     pub fn tombstones(&self) -> impl ExactSizeIterator<Item = &JobId> {
         self.orders.tombstones.iter().map(|(_, id)| id)
     }
 
-    /// What a query selects.
+    /// Returns the part of a list that a query selects.
     pub fn select(&self, query: &ListQuery) -> Selection {
-        // While something is due, the index may still hold what the page leaves out.
+        // While something is due, the index may still contain jobs that the page leaves out.
         let exact = self.orders.due.first().is_none_or(|(time, _)| *time > query.now);
         let total = self.orders.index.exact_count(&query.filter).filter(|_| exact);
         let mut selection = Selection { total, ..Selection::default() };
@@ -161,7 +163,8 @@ impl<T> Table<T> {
         selection
     }
 
-    /// The records for which something is due behind `after`, the longest overdue first, and when each was or will be.
+    /// Returns the records behind `after` for which something is or will be due, each with its time, the earliest
+    /// first.
     pub fn due_after(&self, after: Option<&(Timestamp, JobId)>) -> impl Iterator<Item = (Timestamp, &Row<T>, Due)> {
         let from = after.cloned().map_or(Bound::Unbounded, Bound::Excluded);
         self.orders.due.range((from, Bound::Unbounded)).filter_map(|(time, id)| {
@@ -170,14 +173,15 @@ impl<T> Table<T> {
         })
     }
 
-    /// The records for which something is due, the longest overdue first, and when each was or will be.
+    /// Returns the records for which something is or will be due, each with its time, the earliest first.
     pub fn due(&self) -> impl Iterator<Item = (Timestamp, &Row<T>, Due)> {
         self.due_after(None)
     }
 }
 
 impl Orders {
-    /// Moves a record from where its old version is found to where its new one is. Most changes of a job move nothing.
+    /// Moves a record from the index entries of its old version to those of its new one. Most changes of a job move
+    /// nothing.
     fn change(&mut self, old: Option<&Job>, new: Option<&Job>) {
         fn listed(job: Option<&Job>) -> Option<&Job> {
             job.filter(|job| job.removal.is_none())

@@ -1,4 +1,4 @@
-//! Histories that were broken by hand, and such that look broken and are not.
+//! Histories that were broken by hand, and histories that look broken and are not.
 
 use jobtrack::proto::v1::{Event, job::State, reconciled_job::Outcome};
 use tonic::Code;
@@ -46,7 +46,7 @@ fn a_lost_change_is_objected_to() {
         accepts(&told);
         told.ledger[0].outcome = Outcome::Merged;
         objects(rule, &told);
-        // It died with its replica: what was in Redis before, only if Redis lost it then.
+        // It died with its replica: a change that was in Redis before is excused only if Redis lost it then.
         history.deaths = vec![Death { replica: 0, at: at(3500), back: None }];
         history.faults = vec![fault(3400, 4000, false)];
         if durable {
@@ -112,7 +112,7 @@ fn two_jobs_of_one_request_are_objected_to() {
     let other = Shown { life: 2, ..shown(1, State::Pending, 0) };
     history.calls.insert(1, call("d", 1, create(), 1100, job(other)));
     objects("G3", &history);
-    // Apart from each other, and told.
+    // Made by replicas without a connection, and reported.
     alter(&mut history, 1, |shown| shown.durable = false);
     objects("G3", &history);
     history.ledger = vec![entry(6000, Outcome::Conflicted)];
@@ -142,7 +142,7 @@ fn revisions_that_do_not_rise_are_objected_to() {
     let over = Heard { at: at(4005), event: Event::Bookmark, shown: None, reset: true };
     history.streams[0].events.insert(4, over);
     accepts(&history);
-    // It was named when the stream started over.
+    // The job was named when the stream started over.
     let named = &mut history.streams[0].events[3];
     (named.event, named.reset) = (Event::Snapshot, true);
     objects("G4", &history);
@@ -224,11 +224,11 @@ fn a_false_not_found_is_objected_to() {
     objects("G10", &history);
     history.faults = vec![fault(3400, 3900, true)];
     accepts(&history);
-    // It was brought back before.
+    // The data was restored before.
     history.faults = vec![fault(2500, 3400, true)];
     objects("G10", &history);
 
-    // Of a job that nobody else heard of, on a replica that can't ask.
+    // A job that no other client knew, on a replica that can't ask Redis.
     let mut history = good();
     history.calls.insert(0, call("d", 1, Act::Get, 500, not_found()));
     accepts(&history);
@@ -270,7 +270,7 @@ fn a_lost_worker_of_whom_nobody_tells_is_objected_to() {
     let late = Heard { at: at(15_000), ..active(1000).streams[0].events[3].clone() };
     history.streams[0].events.push(late);
     objects("G12", &history);
-    // Who comes later is told how it is.
+    // A watcher that comes later is shown the current version.
     history.streams[0].opened = at(14_000);
     accepts(&history);
 }

@@ -1,4 +1,4 @@
-//! Histories in which an id, a stop, a return, a loss or a refusal was dealt with wrongly, broken by hand: G14 to G18.
+//! Histories in which an id, a stop, a return, a loss or a rejection was handled wrongly, broken by hand: G14 to G18.
 
 use jobtrack::proto::v1::{Event, job::State, reconciled_job::Outcome};
 use tonic::Code;
@@ -12,7 +12,7 @@ use super::{
     },
 };
 
-/// A creation of the same id by somebody else, who may see only jobs of his own.
+/// Returns a creation of the same id by another client, which may see only its own jobs.
 fn taken(begun: u64) -> Call {
     let terms = Terms { owner: "thief".to_owned(), request: "t".to_owned(), ..Terms::default() };
     let answer = job(Shown { life: 2, owner: "thief".to_owned(), durable: false, ..shown(1, State::Pending, 0) });
@@ -40,7 +40,7 @@ fn a_recorded_job_that_gives_way_is_objected_to() {
         objects("G14", &changed);
         alter_audit(&mut history, |shown| shown.owner = "thief".to_owned());
         objects("G14", &history);
-        // Redis had lost it, or it was deleted.
+        // Excused: Redis had lost the job, or it was deleted.
         changed.faults = vec![fault(3000, 6000, true)];
         accepts(&changed);
         changed.faults.clear();
@@ -59,7 +59,7 @@ fn a_creation_that_gave_way_unnoticed_is_objected_to() {
     let mut told = history.clone();
     told.ledger = vec![entry(6000, Outcome::Dropped)];
     accepts(&told);
-    // It was withdrawn, or died with its replica.
+    // Excused: the creation was withdrawn, or died with its replica.
     let mut gone = history.clone();
     gone.calls.insert(4, withdrawn(3600));
     accepts(&gone);
@@ -81,7 +81,7 @@ fn a_watcher_who_is_not_told_that_its_job_gave_way_is_objected_to() {
     assert!(!silent(&history));
 }
 
-/// A history in which replica 0 stopped after a report that only it knew of.
+/// Returns a history in which replica 0 stopped after a report that only it knew of.
 fn stopped(code: Option<i32>, left: Option<usize>) -> History {
     let mut history = active(0);
     history.streams.clear();
@@ -119,7 +119,7 @@ fn a_stop_that_does_not_count_what_is_left_is_objected_to() {
     objects("G15", &history);
     history.stops[0].left = Some(1);
     accepts(&history);
-    // Redis would have taken it.
+    // Redis would have taken the change.
     history.faults[0].silent = Some((at(2900), at(3000), None));
     objects("G15", &history);
     history.faults[0].silent = Some((at(2900), at(5000), None));
@@ -141,7 +141,7 @@ fn a_replica_that_does_not_return_is_objected_to() {
         history.calls.push(call("c", 0, report(number), begun, answer));
     }
     (history.streams, history.quiet) = (Vec::new(), None);
-    // The time depends on how much was accepted; what nobody tries says nothing.
+    // The limit depends on the number of accepted changes; without attempts there is nothing to conclude.
     assert!(check(&history).is_empty(), "15 calls within 15 s are too few: {:?}", check(&history));
     let mut busy = history.clone();
     busy.calls.extend(history.calls[1..].iter().cloned());
@@ -191,7 +191,7 @@ fn a_refusal_without_a_reason_is_objected_to() {
         history.calls[3].answer = refused(code, "");
         objects("G18", &history);
     }
-    // There was nobody to say more.
+    // Excused: the replica was down, so the client made the error itself.
     history.deaths = vec![Death { replica: 0, at: at(3400), back: Some(at(3600)) }];
     accepts(&history);
     history.calls[3].answer = refused(Code::ResourceExhausted, "");

@@ -1,4 +1,4 @@
-//! Histories in which time decided wrongly, broken by hand: G13.
+//! Histories with wrong decisions by time, broken by hand: G13.
 
 use jobtrack::proto::v1::{Event, job::State};
 use tonic::Code;
@@ -9,10 +9,10 @@ use super::{
     example::{at, audit, call, complete, fault, heard, job, not_found, report, shown},
 };
 
-/// The length of the lease.
+/// Length of the lease in milliseconds.
 const LEASE: i64 = 1000;
 
-/// The time between two reports.
+/// Time between two reports in milliseconds.
 const PACE: u64 = 400;
 
 fn finished() -> Answer {
@@ -35,8 +35,8 @@ fn create() -> Act {
     Act::Create(Terms { request: "r".to_owned(), lease: LEASE, fail_when_lost: true, ..Terms::default() })
 }
 
-/// A job whose worker reports at a steady pace from 2000 to 4000, and whose next report finds it failed: its worker
-/// counts as lost.
+/// Returns the history of a job whose worker reports at a steady pace from 2000 to 4000, and whose next report finds it
+/// failed because its worker counts as lost.
 fn failed() -> History {
     let mut history = History { replicas: 2, grace: at(5000), quiet: Some(at(20_000)), ..History::default() };
     let created = Shown { lease: LEASE, ..shown(1, State::Pending, 0) };
@@ -54,14 +54,14 @@ fn failed() -> History {
 #[test]
 fn loss_of_a_worker_that_is_heard_is_objected_to() {
     objects("G13", &failed());
-    // It said nothing for as long as its lease.
+    // The worker was silent for as long as its lease.
     for silent in [3, 6] {
         let mut history = failed();
         history.calls.drain(silent..=silent + 1);
         history.calls.push(call("d", 0, Act::Get, 4700, job(lost(8))));
         accepts(&history);
     }
-    // A watcher saw it.
+    // A watcher saw the failure.
     let mut history = failed();
     history.calls.remove(7);
     accepts(&history);
@@ -78,16 +78,16 @@ fn loss_of_a_worker_that_a_returning_replica_heard_is_objected_to() {
         let Answer::Job { shown, .. } = &mut call.answer else { panic!("a job") };
         shown.durable = false;
     }
-    // It was cut off, and returned within the grace.
+    // The replica was cut off, and returned within the grace.
     history.faults = vec![fault(3100, 6000, false)];
     objects("G13", &history);
     history.faults[0].until = Some(at(3100 + 5001));
     accepts(&history);
-    // Redis was away for all, and all returned within the grace.
+    // Redis was unavailable to all replicas, and all returned within the grace.
     let silent = Some((at(3100), at(6000), None));
     history.faults[0] = Fault { mended: Some(at(6000)), silent, ..fault(3100, 10_000, false) };
     objects("G13", &history);
-    // The replica died with what it had heard.
+    // The replica died with the reports that it had received.
     history.deaths = vec![Death { replica: 0, at: at(4050), back: Some(at(4200)) }];
     accepts(&history);
 }
@@ -128,7 +128,7 @@ fn expiry_of_a_job_whose_worker_is_heard_is_objected_to() {
     objects("G13", &history);
     history.calls.drain(5..=6);
     accepts(&history);
-    // It was deleted.
+    // The job was deleted.
     history = failed();
     history.active_retention = at(1000);
     history.calls[7].answer = not_found();
@@ -143,7 +143,7 @@ fn a_worker_that_is_gone_and_not_noticed_is_objected_to() {
     history.calls.remove(7);
     audit(&mut history, &job(Shown { lost: true, ..running(7) }));
     objects("G13", &history);
-    // Without an order to fail it is only lost.
+    // A job that does not fail with its worker is only marked as lost.
     let plain = Terms { request: "r".to_owned(), lease: LEASE, ..Terms::default() };
     let mut soft = history.clone();
     soft.calls[0].act = Act::Create(plain);

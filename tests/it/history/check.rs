@@ -1,7 +1,7 @@
-//! The promises that a client can see kept or broken, G1 to G18 of the service.
+//! The promises whose keeping a client can observe, G1 to G18 of the service.
 //!
-//! What can't be promised is excused, and nothing else: what a dead process alone knew, what Redis lost until the
-//! replicas have brought it back, and what the ledger says has given way.
+//! Only losses that can't be prevented are excused: what a dead process alone knew, what Redis lost until the replicas
+//! have restored it, and changes that the report of a reconciliation names as discarded.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,16 +18,16 @@ use super::{
     stops::check_stop,
 };
 
-/// How long a call may take.
+/// Maximum duration of a call.
 const CALL: Duration = Duration::from_secs(5);
 
-/// How long it may take while Redis is away.
+/// Maximum duration of a call while Redis is unavailable.
 const CALL_AWAY: Duration = Duration::from_secs(1);
 
-/// How late a busy machine may be.
+/// Tolerance for a busy machine.
 pub const SLACK: Duration = Duration::from_secs(2);
 
-/// How far behind another replica an answer may be.
+/// Maximum time that an answer may be behind another replica.
 pub const LAG: Duration = Duration::from_secs(1);
 
 /// A promise that was broken.
@@ -44,7 +44,7 @@ impl Display for Violation {
     }
 }
 
-/// All promises that a history shows broken.
+/// Returns all violations of promises that a history shows.
 pub fn check(history: &History) -> BTreeSet<Violation> {
     let mut stories: BTreeMap<&str, Story> = BTreeMap::new();
     for call in &history.calls {
@@ -54,14 +54,14 @@ pub fn check(history: &History) -> BTreeSet<Violation> {
         story.sights.extend(sight);
     }
     for stream in &history.streams {
-        // Of a stream of all, each job is a stream of its own.
+        // A stream of all jobs counts as a stream of each job in it.
         let names = stream.job.iter().chain(stream.events.iter().filter_map(|heard| Some(&heard.shown.as_ref()?.id)));
         for name in names.collect::<BTreeSet<_>>() {
             stories.entry(name).or_insert_with(|| Story::new(history, name)).streams.push(stream);
         }
     }
     for heard in history.streams.iter().flat_map(|stream| &stream.events) {
-        // What is removed may have been another version than the one that was heard of before.
+        // The removed version may be another one than the last that was seen.
         let Some(shown) = heard.shown.as_ref().filter(|_| heard.event != Event::Removed) else { continue };
         let sight = Sight { begun: heard.at, ended: heard.at, shown };
         stories.get_mut(shown.id.as_str()).expect("it was heard of").sights.push(sight);
@@ -91,7 +91,7 @@ fn is_slow(history: &History, call: &Call) -> Option<Violation> {
     late.then(|| Violation { rule, job: call.job.clone(), what: what() })
 }
 
-/// G18: a refused call says why, unless nobody was there to say it.
+/// G18: a rejected call names the reason, unless no server was there to name it.
 fn is_unclear(history: &History, call: &Call) -> Option<Violation> {
     let Answer::Refused { code, reason } = &call.answer else { return None };
     let excused = is_transient(*code) && history.was_down(call.replica, call.begun, call.ended);
@@ -103,12 +103,13 @@ fn is_unclear(history: &History, call: &Call) -> Option<Violation> {
     })
 }
 
-/// Whether the same call may succeed a moment later. A client makes these codes itself when its connection breaks.
+/// Returns whether the same call may succeed a moment later. A client makes these codes itself when its connection
+/// breaks.
 pub fn is_transient(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded)
 }
 
-/// All that concerns one job.
+/// The part of a history that concerns one job.
 pub struct Story<'a> {
     pub history: &'a History,
     pub job: &'a str,
@@ -119,7 +120,7 @@ pub struct Story<'a> {
     pub sights: Vec<Sight<'a>>,
 }
 
-/// A version that somebody was shown.
+/// A version that a client was shown.
 #[derive(Clone, Copy)]
 pub struct Sight<'a> {
     pub begun: At,
@@ -149,7 +150,7 @@ impl<'a> Story<'a> {
         all
     }
 
-    /// The last answers to the auditor.
+    /// Returns the last answers to the auditor.
     pub fn audits(&self) -> impl Iterator<Item = &'a Call> {
         let quiet = self.history.quiet;
         self.calls
@@ -158,24 +159,24 @@ impl<'a> Story<'a> {
             .filter(move |call| call.client == super::AUDITOR && quiet.is_some_and(|quiet| call.begun >= quiet))
     }
 
-    /// Whether anybody who may see it tried to delete it before.
+    /// Returns whether a client that may see all jobs tried to delete the job before.
     pub fn may_be_deleted(&self, before: At) -> bool {
         self.deletions(None).any(|call| call.begun < before)
     }
 
-    /// Attempts to delete it, or its life that has this owner, by those who can.
+    /// Returns attempts to delete the job, or its incarnation with this owner, by clients that can.
     pub fn deletions<'s>(&'s self, owner: Option<&'s str>) -> impl Iterator<Item = &'s Call> {
         let may = move |call: &&&Call| call.limited_to.is_empty() || owner == Some(&call.limited_to);
         self.calls.iter().filter(|call| call.act == Act::Delete).filter(may).copied()
     }
 
-    /// Whether this life was made by somebody who may see only jobs of one owner.
+    /// Returns whether this incarnation was created by a client that may see only jobs of one owner.
     pub fn is_of_limited(&self, life: i64) -> bool {
         let limited = self.calls.iter().filter(|call| !call.limited_to.is_empty());
         limited.filter_map(|call| call.made()).any(|made| made.life == life)
     }
 
-    /// Whether its time may have been over by then.
+    /// Returns whether the job may have expired by then.
     pub fn may_be_expired(&self, by: At) -> bool {
         let brief = |call: &&Call| matches!(&call.act, Act::Create(terms) if terms.retention > 0);
         self.calls.iter().any(brief) || self.may_be_expired_while_active(by)
@@ -189,20 +190,20 @@ impl<'a> Story<'a> {
         may_be_over && !self.sights.iter().any(|sight| sight.shown.is_end())
     }
 
-    /// Whether the ledger says of this job, then or later, that a change gave way.
+    /// Returns whether a report names the job, then or later, as conflicted or dropped.
     pub fn is_told(&self, since: At) -> bool {
-        let gave_way = |entry: &Entry| matches!(entry.outcome, Outcome::Conflicted | Outcome::Dropped);
-        self.ledger.iter().any(|entry| entry.at >= since && gave_way(entry))
+        let is_loser = |entry: &Entry| matches!(entry.outcome, Outcome::Conflicted | Outcome::Dropped);
+        self.ledger.iter().any(|entry| entry.at >= since && is_loser(entry))
     }
 
-    /// Why a change that was acknowledged may be gone: the ledger says so, or the replica died that alone knew of it.
+    /// Returns whether an acknowledged change may be gone: a report says so, or the only replica that knew of it died.
     pub fn is_excused(&self, call: &Call) -> bool {
         self.is_told(call.begun) || self.history.is_unknown(call)
     }
 }
 
 impl History {
-    /// Whether what this call made known may have been lost with its replica.
+    /// Returns whether the change of this call may have been lost with its replica.
     pub fn is_unknown(&self, call: &Call) -> bool {
         let died = |until| self.died(call.replica, call.begun, until);
         let is_durable = call.shown().is_some_and(|shown| shown.durable);
@@ -211,20 +212,20 @@ impl History {
         (!is_durable && died(healed())) || self.faults.iter().any(lost)
     }
 
-    /// Whether this replica died between `from` and `until`.
+    /// Returns whether this replica died between `from` and `until`.
     pub fn died(&self, replica: usize, from: At, until: Option<At>) -> bool {
         self.deaths
             .iter()
             .any(|death| death.replica == replica && death.at >= from && until.is_none_or(|until| death.at <= until))
     }
 
-    /// Whether the process of this replica ended between `from` and `until`, whatever became of what it held.
+    /// Returns whether the process of this replica ended between `from` and `until`, with or without a loss.
     pub fn ended(&self, replica: usize, from: At, until: At) -> bool {
         let stopped = |stop: &Stop| stop.replica == replica && stop.ended >= from && stop.at <= until;
         self.died(replica, from, Some(until)) || self.stops.iter().any(stopped)
     }
 
-    /// The times at which this replica did not run, or was stopping.
+    /// Returns the times at which this replica did not run, or was stopping.
     pub fn downs(&self, replica: usize) -> impl Iterator<Item = (At, At)> {
         let deaths = self.deaths.iter().map(|death| (death.replica, death.at, death.back));
         let stops = self.stops.iter().map(|stop| (stop.replica, stop.at, stop.back));
@@ -232,12 +233,12 @@ impl History {
         here.map(|(_, from, back)| (from, back.unwrap_or(At::MAX)))
     }
 
-    /// Whether this replica was down, about to be or hardly up, at some moment between `from` and `until`.
+    /// Returns whether this replica was down, about to be, or hardly up, at some moment between `from` and `until`.
     fn was_down(&self, replica: usize, from: At, until: At) -> bool {
         self.downs(replica).any(|(down, up)| down <= until + SLACK && from <= up.saturating_add(SLACK))
     }
 
-    /// Whether Redis had lost something between `from` and `until` that was not brought back yet.
+    /// Returns whether Redis had lost data between `from` and `until` that was not restored yet.
     pub fn had_lost(&self, from: At, until: At) -> bool {
         self.faults.iter().any(|fault| fault.lossy && fault.overlaps(from, until))
     }
@@ -254,7 +255,7 @@ impl Fault {
 }
 
 impl Call {
-    /// The job, if it was shown.
+    /// Returns the job, if it was shown.
     pub fn shown(&self) -> Option<&Shown> {
         match &self.answer {
             Answer::Job { shown, .. } => Some(shown),
@@ -266,7 +267,7 @@ impl Call {
         matches!(&self.answer, Answer::Refused { code: Code::NotFound, .. })
     }
 
-    /// The job, if this call changed it.
+    /// Returns the job, if this call changed it.
     pub fn made(&self) -> Option<&Shown> {
         match (&self.act, &self.answer) {
             (Act::Get | Act::Watch | Act::Oversized, _) => None,

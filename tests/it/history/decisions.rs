@@ -10,21 +10,21 @@ use super::{
     streams::SWEEP,
 };
 
-/// A call of a worker that shows that it is alive.
+/// A call of a worker, which shows that it is alive.
 struct Sign {
     begun: At,
-    /// By then it counts: it was acknowledged, or it could not be heard by anybody.
+    /// Time by which it counts: when it was acknowledged, or at once if no replica could receive it.
     counted: At,
 }
 
 impl Story<'_> {
-    /// The length of the job's lease.
+    /// Returns the length of the job's lease.
     pub fn lease(&self) -> Option<Duration> {
         let leases = self.calls.iter().filter_map(|call| call.shown()).map(|shown| shown.lease);
         leases.max().and_then(|lease| u64::try_from(lease).ok()).filter(|lease| *lease > 0).map(Duration::from_millis)
     }
 
-    /// G12: a worker that stops reporting shows as lost to whoever reads.
+    /// G12: a worker that stops reporting is shown as lost to all readers.
     pub fn check_leases(&self, object: &mut impl FnMut(&'static str, String)) {
         let Some(lease) = self.lease() else { return };
         let Some(report) = self.calls.iter().rfind(|call| is_work(call)) else { return };
@@ -32,16 +32,16 @@ impl Story<'_> {
         for call in self.calls.iter().filter(|call| call.act == Act::Get && call.begun > due) {
             let live = call.shown().is_some_and(|shown| shown.state == State::Running && !shown.lost);
             if live && call.shown().is_some_and(|shown| shown.lease > 0) {
-                object("G12", format!("the lease is over, and nobody says so: {call:?}"));
+                object("G12", format!("the lease is over, and the answer does not say so: {call:?}"));
             }
         }
     }
 
-    /// G13: no decision by time harms a job whose worker is heard, and a worker that is gone is noticed.
+    /// G13: no decision by time harms a job whose worker reports, and a worker that is gone is noticed.
     pub fn check_decisions(&self, object: &mut impl FnMut(&'static str, String)) {
         if let Some(lease) = self.lease() {
             if let Some(at) = self.worker_lost_at().filter(|at| self.is_heard_until(*at, lease)) {
-                object("G13", format!("a worker that is heard counts as lost at {at:?}"));
+                object("G13", format!("a worker that reports counts as lost at {at:?}"));
             }
             self.check_gone(lease, object);
         }
@@ -49,7 +49,7 @@ impl Story<'_> {
         if kept > At::ZERO
             && let Some(at) = self.expired_at().filter(|at| self.is_heard_until(*at, kept))
         {
-            object("G13", format!("a job whose worker is heard has expired at {at:?}"));
+            object("G13", format!("a job whose worker reports has expired at {at:?}"));
         }
     }
 
@@ -66,7 +66,7 @@ impl Story<'_> {
         }
     }
 
-    /// When somebody first saw that the job had failed because its worker was lost.
+    /// Returns when a client first saw that the job had failed because its worker was lost.
     fn worker_lost_at(&self) -> Option<At> {
         let lost = self.sights.iter().filter(|sight| sight.shown.is_worker_lost()).map(|sight| sight.ended).min()?;
         let refused = |call: &&&Call| match &call.answer {
@@ -77,7 +77,7 @@ impl Story<'_> {
         Some(refused.map_or(lost, |refused| refused.min(lost)))
     }
 
-    /// When somebody first saw that the job, while it was active, was there no more.
+    /// Returns when a client first saw that the job, while it was active, was gone.
     fn expired_at(&self) -> Option<At> {
         let ended = self.sights.iter().any(|sight| sight.shown.is_end());
         let contested = self.calls.iter().any(|call| !call.limited_to.is_empty());
@@ -93,7 +93,8 @@ impl Story<'_> {
         Some(gone).filter(|_| !excused)
     }
 
-    /// Whether the worker gave a sign of life within each `limit`, from its first report until its end or `until`.
+    /// Returns whether the worker gave a sign of life within each `limit`, from its first report until its end or
+    /// `until`.
     fn is_heard_until(&self, until: At, limit: Duration) -> bool {
         let ended = |call: &&&Call| self.is_protected(call) && call.made().is_some_and(super::Shown::is_end);
         let ended = self.calls.iter().filter(|call| is_work(call)).find(ended).map(|call| call.ended);
@@ -113,13 +114,13 @@ impl Story<'_> {
             return Some(Sign { begun: call.begun, counted: call.ended });
         }
         let refused = matches!(&call.answer, Answer::Refused { code, .. } if is_transient(*code));
-        // Before a job was recorded, the replica that accepted it hears its worker, and nobody else can.
+        // Before a job was recorded, only the replica that accepted it can receive reports on it.
         let stored = |other: &Call| other.ended <= call.begun && other.shown().is_some_and(|shown| shown.durable);
         let is_recorded = self.calls.iter().any(|other| stored(other));
         (is_work(call) && refused && deaf && is_recorded).then_some(Sign { begun: call.begun, counted: call.begun })
     }
 
-    /// Whether what was acknowledged counts: it was stored, or its replica returned within the grace.
+    /// Returns whether an acknowledged change counts: it was stored, or its replica returned within the grace.
     fn is_protected(&self, call: &Call) -> bool {
         let Some(made) = call.made().filter(|_| !self.history.is_unknown(call)) else { return false };
         let around = |fault: &&Fault| fault.from <= call.ended && fault.until.is_none_or(|until| call.begun <= until);
@@ -129,7 +130,8 @@ impl Story<'_> {
 }
 
 impl Fault {
-    /// Whether all replicas returned within `grace`: from its beginning if it concerned only some of them.
+    /// Returns whether all replicas returned within `grace`: from the beginning of the fault if it concerned only some
+    /// of them.
     fn is_over_within(&self, grace: At) -> bool {
         let for_all = self.silent.is_some_and(|(.., replica)| replica.is_none());
         let from = if for_all { self.mended.unwrap_or(self.from) } else { self.from };
@@ -138,8 +140,8 @@ impl Fault {
 }
 
 impl History {
-    /// When something is due that was to come so long after `from`, if it may take as long as `anew` after each fault.
-    /// Nothing if a fault is not over.
+    /// Returns when something is due that must happen `within` a time after `from`, if it may take as long as `anew`
+    /// after each fault; `None` if a fault is not over.
     pub fn due(&self, from: At, within: Duration, anew: Duration) -> Option<At> {
         let mut due = from + within;
         for fault in self.faults.iter().filter(|fault| fault.until.is_none_or(|until| until > from)) {
@@ -150,7 +152,7 @@ impl History {
         Some(due + self.stalled(from, due))
     }
 
-    /// The times at which no report could be heard by anybody: Redis was silent, or no replica ran.
+    /// Returns the times at which no replica could receive a report: Redis was silent, or no replica ran.
     fn unheard(&self) -> Vec<(At, At)> {
         let silent = self.faults.iter().filter(|fault| fault.silent.is_some_and(|(.., replica)| replica.is_none()));
         let silent = silent.filter_map(|fault| Some((fault.from, fault.mended?)));
@@ -164,7 +166,7 @@ impl History {
     }
 }
 
-/// Whether a worker says something with this call.
+/// Returns whether the call is one that a worker makes.
 fn is_work(call: &Call) -> bool {
     matches!(call.act, Act::Report { .. } | Act::Complete { .. } | Act::Fail { .. } | Act::Confirm)
 }

@@ -1,4 +1,4 @@
-//! Histories that are as they should be, and what to break them with.
+//! Correct histories, and functions to break them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{AUDITOR, Act, Answer, At, Call, Ending, Entry, Fault, Heard, History
 
 const JOB: &str = "a";
 
-/// When the auditor asks.
+/// Time of the auditor's calls, in milliseconds.
 pub const QUIET: u64 = 20_000;
 
 pub fn at(millis: u64) -> At {
@@ -31,7 +31,7 @@ pub fn not_found() -> Answer {
     Answer::Refused { code: Code::NotFound, reason: "JOB_NOT_FOUND".to_owned() }
 }
 
-/// A call of 10 ms.
+/// Returns a call of 10 ms.
 pub fn call(client: &str, replica: usize, act: Act, begun: u64, answer: Answer) -> Call {
     let (client, limited_to, job) = (client.to_owned(), String::new(), JOB.to_owned());
     Call { client, limited_to, replica, job, act, begun: at(begun), ended: at(begun + 10), answer }
@@ -61,7 +61,7 @@ pub fn entry(millis: u64, outcome: Outcome) -> Entry {
     Entry { replica: 0, at: at(millis), job: JOB.to_owned(), outcome }
 }
 
-/// What the auditor is told in the end, on both replicas.
+/// Sets the answer to the auditor on both replicas.
 pub fn audit(history: &mut History, answer: &Answer) {
     history.calls.retain(|call| call.client != AUDITOR);
     for replica in [0, 1] {
@@ -69,7 +69,7 @@ pub fn audit(history: &mut History, answer: &Answer) {
     }
 }
 
-/// A job that was created, reported on twice and completed, and watched to its end.
+/// Returns the history of a job that was created, reported on twice and completed, and watched to its end.
 pub fn good() -> History {
     let versions = [
         shown(1, State::Pending, 0),
@@ -106,7 +106,8 @@ pub fn good() -> History {
     history
 }
 
-/// The same job, which has not ended: its worker is lost if `lease` is set, and somebody still watches.
+/// Returns the history of the same job before its end: its worker is lost if `lease` is set, and a client still
+/// watches.
 pub fn active(lease: i64) -> History {
     let mut history = good();
     history.calls.remove(3);
@@ -130,7 +131,7 @@ pub fn active(lease: i64) -> History {
     history
 }
 
-/// The same job, deleted after its end on replica 0.
+/// Returns the history of the same job, deleted after its end on replica 0.
 pub fn deleted() -> History {
     let mut history = good();
     history.calls.insert(4, call("c", 0, Act::Delete, 5000, Answer::Done));
@@ -138,13 +139,13 @@ pub fn deleted() -> History {
     history
 }
 
-/// Changes what call `number` showed.
+/// Changes the job that call `number` showed.
 pub fn alter(history: &mut History, number: usize, change: impl Fn(&mut Shown)) {
     let Answer::Job { shown, .. } = &mut history.calls[number].answer else { panic!("no job in call {number}") };
     change(shown);
 }
 
-/// Changes what the auditor is shown.
+/// Changes the job that the auditor is shown.
 pub fn alter_audit(history: &mut History, change: impl Fn(&mut Shown) + Copy) {
     let count = history.calls.len();
     (count - 2..count).for_each(|number| alter(history, number, change));

@@ -1,4 +1,4 @@
-//! What calls show of a job.
+//! Checks of the calls for a job.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{
 };
 
 impl Story<'_> {
-    /// G1, G2, G15: what was acknowledged is there in the end, or was told to have given way; replicas agree.
+    /// G1, G2, G15: acknowledged changes are there in the end, or were reported as discarded; replicas agree.
     pub fn check_changes(&self, object: &mut impl FnMut(&'static str, String)) {
         for audit in self.audits() {
             if !(audit.is_not_found() || audit.shown().is_some()) {
@@ -31,11 +31,11 @@ impl Story<'_> {
         self.check_ledger(object);
     }
 
-    /// Changes that were acknowledged, and that the auditor does not see.
+    /// Returns acknowledged changes that the auditor does not see.
     pub fn lost_changes<'s>(&'s self, audit: &'s Call) -> impl Iterator<Item = &'s Call> {
         let gone = self.may_be_deleted(audit.ended) || self.may_be_expired(audit.ended);
         let before = self.calls.iter().copied().filter(|call| call.ended < audit.begun);
-        // Who may see only jobs of one owner has creations refused and given way: see `check_owners`.
+        // Clients that may see only jobs of one owner have creations rejected and discarded: see `check_owners`.
         before.filter(|call| call.limited_to.is_empty()).filter(move |change| {
             let Some(made) = change.made() else { return false };
             match audit.shown() {
@@ -45,7 +45,7 @@ impl Story<'_> {
         })
     }
 
-    /// G1: what is durable is read, a moment later at most on other replicas.
+    /// G1: durable changes are read; on other replicas a moment later at most.
     pub fn check_reads(&self, object: &mut impl FnMut(&'static str, String)) {
         let durable = |call: &&&Call| call.shown().is_some_and(|shown| shown.durable);
         let reads: Vec<_> = self.calls.iter().filter(durable).filter(|call| call.act == Act::Get).collect();
@@ -78,7 +78,7 @@ impl Story<'_> {
         }
     }
 
-    /// G2: the ledger names no conflict where there were no two sides.
+    /// G2: the report names no conflict where only one side made changes.
     fn check_ledger(&self, object: &mut impl FnMut(&'static str, String)) {
         let mut changes = self.calls.iter().filter(|call| !matches!(call.act, Act::Get | Act::Watch));
         let Some(first) = changes.next() else { return };
@@ -125,7 +125,7 @@ impl Story<'_> {
         for (number, end) in seen.iter().enumerate().filter(|(_, sight)| sight.shown.is_end()) {
             let later = seen[number + 1..].iter().filter(|sight| sight.shown.life == end.shown.life);
             for other in later.filter(|sight| sight.shown.state != end.shown.state) {
-                // Of what was on its way meanwhile the order is not known, unless both are ends.
+                // The order of answers that were under way at the same time is unknown, unless both are ends.
                 let known = other.shown.is_end() || other.begun > end.ended + SLACK;
                 let told = !other.shown.is_end() || self.is_told(end.begun);
                 let from = if other.shown.is_end() { end.begun } else { other.begun };
@@ -140,7 +140,7 @@ impl Story<'_> {
         }
     }
 
-    /// G11: what is deleted or expired stays so.
+    /// G11: deleted and expired jobs stay so.
     pub fn check_deletions(&self, object: &mut impl FnMut(&'static str, String)) {
         let created_since =
             |at: At| self.calls.iter().any(|call| matches!(call.act, Act::Create(_)) && call.ended > at);
@@ -172,7 +172,7 @@ impl Story<'_> {
     }
 }
 
-/// Whether what was made is not in what is there.
+/// Returns whether the change `made` is not in the version `there`.
 fn is_lost(act: &Act, made: &Shown, there: &Shown) -> bool {
     if made.life != there.life {
         return true;

@@ -1,4 +1,4 @@
-//! What clients are told of jobs that are missing.
+//! Checks of not-found answers.
 
 use super::{
     check::Story,
@@ -6,7 +6,7 @@ use super::{
 };
 
 impl Story<'_> {
-    /// G10: who is told that there is no such job was told the truth.
+    /// G10: a not-found answer is true.
     pub fn check_missing(&self, object: &mut impl FnMut(&'static str, String)) {
         for missing in self.missing().filter(|call| call.client != super::AUDITOR) {
             let (from, until) = (missing.begun, missing.ended);
@@ -20,7 +20,7 @@ impl Story<'_> {
                 let here = |replica: Option<usize>| replica.is_none_or(|replica| replica == missing.replica);
                 fault.silent.is_some_and(|(after, before, replica)| after < from && until < before && here(replica))
             };
-            // What was created and deleted here is known to be gone, unless there was another before.
+            // A job that was created and deleted here is known to be gone, unless there was another one before.
             if self.history.faults.iter().any(silent) && (recorded || !withdrawn) {
                 object("G10", format!("nobody could have known: {missing:?}"));
             }
@@ -36,7 +36,8 @@ impl Story<'_> {
         }
     }
 
-    /// G17: a replica never denies a job that it has shown, and every job that is held is back after a loss.
+    /// G17: a replica never answers not-found for a job that it has shown, and every job in a replica's memory is
+    /// restored after a loss.
     pub fn check_held(&self, object: &mut impl FnMut(&'static str, String)) {
         for missing in self.missing() {
             let (from, until) = (missing.begun, missing.ended);
@@ -57,7 +58,7 @@ impl Story<'_> {
         }
     }
 
-    /// Answers that there is no such job, to those who may see any.
+    /// Returns the not-found answers to clients that may see all jobs.
     fn missing(&self) -> impl Iterator<Item = &Call> {
         self.calls.iter().copied().filter(|call| call.is_not_found() && call.limited_to.is_empty())
     }

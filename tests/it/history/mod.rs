@@ -1,4 +1,4 @@
-//! What clients saw of the service while it was mistreated, held against what it promises.
+//! The history of what clients saw of the service during faults, checked against its promises.
 
 mod broken;
 mod broken_service;

@@ -1,4 +1,4 @@
-//! Ids that several creations claim.
+//! Checks of ids that several creations claim.
 
 use super::{
     check::{Sight, Story},
@@ -6,7 +6,7 @@ use super::{
 };
 
 impl Story<'_> {
-    /// G14: the life that was recorded first stands, and a creation that gave way to it is told.
+    /// G14: the incarnation that was recorded first wins, and a creation that lost to it is reported.
     pub fn check_owners(&self, object: &mut impl FnMut(&'static str, String)) {
         let mut seen = self.sights.clone();
         seen.retain(|sight| sight.shown.durable);
@@ -18,7 +18,7 @@ impl Story<'_> {
                 return;
             }
             let taken = sight.shown.life != first.shown.life && self.was_volatile(sight.shown.life);
-            if taken && !self.may_give_way(first, sight) {
+            if taken && !self.may_be_replaced(first, sight) {
                 let times = (first.ended, sight.ended);
                 object("G14", format!("{:?} took the place of {:?}, at {times:?}", sight.shown, first.shown));
                 return;
@@ -27,25 +27,25 @@ impl Story<'_> {
         self.check_losers(object);
     }
 
-    /// Whether this life was made by a creation that could not be checked.
+    /// Returns whether this incarnation was made by a creation that could not be checked.
     fn was_volatile(&self, life: i64) -> bool {
         self.unchecked().any(|(_, other)| other == life)
     }
 
-    /// Creations that were accepted without being checked, and the lives that they made.
+    /// Returns the creations that were accepted without being checked, and the incarnations that they made.
     fn unchecked(&self) -> impl Iterator<Item = (&Call, i64)> {
         let creations = self.calls.iter().copied().filter(|call| matches!(call.act, Act::Create(_)));
         creations.filter_map(|call| Some((call, call.made().filter(|made| !made.durable)?.life)))
     }
 
-    /// Whether a life that was recorded may be gone when another was shown in its place.
-    fn may_give_way(&self, first: &Sight, other: &Sight) -> bool {
+    /// Returns whether a recorded incarnation may be gone when another was shown in its place.
+    fn may_be_replaced(&self, first: &Sight, other: &Sight) -> bool {
         self.deletions(Some(&first.shown.owner)).any(|call| call.begun < other.ended)
             || self.may_be_expired(other.ended)
             || self.history.had_lost(first.begun, other.ended)
     }
 
-    /// G14: the ledger names a creation that gave way.
+    /// G14: the report names a creation that lost.
     fn check_losers(&self, object: &mut impl FnMut(&'static str, String)) {
         let Some(last) = self.audits().find_map(Call::shown) else { return };
         for (creation, _) in self.unchecked().filter(|(_, life)| *life != last.life) {
@@ -55,7 +55,7 @@ impl Story<'_> {
                     && ["", creation.limited_to.as_str()].contains(&call.limited_to.as_str())
             });
             if !withdrawn && !self.is_excused(creation) {
-                object("G14", format!("{creation:?} gave way to {last:?}, and nobody says so"));
+                object("G14", format!("{creation:?} lost to {last:?}, and no report says so"));
                 return;
             }
         }

@@ -1,4 +1,4 @@
-//! The record of what clients saw, and of what was done to the servers meanwhile.
+//! The record of what clients saw, and of the faults that were caused meanwhile.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use tonic::Code;
 
 use crate::support::watching::is_terminal;
 
-/// When something happened: so long after the history began.
+/// A point in time, as the duration since the history began.
 pub type At = Duration;
 
-/// Who asks for every job when all is quiet: its answers are what the others are held against.
+/// Client that asks for every job when all is quiet: the other answers are checked against its.
 pub const AUDITOR: &str = "auditor";
 
-/// Everything that was seen and done. A client's calls are in the order of their ends.
+/// Everything that was seen and caused. A client's calls are in the order of their ends.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// The number of replicas.
+    /// Number of replicas.
     pub replicas: usize,
-    /// Within this time a replica promises to return after a fault.
+    /// Time within which a replica promises to return after a fault.
     pub grace: At,
-    /// The time for which an active job is kept after its last change; zero: for ever.
+    /// Retention of an active job after its last change; zero: unlimited.
     pub active_retention: At,
     pub calls: Vec<Call>,
     pub streams: Vec<Stream>,
@@ -33,11 +33,11 @@ pub struct History {
     pub deaths: Vec<Death>,
     pub stops: Vec<Stop>,
     pub ledger: Vec<Entry>,
-    /// When the machine was too busy to run this very test.
+    /// Times at which the machine was too busy to run this very test.
     pub stalls: Vec<(At, At)>,
-    /// Since when everything has been healed, nobody has changed anything, and all that was to come has come.
+    /// Time since when everything has been healed, nothing was changed, and all notifications have arrived.
     pub quiet: Option<At>,
-    /// Before this moment calls have been forgotten.
+    /// Time before which calls have been forgotten.
     pub forgotten: At,
 }
 
@@ -45,7 +45,7 @@ pub struct History {
 #[derive(Clone, Debug)]
 pub struct Call {
     pub client: String,
-    /// The owner whose jobs alone the client may see; empty: it may see all.
+    /// The only owner whose jobs the client may see; empty: it may see all.
     pub limited_to: String,
     pub replica: usize,
     pub job: String,
@@ -55,7 +55,7 @@ pub struct Call {
     pub answer: Answer,
 }
 
-/// What was asked for.
+/// The request of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Act {
     Create(Terms),
@@ -80,7 +80,7 @@ pub enum Act {
     Oversized,
 }
 
-/// How a job is created. Times are in milliseconds; 0: none.
+/// The parameters of a creation. Times are in milliseconds; 0: none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Terms {
     pub owner: String,
@@ -90,7 +90,7 @@ pub struct Terms {
     pub retention: i64,
 }
 
-/// What came back.
+/// The outcome of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// The job. `applied`: by this call, as far as the answer tells.
@@ -105,20 +105,20 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shown {
     pub id: String,
-    /// When it was created, which tells two jobs of one id apart.
+    /// Time of creation in microseconds, which distinguishes two jobs of one id.
     pub life: i64,
     pub owner: String,
     pub revision: i64,
     pub state: State,
     pub attempt: i32,
-    /// Workers report their sequence as this.
+    /// The sequence of the last report.
     pub completed: i64,
-    /// Somebody asked for it to be stopped.
+    /// A client requested its cancellation.
     pub cancelled: bool,
     pub lost: bool,
-    /// Why it failed; empty: it has not.
+    /// Reason of its failure; empty: it has not failed.
     pub reason: String,
-    /// The length of its lease in milliseconds; 0: none.
+    /// Length of its lease in milliseconds; 0: none.
     pub lease: i64,
     pub durable: bool,
 }
@@ -126,26 +126,26 @@ pub struct Shown {
 /// A stream, from its opening to its end.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    /// Who watches. Goes on with another stream where one broke.
+    /// Name of the watcher, which continues with another stream if this one breaks.
     pub watcher: String,
     pub replica: usize,
     /// Absent: all jobs of the owner that the watcher is named after.
     pub job: Option<String>,
     pub opened: At,
-    /// The revision behind which it was to go on.
+    /// Revision behind which the stream was to continue.
     pub resumed: Option<i64>,
     pub events: Vec<Heard>,
     pub closed: Option<(At, Ending)>,
 }
 
-/// How a stream ended.
+/// The end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ending {
     /// The server ended it as it should.
     Ok,
     /// It broke.
     Broken(Code),
-    /// Its watcher had enough.
+    /// Its watcher left.
     Left,
 }
 
@@ -158,45 +158,45 @@ pub struct Heard {
     pub reset: bool,
 }
 
-/// What was done to the servers, until all of them said that they were whole again.
+/// A fault, until all servers said that they were whole again.
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub name: &'static str,
     pub from: At,
-    /// When it was mended: from then on replicas may return. Absent: it is not mended, or nothing was broken.
+    /// Time of the repair: from then on replicas may return. Absent: it was not repaired, or nothing was broken.
     pub mended: Option<At>,
-    /// Absent: it is not over.
+    /// End of the fault; absent: it is not over.
     pub until: Option<At>,
-    /// Redis lost what it had, or some of it.
+    /// Redis lost its data, or some of it.
     pub lossy: bool,
-    /// When nobody, or this replica alone, could have had an answer from Redis.
+    /// Time in which Redis answered nothing, and the only replica concerned, if not all.
     pub silent: Option<(At, At, Option<usize>)>,
 }
 
-/// The process of a replica ended, with what it held.
+/// The end of a replica's process, with the loss of its memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Death {
     pub replica: usize,
     pub at: At,
-    /// When it was started again.
+    /// Time when it was started again.
     pub back: Option<At>,
 }
 
-/// A replica was told to stop.
+/// A graceful stop of a replica.
 #[derive(Clone, Copy, Debug)]
 pub struct Stop {
     pub replica: usize,
     pub at: At,
     pub ended: At,
-    /// When it was started again.
+    /// Time when it was started again.
     pub back: Option<At>,
-    /// Its exit code; absent: it had to be killed.
+    /// Exit code; absent: it had to be killed.
     pub code: Option<i32>,
-    /// The number of jobs that the log counts as left behind.
+    /// Number of jobs that the log counts as left behind.
     pub left: Option<usize>,
 }
 
-/// What the ledger of a replica says of a job, and when that was first read.
+/// The outcome of a job in a replica's report of reconciliation, and the time when it was first read.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub replica: usize,
@@ -210,12 +210,12 @@ impl Shown {
         is_terminal(self.state)
     }
 
-    /// Whether it failed because its worker was lost.
+    /// Returns whether it failed because its worker was lost.
     pub fn is_worker_lost(&self) -> bool {
         self.reason == "WORKER_LOST"
     }
 
-    /// Whether both say the same, whatever they say of how sure it is.
+    /// Returns whether both show the same job, whatever its durability.
     pub fn is_same(&self, other: &Self) -> bool {
         let essence = |shown: &Self| (shown.life, shown.revision, shown.state, shown.attempt, shown.completed);
         essence(self) == essence(other)

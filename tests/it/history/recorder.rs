@@ -1,4 +1,4 @@
-//! Writing down what clients see, and reading it as people do.
+//! Recording what clients see, and showing it to people.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -8,7 +8,7 @@ use std::{
 use super::record::{At, History, Shown};
 
 impl History {
-    /// All that concerns a job, in the order of time, for people.
+    /// Returns everything that concerns a job in the order of time, as text for people.
     pub fn tell(&self, job: &str) -> String {
         let is_it = |shown: &Option<Shown>| shown.as_ref().is_some_and(|shown| shown.id == job);
         let calls = self.calls.iter().filter(|call| call.job == job).map(|call| (call.ended, format!("{call:?}")));
@@ -33,13 +33,13 @@ impl History {
         lines.join("\n")
     }
 
-    /// For how long the machine was too busy between `from` and `until`.
+    /// Returns the time for which the machine was too busy between `from` and `until`.
     pub fn stalled(&self, from: At, until: At) -> At {
         let overlap = |stall: &(At, At)| stall.1.min(until).saturating_sub(stall.0.max(from));
         self.stalls.iter().map(overlap).sum()
     }
 
-    /// Forgets the jobs and streams whose names `keep` does not hold for.
+    /// Forgets the jobs and streams for whose names `keep` does not hold.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.calls.retain(|call| keep(&call.job));
         self.streams.retain(|stream| keep(stream.job.as_ref().unwrap_or(&stream.watcher)));
@@ -47,7 +47,7 @@ impl History {
     }
 }
 
-/// Where clients write down what they see.
+/// The recorder of what clients see.
 pub struct Recorder {
     started: Instant,
     history: Mutex<History>,

@@ -1,4 +1,4 @@
-//! Replicas that return after a fault.
+//! Checks of the return of replicas after a fault.
 
 use std::{ops::Range, time::Duration};
 
@@ -7,19 +7,19 @@ use super::{
     record::{Act, At, Call, Fault, History},
 };
 
-/// How soon after the end of a fault a replica stores changes again.
+/// Maximum time from the repair of a fault until a replica stores changes again.
 const RETURN: Duration = Duration::from_secs(15);
 
-/// The time that each change may add which a replica accepted meanwhile.
+/// Additional time for each change that a replica accepted meanwhile.
 const RETURN_PER_CHANGE: Duration = Duration::from_millis(5);
 
-/// The number of changes that must have been tried before a replica is said not to return.
+/// Minimum number of attempted changes to conclude that a replica does not return.
 const WRITES: usize = 20;
 
 /// G16: after each fault every replica stores changes again, while clients go on changing jobs.
 pub fn check_returns(history: &History) -> Vec<Violation> {
     let mut violations = Vec::new();
-    // Of the others not all calls are known any more.
+    // Of earlier faults some calls have been forgotten.
     for fault in history.faults.iter().filter(|fault| fault.from >= history.forgotten) {
         for replica in 0..history.replicas {
             let Some(times) = history.return_times(fault, replica) else { continue };
@@ -41,7 +41,7 @@ pub fn check_returns(history: &History) -> Vec<Violation> {
 }
 
 impl History {
-    /// From when to when a replica may return after a fault; nothing if that time is not over.
+    /// Returns the time in which a replica may return after a fault; `None` if that time is not over.
     fn return_times(&self, fault: &Fault, replica: usize) -> Option<Range<At>> {
         let from = fault.mended?;
         let accepted = self.changes(replica, &(fault.from..from)).filter(|call| call.made().is_some()).count();
@@ -52,14 +52,14 @@ impl History {
         (last >= until).then_some(from..until)
     }
 
-    /// The changes that were tried within this time.
+    /// Returns the changes that were attempted within this time.
     fn changes<'a>(&'a self, replica: usize, times: &'a Range<At>) -> impl Iterator<Item = &'a Call> {
         let changes = |call: &&Call| !matches!(call.act, Act::Get | Act::Watch | Act::Oversized);
         let within = move |call: &&Call| call.begun >= times.start && call.begun < times.end;
         self.calls.iter().filter(changes).filter(move |call| call.replica == replica).filter(within)
     }
 
-    /// Whether each replica has stored a change that was tried after this moment.
+    /// Returns whether each replica has stored a change that was attempted after this moment.
     pub fn all_store_since(&self, since: At) -> bool {
         let times = since..At::MAX;
         (0..self.replicas).all(|replica| self.changes(replica, &times).any(is_durable))

@@ -1,4 +1,4 @@
-//! Graceful stops.
+//! Checks of graceful stops.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use super::{
     record::{At, Call, Fault, History, Stop},
 };
 
-/// How long a replica may take to stop.
+/// Maximum duration of a stop.
 const DRAIN: Duration = Duration::from_secs(25);
 
-/// G9, G15: a replica that is told to stop does so in time, with everything stored, or says how much is not.
+/// G9, G15: a replica stops in time, with everything stored, or reports how much is not.
 pub fn check_stop(stop: &Stop, stories: &[&Story], history: &History) -> Option<Violation> {
     let violation = |rule, what: &str| {
         let job = format!("replica {}", stop.replica);
@@ -34,7 +34,7 @@ pub fn check_stop(stop: &Stop, stories: &[&Story], history: &History) -> Option<
 }
 
 impl Story<'_> {
-    /// Whether the auditor misses what this replica alone had acknowledged when it stopped.
+    /// Returns whether the auditor misses a change that this replica alone had acknowledged when it stopped.
     fn has_lost_at(&self, stop: &Stop) -> bool {
         let before = self.history.last_return(stop.at);
         let alone = |change: &&Call| {
@@ -47,13 +47,13 @@ impl Story<'_> {
 }
 
 impl History {
-    /// Whether this replica stopped with exit code 0 after `from`.
+    /// Returns whether this replica stopped with exit code 0 between `from` and `until`.
     pub fn stopped_clean(&self, replica: usize, from: At, until: At) -> bool {
         let clean = |stop: &Stop| stop.replica == replica && stop.code == Some(0);
         self.stops.iter().any(|stop| clean(stop) && stop.ended >= from && stop.ended <= until)
     }
 
-    /// Whether Redis was there during the whole drain.
+    /// Returns whether Redis was available during the whole drain.
     fn took_all(&self, stop: &Stop) -> bool {
         let there = |fault: &Fault| {
             let concerned = |replica: Option<usize>| replica.is_none_or(|replica| replica == stop.replica);
@@ -63,7 +63,7 @@ impl History {
         self.faults.iter().filter(|fault| fault.overlaps(stop.at, stop.ended)).all(there)
     }
 
-    /// When everything was whole for the last time before this moment.
+    /// Returns when everything was whole for the last time before this moment.
     fn last_return(&self, before: At) -> At {
         let healed = self.faults.iter().filter_map(|fault| fault.until).filter(|until| *until < before);
         healed.max().unwrap_or_default()

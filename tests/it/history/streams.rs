@@ -1,4 +1,4 @@
-//! What streams show of a job.
+//! Checks of the streams of a job.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use super::{
     record::{Act, At, Ending, Heard, Stream},
 };
 
-/// How late the sweeper may store that a worker is lost.
+/// Maximum delay until the sweeper stores that a worker is lost.
 pub const SWEEP: Duration = Duration::from_secs(5);
 
 impl Story<'_> {
-    /// G4, G6 and G12 as streams show them.
+    /// G4, G6 and G12, as far as streams show them.
     pub fn check_streams(&self, object: &mut impl FnMut(&'static str, String)) {
         for stream in &self.streams {
             self.check_order(stream, object);
@@ -23,7 +23,7 @@ impl Story<'_> {
         self.check_lost(object);
     }
 
-    /// Its events of this job.
+    /// Returns the events of this job in a stream.
     fn heard<'s>(&self, stream: &'s Stream) -> impl DoubleEndedIterator<Item = &'s Heard> {
         stream.events.iter().filter(|heard| heard.shown.as_ref().is_some_and(|shown| shown.id == self.job))
     }
@@ -32,13 +32,13 @@ impl Story<'_> {
     fn check_order(&self, stream: &Stream, object: &mut impl FnMut(&'static str, String)) {
         let (mut last, mut anew) = (stream.resumed, false);
         for heard in &stream.events {
-            // A stream of all that has started over knows only what it has named since.
+            // A stream of all jobs that has started over knows only the jobs that it has named since.
             if heard.event == Event::Bookmark && heard.reset && !anew {
                 last = None;
             }
             let Some(shown) = heard.shown.as_ref().filter(|shown| shown.id == self.job) else { continue };
             anew = heard.reset;
-            // Behind the token of a removal it is told once more.
+            // A stream that resumes behind a removal shows the removal once more.
             let again = heard.event == Event::Removed && stream.resumed == Some(shown.revision);
             if !heard.reset && !again && last.is_some_and(|last| shown.revision <= last) {
                 let on = (&stream.watcher, stream.replica);
@@ -48,13 +48,13 @@ impl Story<'_> {
         }
     }
 
-    /// G6: the newest arrives, and with the end the stream ends.
+    /// G6: the newest version arrives, and the stream ends with the end of its job.
     fn check_newest(&self, stream: &Stream, object: &mut impl FnMut(&'static str, String)) {
         let last = self.heard(stream).next_back();
         if let (Some(_), Some((at, Ending::Ok))) = (&stream.job, stream.closed) {
             let ended =
                 |heard: &Heard| heard.event == Event::Removed || heard.shown.as_ref().is_some_and(super::Shown::is_end);
-            // Behind the token of an end there is nothing.
+            // A stream that resumes behind an end shows nothing.
             if !last.map_or(stream.resumed.is_some(), ended) {
                 object("G6", format!("{} ended at {at:?} after {last:?}", stream.watcher));
             }
@@ -63,11 +63,11 @@ impl Story<'_> {
         let on = (&stream.watcher, stream.replica, stream.opened);
         let known = last.and_then(|heard| heard.shown.as_ref());
         match (audit.shown(), known) {
-            // What was read may be a moment behind.
+            // The auditor's answer may be a moment behind.
             (Some(there), Some(known))
                 if known.revision > there.revision && last.is_some_and(|last| last.at + LAG > audit.begun) => {}
             (Some(there), Some(known)) if !there.is_same(known) => {
-                // A stream of all is one of an owner.
+                // A stream of all jobs is limited to one owner.
                 let left = stream.job.is_none() && known.owner != there.owner;
                 if !left {
                     object("G6", format!("{on:?} was not told of {there:?}, the last was {last:?}"));
@@ -93,7 +93,7 @@ impl Story<'_> {
         self.calls.iter().filter(|call| deleted(call)).any(|call| call.ended < before && !self.history.is_unknown(call))
     }
 
-    /// G12: who watches is told that the worker is lost, on any replica that lives.
+    /// G12: watchers are told that the worker is lost, on any replica that is up.
     fn check_lost(&self, object: &mut impl FnMut(&'static str, String)) {
         let reports = || self.calls.iter().filter(|call| matches!(call.act, Act::Report { .. }));
         let Some(report) = reports().next_back().filter(|_| reports().any(|report| report.made().is_some())) else {
@@ -105,7 +105,7 @@ impl Story<'_> {
             return;
         }
         for stream in &self.streams {
-            // One that was opened in the last moment may still be on its way through what came before.
+            // A stream that was opened in the last moment may still be delivering earlier versions.
             let open = stream.opened + SLACK < due && stream.closed.is_none_or(|(at, _)| at > due);
             if !open || !self.has_passed(due) {
                 continue;
@@ -129,15 +129,15 @@ impl Story<'_> {
     }
 }
 
-/// Whether a stream whose last event of a job was this one does not know that the job is no longer in it.
+/// Returns whether a stream whose last event of a job was this one does not know that the job is no longer in it.
 fn is_unaware(stream: &Stream, last: Option<&Heard>) -> bool {
-    // A stream of all that has started over no longer counts what it does not name.
+    // A stream of all jobs that has started over no longer contains jobs that it does not name.
     let started_over = |heard: &Heard| heard.event == Event::Bookmark && heard.reset;
     let over = stream.events.iter().rfind(|heard| started_over(heard)).map(|heard| heard.at);
     last.is_some_and(|last| last.event != Event::Removed && over.is_none_or(|over| over < last.at))
 }
 
-/// G6: a snapshot first, or where it goes on.
+/// G6: a stream begins with a snapshot, or where it resumes.
 fn check_beginning(stream: &Stream, object: &mut impl FnMut(&'static str, String)) {
     let Some(first) = stream.events.first().filter(|_| stream.job.is_some()) else { return };
     let proper = match (stream.resumed, first.event) {

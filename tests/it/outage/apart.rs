@@ -1,4 +1,5 @@
-//! One replica is cut off from Redis, and the other one serves. Neither ends a job by time that the other one hears.
+//! One replica is cut off from Redis, and the other one serves. Neither ends a job by time whose worker reports to the
+//! other one.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,13 @@ use super::{
 };
 use crate::support::{Client, relay::Link, replicas, watching::report};
 
-/// The number of jobs.
+/// Number of jobs.
 const JOBS: usize = 12;
 
-/// The time between two looks at what a replica says that is cut off.
+/// Interval between reads at the replica that is cut off.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Asks for jobs for as long as an outage lasts. What a replica holds it must answer, from memory, as active.
+/// Reads jobs for as long as an outage lasts. The replica must answer jobs in its memory from there, as active.
 async fn assert_held_active(client: &mut Client, ids: &[String]) {
     let begun = Instant::now();
     while begun.elapsed() < OUTAGE {
@@ -35,7 +36,7 @@ async fn assert_held_active(client: &mut Client, ids: &[String]) {
     }
 }
 
-/// Reports on jobs at a replica that is cut off: it has changes then that Redis does not have.
+/// Reports on jobs at a replica that is cut off, which makes them dirty there.
 async fn report_volatile(client: &mut Client, ids: &[String]) {
     for id in ids {
         let reported = report(client, id).await;
@@ -43,8 +44,8 @@ async fn report_volatile(client: &mut Client, ids: &[String]) {
     }
 }
 
-/// The cut-off replica does not hear the workers any more. It ends no job, whether or not it took a last report, and at
-/// the heal the version of the other one stands.
+/// The cut-off replica receives no reports any more. It ends no job, whether or not it received a last report, and
+/// after it is back the version of the other replica wins.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_off_replica_ends_no_job_that_another_keeps_alive(
@@ -99,8 +100,8 @@ async fn cut_off_replica_takes_no_durable_end_away(
     }
 }
 
-/// The workers report at the replica that is cut off, or complete their jobs there. The other one hears nothing and
-/// waits for it: within the promised time of return all that it has acknowledged stands.
+/// The workers report at the replica that is cut off, or complete their jobs there. The other one receives no reports
+/// and waits for it: within the replica grace everything that it has acknowledged is kept.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn serving_replica_waits_for_what_a_cut_off_one_acknowledged(#[values(Rule::Lease, Rule::TtlActive)] rule: Rule) {
@@ -128,7 +129,7 @@ async fn serving_replica_waits_for_what_a_cut_off_one_acknowledged(#[values(Rule
     serving.assert_no_job_ended_by_time().await;
 }
 
-/// Nobody else can hear of a job that Redis was never told of, so its replica decides alone.
+/// No other replica can know a job that Redis has never had, so its replica decides alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_off_replica_fails_its_own_jobs_with_their_workers() {
     let site = Site::start(SHORT_GRACE, &[]).await;

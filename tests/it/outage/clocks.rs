@@ -1,5 +1,5 @@
-//! Wall clocks that are stepped by an hour, of a replica, of the only process and of Redis: no job's state, presence,
-//! place in a list or liveness changes.
+//! Wall clocks that are stepped by an hour, of a replica, of the only process and of Redis: no job changes its state,
+//! its presence, its position in a list or its liveness.
 
 use std::time::{Duration, Instant};
 
@@ -24,36 +24,36 @@ use crate::support::{
 
 const HOUR: i64 = 3600;
 
-/// The time for which a clock stays wrong, and then right: longer than a lease.
+/// Time for which a clock stays wrong, and then right: longer than a lease.
 const WRONG_FOR: Duration = Duration::from_secs(4);
 
-/// The time between two steps of a clock that jumps to and fro.
+/// Time between two steps of a clock that jumps to and fro.
 const JUMP: Duration = Duration::from_millis(500);
 
-/// The time between two looks at the lists.
+/// Interval between reads of the lists.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The time between two creations whose order must be clear.
+/// Time between two creations whose order must be clear.
 const CREATION_GAP: Duration = Duration::from_millis(500);
 
-/// Ended jobs are kept for much longer than a test takes, and for much less than an hour.
+/// Flags that keep finished jobs for much longer than a test takes, and for much less than an hour.
 const KEPT: [&str; 2] = ["--ttl-succeeded", "10m"];
 
 /// A job in a list.
 type Listed = (String, State, Liveness);
 
-/// Jobs of all sorts at some replicas, and how lists must show them.
+/// Jobs of all kinds at some replicas, and the lists that must show them.
 struct Scene {
     clients: Vec<Client>,
-    /// Those who report, at each replica.
+    /// The workers that report at each replica.
     workers: Vec<Workers>,
     onlookers: Vec<Onlooker>,
-    /// Newest first.
+    /// The jobs as lists must show them, newest first.
     expected: Vec<Listed>,
 }
 
 impl Scene {
-    /// Jobs that have not begun, that have ended, and that are worked on at each replica.
+    /// Creates jobs that have not begun, that have ended, and that are worked on, at each replica.
     async fn start(replicas: &[&Process]) -> Self {
         let (mut clients, mut workers, mut onlookers) = (Vec::new(), Vec::new(), Vec::new());
         for (number, replica) in replicas.iter().enumerate() {
@@ -75,8 +75,8 @@ impl Scene {
         scene
     }
 
-    /// Fails unless every replica lists the jobs as they must be. While Redis is away, each knows only the jobs that it
-    /// holds, and hears only the workers that report to it.
+    /// Fails unless every replica lists the jobs as expected. While Redis is unavailable, each replica knows only the
+    /// jobs in its memory, and receives only the reports made to it.
     async fn look(&mut self) {
         for (client, workers) in self.clients.iter_mut().zip(&self.workers) {
             let (listed, partial) = list(client).await;
@@ -96,7 +96,7 @@ impl Scene {
         }
     }
 
-    /// Looks again and again.
+    /// Checks the lists repeatedly for this time.
     async fn look_for(&mut self, time: Duration) {
         let begun = Instant::now();
         while begun.elapsed() < time {
@@ -105,7 +105,7 @@ impl Scene {
         }
     }
 
-    /// Creates a job at each replica. Each is the newest.
+    /// Creates a job at each replica, each of which is the newest.
     async fn create_newest(&mut self, name: &str) {
         for (number, client) in self.clients.iter_mut().enumerate() {
             // Two replicas never agree on the time to the microsecond.
@@ -128,7 +128,7 @@ impl Scene {
         }
     }
 
-    /// Fails if anything was refused or seen to be harmed meanwhile.
+    /// Fails if a report was refused, or a job was seen to be harmed.
     async fn assert_unharmed(mut self) {
         for workers in &self.workers {
             workers.go_on().await;
@@ -141,7 +141,7 @@ impl Scene {
     }
 }
 
-/// All jobs as a replica lists them, and whether it says that it can't know of all.
+/// Returns all jobs as a replica lists them, and whether it says that the list is partial.
 async fn list(client: &mut Client) -> (Vec<Listed>, bool) {
     let request = ListJobsRequest { page_size: 1000, ..ListJobsRequest::default() };
     let page = client.list_jobs(request).await.expect("jobs can be listed").into_inner();
@@ -178,7 +178,7 @@ async fn stepped_clock_of_a_replica_changes_no_job(
     scene.assert_unharmed().await;
 }
 
-/// In memory mode there is no other clock. The end of a dead worker's job is neither hastened nor delayed.
+/// In memory mode there is no other clock. The failure of a job whose worker is dead comes neither early nor late.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn stepped_clock_of_the_only_process_changes_no_job(#[values(HOUR, -HOUR)] off: i64) {

@@ -1,4 +1,5 @@
-//! Workers that are really dead: their jobs fail, are lost or expire, on every replica, whatever else is down.
+//! Workers that are really dead: their jobs fail, are marked as lost or expire, on every replica, whatever else is
+//! down.
 
 use std::time::{Duration, Instant};
 
@@ -19,21 +20,21 @@ use crate::support::{
     watching::{make, millis, report},
 };
 
-/// The limit, from the end of the lease on, for noticing a dead worker if nothing else happens: 5 s, on a machine as
+/// Maximum time from the end of the lease until a dead worker is noticed if nothing else happens: 5 s, on a machine as
 /// busy as one gets.
 pub const FAILED_WITHIN: Duration = Duration::from_secs(30);
 
-/// The same after an outage or a restart.
+/// Maximum time until a dead worker is noticed after an outage or a restart.
 const FAILED_AFTER_OUTAGE_WITHIN: Duration = Duration::from_secs(60);
 
-/// The time between two looks at a job.
+/// Interval between reads of a job.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The number of jobs of each sort.
+/// Number of jobs of each kind.
 const JOBS: usize = 6;
 
-/// Asks until `shown` holds for each job. Fails if that takes longer than `limit`, or if it holds for one before its
-/// lease is over, which did not begin before `reported`.
+/// Reads each job until `shown` holds for it. Fails if that takes longer than `limit`, or if it holds for one before
+/// its lease is over, which did not begin before `reported`.
 async fn until_shown<T>(
     what: &str,
     client: &mut Client,
@@ -73,7 +74,7 @@ pub async fn until_failed(client: &mut Client, ids: &[String], reported: Instant
     jobs
 }
 
-/// Waits until the worker of each job is taken for lost, and the job still active.
+/// Waits until each job is shown with a lost worker, and still active.
 async fn until_lost(client: &mut Client, ids: &[String], reported: Instant, limit: Duration) {
     let lost = |answer: Result<Job, Status>| answer.ok().filter(|job| job.liveness() == Liveness::Lost);
     let jobs = until_shown("lost", client, ids, reported, limit, lost).await;
@@ -86,16 +87,16 @@ enum Disturbance {
     Nothing,
     RedisRestarts,
     RedisIsEmptied,
-    /// That to which the workers reported.
+    /// The replica to which the workers reported is killed.
     ReplicaIsKilled,
     ReplicaStops,
-    /// For as long as the jobs last.
+    /// That replica is cut off for as long as the jobs last.
     ReplicaIsCutOff,
     BothReplicasRestart,
 }
 
 impl Disturbance {
-    /// Brings it about. Returns which replicas are asked then.
+    /// Causes the event. Returns the replicas to ask afterwards.
     async fn happen(self, site: &mut Site) -> &'static [usize] {
         match self {
             Self::Nothing => {}
@@ -126,7 +127,7 @@ impl Disturbance {
         }
     }
 
-    /// The limit for noticing the dead workers from then on.
+    /// Returns the maximum time to notice the dead workers from then on.
     fn limit(self) -> Duration {
         LEASE + if self == Self::Nothing { FAILED_WITHIN } else { FAILED_AFTER_OUTAGE_WITHIN }
     }
@@ -164,7 +165,7 @@ async fn dead_worker_is_lost_on_every_replica(#[case] disturbance: Disturbance) 
         until_lost(client, &lasting, reported, limit).await;
     }
     if disturbance == Disturbance::ReplicaIsCutOff {
-        // While it is cut off it may say what is true of any worker that it does not hear.
+        // While the replica is cut off it may show any worker as lost that does not report to it.
         let client = &mut site.replicas[0].client().await;
         until_lost(client, &lasting, reported, limit).await;
         site.heal(0).await;
@@ -172,7 +173,7 @@ async fn dead_worker_is_lost_on_every_replica(#[case] disturbance: Disturbance) 
     }
 }
 
-/// A loss shows by the lease while nobody can decide anything. What ends a job waits.
+/// A worker is shown as lost after its lease even while nobody can decide anything. A decision that ends a job waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_worker_shows_as_lost_while_redis_is_away() {
     let mut site = Site::start(SHORT_GRACE, &[]).await;

@@ -1,4 +1,4 @@
-//! Outages and restarts that are longer than the leases of jobs whose workers report as well as they can.
+//! Outages and restarts that last longer than the leases of jobs whose workers report as well as they can.
 
 use std::time::Duration;
 
@@ -11,11 +11,13 @@ use super::{
 };
 use crate::support::{process::Process, reason, redis::Redis, relay::Link};
 
-/// Jobs that are worked on throughout, and jobs that end in the outage.
+/// Number of jobs that are worked on throughout.
 const LIVE_JOBS: usize = 12;
+
+/// Number of jobs that end in the outage.
 const ENDING_JOBS: usize = 4;
 
-/// The data of Redis when it is back.
+/// The data of Redis after the outage.
 #[derive(Clone, Copy, Debug)]
 enum Back {
     WithItsData,
@@ -24,15 +26,15 @@ enum Back {
     FromAnOldCopy,
 }
 
-/// The replica that meets Redis first: the one to which the workers report, or the other one.
+/// The first replica to reach Redis again: the one to which the workers report, or the other one.
 #[derive(Clone, Copy, Debug)]
 enum First {
     Hearing = 0,
     Other = 1,
 }
 
-/// The workers report at one replica all the time, and all they report is acknowledged. Whichever replica meets Redis
-/// first, with whatever data, what was acknowledged stands.
+/// The workers report at one replica all the time, and all their reports are acknowledged. Whichever replica reaches
+/// Redis first, and whatever data Redis has, acknowledged reports are kept.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn outage_longer_than_leases_harms_no_job_that_was_heard(
@@ -77,7 +79,7 @@ async fn outage_longer_than_leases_harms_no_job_that_was_heard(
     other.assert_no_job_ended_by_time().await;
 }
 
-/// The time in which nothing is decided after an outage passes, too. What was heard at either replica counts then.
+/// The time in which nothing is decided after an outage passes, too. Reports to either replica count then.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_are_heard_outlive_the_grace_after_an_outage(#[values(Rule::Lease, Rule::TtlActive)] rule: Rule) {
@@ -110,11 +112,11 @@ async fn jobs_that_are_heard_outlive_the_grace_after_an_outage(#[values(Rule::Le
 enum Down {
     Killed,
     Stopped,
-    /// And Redis with it, which is back first.
+    /// Killed together with Redis, which is back first.
     KilledWithRedis,
 }
 
-/// Nobody can report while the only replica is down. The workers try again a moment after it is back.
+/// No worker can report while the only replica is down. The workers try again a moment after it is back.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn downtime_longer_than_leases_harms_no_job(
@@ -146,7 +148,7 @@ async fn downtime_longer_than_leases_harms_no_job(
     onlooker.assert_no_job_ended_by_time().await;
 }
 
-/// Nobody can report while Redis is away if changes are refused then.
+/// No worker can report while Redis is unavailable if changes are rejected then.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn outage_longer_than_leases_harms_no_job_where_reports_are_refused(

@@ -1,4 +1,4 @@
-//! Somebody who watches all jobs at a replica, through everything that happens.
+//! A watcher of all jobs at a replica, through everything that happens.
 
 use jobtrack::proto::v1::{Event, Liveness, WatchJobsRequest, job::State};
 use tokio::{select, task::JoinHandle};
@@ -8,17 +8,17 @@ use tonic::Status;
 use super::Client;
 use crate::support::watching::{Seen, watch_jobs};
 
-/// The end of a stream that must go on.
+/// The end of a stream that must not end.
 type Broken = Option<Result<Seen, Status>>;
 
-/// Watches all jobs until asked what was seen.
+/// A watcher of all jobs, until it is asked what it saw.
 pub struct Onlooker {
     stop: CancellationToken,
     watching: JoinHandle<(Vec<Seen>, Option<Broken>)>,
 }
 
 impl Onlooker {
-    /// Watches from now.
+    /// Starts to watch.
     pub async fn start(client: &Client) -> Self {
         let mut stream = watch_jobs(client, WatchJobsRequest::default()).await;
         let mut events = stream.until_bookmark().await;
@@ -38,12 +38,12 @@ impl Onlooker {
         Self { stop, watching }
     }
 
-    /// Fails if a job failed or was gone.
+    /// Fails if a job was seen to fail or to be removed.
     pub async fn assert_no_job_ended_by_time(self) {
         self.assert_never("ended by time", |seen| seen.event == Event::Removed || seen.state() == State::Failed).await;
     }
 
-    /// Fails if a job failed, was gone, or its worker was taken for lost.
+    /// Fails if a job was seen to fail or to be removed, or its worker to be lost.
     pub async fn assert_no_worker_lost(self) {
         let harmed = |seen: &Seen| {
             let ended = seen.event == Event::Removed || seen.state() == State::Failed;

@@ -12,25 +12,25 @@ use tonic::{Code, Status};
 use super::{Client, LEASE};
 use crate::support::replicas::in_time;
 
-/// The time between two reports on a job.
+/// Time between two reports on a job.
 pub const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The time between two looks at what the workers did.
+/// Interval between checks of the workers' progress.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The outcome of the reports on one job.
 #[derive(Clone, Debug, Default)]
 pub struct Worked {
     pub id: String,
-    /// The number of the last acknowledged one, which is its `progress.completed`.
+    /// Number of the last acknowledged report, which is its `progress.completed`.
     pub reports: i64,
-    /// The revision that the last acknowledged one made.
+    /// Revision made by the last acknowledged report.
     pub revision: i64,
     pub refused: Vec<Status>,
 }
 
 impl Worked {
-    /// Returns whether a report was refused for good.
+    /// Returns whether a report was rejected for good.
     fn is_over(&self) -> bool {
         self.refused.iter().any(|status| status.code() != Code::Unavailable)
     }
@@ -40,7 +40,7 @@ impl Worked {
 pub struct Workers(Vec<(Arc<Mutex<Worked>>, JoinHandle<()>)>);
 
 impl Workers {
-    /// Begins to report on these jobs. Returns when each was reported on.
+    /// Begins to report on these jobs. Returns when a report on each was acknowledged.
     pub async fn start(client: &Client, ids: &[String]) -> Self {
         let work = |id: &String| {
             let worked = Arc::new(Mutex::new(Worked { id: id.clone(), ..Worked::default() }));
@@ -51,7 +51,7 @@ impl Workers {
         workers
     }
 
-    /// Waits until each job was reported on again, and that acknowledged. Fails if one can't be reported on any more.
+    /// Waits until another report on each job was acknowledged. Fails if a job can't be reported on any more.
     pub async fn go_on(&self) {
         let before = self.worked();
         let went_on = async {
@@ -74,7 +74,7 @@ impl Workers {
         worked.collect()
     }
 
-    /// Fails unless every report was taken.
+    /// Fails unless every report was accepted.
     pub fn assert_none_refused(&self) {
         let worked = self.worked();
         let refused: Vec<_> = worked.iter().filter(|worked| !worked.refused.is_empty()).collect();
@@ -88,7 +88,7 @@ impl Drop for Workers {
     }
 }
 
-/// Reports on a job, again and again, whatever comes of it.
+/// Reports on a job repeatedly, whatever the outcome.
 async fn work(mut client: Client, worked: Arc<Mutex<Worked>>) {
     let with = |note: &dyn Fn(&mut Worked)| note(&mut worked.lock().unwrap_or_else(PoisonError::into_inner));
     let id = worked.lock().unwrap_or_else(PoisonError::into_inner).id.clone();

@@ -1,4 +1,4 @@
-//! Trackers that share a Redis, apart by database or by prefix, do not notice each other.
+//! Trackers that share a Redis, separated by database or by prefix, do not affect each other.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use tonic_health::ServingStatus::Serving;
 use super::{complete, get, report, stats};
 use crate::support::{Client, Server, new_job, redis::Redis, replicas::Health, watching::watch_jobs};
 
-/// For how long both write: several times as long as it takes to notice a loss.
+/// Time for which both write: several times as long as it takes to notice a loss of notifications.
 const TIME: Duration = Duration::from_secs(8);
 
-/// How many writers each tracker has.
+/// Number of writers of each tracker.
 const WRITERS: usize = 4;
 
-/// Makes jobs, reports on them and ends them, in turn with pauses. Returns how many. Each change must be in Redis.
+/// Creates jobs, reports on them and ends them, with pauses. Returns their number. Each change must be in Redis.
 async fn write(mut client: Client, name: String) -> usize {
     let (begun, mut count) = (Instant::now(), 0);
     while begun.elapsed() < TIME {
@@ -28,7 +28,7 @@ async fn write(mut client: Client, name: String) -> usize {
             assert_eq!(job.durability(), Durability::Durable, "{job:?}");
         }
         count += 1;
-        // Trackers that hear each other do so at rest, too.
+        // If trackers received each other's notifications, they would do so without load, too.
         sleep(Duration::from_millis(50)).await;
     }
     count
@@ -69,7 +69,7 @@ async fn trackers_on_one_redis_do_not_hear_each_other(#[case] databases: [&str; 
         let (mut client, other) = (server.client().await, format!("{}-0-0", 1 - tracker));
         get(&mut client, &other).await.expect_err("it is another tracker's");
         let stats = stats(&mut server.admin().await).await;
-        let reconciled = stats.last_reconciliation.map_or(0, |ledger| ledger.merged_count + ledger.conflicted_count);
+        let reconciled = stats.last_reconciliation.map_or(0, |last| last.merged_count + last.conflicted_count);
         assert_eq!((stats.dirty_jobs, reconciled), (0, 0), "of tracker {tracker}");
         client.create_job(new_job("last")).await.expect("it can be created");
         let seen = streams[tracker].until_job("last").await;

@@ -1,4 +1,5 @@
-//! A replica comes back under the load that the healthy link carried, in time and bytes proportional to what has changed.
+//! A replica comes back under the load that the healthy link carried, in time and bytes proportional to the number of
+//! changes.
 
 use std::{
     sync::{
@@ -24,32 +25,32 @@ use crate::support::{
     replicas::Health,
 };
 
-/// The way to Redis takes so long in each direction.
+/// Delay of the link to Redis in each direction.
 const FAR: Duration = Duration::from_millis(20);
 
 /// 50 Mbit/s, in bytes a second.
 const NARROW: u32 = 6_250_000;
 
-/// How many callers write at a time.
+/// Number of callers that write at a time.
 const WRITERS: usize = 8;
 
-/// How many writes are made on the healthy link to see how many it carries, in an outage, and after it.
+/// Number of writes on the healthy link, to measure its rate, in an outage, and after it.
 const WRITES: usize = 240;
 
-/// How many times as many writes as in the outage may be made after it, until the replica is back.
+/// Maximum number of writes after the outage until the replica is back, as a multiple of those in the outage.
 const MOST_WRITES: usize = 15;
 
-/// What the version of a job takes in an answer of Redis: the id of its incarnation, two revisions, the id of the change,
-/// and their frames.
+/// Size of the version of a job in an answer of Redis, in bytes: the id of its incarnation, two revisions, the id of
+/// the change, and their frames.
 const VERSION_BYTES: u64 = 128;
 
-/// The pause between looks at how much was sent.
+/// Pause between reads of the number of bytes that were sent.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Waits for an answer of Redis as long as a busy machine may need.
+/// Flags of a replica that waits for an answer of Redis as long as a busy machine may need.
 const PATIENT: [&str; 2] = ["--redis-timeout", "1s"];
 
-/// Callers that make jobs, report on them and end them, one after the other.
+/// Callers that create jobs, report on them and end them, one after the other.
 struct Writers {
     tasks: JoinSet<Vec<String>>,
     count: Arc<AtomicUsize>,
@@ -57,7 +58,7 @@ struct Writers {
 }
 
 impl Writers {
-    /// Each makes a call per `pace`.
+    /// Starts the callers, each of which makes a call per `pace`.
     fn start(client: &Client, name: &str, pace: Duration) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut writers = Self { tasks: JoinSet::new(), count: Arc::default(), stop };
@@ -72,7 +73,7 @@ impl Writers {
         self.count.load(Relaxed)
     }
 
-    /// Waits until so many more were made, however long that takes as long as some are.
+    /// Waits until `more` calls were made, as long as some are.
     async fn make(&self, more: usize) {
         let mut last = self.count();
         let all = last + more;
@@ -81,7 +82,7 @@ impl Writers {
         }
     }
 
-    /// Lets each finish its job. Returns the ids of all.
+    /// Lets each caller finish its job. Returns the ids of all jobs.
     async fn stop(self) -> Vec<String> {
         self.stop.send_replace(true);
         self.tasks.join_all().await.concat()
@@ -114,7 +115,7 @@ async fn write(
     ids
 }
 
-/// The time between two calls of a writer that the healthy link carries.
+/// Returns the time between two calls of a writer that the healthy link carries.
 async fn healthy_pace(client: &Client) -> Duration {
     let begun = Instant::now();
     let writers = Writers::start(client, "healthy", Duration::from_millis(1));
@@ -162,12 +163,12 @@ async fn replica_comes_back_while_as_much_is_written_as_the_healthy_link_carried
     other.stop().await;
 }
 
-/// What Redis has sent in all.
+/// Returns the number of bytes that Redis has sent.
 async fn sent(redis: &Redis) -> u64 {
     told(redis, "stats", "total_net_output_bytes").await
 }
 
-/// Makes jobs that have ended with results of so many bytes.
+/// Creates jobs and completes them with results of so many bytes.
 async fn make_results(client: &Client, ids: &[String], bytes: usize) {
     let made = each(client, ids, async |mut client, id| {
         client.create_job(new_job(&id)).await?;
@@ -178,8 +179,8 @@ async fn make_results(client: &Client, ids: &[String], bytes: usize) {
     }
 }
 
-/// The way to Redis is cut, `meanwhile` happens, and the link is there again, but narrow. Returns how much Redis sent
-/// until the replica served, apart from what it sends at rest. Fails if that becomes more than `limit`.
+/// Cuts the link to Redis, runs `meanwhile`, and restores the link with a narrow bandwidth. Returns the number of bytes
+/// that Redis sent until the replica served, without those that it sends at rest. Fails if that exceeds `limit`.
 async fn bytes_to_come_back(
     (redis, relay, server): (&Redis, &Relay, &Server),
     limit: u64,
@@ -201,7 +202,7 @@ async fn bytes_to_come_back(
         sleep(LOOK).await;
     }
     let (took, after) = (begun.elapsed(), sent(redis).await);
-    // As long again at rest, with as many looks at the count.
+    // The same time at rest, with as many reads of the count.
     for _ in 0..looks {
         sent(redis).await;
         sleep(LOOK).await;
@@ -249,7 +250,7 @@ async fn only_what_has_changed_is_read_when_a_replica_comes_back() {
     other.stop().await;
 }
 
-/// A list without results does not read them, so that a link carries it that could not carry them in time.
+/// A list without results does not read them, so it succeeds over a link that could not carry them in time.
 #[tokio::test(flavor = "multi_thread")]
 async fn basic_list_reads_no_results() {
     const JOBS: usize = 100;
@@ -273,7 +274,7 @@ async fn basic_list_reads_no_results() {
     let each = (sent(&redis).await - before) / 4;
     println!("{each} bytes for a page");
     assert!(each < (JOBS * BYTES / 10) as u64, "{each} bytes for a page");
-    // What is left out there is there.
+    // The results that the list left out exist.
     let full = get(&mut client, "large-0").await.expect("the link carries one");
     assert!(full.outcome.is_some());
     server.stop().await;

@@ -1,4 +1,5 @@
-//! A graceful stop offers Redis what it does not have yet; what is left is counted and named, and the exit code says so.
+//! A graceful stop pushes to Redis what it does not have yet; jobs that are left are counted and named, and the exit
+//! code is 1.
 
 use std::{
     error::Error,
@@ -22,16 +23,16 @@ use crate::support::{
     relay::{Link, Relay},
 };
 
-/// How long a stop may take.
+/// Maximum duration of a stop.
 const DRAIN: Duration = Duration::from_secs(25);
 
-/// How soon after the link is back the stop is asked for, in what was seen.
+/// Time from the return of the link to the stop.
 const AT_ONCE_AFTER: Duration = Duration::from_millis(100);
 
-/// How many callers go on while the process stops.
+/// Number of callers that continue while the process stops.
 const CALLERS: usize = 4;
 
-/// A process whose way to Redis can be cut.
+/// A process whose link to Redis can be cut.
 struct World {
     redis: Redis,
     relay: Relay,
@@ -52,7 +53,7 @@ impl World {
         degraded(self.process.channel().await).await;
     }
 
-    /// Makes jobs that Redis has.
+    /// Creates jobs that are stored in Redis.
     async fn record(&self, ids: &[String]) {
         let client = self.process.client().await;
         let made = each(&client, ids, async |mut client, id| client.create_job(new_job(&id)).await);
@@ -62,7 +63,7 @@ impl World {
         }
     }
 
-    /// Ends jobs that are held, so that nobody else knows of that.
+    /// Ends jobs that are in the replica's memory, which nobody else learns.
     async fn end(&self, ids: &[String]) {
         let client = self.process.client().await;
         let ended = each(&client, ids, async |mut client, id| complete(&mut client, &id, None).await);
@@ -71,7 +72,7 @@ impl World {
         }
     }
 
-    /// Stops the process. Returns its exit code and what it logged from then on.
+    /// Stops the process. Returns its exit code and its log from then on.
     fn stop(self) -> (Redis, Option<i32>, String) {
         let begun = Instant::now();
         self.process.signal("TERM");
@@ -83,7 +84,7 @@ impl World {
     }
 }
 
-/// Callers that create jobs until they are refused. Returns the ids of those that were acknowledged.
+/// Callers that create jobs until they are rejected, and return the ids of those that were acknowledged.
 struct Callers {
     tasks: JoinSet<Vec<String>>,
     stopping: Arc<AtomicBool>,
@@ -100,12 +101,12 @@ impl Callers {
         Self { tasks, stopping, acknowledged }
     }
 
-    /// Waits until there is something that a stop may lose.
+    /// Waits until jobs were acknowledged that a stop may lose.
     async fn are_at_work(&self) {
         until("callers are at work", async || (self.acknowledged.load(Relaxed) >= CALLERS).then_some(())).await;
     }
 
-    /// From now on callers may be refused.
+    /// Allows rejections from now on.
     fn expect_stop(&self) {
         self.stopping.store(true, Relaxed);
     }
@@ -131,7 +132,7 @@ async fn create_until_refused(
             }
             Err(refused) => {
                 assert!(stopping.load(Relaxed), "{refused:?}");
-                // An error of the transport has a source: the connection was closed, or can't be opened any more.
+                // An error of the transport has a source: the connection is closed, or can't be opened any more.
                 let is_answer = refused.source().is_none();
                 assert!(!is_answer || refused.code() == Code::Unavailable, "{refused:?}");
                 assert!(!is_answer || reason(&refused) == "SERVER_DRAINING", "{refused:?}");
@@ -142,7 +143,7 @@ async fn create_until_refused(
     }
 }
 
-/// Fails unless Redis has all these jobs in this state, as a replica sees that never held them.
+/// Fails unless Redis has all these jobs in this state, as read through a replica that never held them.
 async fn assert_all_stored(redis: &Redis, ids: &[String], state: State) {
     let server = Server::with(&["--redis-url", &redis.url()]).await;
     let found = each(&server.client().await, ids, async |mut client, id| get(&mut client, &id).await).await;
@@ -168,7 +169,7 @@ async fn stop_just_after_the_link_is_back_loses_nothing() {
     assert!(!log.contains("end-"), "it names jobs as if they were left: {log}");
 }
 
-/// What is accepted last, while the stop is under way, is stored as well.
+/// Changes that are accepted last, while the stop is under way, are stored as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn call_that_comes_during_a_stop_is_refused_or_stored() {
     let world = World::start().await;
@@ -212,6 +213,6 @@ async fn nothing_is_accepted_after_what_is_left_was_counted() {
     let acknowledged = callers.acknowledged().await.len();
     assert_eq!(code, Some(1), "{log}");
     let left = count_left(&log).expect("the log counts what is left");
-    // A call may be accepted whose answer was not heard.
+    // A call may have been accepted whose answer was not received.
     assert!((acknowledged..=acknowledged + CALLERS).contains(&left), "{acknowledged} were acknowledged: {log}");
 }

@@ -1,4 +1,4 @@
-//! Indexes heal where they are read, and sweepers share what is due.
+//! Indexes are repaired where they are read, and sweepers share the due records.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,23 +25,23 @@ use crate::support::{
     watching::{Watch, millis, watch_jobs},
 };
 
-/// How many jobs an owner may have.
+/// Maximum number of jobs of an owner.
 const QUOTA: usize = 30;
 
-/// How many of them vanish.
+/// Number of jobs whose records vanish.
 const VANISHED: usize = 12;
 
-/// How many jobs expire together.
+/// Number of jobs that expire together.
 const EXPIRING: usize = 300;
 
-/// How long they are kept after their end: longer than it takes to end all of them.
+/// Retention of these jobs in milliseconds: longer than it takes to end all of them.
 const KEPT: i64 = 6000;
 
 fn owned(id: &str) -> CreateJobRequest {
     CreateJobRequest { owner: "o".to_owned(), ..new_job(id) }
 }
 
-/// Reads a list to its end, in small pages. Returns the ids, and the total that the last page tells.
+/// Reads a list to its end, in small pages. Returns the ids, and the total of the last page.
 async fn list(client: &mut Client, filter: &JobFilter) -> (BTreeSet<String>, Option<i64>) {
     let mut request = ListJobsRequest { filter: Some(filter.clone()), page_size: 7, ..ListJobsRequest::default() };
     let mut ids = BTreeSet::new();
@@ -55,7 +55,7 @@ async fn list(client: &mut Client, filter: &JobFilter) -> (BTreeSet<String>, Opt
     }
 }
 
-/// One filter for each index.
+/// Returns one filter for each index.
 fn filters() -> [JobFilter; 4] {
     [
         JobFilter::default(),
@@ -74,7 +74,7 @@ async fn records_that_vanished_leave_lists_totals_counts_and_quotas() {
     for made in each(&server.client().await, &all, async |mut client, id| client.create_job(owned(&id)).await).await {
         made.expect("the quota has room");
     }
-    // No replica holds them any more.
+    // Afterwards no replica has them in memory.
     server.stop().await;
     for id in &all[..VANISHED] {
         redis.command(&["DEL", &key_of(&redis, id).await]).await;
@@ -106,7 +106,7 @@ async fn records_that_vanished_leave_lists_totals_counts_and_quotas() {
     server.stop().await;
 }
 
-/// Makes jobs that end now and expire together.
+/// Creates jobs that end now and expire together.
 async fn make_brief(client: &Client, ids: &[String]) {
     let made = each(client, ids, async |mut client, id| {
         client.create_job(CreateJobRequest { retention: millis(KEPT), ..new_job(&id) }).await?;
@@ -117,7 +117,7 @@ async fn make_brief(client: &Client, ids: &[String]) {
     }
 }
 
-/// Counts how often each of these jobs is named by a call of a script, from now until it is told to stop.
+/// Counts the script calls that name each of these jobs, from now until it is told to stop.
 async fn count_script_calls(redis: &Redis, mut stop: oneshot::Receiver<()>) -> BTreeMap<String, usize> {
     let client = RedisClient::open(redis.url()).expect("a valid address");
     let monitor = client.get_async_monitor().await.expect("Redis can be monitored");
@@ -127,7 +127,7 @@ async fn count_script_calls(redis: &Redis, mut stop: oneshot::Receiver<()>) -> B
         let line = tokio::select! { line = lines.next() => line.expect("it goes on"), _ = &mut stop => return calls };
         let line: String = from_redis_value(line).expect("text");
         let call = line.split_once("] ").map_or("", |(_, call)| call);
-        // What scripts do is shown too, as commands of their own.
+        // The commands within scripts are shown too, and not counted.
         if !["\"EVALSHA", "\"EVAL\"", "\"FCALL"].iter().any(|name| call.to_ascii_uppercase().starts_with(name)) {
             continue;
         }
@@ -139,7 +139,7 @@ async fn count_script_calls(redis: &Redis, mut stop: oneshot::Receiver<()>) -> B
     }
 }
 
-/// Reads a stream until all these jobs are gone, and for a moment more. Fails if one is told to go twice.
+/// Reads a stream until all these jobs were removed, and for a moment more. Fails if one is removed twice.
 async fn assert_each_goes_once(mut stream: Watch, ids: &[String]) {
     let mut gone = BTreeSet::new();
     let all_gone = async {
@@ -189,7 +189,7 @@ async fn each_expiry_is_done_by_one_of_three_sweepers() {
     }
 }
 
-/// What one of them would have done, others do.
+/// Other sweepers handle the share of one that is killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn sweepers_take_over_from_one_that_is_killed() {
     let redis = Redis::start().await;
@@ -201,7 +201,7 @@ async fn sweepers_take_over_from_one_that_is_killed() {
     processes[1].signal("STOP");
     let mut admin = processes[2].admin().await;
     until("all have expired", async || (stats(&mut admin).await.jobs_in_redis == Some(0)).then_some(())).await;
-    // What it was about to do is done already.
+    // The suspended sweeper finds its share handled already.
     processes[1].signal("CONT");
     sleep(Duration::from_secs(1)).await;
     assert_eq!(stats(&mut admin).await.jobs_in_redis, Some(0), "it brought something back");

@@ -1,4 +1,4 @@
-//! Redis loses what a replica holds: it is answered from what is held, and put back.
+//! Redis loses jobs that a replica has in memory: they are answered from memory, and put back.
 
 use std::sync::{
     Arc,
@@ -12,13 +12,13 @@ use tonic::Status;
 use super::{complete, each, get, ids, ids_in, key_of, report, stored, until, whole};
 use crate::support::{Client, Server, create, new_job, redis::Redis};
 
-/// How many jobs each replica holds.
+/// Number of jobs of each replica.
 const HELD: usize = 100;
 
-/// How often Redis is emptied.
+/// Number of times that Redis is emptied.
 const TIMES: usize = 5;
 
-/// How many callers read and report meanwhile, at each replica.
+/// Number of callers that read and report meanwhile, at each replica.
 const CALLERS: usize = 4;
 
 async fn make(client: &Client, ids: &[String]) {
@@ -27,8 +27,8 @@ async fn make(client: &Client, ids: &[String]) {
     }
 }
 
-/// Calls about jobs that a replica holds, which must know of them whatever Redis has. Returns how many calls there were,
-/// and what they were answered in error.
+/// Calls a replica for jobs in its memory, which must be found whatever Redis has. Returns the number of calls, and
+/// their errors.
 async fn call(mut client: Client, ids: Vec<String>, stop: Arc<AtomicBool>) -> (usize, Vec<Status>) {
     let (mut count, mut errors) = (0, Vec::new());
     for id in ids.iter().cycle() {
@@ -42,7 +42,7 @@ async fn call(mut client: Client, ids: Vec<String>, stop: Arc<AtomicBool>) -> (u
     (count, errors)
 }
 
-/// Empties Redis again and again under the calls of those whose jobs it had.
+/// Empties Redis repeatedly, under calls for the jobs that it had.
 async fn empty_under_load(redis: &Redis, servers: &[(Server, Vec<String>)]) -> (usize, Vec<Status>) {
     let (mut callers, stop) = (JoinSet::new(), Arc::<AtomicBool>::default());
     for (server, ids) in servers {
@@ -89,7 +89,7 @@ async fn holder_never_denies_a_job_that_redis_has_lost() {
     }
 }
 
-/// A job that is lost alone: nothing else tells of it.
+/// The loss of a single record shows in no count or history.
 #[tokio::test(flavor = "multi_thread")]
 async fn holder_puts_back_a_record_that_was_removed() {
     let redis = Redis::start().await;
@@ -106,7 +106,7 @@ async fn holder_puts_back_a_record_that_was_removed() {
 
     let reported = report(&mut client, "reported").await.expect("the job is held");
     assert_eq!(reported.revision, 2, "{reported:?}");
-    // What is marked as durable is there when it is answered.
+    // A durable answer means that the record is there.
     let there = ids_in(&redis).await.iter().any(|id| id == "reported");
     assert!(there || reported.durability() == Durability::Volatile, "{reported:?}");
     for id in ["read", "ended"] {

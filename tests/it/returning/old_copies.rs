@@ -1,5 +1,5 @@
-//! Redis comes back with an old copy of its data, long after it went away. One replica makes up for it before another,
-//! which has no way to see the loss by itself, asks.
+//! Redis comes back with an old copy of its data, long after an outage. One replica makes more commits than were lost
+//! before another one asks, which then can't notice the loss by itself.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{
     skewed::SharedClock,
 };
 
-/// The jobs that only one replica knows of, and the state of each.
+/// The jobs that only one replica knows, and the state of each.
 const LATE: [(&str, State); 4] = [
     ("pending", State::Pending),
     ("running", State::Running),
@@ -23,14 +23,14 @@ const LATE: [(&str, State); 4] = [
     ("restored-as-pending", State::Succeeded),
 ];
 
-/// So many jobs are in every partition, in all likelihood more than once.
+/// Number of jobs, large enough for every partition to contain several, in all likelihood.
 const MANY: usize = 200;
 
 struct World {
     clock: SharedClock,
     redis: Redis,
     relay: Relay,
-    /// Knows what was lost, and is back late.
+    /// The replica that has the lost jobs, and is back late.
     holder: Process,
     first: Process,
 }
@@ -52,7 +52,7 @@ impl World {
         Self { clock, redis, relay, holder, first }
     }
 
-    /// Redis goes away for so long, and comes back with the copy that was put aside. The holder can't reach it yet.
+    /// Makes Redis unavailable for this time, and restarts it with the copy. The holder can't reach it yet.
     async fn lose(&mut self, time: Duration) {
         self.redis.kill();
         for process in [&self.holder, &self.first] {
@@ -65,7 +65,7 @@ impl World {
     }
 }
 
-/// Makes the jobs of [`LATE`] after the copy was made, but the last. Returns all as they are then.
+/// Creates the jobs of [`LATE`] after the copy was made, except the last one. Returns all as they are then.
 async fn make_late(client: &mut Client) -> Vec<Job> {
     for (id, state) in LATE {
         if id != "restored-as-pending" {
@@ -107,7 +107,7 @@ async fn holder_that_comes_back_last_puts_back_what_an_old_copy_lacks(#[case] aw
     world.redis.save_aside();
     let late = make_late(&mut client).await;
     world.lose(away).await;
-    // From now on no count of commits tells of the loss.
+    // From now on no count of commits reveals the loss.
     make_many(&world.first.client().await).await;
 
     world.relay.set_all(Link::Pass);
@@ -117,9 +117,9 @@ async fn holder_that_comes_back_last_puts_back_what_an_old_copy_lacks(#[case] aw
     })
     .await;
     whole(world.holder.channel().await).await;
-    let ledger = stats(&mut world.holder.admin().await).await;
+    let holder_stats = stats(&mut world.holder.admin().await).await;
     for job in &late {
-        assert!(!outcomes(&ledger, &job.id).contains(&Outcome::Dropped), "{} is dropped", job.id);
+        assert!(!outcomes(&holder_stats, &job.id).contains(&Outcome::Dropped), "{} is dropped", job.id);
     }
     let content = |job: &Job| {
         let job = job.clone();

@@ -1,4 +1,4 @@
-//! A creation that could not be checked never takes the place of a recorded job.
+//! A creation that could not be checked never replaces a recorded job.
 
 use jobtrack::proto::v1::{
     CompleteJobRequest, CreateJobRequest, DeleteJobRequest, Durability, Event, GetStatsRequest, Job, Progress,
@@ -20,17 +20,17 @@ use crate::support::{
     replicas::{assert_away, read},
 };
 
-/// The ids that somebody tries to take.
+/// The ids that another client tries to take.
 const TAKEN: [&str; 2] = ["running", "ended"];
 
-/// How Redis comes back.
+/// The data of Redis when it comes back.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Back {
     WithData,
     Empty,
 }
 
-/// Two replicas on one Redis. `owner` can be kept away from it, and has two jobs of Bob's; `other` holds nothing.
+/// Two replicas on one Redis. `owner` can be cut off from it, and has two jobs of Bob's in memory; `other` has none.
 struct World {
     redis: Redis,
     relay: Relay,
@@ -55,14 +55,14 @@ impl World {
         Self { redis, relay, owner, other, _folder: folder }
     }
 
-    /// Redis goes away, and both notice.
+    /// Kills Redis, and waits until both replicas have noticed.
     async fn lose(&mut self) {
         self.redis.kill();
         degraded(self.owner.channel().await).await;
         degraded(self.other.channel().await).await;
     }
 
-    /// Redis comes back. The replica that could not ask reconciles first.
+    /// Restarts Redis. The replica that could not check the creations reconciles first.
     async fn heal(&mut self, back: Back) {
         self.relay.set_all(Link::Cut);
         match back {
@@ -74,8 +74,8 @@ impl World {
         whole(self.owner.channel().await).await;
     }
 
-    /// What the ledgers say of a job: that of the replica that could not ask, and that of the other.
-    async fn ledgers(&self, id: &str) -> [Vec<Outcome>; 2] {
+    /// Returns the outcomes of a job in the reports of both replicas, first those of the one that could not check.
+    async fn reports(&self, id: &str) -> [Vec<Outcome>; 2] {
         let mut told = [Vec::new(), Vec::new()];
         for (told, process) in told.iter_mut().zip([&self.other, &self.owner]) {
             let stats = process.admin().await.get_stats(bearer("root", GetStatsRequest {})).await;
@@ -95,7 +95,7 @@ async fn get_as(client: &mut Client, token: &str, id: &str) -> Result<Job, Statu
     Ok(client.get_job(bearer(token, read(id))).await?.into_inner().job.expect("a job"))
 }
 
-/// Makes Bob's jobs of [`TAKEN`]. Returns them as they are then.
+/// Creates Bob's jobs of [`TAKEN`]. Returns them as they are then.
 async fn record(client: &mut Client) -> [Job; 2] {
     for id in TAKEN {
         create_as(client, "bob", id).await.expect("it can be created");
@@ -118,8 +118,9 @@ async fn record(client: &mut Client) -> [Job; 2] {
     recorded.try_into().expect("there are two")
 }
 
-/// Creates a job under an id that can't be checked, and deletes and creates it again: `times` times in all. Any but the
-/// first may be refused, since the tombstone of the one before is held. Returns whether there is a job in the end.
+/// Creates a job under an id that can't be checked, and deletes and creates it again: `times` times in all. Every
+/// creation but the first may be rejected, because the tombstone of the one before is in memory. Returns whether there
+/// is a job in the end.
 async fn take(client: &mut Client, token: &str, id: &str, times: usize) -> bool {
     let job = create_as(client, token, id).await.expect("nothing is known of it here");
     assert_eq!(job.durability(), Durability::Volatile, "{job:?}");
@@ -142,7 +143,7 @@ async fn watch_as(client: &mut Client, token: &str, id: &str) -> Streaming<Watch
     stream
 }
 
-/// Reads what the watcher of a job that gave way is told. Fails if that is nothing, or something of another's job.
+/// Reads the stream of a watcher whose job lost to another one. Fails if it shows nothing, or another's job.
 async fn assert_watcher_is_told(mut stream: Streaming<WatchJobResponse>, token: &str, stands: &Job) {
     let told = timeout(PATIENCE, async {
         loop {
@@ -209,11 +210,11 @@ async fn recorded_job_stands_against_a_creation_that_could_not_be_checked(
         assert_stands(&mut elsewhere, job).await;
         let seen = get_as(&mut elsewhere, "alice", &job.id).await;
         assert_eq!(seen.expect_err("it is not Alice's").code(), Code::NotFound);
-        let told = world.ledgers(&job.id).await;
-        // With nothing in Redis the recorded job is the one that comes second.
+        let told = world.reports(&job.id).await;
+        // If Redis is empty the recorded job is the second to be stored.
         let told = if back == Back::Empty { told.concat() } else { told[0].clone() };
         let named = if taken { told.contains(&Outcome::Conflicted) } else { !told.is_empty() };
-        assert!(named, "the ledger says of {}: {told:?}", job.id);
+        assert!(named, "the report says of {}: {told:?}", job.id);
     }
     for (stream, job) in streams.into_iter().zip(&recorded) {
         assert_watcher_is_told(stream, taker, job).await;
@@ -234,7 +235,7 @@ fn end(process: Process) -> String {
     process.wait().1
 }
 
-/// The recorded one of a request that was made on both sides goes on, with what was done on either.
+/// Of two jobs that one request created on both sides, the recorded one continues, with the changes of either side.
 #[rstest]
 #[case::with_an_id_of_the_server("")]
 #[case::with_an_id_of_the_caller("named")]

@@ -1,4 +1,4 @@
-//! A cluster of which one master is away or full: its partitions alone are.
+//! A cluster with one master that is unavailable or full: only its partitions are affected.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,29 +16,29 @@ use crate::support::{
     redis::{Cluster, Redis},
 };
 
-/// How many jobs there are when the fault comes; a third is on each master.
+/// Number of jobs when the fault comes; a third is on each master.
 const JOBS: usize = 60;
 
-/// How often each is reported on while the fault is there.
+/// Minimum number of reports on each job while the fault lasts.
 const ROUNDS: i64 = 16;
 
-/// The silence after which nodes take another for failed: longer than a busy machine brings about.
+/// Time without an answer after which nodes consider another as failed; a busy machine must not reach it.
 const NODE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What names the data set: a key of one master, on which nothing depends of what others have.
+/// Key of the id of the data set, which one master has; jobs of other masters must not depend on it.
 const EPOCH: &str = "jobtrack:epoch";
 
-/// How many commands a second a master may be sent for what it does not take: looks, beats and offers.
+/// Maximum number of commands per second to a master that rejects writes: checks, beats and pushes.
 const MOST_COMMANDS: u64 = 300;
 
-/// What is wrong with the master.
+/// The fault of the master.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
-    /// It answers nothing, and nobody takes its place.
+    /// It answers nothing, and is not replaced.
     Silent,
-    /// It is dead, and nobody takes its place.
+    /// It is dead, and is not replaced.
     Dead,
-    /// It takes nothing more, and answers.
+    /// It rejects writes, and answers reads.
     Full,
 }
 
@@ -50,7 +50,7 @@ struct World {
 }
 
 impl World {
-    /// The master fails that has the key that names the data set, or another.
+    /// Starts a cluster in which the master will fail that has the key of the data set, or another one.
     async fn start(has_epoch: bool) -> Self {
         let flags = [
             ["--cluster-require-full-coverage", "no"],
@@ -66,14 +66,14 @@ impl World {
             slot = slot.or(Some(of_partition).filter(|_| is_there == has_epoch));
         }
         let slot = slot.expect("each master has a partition");
-        // A busy machine is no fault.
+        // The time limit allows for a busy machine.
         let server = Server::with(&["--redis-url", &cluster.url(), "--redis-timeout", "1s"]).await;
         whole(server.channel().await).await;
         let client = server.client().await;
         Self { cluster, slot, server, client }
     }
 
-    /// The master that fails, while the nodes agree on it.
+    /// Returns the master that fails, while the nodes agree on it.
     async fn victim(&self) -> &Redis {
         self.cluster.master_of_slot(self.slot).await
     }
@@ -96,7 +96,7 @@ fn by_id(jobs: Vec<Result<Job, Status>>) -> HashMap<String, Job> {
     jobs.map(|job| (job.id.clone(), job)).collect()
 }
 
-/// Fails unless the jobs of the failing master are marked as volatile. Returns how many others are.
+/// Fails unless the jobs of the failing master are marked as volatile. Returns the number of other volatile jobs.
 fn others_volatile(jobs: &HashMap<String, Job>, away: &BTreeSet<String>, what: &str) -> usize {
     let volatile: BTreeSet<_> =
         jobs.values().filter(|job| job.durability() == Durability::Volatile).map(|job| job.id.clone()).collect();
@@ -114,7 +114,7 @@ async fn partitions_of_one_master_alone_are_away(#[case] fault: Fault) {
     let mut world = World::start(true).await;
     let all = ids("j", JOBS);
     world.create(&all).await;
-    // What a report changes apart from the record makes room, so that a full master takes the first one.
+    // The index changes of a first report make room, so that a full master takes it.
     world.report(&all).await;
     let victim = world.victim().await;
     let port = victim.port;
@@ -132,10 +132,10 @@ async fn partitions_of_one_master_alone_are_away(#[case] fault: Fault) {
         round += 1;
         let others = others_volatile(&world.report(&all).await, &away, &format!("{fault:?}, round {round}"));
         assert_eq!(others, 0, "{fault:?}, round {round}: volatile of others' jobs");
-        // Meanwhile the nodes take note of each other's silence.
+        // Gives the nodes time to notice each other's silence.
         sleep(Duration::from_millis(250)).await;
     }
-    // What the others hold can be asked for, and what they don't hold is known not to be there.
+    // The other masters can be asked, so for their ids absence is certain.
     let missing = each(&world.client, &ids("missing", JOBS), async |mut client, id| get(&mut client, &id).await).await;
     let codes: BTreeSet<_> = missing.iter().map(|job| job.as_ref().expect_err("there is none").code() as i32).collect();
     assert!(codes.contains(&(Code::NotFound as i32)), "{codes:?}");
@@ -166,7 +166,7 @@ async fn partitions_of_one_master_alone_are_away(#[case] fault: Fault) {
     world.server.stop().await;
 }
 
-/// One dirty job that is not taken is no reason to read all the others over and over.
+/// One dirty job that is rejected does not cause all others to be read repeatedly.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_dirty_job_of_a_full_master_costs_little() {
     const TIME: Duration = Duration::from_secs(4);

@@ -1,4 +1,4 @@
-//! Creations that are refused, since nobody can say whose the id is.
+//! Creations that are rejected because it is unknown whose the id is.
 
 use super::{degraded, stats, stored, until, whole};
 use crate::support::{

@@ -1,4 +1,4 @@
-//! Clients, who write down what they see.
+//! Clients, which record what they see.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,43 +22,43 @@ use crate::{
     },
 };
 
-/// The identity of those who may see all jobs.
+/// Identity of clients that may see all jobs.
 pub const EVERYBODY: &str = "everybody";
 
-/// The identity of who may see only the jobs of an owner of that name.
+/// Identity of clients that may see only the jobs of an owner of that name.
 pub const THIEF: &str = "thief";
 
-/// The length of a text that no message can hold, in bytes.
+/// Length of a text that exceeds the limit of a message, in bytes.
 const OVERSIZED: usize = 3 << 20;
 
-/// How long a client waits for an answer: longer than any answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum wait of a client for an answer: longer than any answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The pause before what failed is tried again.
+/// Pause before a failed call is repeated.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// One who calls and watches.
+/// A client that calls and watches.
 #[derive(Clone)]
 pub struct Client {
     pub name: String,
-    /// The owner whose jobs alone it may see; empty: it may see all.
+    /// The only owner whose jobs it may see; empty: it may see all.
     pub limited_to: String,
     pub channels: Vec<Channel>,
     pub recorder: Arc<Recorder>,
 }
 
 impl Client {
-    /// The same, under another name.
+    /// Returns the same client under another name.
     pub fn named(&self, name: impl Into<String>) -> Self {
         Self { name: name.into(), ..self.clone() }
     }
 
-    /// Somebody who may see only jobs of [`THIEF`].
+    /// Returns a client that may see only jobs of [`THIEF`].
     pub fn thief(&self) -> Self {
         Self { limited_to: THIEF.to_owned(), ..self.named(format!("{}-thief", self.name)) }
     }
 
-    /// A request of this client.
+    /// Creates a request of this client.
     fn request<T>(&self, message: T) -> Request<T> {
         bearer(if self.limited_to.is_empty() { EVERYBODY } else { &self.limited_to }, message)
     }
@@ -67,10 +67,10 @@ impl Client {
         JobServiceClient::new(self.channels[replica].clone())
     }
 
-    /// Makes a call.
+    /// Makes a call, and records it.
     pub async fn call(&self, replica: usize, job: &str, act: Act) -> Answer {
         let begun = self.recorder.now();
-        let answer = timeout(PATIENCE, self.send(replica, job, &act)).await;
+        let answer = timeout(ANSWER_TIMEOUT, self.send(replica, job, &act)).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::cancelled("it took too long")));
         let answer = answer.unwrap_or_else(|status| refused(&status));
         self.note(replica, job, act, begun, answer.clone());
@@ -124,7 +124,7 @@ impl Client {
         })
     }
 
-    /// What is sent to report, in a message that is too large or not.
+    /// Creates a report, which exceeds the limit of a message if `act` says so.
     fn report(&self, job_id: String, act: &Act) -> UpdateProgressRequest {
         let Act::Report { sequence, attempt } = act else {
             let progress = Some(Progress { message: Some("x".repeat(OVERSIZED)), ..Progress::default() });
@@ -141,7 +141,7 @@ impl Client {
         }
     }
 
-    /// Watches a job on whatever replica there is, from its end to its beginning or until it is told to stop.
+    /// Watches a job on random replicas, until it ends or the watcher is told to stop.
     pub async fn watch(self, job: String, mut dice: Dice, stop: CancellationToken) {
         let mut last = None;
         let mut missing = 0;
@@ -150,7 +150,7 @@ impl Client {
             let (token, revision) = last.clone().unwrap_or_default();
             let begun = self.recorder.now();
             let request = WatchJobRequest { job_id: job.clone(), resume_token: token, ..WatchJobRequest::default() };
-            let opening = timeout(PATIENCE, self.jobs(replica).watch_job(self.request(request))).await;
+            let opening = timeout(ANSWER_TIMEOUT, self.jobs(replica).watch_job(self.request(request))).await;
             match opening.unwrap_or_else(|_| Err(Status::cancelled("it took too long"))) {
                 Ok(opened) => {
                     let stream = opened.into_inner().map_ok(Seen::from).boxed();
@@ -172,12 +172,13 @@ impl Client {
         }
     }
 
-    /// Watches all jobs of the owner of its name on one replica, until it is told to stop.
+    /// Watches all jobs of the owner named like this client on one replica, until it is told to stop.
     pub async fn watch_all(self, replica: usize, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let filter = Some(JobFilter { owner: self.name.clone(), ..JobFilter::default() });
             let request = WatchJobsRequest { filter, ..WatchJobsRequest::default() };
-            if let Ok(Ok(opened)) = timeout(PATIENCE, self.jobs(replica).watch_jobs(self.request(request))).await {
+            if let Ok(Ok(opened)) = timeout(ANSWER_TIMEOUT, self.jobs(replica).watch_jobs(self.request(request))).await
+            {
                 let stream = opened.into_inner().map_ok(Seen::from).boxed();
                 let place = self.open(replica, None, None);
                 self.follow(stream, &place, &mut None, usize::MAX, &stop).await;
@@ -186,7 +187,7 @@ impl Client {
         }
     }
 
-    /// Notes that a stream is open.
+    /// Records that a stream was opened.
     fn open(&self, replica: usize, job: Option<String>, resumed: Option<i64>) -> Place {
         let opened = self.recorder.now();
         let (watcher, events) = (self.name.clone(), Vec::new());
@@ -195,7 +196,7 @@ impl Client {
         Place { replica, opened }
     }
 
-    /// Notes what comes, up to so many events. Keeps the last token, and the revision it stands for.
+    /// Records up to `limit` events. Keeps the last token, and the revision that it stands for.
     async fn follow(
         &self,
         mut stream: impl Events<Item = Result<Seen, Status>> + Unpin,
@@ -245,7 +246,7 @@ impl Client {
     }
 }
 
-/// Where the events of a stream are noted.
+/// The key of a stream in the history.
 struct Place {
     replica: usize,
     opened: Duration,

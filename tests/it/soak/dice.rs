@@ -1,4 +1,4 @@
-//! Chance that a seed repeats.
+//! Random choices that a seed makes repeatable.
 
 use std::time::Duration;
 
@@ -18,22 +18,22 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// One of `0..sides`.
+    /// Returns one of `0..sides`.
     pub fn roll(&mut self, sides: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(sides).expect("few")).expect("few")
     }
 
-    /// True once in `times`.
+    /// Returns `true` once in `times`, on average.
     pub fn one_in(&mut self, times: usize) -> bool {
         self.roll(times) == 0
     }
 
-    /// From `least` up to twice that.
+    /// Returns a duration from `least` up to twice that.
     pub fn pause(&mut self, least: Duration) -> Duration {
         least + least * u32::try_from(self.roll(1000)).expect("few") / 1000
     }
 
-    /// Another one, that goes its own way.
+    /// Returns an independent generator.
     pub fn fork(&mut self) -> Self {
         Self(self.next())
     }

@@ -1,4 +1,4 @@
-//! What is done to a world.
+//! Faults that are caused in a world.
 
 use std::time::{Duration, Instant};
 
@@ -10,22 +10,22 @@ use crate::{
     support::{redis::Redis, relay::Link},
 };
 
-/// How long faults last, at least; up to twice that. The last are longer than leases.
+/// Minimum durations of faults in milliseconds; up to twice that. The longest exceed leases.
 const LASTS: [u64; 4] = [50, 300, 1200, 2200];
 
-/// The one-way delay of a link that is far.
+/// One-way delay of a link that is far.
 const FAR: Duration = Duration::from_millis(20);
 
-/// How many bytes pass in a second where a link is narrow.
+/// Bytes per second of a link that is narrow.
 const NARROW: u32 = 2_000_000;
 
-/// How far a clock steps, in seconds.
+/// Size of a step of a clock, in seconds.
 const STEP: i64 = 3600;
 
-/// How long nothing happens: so long that every worker that is gone must have been noticed.
+/// Duration of a round without a fault: long enough for every worker that is gone to be noticed.
 const CALM: Duration = Duration::from_secs(GRACE.as_secs() + 12);
 
-/// A way to mistreat it.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Harm {
     Restart,
@@ -48,7 +48,7 @@ pub enum Harm {
     Nothing,
 }
 
-/// When something could have had an answer from Redis no more, and until when; which replica, if not all.
+/// The time in which Redis answered nothing, and the only replica concerned, if not all.
 type Silence = Option<(At, At, Option<usize>)>;
 
 impl Harm {
@@ -100,8 +100,8 @@ impl Harm {
         matches!(self, Self::RestartEmpty | Self::RestartOld | Self::Flush)
     }
 
-    /// Does it, and mends it after a while; links are mended by [`mend_links`](Self::mend_links). Returns when it was
-    /// mended.
+    /// Causes the fault, and repairs it after a while; links are repaired by [`mend_links`](Self::mend_links). Returns
+    /// the time of the repair.
     pub async fn happen(self, world: &mut World, dice: &mut Dice) -> Instant {
         if self == Self::Nothing {
             sleep(CALM).await;
@@ -124,7 +124,7 @@ impl Harm {
         Instant::now()
     }
 
-    /// Makes links good again that were bad for the whole round.
+    /// Repairs links that were bad for the whole round.
     pub fn mend_links(world: &World) {
         world.set_links(Link::Pass);
     }
@@ -194,7 +194,7 @@ async fn cut_off(world: &mut World, dice: &mut Dice, lasts: Duration) -> Silence
     silent
 }
 
-/// Steps the wall clock of a replica, while Redis is there or away.
+/// Steps the wall clock of a replica, while Redis is available or not.
 async fn step_clock(world: &mut World, dice: &mut Dice, lasts: Duration) -> Silence {
     let number = dice.roll(world.replicas.len());
     let off = [-STEP, 0, STEP][dice.roll(3)];
@@ -203,7 +203,7 @@ async fn step_clock(world: &mut World, dice: &mut Dice, lasts: Duration) -> Sile
         world.redis.kill();
     }
     let from = world.recorder.now();
-    // A clock that is right steps in any case.
+    // Even a clock that is right in the end is stepped first.
     world.replicas[number].step_clock(if off == 0 { STEP } else { off });
     sleep(lasts).await;
     if off == 0 {
@@ -217,7 +217,8 @@ async fn step_clock(world: &mut World, dice: &mut Dice, lasts: Duration) -> Sile
     silent
 }
 
-/// Stops a replica gracefully: with Redis there, just back, away for a part of the drain, or away for all of it.
+/// Stops a replica gracefully, while Redis is available, has just become available, or is unavailable for part or all
+/// of the drain.
 async fn stop_replica(world: &mut World, dice: &mut Dice, lasts: Duration) -> Silence {
     let number = dice.roll(world.replicas.len());
     let case = dice.roll(8);
@@ -259,7 +260,7 @@ async fn stop_replica(world: &mut World, dice: &mut Dice, lasts: Duration) -> Si
     }
 }
 
-/// Has a fault last, and tells when all that Redis had answered before was known.
+/// Waits while a fault lasts. Returns the time in which Redis answered nothing.
 async fn go_on(world: &World, lasts: Duration, replica: Option<usize>) -> Silence {
     let from = world.recorder.now();
     sleep(lasts).await;

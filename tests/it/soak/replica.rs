@@ -1,4 +1,4 @@
-//! A replica: the real binary as a process that can be killed, stopped and started again, with a wall clock of its own.
+//! A replica: the real binary as a process that can be killed, stopped and started again, with its own wall clock.
 
 use std::{
     fs::{self, File},
@@ -18,19 +18,19 @@ use crate::support::{
     process::{command, count_left},
 };
 
-/// Within this time after a fault a replica promises to return.
+/// Time within which a replica promises to return after a fault.
 pub const GRACE: Duration = Duration::from_secs(6);
 
 /// Flags of every replica, besides those that depend on the run.
 const FLAGS: [&str; 2] = ["--log", "jobtrack=debug,info"];
 
-/// How long a process may take to start again.
+/// Maximum time for a process to start again.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a process may take to stop before it is killed: longer than any may take.
+/// Time after which a stopping process is killed: longer than a stop may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The pause between two looks at a process.
+/// Pause between two checks of a process.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A process, killed when dropped, and its log.
@@ -44,16 +44,16 @@ pub struct Replica {
     child: Child,
 }
 
-/// How a replica stopped that was told to.
+/// The outcome of a graceful stop.
 pub struct Stopped {
     /// The exit code; absent: it had to be killed.
     pub code: Option<i32>,
-    /// What it logged meanwhile.
+    /// Log lines of the stop.
     pub log: String,
 }
 
 impl Replica {
-    /// Serves on a free port from this Redis. Its log is in `folder`.
+    /// Starts a replica on a free port with this Redis. Its log is in `folder`.
     pub fn start(number: usize, redis: &str, settings: Settings, folder: &Path) -> Self {
         let log = folder.join(format!("replica-{number}.log"));
         _ = fs::remove_file(&log);
@@ -70,9 +70,9 @@ impl Replica {
         Self { channel, number, clock, address, flags, log, child }
     }
 
-    /// Serves again, on its port.
+    /// Starts it again, on its port.
     pub fn run(&mut self) {
-        // Somebody may have been given its port meanwhile, for a moment.
+        // Another process may have been given its port for a moment.
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some((child, _)) = serve(&self.address.to_string(), &self.flags, &self.clock, &self.log) {
@@ -94,7 +94,7 @@ impl Replica {
         self.clock.set_off(seconds);
     }
 
-    /// Tells it to stop. What comes meanwhile is done after that.
+    /// Stops it gracefully, while `meanwhile` runs.
     pub async fn stop(&mut self, meanwhile: impl Future<Output = ()>) -> Stopped {
         let before = fs::read_to_string(&self.log).expect("the log is text").len();
         let sent = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
@@ -123,7 +123,7 @@ impl Drop for Replica {
     }
 }
 
-/// Starts the binary, which goes on writing to `log`. Nothing if it ends at once.
+/// Starts the binary, which appends to `log`. Returns `None` if it ends at once.
 fn serve(address: &str, flags: &[String], clock: &WallClock, log: &Path) -> Option<(Child, SocketAddr)> {
     let log = File::options().create(true).append(true).open(log).expect("a file can be written");
     let flags: Vec<_> = flags.iter().map(String::as_str).chain(["--listen", address]).collect();
@@ -144,16 +144,16 @@ fn serve(address: &str, flags: &[String], clock: &WallClock, log: &Path) -> Opti
 }
 
 impl Stopped {
-    /// The number of jobs that the log counts as left behind.
+    /// Returns the number of jobs that the log counts as left behind.
     pub fn left(&self) -> Option<usize> {
         count_left(&self.log)
     }
 
-    /// The jobs that the log names as conflicted or dropped.
+    /// Returns the jobs that the log names as conflicted or dropped.
     pub fn given_way<'a>(&'a self, jobs: impl Iterator<Item = &'a String>) -> Vec<&'a String> {
         let messages = ["conflicting changes merged; one was discarded", "a job is dropped"];
-        let gave_way = |line: &&str| messages.iter().any(|message| line.contains(message));
-        let lines: Vec<_> = self.log.lines().filter(gave_way).collect();
+        let is_reported = |line: &&str| messages.iter().any(|message| line.contains(message));
+        let lines: Vec<_> = self.log.lines().filter(is_reported).collect();
         let names = |line: &str, job: &str| {
             line.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-').any(|word| word == job)
         };

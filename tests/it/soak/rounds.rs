@@ -16,24 +16,24 @@ use tonic::Code;
 use super::{Soak, faults::Harm, stage::Stage};
 use crate::history::{AUDITOR, Act, Answer, At, Call, Shown, Violation, check, check_returns};
 
-/// How many scenes are played at a time.
+/// Number of scenes that are played at a time.
 const SCENES: usize = 24;
 
-/// How many workers keep reporting on a job for the whole round.
+/// Number of workers that keep reporting on a job for the whole round.
 const KEEPERS: usize = 6;
 
-/// How many jobs of former rounds stay under observation.
+/// Maximum number of jobs of former rounds that stay under observation.
 const OLD: usize = 200;
 
-/// How long what is on its way to watchers may take: what they hear nothing of is read again every 5 s.
+/// Maximum time until watchers know the latest versions: lost notifications are noticed within about 2 s, after which
+/// watched jobs are read again; the rest is for a busy machine.
 const ARRIVAL: Duration = Duration::from_secs(7);
 
-/// How long is waited for replicas to return, if the history does not say earlier that they take too long.
+/// Maximum wait for replicas to return, unless the history shows earlier that they take too long.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Soak {
-    /// Has clients at work, lets one thing happen, and when all is healed and quiet holds the history against the
-    /// promises.
+    /// Runs clients, causes one fault, and checks the history against the promises when all is healed and quiet.
     pub async fn play_round(&mut self, harm: Harm) {
         self.round += 1;
         let owner = format!("o{}", self.round);
@@ -82,7 +82,7 @@ impl Soak {
         }
     }
 
-    /// Whether every replica has stored a change after that fault, or one takes too long to.
+    /// Returns whether every replica has stored a change after that fault, or one takes too long to.
     fn has_returned(&self, since: At) -> bool {
         let history = self.world.recorder.history();
         let mended = history.faults.last().filter(|fault| fault.from >= since).and_then(|fault| fault.mended);
@@ -96,7 +96,7 @@ impl Soak {
         }
     }
 
-    /// Reads every job on all replicas, again until all who watch know the same or had the time to.
+    /// Reads every job on all replicas, and again until all watchers know the same or had the time to.
     async fn audit(&mut self) {
         let auditor = self.client.named(AUDITOR);
         let jobs: BTreeSet<_> = self.world.recorder.history().calls.iter().map(|call| call.job.clone()).collect();
@@ -110,7 +110,7 @@ impl Soak {
             if Instant::now() > deadline || check(&self.world.recorder.history()).is_empty() {
                 return;
             }
-            // A busy machine may be slow enough for a replica to take Redis for away.
+            // On a busy machine a replica may take Redis for unavailable.
             if self.is_away_again(quiet) && Instant::now() < last && self.world.whole(Instant::now()).await.is_ok() {
                 *self.counts.entry("relapses").or_default() += 1;
                 deadline = Instant::now() + ARRIVAL;
@@ -120,7 +120,7 @@ impl Soak {
         }
     }
 
-    /// Whether what the auditor was told since then did not come from Redis.
+    /// Returns whether the auditor received answers since then that did not come from Redis.
     fn is_away_again(&self, since: At) -> bool {
         let history = self.world.recorder.history();
         let mut told = history.calls.iter().filter(|call| call.client == AUDITOR && call.begun >= since);
@@ -137,7 +137,7 @@ impl Soak {
     }
 
     fn object(&mut self, violation: &Violation) {
-        // Of each kind one is enough for each job.
+        // One violation of each rule is enough for each job.
         let known = self.violations.iter().any(|other| (other.rule, &other.job) == (violation.rule, &violation.job));
         if !known && self.violations.insert(violation.clone()) {
             println!("round {}: {violation}", self.round);
@@ -146,7 +146,7 @@ impl Soak {
         }
     }
 
-    /// Counts what was seen, and keeps no more of it than the next rounds need.
+    /// Counts what was seen, and keeps only the part of the history that later rounds need.
     fn forget(&mut self, owner: &str) {
         self.tally();
         let now = self.world.recorder.now();
@@ -166,7 +166,7 @@ impl Soak {
         history.forgotten = now;
     }
 
-    /// Counts what was seen since it was counted last.
+    /// Counts what was seen since the last count.
     pub fn tally(&mut self) {
         let since = replace(&mut self.counted, self.world.recorder.now());
         let history = self.world.recorder.history();
@@ -200,7 +200,7 @@ fn is_exhausted(call: &Call) -> bool {
     matches!(&call.answer, Answer::Refused { code: Code::ResourceExhausted, .. })
 }
 
-/// The round in which a job of this name was created.
+/// Returns the round in which a job of this name was created.
 fn round_of(job: &str) -> Option<usize> {
     job.strip_prefix('o')?.split('-').next()?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! What clients do with a job.
+//! Scenes: the calls that clients make for a job.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use tonic::Code;
 use super::{clients::Client, dice::Dice};
 use crate::history::{Act, Answer, Shown, Terms};
 
-/// The least pause between two calls of a client.
+/// Minimum pause between two calls of a client.
 const PACE: Duration = Duration::from_millis(20);
 
-/// How often a call that failed is tried again.
+/// Maximum number of attempts of a call.
 const TRIES: usize = 100;
 
-/// A job, and those who have to do with it.
+/// A job, and the clients that work on it.
 pub struct Scene {
     pub client: Client,
     pub owner: String,
@@ -24,7 +24,7 @@ pub struct Scene {
     pub stop: CancellationToken,
 }
 
-/// What a job is for.
+/// The course of a scene.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Plot {
     /// One worker with one replica.
@@ -41,15 +41,15 @@ pub enum Plot {
     Leased,
     /// A worker that stops reporting on a job that fails then.
     Dying,
-    /// Others who create a job under an id that is taken.
+    /// Other clients that create a job under an id that is taken.
     Taken,
     /// Reports that are too large.
     Oversized,
-    /// Two who create the same.
+    /// Two clients that create the same job.
     Twins,
-    /// There is none.
+    /// No job of that id exists.
     Ghost,
-    /// It is over soon after its end.
+    /// A job that expires soon after its end.
     Brief,
 }
 
@@ -73,7 +73,7 @@ impl Plot {
 }
 
 impl Scene {
-    /// Plays it to its end, or until it is told to stop.
+    /// Plays a course to its end, or until it is told to stop.
     pub async fn play(mut self, plot: Plot) {
         let here = self.dice.roll(self.client.channels.len());
         if plot == Plot::Ghost {
@@ -93,7 +93,7 @@ impl Scene {
         if self.retry(here, create).await.is_none() {
             return;
         }
-        // Both may hold it then.
+        // Then both replicas may hold the job.
         if self.dice.one_in(2) {
             self.client.named("reader").call(there, &self.job, Act::Get).await;
         }
@@ -156,13 +156,13 @@ impl Scene {
         self.retry(replica, Act::Cancel { force }).await;
     }
 
-    /// Another replica than this one.
+    /// Returns another replica than this one.
     fn other(&mut self, replica: usize) -> usize {
         let count = self.client.channels.len();
         (replica + 1 + self.dice.roll(count - 1)) % count
     }
 
-    /// Another with the same job.
+    /// Returns another client with the same job.
     pub fn fork(&mut self, name: &str) -> Self {
         Self {
             client: self.client.named(format!("{}-{name}", self.client.name)),
@@ -205,7 +205,7 @@ impl Scene {
         sleep(self.dice.pause(PACE) * times).await;
     }
 
-    /// Calls until there is an answer; with the job if the answer shows it. Nothing: there is no use in going on.
+    /// Repeats a call until it succeeds. Returns the job if the answer shows it, and `None` if repeating is useless.
     pub async fn retry(&self, replica: usize, act: Act) -> Option<Option<Shown>> {
         for _ in 0..TRIES {
             match self.client.call(replica, &self.job, act.clone()).await {

@@ -1,4 +1,4 @@
-//! Where the scenes of a round are played.
+//! The stage: the environment of the scenes of a round.
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -8,22 +8,22 @@ use super::{
     scenes::{Plot, Scene},
 };
 
-/// What the scenes of a round have in common.
+/// The common parts of the scenes of a round.
 #[derive(Clone)]
 pub struct Stage {
     pub client: Client,
     pub owner: String,
-    /// No more calls.
+    /// Ends the calls.
     pub stop: CancellationToken,
-    /// No more watching.
+    /// Ends the watches.
     pub leave: CancellationToken,
-    /// No more watching of jobs that may still have to hear of a lost worker.
+    /// Ends the watches of jobs whose worker may still be reported as lost.
     pub linger: CancellationToken,
     pub watchers: TaskTracker,
 }
 
 impl Stage {
-    /// Nothing is played yet.
+    /// Creates a stage on which nothing is played yet.
     pub fn new(client: Client, owner: String) -> Self {
         let (stop, leave, linger) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         Self { client, owner, stop, leave, linger, watchers: TaskTracker::new() }
@@ -50,7 +50,7 @@ impl Stage {
         }
     }
 
-    /// Has a worker report on a job for the whole round.
+    /// Runs a worker that reports on a job for the whole round.
     pub async fn keep(self, number: usize, mut dice: Dice) {
         let job = format!("{}-k{number}-Kept", self.owner);
         let scene = self.scene(format!("k{number}"), job.clone(), &mut dice);

@@ -1,4 +1,4 @@
-//! Workers that keep reporting under a lease, and those who take ids that are taken.
+//! Workers that keep reporting under a lease, and clients that try to take ids.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tonic::Code;
 use super::scenes::Scene;
 use crate::history::{Act, Answer, Terms};
 
-/// The length of a lease that is kept. Some faults last longer.
+/// Length of a lease that is kept. Some faults last longer.
 const LEASE: Duration = Duration::from_millis(1500);
 
-/// The least time between two reports.
+/// Minimum time between two reports.
 const REPORT_INTERVAL: Duration = Duration::from_millis(150);
 
-/// How often somebody tries to take an id that is taken.
+/// Maximum number of attempts to take an id that is taken.
 const ATTEMPTS: usize = 30;
 
 impl Scene {

@@ -1,4 +1,4 @@
-//! A Redis and replicas in front of it, each of which can be mistreated.
+//! A Redis and its replicas, in which faults can be caused.
 
 use std::{
     collections::BTreeSet,
@@ -29,21 +29,21 @@ use crate::{
     },
 };
 
-/// How long everything may take to be whole again after a fault.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum time until everything is whole again after a fault.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often the ledgers are read.
+/// Interval between reads of the reports of reconciliations.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The size and the flags of a world.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub replicas: usize,
-    /// How long an active job is kept; zero: for ever.
+    /// Retention of an active job; zero: unlimited.
     pub active_retention: Duration,
 }
 
-/// What is mistreated.
+/// The servers of a soak test.
 pub struct World {
     pub redis: Redis,
     pub relays: Vec<Relay>,
@@ -52,7 +52,7 @@ pub struct World {
 }
 
 impl World {
-    /// Everything runs. The replicas' logs are in `folder`.
+    /// Starts everything. The replicas' logs are in `folder`.
     pub async fn start(folder: &Path, settings: Settings) -> Self {
         let flags = ["--appendonly", "yes", "--auto-aof-rewrite-percentage", "0"];
         let redis = Redis::with(&flags).await;
@@ -70,12 +70,12 @@ impl World {
         Self { redis, relays, replicas, recorder: Arc::new(recorder) }
     }
 
-    /// How to reach each replica.
+    /// Returns a channel to each replica.
     pub fn channels(&self) -> Vec<Channel> {
         self.replicas.iter().map(|replica| replica.channel.clone()).collect()
     }
 
-    /// Has all links be like this.
+    /// Sets all links.
     pub fn set_links(&self, link: Link) {
         self.relays.iter().for_each(|relay| relay.set_all(link));
     }
@@ -110,7 +110,7 @@ impl World {
         if code != Some(0) {
             history.deaths.push(Death { replica: number, at: ended, back: None });
         }
-        // Its ledger can't be read any more.
+        // Its report can't be read any more.
         let jobs: BTreeSet<_> = history.calls.iter().map(|call| call.job.clone()).collect();
         let given_way = stopped.given_way(jobs.iter());
         let outcome = Outcome::Conflicted;
@@ -127,7 +127,7 @@ impl World {
         history.stops.iter_mut().filter(|stop| here(stop.replica, &stop.back)).for_each(|it| it.back = Some(now));
     }
 
-    /// Waits until all replicas say that they have been whole since `since` at the latest, and hold nothing back.
+    /// Waits until all replicas say that they have been whole since `since` at the latest, and have no dirty jobs.
     pub async fn whole(&self, since: Instant) -> Result<(), String> {
         let mut last = Vec::new();
         let all_whole = async {
@@ -139,16 +139,16 @@ impl World {
                 let is_whole =
                     |stats: &GetStatsResponse| stats.storage_mode() == StorageMode::Redis && stats.dirty_jobs == 0;
                 let whole = last.iter().flatten().filter(|stats| is_whole(stats)).count();
-                if since.elapsed() > PATIENCE / 20 && whole == self.replicas.len() {
+                if since.elapsed() > WHOLE_TIMEOUT / 20 && whole == self.replicas.len() {
                     return;
                 }
                 sleep(LOOK).await;
             }
         };
-        timeout(PATIENCE, all_whole).await.map_err(|_| format!("not whole again: {last:?}"))
+        timeout(WHOLE_TIMEOUT, all_whole).await.map_err(|_| format!("not whole again: {last:?}"))
     }
 
-    /// Follows what the ledgers say, for ever.
+    /// Records the outcomes in the reports of reconciliations; never returns.
     pub async fn follow_ledgers(channels: Vec<Channel>, recorder: Arc<Recorder>) {
         let mut followed: Vec<_> = channels.iter().map(|_| Followed::default()).collect();
         loop {
@@ -162,13 +162,13 @@ impl World {
     }
 }
 
-/// What was read of the ledger of a replica, the latest first.
+/// The part of a replica's report that was read before, the latest first.
 #[derive(Default)]
 struct Followed(Vec<(String, i32)>);
 
 impl Followed {
     fn read(&mut self, replica: usize, stats: &GetStatsResponse, recorder: &Recorder) {
-        let jobs = stats.last_reconciliation.iter().flat_map(|ledger| &ledger.jobs);
+        let jobs = stats.last_reconciliation.iter().flat_map(|report| &report.jobs);
         let told: Vec<_> = jobs.map(|job| (job.job_id.clone(), job.outcome)).collect();
         let at = recorder.now();
         let entries = told[..self.count_news(&told)].iter().map(|(job, outcome)| Entry {
@@ -181,7 +181,7 @@ impl Followed {
         self.0 = told;
     }
 
-    /// How many were entered since: what was there before is still in its order.
+    /// Returns the number of new outcomes: those from before are still in their order.
     fn count_news(&self, told: &[(String, i32)]) -> usize {
         let mut before = self.0.iter().rev();
         let known = told.iter().rev().take_while(|entry| before.any(|other| other == *entry)).count();
@@ -191,6 +191,6 @@ impl Followed {
 
 async fn stats(channel: &Channel) -> Option<GetStatsResponse> {
     let mut admin = AdminServiceClient::new(channel.clone()).max_decoding_message_size(8 << 20);
-    let answer = timeout(PATIENCE / 10, admin.get_stats(bearer(EVERYBODY, GetStatsRequest {}))).await;
+    let answer = timeout(WHOLE_TIMEOUT / 10, admin.get_stats(bearer(EVERYBODY, GetStatsRequest {}))).await;
     Some(answer.ok()?.ok()?.into_inner())
 }

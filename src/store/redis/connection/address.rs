@@ -1,34 +1,35 @@
-//! Where Redis is: what `--redis-url` may say.
+//! Addresses of Redis: the forms of `--redis-url`.
 
 use std::fmt::{self, Display, Formatter};
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
-/// A Redis to be reached, in one of its topologies. Shown without its secrets.
+/// The address of a Redis in one of its topologies. Shown without its secrets.
 #[derive(Clone)]
 pub struct Target {
-    /// How it is reached.
+    /// Topology and connection settings.
     pub(super) topology: Topology,
     shown: String,
 }
 
-/// How a Redis is reached.
+/// The topology of a Redis, with the settings of connections to it.
 #[derive(Clone)]
 pub(super) enum Topology {
     /// One server.
     Node(Box<ConnectionInfo>),
     /// The master that sentinels name; `node` has the settings of a connection to it.
     Sentinel { sentinels: Vec<ConnectionInfo>, master: String, node: Box<ConnectionInfo> },
-    /// The cluster that any of these belongs to.
+    /// The cluster to which any of these nodes belongs.
     Cluster(Vec<ConnectionInfo>),
 }
 
-/// What is said to an address that can't be read.
+/// The advice for an address that can't be parsed.
 const FORMS: &str = "write redis://HOST:PORT, rediss://HOST:PORT (TLS), redis+sentinel://HOST,HOST/MASTER or \
                      redis+cluster://HOST,HOST, with USER:PASSWORD@ before the first host if needed";
 
 impl Target {
-    /// Reads an address. The error says what is wrong, and repeats nothing of it: it may hold a password.
+    /// Parses an address. The error describes the mistake, and repeats nothing of the address: it may contain a
+    /// password.
     pub fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or(FORMS)?;
         if rest.split_once('?').is_some_and(|(_, query)| query.contains('@')) {
@@ -52,7 +53,7 @@ impl Target {
 }
 
 impl Target {
-    /// The number of the database.
+    /// Returns the number of the database.
     pub fn database(&self) -> i64 {
         match &self.topology {
             Topology::Node(info) | Topology::Sentinel { node: info, .. } => info.redis_settings().db(),
@@ -75,7 +76,7 @@ impl fmt::Debug for Target {
 
 /// The parts of an address with several hosts.
 struct Parts<'a> {
-    /// With its `@`, or empty.
+    /// Credentials with the `@` behind them; may be empty.
     credentials: &'a str,
     hosts: Vec<&'a str>,
     path: Vec<&'a str>,
@@ -91,7 +92,7 @@ impl<'a> Parts<'a> {
         Self { credentials, hosts, path: path.filter(|part| !part.is_empty()).collect(), query }
     }
 
-    /// A query parameter, as it is written.
+    /// Returns a query parameter, without decoding it.
     fn parameter(&self, name: &str) -> Option<&'a str> {
         self.query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|pair| pair.1)
     }
@@ -131,7 +132,7 @@ fn cluster(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
 }
 
 fn connection(url: &str) -> Result<ConnectionInfo, String> {
-    // The library's errors name the part that is wrong, and do not repeat it.
+    // The library's errors name the part that is wrong without repeating it.
     let info = url.into_connection_info().map_err(|error| format!("{error}; {FORMS}"))?;
     if matches!(info.addr(), ConnectionAddr::TcpTls { insecure: true, .. }) {
         return Err("#insecure is not taken: certificates are always verified".to_owned());
@@ -143,7 +144,7 @@ fn has_port(host: &str) -> bool {
     host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The address without user, password and query: some write a password where the user belongs.
+/// Returns the address without user, password and query: some users put a password in the place of the user.
 fn redacted(scheme: &str, rest: &str) -> String {
     let Parts { credentials, hosts, path, .. } = Parts::of(rest);
     let secret = if credentials.is_empty() { "" } else { "***@" };

@@ -1,4 +1,4 @@
-//! The connections of a pool, made by bb8 and shared by all who call.
+//! The connections of a pool, made by bb8 and shared by all callers.
 
 use std::{
     sync::{
@@ -24,35 +24,34 @@ use super::{
 };
 use crate::store::jitter;
 
-/// The number of connections that are made at a time, however many callers wait: a Redis that comes back has enough to
-/// do.
+/// Maximum number of connections that are made at a time, however many callers wait: a Redis that comes back is busy
+/// enough.
 const AT_ONCE: usize = 2;
 
-/// The number of times a connection is used before another has its turn.
+/// Number of uses of a connection before another one has its turn.
 const USES: u32 = 64;
 
-/// The time after which a caller asks bb8 again for a connection: an attempt that fails at the moment at which the
-/// caller begins to wait would leave it waiting for nothing.
+/// Time after which a caller asks bb8 again for a connection: an attempt that fails just as the caller begins to wait
+/// would leave it waiting in vain.
 const TAKE_AGAIN: Duration = Duration::from_millis(50);
 
-/// The pause between looks whether the connections of a pool that was refused one are all broken.
+/// Pause between checks whether all connections of a pool that was refused one are broken.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// The longest pause before a connection is made in the place of another, so that not all replicas do it at the same
-/// moment.
+/// Maximum pause before a connection is replaced, so that not all replicas reconnect at the same moment.
 const RECONNECT_JITTER: Duration = Duration::from_millis(20);
 
-/// Connections that are made when they are needed.
+/// Connections that are made on demand.
 pub struct Connections {
     pool: bb8::Pool<Manager>,
     generations: Generations,
     turns: Semaphore,
-    /// The share that was taken last, and how often it was used.
+    /// The connection in use, and the number of its uses.
     current: Mutex<Option<(PooledConnection, u32)>>,
 }
 
 impl Connections {
-    /// Makes `size` connections at most.
+    /// Creates a pool of at most `size` connections.
     pub fn new(connector: Arc<Connector>, size: u32, timeout: Duration) -> Self {
         let generations = Generations { connector, replaced: Arc::default() };
         let pool = bb8::Pool::builder()
@@ -67,13 +66,13 @@ impl Connections {
         Self { pool, generations, turns: Semaphore::new(AT_ONCE), current: Mutex::default() }
     }
 
-    /// The number of connections that there are.
+    /// Returns the number of connections.
     pub fn count(&self) -> u32 {
         self.pool.state().connections
     }
 
-    /// The share that was taken last, unless it is known to be broken. After enough uses another takes its place, if there
-    /// is one at hand.
+    /// Returns the current connection, unless it is known to be broken. After enough uses another one takes its place,
+    /// if one is available.
     pub fn current(&self) -> Option<PooledConnection> {
         let mut current = self.shared();
         current.take_if(|(connection, _)| connection.is_broken(self.generations.now()));
@@ -88,7 +87,8 @@ impl Connections {
         Some(connection.clone())
     }
 
-    /// Waits for a connection, which becomes the current one. Fails at once where there is none and Redis refuses others.
+    /// Waits for a connection, which becomes the current one. Fails at once if there is none and Redis refuses new
+    /// ones.
     pub async fn get(&self) -> RedisResult<PooledConnection> {
         let refused = self.refused();
         let connection = select! {
@@ -100,17 +100,17 @@ impl Connections {
         Ok(connection)
     }
 
-    /// Uses a connection to `wire` in the place of all others.
+    /// Replaces all connections by one over `wire`.
     pub fn replace(&self, wire: Wire) {
         let Generations { connector, replaced } = &self.generations;
         let generation = (connector.generation(), replaced.fetch_add(1, Relaxed) + 1);
         let connection = PooledConnection::new(wire, generation);
         *self.shared() = Some((connection.clone(), 0));
-        // Where there is no room, the pool makes another.
+        // If the pool has no room for it, it makes another one later.
         _ = self.pool.add(connection);
     }
 
-    /// Whether `connection` is not used any more, so that what it finds says nothing of those that are.
+    /// Returns whether `connection` has been replaced, so that its failures say nothing about the connections in use.
     pub fn are_newer_than(&self, connection: &PooledConnection) -> bool {
         connection.is_broken(self.generations.now())
     }
@@ -132,12 +132,12 @@ impl Connections {
 
     /// Waits until Redis refuses a connection and the pool has none.
     fn refused(&self) -> impl Future<Output = RedisError> {
-        // From here on no refusal is missed.
+        // Subscribed before the future is polled, so that no refusal is missed.
         let mut refusals = self.generations.connector.reachability().refusals();
         async move {
             loop {
                 let error = refusals.next().await;
-                // Some servers refuse connections only because there are so many: those that are there are used.
+                // Some servers refuse connections only because there are too many: those that exist are used.
                 if self.count() == 0 {
                     return error;
                 }
@@ -151,11 +151,11 @@ impl Connections {
     }
 }
 
-/// Knows which connections may still be used.
+/// The generation of the connections that may still be used.
 #[derive(Clone)]
 struct Generations {
     connector: Arc<Connector>,
-    /// How often the connections to a cluster were replaced.
+    /// Number of times that the connections to a cluster were replaced.
     replaced: Arc<AtomicU64>,
 }
 
@@ -165,7 +165,7 @@ impl Generations {
     }
 }
 
-/// Makes connections for bb8, and judges them.
+/// The maker of connections for bb8, which also detects broken ones.
 struct Manager(Generations);
 
 impl ManageConnection for Manager {
@@ -190,13 +190,13 @@ impl ManageConnection for Manager {
     }
 }
 
-/// Hears of connections that could not be made.
+/// A logger of failed attempts to connect.
 #[derive(Debug)]
 struct Sink;
 
 impl bb8::ErrorSink<RedisError> for Sink {
     fn sink(&self, error: RedisError) {
-        debug!(%error, "no connection to Redis");
+        debug!(%error, "connecting to Redis failed");
     }
 
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<RedisError>> {

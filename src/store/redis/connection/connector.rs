@@ -1,4 +1,4 @@
-//! From where Redis is said to be to a connection with it.
+//! Connecting to Redis at its address.
 
 use std::{
     sync::{
@@ -24,35 +24,35 @@ use super::{
     sentinel::{Address, Sentinels},
 };
 
-/// How long making a connection may take, in times of what a command may.
+/// Maximum time to make a connection, as a multiple of the time limit of a command.
 const CONNECT_FACTOR: u32 = 4;
 
-/// A connection, or those to the nodes of a cluster.
+/// A connection to a server, or the connections to the nodes of a cluster.
 #[derive(Clone)]
 pub enum Wire {
     /// To one server.
     Node(MultiplexedConnection),
-    /// To each that is needed.
+    /// To the nodes of a cluster, as they are needed.
     Cluster(ClusterConnection),
 }
 
 impl Wire {
-    /// Whether it is to a cluster.
+    /// Returns whether it is to a cluster.
     pub const fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
 }
 
-/// Connects to wherever Redis is at the moment.
+/// A maker of connections to the current location of Redis.
 pub struct Connector {
     place: Place,
     config: AsyncConnectionConfig,
-    patience: Duration,
+    connect_timeout: Duration,
     reachability: Reachability,
     generation: AtomicU64,
-    /// The server that is used, by the id of its process.
+    /// Id of the process of the server in use.
     server: Mutex<Option<String>>,
-    /// Whatever happened to the server that is found next, it is used.
+    /// The next server is accepted, even if it was restarted or replaced.
     accepts_any: AtomicBool,
 }
 
@@ -63,13 +63,14 @@ enum Place {
 }
 
 impl Connector {
-    /// Connects to `target`, where a command may take `timeout`.
+    /// Creates a connector to `target`, where a command may take `timeout`.
     pub fn new(target: &Target, timeout: Duration) -> RedisResult<Self> {
-        // Fails where it was done before.
+        // Fails if a provider is installed already, which is as good.
         _ = rustls::crypto::ring::default_provider().install_default();
-        let patience = timeout * CONNECT_FACTOR;
-        // What a command may take is seen to by those who send it.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(patience)).set_response_timeout(None);
+        let connect_timeout = timeout * CONNECT_FACTOR;
+        // The time limit of a command is enforced by `Patience`.
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(connect_timeout)).set_response_timeout(None);
         let client = |info: &ConnectionInfo| Client::open(info.clone().set_tcp_settings(tcp()));
         let place = match &target.topology {
             Topology::Node(info) => Place::Node(client(info)?),
@@ -82,9 +83,9 @@ impl Connector {
                 cluster: Box::new(
                     ClusterClient::builder(nodes.clone())
                         .tcp_settings(tcp())
-                        // It waits for every node, also for those that are silent.
+                        // The library waits for every node, including those that are silent.
                         .connection_timeout(timeout)
-                        // How long a node may be silent is seen to by those who send commands.
+                        // The silence of a node is limited by `Patience`; this is the upper bound.
                         .response_timeout(longest(timeout))
                         .overall_response_timeout(None)
                         .retries(3)
@@ -98,7 +99,7 @@ impl Connector {
         Ok(Self {
             place,
             config,
-            patience,
+            connect_timeout,
             reachability: Reachability::new(),
             generation: AtomicU64::new(0),
             server: Mutex::default(),
@@ -106,27 +107,27 @@ impl Connector {
         })
     }
 
-    /// Has nobody use the connections again that were made so far.
+    /// Invalidates the connections that were made so far.
     pub fn renew(&self) {
         self.generation.fetch_add(1, Relaxed);
     }
 
-    /// Which connections may be used: those that were made since it was this.
+    /// Returns the current generation: only connections that were made in it may be used.
     pub fn generation(&self) -> u64 {
         self.generation.load(Relaxed)
     }
 
-    /// Knowledge of whether Redis can be reached.
+    /// Returns the knowledge of whether Redis can be reached.
     pub const fn reachability(&self) -> &Reachability {
         &self.reachability
     }
 
-    /// Whether it is a cluster that it connects to.
+    /// Returns whether it connects to a cluster.
     pub const fn is_cluster(&self) -> bool {
         matches!(self.place, Place::Cluster { .. })
     }
 
-    /// Makes a connection for commands. Where Redis has refused one just now, that is the error.
+    /// Makes a connection for commands. Fails at once if Redis has just refused one, with the error of that refusal.
     pub async fn connect(&self) -> RedisResult<Wire> {
         let _turn = self.reachability.attempt().await?;
         let outcome = self.try_connect().await;
@@ -144,29 +145,27 @@ impl Connector {
             self.recognise(&mut wire).await?;
             Ok(Wire::Node(wire))
         };
-        timeout(self.patience, connecting).await.map_err(|_| timed_out())?
+        timeout(self.connect_timeout, connecting).await.map_err(|_| timed_out())?
     }
 
-    /// Uses the next server that is found, whatever happened to it, or not any more.
+    /// Sets whether the next server is accepted, even if it was restarted or replaced.
     pub fn accept_any(&self, accept: bool) {
         self.accepts_any.store(accept, Relaxed);
         if accept {
-            // It may have been refused for being another one.
+            // The server may have been refused for that reason.
             self.reachability.forget_refusal();
         }
     }
 
-    /// Fails if this is another server than the last one, or if it was restarted: it may have lost something.
+    /// Fails if this is another server than the last one, or if it was restarted: it may have lost data.
     async fn recognise(&self, wire: &mut MultiplexedConnection) -> RedisResult<()> {
-        // Where INFO is not allowed, this can't be told.
+        // Without the right to use INFO the server can't be identified.
         let info: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(wire).await;
         let id =
             info.ok().and_then(|info| Some(info.lines().find_map(|line| line.strip_prefix("run_id:"))?.to_owned()));
         let mut server = self.server();
         if server.is_some() && id.is_some() && *server != id && !self.accepts_any.load(Relaxed) {
-            return Err(
-                (ErrorKind::Server(ServerErrorKind::MasterDown), "Redis was restarted, or is another one").into()
-            );
+            return Err((ErrorKind::Server(ServerErrorKind::MasterDown), "Redis was restarted or replaced").into());
         }
         *server = id;
         Ok(())
@@ -176,26 +175,26 @@ impl Connector {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection of its own for messages; in a cluster, to another node for each `turn`.
+    /// Makes a separate connection that is subscribed to `channels`; in a cluster, to another node for each `turn`.
     pub async fn subscribe(&self, channels: &[&str], turn: usize) -> RedisResult<PubSub> {
         let subscribing = async {
             let mut messages = self.client(turn).await?.get_async_pubsub().await?;
             messages.subscribe(channels).await?;
             Ok(messages)
         };
-        timeout(self.patience, subscribing).await.map_err(|_| timed_out())?
+        timeout(self.connect_timeout, subscribing).await.map_err(|_| timed_out())?
     }
 
-    /// A section of `INFO`, of one server.
+    /// Returns a section of `INFO` of one server.
     pub async fn info(&self, section: &str) -> RedisResult<String> {
         let asking = async {
             let mut wire = self.client(0).await?.get_multiplexed_async_connection_with_config(&self.config).await?;
             redis::cmd("INFO").arg(section).query_async(&mut wire).await
         };
-        timeout(self.patience, asking).await.map_err(|_| timed_out())?
+        timeout(self.connect_timeout, asking).await.map_err(|_| timed_out())?
     }
 
-    /// The master that sentinels name now; `None` where there are none, or none answers.
+    /// Returns the master that the sentinels name; `None` if there are no sentinels, or none answers.
     pub async fn named_master(&self) -> Option<Address> {
         match &self.place {
             Place::Sentinel(sentinels) => sentinels.named_master().await.ok(),
@@ -220,7 +219,7 @@ fn tcp() -> TcpSettings {
     settings
 }
 
-/// There was no answer in time.
+/// Returns the error of an answer that did not arrive in time.
 pub fn timed_out() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }

@@ -1,13 +1,13 @@
-//! Failed commands: whether Redis is away, or refused.
+//! Failed commands: Redis is unavailable, or refused them.
 
 use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value};
 
 /// The reason why a command has no result.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Redis did not answer in time, or can't serve now. It may have done what it was asked, or may do it later.
+    /// Redis did not answer in time, or can't serve now. It may have executed the command, or may do so later.
     Away(RedisError),
-    /// Redis answered that it won't.
+    /// Redis answered with an error.
     Refused(RedisError),
 }
 
@@ -28,7 +28,7 @@ pub fn read<T: FromRedisValue>(answer: Answer) -> Result<T, Fault> {
     answer.and_then(|answer| Ok(T::from_redis_value(answer)?)).map_err(Fault::Refused)
 }
 
-/// Whether Redis can't serve now.
+/// Returns whether an error means that Redis can't serve now.
 pub fn is_away(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
     match error.kind() {
@@ -37,7 +37,7 @@ pub fn is_away(error: &RedisError) -> bool {
     }
 }
 
-/// Whether keys are on their way from one node of a cluster to another.
+/// Returns whether an error means that keys are moving from one node of a cluster to another.
 pub fn is_on_the_move(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, Moved, TryAgain};
     matches!(error.kind(), ErrorKind::Server(Ask | Moved | TryAgain))

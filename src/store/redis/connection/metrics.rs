@@ -1,4 +1,4 @@
-//! What the link to Redis tells of itself.
+//! Metrics of the operations on Redis.
 
 use redis::RedisError;
 use tokio::time::Instant;
@@ -8,16 +8,16 @@ use super::fault::{Answer, Fault};
 use crate::store::redis::script::is_unknown;
 use crate::telemetry::metrics::{Counters, Histogram, Histograms, Measured, Metrics};
 
-/// What the store has Redis do.
+/// An operation on Redis.
 #[derive(Clone, Copy)]
 pub enum Command {
     /// Reading a job.
     Get,
-    /// Reading many.
+    /// Reading many jobs.
     GetMany,
     /// Storing a version.
     Write,
-    /// Storing many.
+    /// Storing many versions.
     WriteMany,
     /// Reading a page of a list.
     List,
@@ -27,7 +27,7 @@ pub enum Command {
     Due,
     /// Forgetting a record.
     Delete,
-    /// Looking whether it serves.
+    /// Checking whether Redis serves.
     Ping,
 }
 
@@ -39,17 +39,18 @@ impl Command {
     const NAMES: [&str; 9] = ["get", "get_many", "write", "write_many", "list", "count", "due", "delete", "ping"];
 }
 
-/// What went wrong, as a place among the reasons.
+/// The reason of a failure, as an index into the label values.
 #[derive(Clone, Copy)]
 enum Failure {
     Away,
     Refused,
 }
 
-/// Upper bounds of how long commands take: up to the longest `--redis-timeout`, and what takes several.
+/// Upper bounds of the duration of operations in seconds: up to the longest `--redis-timeout`, and operations of
+/// several commands.
 const SECONDS: [f64; 14] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 4.0];
 
-/// Times commands, and counts those that fail.
+/// Durations of operations, and failures of commands.
 pub struct LinkMetrics {
     seconds: Histograms<{ Command::NAMES.len() }>,
     failures: Counters<2>,
@@ -60,14 +61,14 @@ impl Default for LinkMetrics {
         Self {
             seconds: Histograms::new(
                 "jobtrack_redis_command_seconds",
-                "How long Redis took for what it was asked, failures included; some take several round trips.",
+                "Duration of operations on Redis, failures included; some take several round trips.",
                 &SECONDS,
                 "command",
                 Command::NAMES,
             ),
             failures: Counters::new(
                 "jobtrack_redis_command_failures_total",
-                "Commands that Redis did not carry out: it was away (silent, or not able to serve), or refused.",
+                "Commands that failed: Redis was away (silent, or unable to serve), or refused them.",
                 "reason",
                 ["away", "refused"],
             ),
@@ -76,7 +77,7 @@ impl Default for LinkMetrics {
 }
 
 impl LinkMetrics {
-    /// Times `work`, also if it is given up; within a call under a span that only traces show.
+    /// Measures the duration of `work`, even if it is abandoned; within a call, in a span that only traces show.
     pub async fn time<T>(&self, command: Command, work: impl Future<Output = T>) -> T {
         let _timed = Timed { histogram: self.seconds.of(command as usize), started: Instant::now() };
         let name = command.name();
@@ -88,12 +89,12 @@ impl LinkMetrics {
         work.instrument(span).await
     }
 
-    /// What is sent now, and counts as failed if its caller gives up before there is an answer.
+    /// Begins a request, which counts as failed if its caller gives up before there is an answer.
     pub fn sent(&self) -> Sent<'_> {
         Sent(Some(self))
     }
 
-    /// Counts what failed among what was sent together.
+    /// Counts the failures in a request.
     fn count(&self, outcome: &Result<Vec<Answer>, Fault>) {
         let failure = match outcome {
             Ok(answers) => {
@@ -109,12 +110,13 @@ impl LinkMetrics {
     }
 }
 
-/// A script that Redis has forgotten is sent again; a record that is no job is told to who asks for it.
+/// Returns whether an error counts as a failure: a script that Redis has forgotten is sent again, and a record that is
+/// no job is reported to its reader.
 fn is_failure(error: &RedisError) -> bool {
     !is_unknown(error) && error.code() != Some("WRONGTYPE")
 }
 
-/// Work whose time is told at its end.
+/// Measures the time until it is dropped.
 struct Timed<'a> {
     histogram: &'a Histogram,
     started: Instant,
@@ -126,11 +128,11 @@ impl Drop for Timed<'_> {
     }
 }
 
-/// What was sent and not answered yet.
+/// A request that was not answered yet.
 pub struct Sent<'a>(Option<&'a LinkMetrics>);
 
 impl Sent<'_> {
-    /// This is the answer.
+    /// Records the answer.
     pub fn answered(mut self, outcome: &Result<Vec<Answer>, Fault>) {
         self.0.take().into_iter().for_each(|metrics| metrics.count(outcome));
     }

@@ -1,4 +1,4 @@
-//! Connections to Redis, in each of its topologies: where it is, how it is reached, and what its failures mean.
+//! Connections to Redis in each of its topologies: addresses, pools, time limits and failures.
 
 mod address;
 mod connections;

@@ -1,9 +1,9 @@
-//! The time that a command may take.
+//! The time limit of a command.
 //!
-//! A time-out means that Redis was silent for that long, and not that this process had much to do: a command waits for
-//! as long as answers to others keep coming on its connection. Half-way through a silence there is a doubt, which has
-//! other connections ask Redis for a sign of life; at its end, that sign tells a connection that hangs from a Redis that
-//! is silent.
+//! A time-out means that Redis was silent for that long, and not that this process was busy: a command waits as long as
+//! answers to others keep arriving on its connection. Half-way through a silence there is a *doubt*, upon which other
+//! connections ping Redis; at the end of the silence, the outcome of that ping tells a connection that hangs from a
+//! Redis that is silent.
 
 use std::{pin::pin, time::Duration};
 
@@ -14,12 +14,12 @@ use tokio::{
 
 use super::turns::Turns;
 
-/// The longest that a command waits while answers keep coming, in times of its limit, and in any case. Nobody waits for
-/// a call for longer than that.
+/// Maximum wait of a command while other answers keep arriving, as a multiple of its limit. No caller waits longer.
 const PROGRESS_FACTOR: u32 = 4;
+/// Lower bound of that maximum.
 const PROGRESS_MIN: Duration = Duration::from_secs(5);
 
-/// The patience with one command.
+/// The wait for one command.
 #[derive(Debug)]
 pub struct Patience {
     limit: Duration,
@@ -28,26 +28,26 @@ pub struct Patience {
     doubted: Option<Instant>,
 }
 
-/// The thing to do when a command has waited until [`Patience::due`].
+/// The action when a command has waited until [`Patience::due`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Wait on.
     Wait,
-    /// Have Redis asked for a sign of life, and wait on.
+    /// Have Redis pinged, and wait on.
     Doubt,
     /// Give up.
     GiveUp,
 }
 
 impl Patience {
-    /// Begins to wait. A silence may last as long as `limit`.
+    /// Begins the wait. A silence may last as long as `limit`.
     pub fn new(limit: Duration) -> Self {
         let started = Instant::now();
         Self { limit, started, silent_since: started, doubted: None }
     }
 
-    /// Waits for `work` of a server whose last answer was `heard`, and tells of a `doubt`. Before it gives up, which is
-    /// `None`, it lets all `turns` pass that an answer may need which has arrived.
+    /// Waits for `work` of a server whose last answer was `heard`, and calls `doubt` when a doubt begins. Before it
+    /// gives up and returns `None`, it lets all `turns` pass that an answer needs which has arrived.
     pub async fn wait<T>(
         &mut self,
         heard: impl Fn() -> Option<Instant>,
@@ -58,7 +58,7 @@ impl Patience {
         let mut work = pin!(work);
         let mut is_last = false;
         loop {
-            // It polls the work first: an answer that is there counts, however late this task is.
+            // `timeout_at` polls the work first: an answer that has arrived counts, however late this task is.
             if let Ok(outcome) = timeout_at(self.due(), &mut work).await {
                 return Some(outcome);
             }
@@ -74,18 +74,18 @@ impl Patience {
         }
     }
 
-    /// The moment at which to look how things are.
+    /// Returns the time of the next check.
     fn due(&self) -> Instant {
         let half = self.limit / 2;
         let due = match self.doubted {
             None => self.silent_since + half,
-            // However late the doubt, there is time for a sign of life.
+            // However late the doubt, there is time for the answer to a ping.
             Some(doubted) => (self.silent_since + self.limit).max(doubted + half),
         };
         due.min(self.end())
     }
 
-    /// Decides what to do at `now`, where the last answer on the connection was `heard` of.
+    /// Decides what to do at `now`; `heard` is the time of the last answer on the connection.
     fn step(&mut self, now: Instant, heard: Option<Instant>) -> Step {
         if let Some(heard) = heard.filter(|heard| *heard > self.silent_since) {
             self.silent_since = heard;
@@ -102,12 +102,12 @@ impl Patience {
         }
     }
 
-    /// The start of the doubt that nothing has allayed.
+    /// Returns the start of the doubt that no answer has ended yet.
     pub fn doubted(&self) -> Option<Instant> {
         self.doubted
     }
 
-    /// Whether a command whose keys are on the move is worth being sent once more after `pause`.
+    /// Returns whether there is time to send a command once more after `pause`, because its keys are moving.
     pub fn allows(&self, pause: Duration) -> bool {
         Instant::now() + pause < self.started + self.limit
     }
@@ -117,7 +117,7 @@ impl Patience {
     }
 }
 
-/// Returns the longest that a command waits whose limit for a silence is `limit`.
+/// Returns the maximum wait of a command whose limit for a silence is `limit`.
 pub fn longest(limit: Duration) -> Duration {
     (limit * PROGRESS_FACTOR).max(PROGRESS_MIN)
 }
@@ -198,7 +198,7 @@ mod tests {
     async fn answer_that_other_tasks_still_have_to_bring_is_waited_for() {
         let mut patience = Patience::new(LIMIT);
         advance(longest(LIMIT) * 3).await;
-        // To be written, to be read and to be handed over.
+        // One task each to write, to read and to hand over.
         let bring = async { spawn(async { spawn(yield_now()).await }).await };
         assert!(patience.wait(|| None, || {}, &Turns::default(), bring).await.is_some());
     }

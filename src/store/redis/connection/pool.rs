@@ -1,8 +1,8 @@
-//! Connections: made, shared, given up.
+//! Pools of connections: sharing connections, and replacing those that failed.
 //!
-//! A connection carries many commands at once. It is taken out of the pool, cloned and given back, and used for a while
-//! by all who call, so that commands which come at the same time travel together. One that failed is not used again, and
-//! where a failure concerns the server rather than the connection, none of those made before is.
+//! A connection carries many commands at once. It is taken out of the pool, cloned and returned, and used for a while
+//! by all callers, so that concurrent commands travel together. A connection that failed is not used again, and if a
+//! failure concerns the server rather than the connection, no connection made before is.
 
 use std::{
     sync::{
@@ -30,37 +30,39 @@ use super::{
 };
 use crate::store::jitter;
 
-/// The number of times a command is sent if its connection breaks.
+/// Maximum number of times that a command is sent, if its connection breaks.
 const ATTEMPTS: usize = 2;
 
-/// A command that only asks for a sign of life.
+/// The command that checks whether Redis answers.
 static PING: LazyLock<Cmd> = LazyLock::new(|| cmd("PING"));
 
-/// Shared connections to Redis.
+/// A pool of shared connections to Redis.
 pub struct Pool {
     connections: Connections,
     connector: Arc<Connector>,
     timeout: Duration,
-    /// A command failed on a connection to a cluster, which may have to be replaced. Its key, if a node was silent.
+    /// Signal that a command failed on a connection to a cluster, which may have to be replaced: the key of the
+    /// command, if a node was silent.
     stale: watch::Sender<Option<Vec<u8>>>,
     under_way: AtomicU32,
     waiting: AtomicU32,
     metrics: Arc<LinkMetrics>,
 }
 
-/// How a pool is.
+/// The state of a pool.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PoolStats {
-    /// Connections that carry commands.
+    /// Number of connections that carry commands.
     pub in_use: u32,
-    /// Connections that don't.
+    /// Number of connections that carry none.
     pub idle: u32,
-    /// Callers that wait for a connection.
+    /// Number of callers that wait for a connection.
     pub waiting: u32,
 }
 
 impl Pool {
-    /// At most `size` connections. A command fails when Redis was silent on its connection for `timeout`.
+    /// Creates a pool of at most `size` connections. A command fails when Redis was silent on its connection for
+    /// `timeout`.
     pub fn new(connector: Arc<Connector>, size: u32, timeout: Duration, metrics: Arc<LinkMetrics>) -> Self {
         Self {
             connections: Connections::new(connector.clone(), size, timeout),
@@ -73,18 +75,18 @@ impl Pool {
         }
     }
 
-    /// The answer to a command.
+    /// Sends a command, and returns its answer.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Fault> {
         let answer = self.send(Request::Command(command)).await?.pop().unwrap_or(Ok(Value::Nil));
         read(answer)
     }
 
-    /// The answers to commands that are sent together; all belong to one slot.
+    /// Sends commands together, all of one slot, and returns their answers.
     pub async fn query_all(&self, commands: &Pipeline) -> Result<Vec<Answer>, Fault> {
         self.send(Request::Commands(commands)).await
     }
 
-    /// How it is.
+    /// Returns the state of the pool.
     pub fn stats(&self) -> PoolStats {
         let count = self.connections.count();
         let in_use = self.under_way.load(Relaxed).min(count);
@@ -115,13 +117,13 @@ impl Pool {
             if !is_on_the_move && !is_away(&error) {
                 return Err(Fault::Refused(error));
             }
-            // A node that is lost moves no keys, though others still send callers to it.
+            // A lost node moves no keys, though other nodes still redirect callers to it.
             if is_on_the_move && patience.allows(MOVE) && self.connector.reachability().check(lane).is_ok() {
                 sleep(MOVE).await;
                 continue;
             }
             debug!(%error, "Redis failed a command");
-            // Where answers kept coming, it was only slow.
+            // While other answers kept arriving, Redis was only slow.
             if !error.is_timeout() || patience.doubted().is_some() {
                 self.give_up(&connection, request, &error);
             }
@@ -132,7 +134,7 @@ impl Pool {
         }
     }
 
-    /// A share in a connection that is not known to be broken.
+    /// Returns a connection that is not known to be broken.
     async fn connection(&self, patience: &mut Patience) -> Result<PooledConnection, Fault> {
         if let Some(connection) = self.connections.current() {
             return Ok(connection);
@@ -141,8 +143,8 @@ impl Pool {
         self.wait(patience, || None, Box::pin(self.connections.get())).await.flatten().map_err(Fault::Away)
     }
 
-    /// Waits for `work` as long as there is `patience` with a server whose last answer was `heard`. What one node of a
-    /// cluster does or does not says nothing of the others.
+    /// Waits for `work` as long as there is `patience` with a server whose last answer was `heard`. In a cluster, the
+    /// silence of one node says nothing of the others, so it raises no doubt.
     async fn wait<T>(
         &self,
         patience: &mut Patience,
@@ -164,14 +166,14 @@ impl Pool {
         Err(timed_out())
     }
 
-    /// Sees to it that a connection which failed is not used again. Those to a cluster are used until there are others:
-    /// a node that is lost must not concern the rest.
+    /// Ensures that a connection which failed is not used again. Connections to a cluster are used until they are
+    /// replaced: a lost node must not affect the others.
     fn give_up(&self, connection: &PooledConnection, request: Request<'_>, error: &RedisError) {
         if self.connections.are_newer_than(connection) {
             return;
         }
         if connection.is_cluster() {
-            // Without a key it went to any node, and the next one goes to another.
+            // A command without a key went to any node, and the next one goes to another.
             let Some(key) = request.key() else { return };
             if let Some(lane) = lane_of(key).filter(|_| error.is_connection_refusal()) {
                 self.connector.reachability().refused(lane, error);
@@ -180,13 +182,13 @@ impl Pool {
         } else if error.is_timeout() {
             connection.mark_broken();
         } else {
-            // The server said so, or was lost: the other connections are no better.
+            // The server failed rather than the connection, so the other connections are no better.
             self.connector.renew();
         }
     }
 
-    /// Looks for signs of life when there are doubts, and replaces connections to a cluster when one of its nodes
-    /// failed, for ever.
+    /// Pings Redis when there are doubts, and replaces the connections to a cluster when one of its nodes failed; never
+    /// returns.
     pub async fn look_after(&self) {
         let mut doubts = self.connector.reachability().doubts();
         let mut stale = self.stale.subscribe();
@@ -201,8 +203,8 @@ impl Pool {
         }
     }
 
-    /// Replaces the connections to a cluster. Those to a node that was silent are kept if a new connection does not reach
-    /// the node that has `key` either: it would look for that node with each command, and hold up all others meanwhile.
+    /// Replaces the connections to a cluster. They are kept if a node was silent and a new connection does not reach
+    /// the node of `key` either: the new connection would look for that node with each command, and delay all others.
     async fn replace_connections(&self, key: Option<&[u8]>) {
         let replacing = async {
             let wire = self.connector.connect().await?;
@@ -216,12 +218,12 @@ impl Pool {
             RedisResult::Ok(())
         };
         if let Err(error) = Box::pin(replacing).await {
-            debug!(%error, "the connections to the cluster are kept");
+            debug!(%error, "keeping the connections to the cluster");
         }
         sleep(jitter(self.timeout)).await;
     }
 
-    /// Asks Redis for a sign of life.
+    /// Pings Redis.
     async fn look_for_life(&self) {
         let ask = async {
             let mut connection = match self.connections.current() {
@@ -238,7 +240,7 @@ impl Pool {
     }
 }
 
-/// Counts a command in a stage, even if its caller goes away.
+/// A guard that counts a command in a stage, even if its caller goes away.
 struct Counted<'a>(&'a AtomicU32);
 
 impl<'a> Counted<'a> {

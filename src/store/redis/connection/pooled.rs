@@ -1,4 +1,4 @@
-//! A connection of a pool, and what is sent on it.
+//! A pooled connection, and the requests on it.
 
 use std::{
     sync::{
@@ -18,13 +18,13 @@ use super::{
     reachability::{Clock, LANES, Lane},
 };
 
-/// The pause before a command is sent again whose keys are on the move.
+/// Pause before a command is sent again whose keys are moving between nodes.
 pub const MOVE: Duration = Duration::from_millis(10);
 
-/// How often one of several commands is sent again for itself while its keys are on the move.
+/// Maximum number of times that one of several commands is sent again while its keys are moving.
 const MOVES: usize = 10;
 
-/// The commands that are sent at once.
+/// Commands that are sent together.
 #[derive(Clone, Copy)]
 pub enum Request<'a> {
     /// A single one.
@@ -34,7 +34,8 @@ pub enum Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// The first of its keys, which says to which node of a cluster it goes; `None` if any node may have it.
+    /// Returns its first key, which determines the node of a cluster that it goes to; `None` if any node can execute
+    /// it.
     pub fn key(self) -> Option<&'a [u8]> {
         let command = match self {
             Self::Command(command) => Some(command),
@@ -44,10 +45,11 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The generation of a connection: that of the connector, and how often the pool had replaced its connections.
+/// The generation of a connection: that of the connector, and the number of times that the pool had replaced its
+/// connections.
 pub type Generation = (u64, u64);
 
-/// A connection, or a share in one.
+/// A connection that is shared by its clones.
 #[derive(Clone)]
 pub struct PooledConnection {
     wire: Wire,
@@ -55,42 +57,42 @@ pub struct PooledConnection {
     known: Arc<Known>,
 }
 
-/// What all who share a connection know of it.
+/// The state that all clones of a connection share.
 struct Known {
-    /// It failed a command.
+    /// A command failed on it.
     broken: AtomicBool,
     clock: Clock,
-    /// The last answer, for a cluster that of each lane.
+    /// Time of the last answer, for a cluster of each lane.
     heard: Box<[AtomicU64]>,
 }
 
 impl PooledConnection {
-    /// A connection that was made just now.
+    /// Creates the first clone of a connection that was made just now.
     pub fn new(wire: Wire, generation: Generation) -> Self {
         let clock = Clock::new();
-        // That it could be made is a first answer.
+        // Making the connection counts as a first answer.
         let lanes = if wire.is_cluster() { LANES } else { 1 };
         let heard = (0..lanes).map(|_| AtomicU64::new(clock.now())).collect();
         Self { wire, generation, known: Arc::new(Known { broken: AtomicBool::new(false), clock, heard }) }
     }
 
-    /// Whether it is to a cluster.
+    /// Returns whether it is to a cluster.
     pub const fn is_cluster(&self) -> bool {
         self.wire.is_cluster()
     }
 
-    /// Whether it failed a command, or is not of this generation.
+    /// Returns whether a command failed on it, or it is not of this generation.
     pub fn is_broken(&self, generation: Generation) -> bool {
         self.known.broken.load(Relaxed) || self.generation != generation
     }
 
-    /// Has nobody use it again.
+    /// Prevents further use.
     pub fn mark_broken(&self) {
         self.known.broken.store(true, Relaxed);
     }
 
-    /// Sends `request`. Returns its answers to come, which are an error also if one of them says that Redis can't serve
-    /// now, and what tells of the last answer meanwhile, to whatever, in its `lane`.
+    /// Sends `request`. Returns a future of its answers, which also fails if one of them says that Redis can't serve
+    /// now, and a function that returns the time of the last answer to any request in the same `lane`.
     pub fn send<'a>(
         &'a mut self,
         request: Request<'a>,
@@ -119,7 +121,7 @@ async fn carry(wire: &mut Wire, request: Request<'_>) -> RedisResult<Vec<Answer>
             let answers = wire.req_packed_commands(commands, 0, commands.len()).await?;
             unless_failed(answers.into_iter().map(Value::extract_error).collect())
         }
-        // Each for itself: of commands that are sent as one, only the first would find keys that are on the move.
+        // One by one: of commands that are sent as one, only the first would find keys that are moving.
         (Wire::Cluster(wire), Request::Commands(commands)) => {
             let ask = |command| {
                 let mut wire = wire.clone();
@@ -143,12 +145,12 @@ fn one(answer: Value) -> RedisResult<Vec<Answer>> {
     Ok(vec![Ok(answer.extract_error()?)])
 }
 
-/// Whether no node gave this error, but the connection.
+/// Returns whether the error comes from the connection rather than from a node.
 fn is_without_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound)
 }
 
-/// The answers, unless one of them says that Redis can't serve now.
+/// Returns the answers, unless one of them says that Redis can't serve now.
 fn unless_failed(answers: Vec<Answer>) -> RedisResult<Vec<Answer>> {
     let failed = |error: &&RedisError| is_away(error) || is_on_the_move(error);
     let failure = answers.iter().filter_map(|answer| answer.as_ref().err()).find(failed).cloned();
@@ -160,7 +162,7 @@ fn key_of(command: &Cmd) -> Option<&[u8]> {
     let Arg::Simple(name) = args.next()? else { return None };
     let before = match name {
         b"TIME" | b"PING" | b"PUBSUB" => return None,
-        // The script, and the number of keys.
+        // Skips the script and the number of keys.
         b"EVAL" | b"EVALSHA" => 2,
         _ => 0,
     };
@@ -168,7 +170,7 @@ fn key_of(command: &Cmd) -> Option<&[u8]> {
     Some(key)
 }
 
-/// The lane of a key: its hash tag, if that is a small number.
+/// Returns the lane of a key: its hash tag, if that is a number below [`LANES`].
 pub fn lane_of(key: &[u8]) -> Option<Lane> {
     let start = key.iter().position(|byte| *byte == b'{')? + 1;
     let length = key[start..].iter().position(|byte| *byte == b'}')?;

@@ -1,9 +1,9 @@
-//! Knowledge of whether Redis takes connections and whether it answers, shared by all pools.
+//! Knowledge of whether Redis accepts connections and answers, shared by all pools.
 //!
-//! bb8 tells those who wait for a connection nothing of one that was refused, and they would wait for their whole time.
-//! Here all of them hear of it, and so do those who come soon afterwards: no caller waits for a Redis that refuses
-//! connections, and callers do not multiply the attempts. A Redis that was found to be silent is not waited for again
-//! at once either.
+//! bb8 does not report a refused connection to the callers that wait for one, so they would wait for their whole time
+//! limit. Here all of them are notified, and callers that come soon afterwards fail at once: no caller waits for a
+//! Redis that refuses connections, and callers do not multiply the attempts. A Redis that was found silent is not
+//! waited for again at once either.
 
 use std::{
     sync::{
@@ -21,32 +21,33 @@ use tokio::{
 
 use super::{connector::timed_out, turns::Turns};
 
-/// The pause after a refused connection before another is tried.
+/// Pause after a refused connection before another attempt.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// The time for which Redis counts as silent after it was found to be: enough for what a failed call does next.
+/// Time for which Redis counts as silent after it was found silent: enough for the next steps of a call that failed.
 const SILENCE_PAUSE: Duration = Duration::from_millis(100);
 
-/// A place in a cluster that answers for itself, by the hash tag of keys; without a cluster there is only the first.
+/// A part of a cluster that fails independently, by the hash tag of keys; without a cluster there is only the first.
 pub type Lane = usize;
 
-/// The number of lanes. Their tags are small numbers; of other keys it is not known which of them share a node.
+/// Number of lanes. Their tags are the numbers below it; of other keys it is unknown which of them share a node.
 pub const LANES: usize = 16;
 
-/// What is known of a Redis.
+/// The known reachability of a Redis.
 #[derive(Debug)]
 pub struct Reachability {
     clock: Clock,
-    /// The last refused connection, unless another was made since.
+    /// Last refused connection, unless another one was made since.
     refusal: watch::Sender<Option<Refusal>>,
-    /// Until when the node of each lane of a cluster counts as refusing connections, and what the last of them said.
+    /// Time until which the node of each lane of a cluster counts as refusing connections.
     refused_until: [AtomicU64; LANES],
+    /// Error of the last refusal by a node of a cluster.
     node_refusal: Mutex<Option<RedisError>>,
-    /// The one attempt at a time to connect to a Redis that refuses.
+    /// Permit for the single attempt at a time to connect to a Redis that refuses connections.
     attempt: Semaphore,
-    /// A sign of life is wanted.
+    /// Requests for a ping.
     doubts: watch::Sender<()>,
-    /// The last sign of life.
+    /// Time of the last answer to a ping.
     sign: AtomicU64,
     silent_until: AtomicU64,
     turns: Turns,
@@ -59,14 +60,14 @@ struct Refusal {
 }
 
 impl Refusal {
-    /// Fails with it if it was just now.
+    /// Fails with the error of the refusal if it was just now.
     fn check(&self) -> RedisResult<()> {
         if self.at.elapsed() < REFUSAL_PAUSE { Err(self.error.clone()) } else { Ok(()) }
     }
 }
 
 impl Reachability {
-    /// Nothing is known yet.
+    /// Creates a state in which nothing is known.
     pub fn new() -> Self {
         Self {
             clock: Clock::new(),
@@ -81,8 +82,8 @@ impl Reachability {
         }
     }
 
-    /// Waits for its turn to connect: while Redis refuses connections, attempts come one by one and with pauses. The
-    /// error is the last refusal where it is too early for another attempt.
+    /// Waits for permission to connect: while Redis refuses connections, attempts are made one by one and with pauses.
+    /// Fails with the last refusal if it is too early for another attempt.
     pub async fn attempt(&self) -> RedisResult<Option<SemaphorePermit<'_>>> {
         self.not_refused_just_now()?;
         if self.refusal.borrow().is_none() {
@@ -93,7 +94,7 @@ impl Reachability {
         Ok(turn)
     }
 
-    /// Takes note of what came of an attempt.
+    /// Records the outcome of an attempt.
     pub fn attempted<T>(&self, outcome: &RedisResult<T>) {
         match outcome {
             Ok(_) => self.forget_refusal(),
@@ -105,31 +106,31 @@ impl Reachability {
 
     /// Allows another attempt at once.
     pub fn forget_refusal(&self) {
-        // Nobody waits to hear of this.
+        // No receiver needs to be notified.
         self.refusal.send_if_modified(|refusal| {
             *refusal = None;
             false
         });
     }
 
-    /// Begins to listen for refusals.
+    /// Subscribes to refusals.
     pub fn refusals(&self) -> Refusals<'_> {
         Refusals { reachability: self, receiver: self.refusal.subscribe() }
     }
 
-    /// The error is the last refusal, if that was just now.
+    /// Fails with the last refusal if it was just now.
     fn not_refused_just_now(&self) -> RedisResult<()> {
         self.refusal.borrow().as_ref().map_or(Ok(()), Refusal::check)
     }
 
-    /// Takes note that a node of a cluster refused a connection that a command of `lane` needs.
+    /// Records that a node of a cluster refused a connection that a command of `lane` needs.
     pub fn refused(&self, lane: Lane, error: &RedisError) {
         *self.node_refusal() = Some(error.clone());
         self.refused_until[lane].store(self.clock.at(Instant::now() + REFUSAL_PAUSE), Relaxed);
     }
 
-    /// Fails if a command of `lane` need not be sent: Redis was found to be silent, or its node refused connections, just
-    /// now.
+    /// Fails if a command of `lane` need not be sent: Redis was just found silent, or its node has just refused
+    /// connections.
     pub fn check(&self, lane: Option<Lane>) -> RedisResult<()> {
         if self.is_yet_to_come(&self.silent_until) {
             return Err(timed_out());
@@ -144,34 +145,34 @@ impl Reachability {
         self.node_refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a moment lies ahead. Where it was never set, that costs no look at the clock.
+    /// Returns whether a moment is in the future. For one that was never set, the clock is not read.
     fn is_yet_to_come(&self, moment: &AtomicU64) -> bool {
         let moment = moment.load(Relaxed);
         moment > 0 && self.clock.now() < moment
     }
 
-    /// The turns of this process.
+    /// Returns the turns of this process.
     pub const fn turns(&self) -> &Turns {
         &self.turns
     }
 
-    /// Asks for a sign of life.
+    /// Requests a ping.
     pub fn doubt(&self) {
         self.doubts.send_replace(());
     }
 
-    /// Hears of doubts, to look for a sign of life on each.
+    /// Subscribes to requests for a ping.
     pub fn doubts(&self) -> watch::Receiver<()> {
         self.doubts.subscribe()
     }
 
-    /// Takes note of a sign of life.
+    /// Records an answer to a ping.
     pub fn lives(&self) {
         self.sign.store(self.clock.now(), Relaxed);
     }
 
-    /// Takes note that a command which `doubted` in vain has found Redis silent, unless there was a sign of life since
-    /// or nobody looks for one.
+    /// Records that a command whose doubt began at `doubted` has found Redis silent, unless a ping was answered since
+    /// then, or nobody sends pings.
     pub fn found_silent(&self, doubted: Instant) {
         if self.doubts.receiver_count() > 0 && self.sign.load(Relaxed) < self.clock.at(doubted) {
             self.silent_until.store(self.clock.at(Instant::now() + SILENCE_PAUSE), Relaxed);
@@ -179,14 +180,14 @@ impl Reachability {
     }
 }
 
-/// Hears of refusals.
+/// A subscription to refusals.
 pub struct Refusals<'a> {
     reachability: &'a Reachability,
     receiver: watch::Receiver<Option<Refusal>>,
 }
 
 impl Refusals<'_> {
-    /// Waits for a refusal, unless there was one just now.
+    /// Waits for a refusal, or returns the last one if it was just now.
     pub async fn next(&mut self) -> RedisError {
         if let Err(error) = self.reachability.not_refused_just_now() {
             return error;
@@ -208,12 +209,12 @@ impl Refusals<'_> {
 pub struct Clock(Instant);
 
 impl Clock {
-    /// Starts it.
+    /// Starts the clock.
     pub fn new() -> Self {
         Self(Instant::now())
     }
 
-    /// Reads it.
+    /// Returns the current reading.
     pub fn now(self) -> u64 {
         self.at(Instant::now())
     }

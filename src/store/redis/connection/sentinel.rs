@@ -14,42 +14,43 @@ use super::connector::timed_out;
 /// Host and port of a server.
 pub type Address = (String, u16);
 
-/// Sentinels that watch over one master.
+/// Sentinels that monitor one master.
 ///
-/// All are asked at once, and the one that has seen the latest failover is believed: a sentinel that is gone delays
-/// little, and one that has not heard of a failover yet names a server that still takes writes and will lose them.
+/// All are asked at once, and the one that has seen the latest failover is believed: a sentinel that is down delays
+/// little, and one that has not noticed a failover yet names a server that still takes writes and will lose them.
 pub struct Sentinels {
     all: Vec<Client>,
     name: String,
     /// The settings of a connection to the master.
     node: ConnectionInfo,
     config: AsyncConnectionConfig,
-    /// How long each may take.
-    patience: Duration,
+    /// Maximum time for the answer of each.
+    answer_timeout: Duration,
 }
 
 impl Sentinels {
-    /// `sentinels` know the master by `name`; `node` has the settings of a connection to it.
+    /// Creates a group of sentinels that know the master by `name`; `node` has the settings of a connection to it.
     pub fn new(
         sentinels: Vec<Client>,
         name: String,
         node: ConnectionInfo,
         config: AsyncConnectionConfig,
-        patience: Duration,
+        answer_timeout: Duration,
     ) -> Self {
-        Self { all: sentinels, name, node, config, patience }
+        Self { all: sentinels, name, node, config, answer_timeout }
     }
 
-    /// Where the master is.
+    /// Returns the address of the master.
     pub async fn named_master(&self) -> RedisResult<Address> {
-        let ask = |sentinel| async move { timeout(self.patience, self.ask(sentinel)).await.map_err(|_| timed_out())? };
+        let ask =
+            |sentinel| async move { timeout(self.answer_timeout, self.ask(sentinel)).await.map_err(|_| timed_out())? };
         let answers = join_all(self.all.iter().map(ask)).await;
         let mut failure = None;
         let mut latest = None;
         for answer in answers {
             match answer {
                 Ok(named) => latest = latest.max(Some(named)),
-                // That a sentinel does not know the name says more than that one of them is away.
+                // An unknown name says more than a sentinel that does not answer.
                 Err(error) if failure.is_none() || is_unknown(&error) => failure = Some(error),
                 Err(_) => {}
             }
@@ -57,7 +58,7 @@ impl Sentinels {
         latest.map(|(_, address)| address).ok_or_else(|| failure.unwrap_or_else(timed_out))
     }
 
-    /// The master, if it agrees that it is.
+    /// Returns a client of the master, if that server agrees that it is the master.
     pub async fn master(&self) -> RedisResult<Client> {
         let (host, port) = self.named_master().await?;
         let address = match self.node.addr() {
@@ -77,7 +78,7 @@ impl Sentinels {
             .into())
     }
 
-    /// Where one of them says that the master is, behind the number of failovers that it has seen.
+    /// Returns the address of the master according to one sentinel, behind the number of failovers that it has seen.
     async fn ask(&self, sentinel: &Client) -> RedisResult<(u64, Address)> {
         let mut link = sentinel.get_multiplexed_async_connection_with_config(&self.config).await?;
         let told: HashMap<String, String> =

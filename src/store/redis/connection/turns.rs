@@ -1,9 +1,9 @@
-//! The turns that the tasks of this process have.
+//! Turns of the tasks of this process.
 //!
 //! A command is written, and its answer read and handed over, by tasks that wait for their turns: where thousands of
-//! tasks are ready, that takes longer than Redis does, and a silence of this process must not be taken for one of Redis.
-//! A task that another thread spawns joins the queue that all threads of the runtime share, behind all that
-//! overflowed from their own. When it runs, all of those have had their turn.
+//! tasks are ready, that takes longer than Redis does, and a delay in this process must not count as silence of Redis.
+//! A task that another thread spawns joins the queue that all threads of the runtime share, behind everything that
+//! overflowed from their own queues. When it runs, all of those tasks have had their turn.
 
 use std::{
     sync::{OnceLock, mpsc},
@@ -16,34 +16,34 @@ use tokio::{
     sync::{Mutex, oneshot, watch},
 };
 
-/// The number of turns that what was sent needs at most: to be written, to be read, to be handed over, and one more for
-/// the turn that was under way.
+/// Maximum number of turns that a command needs after it was sent: to be written, to be read, to be handed over, and
+/// one more for the turn that was under way.
 const TURNS: u64 = 4;
 
-/// Counts turns while somebody waits for them.
+/// A counter of turns, which only counts while a task waits for them.
 #[derive(Debug, Default)]
 pub struct Turns {
     count: watch::Sender<u64>,
-    /// Held by the one who counts, for all who wait.
+    /// Held by the task that counts for all that wait.
     counting: Mutex<()>,
-    /// Has another thread spawn tasks; it ends when this is dropped.
+    /// Channel to the thread that spawns tasks; the thread ends when this is dropped.
     spawner: OnceLock<mpsc::Sender<Marker>>,
 }
 
-/// A task that only says that it has had its turn.
+/// A task that only reports that it has had its turn.
 struct Marker {
     runtime: Handle,
     done: oneshot::Sender<()>,
 }
 
 impl Turns {
-    /// Waits until all tasks have had as many turns as a command needs. Where there is little to do, that is at once.
+    /// Waits until all tasks have had as many turns as a command needs. Returns almost at once if few tasks are ready.
     pub async fn pass(&self) {
         let mut count = self.count.subscribe();
         let last = *count.borrow() + TURNS;
         let are_over = count.wait_for(|count| *count >= last);
         let counted = async {
-            // Whoever waited for this before has counted up to there.
+            // The task that held the lock before has counted up to there.
             let _counting = self.counting.lock().await;
             while *self.count.borrow() < last {
                 self.turn().await;
@@ -53,7 +53,7 @@ impl Turns {
         select! { biased; _ = are_over => {} () = counted => {} }
     }
 
-    /// Waits until a task that comes from another thread has had its turn.
+    /// Waits until a task that another thread spawned has had its turn.
     async fn turn(&self) {
         let (done, had_its_turn) = oneshot::channel();
         let marker = Marker { runtime: Handle::current(), done };
@@ -63,7 +63,7 @@ impl Turns {
     }
 }
 
-/// Starts the thread that spawns. Without it, which a machine without memory may bring about, turns count at once.
+/// Starts the thread that spawns. If that fails, as it may without memory, turns count as over at once.
 fn spawner() -> mpsc::Sender<Marker> {
     let (sender, markers) = mpsc::channel::<Marker>();
     let spawn_all = move || {

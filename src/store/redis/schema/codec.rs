@@ -1,13 +1,13 @@
 //! A job as the fields of a hash, and the notification of a change.
 //!
-//! | field | what it is |
+//! | field | content |
 //! |---|---|
 //! | `v` | the version, as scripts compare it |
-//! | `about` | a line for people |
+//! | `about` | a summary for people |
 //! | `job` | the core: [`record`] |
 //! | `metadata`, `result`, `details` | the documents, as JSON |
 //! | `since`, `heard`, `durable_time` | times of Redis's clock, which the script writes |
-//! | `rev` | always `newer`: version 0.1, which kept other fields, takes the record for damaged and leaves it alone |
+//! | `rev` | always `newer`: version 0.1, which kept other fields, treats the record as damaged and leaves it alone |
 
 use std::{
     borrow::Cow,
@@ -25,16 +25,16 @@ use crate::{
     store::{Record, redis::stored},
 };
 
-/// The fields that a whole job is read from, those of [`READ_BASIC`] first.
+/// The fields of a complete job, those of [`READ_BASIC`] first.
 pub const READ_FULL: [&str; 9] = ["v", "job", "since", "heard", "durable_time", "doc", "metadata", "result", "details"];
 
-/// The fields that a job without its documents is read from.
+/// The fields of a job without its documents.
 pub const READ_BASIC: [&str; 6] = ["v", "job", "since", "heard", "durable_time", "doc"];
 
-/// The documents of a job, each in a field of its own.
+/// The fields with the documents of a job.
 const DOCUMENTS: [&str; 3] = ["metadata", "result", "details"];
 
-/// The fields to read for a view.
+/// Returns the fields to read for a view.
 pub fn fields(view: View) -> &'static [&'static str] {
     match view {
         View::Full => &READ_FULL,
@@ -42,13 +42,13 @@ pub fn fields(view: View) -> &'static [&'static str] {
     }
 }
 
-/// The version as scripts compare it: revision, change, first revision, incarnation.
+/// Formats a version as scripts compare it: revision, change, first revision, incarnation.
 pub fn version(version: Version) -> String {
     let Version { incarnation_id, first_revision, revision, change_id: ChangeId { process, counter } } = version;
     format!("{revision} {process:x}.{counter:x} {first_revision} {}", incarnation_id.simple())
 }
 
-/// Reads a version.
+/// Parses a version.
 pub fn parse_version(text: &str) -> Option<Version> {
     let mut parts = text.splitn(4, ' ');
     let revision = parts.next()?.parse().ok()?;
@@ -59,17 +59,18 @@ pub fn parse_version(text: &str) -> Option<Version> {
     Some(Version { incarnation_id: Uuid::parse_str(parts.next()?).ok()?, first_revision, revision, change_id })
 }
 
-/// The fields of a version to be written.
+/// The fields that a write changes.
 #[derive(Debug, Default)]
 pub struct Fields {
-    /// Fields to be set, each with its value.
+    /// Fields to set, each with its value.
     pub set: Vec<(&'static str, Vec<u8>)>,
-    /// Fields to be deleted.
+    /// Fields to delete.
     pub deleted: Vec<&'static str>,
 }
 
 impl Fields {
-    /// What `job` changes in the record of `previous`; all of it where nothing is there, or where the record is `whole`.
+    /// Returns the fields in which `job` differs from `previous`; all fields if there is no previous version, or if the
+    /// record is written as a `whole`.
     pub fn of(job: &Job, previous: Option<&Job>, whole: bool) -> Self {
         let mut fields = Self::default();
         fields.set.push(("v", version(job.version).into_bytes()));
@@ -89,7 +90,7 @@ impl Fields {
                 (Some(is), Some(was)) if Document::ptr_eq(is, was) || is == was => {}
                 (Some(is), _) => fields.set.push((name, record::encode_document(is))),
                 (None, Some(_)) => fields.deleted.push(name),
-                // A basic view of what is there tells nothing of its documents.
+                // `previous` may be a basic view, which does not show whether the record has documents.
                 (None, None) if !all && job.removal.is_some() => fields.deleted.push(name),
                 (None, None) => {}
             }
@@ -112,7 +113,7 @@ fn documents(job: &Job) -> [Option<&Document>; 3] {
 type Bytes = Option<Vec<u8>>;
 type Times = (Option<i64>, Option<i64>, Option<Timestamp>);
 
-/// Reads the fields [`READ_FULL`] or [`READ_BASIC`] of the record of `id`.
+/// Decodes the fields [`READ_FULL`] or [`READ_BASIC`] of the record of `id`.
 pub fn decode(id: &JobId, values: Value) -> Record {
     let Ok(mut values) = <Vec<Value>>::from_redis_value(values) else { return Record::Corrupt };
     let documents = values.split_off(READ_BASIC.len().min(values.len()));
@@ -120,7 +121,7 @@ pub fn decode(id: &JobId, values: Value) -> Record {
         Value::Array(values),
     );
     let Ok((version, job, since, heard, durable_time, doc)) = basic else { return Record::Corrupt };
-    // Version 0.1 wrote an empty one where there is none.
+    // Version 0.1 wrote an empty text where there is no time.
     let durable_time = durable_time.and_then(|time| time.parse().ok()).map(Timestamp::from_micros);
     let times = (since, heard, durable_time);
     let found = match (version, job, doc) {
@@ -142,7 +143,7 @@ fn decode_record(id: &JobId, version: &str, job: &[u8], times: Times, documents:
         return Some(job);
     }
     let (metadata, result, details) = <(Bytes, Bytes, Bytes)>::from_redis_value(Value::Array(documents)).ok()?;
-    // A tombstone has none.
+    // All documents are optional, and a tombstone has none.
     let read = |json: Bytes| match json {
         Some(json) => record::decode_document(&json).map(Some),
         None => Some(None),
@@ -155,7 +156,7 @@ fn decode_record(id: &JobId, version: &str, job: &[u8], times: Times, documents:
     Some(job)
 }
 
-/// A line for people who look at a record: where the job is in its life, how far, and since when.
+/// Formats a summary for people who look at a record: state, kind, owner, progress, worker and times.
 fn about(job: &Job) -> String {
     let mut line = String::with_capacity(192);
     let state = if job.removal.is_some() { "REMOVED" } else { job.state.name() };
@@ -189,26 +190,26 @@ fn about(job: &Job) -> String {
     line
 }
 
-/// What is said of a commit to everyone who listens: enough to tell whether to read the job, and never the job.
+/// The notification of a commit: enough to decide whether to read the job, and nothing of its content.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Message<'a> {
-    /// The job.
+    /// Id of the job.
     #[serde(borrow)]
     pub id: Cow<'a, str>,
-    /// Its revision.
+    /// Revision of the version.
     pub rev: i64,
-    /// The state it is in, for people who listen.
+    /// State of the job, for people who listen.
     pub state: State,
-    /// What sort of work it is.
+    /// Kind of the job.
     #[serde(borrow)]
     pub kind: Cow<'a, str>,
-    /// Whom it belongs to.
+    /// Owner of the job.
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
     pub owner: Cow<'a, str>,
 }
 
 impl<'a> Message<'a> {
-    /// Of a commit.
+    /// Creates the notification of a commit.
     pub fn of(job: &'a Job) -> Self {
         Self {
             id: job.id.as_str().into(),
@@ -219,7 +220,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// As it is sent `by` a replica, without the number of the commit.
+    /// Encodes the notification as the replica `by` sends it, without the number of the commit.
     pub fn encode(&self, by: &str) -> Vec<u8> {
         let mut payload = Vec::with_capacity(256);
         payload.extend_from_slice(by.as_bytes());
@@ -228,7 +229,7 @@ impl<'a> Message<'a> {
         payload
     }
 
-    /// Reads it.
+    /// Parses a notification.
     pub fn decode(message: &'a str) -> Option<Self> {
         serde_json::from_str(message).ok()
     }
@@ -236,16 +237,16 @@ impl<'a> Message<'a> {
 
 /// A notification as it was received.
 pub struct Received<'a> {
-    /// The number of the commit.
+    /// Number of the commit.
     pub number: i64,
     /// The replica that committed.
     pub by: &'a str,
-    /// See [`Message::decode`].
+    /// Text to parse with [`Message::decode`].
     pub message: &'a str,
 }
 
 impl<'a> Received<'a> {
-    /// Takes it apart.
+    /// Splits the payload of a message.
     pub fn parse(payload: &'a [u8]) -> Option<Self> {
         let mut parts = std::str::from_utf8(payload).ok()?.splitn(3, ' ');
         Some(Self { number: parts.next()?.parse().ok()?, by: parts.next()?, message: parts.next()? })

@@ -1,24 +1,24 @@
-//! Every key, and what is in it. docs/redis.md has the same table for operators.
+//! The keys in Redis and what they contain. docs/redis.md has the same table for operators.
 //!
-//! Ids are spread over a fixed number of partitions. A partition's keys share a hash tag, so that one script touches
-//! one slot of a cluster; a single server keeps the same keys.
+//! Ids are spread over a fixed number of partitions. The keys of a partition share a hash tag, so that one script
+//! touches one slot of a cluster; a single server has the same keys.
 
 use std::time::Duration;
 
 use crate::domain::{Job, JobId, State, Timestamp};
 
-/// How many partitions there are: part of the format of the data, and the most masters that a cluster can use.
+/// Number of partitions: part of the data format, and the maximum number of masters that a cluster can use.
 pub const PARTITIONS: usize = 16;
 
-/// Names the data set; shared by all prefixes of a database.
+/// Key of the id of the data set; shared by all prefixes of a database.
 pub const EPOCH: &str = "jobtrack:epoch";
 
 /// The names of keys under a prefix.
 #[derive(Clone, Debug)]
 pub struct Keys {
-    /// By partition, up to the id: `job:{3}:`.
+    /// Prefixes of job keys by partition, up to the id: `job:{3}:`.
     jobs: [String; PARTITIONS],
-    /// By partition, up to the name of an index: `jobs:{3}:`.
+    /// Prefixes of index keys by partition, up to the name of the index: `jobs:{3}:`.
     indexes: [String; PARTITIONS],
     commits: [String; PARTITIONS],
     changes: [String; PARTITIONS],
@@ -27,34 +27,34 @@ pub struct Keys {
     legacy_changes: [String; PARTITIONS],
 }
 
-/// A sorted set in which a job has a place.
+/// A sorted set that contains a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IndexKey<'a> {
     /// All jobs by time of creation.
     Created,
     /// The jobs in a state by time of creation.
     State(State),
-    /// The jobs of an owner by time of creation; those without one are of an empty one.
+    /// The jobs of an owner by time of creation; jobs without an owner are under the empty one.
     Owner(&'a str),
     /// The jobs of a kind by time of creation.
     Kind(&'a str),
-    /// Ended jobs by the time at which they expire, tombstones by that at which they are forgotten.
+    /// Finished jobs by the time at which they expire, and tombstones by the time at which they are forgotten.
     Expire,
-    /// Active jobs by the time, on the clock of Redis, from which on the passing of time may decide about them.
+    /// Active jobs by the earliest time, on the clock of Redis, at which a decision by time may be due for them.
     Lease,
 }
 
-/// The place of an id in a sorted set.
+/// The score of an id in a sorted set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Score {
     /// A point in time.
     At(Timestamp),
-    /// So long after the worker was last heard: where the version has a new report, that is now.
+    /// Delay after the last report of the worker; for a version with a new report, after the write.
     AfterHeard(Duration),
 }
 
 impl<'a> IndexKey<'a> {
-    /// The places of a version of a job.
+    /// Returns the index entries of a version of a job.
     pub fn of(job: &'a Job) -> impl Iterator<Item = (Self, Score)> {
         let live = job.removal.is_none();
         let listed = [Self::Created, Self::State(job.state), Self::Owner(&job.owner), Self::Kind(&job.kind)];
@@ -65,38 +65,38 @@ impl<'a> IndexKey<'a> {
     }
 }
 
-/// A partition.
+/// The number of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition(usize);
 
 impl Partition {
-    /// All of them.
+    /// Returns all partitions.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..PARTITIONS).map(Self)
     }
 
-    /// The one that `id` belongs to, by FNV-1a: the same in every release.
+    /// Returns the partition of `id`, by FNV-1a: the same in every release.
     pub fn of(id: &JobId) -> Self {
         let hash =
             id.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         Self((hash >> 16 ^ hash) as usize % PARTITIONS)
     }
 
-    /// The one of this number, which must be below [`PARTITIONS`].
+    /// Returns the partition with this number, which must be below [`PARTITIONS`].
     pub const fn at(index: usize) -> Self {
         debug_assert!(index < PARTITIONS);
         Self(index)
     }
 
-    /// Its number.
+    /// Returns the number of the partition.
     pub const fn index(self) -> usize {
         self.0
     }
 }
 
 impl Keys {
-    /// The keys under `prefix`, such as `job:`, in `database`; indexes are then under `jobs:`. Channels name the database:
-    /// a server has one set of them for all its databases.
+    /// Creates the keys under `prefix`, such as `job:`, in `database`; indexes are then under `jobs:`. The names of
+    /// channels contain the database, because all databases of a server share them.
     pub fn new(prefix: &str, database: i64) -> Self {
         let plural = format!("{}s:", prefix.trim_end_matches(':'));
         let under = |prefix: &str| std::array::from_fn(|partition| format!("{prefix}{{{partition}}}:"));
@@ -112,12 +112,12 @@ impl Keys {
         }
     }
 
-    /// A hash: the job.
+    /// Returns the key of a job, a hash.
     pub fn job(&self, id: &JobId) -> String {
         format!("{}{id}", self.jobs[Partition::of(id).0])
     }
 
-    /// A sorted set of ids.
+    /// Returns the key of an index, a sorted set of ids.
     pub fn index(&self, partition: Partition, key: IndexKey<'_>) -> String {
         let under = &self.indexes[partition.0];
         match key {
@@ -130,27 +130,28 @@ impl Keys {
         }
     }
 
-    /// A counter: the commits that were announced.
+    /// Returns the key of the counter of announced commits.
     pub fn commits(&self, partition: Partition) -> &str {
         &self.commits[partition.0]
     }
 
-    /// A pub/sub channel: a hint of each commit.
+    /// Returns the pub/sub channel of the notifications of commits.
     pub fn changes(&self, partition: Partition) -> &str {
         &self.changes[partition.0]
     }
 
-    /// A hash: when replicas last showed that they serve, with their marks, and the history of the data.
+    /// Returns the key of the beats, a hash: the last beat and the marks of the replicas that serve, and the history of
+    /// the data.
     pub fn beat(&self, partition: Partition) -> &str {
         &self.beats[partition.0]
     }
 
-    /// The pub/sub channel of version 0.1.
+    /// Returns the pub/sub channel of version 0.1.
     pub fn legacy_changes(&self, partition: Partition) -> &str {
         &self.legacy_changes[partition.0]
     }
 
-    /// The partition that a channel belongs to.
+    /// Returns the partition of a channel.
     pub fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
         let (_, named) = channel.rsplit_once('{')?;
         let index: usize = named.split_once('}')?.0.parse().ok()?;

@@ -1,4 +1,4 @@
-//! The format of the data in Redis: the names of keys, and what a record and a notification look like.
+//! The format of the data in Redis: keys, records and notifications.
 
 pub mod codec;
 pub mod keys;

@@ -1,5 +1,5 @@
-//! The core of a job as a protobuf message: small, quick to read, and open to fields that later versions add. Its
-//! documents are fields of their own in the hash, and its version is another.
+//! The core of a job as a protobuf message: small, quick to decode, and open to fields of later versions. The documents
+//! and the version are separate fields of the hash.
 
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ struct JobRecord {
     forget_time: Option<i64>,
 }
 
-/// Writes the core of `job`: all but its id, its version, its documents and the times that the script keeps.
+/// Encodes the core of `job`: everything except its id, its version, its documents and the times that the script sets.
 pub fn encode(job: &Job) -> Vec<u8> {
     let time = |time: Option<Timestamp>| time.map(Timestamp::as_micros);
     let label = |(key, value): (&str, &str)| LabelRecord { key: key.to_owned(), value: value.to_owned() };
@@ -161,7 +161,7 @@ pub fn encode(job: &Job) -> Vec<u8> {
     record.encode_to_vec()
 }
 
-/// Reads what [`encode`] wrote of the job `id`; `None` if it is damaged.
+/// Decodes the core of the job `id` that [`encode`] wrote; `None` if it is damaged.
 pub fn decode(id: &JobId, version: Version, bytes: &[u8]) -> Option<Job> {
     let record = JobRecord::decode(bytes).ok()?;
     let time = |micros: Option<i64>| micros.map(Timestamp::from_micros);
@@ -214,12 +214,12 @@ pub fn decode(id: &JobId, version: Version, bytes: &[u8]) -> Option<Job> {
     })
 }
 
-/// Writes a document as JSON, which people can read.
+/// Encodes a document as JSON, which people can read.
 pub fn encode_document(document: &Map<String, Value>) -> Vec<u8> {
     serde_json::to_vec(document).expect("its keys are text")
 }
 
-/// Reads a document; `None` if it is damaged.
+/// Decodes a document; `None` if it is damaged.
 pub fn decode_document(json: &[u8]) -> Option<Document> {
     serde_json::from_slice(json).ok().map(Document::new)
 }
