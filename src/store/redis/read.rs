@@ -27,11 +27,17 @@ const PART_MIN: usize = 64 * 1024;
 /// Maximum number of records that are read without asking for their sizes first.
 const UNSIZED_RECORDS_MAX: usize = 2;
 
-/// Approximate size of a record without documents, in bytes.
+/// Usual size of a record without documents, in bytes.
 const BASIC_BYTES: usize = 512;
 
-/// The fields of a record that may be large in comparison with a batch.
-const LARGE_FIELDS: [&str; 3] = ["result", "metadata", "doc"];
+/// The fields of a record that may be large in comparison with a batch: those that are always read first.
+const LARGE_FIELDS: [&str; 5] = ["job", "doc", "result", "metadata", "details"];
+
+/// The number of those that are always read.
+const LARGE_BASIC_FIELDS: usize = 2;
+
+/// Size of the first batch in bytes.
+const PART_START: usize = 256 * 1024;
 
 /// The size of the next batch: grows by half while answers arrive in time, and halves after one that does not.
 #[derive(Debug)]
@@ -39,7 +45,7 @@ pub struct PartSize(AtomicUsize);
 
 impl Default for PartSize {
     fn default() -> Self {
-        Self(AtomicUsize::new(PART_MIN * 4))
+        Self(AtomicUsize::new(PART_START))
     }
 }
 
@@ -103,12 +109,15 @@ impl RedisStore {
 
     /// Returns the approximate size of each record in bytes, as far as batches depend on it.
     async fn sizes(&self, ids: &[JobId], view: View) -> Result<Vec<usize>, Fault> {
-        match view {
-            View::Basic => return Ok(vec![BASIC_BYTES; ids.len()]),
+        let fields = match view {
+            // Where batches arrive in time, it is not worth asking.
+            View::Basic if self.part_size.get() >= PART_START => return Ok(vec![BASIC_BYTES; ids.len()]),
+            View::Basic => &LARGE_FIELDS[..LARGE_BASIC_FIELDS],
             View::Full if ids.len() <= UNSIZED_RECORDS_MAX => return Ok(vec![0; ids.len()]),
-            View::Full => {}
-        }
-        let asked = LARGE_FIELDS.map(|field| self.ask_each(ids, move |key| cmd("HSTRLEN").arg(key).arg(field).take()));
+            View::Full => &LARGE_FIELDS,
+        };
+        let ask = |field: &'static str| self.ask_each(ids, move |key| cmd("HSTRLEN").arg(key).arg(field).take());
+        let asked = fields.iter().copied().map(ask);
         let mut sizes = vec![0; ids.len()];
         for answers in try_join_all(asked).await? {
             // A key that is not a hash is detected when it is read.

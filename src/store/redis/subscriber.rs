@@ -38,8 +38,8 @@ use crate::{
 /// Interval between checks of the connection, the clock and the counts of commits.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 
-/// Maximum number of jobs that are read again at a time.
-const BATCH: usize = 200;
+/// Maximum number of jobs of a partition that are read again at a time.
+const BATCH: usize = 50;
 
 /// Minimum duration of a subscription that resets the pause between attempts; also the maximum wait for the first
 /// attempt.
@@ -51,9 +51,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// The state of the notifications of commits.
 #[derive(Default)]
 pub struct Feed {
-    /// Jobs that must be read again.
-    hinted: Mutex<IndexSet<JobId>>,
-    arrived: Notify,
+    /// Jobs that must be read again, by partition.
+    hinted: [Hinted; PARTITIONS],
     /// Number of the last known commit in each partition; `None` if it is unknown.
     heard: Mutex<Counts>,
     /// At least one subscription was attempted.
@@ -65,6 +64,26 @@ pub struct Feed {
     /// Time until when the notification of an own commit may be the first sign of it, in microseconds: see
     /// [`doubt`](Self::doubt).
     doubt_until: AtomicI64,
+}
+
+/// Jobs of one partition that must be read again.
+#[derive(Default)]
+struct Hinted {
+    ids: Mutex<IndexSet<JobId>>,
+    arrived: Notify,
+}
+
+impl Hinted {
+    fn ids(&self) -> MutexGuard<'_, IndexSet<JobId>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a batch, which is empty if there are none.
+    fn take(&self) -> Vec<JobId> {
+        let mut ids = self.ids();
+        let some = ids.len().min(BATCH);
+        ids.drain(..some).collect()
+    }
 }
 
 impl Feed {
@@ -80,29 +99,16 @@ impl Feed {
         _ = self.doubt_until.compare_exchange(i64::MAX, then.as_micros(), Relaxed, Relaxed);
     }
 
-    fn hinted(&self) -> MutexGuard<'_, IndexSet<JobId>> {
-        self.hinted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn heard(&self) -> MutexGuard<'_, Counts> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a batch of the jobs that must be read again, by partition.
-    fn take_hinted(&self) -> Option<Vec<Vec<JobId>>> {
-        let mut hinted = self.hinted();
-        let some = hinted.len().min(BATCH);
-        let mut parts = vec![Vec::new(); PARTITIONS];
-        for id in hinted.drain(..some) {
-            parts[Partition::of(&id).index()].push(id);
-        }
-        parts.retain(|part| !part.is_empty());
-        (!parts.is_empty()).then_some(parts)
-    }
-
     fn read_again(&self, ids: impl IntoIterator<Item = JobId>) {
-        self.hinted().extend(ids);
-        self.arrived.notify_one();
+        for id in ids {
+            let hinted = &self.hinted[Partition::of(&id).index()];
+            hinted.ids().insert(id);
+            hinted.arrived.notify_one();
+        }
     }
 }
 
@@ -114,7 +120,7 @@ impl RedisStore {
     pub async fn run(&self) {
         tokio::join!(
             self.follow(),
-            self.read_hinted(),
+            join_all(self.feed.hinted.iter().map(|hinted| self.read_hinted(hinted))),
             self.look_after(),
             self.pool.look_after(),
             self.bulk.look_after(),
@@ -213,29 +219,24 @@ impl RedisStore {
         self.listener.missed();
     }
 
-    async fn read_hinted(&self) {
+    /// Reads and announces the jobs of one partition that must be read again; never returns. Each partition has its
+    /// own loop: in a cluster the node of one may be lost, and the others must not wait for it.
+    async fn read_hinted(&self, hinted: &Hinted) {
         loop {
-            self.feed.arrived.notified().await;
-            while let Some(parts) = self.feed.take_hinted() {
-                // Partitions are read independently: in a cluster one may be on a node that is lost. The others are
-                // announced, and the next batch waits until the read of that one has failed; its jobs are queued again
-                // behind the rest.
-                let failed: Vec<_> = join_all(parts.into_iter().map(|ids| self.announce_all(ids))).await;
-                let failed: Vec<_> = failed.into_iter().flatten().collect();
-                if !failed.is_empty() {
-                    self.feed.hinted().extend(failed);
-                    sleep(jitter(LOOK)).await;
-                }
+            let arrived = hinted.arrived.notified();
+            let ids = hinted.take();
+            if ids.is_empty() {
+                arrived.await;
+                continue;
+            }
+            let Ok(records) = self.read_many(&ids, View::Full).await else {
+                hinted.ids().extend(ids);
+                sleep(jitter(LOOK)).await;
+                continue;
+            };
+            for stored in records.into_iter().filter_map(Record::found) {
+                self.announce(stored, None);
             }
         }
-    }
-
-    /// Reads and announces jobs. Returns the ids if they can't be read.
-    async fn announce_all(&self, ids: Vec<JobId>) -> Vec<JobId> {
-        let Ok(records) = self.read_many(&ids, View::Full).await else { return ids };
-        for stored in records.into_iter().filter_map(Record::found) {
-            self.announce(stored, None);
-        }
-        Vec::new()
     }
 }

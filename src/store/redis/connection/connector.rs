@@ -167,7 +167,10 @@ impl Connector {
         if server.is_some() && id.is_some() && *server != id && !self.accepts_any.load(Relaxed) {
             return Err((ErrorKind::Server(ServerErrorKind::MasterDown), "Redis was restarted or replaced").into());
         }
-        *server = id;
+        // What is not known of this one does not make the next one trusted.
+        if id.is_some() {
+            *server = id;
+        }
         Ok(())
     }
 
