@@ -9,7 +9,7 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind,
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisResult, ServerErrorKind,
     aio::{MultiplexedConnection, PubSub},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::{
     address::{Target, Topology},
+    fault::timed_out,
     patience::longest,
     reachability::Reachability,
     sentinel::{Address, Sentinels},
@@ -220,9 +221,4 @@ fn tcp() -> TcpSettings {
     #[cfg(target_os = "linux")]
     let settings = settings.set_user_timeout(Duration::from_secs(5));
     settings
-}
-
-/// Returns the error of an answer that did not arrive in time.
-pub fn timed_out() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }

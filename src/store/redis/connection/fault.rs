@@ -42,3 +42,8 @@ pub fn is_on_the_move(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, Moved, TryAgain};
     matches!(error.kind(), ErrorKind::Server(Ask | Moved | TryAgain))
 }
+
+/// Returns the error of an answer that did not arrive in time.
+pub fn timed_out() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}

@@ -14,8 +14,8 @@ mod turns;
 
 pub use self::{
     address::Target,
-    connector::{Connector, timed_out},
-    fault::{Answer, Fault, is_on_the_move, read},
+    connector::Connector,
+    fault::{Answer, Fault, is_on_the_move, read, timed_out},
     metrics::{Command, LinkMetrics},
     pool::Pool,
     sentinel::Address,

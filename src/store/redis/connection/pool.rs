@@ -22,8 +22,8 @@ use tracing::debug;
 
 use super::{
     connections::Connections,
-    connector::{Connector, Wire, timed_out},
-    fault::{Answer, Fault, is_away, is_on_the_move, read},
+    connector::{Connector, Wire},
+    fault::{Answer, Fault, is_away, is_on_the_move, read, timed_out},
     metrics::LinkMetrics,
     patience::Patience,
     pooled::{MOVE, PooledConnection, Request, lane_of},

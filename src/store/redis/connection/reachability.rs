@@ -19,7 +19,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{connector::timed_out, turns::Turns};
+use super::{fault::timed_out, turns::Turns};
 
 /// Pause after a refused connection before another attempt.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(50);

@@ -9,7 +9,7 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use super::connector::timed_out;
+use super::fault::timed_out;
 
 /// Host and port of a server.
 pub type Address = (String, u16);
