@@ -215,7 +215,7 @@ pub enum Liveness {
 pub enum Removal {
     /// Somebody deleted or purged it.
     Deleted,
-    /// Its time was over, or it gave way to others.
+    /// Its time was over, or it was evicted, or after an outage another job stands under its id.
     Expired,
 }
 

@@ -476,6 +476,8 @@ impl LocalCache {
             if !comes_after(job, &row.job) {
                 return;
             }
+            let displaced = row.job.clone();
+            self.announce_displaced(&mut entries, &displaced, job, now);
         }
         if entries.make_room(self.max_jobs, &job.id, false) {
             self.put_clean(&mut entries, job.clone(), meta);
@@ -507,7 +509,10 @@ impl LocalCache {
         let news = row.note.dirty || row.job.version != stored.job.version;
         let same = row.job.version.incarnation_id == stored.job.version.incarnation_id;
         let before = Some(row.job.state).filter(|_| same);
-        let meta = entries.meta(&stored.job, partition, false, self.clock.now());
+        let displaced = row.job.clone();
+        let now = self.clock.now();
+        self.announce_displaced(&mut entries, &displaced, &stored.job, now);
+        let meta = entries.meta(&stored.job, partition, false, now);
         let compared_in = entries.partitions[partition].pass();
         self.put_clean(&mut entries, stored.job.clone(), EntryMeta { fresh: None, compared_in, ..meta });
         if news {
@@ -597,6 +602,17 @@ impl LocalCache {
         drop(entries);
         drop(forgotten);
         last
+    }
+
+    /// Announces the removal of a job whose id another job has, of which its watchers might never hear: they watch by
+    /// owner and kind.
+    fn announce_displaced(&self, entries: &mut Entries, displaced: &Job, by: &Job, now: Timestamp) {
+        let is_other = displaced.version.incarnation_id != by.version.incarnation_id;
+        let is_hidden = displaced.owner != by.owner || displaced.kind != by.kind;
+        if is_other && is_hidden && displaced.removal.is_none() {
+            let removed = displaced.expired(now, displaced.version.change_id);
+            self.announce(entries, volatile(removed.into()), Some(displaced.state));
+        }
     }
 
     fn announce(&self, entries: &mut Entries, stored: Stored, previous: Option<State>) {

@@ -6,13 +6,14 @@ use std::{
 };
 
 use jobtrack::{
-    domain::{ANYONE, Job, JobId, NewJob, State},
+    domain::{ANYONE, Job, JobId, NewJob, Removal, State},
     store::{
         ChangeNotification, CommitEvent, Durability, FreshnessToken, JobStore, Listener, LocalCache, Partitioning,
         Presence, Route, Source, StoreError, Stored,
     },
     watch::{Pace, Scope},
 };
+use rstest::rstest;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -298,4 +299,39 @@ fn what_was_accepted_is_announced_again_when_it_is_stored() {
     assert_eq!(*seen.0.lock().expect("no test panics here"), 2);
     held.mark_synced(&next, &recorded(next.clone()));
     assert_eq!(*seen.0.lock().expect("no test panics here"), 3);
+}
+
+#[derive(Default)]
+struct Record(Mutex<Vec<(String, Option<Removal>)>>);
+
+impl Listener for Record {
+    fn changed(&self, event: CommitEvent) {
+        let job = &event.stored.job;
+        self.0.lock().expect("no test panics here").push((job.owner.clone(), job.removal));
+    }
+}
+
+/// The watchers of one owner's jobs don't see the other owner's job.
+#[rstest]
+#[case::when_it_is_pushed(true)]
+#[case::when_it_is_read(false)]
+fn a_job_whose_id_another_owner_has_is_announced_as_removed(#[case] is_dirty: bool) {
+    let seen = Arc::new(Record::default());
+    let held = cache(100, seen.clone());
+    held.set_available(0);
+    let of = |owner: &str, time| {
+        let new = NewJob { owner: owner.to_owned(), ..plain() };
+        Job::create(id("a"), new, None, Uuid::new_v4(), &moment(time))
+    };
+    let (lost, stands) = (of("alice", 1), of("bob", 2));
+    if is_dirty {
+        held.accept(Arc::new(lost.clone()), None, false).expect("there is room");
+        held.mark_synced(&lost, &recorded(stands));
+    } else {
+        held.learn(&recorded(lost), None);
+        held.learn(&recorded(Job { since: Some(at(1)), ..stands }), None);
+    }
+    let seen = seen.0.lock().expect("no test panics here");
+    let alice = |removal| ("alice".to_owned(), removal);
+    assert_eq!(*seen, [alice(None), alice(Some(Removal::Expired)), ("bob".to_owned(), None)]);
 }

@@ -81,7 +81,8 @@ impl Story<'_> {
     fn expired_at(&self) -> Option<At> {
         let ended = self.sights.iter().any(|sight| sight.shown.is_end());
         let contested = self.calls.iter().any(|call| !call.limited_to.is_empty());
-        let begun = self.calls.iter().find(|call| call.shown().is_some())?.ended;
+        // Before a job is recorded, only the replica that accepted it knows it.
+        let begun = self.calls.iter().find(|call| call.shown().is_some_and(|shown| shown.durable))?.ended;
         let missing = self.calls.iter().filter(|call| call.is_not_found() && call.limited_to.is_empty());
         let missing = missing.map(|call| (call.begun, call.ended));
         let events = self.streams.iter().flat_map(|stream| &stream.events);
