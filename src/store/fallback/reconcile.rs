@@ -49,7 +49,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const FLUSH_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Maximum time to tell the primary that this replica leaves, during a stop.
-const LEAVE_TIMEOUT: Duration = Duration::from_millis(100);
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl FallbackStore {
     /// Restores partitions of the primary whenever they are unavailable; never returns.

@@ -6,7 +6,7 @@ use jobtrack::proto::v1::Event;
 
 use super::{
     check::{LAG, SLACK, Story},
-    record::{Act, At, Ending, Heard, Stream},
+    record::{Act, At, Call, Ending, Heard, Stream},
 };
 
 /// Maximum delay until the sweeper stores that a worker is lost.
@@ -100,7 +100,11 @@ impl Story<'_> {
             return;
         };
         let Some(lease) = self.lease() else { return };
-        let Some(due) = self.history.due(report.ended, lease + SWEEP + SLACK, lease + SWEEP + SLACK) else { return };
+        let notice = lease + SWEEP + SLACK;
+        // That a job fails has to wait for replicas that were away; until then only readers are told that it is lost.
+        let fails = |call: &Call| matches!(&call.act, Act::Create(terms) if terms.fail_when_lost);
+        let wait = if self.calls.iter().any(|call| fails(call)) { self.history.grace } else { At::ZERO };
+        let Some(due) = self.history.due(report.ended, notice, notice + wait) else { return };
         if self.history.had_lost(report.begun, due) || self.may_be_deleted(due) || self.may_be_expired(due) {
             return;
         }
