@@ -89,7 +89,7 @@ impl Story<'_> {
     }
 
     fn is_surely_deleted(&self, before: At) -> bool {
-        let deleted = |call: &&super::Call| call.act == Act::Delete && call.answer == super::Answer::Done;
+        let deleted = |call: &&Call| call.act == Act::Delete && call.answer == super::Answer::Done;
         self.calls.iter().filter(|call| deleted(call)).any(|call| call.ended < before && !self.history.is_unknown(call))
     }
 

@@ -12,13 +12,13 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisResult, ServerErrorKind,
     aio::{MultiplexedConnection, PubSub},
     cluster::ClusterClient,
-    cluster_async::ClusterConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 use tokio::time::timeout;
 
 use super::{
     address::{Target, Topology},
+    cluster::ClusterWire,
     fault::timed_out,
     patience::longest,
     reachability::Reachability,
@@ -34,7 +34,7 @@ pub enum Wire {
     /// To one server.
     Node(MultiplexedConnection),
     /// To the nodes of a cluster, as they are needed.
-    Cluster(ClusterConnection),
+    Cluster(ClusterWire),
 }
 
 impl Wire {
@@ -139,7 +139,7 @@ impl Connector {
     async fn try_connect(&self) -> RedisResult<Wire> {
         let connecting = async {
             if let Place::Cluster { cluster, .. } = &self.place {
-                return cluster.get_async_connection().await.map(Wire::Cluster);
+                return ClusterWire::connect(cluster).await.map(Wire::Cluster);
             }
             let client = self.client(0).await?;
             let mut wire = client.get_multiplexed_async_connection_with_config(&self.config).await?;

@@ -1,6 +1,7 @@
 //! Connections to Redis in each of its topologies: addresses, pools, time limits and failures.
 
 mod address;
+mod cluster;
 mod connections;
 mod connector;
 mod fault;

@@ -210,7 +210,7 @@ impl Pool {
             let wire = self.connector.connect().await?;
             if let (Wire::Cluster(connection), Some(key)) = (&wire, key) {
                 let mut look = cmd("EXISTS");
-                let mut connection = connection.clone();
+                let mut connection = connection.of(Some(key));
                 let looking = look.arg(key).query_async::<Value>(&mut connection);
                 timeout(self.timeout, looking).await.map_err(|_| timed_out())??;
             }

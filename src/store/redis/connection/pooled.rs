@@ -116,13 +116,16 @@ impl PooledConnection {
 async fn carry(wire: &mut Wire, request: Request<'_>) -> RedisResult<Vec<Answer>> {
     match (wire, request) {
         (Wire::Node(wire), Request::Command(command)) => one(wire.req_packed_command(command).await?),
-        (Wire::Cluster(wire), Request::Command(command)) => one(wire.req_packed_command(command).await?),
+        (Wire::Cluster(wire), Request::Command(command)) => {
+            one(wire.of(request.key()).req_packed_command(command).await?)
+        }
         (Wire::Node(wire), Request::Commands(commands)) => {
             let answers = wire.req_packed_commands(commands, 0, commands.len()).await?;
             unless_failed(answers.into_iter().map(Value::extract_error).collect())
         }
         // One by one: of commands that are sent as one, only the first would find keys that are moving.
         (Wire::Cluster(wire), Request::Commands(commands)) => {
+            let wire = wire.of(request.key());
             let ask = |command| {
                 let mut wire = wire.clone();
                 async move {

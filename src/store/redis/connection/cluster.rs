@@ -1,0 +1,129 @@
+//! Connections to a cluster, in sets that do not hold each other up.
+//!
+//! A connection of the library to a cluster consists of one to each master. While it looks for a master that is lost,
+//! which it does with each command for that master, all its commands wait. So the masters are spread over sets, and a
+//! command goes through the set of its master.
+
+use std::{
+    iter::once,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use futures_util::future::try_join_all;
+use redis::{
+    FromRedisValue, ParsingError, RedisResult, Value, cluster::ClusterClient, cluster_async::ClusterConnection,
+    cluster_routing::Slot, cmd,
+};
+
+use super::{pooled::lane_of, reachability::LANES};
+
+/// Maximum number of sets, each of which has a connection to every master.
+const SETS_MAX: usize = 4;
+
+/// Number of slots of a cluster.
+const SLOTS: u16 = 16384;
+
+/// The slots of the lanes.
+static LANE_SLOTS: LazyLock<[u16; LANES]> = LazyLock::new(|| std::array::from_fn(|lane| slot_of(lane.to_string())));
+
+/// Sets of connections to the masters of a cluster.
+#[derive(Clone)]
+pub struct ClusterWire {
+    sets: Vec<ClusterConnection>,
+    /// The last slot of each range of slots in their order, and the set of its master.
+    ranges: Arc<[(u16, usize)]>,
+    /// Number of commands without a key.
+    keyless: Arc<AtomicUsize>,
+}
+
+impl ClusterWire {
+    /// Connects to a cluster.
+    pub async fn connect(client: &ClusterClient) -> RedisResult<Self> {
+        let mut first = client.get_async_connection().await?;
+        let ranges = spread(cmd("CLUSTER").arg("SLOTS").query_async(&mut first).await?);
+        let others = ranges.iter().map(|(_, set)| *set).max().unwrap_or_default();
+        let others = try_join_all((0..others).map(|_| client.get_async_connection())).await?;
+        Ok(Self { sets: once(first).chain(others).collect(), ranges: ranges.into(), keyless: Arc::default() })
+    }
+
+    /// Returns the set for a command with this key; without a key, each of them in turn.
+    pub fn of(&self, key: Option<&[u8]>) -> ClusterConnection {
+        let set = match key {
+            None => self.keyless.fetch_add(1, Relaxed) % self.sets.len(),
+            Some(key) => set_of(&self.ranges, lane_of(key).map_or_else(|| slot_of(key), |lane| LANE_SLOTS[lane])),
+        };
+        self.sets[set].clone()
+    }
+}
+
+/// A range of slots, as `CLUSTER SLOTS` names it.
+struct Range {
+    last: u16,
+    master: Value,
+}
+
+impl FromRedisValue for Range {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        let (_, last, master): (u16, u16, Value) = {
+            let mut items = Vec::<Value>::from_redis_value(value)?;
+            items.truncate(3);
+            FromRedisValue::from_redis_value(Value::Array(items))?
+        };
+        Ok(Self { last, master })
+    }
+}
+
+/// Assigns the masters to sets in turn. Returns the last slot and the set of each range.
+fn spread(mut ranges: Vec<Range>) -> Vec<(u16, usize)> {
+    ranges.sort_unstable_by_key(|range| range.last);
+    let mut masters: Vec<Value> = Vec::new();
+    let mut set = |master: Value| {
+        let known = masters.iter().position(|known| *known == master);
+        known.unwrap_or_else(|| {
+            masters.push(master);
+            masters.len() - 1
+        }) % SETS_MAX
+    };
+    ranges.into_iter().map(|Range { last, master }| (last, set(master))).collect()
+}
+
+/// Returns the set of a slot; that of a slot without a master is the first.
+fn set_of(ranges: &[(u16, usize)], slot: u16) -> usize {
+    let at = ranges.partition_point(|(last, _)| *last < slot);
+    ranges.get(at).map_or(0, |(_, set)| *set)
+}
+
+/// Returns the number of the slot of a key, which the library does not tell.
+fn slot_of(key: impl AsRef<[u8]>) -> u16 {
+    let slot = Slot::for_key(key);
+    (0..SLOTS).find(|number| Slot::new(*number) == Some(slot)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: i64, last: i64, port: i64) -> Value {
+        let node = |port| Value::Array(vec![Value::BulkString(b"127.0.0.1".to_vec()), Value::Int(port)]);
+        Value::Array(vec![Value::Int(first), Value::Int(last), node(port), node(port + 100)])
+    }
+
+    #[test]
+    fn masters_are_spread_over_sets() {
+        let answer = Value::Array((0..6).rev().map(|at| range(at * 100, at * 100 + 99, 7000 + at % 5)).collect());
+        let ranges = spread(FromRedisValue::from_redis_value(answer).expect("ranges"));
+        assert_eq!(ranges, [(99, 0), (199, 1), (299, 2), (399, 3), (499, 0), (599, 0)]);
+        let set = |slot| set_of(&ranges, slot);
+        assert_eq!([set(0), set(99), set(100), set(399), set(599), set(600)], [0, 0, 1, 3, 0, 0]);
+    }
+
+    #[test]
+    fn slots_are_those_of_the_cluster_specification() {
+        assert_eq!(slot_of("123456789"), 12739);
+        assert_eq!(slot_of("{3}:commits"), slot_of("3"));
+        assert_eq!(LANE_SLOTS[3], slot_of("jobs:{3}:commits"));
+    }
+}
