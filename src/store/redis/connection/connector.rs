@@ -28,6 +28,9 @@ use super::{
 /// Maximum time to make a connection, as a multiple of the time limit of a command.
 const CONNECT_FACTOR: u32 = 4;
 
+/// Maximum time to connect to a cluster, in times of what a connection to one node may take.
+const CLUSTER_CONNECT_FACTOR: u32 = 4;
+
 /// A connection to a server, or the connections to the nodes of a cluster.
 #[derive(Clone)]
 pub enum Wire {
@@ -146,7 +149,9 @@ impl Connector {
             self.recognise(&mut wire).await?;
             Ok(Wire::Node(wire))
         };
-        timeout(self.connect_timeout, connecting).await.map_err(|_| timed_out())?
+        // Each set of connections to a cluster waits for a node that is silent.
+        let most = if self.is_cluster() { self.connect_timeout * CLUSTER_CONNECT_FACTOR } else { self.connect_timeout };
+        timeout(most, connecting).await.map_err(|_| timed_out())?
     }
 
     /// Sets whether the next server is accepted, even if it was restarted or replaced.
