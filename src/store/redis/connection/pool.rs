@@ -209,10 +209,9 @@ impl Pool {
         let replacing = async {
             let wire = self.connector.connect().await?;
             if let (Wire::Cluster(connection), Some(key)) = (&wire, key) {
-                let mut look = cmd("EXISTS");
-                let mut connection = connection.of(Some(key));
-                let looking = look.arg(key).query_async::<Value>(&mut connection);
-                timeout(self.timeout, looking).await.map_err(|_| timed_out())??;
+                let look = cmd("EXISTS").arg(key).take();
+                let looking = connection.send(&look, Some(key));
+                timeout(self.timeout, looking).await.map_err(|_| timed_out())??.extract_error()?;
             }
             self.connections.replace(wire);
             RedisResult::Ok(())

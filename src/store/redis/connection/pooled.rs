@@ -116,28 +116,23 @@ impl PooledConnection {
 async fn carry(wire: &mut Wire, request: Request<'_>) -> RedisResult<Vec<Answer>> {
     match (wire, request) {
         (Wire::Node(wire), Request::Command(command)) => one(wire.req_packed_command(command).await?),
-        (Wire::Cluster(wire), Request::Command(command)) => {
-            one(wire.of(request.key()).req_packed_command(command).await?)
-        }
+        (Wire::Cluster(wire), Request::Command(command)) => one(wire.send(command, request.key()).await?),
         (Wire::Node(wire), Request::Commands(commands)) => {
             let answers = wire.req_packed_commands(commands, 0, commands.len()).await?;
             unless_failed(answers.into_iter().map(Value::extract_error).collect())
         }
         // One by one: of commands that are sent as one, only the first would find keys that are moving.
         (Wire::Cluster(wire), Request::Commands(commands)) => {
-            let wire = wire.of(request.key());
-            let ask = |command| {
-                let mut wire = wire.clone();
-                async move {
-                    for _ in 0..MOVES {
-                        let answer = wire.req_packed_command(command).await.and_then(Value::extract_error);
-                        if !answer.as_ref().is_err_and(is_on_the_move) {
-                            return answer;
-                        }
-                        sleep(MOVE).await;
+            let (wire, key) = (&*wire, request.key());
+            let ask = async |command| {
+                for _ in 0..MOVES {
+                    let answer = wire.send(command, key).await.and_then(Value::extract_error);
+                    if !answer.as_ref().is_err_and(is_on_the_move) {
+                        return answer;
                     }
-                    wire.req_packed_command(command).await?.extract_error()
+                    sleep(MOVE).await;
                 }
+                wire.send(command, key).await?.extract_error()
             };
             unless_failed(join_all(commands.cmd_iter().map(ask)).await)
         }
