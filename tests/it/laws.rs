@@ -21,7 +21,9 @@ use jobtrack::{
 use proptest::{collection::vec, option, prelude::*};
 use uuid::Uuid;
 
-use crate::support::jobs::{apply, at, cancel, confirm, document, failure, heartbeat, job, make, plain, try_apply};
+use crate::support::jobs::{
+    apply, at, cancel, confirm, document, failure, heartbeat, job, make, moment, plain, success, try_apply,
+};
 
 fn progress() -> impl Strategy<Value = Progress> {
     (option::of(0.0..=100.0), option::of(0i64..50), option::of(0i64..50))
@@ -287,6 +289,109 @@ fn the_rules_of_the_merge() {
             assert_eq!(merged.job.version.change_id, winner.version.change_id, "{rule}");
             assert_eq!(merged.lost, Some(loser.version.change_id), "{rule}");
         }
+    }
+}
+
+/// A version of an incarnation of its own, in the store of record since then.
+fn incarnation(number: u128, since: Option<i64>, edit: impl FnOnce(&mut Job)) -> Job {
+    let mut version = apply(&job("a", 1), &heartbeat(), 2);
+    version.version.incarnation_id = Uuid::from_u128(number);
+    version.since = since.map(at);
+    edit(&mut version);
+    version
+}
+
+/// Whatever became of the others: an id belongs to what was recorded under it first.
+#[test]
+fn incarnation_that_was_recorded_first_stands() {
+    let recorded = incarnation(1, Some(50), |_| ());
+    let later = |since: Option<i64>, edit: fn(&mut Job)| {
+        incarnation(2, since, |job| {
+            (job.version.first_revision, job.version.revision, job.update_time) = (8, 9, at(90));
+            edit(job);
+        })
+    };
+    for since in [None, Some(60)] {
+        let others = [
+            later(since, |_| ()),
+            later(since, |job| (job.state, job.durable_time) = (State::Succeeded, job.since)),
+            later(since, |job| job.attempt = 9),
+            later(since, |job| job.removal = Some(Removal::Deleted)),
+        ];
+        for other in others {
+            for merged in [merge(&recorded, &other), merge(&other, &recorded)] {
+                assert_eq!(merged.job.version.incarnation_id, recorded.version.incarnation_id, "{other:?}");
+                assert_eq!(merged.job.version.revision, 10, "nobody who knows the other one has seen it: {other:?}");
+                assert_eq!(merged.lost, Some(other.version.change_id), "{other:?}");
+            }
+        }
+    }
+}
+
+/// As if the job had been created over the tombstone.
+#[test]
+fn live_job_takes_the_place_of_a_tombstone_that_was_recorded_first() {
+    let deleted = incarnation(1, Some(50), |job| {
+        (job.version.revision, job.removal) = (7, Some(Removal::Deleted));
+    });
+    for since in [None, Some(60)] {
+        let live = incarnation(2, since, |_| ());
+        for merged in [merged(&deleted, &live), merged(&live, &deleted)] {
+            assert_eq!(merged.version.incarnation_id, live.version.incarnation_id);
+            assert_eq!((merged.removal, merged.since), (None, deleted.since), "it has the id since the tombstone had");
+            assert_eq!((merged.version.first_revision, merged.version.revision), (8, 8));
+        }
+        // An active job that expired is no final tombstone: its incarnation still has the id.
+        let expired = incarnation(1, Some(50), |job| job.removal = Some(Removal::Expired));
+        for merged in [merged(&expired, &live), merged(&live, &expired)] {
+            assert_eq!(merged.version.incarnation_id, expired.version.incarnation_id);
+        }
+    }
+}
+
+/// Made on two sides for one request, and done on one of them.
+#[test]
+fn jobs_of_one_request_become_one() {
+    let of_request = |job: &mut Job| (job.owner, job.request_id) = ("o".to_owned(), Some("r".to_owned()));
+    let first = incarnation(1, Some(50), of_request);
+    let end = |job: &mut Job| {
+        of_request(job);
+        (job.state, job.create_time, job.update_time) = (State::Succeeded, at(-9), at(90));
+    };
+    for since in [None, Some(60)] {
+        let ended = incarnation(2, since, end);
+        for merged in [merged(&first, &ended), merged(&ended, &first)] {
+            assert_eq!((merged.state, merged.version.change_id), (State::Succeeded, ended.version.change_id));
+            let identity = |job: &Job| (job.version.incarnation_id, job.since, job.create_time);
+            assert_eq!(identity(&merged), identity(&first), "the one that was recorded first is the job");
+        }
+        let of_another = incarnation(2, since, |job| {
+            end(job);
+            job.owner = "another".to_owned();
+        });
+        for merged in [merged(&first, &of_another), merged(&of_another, &first)] {
+            assert_eq!((merged.state, &*merged.owner), (State::Running, "o"), "it is another request");
+        }
+    }
+}
+
+/// The expiry of an active job was decided from one version: a report that the decision did not know of stands.
+#[test]
+fn expiry_of_an_active_job_stands_over_its_own_base_alone() {
+    let base = apply(&job("a", 1), &heartbeat(), 2);
+    let expired = base.expired(at(90), moment(90).change_id);
+    for merged in [merged(&expired, &base), merged(&base, &expired)] {
+        assert_eq!((merged.removal, merged.version), (Some(Removal::Expired), expired.version));
+    }
+    let reported = apply(&base, &heartbeat(), 3);
+    for merged in [merged(&expired, &reported), merged(&reported, &expired)] {
+        assert_eq!((merged.removal, merged.version.change_id), (None, reported.version.change_id));
+    }
+    let ended = apply(&base, &success(), 3);
+    let expired = ended.expired(at(90), moment(90).change_id);
+    let other_end = apply(&base, &failure(), 4);
+    for merged in [merged(&expired, &other_end), merged(&other_end, &expired)] {
+        assert_eq!(merged.removal, Some(Removal::Expired), "the expiry of an ended job is final");
     }
 }
 

@@ -27,6 +27,7 @@ mod redis_own_load;
 mod redis_repairs;
 mod redis_start;
 mod redis_support;
+mod redis_time;
 mod replicas;
 mod returning;
 mod soak;

@@ -297,7 +297,7 @@ impl JobStore for RedisStore {
 #[async_trait]
 impl PrimaryStore for RedisStore {
     async fn probe(&self, partition: usize) -> PartitionState {
-        self.metrics.time(Command::Ping, self.probe_partition(Partition::at(partition))).await
+        self.metrics.time(Command::Ping, Box::pin(self.probe_partition(Partition::at(partition)))).await
     }
 
     fn suspect(&self) {

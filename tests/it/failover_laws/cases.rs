@@ -1,10 +1,11 @@
 //! Cases that were found by thinking, or by the random walk.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use jobtrack::{
     domain::{ANYONE, Job, JobId, NewJob, Removal, State},
     store::{
@@ -17,8 +18,8 @@ use rstest::rstest;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::world::{Deaf, Op, Step, StepClock, World, durable};
-use crate::support::jobs::{apply, at, heartbeat, id, job, moment, plain};
+use super::world::{Deaf, Op, Replica, Step, StepClock, World, durable};
+use crate::support::jobs::{apply, at, heartbeat, id, job, moment, plain, success};
 
 /// Longer than a tombstone lives.
 const LONG: Duration = Duration::from_secs(24 * 3600 + 1);
@@ -82,6 +83,23 @@ async fn an_old_tombstone_does_no_harm_to_a_new_job() {
     world.part(0).await;
     world.replicas[0].whole().await;
     assert!(world.there("a").await.is_some_and(|job| job.removal.is_none()));
+}
+
+/// A write of the deleted incarnation may still be on its way. It must not find what it was made from.
+#[tokio::test(start_paused = true)]
+async fn deletion_that_gives_way_raises_the_revision_of_what_stands() {
+    let mut world = World::new();
+    world.part(0).await;
+    world.call(0, "a", Op::Create).await;
+    world.call(0, "a", Op::Delete).await;
+    for op in [Op::Create, Op::Report, Op::Report, Op::Report] {
+        world.call(1, "a", op).await;
+    }
+    let before = world.there("a").await.expect("it is there").version;
+    world.replicas[0].whole().await;
+    let after = world.there("a").await.expect("it is there");
+    assert_eq!((after.removal, after.version.incarnation_id), (None, before.incarnation_id), "it was recorded first");
+    assert_eq!(after.version.revision, before.revision + 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,6 +214,72 @@ async fn a_job_that_is_given_up_is_told() {
     assert_eq!(world.replicas[0].conflicts().await, 1);
 }
 
+/// It was lost and not deleted, however long it takes until it can be put back.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_seen_to_be_lost_is_put_back_after_any_time() {
+    let world = serving_with_a_dirty_job().await;
+    world.part(0).await;
+    assert!(world.there("a").await.is_none(), "it was put back before the link was lost");
+    world.clock.advance(LONG);
+    world.replicas[0].whole().await;
+    assert!(world.there("a").await.is_some_and(|job| job.removal.is_none()));
+    assert_eq!(world.replicas[0].conflicts().await, 0);
+}
+
+/// What was compared with the same data stays compared, and nobody asks for more versions than Redis answers soon.
+#[tokio::test(start_paused = true)]
+async fn pass_that_is_cut_short_goes_on_where_it_was() {
+    const JOBS: usize = 1000;
+    let world = World::new();
+    let calls = world.replicas[0].tracker.on_behalf_of(&ANYONE);
+    for number in 0..JOBS {
+        calls.create(NewJob { id: Some(id(&format!("j{number}"))), ..plain() }).await.expect("there is room");
+    }
+    world.part(0).await;
+    let reads = &world.replicas[0].link.reads;
+    let before = reads.count.load(Relaxed);
+    let first_part = JOBS * 6 / 10;
+    reads.failing.store(before + first_part, Relaxed);
+    world.replicas[0].whole().await;
+    let largest = reads.largest.load(Relaxed);
+    assert!((1..=first_part).contains(&largest), "{largest} versions are asked for at once");
+    let count = reads.count.load(Relaxed) - before;
+    assert!((JOBS..JOBS + first_part).contains(&count), "{count} reads for {JOBS} jobs: it began anew");
+}
+
+/// A replica that serves, and holds a job whose record was lost alone.
+async fn serving_with_a_dirty_job() -> World {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    let there = world.there("a").await.expect("it is there");
+    world.record.store().delete(&there).await.expect("it answers");
+    let told = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it is held");
+    assert_eq!(told.durability, Durability::Volatile);
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn next_change_of_a_dirty_job_has_it_pushed_before() {
+    let world = serving_with_a_dirty_job().await;
+    let tracker = &world.replicas[0].tracker;
+    let (told, _) = tracker.on_behalf_of(&ANYONE).change(&id("a"), &heartbeat()).await.expect("it is accepted");
+    assert_eq!((told.durability, told.job.version.revision), (Durability::Durable, 2));
+}
+
+/// Each would find what the other has just written.
+#[tokio::test(start_paused = true)]
+async fn no_two_pushes_of_a_job_are_under_way_at_a_time() {
+    let world = serving_with_a_dirty_job().await;
+    let Replica { link, tracker, .. } = &world.replicas[0];
+    link.reads.millis.store(50, Relaxed);
+    let calls = (0..3).map(async |_| tracker.on_behalf_of(&ANYONE).change(&id("a"), &heartbeat()).await);
+    for outcome in join_all(calls).await {
+        outcome.expect("it is accepted");
+    }
+    world.replicas[0].whole().await;
+    assert_eq!(link.reads.most_at_once.load(Relaxed), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_held_of_removed_jobs_is_bounded() {
     const MOST: usize = 100;
@@ -213,6 +297,56 @@ async fn what_is_held_of_removed_jobs_is_bounded() {
         held.accept(gone, Some(&job), false).expect("it is held already");
     }
     assert_eq!(held.dirty(), MOST);
+}
+
+/// What is heard of others, or comes of what was sent before, does not take the place of what was accepted since.
+#[test]
+fn dirty_entry_stays_until_exactly_its_version_is_stored() {
+    let held = cache(100, Arc::new(Deaf));
+    held.set_available(0);
+    let first = job("a", 1);
+    held.learn(&recorded(first.clone()), None);
+    let [sent, rival] = [2, 3].map(|second| apply(&first, &heartbeat(), second));
+    held.accept(Arc::new(sent.clone()), Some(&first), true).expect("there is room");
+    let next = apply(&sent, &heartbeat(), 4);
+    held.accept(Arc::new(next.clone()), Some(&sent), false).expect("there is room");
+    let newer = apply(&apply(&rival, &heartbeat(), 5), &heartbeat(), 6);
+    held.learn(&recorded(newer), None);
+    held.mark_synced(&sent, &recorded(sent.clone()));
+    let accepted = held.accepted(&first.id).expect("Redis does not have it");
+    assert_eq!((accepted.job.version, held.dirty()), (next.version, 1));
+    held.mark_synced(&next, &recorded(next.clone()));
+    assert_eq!(held.dirty(), 0);
+}
+
+/// Where Redis may have got a version, another replica may know more of the job.
+#[test]
+fn time_decides_here_only_about_what_was_never_sent() {
+    let held = cache(100, Arc::new(Deaf));
+    let [unsent, sent] = ["unsent", "sent"].map(|name| job(name, 1));
+    held.accept(Arc::new(unsent.clone()), None, false).expect("there is room");
+    held.accept(Arc::new(sent.clone()), None, true).expect("there is room");
+    assert!(held.decides(&unsent) && !held.decides(&sent));
+    let next = apply(&sent, &heartbeat(), 2);
+    held.accept(Arc::new(next.clone()), Some(&sent), false).expect("there is room");
+    assert!(!held.decides(&next), "the job was sent");
+    held.mark_sent(std::slice::from_ref(&unsent.id));
+    assert!(!held.decides(&unsent));
+}
+
+/// The first end to be stored is the one that stands: ends must not wait behind reports.
+#[test]
+fn ended_jobs_are_pushed_first() {
+    let held = cache(100, Arc::new(Deaf));
+    for name in ["a", "b", "c"] {
+        let job = job(name, 1);
+        held.accept(Arc::new(job.clone()), None, false).expect("there is room");
+        if name == "b" {
+            held.accept(Arc::new(apply(&job, &success(), 2)), Some(&job), false).expect("it is held already");
+        }
+    }
+    let first: Vec<_> = held.first_dirty(0, 2).iter().map(|entry| entry.job.id.to_string()).collect();
+    assert_eq!(first, ["b", "a"]);
 }
 
 fn cache(max_jobs: usize, listener: Arc<dyn Listener>) -> LocalCache {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -12,11 +12,11 @@ use std::{
 use async_trait::async_trait;
 use jobtrack::{
     clock::Clock,
-    domain::{ANYONE, Change, Job, JobError, JobId, ListQuery, NewJob, Retention, Timestamp},
+    domain::{ANYONE, Change, Job, JobError, JobId, ListQuery, NewJob, Retention, Timestamp, Version},
     store::{
         CommitEvent, Decided, Decision, DueBatch, Durability, FallbackPolicy, FallbackStore, History, JobStore,
-        Listener, LocalCache, MemoryStore, Page, PartitionState, Partitioning, Presence, PrimaryStore, Replaced,
-        StorageMode, StoreError, StoreStats, Stored,
+        Listener, LocalCache, MemoryStore, Page, PartitionState, Partitioning, Presence, PrimaryStore,
+        Record as StoredRecord, Replaced, StorageMode, StoreError, StoreStats, Stored,
     },
     tracker::Tracker,
     watch::Hub,
@@ -68,12 +68,40 @@ impl Record {
     }
 }
 
+/// The reads of many jobs that went over a link.
+#[derive(Default)]
+pub struct Reads {
+    pub count: AtomicUsize,
+    /// The one of this number fails.
+    pub failing: AtomicUsize,
+    /// The most versions that were asked for together.
+    pub largest: AtomicUsize,
+    /// How long each takes, in milliseconds.
+    pub millis: AtomicU64,
+    under_way: AtomicUsize,
+    pub most_at_once: AtomicUsize,
+}
+
+impl Reads {
+    async fn read(&self) -> Result<(), StoreError> {
+        let number = self.count.fetch_add(1, Relaxed) + 1;
+        self.most_at_once.fetch_max(self.under_way.fetch_add(1, Relaxed) + 1, Relaxed);
+        let millis = self.millis.load(Relaxed);
+        if millis > 0 {
+            sleep(Duration::from_millis(millis)).await;
+        }
+        self.under_way.fetch_sub(1, Relaxed);
+        if number == self.failing.load(Relaxed) { Err(StoreError::Unavailable) } else { Ok(()) }
+    }
+}
+
 /// The way of one replica to the store of record.
 pub struct Link {
     pub record: Record,
     pub up: AtomicBool,
     /// What is asked next is done, and the answer is lost.
     loses_answer: AtomicBool,
+    pub reads: Reads,
     states: watch::Sender<Vec<PartitionState>>,
     mode: watch::Sender<StorageMode>,
     /// Is told of what is stored.
@@ -176,6 +204,21 @@ impl PrimaryStore for Link {
         self.states.borrow()[0]
     }
 
+    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<StoredRecord>, StoreError> {
+        let mut records = Vec::with_capacity(ids.len());
+        for id in ids {
+            self.reads.read().await?;
+            records.push(self.get(id).await?.map_or(StoredRecord::Missing, StoredRecord::Found));
+        }
+        Ok(records)
+    }
+
+    async fn versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, StoreError> {
+        self.reads.largest.fetch_max(ids.len(), Relaxed);
+        let records = self.get_many(ids).await?;
+        Ok(records.into_iter().map(|record| record.found().map(|stored| stored.job.version)).collect())
+    }
+
     fn suspect(&self) {
         let state = if self.up.load(Relaxed) { PartitionState::Serving } else { PartitionState::Away };
         self.states.send_if_modified(|states| std::mem::replace(&mut states[0], state) != state);
@@ -228,7 +271,8 @@ impl Replica {
         let held = Arc::new(LocalCache::new(1000, hub.clone(), clock.clone(), Partitioning::SINGLE, presence.clone()));
         let (up, loses_answer) = (true.into(), false.into());
         let states = watch::Sender::new(vec![PartitionState::Serving]);
-        let link = Arc::new(Link { record: record.clone(), up, loses_answer, states, mode, held: held.clone() });
+        let (record, reads) = (record.clone(), Reads::default());
+        let link = Arc::new(Link { record, up, loses_answer, reads, states, mode, held: held.clone() });
         let policy = FallbackPolicy::Accept;
         let store = Arc::new(FallbackStore::new(link.clone(), held, presence, clock.clone(), policy));
         let none = Duration::ZERO;

@@ -1,13 +1,18 @@
 //! A Redis that has no more memory, and still answers.
 
-use jobtrack::proto::v1::{CreateJobRequest, Durability, Event, ListJobsRequest};
+use jobtrack::{
+    proto::v1::{CreateJobRequest, Durability, Event, ListJobsRequest},
+    store::RedisStore,
+};
 use redis::Value;
 use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::{assert_stored, degraded, get, job, stats, try_report, whole};
 use crate::support::{
-    Server, create, new_job, reason,
+    Server, create,
+    jobs::id,
+    new_job, reason,
     redis::Redis,
     replicas::{in_time, read, server_on},
     watching::{complete, make, millis, watch},
@@ -97,6 +102,32 @@ async fn a_full_redis_is_read_from() {
     assert_eq!(client.get_job(read("nowhere")).await.expect_err("there is none").code(), Code::NotFound);
     let page = client.list_jobs(ListJobsRequest::default()).await.expect("a page").into_inner();
     assert_eq!(page.jobs.len(), 2);
+    server.stop().await;
+    other.stop().await;
+}
+
+/// No replica has to hold a job for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn full_redis_knows_the_ids_that_are_taken_and_lists_have_what_was_accepted() {
+    let redis = Redis::start().await;
+    let [server, other] = super::two_on(&redis).await;
+    let (mut client, mut elsewhere) = (server.client().await, other.client().await);
+    create(&mut client, "held").await;
+    // Of one partition, which is known to be full when something was accepted of it.
+    let partition = |name: &str| (RedisStore::PARTITIONING.of)(&id(name));
+    let ids = (0..).map(|number| format!("elsewhere-{number}"));
+    let other_id = ids.into_iter().find(|id| partition(id) == partition("held")).expect("one of many");
+    create(&mut elsewhere, &other_id).await;
+    try_report(&mut client, "held").await.expect("it is taken");
+    fill(&redis).await;
+    let reported = try_report(&mut client, "held").await.expect("it is taken");
+    degraded(&server).await;
+    let taken = client.create_job(new_job(&other_id)).await.expect_err("another replica made it");
+    assert_eq!(taken.code(), Code::AlreadyExists, "{taken:?}");
+    let page = client.list_jobs(ListJobsRequest::default()).await.expect("a page").into_inner();
+    let listed = page.jobs.iter().find(|job| job.id == "held").expect("it is listed");
+    assert_eq!((listed.revision, listed.durability()), (reported.revision, Durability::Volatile));
+    assert!(page.partial, "{page:?}");
     server.stop().await;
     other.stop().await;
 }

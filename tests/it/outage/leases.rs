@@ -148,6 +148,29 @@ async fn downtime_longer_than_leases_harms_no_job(
     onlooker.assert_no_job_ended_by_time().await;
 }
 
+/// No worker can report while the only process is paused. The workers try again shortly after it continues.
+#[rstest]
+#[case::lease(Rule::Lease)]
+#[tokio::test(flavor = "multi_thread")]
+async fn pause_of_the_only_process_harms_no_job(#[case] rule: Rule) {
+    let process = Process::start(rule.flags());
+    let mut client = process.client().await;
+    let ids = rule.create(&mut client, "live", LIVE_JOBS).await;
+    drop(Workers::start(&client, &ids).await);
+
+    process.signal("STOP");
+    sleep(OUTAGE).await;
+    process.signal("CONT");
+    let mut client = process.client().await;
+    let onlooker = Onlooker::start(&client).await;
+    sleep(HEAD_START).await;
+
+    let workers = Workers::start(&client, &ids).await;
+    assert_alive(&mut client, rule, &workers.worked()).await;
+    workers.assert_none_refused();
+    onlooker.assert_no_job_ended_by_time().await;
+}
+
 /// No worker can report while Redis is unavailable if changes are rejected then.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]

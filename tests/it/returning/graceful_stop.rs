@@ -11,6 +11,7 @@ use std::{
 };
 
 use jobtrack::proto::v1::{Durability, job::State};
+use redis::from_redis_value;
 use tokio::{task::JoinSet, time::sleep};
 use tonic::Code;
 
@@ -28,6 +29,9 @@ const DRAIN: Duration = Duration::from_secs(25);
 
 /// Time from the return of the link to the stop.
 const AT_ONCE_AFTER: Duration = Duration::from_millis(100);
+
+/// Number of partitions.
+const PARTITIONS: usize = 16;
 
 /// Number of callers that continue while the process stops.
 const CALLERS: usize = 4;
@@ -187,6 +191,31 @@ async fn call_that_comes_during_a_stop_is_refused_or_stored() {
     assert_all_stored(&redis, &ids, State::Succeeded).await;
     assert_all_stored(&redis, &acknowledged, State::Pending).await;
     assert_eq!(code, Some(0), "{log}");
+}
+
+/// What it acknowledged is stored: nobody has to wait for it with a decision by time.
+#[tokio::test(flavor = "multi_thread")]
+async fn replica_that_has_stopped_is_not_waited_for() {
+    let world = World::start().await;
+    world.record(&ids("job", 20)).await;
+    until("each partition knows that the replica serves", async || {
+        (count_marks(&world.redis).await == PARTITIONS).then_some(())
+    })
+    .await;
+    let (redis, code, log) = world.stop();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(count_marks(&redis).await, 0, "partitions wait for a replica that has stopped");
+}
+
+/// In how many partitions a replica has told up to when Redis has all that it acknowledged.
+async fn count_marks(redis: &Redis) -> usize {
+    let mut count = 0;
+    for partition in 0..PARTITIONS {
+        let key = format!("jobs:{{{partition}}}:beat");
+        let fields: Vec<String> = from_redis_value(redis.command(&["HKEYS", &key]).await).expect("names");
+        count += usize::from(fields.iter().any(|field| field.starts_with("mark:")));
+    }
+    count
 }
 
 #[tokio::test(flavor = "multi_thread")]

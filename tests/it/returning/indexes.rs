@@ -16,7 +16,7 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::{PATIENCE, complete, each, ids, key_of, stats, until, whole};
+use super::{PATIENCE, complete, each, ids, key_of, report, stats, until, whole};
 use crate::support::{
     Client, Server, new_job,
     process::Process,
@@ -153,6 +153,35 @@ async fn assert_each_goes_once(mut stream: Watch, ids: &[String]) {
     timeout(PATIENCE, all_gone).await.unwrap_or_else(|_| panic!("so many expired: {}", gone.len()));
     let more = timeout(Duration::from_secs(1), stream.until(|seen| seen.event == Event::Removed)).await;
     assert!(more.is_err(), "one more goes: {more:?}");
+}
+
+/// Nobody lists them, and no replica holds them: what is due for them would come up for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_vanished_leave_the_deadlines() {
+    let redis = Redis::start().await;
+    let flags = ["--redis-url", &redis.url()];
+    // It is there before, as a start looks at some lists.
+    let sweeper = Server::with(&flags).await;
+    let server = Server::with(&flags).await;
+    let mut client = server.client().await;
+    let leased = CreateJobRequest { lease_timeout: millis(KEPT), ..new_job("leased") };
+    client.create_job(leased).await.expect("it can be created");
+    report(&mut client, "leased").await.expect("it can be reported on");
+    let ended = CreateJobRequest { retention: millis(KEPT), ..new_job("ended") };
+    client.create_job(ended).await.expect("it can be created");
+    complete(&mut client, "ended", None).await.expect("it can be completed");
+    server.stop().await;
+    let mut vanished = Vec::new();
+    for (id, set) in [("leased", "lease"), ("ended", "expire")] {
+        let key = key_of(&redis, id).await;
+        redis.command(&["DEL", &key]).await;
+        let partition = key.split(':').nth(1).expect("a partition");
+        vanished.push((id, format!("jobs:{partition}:{set}")));
+    }
+    for (id, deadlines) in vanished {
+        until(id, async || (redis.command(&["ZSCORE", &deadlines, id]).await == Value::Nil).then_some(())).await;
+    }
+    sweeper.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

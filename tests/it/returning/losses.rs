@@ -130,3 +130,17 @@ async fn holder_puts_back_a_record_that_was_removed() {
     server.stop().await;
     other.stop().await;
 }
+
+/// Nobody asks for the job itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn holder_puts_back_a_record_that_a_list_misses() {
+    let redis = Redis::start().await;
+    let server = Server::with(&["--redis-url", &redis.url()]).await;
+    let mut client = server.client().await;
+    whole(server.channel().await).await;
+    create(&mut client, "a").await;
+    redis.command(&["DEL", &key_of(&redis, "a").await]).await;
+    client.list_jobs(ListJobsRequest::default()).await.expect("a page");
+    until("it is put back", async || ids_in(&redis).await.contains(&"a".to_owned()).then_some(())).await;
+    server.stop().await;
+}

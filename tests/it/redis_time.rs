@@ -1,0 +1,458 @@
+//! Time as the scripts in Redis keep it: the notes of beats, and the conditions of a decision about an active job. The
+//! tests write the past into Redis instead of waiting for it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jobtrack::{
+    clock::{SteeredClock, SystemClock},
+    domain::{Change, Job, JobId, NewJob, Timestamp},
+    proto::v1::{Durability, GetJobRequest, GetStatsRequest},
+    store::{
+        CommitEvent, Decided, Decision, JobStore, Listener, Presence, PrimaryStore, RedisStore, Replaced,
+        redis::{Options, Target},
+    },
+};
+use redis::{FromRedisValue, from_redis_value};
+use rstest::rstest;
+use tokio::time::sleep;
+use tonic_health::ServingStatus::{NotServing, Serving};
+use uuid::Uuid;
+
+use crate::{
+    redis_link::key_of,
+    support::{
+        Server, create,
+        jobs::{apply, cancel, heartbeat, id, make, plain, success},
+        redis::{Redis, shared_redis},
+        relay::{Link, Relay},
+        replicas::{Health, in_time, server_on},
+        watching::{self, report},
+    },
+};
+
+/// The partition of the job.
+const PARTITION: usize = 3;
+
+/// The promised time of return. A final decision waits for replicas for two beats longer.
+const REPLICA_GRACE: Duration = Duration::from_secs(60);
+
+/// Longer than anything that is waited for.
+const HOUR: i64 = 3600;
+
+struct Deaf;
+
+impl Listener for Deaf {
+    fn changed(&self, _: CommitEvent) {}
+}
+
+/// A store whose replica beats only when it is told to.
+struct Bench {
+    redis: &'static Redis,
+    prefix: String,
+    store: RedisStore,
+    presence: Arc<Presence>,
+}
+
+impl Bench {
+    /// A store that serves, in a part of its own of the shared Redis.
+    async fn start() -> Self {
+        let redis = shared_redis().await;
+        let prefix = Uuid::new_v4().simple().to_string();
+        let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
+        let options = Options {
+            target: Target::parse(&redis.url()).expect("a valid address"),
+            pool_size: 2,
+            timeout: Duration::from_secs(2),
+            key_prefix: format!("{prefix}:"),
+            replica_grace: REPLICA_GRACE,
+        };
+        let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
+        let store = RedisStore::open(options, Arc::new(Deaf), clock, presence.clone()).await.expect("Redis is usable");
+        presence.set_serving(PARTITION, true);
+        Self { redis, prefix, store, presence }
+    }
+
+    async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        from_redis_value(self.redis.command(words).await).expect("an answer of this type")
+    }
+
+    /// The time on the clock of Redis, in microseconds.
+    async fn now(&self) -> i64 {
+        let (seconds, micros): (i64, i64) = self.ask(&["TIME"]).await;
+        seconds * 1_000_000 + micros
+    }
+
+    fn beat_key(&self) -> String {
+        format!("{}s:{{{PARTITION}}}:beat", self.prefix)
+    }
+
+    fn job_key(&self, job: &Job) -> String {
+        format!("{}:{{{PARTITION}}}:{}", self.prefix, job.id)
+    }
+
+    /// Writes the moment that was so many seconds ago into a field.
+    async fn set_ago(&self, key: &str, field: &str, seconds: i64) {
+        let moment = self.now().await - seconds * 1_000_000;
+        let _: i64 = self.ask(&["HSET", key, field, &moment.to_string()]).await;
+    }
+
+    async fn beat(&self) -> Beat {
+        let begun = self.now().await;
+        self.store.beat(PARTITION).await.expect("Redis answers");
+        let ended = self.now().await;
+        Beat { fields: self.ask(&["HGETALL", &self.beat_key()]).await, begun, ended }
+    }
+
+    /// Stores a running job under a lease.
+    async fn run(&self, lease: Duration, fail_when_lost: bool) -> Job {
+        let new = NewJob { lease_timeout: lease, fail_when_lost, ..plain() };
+        let made = make(id_of_partition().as_str(), 0, new);
+        self.put(&made, None).await;
+        let running = apply(&made, &heartbeat(), 1);
+        self.put(&running, Some(&made)).await
+    }
+
+    async fn put(&self, job: &Job, previous: Option<&Job>) -> Job {
+        match self.store.replace(Arc::new(job.clone()), previous).await.expect("Redis answers") {
+            Replaced::Stored(stored) => Job::clone(&stored.job),
+            Replaced::Conflict(there) => panic!("a conflict with {there:?}"),
+        }
+    }
+
+    /// Has the store decide that the worker of `job` is lost.
+    async fn lose_worker(&self, job: &Job) -> Decided {
+        let lost = apply(job, &Change::LoseWorker, 2);
+        let decision = if job.lease.fail_when_lost { Decision::Final } else { Decision::Lost };
+        self.store.decide(Arc::new(lost), job, decision).await.expect("Redis answers")
+    }
+}
+
+fn id_of_partition() -> JobId {
+    let ids = (0..).map(|number| id(&format!("j{number}")));
+    ids.into_iter().find(|id| (RedisStore::PARTITIONING.of)(id) == PARTITION).expect("one of many")
+}
+
+/// The notes of a beat, and when it was sent and answered.
+struct Beat {
+    fields: HashMap<String, String>,
+    begun: i64,
+    ended: i64,
+}
+
+impl Beat {
+    fn time(&self, field: &str) -> Option<i64> {
+        self.fields.get(field).map(|time| time.parse().expect("a time"))
+    }
+
+    /// Whether a field was set to the present.
+    fn is_now(&self, field: &str) -> bool {
+        self.time(field).is_some_and(|time| (self.begun..=self.ended).contains(&time))
+    }
+
+    fn heard_since(&self) -> i64 {
+        self.time("heard_since").expect("every beat notes it")
+    }
+
+    /// The name of the replica's mark, and its time.
+    fn mark(&self) -> Option<(&str, i64)> {
+        let name = self.fields.keys().find(|field| field.starts_with("mark:"))?;
+        Some((name, self.time(name).expect("it is there")))
+    }
+}
+
+/// The past, in seconds before the present; less than 0 is in the future.
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    heard: i64,
+    heard_since: i64,
+    last: i64,
+    mark: Option<i64>,
+}
+
+/// Nothing was heard of a worker for long, though it could have been.
+const SILENT: Past = Past { heard: HOUR, heard_since: HOUR, last: 0, mark: None };
+
+/// The kind of decision about a job with a lease of so many seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Due {
+    /// The job fails.
+    Final(u64),
+    /// The worker counts as lost until it reports again.
+    Lost(u64),
+}
+
+#[rstest]
+#[case::lease_is_over(Due::Final(30), SILENT, true)]
+#[case::lease_is_just_over(Due::Final(30), Past { heard: 40, ..SILENT }, true)]
+#[case::heard_within_the_lease(Due::Final(30), Past { heard: 20, ..SILENT }, false)]
+#[case::heard_in_the_future(Due::Final(30), Past { heard: -HOUR, ..SILENT }, false)]
+#[case::hears_within_the_lease(Due::Final(30), Past { heard_since: 20, ..SILENT }, false)]
+#[case::hears_within_the_bound(Due::Final(30), Past { heard_since: 40, ..SILENT }, false)]
+#[case::hears_longer_than_the_bound(Due::Final(30), Past { heard_since: 70, ..SILENT }, true)]
+#[case::nobody_serves(Due::Final(30), Past { last: 10, ..SILENT }, false)]
+#[case::beat_of_the_future(Due::Final(30), Past { last: -HOUR, ..SILENT }, false)]
+#[case::one_is_away_since_the_lease_ran(Due::Final(30), Past { heard: 40, mark: Some(20), ..SILENT }, false)]
+#[case::all_is_there_since_the_lease_was_over(Due::Final(30), Past { heard: 40, mark: Some(2), ..SILENT }, true)]
+#[case::one_is_away_for_longer_than_promised(Due::Final(30), Past { heard: 200, mark: Some(190), ..SILENT }, true)]
+#[case::mark_of_the_future(Due::Final(30), Past { mark: Some(-HOUR), ..SILENT }, false)]
+#[case::short_lease(Due::Final(1), Past { heard: 2, ..SILENT }, false)]
+#[case::short_lease_and_some_beats(Due::Final(1), Past { heard: 7, ..SILENT }, true)]
+#[case::loss_in_the_lease(Due::Lost(30), Past { heard: 20, ..SILENT }, false)]
+#[case::loss_that_could_not_be_heard(Due::Lost(30), Past { heard_since: 20, ..SILENT }, false)]
+#[case::loss_where_nobody_serves(Due::Lost(30), Past { last: 10, ..SILENT }, false)]
+#[case::loss_does_not_wait_for_the_bound(Due::Lost(30), Past { heard_since: 40, ..SILENT }, true)]
+#[case::loss_does_not_wait_for_replicas(Due::Lost(30), Past { heard: 40, mark: Some(20), ..SILENT }, true)]
+#[tokio::test]
+async fn decision_waits_until_no_report_can_be_missing(#[case] due: Due, #[case] past: Past, #[case] taken: bool) {
+    let bench = Bench::start().await;
+    let (Due::Final(lease) | Due::Lost(lease)) = due;
+    let job = bench.run(Duration::from_secs(lease), due == Due::Final(lease)).await;
+    let (beat, record) = (bench.beat_key(), bench.job_key(&job));
+    bench.set_ago(&record, "heard", past.heard).await;
+    bench.set_ago(&beat, "heard_since", past.heard_since).await;
+    if let Some(mark) = past.mark {
+        bench.set_ago(&beat, "mark:another", mark).await;
+    }
+    bench.set_ago(&beat, "last", past.last).await;
+    match bench.lose_worker(&job).await {
+        Decided::Stored(stored) => assert!(taken, "{due:?}, {past:?}: it comes too early: {stored:?}"),
+        Decided::Deferred => assert!(!taken, "{due:?}, {past:?}: it does not come"),
+        Decided::Conflict => panic!("{due:?}, {past:?}: nobody else changes the job"),
+    }
+    let there = bench.store.get(&job.id).await.expect("Redis answers").expect("it is there").job;
+    assert_eq!(there.version.revision, job.version.revision + i64::from(taken), "{due:?}, {past:?}");
+    let now = Timestamp::from_micros(bench.now().await);
+    assert!(there.heard.is_some_and(|heard| heard <= now), "a moment of the future stays: {there:?}");
+}
+
+/// A lease runs from the last report, and from no other change.
+#[tokio::test]
+async fn report_is_heard_when_it_is_stored_and_other_changes_are_not() {
+    let bench = Bench::start().await;
+    let running = bench.run(Duration::from_secs(30), true).await;
+    let before = Timestamp::from_micros(bench.now().await);
+    assert!(running.heard.is_some_and(|heard| heard <= before), "{running:?}");
+    let reported = bench.put(&apply(&running, &heartbeat(), 2), Some(&running)).await;
+    let after = Timestamp::from_micros(bench.now().await);
+    assert!(reported.heard.is_some_and(|heard| (before..=after).contains(&heard)), "{reported:?}");
+    let asked = bench.put(&apply(&reported, &cancel(false), 3), Some(&reported)).await;
+    assert_eq!(asked.heard, reported.heard, "nobody reported");
+    for job in [&reported, &asked] {
+        assert_eq!(job.since, running.since, "the id is taken since its creation");
+    }
+    let there = bench.store.get(&asked.id).await.expect("Redis answers").expect("it is there").job;
+    assert_eq!((there.heard, there.since), (asked.heard, asked.since));
+}
+
+/// The times of a job that Redis has lost are those of before: whoever took the id meanwhile came later.
+#[tokio::test]
+async fn job_that_is_put_back_has_the_id_since_it_had_it_first() {
+    let bench = Bench::start().await;
+    let running = bench.run(Duration::from_secs(30), true).await;
+    let ended = bench.put(&apply(&running, &success(), 2), Some(&running)).await;
+    assert!(ended.since.is_some() && ended.durable_time.is_some(), "{ended:?}");
+    let _: i64 = bench.ask(&["DEL", &bench.job_key(&ended)]).await;
+    let back = bench.put(&ended, None).await;
+    assert_eq!((back.since, back.durable_time), (ended.since, ended.durable_time));
+    let there = bench.store.get(&ended.id).await.expect("Redis answers").expect("it is there").job;
+    assert_eq!((there.since, there.durable_time), (ended.since, ended.durable_time));
+}
+
+/// A report at a replica that was cut off gives way to a later change elsewhere. Its worker was heard all the same, and
+/// the lease runs from when Redis learns of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn report_that_gives_way_in_a_merge_is_heard() {
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let (cut_off, serving) = (Server::with(&["--redis-url", &relay.url()]).await, server_on(&redis).await);
+    let (mut client, mut elsewhere) = (cut_off.client().await, serving.client().await);
+    create(&mut client, "a").await;
+    report(&mut client, "a").await;
+    let key = key_of(&redis, "a").await;
+    let heard = async || from_redis_value::<i64>(redis.command(&["HGET", &key, "heard"]).await).expect("a time");
+
+    relay.set_all(Link::Cut);
+    Health::watch(&cut_off, "redis").await.until(NotServing).await;
+    // So that Redis has the higher revision, and nothing is written but that the worker was heard.
+    report(&mut elsewhere, "a").await;
+    let reported = report(&mut client, "a").await;
+    assert_eq!(reported.durability(), Durability::Volatile, "{reported:?}");
+    let asked = watching::cancel(&mut elsewhere, "a", false).await;
+    let before = heard().await;
+    relay.set_all(Link::Pass);
+    Health::watch(&cut_off, "redis").await.until(Serving).await;
+    let request = GetJobRequest { job_id: "a".to_owned(), min_revision: Some(asked.revision) };
+    let mut admin = cut_off.admin().await;
+    let is_clean = async {
+        while admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner().dirty_jobs > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    in_time("a merge", is_clean).await;
+    let there = client.get_job(request).await.expect("it is there").into_inner().job.expect("a job");
+    assert!(there.cancel.is_some() && there.worker == asked.worker, "the later change stands: {there:?}");
+    assert!(heard().await > before, "the report was not heard");
+    cut_off.stop().await;
+    serving.stop().await;
+}
+
+#[rstest]
+#[case::is_final(true)]
+#[case::is_a_loss(false)]
+#[tokio::test]
+async fn decision_about_another_version_is_a_conflict(#[case] fail_when_lost: bool) {
+    let bench = Bench::start().await;
+    let job = bench.run(Duration::from_secs(1), fail_when_lost).await;
+    let ended = bench.put(&apply(&job, &success(), 2), Some(&job)).await;
+    let (beat, record) = (bench.beat_key(), bench.job_key(&job));
+    bench.set_ago(&record, "heard", HOUR).await;
+    bench.set_ago(&beat, "heard_since", HOUR).await;
+    bench.set_ago(&beat, "last", 0).await;
+    let decided = bench.lose_worker(&job).await;
+    assert!(matches!(decided, Decided::Conflict), "{decided:?}");
+    let there = bench.store.get(&job.id).await.expect("Redis answers").expect("it is there").job;
+    assert_eq!(there.version, ended.version);
+}
+
+/// Something that the next beat finds.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    Nothing,
+    AnotherServerProcess,
+    OldBeat,
+    NoBeat,
+    BeatOfTheFuture,
+    HearsSinceTheFuture,
+}
+
+/// Time in which no worker could be heard does not count, and a restart may have lost what was heard.
+#[rstest]
+#[case::nothing(Found::Nothing, false, false)]
+#[case::restart(Found::AnotherServerProcess, true, true)]
+#[case::silence(Found::OldBeat, true, false)]
+#[case::loss_of_the_last_beat(Found::NoBeat, true, false)]
+#[case::clock_set_back(Found::BeatOfTheFuture, true, false)]
+#[case::clock_set_back_since(Found::HearsSinceTheFuture, true, false)]
+#[tokio::test]
+async fn beat_notes_since_when_workers_are_heard(#[case] found: Found, #[case] anew: bool, #[case] is_loss: bool) {
+    let bench = Bench::start().await;
+    let key = bench.beat_key();
+    let before = bench.beat().await;
+    let history = bench.store.history(PARTITION);
+    match found {
+        Found::Nothing => {}
+        Found::AnotherServerProcess => _ = bench.ask::<i64>(&["HSET", &key, "run", "another"]).await,
+        Found::OldBeat => bench.set_ago(&key, "last", 10).await,
+        Found::NoBeat => _ = bench.ask::<i64>(&["HDEL", &key, "last"]).await,
+        Found::BeatOfTheFuture => bench.set_ago(&key, "last", -HOUR).await,
+        Found::HearsSinceTheFuture => bench.set_ago(&key, "heard_since", -HOUR).await,
+    }
+    let after = bench.beat().await;
+    if anew {
+        assert!(after.is_now("heard_since"), "{found:?}: {:?}", after.fields);
+    } else {
+        assert_eq!(after.heard_since(), before.heard_since(), "{found:?}");
+    }
+    assert_eq!(bench.presence.heard_since(PARTITION).as_micros(), after.heard_since(), "{found:?}");
+    assert!(after.is_now("last"), "{found:?}: {:?}", after.fields);
+    assert_eq!(after.fields["lineage"] != before.fields["lineage"], is_loss, "{found:?}");
+    assert_eq!(after.fields["run"], before.fields["run"], "{found:?}");
+    let is_continued = history.is_continued_by(&bench.store.history(PARTITION));
+    assert_eq!(is_continued, !is_loss, "{found:?}");
+}
+
+/// A replica that does not serve hears nobody.
+#[tokio::test]
+async fn beat_of_a_replica_that_does_not_serve_is_no_sign_that_workers_are_heard() {
+    let bench = Bench::start().await;
+    bench.beat().await;
+    bench.presence.set_serving(PARTITION, false);
+    bench.set_ago(&bench.beat_key(), "last", 2).await;
+    let silent = bench.beat().await;
+    assert!(!silent.is_now("last"), "{:?}", silent.fields);
+    bench.presence.set_serving(PARTITION, true);
+    assert!(bench.beat().await.is_now("last"));
+}
+
+/// A mark says up to when Redis has all that a replica acknowledged. The beat that is under way can't say so of its own
+/// time: an answer may be on its way that Redis does not have.
+#[tokio::test]
+async fn mark_is_the_time_of_the_last_beat_before_anything_was_dirty() {
+    let bench = Bench::start().await;
+    let first = bench.beat().await;
+    let second = bench.beat().await;
+    let (_, mark) = second.mark().expect("it serves");
+    assert!((first.begun..=first.ended).contains(&mark), "{:?}", second.fields);
+
+    bench.presence.begin_dirty(PARTITION);
+    bench.beat().await;
+    let (_, dirty) = bench.beat().await.mark().expect("it serves");
+    assert!((second.begun..=second.ended).contains(&dirty), "{mark}, {dirty}");
+    bench.presence.end_dirty(PARTITION);
+    let (_, clean) = bench.beat().await.mark().expect("it serves");
+    assert!(clean > dirty);
+
+    bench.presence.set_serving(PARTITION, false);
+    bench.beat().await;
+    let (_, away) = bench.beat().await.mark().expect("it stays for as long as the bound");
+    assert_eq!(away, clean, "a replica that does not serve says that Redis has all that it acknowledged");
+}
+
+/// Where marks come in another order than they were made, or the clock was set back, the right one stays.
+#[tokio::test]
+async fn mark_is_only_raised_and_never_in_the_future() {
+    let bench = Bench::start().await;
+    bench.beat().await;
+    let key = bench.beat_key();
+    let beat = bench.beat().await;
+    let name = beat.mark().expect("it serves").0.to_owned();
+
+    bench.set_ago(&key, &name, 0).await;
+    let raised: i64 = bench.ask(&["HGET", &key, &name]).await;
+    assert_eq!(bench.beat().await.mark(), Some((&*name, raised)), "the mark is lowered");
+
+    bench.set_ago(&key, &name, -HOUR).await;
+    let (_, mark) = (bench.beat().await.mark()).map(|(name, mark)| (name.to_owned(), mark)).expect("it serves");
+    assert!(mark <= bench.now().await, "a mark of the future stays");
+}
+
+/// A replica that stopped with everything stored is not waited for; one that is gone without a word is, for a while.
+#[tokio::test]
+async fn marks_of_replicas_that_stopped_or_are_long_gone_are_removed() {
+    let bench = Bench::start().await;
+    bench.beat().await;
+    bench.set_ago(&bench.beat_key(), "mark:gone", HOUR).await;
+    bench.set_ago(&bench.beat_key(), "mark:late", 30).await;
+    let beat = bench.beat().await;
+    assert!(!beat.fields.contains_key("mark:gone") && beat.fields.contains_key("mark:late"), "{:?}", beat.fields);
+    let _: i64 = bench.ask(&["HDEL", &bench.beat_key(), "mark:late"]).await;
+    assert!(bench.beat().await.mark().is_some());
+    bench.presence.set_serving(PARTITION, false);
+    bench.store.leave(PARTITION).await.expect("Redis answers");
+    assert_eq!(bench.beat().await.mark(), None);
+}
+
+/// What one replica finds out about a loss, all others hear of.
+#[tokio::test(flavor = "multi_thread")]
+async fn count_of_commits_that_has_fallen_begins_another_lineage() {
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    create(&mut server.client().await, "a").await;
+    let key = key_of(&redis, "a").await;
+    let partition = key.split(':').nth(1).expect("a partition");
+    let beat = format!("jobs:{partition}:beat");
+    let lineage =
+        async || from_redis_value::<Option<String>>(redis.command(&["HGET", &beat, "lineage"]).await).expect("a name");
+    let before = lineage().await;
+    assert!(before.is_some(), "the replica serves, so it has beaten");
+    // All that was committed has been heard of when the count is lower than that.
+    let is_told = async {
+        while lineage().await == before {
+            redis.command(&["SET", &format!("jobs:{partition}:commits"), "0"]).await;
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    in_time("another lineage", is_told).await;
+    Health::watch(&server, "redis").await.until(Serving).await;
+    server.stop().await;
+}
