@@ -158,6 +158,12 @@ impl FallbackStore {
         };
         let merged = merge(&entry.job, &theirs.job);
         self.record_outcome(&entry, merged.lost.is_some_and(|lost| is_apart(&entry, &theirs.job, lost)));
+        let is_active = !theirs.job.state.is_terminal() && theirs.job.removal.is_none();
+        let reported_here = entry.dirty && entry.job.report_time > theirs.job.report_time;
+        if reported_here && is_active && merged.job.report_time == theirs.job.report_time {
+            // The worker of the version that prevails has reported here, too.
+            self.primary.renew(&theirs.job).await?;
+        }
         if merged.job.version != theirs.job.version {
             return Ok(Some((entry, Replacement { job: merged.job.into(), previous: Some(theirs.job) })));
         }
@@ -168,11 +174,6 @@ impl FallbackStore {
             let mut job = merged.job;
             job.version.revision += 1;
             return Ok(Some((entry, Replacement { job: job.into(), previous: Some(theirs.job) })));
-        }
-        let heard_here = entry.dirty && entry.job.report_time > theirs.job.report_time;
-        if heard_here && !theirs.job.state.is_terminal() && theirs.job.removal.is_none() {
-            // The worker of the prevailing version has reported here, too.
-            self.primary.renew(&theirs.job).await?;
         }
         self.cache.mark_synced(&entry.job, &theirs);
         Ok(None)
