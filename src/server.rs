@@ -143,7 +143,7 @@ impl Server {
         let fallback = redis.as_ref().map(|(_, fallback)| fallback.clone());
         if let Some((redis, failover)) = redis {
             let follower = redis.clone();
-            tasks.spawn(stop.clone().run_until_cancelled_owned(async move { follower.run().await }));
+            tasks.spawn(stop.clone().run_until_cancelled_owned(async move { Box::pin(follower.run()).await }));
             tasks.spawn(stop.clone().run_until_cancelled_owned(async move { failover.run().await }));
             redis.settle().await;
         }

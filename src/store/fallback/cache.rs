@@ -610,7 +610,9 @@ impl LocalCache {
         let is_other = displaced.version.incarnation_id != by.version.incarnation_id;
         let is_hidden = displaced.owner != by.owner || displaced.kind != by.kind;
         if is_other && is_hidden && displaced.removal.is_none() {
-            let removed = displaced.expired(now, displaced.version.change_id);
+            let mut removed = displaced.expired(now, by.version.change_id);
+            // The job that stands may have the next revision, and must be newer than this.
+            removed.version.revision = displaced.version.revision;
             self.announce(entries, volatile(removed.into()), Some(displaced.state));
         }
     }

@@ -7,6 +7,7 @@
 
 use std::{
     future::pending,
+    mem::replace,
     time::{Duration, Instant},
 };
 
@@ -132,6 +133,9 @@ impl FallbackStore {
                     Err(error) => debug!(%error, partition, "pushing to the primary failed"),
                 }
             }
+            if !self.cache.is_any_unavailable() && self.cache.dirty() == 0 {
+                self.report().settle(self.clock.now());
+            }
         }
     }
 
@@ -180,6 +184,9 @@ impl FallbackStore {
                 self.presence.set_serving(partition, false);
                 return Err(error);
             }
+        }
+        if !self.presence.is_serving(partition) {
+            return Err(StoreError::Unavailable);
         }
         self.cache.set_available(partition);
         // A call may have found the partition unavailable between the beats, so what they said of this replica no
@@ -233,12 +240,14 @@ pub struct ReconcileMetrics {
 
 /// Waits until a change shows that a partition serves.
 async fn begins_to_serve(states: &mut watch::Receiver<Vec<PartitionState>>, partition: usize) {
+    let mut before = states.borrow_and_update()[partition];
     while states.changed().await.is_ok() {
-        if states.borrow_and_update()[partition] == PartitionState::Serving {
+        let state = states.borrow_and_update()[partition];
+        if replace(&mut before, state) != PartitionState::Serving && state == PartitionState::Serving {
             return;
         }
     }
-    // The primary has been dropped, so nothing will change.
+    // The primary is gone, with all that waits for it.
     pending::<()>().await;
 }
 

@@ -61,6 +61,13 @@ impl ReconcileLog {
         }
     }
 
+    /// Ends a reconciliation of which nothing is left, though its last part was interrupted.
+    pub fn settle(&mut self, now: Timestamp) {
+        if self.began && self.under_way == 0 {
+            self.end_time.get_or_insert(now);
+        }
+    }
+
     /// Records the outcome of a job, and its reason in plain text. A worse outcome from before stays.
     pub fn enter(&mut self, id: &JobId, outcome: ReconcileOutcome, reason: &'static str) {
         if let Some(before) = self.by_id.get(id).copied() {
@@ -131,6 +138,7 @@ mod tests {
         log.begin(BEGIN + EPISODE * 3);
         assert_eq!(told(&log).1, [0, 1, 0]);
         // Nor has one of which a part is under way.
+        log.settle(BEGIN + EPISODE * 3);
         log.end(BEGIN + EPISODE * 3, true);
         assert!(log.summary().is_some_and(|summary| summary.end_time.is_none()));
         log.end(BEGIN + EPISODE * 3, true);

@@ -146,7 +146,7 @@ impl RedisStore {
             target,
             metrics,
         };
-        store.check().await?;
+        Box::pin(store.check()).await?;
         Ok(store)
     }
 

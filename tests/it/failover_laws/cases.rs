@@ -436,12 +436,12 @@ fn what_was_accepted_is_announced_again_when_it_is_stored() {
 }
 
 #[derive(Default)]
-struct Record(Mutex<Vec<(String, Option<Removal>)>>);
+struct Record(Mutex<Vec<(String, Option<Removal>, i64)>>);
 
 impl Listener for Record {
     fn changed(&self, event: CommitEvent) {
         let job = &event.stored.job;
-        self.0.lock().expect("no test panics here").push((job.owner.clone(), job.removal));
+        self.0.lock().expect("no test panics here").push((job.owner.clone(), job.removal, job.version.revision));
     }
 }
 
@@ -457,7 +457,8 @@ fn a_job_whose_id_another_owner_has_is_announced_as_removed(#[case] is_dirty: bo
         let new = NewJob { owner: owner.to_owned(), ..plain() };
         Job::create(id("a"), new, None, Uuid::new_v4(), &moment(time))
     };
-    let (lost, stands) = (of("alice", 1), of("bob", 2));
+    let (lost, mut stands) = (of("alice", 1), of("bob", 2));
+    stands.version.revision = 2;
     if is_dirty {
         held.accept(Arc::new(lost.clone()), None, false).expect("there is room");
         held.mark_synced(&lost, &recorded(stands));
@@ -466,6 +467,7 @@ fn a_job_whose_id_another_owner_has_is_announced_as_removed(#[case] is_dirty: bo
         held.learn(&recorded(Job { since: Some(at(1)), ..stands }), None);
     }
     let seen = seen.0.lock().expect("no test panics here");
-    let alice = |removal| ("alice".to_owned(), removal);
-    assert_eq!(*seen, [alice(None), alice(Some(Removal::Expired)), ("bob".to_owned(), None)]);
+    let alice = |removal| ("alice".to_owned(), removal, 1);
+    // What stands has a higher revision than the removal, so that those who see both are sent it.
+    assert_eq!(*seen, [alice(None), alice(Some(Removal::Expired)), ("bob".to_owned(), None, 2)]);
 }

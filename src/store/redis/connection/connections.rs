@@ -78,11 +78,13 @@ impl Connections {
         current.take_if(|(connection, _)| connection.is_broken(self.generations.now()));
         let (connection, uses) = current.as_mut()?;
         *uses += 1;
-        if *uses >= USES
-            && let Some(Ok(next)) = self.pool.get().now_or_never()
-            && !next.is_broken(self.generations.now())
-        {
-            (*connection, *uses) = (next.clone(), 0);
+        if *uses >= USES {
+            *uses = 0;
+            if let Some(Ok(next)) = self.pool.get().now_or_never()
+                && !next.is_broken(self.generations.now())
+            {
+                *connection = next.clone();
+            }
         }
         Some(connection.clone())
     }
@@ -112,7 +114,7 @@ impl Connections {
 
     /// Returns whether `connection` has been replaced, so that its failures say nothing about the connections in use.
     pub fn are_newer_than(&self, connection: &PooledConnection) -> bool {
-        connection.is_broken(self.generations.now())
+        !connection.is_of(self.generations.now())
     }
 
     /// Waits for a connection that is not known to be broken.

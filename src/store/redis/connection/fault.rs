@@ -47,3 +47,8 @@ pub fn is_on_the_move(error: &RedisError) -> bool {
 pub fn timed_out() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
+
+/// Returns whether the error comes from the connection rather than from a node.
+pub fn is_without_answer(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound)
+}

@@ -210,7 +210,7 @@ impl Pool {
             let wire = self.connector.connect().await?;
             if let (Wire::Cluster(connection), Some(key)) = (&wire, key) {
                 let look = cmd("EXISTS").arg(key).take();
-                let looking = connection.send(&look, Some(key));
+                let looking = connection.send(&look, Some(key), &|| {});
                 timeout(self.timeout, looking).await.map_err(|_| timed_out())??.extract_error()?;
             }
             self.connections.replace(wire);

@@ -9,12 +9,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, Value, aio::ConnectionLike};
+use redis::{Arg, Cmd, Pipeline, RedisError, RedisResult, Value, aio::ConnectionLike};
 use tokio::time::{Instant, sleep};
 
 use super::{
     connector::Wire,
-    fault::{Answer, is_away, is_on_the_move},
+    fault::{Answer, is_away, is_on_the_move, is_without_answer},
     reachability::{Clock, LANES, Lane},
 };
 
@@ -83,7 +83,12 @@ impl PooledConnection {
 
     /// Returns whether a command failed on it, or it is not of this generation.
     pub fn is_broken(&self, generation: Generation) -> bool {
-        self.known.broken.load(Relaxed) || self.generation != generation
+        self.known.broken.load(Relaxed) || !self.is_of(generation)
+    }
+
+    /// Returns whether it is of this generation.
+    pub fn is_of(&self, generation: Generation) -> bool {
+        self.generation == generation
     }
 
     /// Prevents further use.
@@ -100,8 +105,12 @@ impl PooledConnection {
     ) -> (impl Future<Output = RedisResult<Vec<Answer>>> + 'a, impl Fn() -> Option<Instant> + 'a) {
         let Self { wire, known, .. } = self;
         let (clock, last) = (known.clock, lane.map(|lane| &known.heard[lane]));
+        // Of a cluster, where a request may consist of many commands, the last answer to one of them.
+        let own = wire.is_cluster().then(|| Arc::new(AtomicU64::new(0)));
+        let progress = own.clone();
+        let progress = move || progress.iter().for_each(|own| own.store(clock.now(), Relaxed));
         let sending = async move {
-            let outcome = carry(wire, request).await;
+            let outcome = carry(wire, request, &progress).await;
             if let Some(last) = last
                 && !outcome.as_ref().is_err_and(is_without_answer)
             {
@@ -109,14 +118,18 @@ impl PooledConnection {
             }
             outcome
         };
-        (sending, move || clock.moment(last?.load(Relaxed)))
+        let heard = move || {
+            let [last, own] = [last, own.as_deref()].map(|heard| heard.map_or(0, |heard| heard.load(Relaxed)));
+            clock.moment(last.max(own))
+        };
+        (sending, heard)
     }
 }
 
-async fn carry(wire: &mut Wire, request: Request<'_>) -> RedisResult<Vec<Answer>> {
+async fn carry(wire: &mut Wire, request: Request<'_>, progress: &impl Fn()) -> RedisResult<Vec<Answer>> {
     match (wire, request) {
         (Wire::Node(wire), Request::Command(command)) => one(wire.req_packed_command(command).await?),
-        (Wire::Cluster(wire), Request::Command(command)) => one(wire.send(command, request.key()).await?),
+        (Wire::Cluster(wire), Request::Command(command)) => one(wire.send(command, request.key(), progress).await?),
         (Wire::Node(wire), Request::Commands(commands)) => {
             let answers = wire.req_packed_commands(commands, 0, commands.len()).await?;
             unless_failed(answers.into_iter().map(Value::extract_error).collect())
@@ -126,13 +139,13 @@ async fn carry(wire: &mut Wire, request: Request<'_>) -> RedisResult<Vec<Answer>
             let (wire, key) = (&*wire, request.key());
             let ask = async |command| {
                 for _ in 0..MOVES {
-                    let answer = wire.send(command, key).await.and_then(Value::extract_error);
+                    let answer = wire.send(command, key, progress).await.and_then(Value::extract_error);
                     if !answer.as_ref().is_err_and(is_on_the_move) {
                         return answer;
                     }
                     sleep(MOVE).await;
                 }
-                wire.send(command, key).await?.extract_error()
+                wire.send(command, key, progress).await?.extract_error()
             };
             unless_failed(join_all(commands.cmd_iter().map(ask)).await)
         }
@@ -141,11 +154,6 @@ async fn carry(wire: &mut Wire, request: Request<'_>) -> RedisResult<Vec<Answer>
 
 fn one(answer: Value) -> RedisResult<Vec<Answer>> {
     Ok(vec![Ok(answer.extract_error()?)])
-}
-
-/// Returns whether the error comes from the connection rather than from a node.
-fn is_without_answer(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound)
 }
 
 /// Returns the answers, unless one of them says that Redis can't serve now.
