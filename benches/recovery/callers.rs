@@ -1,4 +1,4 @@
-//! Callers that read and report throughout, and what came of their calls.
+//! Callers that read and report throughout, and the outcomes of their calls.
 
 use std::{
     fmt::{Display, Formatter, Result},
@@ -18,17 +18,17 @@ use tonic::Status;
 
 use super::{Client, process::Process};
 
-/// How many callers read, and how many report, at each replica.
+/// Number of callers that read, and of callers that report, at each replica.
 const READERS: usize = 2;
 const REPORTERS: usize = 2;
 
 /// The pause between the calls of a caller.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// A stride through the jobs that comes by all of them.
+/// Step from one job to the next, so that in time each is read.
 const STRIDE: usize = 7919;
 
-/// What goes on meanwhile.
+/// The part of a round in which a call ends.
 #[derive(Clone, Copy, Debug)]
 pub enum Phase {
     Rest,
@@ -52,12 +52,12 @@ struct Record {
     calls: Mutex<Calls>,
 }
 
-/// What came of calls.
+/// Times and failures of calls.
 #[derive(Clone, Default)]
 pub struct Calls {
-    /// By phase, in which they ended.
+    /// Durations, by the phase in which the calls ended.
     times: [Vec<Duration>; PHASES.len()],
-    /// Those that were not answered with OK.
+    /// Calls that were not answered with OK.
     pub failures: Vec<String>,
 }
 
@@ -78,12 +78,12 @@ impl Callers {
         callers
     }
 
-    /// Says what goes on from now on.
+    /// Begins a phase.
     pub fn enter(&self, phase: Phase) {
         self.record.phase.store(phase as usize, Relaxed);
     }
 
-    /// Lets each finish its call.
+    /// Stops the callers after their current calls.
     pub async fn stop(self) -> Calls {
         self.record.is_over.store(true, Relaxed);
         self.tasks.join_all().await;
@@ -92,7 +92,7 @@ impl Callers {
 }
 
 impl Record {
-    /// Makes a call, notes what comes of it, and pauses.
+    /// Makes a call, records its outcome, and pauses.
     async fn call<T>(&self, what: &str, call: impl Future<Output = std::result::Result<T, Status>>) {
         let started = Instant::now();
         let outcome = call.await;
@@ -130,12 +130,12 @@ async fn report(mut client: Client, id: String, record: Arc<Record>) {
 }
 
 impl Calls {
-    /// How many there were.
+    /// Returns the number of calls.
     pub fn count(&self) -> usize {
         self.times.iter().map(Vec::len).sum()
     }
 
-    /// How long the longest took.
+    /// Returns the duration of the longest call.
     pub fn longest(&self) -> Duration {
         self.times.iter().flatten().max().copied().unwrap_or_default()
     }

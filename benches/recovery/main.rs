@@ -1,7 +1,7 @@
-//! How soon many replicas come back together: `cargo bench --bench recovery`, with a redis-server on the PATH.
+//! The time in which many replicas return together: `cargo bench --bench recovery`, with a redis-server on the PATH.
 //!
 //! Ten servers, each a process of its own, hold the same 100,000 jobs. Redis is killed and starts again with all its
-//! data, so that each replica compares everything that it holds before it serves from Redis. Callers read and report
+//! data, so that each replica compares all its cached jobs before it serves from Redis. Callers read and report
 //! throughout. In the same run, ten raw clients, each on one connection, read as many versions in pipelines.
 //!
 //! | it fails unless | |
@@ -62,37 +62,37 @@ use tonic_health::{
 };
 use uuid::Uuid;
 
-/// The one of jobtrack, so that the raw clients have the same.
+/// The allocator of jobtrack, so that the raw clients have the same.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Calls of `JobService`.
+/// A client of `JobService`.
 type Client = JobServiceClient<Channel>;
 
-/// Calls of `AdminService`.
+/// A client of `AdminService`.
 type Admin = AdminServiceClient<Channel>;
 
-/// The bars.
+/// Limits of the ratios to the raw clients, and to what the versions need.
 const TIME_RATIO_MAX: f64 = 3.0;
 const BYTES_RATIO_MAX: f64 = 1.5;
 
-/// How many jobs are written at a time.
+/// Number of jobs that are written at a time.
 const WRITES_AT_ONCE: usize = 256;
 
-/// How many jobs a replica reads with one call, and how many such calls are under way.
+/// Number of jobs that a replica reads with one call, and of such calls at a time.
 const BATCH_JOBS: usize = 100;
 const BATCHES_AT_ONCE: usize = 4;
 
-/// How long an outage lasts.
+/// Duration of an outage, after all replicas have noticed it.
 const OUTAGE: Duration = Duration::from_secs(2);
 
-/// The pause after a round.
+/// Pause before a round.
 const REST: Duration = Duration::from_secs(2);
 
-/// The pause between looks whether a replica serves.
+/// Interval at which a replica is asked whether it serves.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How long replicas may take for what they are asked.
+/// Maximum time until a replica has noticed an outage or its end.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Measures how soon replicas that hold many jobs come back together.
@@ -107,15 +107,15 @@ struct Arguments {
     /// Outages, each after a reading by raw clients
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// What cargo says to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// What came of an outage.
+/// The return of all replicas after an outage.
 struct Return {
     time: Duration,
-    /// What Redis sent and received until all replicas served.
+    /// Bytes that Redis sent and received until all replicas served.
     bytes: [u64; 2],
     cpu: Duration,
     redis_cpu: Duration,
@@ -193,7 +193,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A replica that has room for all jobs.
+/// Starts a replica that has room for all jobs.
 fn start(redis: &Redis) -> Process {
     Process::start(&["--redis-url", &redis.url(), "--max-memory-jobs", "10000000"])
 }
@@ -244,7 +244,7 @@ fn job(id: &JobId, counter: u64) -> Arc<Job> {
     Arc::new(Job::create(id.clone(), new, None, Uuid::new_v4(), &context))
 }
 
-/// Has a replica hold all jobs: it reads each.
+/// Fills the cache of a replica with all jobs, by reading them.
 async fn hold(replica: &Process, ids: &[JobId]) {
     let client = &replica.client().await;
     let batches = stream::iter(ids.chunks(BATCH_JOBS)).map(|ids| {
@@ -262,7 +262,7 @@ async fn hold(replica: &Process, ids: &[JobId]) {
     assert!(held >= ids.len(), "it does not hold all of them: {stats:?}");
 }
 
-/// Kills Redis and starts it again. Returns what it took from the moment at which it answers until all replicas serve.
+/// Kills Redis and starts it again. Measures from its first answer until all replicas serve from it.
 async fn come_back(redis: &mut Redis, replicas: &[Process], callers: &Callers, ids: &[JobId]) -> Return {
     let mut health = join_all(replicas.iter().map(Health::watch)).await;
     callers.enter(Phase::Outage);
@@ -294,7 +294,7 @@ fn cpu_of(replicas: &[Process]) -> Duration {
     replicas.iter().map(|replica| cpu::time(replica.id())).sum()
 }
 
-/// Whether a replica answers as one that serves from Redis.
+/// Returns whether a replica serves from Redis.
 async fn serves_from_redis(replica: &Process, id: &JobId) -> bool {
     let stats = replica.admin().await.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
     let request = GetJobRequest { job_id: id.to_string(), min_revision: None };
@@ -303,7 +303,7 @@ async fn serves_from_redis(replica: &Process, id: &JobId) -> bool {
     stats.storage_mode() == StorageMode::Redis && durability == Durability::Durable
 }
 
-/// What a replica says of its link to Redis, as it changes.
+/// The health of a replica's link to Redis, as it changes.
 struct Health(Streaming<HealthCheckResponse>);
 
 impl Health {

@@ -1,4 +1,4 @@
-//! Clients that do nothing but read versions, and what Redis tells of itself.
+//! Clients that do nothing but read versions, and the counters of Redis.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use redis::{Client, Pipeline, aio::MultiplexedConnection};
 
 use super::servers::Redis;
 
-/// How many versions are in a pipeline, and how many pipelines of a client are under way. A replica has as many
-/// versions under way: some 125 of each of its 16 partitions.
+/// Number of versions in a pipeline, and of pipelines of a client at a time: as many versions as a replica reads at a
+/// time, some 125 of each of its 16 partitions.
 const PIPELINE: usize = 500;
 const AT_ONCE: usize = 4;
 
-/// What it took the clients.
+/// Time and CPU of a reading by all clients.
 pub struct Reading {
     pub time: Duration,
     pub redis_cpu: Duration,
@@ -24,7 +24,7 @@ pub fn key(id: &JobId) -> String {
     format!("job:{{{}}}:{id}", (RedisStore::PARTITIONING.of)(id))
 }
 
-/// So many clients read the versions under all these keys, all at the same time.
+/// Reads the versions under all these keys with each of `clients` clients at the same time.
 pub async fn read_all(redis: &Redis, keys: &[String], clients: usize) -> Reading {
     let connections = join_all((0..clients).map(|_| connect(redis))).await;
     let (started, before) = (Instant::now(), cpu(redis).await);
@@ -57,7 +57,7 @@ async fn read(connection: MultiplexedConnection, keys: Vec<String>) -> Vec<Strin
     parts.buffered(AT_ONCE).concat().await
 }
 
-/// What Redis has to send, and to receive, so that the versions under these keys are read once.
+/// Returns the bytes that Redis has to send, and to receive, to have the versions under these keys read once.
 pub async fn bytes(redis: &Redis, keys: &[String]) -> [u64; 2] {
     let versions = read(connect(redis).await, keys.to_vec()).await;
     let text = |length: usize| format!("${length}\r\n").len() + length + "\r\n".len();
@@ -66,13 +66,13 @@ pub async fn bytes(redis: &Redis, keys: &[String]) -> [u64; 2] {
     [sum(&mut versions.iter().map(|version| text(version.len()))), sum(&mut keys.iter().map(command))]
 }
 
-/// How many bytes Redis has sent and received since it started.
+/// Returns the bytes that Redis has sent and received since it started.
 pub async fn traffic(redis: &Redis) -> [u64; 2] {
     let stats = redis.info("stats").await;
     ["total_net_output_bytes:", "total_net_input_bytes:"].map(|name| number(&stats, name))
 }
 
-/// Time on a core that Redis has had since it started.
+/// Returns the CPU time that Redis has used since it started.
 pub async fn cpu(redis: &Redis) -> Duration {
     let info = redis.info("cpu").await;
     let seconds: f64 = ["used_cpu_user:", "used_cpu_sys:"].map(|name| number::<f64>(&info, name)).iter().sum();

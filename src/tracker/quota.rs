@@ -1,5 +1,5 @@
-//! Looks through the lists of owners that have come to their quota: records that have vanished leave the indexes, and so
-//! the counts, where a list meets them.
+//! Limits how often the list of an owner at its quota is read. Records that have vanished leave the indexes, and so the
+//! counts, where a list meets them.
 
 use std::{
     collections::HashMap,
@@ -11,20 +11,20 @@ use tokio::time::Instant;
 
 use crate::domain::Cursor;
 
-/// Interval between looks through the list of one owner, however often its creations are refused.
+/// Minimum interval between reads of the list of one owner, however often its creations are refused.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Maximum number of owners that are remembered.
 const MAX_OWNERS: usize = 1000;
 
-/// The last look through the list of each owner.
+/// The last read of the list of each owner.
 #[derive(Debug, Default)]
 pub struct QuotaLooks(Mutex<HashMap<String, Look>>);
 
 #[derive(Debug)]
 struct Look {
     at: Instant,
-    /// Where the next one goes on.
+    /// The start of the next one.
     next: Place,
 }
 
@@ -37,7 +37,7 @@ impl QuotaLooks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a look, and returns where in the list of `owner`; `None` if the last one was just now.
+    /// Begins a read, and returns its start in the list of `owner`; `None` if the last one was just now.
     pub fn begin(&self, owner: &str) -> Option<Place> {
         let mut looks = self.looks();
         let next = match looks.get(owner) {
@@ -53,7 +53,7 @@ impl QuotaLooks {
         Some(next)
     }
 
-    /// Ends a look that came as far as `next` in the list of `owner`; `None`: to its end.
+    /// Ends a read that came as far as `next` in the list of `owner`; `None`: to its end.
     pub fn end(&self, owner: &str, next: Option<Cursor>) {
         if let Some(look) = self.looks().get_mut(owner) {
             look.next = Place(next);

@@ -144,7 +144,7 @@ impl Beat {
         self.fields.get(field).map(|time| time.parse().expect("a time"))
     }
 
-    /// Whether a field was set to the present.
+    /// Returns whether a field was set to the present.
     fn is_now(&self, field: &str) -> bool {
         self.time(field).is_some_and(|time| (self.begun..=self.ended).contains(&time))
     }
@@ -276,7 +276,7 @@ async fn report_that_gives_way_in_a_merge_is_heard(#[case] is_higher: bool) {
 
     relay.set_all(Link::Cut);
     Health::watch(&cut_off, "redis").await.until(NotServing).await;
-    // Where Redis has the higher revision, nothing is written but that the worker was heard.
+    // With a higher revision in Redis, the only write is that the worker was heard.
     if is_higher {
         report(&mut elsewhere, "a").await;
     }
@@ -403,7 +403,7 @@ async fn mark_is_the_time_of_the_last_beat_before_anything_was_dirty() {
     assert_eq!(away, clean, "a replica that does not serve says that Redis has all that it acknowledged");
 }
 
-/// Where marks come in another order than they were made, or the clock was set back, the right one stays.
+/// Marks that arrive out of order, or after the clock was set back, do not lower the right one.
 #[tokio::test]
 async fn mark_is_only_raised_and_never_in_the_future() {
     let bench = Bench::start().await;
@@ -437,7 +437,7 @@ async fn marks_of_replicas_that_stopped_or_are_long_gone_are_removed() {
     assert_eq!(bench.beat().await.mark(), None);
 }
 
-/// What one replica finds out about a loss, all others hear of.
+/// A loss that one replica notices is known to all others.
 #[tokio::test(flavor = "multi_thread")]
 async fn count_of_commits_that_has_fallen_begins_another_lineage() {
     let redis = Redis::start().await;

@@ -198,9 +198,14 @@ impl LocalCache {
         self.unsettled[at].notify_one();
     }
 
-    /// Marks a partition as available.
-    pub fn set_available(&self, at: usize) {
+    /// Marks a partition as available, if this replica still says that it serves from it: a call may have found it
+    /// unavailable since. Returns whether it did.
+    #[must_use]
+    pub fn set_available(&self, at: usize) -> bool {
         let mut entries = self.entries();
+        if !self.presence.is_serving(at) {
+            return false;
+        }
         let partition = &mut entries.partitions[at];
         partition.unavailable = None;
         partition.end_pass();
@@ -213,6 +218,7 @@ impl LocalCache {
             // Lists in the meantime contained only cached jobs, so their readers must list again.
             self.listener.missed();
         }
+        true
     }
 
     /// Begins a pass over the entries of a partition, or continues one that compared with the same history. Returns the

@@ -83,7 +83,7 @@ impl FallbackStore {
         // The cache is empty, so nothing has to be compared.
         for (partition, _) in states.iter().enumerate().filter(|(_, state)| **state == PartitionState::Serving) {
             presence.set_serving(partition, true);
-            cache.set_available(partition);
+            _ = cache.set_available(partition);
         }
         Self {
             primary,

@@ -185,14 +185,7 @@ impl FallbackStore {
                 return Err(error);
             }
         }
-        if !self.presence.is_serving(partition) {
-            return Err(StoreError::Unavailable);
-        }
-        self.cache.set_available(partition);
-        // A call may have found the partition unavailable between the beats, so what they said of this replica no
-        // longer holds.
-        if !self.presence.is_serving(partition) {
-            self.cache.set_unavailable(partition, false);
+        if !self.cache.set_available(partition) {
             return Err(StoreError::Unavailable);
         }
         // The partition may have become unavailable again in the meantime.
@@ -231,13 +224,6 @@ impl FallbackStore {
     }
 }
 
-/// Metrics of reconciliations.
-pub struct ReconcileMetrics {
-    /// Number of jobs by outcome, in the order of [`ReconcileOutcome::ALL`].
-    jobs: Counters<{ ReconcileOutcome::ALL.len() }>,
-    pub(super) seconds: Histogram,
-}
-
 /// Waits until a change shows that a partition serves.
 async fn begins_to_serve(states: &mut watch::Receiver<Vec<PartitionState>>, partition: usize) {
     let mut before = states.borrow_and_update()[partition];
@@ -249,6 +235,13 @@ async fn begins_to_serve(states: &mut watch::Receiver<Vec<PartitionState>>, part
     }
     // The primary is gone, with all that waits for it.
     pending::<()>().await;
+}
+
+/// Metrics of reconciliations.
+pub struct ReconcileMetrics {
+    /// Number of jobs by outcome, in the order of [`ReconcileOutcome::ALL`].
+    jobs: Counters<{ ReconcileOutcome::ALL.len() }>,
+    pub(super) seconds: Histogram,
 }
 
 impl ReconcileMetrics {

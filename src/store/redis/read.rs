@@ -110,7 +110,7 @@ impl RedisStore {
     /// Returns the approximate size of each record in bytes, as far as batches depend on it.
     async fn sizes(&self, ids: &[JobId], view: View) -> Result<Vec<usize>, Fault> {
         let fields = match view {
-            // Where batches arrive in time, it is not worth asking.
+            // As long as batches arrive in time, asking is not worth a round trip.
             View::Basic if self.part_size.get() >= PART_START => return Ok(vec![BASIC_BYTES; ids.len()]),
             View::Basic => &LARGE_FIELDS[..LARGE_BASIC_FIELDS],
             View::Full if ids.len() <= UNSIZED_RECORDS_MAX => return Ok(vec![0; ids.len()]),

@@ -123,7 +123,7 @@ impl RedisStore {
         outcomes
     }
 
-    /// Returns the outcome of one of many writes. A write that Redis could not execute in this form is sent again alone.
+    /// Returns the outcome of one of many writes. A write that Redis could not execute so is sent again alone.
     async fn answered(
         &self,
         Replacement { job, previous }: &Replacement,

@@ -226,7 +226,7 @@ async fn a_job_that_was_seen_to_be_lost_is_put_back_after_any_time() {
     assert_eq!(world.replicas[0].conflicts().await, 0);
 }
 
-/// What was compared with the same data stays compared, and nobody asks for more versions than Redis answers soon.
+/// Entries that were compared with the same data stay compared, and versions are asked for in bounded batches.
 #[tokio::test(start_paused = true)]
 async fn pass_that_is_cut_short_goes_on_where_it_was() {
     const JOBS: usize = 1000;
@@ -299,11 +299,11 @@ async fn what_is_held_of_removed_jobs_is_bounded() {
     assert_eq!(held.dirty(), MOST);
 }
 
-/// What is heard of others, or comes of what was sent before, does not take the place of what was accepted since.
+/// A version of another replica, or the result of an earlier push, does not replace a change that was accepted since.
 #[test]
 fn dirty_entry_stays_until_exactly_its_version_is_stored() {
     let held = cache(100, Arc::new(Deaf));
-    held.set_available(0);
+    assert!(held.set_available(0));
     let first = job("a", 1);
     held.learn(&recorded(first.clone()), None);
     let [sent, rival] = [2, 3].map(|second| apply(&first, &heartbeat(), second));
@@ -319,7 +319,7 @@ fn dirty_entry_stays_until_exactly_its_version_is_stored() {
     assert_eq!(held.dirty(), 0);
 }
 
-/// Where Redis may have got a version, another replica may know more of the job.
+/// If Redis may have a version, another replica may know more of the job.
 #[test]
 fn time_decides_here_only_about_what_was_never_sent() {
     let held = cache(100, Arc::new(Deaf));
@@ -351,7 +351,9 @@ fn ended_jobs_are_pushed_first() {
 
 fn cache(max_jobs: usize, listener: Arc<dyn Listener>) -> LocalCache {
     let clock = Arc::new(StepClock::default());
-    LocalCache::new(max_jobs, listener, clock, Partitioning::SINGLE, Arc::new(Presence::new(1)))
+    let presence = Arc::new(Presence::new(1));
+    presence.set_serving(0, true);
+    LocalCache::new(max_jobs, listener, clock, Partitioning::SINGLE, presence)
 }
 
 /// From when on what the primary says of `id` is fresh.
@@ -370,7 +372,7 @@ fn recorded(job: Job) -> Stored {
 #[test]
 fn an_entry_is_not_followed_for_what_was_asked_before_it() {
     let held = cache(1, Arc::new(Deaf));
-    held.set_available(0);
+    assert!(held.set_available(0));
     let first = job("a", 1);
     held.learn(&recorded(first.clone()), None);
     let following = freshness(&held, &first.id);
@@ -396,7 +398,7 @@ impl Listener for Counter {
 fn a_new_life_is_announced_when_the_tombstone_is_forgotten() {
     let seen = Arc::new(Counter::default());
     let held = cache(100, seen.clone());
-    held.set_available(0);
+    assert!(held.set_available(0));
     let first = job("a", 1);
     let gone = first.expired(at(2), moment(2).change_id);
     let second = Job::create(id("a"), plain(), Some(&gone), Uuid::new_v4(), &moment(3));
@@ -425,7 +427,7 @@ async fn an_end_whose_time_is_over_stands_against_an_old_snapshot() {
 fn what_was_accepted_is_announced_again_when_it_is_stored() {
     let seen = Arc::new(Counter::default());
     let held = cache(100, seen.clone());
-    held.set_available(0);
+    assert!(held.set_available(0));
     let first = job("a", 1);
     held.learn(&recorded(first.clone()), None);
     let next = apply(&first, &heartbeat(), 2);
@@ -452,7 +454,7 @@ impl Listener for Record {
 fn a_job_whose_id_another_owner_has_is_announced_as_removed(#[case] is_dirty: bool) {
     let seen = Arc::new(Record::default());
     let held = cache(100, seen.clone());
-    held.set_available(0);
+    assert!(held.set_available(0));
     let of = |owner: &str, time| {
         let new = NewJob { owner: owner.to_owned(), ..plain() };
         Job::create(id("a"), new, None, Uuid::new_v4(), &moment(time))
@@ -468,6 +470,15 @@ fn a_job_whose_id_another_owner_has_is_announced_as_removed(#[case] is_dirty: bo
     }
     let seen = seen.0.lock().expect("no test panics here");
     let alice = |removal| ("alice".to_owned(), removal, 1);
-    // What stands has a higher revision than the removal, so that those who see both are sent it.
+    // The job that stands has a higher revision than the removal, so that readers of both owners are sent it.
     assert_eq!(*seen, [alice(None), alice(Some(Removal::Expired)), ("bob".to_owned(), None, 2)]);
+}
+
+/// Between the beats by which a replica says that it serves, and the moment at which it does.
+#[test]
+fn partition_that_a_call_finds_unavailable_is_not_made_available() {
+    let held = cache(100, Arc::new(Deaf));
+    held.set_unavailable(0, false);
+    assert!(!held.set_available(0));
+    assert!(held.is_unavailable(0));
 }

@@ -76,7 +76,7 @@ pub struct Reads {
     pub failing: AtomicUsize,
     /// The most versions that were asked for together.
     pub largest: AtomicUsize,
-    /// How long each takes, in milliseconds.
+    /// Duration of each, in milliseconds.
     pub millis: AtomicU64,
     under_way: AtomicUsize,
     pub most_at_once: AtomicUsize,

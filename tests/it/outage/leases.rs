@@ -138,11 +138,16 @@ async fn downtime_longer_than_leases_harms_no_job(
     }
     sleep(OUTAGE).await;
     let replica = Process::start(&flags);
-    let mut client = replica.client().await;
+    assert_workers_continue(&replica, rule, &ids).await;
+}
+
+/// Fails unless workers that try again a moment after a process is there find their jobs as they left them.
+async fn assert_workers_continue(process: &Process, rule: Rule, ids: &[String]) {
+    let mut client = process.client().await;
     let onlooker = Onlooker::start(&client).await;
     sleep(HEAD_START).await;
 
-    let workers = Workers::start(&client, &ids).await;
+    let workers = Workers::start(&client, ids).await;
     assert_alive(&mut client, rule, &workers.worked()).await;
     workers.assert_none_refused();
     onlooker.assert_no_job_ended_by_time().await;
@@ -161,14 +166,7 @@ async fn pause_of_the_only_process_harms_no_job(#[case] rule: Rule) {
     process.signal("STOP");
     sleep(OUTAGE).await;
     process.signal("CONT");
-    let mut client = process.client().await;
-    let onlooker = Onlooker::start(&client).await;
-    sleep(HEAD_START).await;
-
-    let workers = Workers::start(&client, &ids).await;
-    assert_alive(&mut client, rule, &workers.worked()).await;
-    workers.assert_none_refused();
-    onlooker.assert_no_job_ended_by_time().await;
+    assert_workers_continue(&process, rule, &ids).await;
 }
 
 /// No worker can report while Redis is unavailable if changes are rejected then.

@@ -193,7 +193,7 @@ async fn call_that_comes_during_a_stop_is_refused_or_stored() {
     assert_eq!(code, Some(0), "{log}");
 }
 
-/// What it acknowledged is stored: nobody has to wait for it with a decision by time.
+/// All that it acknowledged is stored, so no decision by time has to wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn replica_that_has_stopped_is_not_waited_for() {
     let world = World::start().await;

@@ -559,7 +559,7 @@ impl Cluster {
         self.nodes.iter().find(|node| node.port == port).expect("a node of this cluster")
     }
 
-    /// Whether another node says that the one at `port` has failed, as a majority of them has to find.
+    /// Returns whether the nodes agree that the one at `port` has failed.
     pub async fn is_failed(&self, port: u16) -> bool {
         let other = self.nodes.iter().find(|node| node.port != port && node.running.is_some()).expect("others run");
         let nodes: String = from_redis_value(other.command(&["CLUSTER", "NODES"]).await).expect("a text");

@@ -9,7 +9,7 @@ use std::{
     mem::replace,
     pin::pin,
     sync::{
-        Arc, LazyLock,
+        LazyLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -33,9 +33,10 @@ const SETS_MAX: usize = 4;
 /// Interval at which a command that waits for its place looks whether those before it are answered.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Maximum number of commands that a set carries at a time, apart from those whose callers have given up. Beyond some number the task of the library can use up the
-/// steps that tokio allows it at a time before a command has taken a lock that is granted to it; if the task then looks
-/// for slots that have moved, it waits for that lock for ever. Seen with 32 in 3 of 10 moves of a slot, with 12 in none.
+/// Maximum number of commands that a set carries at a time, apart from those whose callers have given up. With many,
+/// the task of the library can use up the steps that tokio allows it at a time before a command has taken a lock that is
+/// granted to it; if the task then looks for slots that have moved, it waits for that lock for ever. Seen with 32 in 3
+/// of 10 moves of a slot, with 12 in none.
 const UNDER_WAY_MAX: usize = 12;
 
 /// Number of slots of a cluster.
@@ -45,27 +46,25 @@ const SLOTS: u16 = 16384;
 static LANE_SLOTS: LazyLock<[u16; LANES]> = LazyLock::new(|| std::array::from_fn(|lane| slot_of(lane.to_string())));
 
 /// Sets of connections to the masters of a cluster.
-#[derive(Clone)]
 pub struct ClusterWire {
     sets: Vec<Set>,
     /// The last slot of each range of slots in their order, and the set of its master.
-    ranges: Arc<[(u16, usize)]>,
+    ranges: Vec<(u16, usize)>,
     /// Number of commands without a key.
-    keyless: Arc<AtomicUsize>,
+    keyless: AtomicUsize,
 }
 
 /// A connection to each master, and the places for commands.
-#[derive(Clone)]
 struct Set {
     connection: ClusterConnection,
-    places: Arc<Semaphore>,
+    places: Semaphore,
     /// Number of answers.
-    answers: Arc<AtomicUsize>,
+    answers: AtomicUsize,
 }
 
 impl Set {
     fn new(connection: ClusterConnection) -> Self {
-        Self { connection, places: Arc::new(Semaphore::new(UNDER_WAY_MAX)), answers: Arc::default() }
+        Self { connection, places: Semaphore::new(UNDER_WAY_MAX), answers: AtomicUsize::new(0) }
     }
 
     /// Waits for a place. Tells of `progress` when it has one, and while commands before it are answered.
@@ -93,7 +92,7 @@ impl ClusterWire {
         let others = ranges.iter().map(|(_, set)| *set).max().unwrap_or_default();
         let others = try_join_all((0..others).map(|_| client.get_async_connection())).await?;
         let sets = once(first).chain(others).map(Set::new).collect();
-        Ok(Self { sets, ranges: ranges.into(), keyless: Arc::default() })
+        Ok(Self { sets, ranges, keyless: AtomicUsize::new(0) })
     }
 
     /// Sends a command with this key, and tells of `progress`: of answers, its own or to commands before it. Commands
@@ -123,11 +122,10 @@ struct Range {
 
 impl FromRedisValue for Range {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        let (_, last, master): (u16, u16, Value) = {
-            let mut items = Vec::<Value>::from_redis_value(value)?;
-            items.truncate(3);
-            FromRedisValue::from_redis_value(Value::Array(items))?
-        };
+        // Replicas follow.
+        let mut items = Vec::<Value>::from_redis_value(value)?;
+        items.truncate(3);
+        let (_, last, master): (u16, u16, Value) = FromRedisValue::from_redis_value(Value::Array(items))?;
         Ok(Self { last, master })
     }
 }

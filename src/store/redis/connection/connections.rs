@@ -113,7 +113,7 @@ impl Connections {
     }
 
     /// Returns whether `connection` has been replaced, so that its failures say nothing about the connections in use.
-    pub fn are_newer_than(&self, connection: &PooledConnection) -> bool {
+    pub fn have_replaced(&self, connection: &PooledConnection) -> bool {
         !connection.is_of(self.generations.now())
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -37,7 +37,7 @@ pub enum Wire {
     /// To one server.
     Node(MultiplexedConnection),
     /// To the nodes of a cluster, as they are needed.
-    Cluster(ClusterWire),
+    Cluster(Arc<ClusterWire>),
 }
 
 impl Wire {
@@ -142,7 +142,7 @@ impl Connector {
     async fn try_connect(&self) -> RedisResult<Wire> {
         let connecting = async {
             if let Place::Cluster { cluster, .. } = &self.place {
-                return ClusterWire::connect(cluster).await.map(Wire::Cluster);
+                return ClusterWire::connect(cluster).await.map(|wire| Wire::Cluster(Arc::new(wire)));
             }
             let client = self.client(0).await?;
             let mut wire = client.get_multiplexed_async_connection_with_config(&self.config).await?;
@@ -173,7 +173,7 @@ impl Connector {
         if server.is_some() && id.is_some() && *server != id && !self.accepts_any.load(Relaxed) {
             return Err((ErrorKind::Server(ServerErrorKind::MasterDown), "Redis was restarted or replaced").into());
         }
-        // What is not known of this one does not make the next one trusted.
+        // An unknown id must not make the next server trusted.
         if id.is_some() {
             *server = id;
         }

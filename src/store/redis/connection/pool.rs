@@ -169,7 +169,7 @@ impl Pool {
     /// Ensures that a connection which failed is not used again. Connections to a cluster are used until they are
     /// replaced: a lost node must not affect the others.
     fn give_up(&self, connection: &PooledConnection, request: Request<'_>, error: &RedisError) {
-        if self.connections.are_newer_than(connection) {
+        if self.connections.have_replaced(connection) {
             return;
         }
         if connection.is_cluster() {
