@@ -309,6 +309,27 @@ impl Job {
         self.removal.is_none() && (is_decided_by_primary || self.expire_time.is_none_or(|expires| now < expires))
     }
 
+    /// This version with all its times moved by this number of microseconds: they were read from a clock that was wrong
+    /// by as much.
+    #[must_use]
+    pub fn moved(&self, by: i64) -> Self {
+        let mut job = self.clone();
+        let times = [&mut job.create_time, &mut job.update_time].into_iter();
+        let others = [
+            &mut job.start_time,
+            &mut job.report_time,
+            &mut job.end_time,
+            &mut job.expire_time,
+            &mut job.forget_time,
+            &mut job.lease.expire_time,
+        ];
+        let cancel = job.cancel.as_mut().map(|cancel| &mut cancel.request_time);
+        for time in times.chain(others.into_iter().flatten()).chain(cancel) {
+            *time = time.moved(by);
+        }
+        job
+    }
+
     /// Whether any version of this incarnation was ever in the primary.
     pub const fn is_recorded(&self) -> bool {
         self.since.is_some()

@@ -33,6 +33,12 @@ impl Timestamp {
         Self(self.0.saturating_add(1))
     }
 
+    /// The point this number of microseconds later, or earlier if it is negative.
+    #[must_use]
+    pub const fn moved(self, by: i64) -> Self {
+        Self(self.0.saturating_add(by))
+    }
+
     /// How long it is from `earlier` to here; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0).try_into().unwrap_or(0))

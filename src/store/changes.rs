@@ -45,6 +45,12 @@ pub trait Listener: Send + Sync + 'static {
         true
     }
 
+    /// Sets the clock with `set`, which returns the number of microseconds by which it stepped, and moves the times of
+    /// all that was accepted before by as much: a step of the clock makes nothing due.
+    fn set_clock(&self, set: &dyn Fn() -> i64) {
+        set();
+    }
+
     /// Records that every commit before `time` has been announced or notified.
     fn heard_until(&self, _: Instant) {}
 

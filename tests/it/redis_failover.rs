@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::support::{
-    Admin, Client, Server, create, new_job, reason,
+    Admin, Client, Server, create, new_job,
+    pace::{Pace, scaled},
+    reason,
     redis::{Cluster, Sentinel},
     watching::{Seen, Watch, complete, report, watch},
 };
@@ -32,6 +34,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How soon after an election writes are good.
 const SOON: Duration = Duration::from_secs(2);
+
+/// How long a call may take, whatever happens to Redis.
+const CALL: Duration = Duration::from_secs(1);
+
+/// How soon a watcher on one replica sees what another stored.
+const HINT: Duration = Duration::from_millis(500);
 
 /// The pause of a caller between calls.
 const PACE: Duration = Duration::from_millis(5);
@@ -194,7 +202,8 @@ impl Load {
             last.insert(caller.id.clone(), job);
             calls.insert(caller.id, made);
         }
-        Record { calls, last, ledger: self.ledger.await.expect("the ledger can be read") }
+        let ledger = self.ledger.await.expect("the ledger can be read");
+        Record { calls, last, ledger, pace: Pace::measure().await }
     }
 }
 
@@ -291,13 +300,15 @@ struct Record {
     last: BTreeMap<String, Job>,
     /// The jobs of which the ledgers say that a change gave way or was dropped.
     ledger: BTreeMap<String, &'static str>,
+    /// The pace of the machine after the calls.
+    pace: Pace,
 }
 
 impl Record {
     /// The part that is about these jobs.
     fn split(self, ids: &BTreeSet<String>) -> (Self, Self) {
         let (these, others) = self.calls.into_iter().partition(|(id, _)| ids.contains(id));
-        let part = |calls| Self { calls, last: self.last.clone(), ledger: self.ledger.clone() };
+        let part = |calls| Self { calls, last: self.last.clone(), ledger: self.ledger.clone(), pace: self.pace };
         (part(these), part(others))
     }
 
@@ -321,12 +332,13 @@ impl Record {
         let count = self.calls().count();
         println!("{what}: {count} calls, {volatile} volatile, the longest took {longest:?}, failures: {failures:?}");
         assert!(failures.is_empty(), "{what}: {failures:?}");
-        assert!(longest < Duration::from_secs(1), "{what}: a call took {longest:?}");
+        assert!(longest < self.pace.scale(CALL), "{what}: a call took {longest:?}");
     }
 
     /// Accounts for every acknowledged write: what is there in the end was made from it, or the ledger names the job.
     /// Prints how soon writes were durable again.
     fn account(&self, what: &str, killed: Instant, elected: Instant) {
+        let soon = self.pace.scale(SOON);
         let mut lost = Vec::new();
         let mut good_again = Vec::new();
         for (id, calls) in &self.calls {
@@ -337,15 +349,15 @@ impl Record {
                 lost.push((id, newest));
             }
             // What is acknowledged before the fault, or when writes are durable again, is there from then on.
-            let settled = |call: &Call| call.ended < killed || call.begun > elected + SOON;
+            let settled = |call: &Call| call.ended < killed || call.begun > elected + soon;
             for (index, call) in calls.iter().enumerate().filter(|(_, call)| call.durable().is_some()) {
                 let later = calls[index + 1..].iter().find(|later| later.disproves(call));
-                if later.is_some_and(|later| settled(call) || later.begun > elected + SOON) {
+                if later.is_some_and(|later| settled(call) || later.begun > elected + soon) {
                     lost.push((id, call));
                 }
             }
             assert_rises(id, calls.iter().filter(|call| call.ended < killed));
-            assert_rises(id, calls.iter().filter(|call| call.begun > elected + SOON));
+            assert_rises(id, calls.iter().filter(|call| call.begun > elected + soon));
             for server in 0..2 {
                 let good = |call: &&Call| call.server == server && call.durable().is_some() && call.ended > elected;
                 // The last volatile answer shows that it went away again.
@@ -373,7 +385,7 @@ impl Record {
         );
         let unsaid: Vec<_> = unsaid.iter().map(|(id, call)| (id, call.stored(), self.last[*id].revision)).collect();
         assert!(unsaid.is_empty(), "{what}: writes are lost that the ledger does not name: {unsaid:?}");
-        assert!(good.0 < SOON, "{what}: writes of {} are durable only {:?} after the election", good.1, good.0);
+        assert!(good.0 < soon, "{what}: writes of {} are durable only {:?} after the election", good.1, good.0);
     }
 }
 
@@ -544,7 +556,7 @@ async fn assert_jobs_elsewhere_go_on(what: &str, fate: Fate) {
     );
     // While the client looks where the slots are, which a silent node draws out, all its commands wait.
     let longest = slow.first().map_or(Duration::ZERO, |(took, _)| *took);
-    assert!(longest < SOON / 4, "{fate:?}: a call elsewhere took {longest:?}");
+    assert!(longest < others.pace.scale(SOON / 4), "{fate:?}: a call elsewhere took {longest:?}");
 }
 
 /// Reads and lists until it is stopped. Returns the errors.
@@ -688,7 +700,7 @@ async fn updates_of_all_nodes_reach_watchers_on_another_replica() {
         }
     }
     println!("updates reach the other replica within {longest:?}");
-    assert!(longest < Duration::from_millis(500), "a hint was not heard: {longest:?}");
+    assert!(longest < scaled(HINT).await, "a hint was not heard: {longest:?}");
     complete_all(&replicas.a, follow(watches), &ids).await;
     replicas.stop().await;
 }
@@ -736,10 +748,10 @@ async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
         longest = longest.max(stored.elapsed());
     }
     println!("updates reach the other replica within {longest:?}");
-    assert!(longest < Duration::from_millis(500), "a hint was not heard: {longest:?}");
+    assert!(longest < scaled(HINT).await, "a hint was not heard: {longest:?}");
     complete_all(&replicas.a, follow(watches), &ids).await;
     replicas.stop().await;
-    assert!(heard < (elected - killed) + SOON, "jobs elsewhere were not heard of for {heard:?}");
+    assert!(heard < (elected - killed) + scaled(SOON).await, "jobs elsewhere were not heard of for {heard:?}");
 }
 
 /// Waits until both servers have their subscription.

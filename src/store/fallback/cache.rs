@@ -569,10 +569,14 @@ impl LocalCache {
         }
     }
 
-    /// Returns whether time may decide about `job` here, because it was never sent to the primary.
+    /// Returns whether time decides about `job` here: it was never sent to the primary, and is due. The clock may have
+    /// been set since it was found to be due.
     pub fn decides(&self, job: &Job) -> bool {
         let entries = self.entries();
-        entries.table.get(&job.id).is_some_and(|row| row.job.version == job.version && row.note.unsent)
+        let now = self.clock.now();
+        let is_due = |job: &Job| job.next_due().is_some_and(|(time, _)| time <= now);
+        let row = entries.table.get(&job.id).filter(|row| row.job.version == job.version);
+        row.is_some_and(|row| row.note.unsent && is_due(&row.job))
     }
 
     /// Removes tombstones that the primary has forgotten, and jobs that it must have removed. Removes a few at a time,
@@ -648,6 +652,14 @@ impl Listener for LocalCache {
         }
         drop(entries);
         self.listener.hinted(notification)
+    }
+
+    fn set_clock(&self, set: &dyn Fn() -> i64) {
+        let mut entries = self.entries();
+        let by = set();
+        if by != 0 {
+            entries.move_times(by);
+        }
     }
 
     fn heard_until(&self, time: Instant) {

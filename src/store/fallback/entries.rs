@@ -275,6 +275,20 @@ impl Entries {
         Some(row.job)
     }
 
+    /// Moves all times by this number of microseconds, except those of versions in the primary, which are by its clock.
+    pub fn move_times(&mut self, by: i64) {
+        let rows = (0..self.table.slots()).filter_map(|slot| self.table.slot(slot));
+        let rows: Vec<_> = rows.map(|row| (row.job.clone(), row.note)).collect();
+        for (job, meta) in rows.into_iter().filter(|(job, _)| !job.is_recorded()) {
+            let meta = EntryMeta { confirmed: meta.confirmed.moved(by), ..meta };
+            self.put(Arc::new(job.moved(by)), meta);
+        }
+        for unavailable in self.partitions.iter_mut().filter_map(|partition| partition.unavailable.as_mut()) {
+            unavailable.since = unavailable.since.moved(by);
+        }
+        self.last_gap = self.last_gap.map(|gap| gap.moved(by));
+    }
+
     /// Makes all entries stale. `gap` is the time of a loss of notifications while the primary served.
     pub fn lose_track(&mut self, gap: Option<Timestamp>) {
         self.gaps += 1;

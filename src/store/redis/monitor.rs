@@ -406,7 +406,7 @@ impl RedisStore {
         let way = asked.elapsed() / 2;
         let time = Timestamp::from_micros(seconds * 1_000_000 + micros) + way;
         self.monitor.set_time(time);
-        self.clock.steer(time, way);
+        self.listener.set_clock(&|| self.clock.steer(time, way));
         self.feed.doubt_ends(self.clock.now() + DOUBT);
         Ok(())
     }

@@ -323,7 +323,7 @@ fn dirty_entry_stays_until_exactly_its_version_is_stored() {
 #[test]
 fn time_decides_here_only_about_what_was_never_sent() {
     let held = cache(100, Arc::new(Deaf));
-    let [unsent, sent] = ["unsent", "sent"].map(|name| job(name, 1));
+    let [unsent, sent] = ["unsent", "sent"].map(|name| Job { expire_time: Some(at(2)), ..job(name, 1) });
     held.accept(Arc::new(unsent.clone()), None, false).expect("there is room");
     held.accept(Arc::new(sent.clone()), None, true).expect("there is room");
     assert!(held.decides(&unsent) && !held.decides(&sent));
@@ -332,6 +332,25 @@ fn time_decides_here_only_about_what_was_never_sent() {
     assert!(!held.decides(&next), "the job was sent");
     held.mark_sent(std::slice::from_ref(&unsent.id));
     assert!(!held.decides(&unsent));
+}
+
+/// The times in Redis are by its clock already.
+#[test]
+fn times_of_what_was_accepted_move_when_the_clock_is_set() {
+    let held = cache(100, Arc::new(Deaf));
+    let accepted = Job { expire_time: Some(at(2)), ..job("accepted", 1) };
+    held.accept(Arc::new(accepted.clone()), None, false).expect("there is room");
+    let clean = Job { since: Some(at(1)), ..job("clean", 1) };
+    held.learn(&recorded(clean.clone()), None);
+    assert!(held.decides(&accepted), "it is due");
+
+    held.set_clock(&|| i64::MAX / 2);
+    let moved = held.accepted(&accepted.id).expect("Redis does not have it").job;
+    assert_eq!(moved.version, accepted.version);
+    assert_eq!(moved.create_time, at(1).moved(i64::MAX / 2));
+    assert_eq!(moved.deadline(), accepted.deadline());
+    assert!(!held.decides(&accepted), "it was due by the wrong clock");
+    assert_eq!(held.entry(&clean.id).expect("it is held").job.create_time, clean.create_time);
 }
 
 /// The first end to be stored is the one that stands: ends must not wait behind reports.

@@ -11,7 +11,7 @@ use redis::{Client as RedisClient, FromRedisValue, Value, from_redis_value, pipe
 use tokio::time::{sleep, timeout};
 
 use super::{assert_stored, load::Load, stats, whole};
-use crate::support::{Client, Server, create, redis::Redis, replicas::server_on, watching::complete};
+use crate::support::{Client, Server, create, pace::scaled, redis::Redis, replicas::server_on, watching::complete};
 
 /// How many jobs are made while Redis is away.
 const DIRTY: usize = 10_000;
@@ -173,7 +173,7 @@ async fn ten_thousand_dirty_jobs_are_stored_while_callers_are_served() {
     );
     load.durable_since(Instant::now()).await;
     let tally = load.stop(&mut client).await;
-    tally.assert_good("during the reconciliation", SLOW);
+    tally.assert_good("during the reconciliation", scaled(SLOW).await);
 
     let ledger = stats(&mut server.admin().await).await.last_reconciliation.expect("there was one");
     assert!(usize::try_from(ledger.merged_count).is_ok_and(|merged| merged >= DIRTY), "{}", ledger.merged_count);

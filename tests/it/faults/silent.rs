@@ -11,6 +11,7 @@ use tonic_health::ServingStatus::{NotServing, Serving};
 use super::{LIMIT, load::Load, whole};
 use crate::support::{
     Server,
+    pace::scaled,
     process::Process,
     redis::Redis,
     relay::{Link, Relay},
@@ -49,7 +50,7 @@ async fn a_stopped_redis_holds_up_none_of_64_callers() {
     let after = (process.resident(), process.files(), process.threads());
 
     println!("memory, files, threads: {before:?} before, {during:?} at the end of the stop, {after:?} after it");
-    tally.assert_good("stopped Redis", LIMIT);
+    tally.assert_good("stopped Redis", scaled(LIMIT).await);
     assert!(tally.volatile > CALLERS, "nobody noticed");
     for (memory, files, threads) in [during, after] {
         assert!(memory < before.0 + (32 << 20), "memory grows");
@@ -93,7 +94,7 @@ async fn assert_got_over(what: &str, link: Link) {
     load.durable_since(mended).await;
     println!("{what}: durable for all {:?} after the link is good again", mended.elapsed());
     let tally = load.stop(&mut client).await;
-    tally.assert_good(what, LIMIT);
+    tally.assert_good(what, scaled(LIMIT).await);
     assert!(tally.volatile > 0, "{what}: nobody noticed");
     // The first is what it is when the watch begins.
     assert_eq!(counts, [1, 1], "{what}: it flaps");

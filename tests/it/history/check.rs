@@ -187,7 +187,11 @@ impl<'a> Story<'a> {
         let changes = self.calls.iter().filter(|call| call.made().is_some() && call.limited_to.is_empty());
         let mut times = changes.map(|call| call.begun).filter(|begun| *begun < by);
         let may_be_over = kept > At::ZERO && times.all(|changed| changed + kept < by + SLACK);
-        may_be_over && !self.sights.iter().any(|sight| sight.shown.is_end())
+        // An end that only a replica knew that is gone leaves an active job.
+        let mut ends = self.calls.iter().filter(|call| call.made().is_some_and(Shown::is_end));
+        let has_ended = self.sights.iter().any(|sight| sight.shown.is_end() && sight.shown.durable)
+            || ends.any(|end| !self.history.is_unknown(end));
+        may_be_over && !has_ended
     }
 
     /// Returns whether a report names the job, then or later, as conflicted or dropped.

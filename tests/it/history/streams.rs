@@ -33,8 +33,9 @@ impl Story<'_> {
         let (mut last, mut anew) = (stream.resumed, false);
         for heard in &stream.events {
             // A stream of all jobs that has started over knows only the jobs that it has named since.
-            if heard.event == Event::Bookmark && heard.reset && !anew {
-                last = None;
+            if heard.event == Event::Bookmark && heard.reset {
+                last = last.filter(|_| anew);
+                anew = false;
             }
             let Some(shown) = heard.shown.as_ref().filter(|shown| shown.id == self.job) else { continue };
             anew = heard.reset;

@@ -8,7 +8,7 @@ use rstest::rstest;
 use tokio::time::sleep;
 
 use super::{
-    Client, LEASE, LONG_GRACE, REDIS_FLAGS, Rule, complete_all,
+    Client, LEASE, LONG_GRACE, REDIS_FLAGS, Rule, assert_alive, complete_all,
     dead::{FAILED_WITHIN, until_failed},
     degraded, flags,
     onlooker::Onlooker,
@@ -214,4 +214,48 @@ async fn stepped_clock_of_redis_changes_no_job(#[values(HOUR, -HOUR)] off: i64) 
     let mut scene = Scene::start(&[&replicas[0], &replicas[1]]).await;
     scene.step(&clock, off, false).await;
     scene.assert_unharmed().await;
+}
+
+/// A replica that starts while Redis is unavailable knows no other clock than its own until Redis is back.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn clock_that_is_set_when_redis_is_back_changes_no_job(
+    #[values(Rule::Lease, Rule::TtlActive)] rule: Rule,
+    #[values(HOUR, -HOUR)] off: i64,
+) {
+    let clock = WallClock::new();
+    let mut redis = Redis::with(&REDIS_FLAGS).await;
+    redis.kill();
+    let url = redis.url();
+    let flags = flags(&url, LONG_GRACE, rule.flags());
+    clock.set_off(off);
+    let replicas = [Process::start(&flags), Process::by_clock(&clock, &flags)];
+    let (mut workers, mut onlookers, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+    let mut clients = [replicas[0].client().await, replicas[1].client().await];
+    for (number, client) in clients.iter_mut().enumerate() {
+        sleep(CREATION_GAP).await;
+        let live = rule.create(client, &format!("live-{number}"), 5).await;
+        workers.push(Workers::start(client, &live).await);
+        onlookers.push(Onlooker::start(client).await);
+        expected.splice(0..0, live.into_iter().rev());
+    }
+    redis.restart().await;
+    for replica in &replicas {
+        whole(replica).await;
+    }
+    for workers in &workers {
+        workers.go_on().await;
+        workers.assert_none_refused();
+    }
+    for client in &mut clients {
+        let (listed, partial) = list(client).await;
+        let listed: Vec<_> = listed.into_iter().map(|(id, ..)| id).collect();
+        assert_eq!((listed, partial), (expected.clone(), false), "newest first");
+        for workers in &workers {
+            assert_alive(client, rule, &workers.worked()).await;
+        }
+    }
+    for onlooker in onlookers {
+        onlooker.assert_no_job_ended_by_time().await;
+    }
 }

@@ -23,6 +23,7 @@ use super::behind;
 use crate::support::{
     Server, create,
     jobs::{apply, document, job},
+    pace::scaled,
     redis::Redis,
     relay::{Link, Relay},
     replicas::{in_time, strict_server_on, under_lease, until_lost},
@@ -192,7 +193,7 @@ async fn a_batch_is_read_together_from_afar() {
     let took = started.elapsed();
     println!("100 jobs took {took:?}");
     assert_eq!((got.jobs.len(), got.missing_ids.len()), (50, 50));
-    assert!(took < Duration::from_millis(500), "100 jobs took {took:?}");
+    assert!(took < scaled(Duration::from_millis(500)).await, "100 jobs took {took:?}");
     server.stop().await;
 }
 
@@ -208,6 +209,6 @@ async fn snapshots_are_read_together_from_afar() {
     let took = started.elapsed();
     println!("the snapshots of 1000 jobs took {took:?}");
     assert_eq!(seen.iter().filter(|seen| seen.event == Event::Snapshot).count(), 500);
-    assert!(took < Duration::from_millis(2500), "1000 jobs took {took:?}");
+    assert!(took < scaled(Duration::from_millis(2500)).await, "1000 jobs took {took:?}");
     server.stop().await;
 }

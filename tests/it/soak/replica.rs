@@ -41,6 +41,8 @@ pub struct Replica {
     address: SocketAddr,
     flags: Vec<String>,
     log: PathBuf,
+    /// Length of the log when the process was started.
+    started: usize,
     child: Child,
 }
 
@@ -49,7 +51,9 @@ pub struct Stopped {
     /// The exit code; absent: it had to be killed.
     pub code: Option<i32>,
     /// Log lines of the stop.
-    pub log: String,
+    log: String,
+    /// Log lines of the process, from its start.
+    life: String,
 }
 
 impl Replica {
@@ -67,13 +71,14 @@ impl Replica {
         let (child, address) = serve("127.0.0.1:0", &flags, &clock, &log).expect("it serves");
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");
         let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy();
-        Self { channel, number, clock, address, flags, log, child }
+        Self { channel, number, clock, address, flags, log, started: 0, child }
     }
 
     /// Starts it again, on its port.
     pub fn run(&mut self) {
         // Another process may have been given its port for a moment.
         let deadline = Instant::now() + START_TIMEOUT;
+        self.started = self.log().len();
         loop {
             if let Some((child, _)) = serve(&self.address.to_string(), &self.flags, &self.clock, &self.log) {
                 self.child = child;
@@ -96,12 +101,17 @@ impl Replica {
 
     /// Stops it gracefully, while `meanwhile` runs.
     pub async fn stop(&mut self, meanwhile: impl Future<Output = ()>) -> Stopped {
-        let before = fs::read_to_string(&self.log).expect("the log is text").len();
+        let before = self.log().len();
         let sent = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
         assert!(sent.expect("kill can be started").success());
         let (code, ()) = tokio::join!(self.end(), meanwhile);
-        let log = fs::read_to_string(&self.log).expect("the log is text").split_off(before);
-        Stopped { code, log }
+        let mut log = self.log();
+        let life = log.split_off(self.started);
+        Stopped { code, log: life[before - self.started..].to_owned(), life }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("the log is text")
     }
 
     async fn end(&mut self) -> Option<i32> {
@@ -149,11 +159,11 @@ impl Stopped {
         count_left(&self.log)
     }
 
-    /// Returns the jobs that the log names as conflicted or dropped.
+    /// Returns the jobs that the log of the process names as conflicted or dropped: its report ends with it.
     pub fn given_way<'a>(&'a self, jobs: impl Iterator<Item = &'a String>) -> Vec<&'a String> {
         let messages = ["conflicting changes merged; one was discarded", "a job is dropped"];
         let is_reported = |line: &&str| messages.iter().any(|message| line.contains(message));
-        let lines: Vec<_> = self.log.lines().filter(is_reported).collect();
+        let lines: Vec<_> = self.life.lines().filter(is_reported).collect();
         let names = |line: &str, job: &str| {
             line.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-').any(|word| word == job)
         };

@@ -5,6 +5,7 @@ pub mod faketime;
 pub mod http;
 pub mod jobs;
 pub mod otlp;
+pub mod pace;
 pub mod process;
 pub mod raw;
 pub mod redis;

@@ -1,0 +1,50 @@
+//! The pace of the machine, by which bounds in seconds are scaled.
+
+use std::{fs, hint::black_box, time::Duration};
+
+use tokio::task::spawn_blocking;
+
+/// CPU time of the work by which the pace is measured; long enough that the scheduler gives it no more than its share.
+const WORK: Duration = Duration::from_millis(100);
+
+/// The factor by which other processes slow down work on this machine: 1 on an idle one, 4 where work gets a quarter of
+/// a core.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace(f64);
+
+impl Pace {
+    /// Measures the pace now. What the test itself runs counts as others, so it should be at rest.
+    pub async fn measure() -> Self {
+        let pace = spawn_blocking(|| {
+            let begun = scheduled();
+            loop {
+                black_box((0..10_000_u64).fold(1, |hash: u64, number| (hash ^ number).wrapping_mul(0x0100_0193)));
+                let [ran, waited] = [0, 1].map(|field| scheduled()[field].saturating_sub(begun[field]));
+                if ran >= WORK {
+                    return Self(1.0 + waited.as_secs_f64() / ran.as_secs_f64());
+                }
+            }
+        });
+        pace.await.expect("it is measured")
+    }
+
+    /// Returns the time that something takes now that takes `bound` on an idle machine.
+    pub fn scale(self, bound: Duration) -> Duration {
+        bound.mul_f64(self.0)
+    }
+}
+
+/// Returns `bound`, scaled by the pace of the machine now.
+pub async fn scaled(bound: Duration) -> Duration {
+    let pace = Pace::measure().await;
+    println!("{bound:?} is scaled by {:.2}", pace.0);
+    pace.scale(bound)
+}
+
+/// Returns for how long this thread has run, and for how long it was ready and waited for a core, by the scheduler.
+fn scheduled() -> [Duration; 2] {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").expect("Linux with statistics of its scheduler");
+    let mut fields = text.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));
+    let mut next = || fields.next().expect("a field").expect("a number");
+    [next(), next()]
+}
