@@ -194,8 +194,11 @@ impl<'a> Story<'a> {
         may_be_over && !has_ended
     }
 
-    /// Returns whether a report names the job, then or later, as conflicted or dropped.
+    /// Returns whether a report names the job, then or later, as conflicted or dropped. One entry tells of a conflict
+    /// until it is merged: changes that are acknowledged meanwhile, in the same fault, may lose, too.
     pub fn is_told(&self, since: At) -> bool {
+        let faults = self.history.faults.iter().filter(|fault| fault.overlaps(since, since));
+        let since = faults.map(|fault| fault.from).fold(since, At::min);
         let is_loser = |entry: &Entry| matches!(entry.outcome, Outcome::Conflicted | Outcome::Dropped);
         self.ledger.iter().any(|entry| entry.at >= since && is_loser(entry))
     }

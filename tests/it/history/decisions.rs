@@ -1,6 +1,6 @@
 //! Decisions by time: workers that count as lost, and active jobs that expire.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jobtrack::proto::v1::{Event, job::State};
 
@@ -142,7 +142,8 @@ impl Fault {
 
 impl History {
     /// Returns when something is due that must happen `within` a time after `from`, if it may take as long as `anew`
-    /// after each fault; `None` if a fault is not over.
+    /// after each fault, and after each time that a replica took Redis for unavailable on a busy machine; `None` if a
+    /// fault is not over.
     pub fn due(&self, from: At, within: Duration, anew: Duration) -> Option<At> {
         let mut due = from + within;
         for fault in self.faults.iter().filter(|fault| fault.until.is_none_or(|until| until > from)) {
@@ -150,7 +151,19 @@ impl History {
                 due = due.max(fault.until? + anew);
             }
         }
+        for relapse in self.relapses() {
+            if from < relapse && relapse <= due {
+                due = due.max(relapse + anew);
+            }
+        }
         Some(due + self.stalled(from, due))
+    }
+
+    /// Returns when streams started over: a replica served from Redis again.
+    fn relapses(&self) -> BTreeSet<At> {
+        let broad = self.streams.iter().filter(|stream| stream.job.is_none());
+        let events = broad.flat_map(|stream| &stream.events);
+        events.filter(|heard| heard.event == Event::Bookmark && heard.reset).map(|heard| heard.at).collect()
     }
 
     /// Returns the times at which no replica could receive a report: Redis was silent, or no replica ran.

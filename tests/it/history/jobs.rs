@@ -162,7 +162,9 @@ impl Story<'_> {
             _ => None,
         });
         let Some(retention) = retentions.max().map(Duration::from_millis) else { return };
-        let ends = self.sights.iter().filter(|sight| sight.shown.is_end()).map(|sight| sight.ended);
+        // An end that is not durable may be lost with its replica.
+        let ends = self.sights.iter().filter(|sight| sight.shown.is_end() && sight.shown.durable);
+        let ends = ends.map(|sight| sight.ended);
         let Some(ended) = ends.min() else { return };
         for call in self.calls.iter().filter(|call| call.begun > ended + retention + SLACK) {
             if call.shown().is_some() {

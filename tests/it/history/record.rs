@@ -1,6 +1,6 @@
 //! The record of what clients saw, and of the faults that were caused meanwhile.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jobtrack::proto::v1::{
     self, Durability, Event, Liveness,
@@ -203,6 +203,36 @@ pub struct Entry {
     pub at: At,
     pub job: String,
     pub outcome: Outcome,
+}
+
+impl History {
+    /// Gives each incarnation one creation time. The clock of a replica that starts while Redis is unavailable may be off
+    /// by a step; when it is set, the times of what the replica accepted before move by as much.
+    pub fn unify_lives(&mut self) {
+        let in_calls = self.calls.iter_mut().filter_map(|call| match &mut call.answer {
+            Answer::Job { shown, .. } => Some(shown),
+            Answer::Done | Answer::Refused { .. } => None,
+        });
+        let events = self.streams.iter_mut().flat_map(|stream| &mut stream.events);
+        let mut lives: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        for shown in in_calls.chain(events.filter_map(|heard| heard.shown.as_mut())) {
+            let lives = lives.entry(shown.id.clone()).or_default();
+            match lives.iter().find(|life| is_moved(**life, shown.life)) {
+                Some(life) => shown.life = *life,
+                None if lives.contains(&shown.life) => {}
+                None => lives.push(shown.life),
+            }
+        }
+    }
+}
+
+/// Returns whether two creation times differ by steps of an hour, give or take a second.
+fn is_moved(one: i64, other: i64) -> bool {
+    const SECOND: u64 = 1_000_000;
+    const STEP: u64 = 3600 * SECOND;
+    let apart = one.abs_diff(other);
+    let rest = apart % STEP;
+    apart > STEP / 2 && rest.min(STEP - rest) < SECOND
 }
 
 impl Shown {

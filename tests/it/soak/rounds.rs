@@ -107,7 +107,7 @@ impl Soak {
             for job in &jobs {
                 join_all((0..self.world.replicas.len()).map(|replica| auditor.call(replica, job, Act::Get))).await;
             }
-            if Instant::now() > deadline || check(&self.world.recorder.history()).is_empty() {
+            if Instant::now() > deadline || self.found().is_empty() {
                 return;
             }
             // On a busy machine a replica may take Redis for unavailable.
@@ -120,6 +120,13 @@ impl Soak {
         }
     }
 
+    /// Returns the violations in the history as it is now.
+    fn found(&self) -> BTreeSet<Violation> {
+        let mut history = self.world.recorder.history();
+        history.unify_lives();
+        check(&history)
+    }
+
     /// Returns whether the auditor received answers since then that did not come from Redis.
     fn is_away_again(&self, since: At) -> bool {
         let history = self.world.recorder.history();
@@ -128,8 +135,7 @@ impl Soak {
     }
 
     fn check(&mut self, harm: Harm) {
-        let found = check(&self.world.recorder.history());
-        for violation in found {
+        for violation in self.found() {
             self.object(&violation);
         }
         let (round, at) = (self.round, self.world.recorder.now());
