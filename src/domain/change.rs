@@ -114,8 +114,25 @@ pub struct Completion<T> {
 pub enum Applied {
     /// This is the next version, to be stored.
     Changed(Box<Job>),
-    /// Nothing is to be stored: the job is already so, or the report was late.
+    /// Nothing is to be stored: the job is already so.
     Unchanged,
+    /// The report was ignored. It renews the lease nevertheless: `renewed` is the next version, to be stored, unless
+    /// nothing depends on when the worker reported.
+    Ignored {
+        /// The reason.
+        why: Ignored,
+        /// The next version.
+        renewed: Option<Box<Job>>,
+    },
+}
+
+/// The reason why a report was ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ignored {
+    /// Its sequence is not higher than that of an earlier report.
+    OlderSequence,
+    /// It has no sequence, and its stage or its numbers are lower than those of an earlier report.
+    LowerProgress,
 }
 
 /// Why a change can't be made.

@@ -106,7 +106,7 @@ impl From<&Job> for Subject {
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum JobError {
     /// Fields of the request are malformed.
-    #[error("the request is not valid")]
+    #[error("{}", first_violation(.0))]
     Invalid(Vec<Violation>),
     /// The store of record was asked and has no such job.
     #[error("there is no job {0}")]
@@ -152,4 +152,15 @@ pub enum JobError {
     /// The caller may not do this.
     #[error("{0}")]
     PermissionDenied(Needed),
+}
+
+/// Describes the first violation, and counts the others.
+fn first_violation(violations: &[Violation]) -> String {
+    match violations {
+        [] => "the request is not valid".to_owned(),
+        [Violation { field, description }] => format!("{field}: {description}"),
+        [Violation { field, description }, others @ ..] => {
+            format!("{field}: {description} (and {} more)", others.len())
+        }
+    }
 }

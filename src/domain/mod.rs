@@ -17,7 +17,9 @@ mod transition;
 mod version;
 
 pub use access::{ANYONE, Identity, Needed, Owners, Role, Unauthenticated};
-pub use change::{Applied, Change, ChangeContext, Completion, Due, Rejected, Report, Retention, TOMBSTONE_LIFE};
+pub use change::{
+    Applied, Change, ChangeContext, Completion, Due, Ignored, Rejected, Report, Retention, TOMBSTONE_LIFE,
+};
 pub use error::{JobError, Limit, Subject, Violation};
 pub use job::{
     Cancellation, Document, Failure, FailureCode, Job, JobId, Lease, Liveness, NewJob, Outcome, Progress, Removal,

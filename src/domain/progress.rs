@@ -1,14 +1,19 @@
 //! How far a job is: what a report makes of it.
 
+use std::cmp::Ordering::{Greater, Less};
+
 use super::Progress;
 
 impl Progress {
-    /// Takes over what `new` says.
+    /// Takes over what `new` says. Another stage starts the numbers again.
     pub fn update(&mut self, new: &Self) {
         fn take<T: Clone>(field: &mut Option<T>, new: Option<&T>) {
             if let Some(new) = new {
                 *field = Some(new.clone());
             }
+        }
+        if self.is_other_stage(new) {
+            (self.percent, self.completed, self.total) = (None, None, None);
         }
         self.update_numbers(new);
         take(&mut self.unit, new.unit.as_ref());
@@ -31,10 +36,25 @@ impl Progress {
         self.percent = new.percent.or(derived).or(self.percent);
     }
 
-    /// Whether `report` was made before what is known here: it counts less, or comes to less without more to do.
+    /// Returns whether `report` is about another stage than the last one: by the indexes, or else by the names.
+    fn is_other_stage(&self, report: &Self) -> bool {
+        match (self.stage_index, report.stage_index) {
+            (Some(last), Some(index)) => last != index,
+            _ => report.stage.as_ref().is_some_and(|stage| !stage.is_empty() && self.stage.as_ref() != Some(stage)),
+        }
+    }
+
+    /// Whether `report` was made before what is known here: in an earlier stage, or it counts less in the same one, or
+    /// comes to less without more to do.
     pub fn is_ahead_of(&self, report: &Self) -> bool {
         fn fell<T: PartialOrd>(old: Option<T>, new: Option<T>) -> bool {
             matches!((old, new), (Some(old), Some(new)) if new < old)
+        }
+        match self.stage_index.zip(report.stage_index).map(|(last, index)| last.cmp(&index)) {
+            Some(Greater) => return true,
+            Some(Less) => return false,
+            _ if self.is_other_stage(report) => return false,
+            _ => {}
         }
         let total_grew = fell(report.total, self.total);
         let mut next = Self { percent: self.percent, completed: self.completed, total: self.total, ..Self::default() };

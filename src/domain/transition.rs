@@ -9,8 +9,8 @@ use std::cmp::max;
 use uuid::Uuid;
 
 use super::{
-    Applied, Cancellation, Change, ChangeContext, ChangeId, Due, Failure, FailureCode, Job, JobId, Lease, NewJob,
-    Outcome, Progress, Rejected, Removal, Report, Retention, State, TOMBSTONE_LIFE, Timestamp, Version,
+    Applied, Cancellation, Change, ChangeContext, ChangeId, Due, Failure, FailureCode, Ignored, Job, JobId, Lease,
+    NewJob, Outcome, Progress, Rejected, Removal, Report, Retention, State, TOMBSTONE_LIFE, Timestamp, Version,
 };
 
 type Result = std::result::Result<Applied, Rejected>;
@@ -147,8 +147,8 @@ impl Job {
         self.check_revision(report.expected_revision)?;
 
         let same_attempt = report.attempt.is_none_or(|attempt| attempt == self.attempt);
-        if same_attempt && self.is_late(report) {
-            return Ok(Applied::Unchanged);
+        if let Some(why) = self.why_ignored(report).filter(|_| same_attempt) {
+            return Ok(Applied::Ignored { why, renewed: self.renewed(at) });
         }
         Ok(self.next(at, |job, now| {
             job.begin(report.attempt, now);
@@ -166,12 +166,24 @@ impl Job {
         }))
     }
 
-    /// Whether a report of the current attempt was made before the last one that was applied.
-    fn is_late(&self, report: &Report) -> bool {
-        if let Some(sequence) = report.sequence {
-            return self.sequence.is_some_and(|last| sequence <= last);
+    /// Returns why a report of the current attempt is ignored: it was made before the last one that was applied.
+    fn why_ignored(&self, report: &Report) -> Option<Ignored> {
+        match report.sequence {
+            Some(sequence) => self.sequence.is_some_and(|last| sequence <= last).then_some(Ignored::OlderSequence),
+            None => self.progress.is_ahead_of(&report.progress).then_some(Ignored::LowerProgress),
         }
-        self.progress.is_ahead_of(&report.progress)
+    }
+
+    /// Returns the version with which an ignored report renews the lease, and the retention of an active job: the worker
+    /// is there, whatever it says.
+    fn renewed(&self, at: &ChangeContext) -> Option<Box<Self>> {
+        if self.lease.timeout.is_zero() && at.retention.active.is_zero() {
+            return None;
+        }
+        Some(self.next_version(at, |job, now| {
+            job.report_time = Some(now);
+            job.renew_lease(at.now);
+        }))
     }
 
     fn request_cancel(&self, reason: &str, requester: &str, force: bool, at: &ChangeContext) -> Result {
@@ -262,8 +274,12 @@ impl Job {
         }
     }
 
-    /// The next version: `edit` is given the time of the change, which is later than that of the one before.
     fn next(&self, at: &ChangeContext, edit: impl FnOnce(&mut Self, Timestamp)) -> Applied {
+        Applied::Changed(self.next_version(at, edit))
+    }
+
+    /// The next version: `edit` is given the time of the change, which is later than that of the one before.
+    fn next_version(&self, at: &ChangeContext, edit: impl FnOnce(&mut Self, Timestamp)) -> Box<Self> {
         let mut job = Box::new(self.clone());
         job.version = self.version.next(at.change_id);
         job.update_time = max(at.now, self.update_time.next());
@@ -271,7 +287,7 @@ impl Job {
         let now = job.update_time;
         edit(&mut job, now);
         job.plan_expiry(&at.retention);
-        Applied::Changed(job)
+        job
     }
 
     /// A worker speaks, for `attempt` or the current one: a first word starts the job, a higher attempt starts it over.

@@ -16,7 +16,7 @@ use crate::{
     domain::{Change, JobError, JobId},
     limits::Permit,
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
-    tracker::Tracker,
+    tracker::{Changed, Effect, Tracker},
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -36,13 +36,13 @@ impl Jobs {
         Self { tracker, drain }
     }
 
-    /// Makes the change that `read` finds in a request; returns the job as stored, and whether the change had anything to do.
-    async fn change<R>(&self, request: Request<R>, read: Read<R>) -> Result<(v1::Job, bool), Status> {
+    /// Makes the change that `read` finds in a request; returns the job as stored, and the effect of the change.
+    async fn change<R>(&self, request: Request<R>, read: Read<R>) -> Result<(v1::Job, Effect), Status> {
         let caller = caller(&request)?;
         let (id, change) = read(request.into_inner())?;
         note(&id);
-        let (stored, applied) = self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
-        Ok((convert::job(&stored, self.tracker.now()), applied))
+        let Changed { stored, effect, .. } = self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
+        Ok((convert::job(&stored, self.tracker.now()), effect))
     }
 }
 
@@ -99,8 +99,9 @@ impl JobService for Jobs {
     }
 
     async fn update_progress(&self, request: Request<v1::UpdateProgressRequest>) -> Answer<v1::UpdateProgressResponse> {
-        let (job, applied) = self.change(request, convert::update).await?;
-        respond(v1::UpdateProgressResponse { job: Some(job), applied })
+        let (job, effect) = self.change(request, convert::update).await?;
+        let (applied, ignored) = (effect == Effect::Applied, convert::ignored(effect).into());
+        respond(v1::UpdateProgressResponse { job: Some(job), applied, ignored })
     }
 
     async fn complete_job(&self, request: Request<v1::CompleteJobRequest>) -> Answer<v1::CompleteJobResponse> {

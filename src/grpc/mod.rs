@@ -155,6 +155,8 @@ fn routes(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            // So that clients can decode the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let (methods, limits, drain) = (methods.clone(), tracker.limits().clone(), drain.clone());
     let gate = Arc::new(Gate { methods, authenticator, limits, drain });

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::{task::yield_now, time::timeout};
 use uuid::Uuid;
 
-use super::{Tracker, TrackerStats, quota::Place};
+use super::{Changed, Tracker, TrackerStats, quota::Place};
 use crate::{
     domain::{
         Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Needed, NewJob, Owners, Subject,
@@ -116,14 +116,14 @@ impl Calls<'_> {
         Ok(page?)
     }
 
-    /// Makes a change. Returns the job as stored, and whether the change had anything to do.
-    pub async fn change(&self, id: &JobId, change: &Change) -> Result<(Stored, bool), JobError> {
+    /// Makes a change. Returns the job as stored, and the effect of the change.
+    pub async fn change(&self, id: &JobId, change: &Change) -> Result<Changed, JobError> {
         let mut current = match self.recent(id) {
             Some(recent) => match self.tracker.try_change(recent, change).await {
-                Ok(Ok((stored, true))) => return Ok((stored, true)),
+                Ok(Ok(changed)) if changed.is_new => return Ok(changed),
                 Ok(Err(conflict)) => self.own(id, conflict).await?,
                 // It may be a moment behind: what does not fit it may fit what is there.
-                Ok(Ok((_, false))) | Err(JobError::Rejected(..)) => self.found(id).await?,
+                Ok(Ok(_)) | Err(JobError::Rejected(..)) => self.found(id).await?,
                 Err(error) => return Err(error),
             },
             None => self.found(id).await?,

@@ -26,7 +26,10 @@ pub use calls::Calls;
 use self::{metrics::JobMetrics, quota::QuotaLooks, sweep::Sweeper};
 use crate::{
     clock::Clock,
-    domain::{Applied, Change, ChangeContext, ChangeId, Identity, Job, JobError, Limit, Retention, Subject, Timestamp},
+    domain::{
+        Applied, Change, ChangeContext, ChangeId, Identity, Ignored, Job, JobError, Limit, Retention, Subject,
+        Timestamp,
+    },
     limits::Limits,
     store::{JobStore, Replaced, StorageMode, StoreError, StoreStats, Stored},
     telemetry::metrics::{Measured, Metrics},
@@ -59,6 +62,28 @@ pub struct TrackerStats {
     pub watchers: usize,
     /// How long it has been there.
     pub uptime: Duration,
+}
+
+/// A job after a change.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// The job as stored.
+    pub stored: Stored,
+    /// The effect of the change.
+    pub effect: Effect,
+    /// The change stored a version.
+    pub(crate) is_new: bool,
+}
+
+/// The effect of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It was applied.
+    Applied,
+    /// The job was already so.
+    None,
+    /// The report was ignored; it may have renewed the lease.
+    Ignored(Ignored),
 }
 
 impl Tracker {
@@ -112,19 +137,17 @@ impl Tracker {
     }
 
     /// Applies `change` to `stored` and stores what comes of it. The inner error is what another caller stored instead.
-    async fn try_change(
-        &self,
-        stored: Stored,
-        change: &Change,
-    ) -> Result<Result<(Stored, bool), Option<Stored>>, JobError> {
+    async fn try_change(&self, stored: Stored, change: &Change) -> Result<Result<Changed, Option<Stored>>, JobError> {
         let job = &stored.job;
-        let next = match job.apply(change, &self.moment()) {
-            Ok(Applied::Changed(next)) => next,
-            Ok(Applied::Unchanged) => return Ok(Ok((stored, false))),
+        let (next, effect) = match job.apply(change, &self.moment()) {
+            Ok(Applied::Changed(next)) => (Some(next), Effect::Applied),
+            Ok(Applied::Unchanged) => (None, Effect::None),
+            Ok(Applied::Ignored { why, renewed }) => (renewed, Effect::Ignored(why)),
             Err(reason) => return Err(JobError::Rejected(Subject::from(&**job), reason)),
         };
+        let Some(next) = next else { return Ok(Ok(Changed { stored, effect, is_new: false })) };
         Ok(match self.replace(Arc::from(next), Some(job)).await? {
-            Replaced::Stored(stored) => Ok((stored, true)),
+            Replaced::Stored(stored) => Ok(Changed { stored, effect, is_new: true }),
             Replaced::Conflict(current) => Err(current),
         })
     }
@@ -149,7 +172,7 @@ impl Tracker {
             match current {
                 Some(stored) if stored.job.removal.is_none() && !stored.job.is_visible(self.now()) => {
                     match self.try_change(stored, &Change::Expire).await? {
-                        Ok((stored, _)) => return Ok(Some(stored)),
+                        Ok(changed) => return Ok(Some(changed.stored)),
                         Err(conflict) => current = conflict,
                     }
                 }

@@ -129,7 +129,7 @@ impl Tracker {
         let job = &stored.job;
         let next = match job.apply(change, &self.moment()) {
             Ok(Applied::Changed(next)) => next,
-            Ok(Applied::Unchanged) | Err(_) => return Ok(false),
+            Ok(Applied::Unchanged | Applied::Ignored { .. }) | Err(_) => return Ok(false),
         };
         let is_final = next.state.is_terminal() || next.removal.is_some();
         let decision = if is_final { Decision::Final } else { Decision::Lost };

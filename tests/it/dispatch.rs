@@ -10,6 +10,7 @@ use jobtrack::{
     watch::{EventKind, Hub, Pace, Scope, WatchEvent},
 };
 use tokio::{task::yield_now, time::timeout};
+use uuid::Uuid;
 
 use crate::support::jobs::{id, plain};
 
@@ -34,12 +35,12 @@ async fn create(tracker: &Tracker, name: &str) {
 
 /// Reports on a job; returns its revision then.
 async fn report(tracker: &Tracker, name: &str) -> i64 {
-    let (stored, _) = tracker
+    let changed = tracker
         .on_behalf_of(&ANYONE)
         .change(&id(name), &Change::Report(Report::default()))
         .await
         .expect("it is active");
-    stored.job.version.revision
+    changed.stored.job.version.revision
 }
 
 /// Lets the dispatcher hand out all that was announced.
@@ -102,6 +103,30 @@ async fn what_nobody_waited_for_is_not_handed_out_as_the_newest() {
     let update =
         timeout(Duration::from_secs(10), stream.next()).await.expect("in time").expect("an event").expect("an update");
     assert_eq!(brief(&update), (EventKind::Update, Some(("a".into(), newest))));
+}
+
+/// The merge of two creations by one request keeps the last change, and its revision, under the identity of the creation
+/// that was recorded first.
+#[tokio::test]
+async fn job_that_gets_the_identity_of_an_earlier_creation_is_told_anew() {
+    let (tracker, hub) = tracker();
+    create(&tracker, "a").await;
+    report(&tracker, "a").await;
+    let mut all = tracker.on_behalf_of(&ANYONE).watch_jobs(Scope::default(), "", pace(Duration::ZERO));
+    let mut next = async || timeout(Duration::from_secs(10), all.next()).await.expect("an event").expect("it answers");
+    assert_eq!(brief(&next().await), (EventKind::Snapshot, Some(("a".into(), 2))));
+    assert_eq!(brief(&next().await), (EventKind::Bookmark, None));
+
+    let mut stored = tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it exists");
+    let job = Arc::make_mut(&mut stored.job);
+    job.version.incarnation_id = Uuid::new_v4();
+    job.create_time = job.create_time.moved(-1000);
+    let earlier = job.create_time;
+    hub.changed(CommitEvent { stored, position: 1000, previous: None });
+    dispatched(&hub).await;
+    let told = next().await;
+    assert_eq!((brief(&told), told.reset), ((EventKind::Snapshot, Some(("a".into(), 2))), true));
+    assert_eq!(told.stored.map(|stored| stored.job.create_time), Some(earlier));
 }
 
 /// Where data was lost, a deletion may come at the revision that a subscriber knows already, of another change.

@@ -47,7 +47,7 @@ async fn numbers_that_are_no_percentage_are_refused() {
         -1.0,
         -f64::MIN_POSITIVE,
         101.0,
-        100.0_f64.next_up(),
+        100.01_f64.next_up(),
         f64::MAX,
         f64::MIN,
     ];

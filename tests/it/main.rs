@@ -29,6 +29,7 @@ mod redis_start;
 mod redis_support;
 mod redis_time;
 mod replicas;
+mod reports;
 mod returning;
 mod soak;
 mod store_contract;

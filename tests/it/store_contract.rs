@@ -332,7 +332,7 @@ async fn a_lease_runs_from_the_last_report(bench: Bench) {
         let context = ChangeContext { now: now(), ..moment(0) };
         match job.apply(change, &context).expect("it can be made") {
             Applied::Changed(next) => *next,
-            Applied::Unchanged => panic!("{change:?} changes nothing"),
+            Applied::Unchanged | Applied::Ignored { .. } => panic!("{change:?} changes nothing"),
         }
     };
     let made = bench.add(make("a", 0, NewJob { lease_timeout: LEASE, ..plain() })).await;

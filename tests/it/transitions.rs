@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use jobtrack::domain::{
-    Change, Completion, Due, Job, Liveness, NewJob, Outcome, Progress, Rejected, Removal, Report, State, TOMBSTONE_LIFE,
+    Applied, Change, ChangeContext, Completion, Due, Ignored, Job, Liveness, NewJob, Outcome, Progress, Rejected,
+    Removal, Report, Retention, State, TOMBSTONE_LIFE,
 };
 use rstest::rstest;
 
@@ -84,6 +85,10 @@ fn counted(completed: i64, total: i64) -> Progress {
     Progress { completed: Some(completed), total: Some(total), ..Progress::default() }
 }
 
+fn staged(stage: &str, stage_index: Option<i32>, value: f64) -> Progress {
+    Progress { stage: Some(stage.into()), stage_index, ..percent(value) }
+}
+
 /// A running job that was reported to be so far.
 fn running(progress: Progress) -> Job {
     apply(&job("a", 0), &Change::Report(report(progress)), 1)
@@ -106,10 +111,48 @@ fn running(progress: Progress) -> Job {
 #[case::more_than_all(counted(1, 4), counted(9, 4), Some(100.0))]
 #[case::total_zero(percent(30.0), counted(5, 0), Some(30.0))]
 #[case::given_beats_derived(Progress::default(), Progress { percent: Some(7.0), ..counted(1, 2) }, Some(7.0))]
+#[case::other_stage_starts_again(staged("a", None, 50.0), staged("b", None, 10.0), Some(10.0))]
+#[case::same_stage(staged("a", None, 50.0), staged("a", None, 10.0), None)]
+#[case::empty_stage_is_none(staged("a", None, 50.0), staged("", None, 10.0), None)]
+#[case::first_stage_that_is_named(percent(50.0), staged("a", None, 10.0), Some(10.0))]
+#[case::higher_index(staged("a", Some(1), 50.0), staged("a", Some(2), 10.0), Some(10.0))]
+#[case::lower_index(staged("a", Some(2), 50.0), staged("b", Some(1), 60.0), None)]
+#[case::equal_indexes_of_other_names(staged("a", Some(1), 50.0), staged("b", Some(1), 10.0), None)]
+#[case::index_is_new(staged("a", None, 50.0), staged("b", Some(1), 10.0), Some(10.0))]
 fn a_report_without_a_sequence(#[case] before: Progress, #[case] now: Progress, #[case] expected: Option<f64>) {
     let job = running(before);
     let next = try_apply(&job, &Change::Report(report(now)), 2).expect("a report is allowed");
     assert_eq!(next.map(|next| next.progress.percent), expected.map(Some));
+}
+
+/// A worker that only sends ignored reports is there nevertheless.
+#[rstest]
+#[case::lease(Duration::from_secs(5), Duration::ZERO, true)]
+#[case::limit_on_active_jobs(Duration::ZERO, Duration::from_secs(5), true)]
+#[case::neither(Duration::ZERO, Duration::ZERO, false)]
+fn an_ignored_report_renews_and_changes_nothing_else(
+    #[case] lease_timeout: Duration,
+    #[case] active: Duration,
+    #[case] renews: bool,
+) {
+    let retention = Retention { active, ..moment(0).retention };
+    let context = |seconds| ChangeContext { retention, ..moment(seconds) };
+    let first = Report { sequence: Some(2), worker: "w".into(), ..report(percent(50.0)) };
+    let pending = make("a", 0, NewJob { lease_timeout, ..plain() });
+    let Ok(Applied::Changed(mut job)) = pending.apply(&Change::Report(first), &context(1)) else { panic!("it is new") };
+    job.lease.lost = renews;
+    for (sequence, expected) in [(Some(2), Ignored::OlderSequence), (None, Ignored::LowerProgress)] {
+        let late = Report { sequence, worker: "other".into(), ..report(percent(10.0)) };
+        let applied = job.apply(&Change::Report(late), &context(2));
+        let Ok(Applied::Ignored { why, renewed }) = applied else { panic!("it is late: {applied:?}") };
+        assert_eq!((why, renewed.is_some()), (expected, renews));
+        let Some(renewed) = renewed else { continue };
+        assert_eq!((renewed.version.revision, renewed.report_time), (job.version.revision + 1, Some(at(2))));
+        assert_eq!(renewed.lease.expire_time, (!lease_timeout.is_zero()).then(|| at(7)));
+        assert_eq!(renewed.expire_time, (!active.is_zero()).then(|| at(7)));
+        assert!(!renewed.lease.lost);
+        assert_eq!((&renewed.progress, &renewed.worker, renewed.sequence), (&job.progress, &job.worker, job.sequence));
+    }
 }
 
 #[rstest]
@@ -133,12 +176,21 @@ fn a_report_keeps_what_it_does_not_say() {
         ..counted(1, 2)
     });
     let replaced = document(&serde_json::json!({"b": 2}));
-    let next = Progress { stage: Some("write".into()), details: replaced.clone(), ..Progress::default() };
+    let next = Progress { message: Some("half".into()), details: replaced.clone(), ..Progress::default() };
     let next = apply(&job, &Change::Report(report(next)), 2);
     assert_eq!(next.progress.unit.as_deref(), Some("rows"));
-    assert_eq!(next.progress.stage.as_deref(), Some("write"));
+    assert_eq!((next.progress.stage.as_deref(), next.progress.message.as_deref()), (Some("read"), Some("half")));
     assert_eq!(next.progress.details, replaced, "details are replaced whole");
     assert_eq!((next.progress.completed, next.progress.percent), (Some(1), Some(50.0)));
+
+    let other = Progress { stage: Some("write".into()), ..Progress::default() };
+    let next = apply(&next, &Change::Report(report(other)), 3).progress;
+    assert_eq!(
+        (next.percent, next.completed, next.total),
+        (None, None, None),
+        "another stage starts its numbers again"
+    );
+    assert_eq!((next.unit.as_deref(), next.message.as_deref()), (Some("rows"), Some("half")));
 }
 
 #[test]
@@ -272,7 +324,7 @@ fn active_jobs_are_kept_from_their_last_change() {
     let mut late = moment(50);
     late.retention.active = Duration::from_secs(30);
     let running = job("a", 0).apply(&heartbeat(), &late).expect("allowed");
-    let jobtrack::domain::Applied::Changed(running) = running else { panic!("a heartbeat is a change") };
+    let Applied::Changed(running) = running else { panic!("a heartbeat is a change") };
     assert_eq!(running.next_due(), Some((at(80), Due::Expire)));
 }
 

@@ -97,7 +97,7 @@ impl JobService for Floor {
         job.start_time = job.start_time.or(job.update_time);
         job.revision += 1;
         self.put(job.clone()).await?;
-        Ok(Response::new(UpdateProgressResponse { job: Some(job), applied: true }))
+        Ok(Response::new(UpdateProgressResponse { job: Some(job), applied: true, ignored: 0 }))
     }
 
     type WatchJobStream = Streamed<WatchJobResponse>;

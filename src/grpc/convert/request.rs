@@ -17,17 +17,21 @@ use crate::{
 /// Bookmarks where the caller does not say: proxies close silent streams.
 const DEFAULT_BOOKMARK_INTERVAL: Duration = Duration::from_secs(20);
 
+/// Maximum percentage that counts as 100: a sum of rounded parts may be a little more.
+const ROUNDED_PERCENT: f64 = 100.01;
+
 type Result<T> = std::result::Result<T, JobError>;
 
 /// See `CreateJob`.
 pub fn create(request: v1::CreateJobRequest) -> Result<NewJob> {
     let mut fields = Fields::default();
+    let id = (!request.job_id.is_empty()).then(|| fields.id("job_id", &request.job_id));
+    let request_id = fields.text("request_id", request.request_id, MAX_NAME);
     if request.kind.is_empty() {
         fields.refuse("kind", "must be given: what sort of work the job is");
     }
-    let request_id = fields.text("request_id", request.request_id, MAX_NAME);
     let new = NewJob {
-        id: (!request.job_id.is_empty()).then(|| fields.id("job_id", &request.job_id)),
+        id,
         request_id: (!request_id.is_empty()).then_some(request_id),
         kind: fields.text("kind", request.kind, MAX_NAME),
         owner: fields.text("owner", request.owner, MAX_NAME),
@@ -128,7 +132,7 @@ pub fn fail(request: v1::FailJobRequest) -> Result<(JobId, Change)> {
 pub fn cancel(request: v1::CancelJobRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
-    let reason = fields.text("reason", request.reason, MAX_CANCEL_REASON);
+    let reason = Fields::cut(request.reason, MAX_CANCEL_REASON);
     let requester = fields.text("requester", request.requester, MAX_NAME);
     fields.done((id, Change::Cancel { reason, requester, force: request.force }))
 }
@@ -138,7 +142,7 @@ pub fn confirm_cancel(request: v1::ConfirmCancelRequest) -> Result<(JobId, Chang
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
     let attempt = attempt(&mut fields, request.attempt);
-    let message = request.message.map(|message| fields.text("message", message, MAX_PROGRESS_MESSAGE));
+    let message = request.message.map(|message| Fields::cut(message, MAX_PROGRESS_MESSAGE));
     fields.done((id, Change::ConfirmCancel { attempt, message }))
 }
 
@@ -214,9 +218,10 @@ fn progress(fields: &mut Fields, from: v1::Progress) -> Progress {
     let mut text = |field: &str, text: Option<String>, max| text.map(|text| fields.text(field, text, max));
     let unit = text("progress.unit", from.unit, MAX_UNIT);
     let stage = text("progress.stage", from.stage, MAX_STAGE);
-    let message = text("progress.message", from.message, MAX_PROGRESS_MESSAGE);
+    let message = from.message.map(|message| Fields::cut(message, MAX_PROGRESS_MESSAGE));
+    let percent = fields.number("progress.percent", from.percent, 0.0..=ROUNDED_PERCENT, "a number from 0 to 100");
     Progress {
-        percent: fields.number("progress.percent", from.percent, 0.0..=100.0, "a number from 0 to 100"),
+        percent: percent.map(|percent| percent.min(100.0)),
         completed: fields.number("progress.completed", from.completed, 0.., "0 or more"),
         total: fields.number("progress.total", from.total, 0.., "0 or more"),
         unit,
@@ -229,22 +234,13 @@ fn progress(fields: &mut Fields, from: v1::Progress) -> Progress {
 }
 
 fn failure(fields: &mut Fields, from: v1::Failure) -> Failure {
-    let code = FailureCode::parse(from.code.unwrap_or(FailureCode::UNKNOWN.get()));
-    if code.is_none() {
-        fields.refuse("failure.code", "must be a number of google.rpc.Code from 1 to 16");
-    }
-    let upper_snake = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
-    let reason = &from.reason;
-    if reason.len() > MAX_FAILURE_REASON
-        || !reason.bytes().all(upper_snake)
-        || reason.starts_with(|first: char| !first.is_ascii_uppercase())
-    {
-        fields.refuse("failure.reason", format!("must be UPPER_SNAKE_CASE of at most {MAX_FAILURE_REASON} bytes"));
-    }
+    let is_kept = |letter: &char| letter.is_ascii_alphanumeric() || "_.:-".contains(*letter);
+    let reason = from.reason.chars().map(|letter| Some(letter).filter(is_kept).unwrap_or('_'));
+    // That a job failed must not be lost because of how it is told.
     Failure {
-        code: code.unwrap_or(FailureCode::UNKNOWN),
-        reason: from.reason,
-        message: fields.text("failure.message", from.message, MAX_FAILURE_MESSAGE),
+        code: from.code.and_then(FailureCode::parse).unwrap_or(FailureCode::UNKNOWN),
+        reason: reason.take(MAX_FAILURE_REASON).collect(),
+        message: Fields::cut(from.message, MAX_FAILURE_MESSAGE),
         details: fields.document("failure.details", from.details, MAX_FAILURE_DETAILS),
     }
 }

@@ -8,12 +8,12 @@ use prost::Message;
 use super::structs::to_struct;
 use crate::{
     domain::{
-        Cancellation, Cursor, Failure, Filter, Identity, Job, JobId, Liveness, Outcome, Progress, Removal, State,
-        Timestamp,
+        Cancellation, Cursor, Failure, Filter, Identity, Ignored, Job, JobId, Liveness, Outcome, Progress, Removal,
+        State, Timestamp,
     },
     proto::{EncodedEvent, v1},
     store::{self, CacheStats, Durability, Page, ReconcileReport, RedisStats, Source, StorageMode, Stored},
-    tracker::TrackerStats,
+    tracker::{Effect, TrackerStats},
     watch::{EventKind, ResumeToken, WatchEvent},
 };
 
@@ -90,6 +90,15 @@ pub fn page(page: &Page, filter: &Filter, caller: &Identity, full: bool, now: Ti
         next_page_token: next.map(|place| place.to_token(filter, caller)).unwrap_or_default(),
         total_size: page.total.map(count),
         partial: page.partial,
+    }
+}
+
+/// Why a report was ignored, if it was.
+pub fn ignored(effect: Effect) -> v1::Ignored {
+    match effect {
+        Effect::Ignored(Ignored::OlderSequence) => v1::Ignored::OlderSequence,
+        Effect::Ignored(Ignored::LowerProgress) => v1::Ignored::LowerProgress,
+        Effect::Applied | Effect::None => v1::Ignored::Unspecified,
     }
 }
 

@@ -262,7 +262,7 @@ async fn serving_with_a_dirty_job() -> World {
 async fn next_change_of_a_dirty_job_has_it_pushed_before() {
     let world = serving_with_a_dirty_job().await;
     let tracker = &world.replicas[0].tracker;
-    let (told, _) = tracker.on_behalf_of(&ANYONE).change(&id("a"), &heartbeat()).await.expect("it is accepted");
+    let told = tracker.on_behalf_of(&ANYONE).change(&id("a"), &heartbeat()).await.expect("it is accepted").stored;
     assert_eq!((told.durability, told.job.version.revision), (Durability::Durable, 2));
 }
 

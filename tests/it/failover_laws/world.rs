@@ -388,16 +388,20 @@ impl World {
     }
 
     pub async fn call(&mut self, replica: usize, name: &'static str, op: Op) {
-        let tracker = &self.replicas[replica].tracker;
-        let outcome = match op {
-            Op::Create => tracker.on_behalf_of(&ANYONE).create(NewJob { id: Some(id(name)), ..plain() }).await,
-            Op::Report => tracker.on_behalf_of(&ANYONE).change(&id(name), &heartbeat()).await,
-            Op::Succeed => tracker.on_behalf_of(&ANYONE).change(&id(name), &success()).await,
-            Op::Fail => tracker.on_behalf_of(&ANYONE).change(&id(name), &failure()).await,
-            Op::Delete => tracker.on_behalf_of(&ANYONE).change(&id(name), &Change::Delete { force: true }).await,
+        let tracker = self.replicas[replica].tracker.on_behalf_of(&ANYONE);
+        let change = match op {
+            Op::Create => None,
+            Op::Report => Some(heartbeat()),
+            Op::Succeed => Some(success()),
+            Op::Fail => Some(failure()),
+            Op::Delete => Some(Change::Delete { force: true }),
+        };
+        let outcome = match change {
+            None => tracker.create(NewJob { id: Some(id(name)), ..plain() }).await.map(|(stored, _)| stored),
+            Some(change) => tracker.change(&id(name), &change).await.map(|changed| changed.stored),
         };
         match outcome {
-            Ok((stored, _)) => {
+            Ok(stored) => {
                 let before = self.acknowledged.get(name);
                 let by = before.is_none_or(|before| before.by == Some(replica)).then_some(replica);
                 self.acknowledged.insert(name, Acknowledged { job: stored.job, by });

@@ -66,8 +66,8 @@ pub fn make(name: &str, seconds: i64, new: NewJob) -> Job {
 /// What `change` at second `seconds` makes of `job`; `None` if nothing.
 pub fn try_apply(job: &Job, change: &Change, seconds: i64) -> Result<Option<Job>, Rejected> {
     Ok(match job.apply(change, &moment(seconds))? {
-        Applied::Changed(next) => Some(*next),
-        Applied::Unchanged => None,
+        Applied::Changed(next) | Applied::Ignored { renewed: Some(next), .. } => Some(*next),
+        Applied::Unchanged | Applied::Ignored { renewed: None, .. } => None,
     })
 }
 
