@@ -1,6 +1,7 @@
 //! What holds whatever happens to two replicas and the store of record between them: a random walk without processes.
 
 mod cases;
+mod freshness;
 mod world;
 
 use proptest::prelude::*;

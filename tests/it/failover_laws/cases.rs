@@ -2,15 +2,14 @@
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
 use jobtrack::{
-    domain::{ANYONE, Job, JobId, NewJob, Removal, State},
+    domain::{ANYONE, Job, NewJob, Removal, State},
     store::{
-        ChangeNotification, CommitEvent, Durability, FreshnessToken, JobStore, Listener, LocalCache, Partitioning,
-        Presence, Route, Source, StoreError, Stored,
+        CommitEvent, Durability, JobStore, Listener, LocalCache, Partitioning, Presence, Source, StoreError, Stored,
     },
     watch::{Pace, Scope},
 };
@@ -368,40 +367,15 @@ fn ended_jobs_are_pushed_first() {
     assert_eq!(first, ["b", "a"]);
 }
 
-fn cache(max_jobs: usize, listener: Arc<dyn Listener>) -> LocalCache {
+pub fn cache(max_jobs: usize, listener: Arc<dyn Listener>) -> LocalCache {
     let clock = Arc::new(StepClock::default());
     let presence = Arc::new(Presence::new(1));
     presence.set_serving(0, true);
     LocalCache::new(max_jobs, listener, clock, Partitioning::SINGLE, presence)
 }
 
-/// From when on what the primary says of `id` is fresh.
-fn freshness(cache: &LocalCache, id: &JobId) -> Option<FreshnessToken> {
-    match cache.route_read(id) {
-        Route::Primary(token) => token,
-        route => panic!("the primary is not asked: {route:?}"),
-    }
-}
-
-fn recorded(job: Job) -> Stored {
+pub fn recorded(job: Job) -> Stored {
     Stored { job: Arc::new(job), durability: Durability::Durable, source: Source::Redis }
-}
-
-/// It was asked for when an entry was here that is another one by now.
-#[test]
-fn an_entry_is_not_followed_for_what_was_asked_before_it() {
-    let held = cache(1, Arc::new(Deaf));
-    assert!(held.set_available(0));
-    let first = job("a", 1);
-    held.learn(&recorded(first.clone()), None);
-    let following = freshness(&held, &first.id);
-    held.learn(&recorded(job("b", 1)), None);
-    let revision = apply(&first, &heartbeat(), 2).version.revision;
-    held.hinted(&ChangeNotification { id: &first.id, revision, kind: "", owner: "", own: false });
-    held.learn(&recorded(first.clone()), None);
-    held.mark_fresh(&first, following);
-    held.heard_until(Instant::now());
-    assert!(held.get_fresh(&first.id).is_none(), "an outdated entry is served");
 }
 
 #[derive(Default)]

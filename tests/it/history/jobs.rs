@@ -6,7 +6,7 @@ use jobtrack::proto::v1::reconciled_job::Outcome;
 
 use super::{
     check::{LAG, SLACK, Story},
-    record::{Act, Answer, At, Call, Shown},
+    record::{Act, Answer, At, Call, Entry, Shown},
 };
 
 impl Story<'_> {
@@ -86,7 +86,9 @@ impl Story<'_> {
         let one_side = !leased
             && !self.may_be_expired(self.history.quiet.unwrap_or_default())
             && changes.all(|call| call.replica == first.replica);
-        let told = self.ledger.iter().find(|entry| entry.outcome == Outcome::Conflicted);
+        // After a loss the replicas put back what each of them holds, which may be older than what another one does.
+        let lost = |entry: &Entry| self.history.had_lost(first.begun, entry.at);
+        let told = self.ledger.iter().find(|entry| entry.outcome == Outcome::Conflicted && !lost(entry));
         if let Some(entry) = told.filter(|_| one_side && self.history.deaths.is_empty()) {
             object("G2", format!("a conflict of one with itself, on {} at {:?}", entry.replica, entry.at));
         }

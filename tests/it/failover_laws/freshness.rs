@@ -1,0 +1,109 @@
+//! What the local cache serves in the place of the primary, and the lease of a version as it runs.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jobtrack::{
+    clock::Clock,
+    domain::{Change, JobId, Liveness, NewJob, Report, Timestamp},
+    store::{ChangeNotification, FreshnessToken, Listener, LocalCache, Partitioning, Presence, Route},
+};
+use rstest::rstest;
+
+use super::{
+    cases::{cache, recorded},
+    world::Deaf,
+};
+use crate::support::jobs::{apply, at, heartbeat, job, make, plain};
+
+/// A clock that stands still at second 10.
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Timestamp {
+        at(10)
+    }
+}
+
+/// From when on what the primary says of `id` is fresh.
+fn freshness(cache: &LocalCache, id: &JobId) -> Option<FreshnessToken> {
+    match cache.route_read(id) {
+        Route::Primary(token) => token,
+        route => panic!("the primary is not asked: {route:?}"),
+    }
+}
+
+/// Returns a cache with one entry, which is fresh.
+fn with_fresh_entry() -> (LocalCache, JobId) {
+    let held = cache(100, Arc::new(Deaf));
+    assert!(held.set_available(0));
+    let entry = job("a", 1);
+    held.learn(&recorded(entry.clone()), None);
+    held.mark_fresh(&entry, freshness(&held, &entry.id));
+    held.heard_until(Instant::now());
+    assert!(held.get_fresh(&entry.id).is_some());
+    (held, entry.id)
+}
+
+#[test]
+fn entry_is_no_longer_fresh_after_a_gap_in_the_notifications() {
+    let (held, id) = with_fresh_entry();
+    held.missed();
+    assert!(held.get_fresh(&id).is_none(), "nothing was heard since");
+    held.heard_until(Instant::now());
+    assert!(held.get_fresh(&id).is_none(), "a notification may be lost");
+}
+
+#[test]
+fn entry_is_no_longer_fresh_when_a_newer_version_is_notified() {
+    let (held, id) = with_fresh_entry();
+    let notify = |revision| {
+        held.hinted(&ChangeNotification { id: &id, revision, kind: "", owner: "", own: false });
+        held.heard_until(Instant::now());
+    };
+    notify(1);
+    assert!(held.get_fresh(&id).is_some(), "it is this version");
+    notify(2);
+    assert!(held.get_fresh(&id).is_none());
+}
+
+/// It was asked for when an entry was here that is another one by now.
+#[test]
+fn an_entry_is_not_followed_for_what_was_asked_before_it() {
+    let held = cache(1, Arc::new(Deaf));
+    assert!(held.set_available(0));
+    let first = job("a", 1);
+    held.learn(&recorded(first.clone()), None);
+    let following = freshness(&held, &first.id);
+    held.learn(&recorded(job("b", 1)), None);
+    let revision = apply(&first, &heartbeat(), 2).version.revision;
+    held.hinted(&ChangeNotification { id: &first.id, revision, kind: "", owner: "", own: false });
+    held.learn(&recorded(first.clone()), None);
+    held.mark_fresh(&first, following);
+    held.heard_until(Instant::now());
+    assert!(held.get_fresh(&first.id).is_none(), "an outdated entry is served");
+}
+
+/// The lease is 5 s long and was renewed at second 2. At second 10 it is over, unless the report entered the primary
+/// later, or workers could report only since a while ago.
+#[rstest]
+#[case::over(2, 1, Liveness::Lost)]
+#[case::report_entered_later(6, 1, Liveness::Live)]
+#[case::workers_could_not_report(2, 6, Liveness::Live)]
+#[case::that_was_long_ago(2, 4, Liveness::Lost)]
+fn lease_runs_from_the_time_since_when_workers_can_report(
+    #[case] heard: i64,
+    #[case] heard_since: i64,
+    #[case] expected: Liveness,
+) {
+    let presence = Arc::new(Presence::new(1));
+    presence.set_serving(0, true);
+    let held = LocalCache::new(100, Arc::new(Deaf), Arc::new(Still), Partitioning::SINGLE, presence.clone());
+    presence.beat_answered(0, at(10), at(heard_since));
+    let pending = make("a", 1, NewJob { lease_timeout: Duration::from_secs(5), ..plain() });
+    let mut leased = apply(&pending, &Change::Report(Report::default()), 2);
+    leased.heard = Some(at(heard));
+    assert_eq!(held.with_liveness(&Arc::new(leased)).liveness(at(10)), expected);
+}
