@@ -73,6 +73,7 @@ impl Bench {
                 request_id: None,
                 kind: "video.render".into(),
                 owner: format!("owner-{}", n % 10),
+                title: String::new(),
                 labels: [("team".to_owned(), "media".to_owned())].into(),
                 metadata: None,
                 lease_timeout: zero,

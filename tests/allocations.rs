@@ -81,7 +81,7 @@ async fn calls_allocate_no_more_than_they_did() {
         ..UpdateProgressRequest::default()
     });
     let report = count(&face, "UpdateProgress", reports).await;
-    let reads = (0..=CALLS).map(|_| GetJobRequest { job_id: id(7), min_revision: None });
+    let reads = (0..=CALLS).map(|_| GetJobRequest { job_id: id(7), ..GetJobRequest::default() });
     let read = count(&face, "GetJob", reads).await;
     // A change that saves some lowers these.
     assert_eq!((read, report, creation), (48, 55, 62));

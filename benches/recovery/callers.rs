@@ -114,7 +114,7 @@ async fn read(mut client: Client, ids: Arc<[String]>, first: usize, record: Arc<
     let mut at = first;
     while !record.is_over.load(Relaxed) {
         at = (at + STRIDE) % ids.len();
-        let request = GetJobRequest { job_id: ids[at].clone(), min_revision: None };
+        let request = GetJobRequest { job_id: ids[at].clone(), ..GetJobRequest::default() };
         record.call("GetJob", client.get_job(request)).await;
     }
 }

@@ -250,7 +250,7 @@ async fn hold(replica: &Process, ids: &[JobId]) {
     let batches = stream::iter(ids.chunks(BATCH_JOBS)).map(|ids| {
         let mut client = client.clone();
         let job_ids = ids.iter().map(ToString::to_string).collect();
-        async move { client.batch_get_jobs(BatchGetJobsRequest { job_ids }).await }
+        async move { client.batch_get_jobs(BatchGetJobsRequest { job_ids, ..BatchGetJobsRequest::default() }).await }
     });
     let read = batches.buffer_unordered(BATCHES_AT_ONCE).all(async |read| {
         let answer = read.expect("they can be read").into_inner();
@@ -297,7 +297,7 @@ fn cpu_of(replicas: &[Process]) -> Duration {
 /// Returns whether a replica serves from Redis.
 async fn serves_from_redis(replica: &Process, id: &JobId) -> bool {
     let stats = replica.admin().await.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
-    let request = GetJobRequest { job_id: id.to_string(), min_revision: None };
+    let request = GetJobRequest { job_id: id.to_string(), ..GetJobRequest::default() };
     let read = replica.client().await.get_job(request).await.expect("it answers").into_inner();
     let durability = read.job.expect("a job").durability();
     stats.storage_mode() == StorageMode::Redis && durability == Durability::Durable

@@ -238,6 +238,9 @@ pub struct Job {
     /// Whom it belongs to; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
+    /// The name for people; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub title: String,
     /// Pairs to filter by.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -270,6 +273,9 @@ pub struct Job {
     pub update_time: Timestamp,
     /// When a worker reported last; it names that report, too.
     pub report_time: Option<Timestamp>,
+    /// When a report last changed the percentage, the number of units done or the stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_time: Option<Timestamp>,
     /// When it ended.
     pub end_time: Option<Timestamp>,
     /// From when on it counts as gone.
@@ -318,6 +324,7 @@ impl Job {
         let others = [
             &mut job.start_time,
             &mut job.report_time,
+            &mut job.progress_time,
             &mut job.end_time,
             &mut job.expire_time,
             &mut job.forget_time,
@@ -369,6 +376,8 @@ pub struct NewJob {
     pub kind: String,
     /// Whom it belongs to; may be empty.
     pub owner: String,
+    /// The name for people; may be empty.
+    pub title: String,
     /// Pairs to filter by.
     pub labels: Labels,
     /// The creator's own data.

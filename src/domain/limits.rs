@@ -4,6 +4,8 @@
 pub const MAX_ID: usize = 128;
 /// `kind`, `owner`, `worker`, `requester` and `request_id`.
 pub const MAX_NAME: usize = 128;
+/// A job's title.
+pub const MAX_TITLE: usize = 256;
 /// Owners that one caller is limited to.
 pub const MAX_OWNERS: usize = 100;
 /// Labels of one job.

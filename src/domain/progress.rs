@@ -24,6 +24,11 @@ impl Progress {
         take(&mut self.details, new.details.as_ref());
     }
 
+    /// Returns how far the work is, as far as it can be told: the work advances when this changes.
+    pub fn place(&self) -> (Option<f64>, Option<i64>, Option<String>, Option<i32>) {
+        (self.percent, self.completed, self.stage.clone(), self.stage_index)
+    }
+
     /// Takes over the numbers, and derives the percentage where it is not given.
     fn update_numbers(&mut self, new: &Self) {
         self.completed = new.completed.or(self.completed);

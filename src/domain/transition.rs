@@ -26,6 +26,7 @@ impl Job {
             request_id: new.request_id,
             kind: new.kind,
             owner: new.owner,
+            title: new.title,
             labels: new.labels,
             metadata: new.metadata,
             state: State::Pending,
@@ -40,6 +41,7 @@ impl Job {
             start_time: None,
             update_time: now,
             report_time: None,
+            progress_time: None,
             end_time: None,
             expire_time: None,
             forget_time: None,
@@ -66,7 +68,9 @@ impl Job {
                 }
                 Ok(self.next(at, |job, now| {
                     job.begin(end.attempt, now);
-                    job.progress.percent = Some(100.0);
+                    if job.progress.percent.replace(100.0) != Some(100.0) {
+                        job.progress_time = Some(now);
+                    }
                     job.end(State::Succeeded, end.outcome.clone().map(Outcome::Result), now);
                 }))
             }
@@ -160,7 +164,11 @@ impl Job {
             if let Some(timeout) = report.lease_timeout {
                 job.lease.timeout = timeout;
             }
+            let before = job.progress.place();
             job.progress.update(&report.progress);
+            if job.progress.place() != before {
+                job.progress_time = Some(now);
+            }
             job.report_time = Some(now);
             job.renew_lease(at.now);
         }))

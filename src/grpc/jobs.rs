@@ -13,7 +13,7 @@ use super::{
     stream::{Ending, Events, respond, respond_with, until},
 };
 use crate::{
-    domain::{Change, JobError, JobId},
+    domain::{Change, JobError, JobId, View},
     limits::Permit,
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
     tracker::{Changed, Effect, Tracker},
@@ -42,7 +42,7 @@ impl Jobs {
         let (id, change) = read(request.into_inner())?;
         note(&id);
         let Changed { stored, effect, .. } = self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
-        Ok((convert::job(&stored, self.tracker.now()), effect))
+        Ok((convert::job(&stored, self.tracker.now(), View::Full), effect))
     }
 }
 
@@ -67,25 +67,25 @@ impl JobService for Jobs {
         let new = convert::create(request.into_inner())?;
         let (stored, created) = self.tracker.on_behalf_of(&caller).create(new).await?;
         note(&stored.job.id);
-        let job = Some(convert::job(&stored, self.tracker.now()));
+        let job = Some(convert::job(&stored, self.tracker.now(), View::Full));
         respond(v1::CreateJobResponse { job, created })
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::GetJobResponse> {
         let caller = caller(&request)?;
-        let (id, min_revision) = convert::get(request.get_ref())?;
+        let (id, min_revision, view) = convert::get(request.get_ref())?;
         note(&id);
         let stored = self.tracker.on_behalf_of(&caller).get(&id, min_revision).await?;
-        let job = Some(convert::job(&stored, self.tracker.now()));
+        let job = Some(convert::job(&stored, self.tracker.now(), view));
         respond(v1::GetJobResponse { job, source: convert::source(stored.source).into() })
     }
 
     async fn batch_get_jobs(&self, request: Request<v1::BatchGetJobsRequest>) -> Answer<v1::BatchGetJobsResponse> {
         let caller = caller(&request)?;
-        let ids = convert::batch_get(request.get_ref())?;
+        let (ids, view) = convert::batch_get(request.get_ref())?;
         let (found, missing) = self.tracker.on_behalf_of(&caller).batch_get(ids).await?;
         let now = self.tracker.now();
-        let jobs = found.iter().map(|stored| convert::job(stored, now)).collect();
+        let jobs = found.iter().map(|stored| convert::job(stored, now, view)).collect();
         let missing_ids = missing.iter().map(ToString::to_string).collect();
         respond(v1::BatchGetJobsResponse { jobs, missing_ids })
     }
@@ -93,9 +93,9 @@ impl JobService for Jobs {
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Answer<v1::ListJobsResponse> {
         let caller = caller(&request)?;
         let now = self.tracker.now();
-        let (query, full) = convert::list(request.into_inner(), &caller, now)?;
+        let query = convert::list(request.into_inner(), &caller, now)?;
         let page = self.tracker.on_behalf_of(&caller).list(&query).await?;
-        respond(convert::page(&page, &query.filter, &caller, full, now))
+        respond(convert::page(&page, &query.filter, &caller, query.view, now))
     }
 
     async fn update_progress(&self, request: Request<v1::UpdateProgressRequest>) -> Answer<v1::UpdateProgressResponse> {
@@ -135,12 +135,13 @@ impl JobService for Jobs {
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Answer<Self::WatchJobStream> {
         let caller = caller(&request)?;
         let (ending, permit) = (Ending::of(request.extensions(), &self.drain), permit(&self.tracker, &request, 1)?);
-        let (id, resume_token, pace) = convert::watch_job(request.into_inner())?;
+        let (id, resume_token, pace, view) = convert::watch_job(request.into_inner())?;
         note(&id);
         let watch = self.tracker.on_behalf_of(&caller).watch_job(&id, &resume_token, pace).await?;
-        let events = unfold((Box::new((watch, permit)), self.tracker.clone()), |(mut watch, tracker)| async move {
-            let event = watch.0.next().await?;
-            Some((event.map(|event| convert::event(event, tracker.now())).map_err(Status::from), (watch, tracker)))
+        let open = (Box::new((watch, permit)), self.tracker.clone());
+        let events = unfold(open, move |(mut watch, tracker)| async move {
+            let event = watch.0.next().await?.map(|event| convert::event(event, tracker.now(), view));
+            Some((event.map_err(Status::from), (watch, tracker)))
         });
         respond_with(until(events, ending)).await
     }
@@ -149,12 +150,12 @@ impl JobService for Jobs {
         let caller = caller(&request)?;
         let permit = permit(&self.tracker, &request, request.get_ref().job_ids.len())?;
         let ending = Ending::of(request.extensions(), &self.drain);
-        let (scope, resume_token, pace) = convert::watch_jobs(request.into_inner())?;
+        let (scope, resume_token, pace, view) = convert::watch_jobs(request.into_inner())?;
         let watch = self.tracker.on_behalf_of(&caller).watch_jobs(scope, &resume_token, pace);
-        let events = unfold(Some((Box::new((watch, permit)), self.tracker.clone())), |open| async move {
+        let events = unfold(Some((Box::new((watch, permit)), self.tracker.clone())), move |open| async move {
             let (mut watch, tracker) = open?;
             match watch.0.next().await {
-                Ok(event) => Some((Ok(convert::event(event, tracker.now())), Some((watch, tracker)))),
+                Ok(event) => Some((Ok(convert::event(event, tracker.now(), view)), Some((watch, tracker)))),
                 Err(error) => Some((Err(JobError::from(error).into()), None)),
             }
         });

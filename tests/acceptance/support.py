@@ -38,7 +38,8 @@ TARGET.mkdir(exist_ok=True)
 _stubs = tempfile.TemporaryDirectory(prefix="acceptance-", dir=TARGET)
 atexit.register(_stubs.cleanup)
 _compile(_stubs.name)
-sys.path.insert(0, _stubs.name)
+STUBS = _stubs.name
+sys.path.insert(0, STUBS)
 
 from jobtrack.v1 import admin_service_pb2 as admin  # noqa: E402
 from jobtrack.v1 import admin_service_pb2_grpc  # noqa: E402

@@ -24,7 +24,7 @@ async fn read_as(channel: &Channel, request: Request<GetJobRequest>) -> Status {
 
 /// A read of a job that there is not.
 fn missing() -> GetJobRequest {
-    GetJobRequest { job_id: "missing".to_owned(), min_revision: None }
+    GetJobRequest { job_id: "missing".to_owned(), ..GetJobRequest::default() }
 }
 
 /// Fails unless a call was refused for its credentials, for this problem.

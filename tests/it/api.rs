@@ -15,7 +15,7 @@ use tonic::{Code, codec::CompressionEncoding};
 use crate::support::{Client, Server, create, error_info, new_job, reason, violations};
 
 async fn get(client: &mut Client, id: &str) -> Result<Job, tonic::Status> {
-    let answer = client.get_job(GetJobRequest { job_id: id.into(), min_revision: None }).await?.into_inner();
+    let answer = client.get_job(GetJobRequest { job_id: id.into(), ..GetJobRequest::default() }).await?.into_inner();
     assert_eq!(answer.source(), Source::Memory);
     Ok(answer.job.expect("an answer has a job"))
 }
@@ -122,7 +122,10 @@ async fn many_jobs_are_read_at_once() {
     for id in ["a", "b"] {
         create(&mut client, id).await;
     }
-    let request = |ids: &[&str]| BatchGetJobsRequest { job_ids: ids.iter().map(|id| (*id).to_owned()).collect() };
+    let request = |ids: &[&str]| BatchGetJobsRequest {
+        job_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        ..BatchGetJobsRequest::default()
+    };
     let answer = client.batch_get_jobs(request(&["b", "x", "a", "b"])).await.expect("a batch").into_inner();
     assert_eq!(answer.jobs.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), ["b", "a"]);
     assert_eq!(answer.missing_ids, ["x"]);
@@ -168,7 +171,7 @@ async fn lists_come_in_pages_views_and_sizes_that_clients_take() {
     let other = ListJobsRequest { filter: None, page_token: page.next_page_token, ..request };
     assert_eq!(reason(&client.list_jobs(other).await.expect_err("the token is of another filter")), "INVALID_FIELD");
 
-    let all = BatchGetJobsRequest { job_ids: newest_first };
+    let all = BatchGetJobsRequest { job_ids: newest_first, ..BatchGetJobsRequest::default() };
     let refused = client.batch_get_jobs(all).await.expect_err("it is larger than clients take");
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
     server.stop().await;

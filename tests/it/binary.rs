@@ -162,7 +162,7 @@ async fn each_call_is_a_line_at_debug() {
     let process = Process::start(&["--log", "jobtrack=debug", "--log-format", "json"]);
     let mut client = connect(&process).await;
     create(&mut client, "seen").await;
-    let missing = GetJobRequest { job_id: "missing".into(), min_revision: None };
+    let missing = GetJobRequest { job_id: "missing".into(), ..GetJobRequest::default() };
     client.get_job(missing).await.expect_err("there is no such job");
     drop(watch(&mut client, "seen").await);
     let mut admin = AdminServiceClient::new(channel(&process).await);

@@ -53,7 +53,7 @@ fn delete(id: &str, _: Option<i32>, _: Option<i64>) -> Call {
 }
 
 fn get(id: &str, min_revision: Option<i64>) -> Call {
-    call("JobService/GetJob", &GetJobRequest { job_id: id.into(), min_revision })
+    call("JobService/GetJob", &GetJobRequest { job_id: id.into(), min_revision, ..GetJobRequest::default() })
 }
 
 /// What makes a call for a job, with an attempt and an expected revision where the method takes them.
@@ -81,7 +81,7 @@ async fn job_in(server: &Server, id: &str, state: State) -> Job {
 }
 
 async fn read(client: &mut Client, id: &str) -> Job {
-    let request = GetJobRequest { job_id: id.into(), min_revision: None };
+    let request = GetJobRequest { job_id: id.into(), ..GetJobRequest::default() };
     client.get_job(request).await.expect("the job is there").into_inner().job.expect("a job")
 }
 

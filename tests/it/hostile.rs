@@ -57,7 +57,7 @@ async fn numbers_that_are_no_percentage_are_refused() {
         let status = raw.call(&call("JobService/UpdateProgress", &request)).await.expect_err("it is no percentage");
         assert_invalid(&status, &["progress.percent"], &percent.to_string());
     }
-    let request = GetJobRequest { job_id: "a".into(), min_revision: None };
+    let request = GetJobRequest { job_id: "a".into(), ..GetJobRequest::default() };
     let now = server.client().await.get_job(request).await.expect("the job is there").into_inner().job;
     assert_eq!(now, Some(job), "a refusal stores nothing");
     assert_serves(&server, &["a"]).await;
@@ -71,8 +71,14 @@ fn with_id(id: &str) -> Vec<(Call, &'static str)> {
     let failure = Some(Failure::default());
     vec![
         (call("JobService/CreateJob", &CreateJobRequest { job_id: job_id.clone(), ..new_job("") }), "job_id"),
-        (call("JobService/GetJob", &GetJobRequest { job_id: job_id.clone(), min_revision: None }), "job_id"),
-        (call("JobService/BatchGetJobs", &BatchGetJobsRequest { job_ids: job_ids.clone() }), "job_ids[0]"),
+        (call("JobService/GetJob", &GetJobRequest { job_id: job_id.clone(), ..GetJobRequest::default() }), "job_id"),
+        (
+            call(
+                "JobService/BatchGetJobs",
+                &BatchGetJobsRequest { job_ids: job_ids.clone(), ..BatchGetJobsRequest::default() },
+            ),
+            "job_ids[0]",
+        ),
         (
             call("JobService/UpdateProgress", &UpdateProgressRequest { job_id: job_id.clone(), ..Default::default() }),
             "job_id",

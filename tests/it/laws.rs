@@ -109,7 +109,8 @@ proptest! {
         let number = if number.is_finite() { number } else { 0.0 };
         let metadata = document(&serde_json::json!({ &text: [number, null, true, { "x": &text }] }));
         let labels = [(text.clone(), text.clone())].into();
-        let new = NewJob { lease_timeout: Duration::from_secs(lease), metadata, labels, owner: text, ..plain() };
+        let title = text.clone();
+        let new = NewJob { lease_timeout: Duration::from_secs(lease), metadata, labels, owner: text, title, ..plain() };
         let mut job = make("a", 0, new);
         for (now, change) in (1..).zip(changes) {
             job = try_apply(&job, &change, now).ok().flatten().unwrap_or(job);

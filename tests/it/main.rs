@@ -35,6 +35,7 @@ mod soak;
 mod store_contract;
 mod traces;
 mod transitions;
+mod views;
 mod watch_job;
 mod watch_job_resume;
 mod watch_jobs;

@@ -150,7 +150,7 @@ impl Rule {
 
 /// Reads a job, at this revision or a later one.
 async fn read(client: &mut Client, id: &str, revision: i64) -> Job {
-    let request = GetJobRequest { job_id: id.to_owned(), min_revision: Some(revision) };
+    let request = GetJobRequest { job_id: id.to_owned(), min_revision: Some(revision), ..GetJobRequest::default() };
     let answer = client.get_job(request).await;
     answer.unwrap_or_else(|status| panic!("{id}: {status:?}")).into_inner().job.expect("a job")
 }

@@ -278,14 +278,14 @@ fn number_of(job: &Job) -> i64 {
 }
 
 async fn get(client: &mut Client, id: &str) -> Result<Job, Status> {
-    let answer = client.get_job(GetJobRequest { job_id: id.to_owned(), min_revision: None }).await?;
+    let answer = client.get_job(GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() }).await?;
     Ok(answer.into_inner().job.expect("a job"))
 }
 
 /// The job as it is, not older than its last change, which another server may have made just now; as it is in any case
 /// if that change is lost.
 async fn get_at_least(client: &mut Client, id: &str, min_revision: Option<i64>) -> Job {
-    match client.get_job(GetJobRequest { job_id: id.to_owned(), min_revision }).await {
+    match client.get_job(GetJobRequest { job_id: id.to_owned(), min_revision, ..GetJobRequest::default() }).await {
         Ok(answer) => answer.into_inner().job.expect("a job"),
         Err(status) if status.code() == Code::Unavailable => get(client, id).await.expect("it can be read"),
         Err(status) => panic!("{status:?}"),

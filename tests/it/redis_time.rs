@@ -286,7 +286,8 @@ async fn report_that_gives_way_in_a_merge_is_heard(#[case] is_higher: bool) {
     let before = heard().await;
     relay.set_all(Link::Pass);
     Health::watch(&cut_off, "redis").await.until(Serving).await;
-    let request = GetJobRequest { job_id: "a".to_owned(), min_revision: Some(asked.revision) };
+    let request =
+        GetJobRequest { job_id: "a".to_owned(), min_revision: Some(asked.revision), ..GetJobRequest::default() };
     let mut admin = cut_off.admin().await;
     let is_clean = async {
         while admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner().dirty_jobs > 0 {

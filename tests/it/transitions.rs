@@ -125,6 +125,24 @@ fn a_report_without_a_sequence(#[case] before: Progress, #[case] now: Progress, 
     assert_eq!(next.map(|next| next.progress.percent), expected.map(Some));
 }
 
+#[rstest]
+#[case::percent(percent(51.0), true)]
+#[case::completed(Progress { completed: Some(1), ..Progress::default() }, true)]
+#[case::stage(staged("next", None, 50.0), true)]
+#[case::heartbeat(Progress::default(), false)]
+#[case::the_same_again(percent(50.0), false)]
+#[case::message(Progress { message: Some("still there".into()), ..Progress::default() }, false)]
+fn progress_time_is_when_the_work_last_advanced(#[case] now: Progress, #[case] advances: bool) {
+    let job = running(percent(50.0));
+    assert_eq!((job.progress_time, running(Progress::default()).progress_time), (Some(at(1)), None));
+    let next = apply(&job, &Change::Report(report(now)), 2);
+    assert_eq!(next.progress_time, Some(at(if advances { 2 } else { 1 })));
+    let done = apply(&next, &success(), 3);
+    assert_eq!(done.progress_time, Some(at(3)), "the end is all of it");
+    let whole = apply(&apply(&job, &Change::Report(report(percent(100.0))), 2), &success(), 3);
+    assert_eq!(whole.progress_time, Some(at(2)), "there was no more to do");
+}
+
 /// A worker that only sends ignored reports is there nevertheless.
 #[rstest]
 #[case::lease(Duration::from_secs(5), Duration::ZERO, true)]

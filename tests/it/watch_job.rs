@@ -21,7 +21,7 @@ use crate::support::{
 const HOUR: i64 = 3_600_000;
 
 async fn get(client: &mut Client, id: &str) -> Job {
-    let request = GetJobRequest { job_id: id.to_owned(), min_revision: None };
+    let request = GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() };
     client.get_job(request).await.expect("the job is there").into_inner().job.expect("a job")
 }
 
@@ -109,7 +109,7 @@ async fn a_job_that_is_not_there_is_not_found() {
 }
 
 async fn get_code(client: &mut Client, id: &str) -> Code {
-    let request = GetJobRequest { job_id: id.to_owned(), min_revision: None };
+    let request = GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() };
     client.get_job(request).await.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 

@@ -24,7 +24,7 @@ async fn token(client: &Client, id: &str) -> String {
 
 /// Waits until the job is not there for callers any more.
 async fn gone(client: &mut Client, id: &str) {
-    let request = GetJobRequest { job_id: id.to_owned(), min_revision: None };
+    let request = GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() };
     while let Ok(answer) = client.get_job(request.clone()).await {
         assert!(answer.into_inner().job.is_some_and(|job| job.expire_time.is_some()), "it is kept");
     }

@@ -7,8 +7,8 @@ use crate::{
     domain::{
         Change, Completion, Cursor, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, Identity, JobError, JobId,
         ListQuery, MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON,
-        MAX_METADATA, MAX_NAME, MAX_PAGE, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT, MAX_STAGE, MAX_UNIT,
-        MAX_WATCHED_IDS, NewJob, Owners, Progress, Report, State, Timestamp, View,
+        MAX_METADATA, MAX_NAME, MAX_PAGE, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT, MAX_STAGE, MAX_TITLE,
+        MAX_UNIT, MAX_WATCHED_IDS, NewJob, Owners, Progress, Report, State, Timestamp, View,
     },
     proto::v1,
     watch::{Pace, Scope},
@@ -35,6 +35,7 @@ pub fn create(request: v1::CreateJobRequest) -> Result<NewJob> {
         request_id: (!request_id.is_empty()).then_some(request_id),
         kind: fields.text("kind", request.kind, MAX_NAME),
         owner: fields.text("owner", request.owner, MAX_NAME),
+        title: fields.text("title", request.title, MAX_TITLE),
         labels: fields.labels("labels", request.labels),
         metadata: fields.document("metadata", request.metadata, MAX_METADATA),
         lease_timeout: fields.duration("lease_timeout", request.lease_timeout).unwrap_or_default(),
@@ -44,25 +45,27 @@ pub fn create(request: v1::CreateJobRequest) -> Result<NewJob> {
     fields.done(new)
 }
 
-/// See `GetJob`: which job, and the least revision.
-pub fn get(request: &v1::GetJobRequest) -> Result<(JobId, Option<i64>)> {
+/// See `GetJob`: which job, the least revision, and how much of the job.
+pub fn get(request: &v1::GetJobRequest) -> Result<(JobId, Option<i64>, View)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
     let revision = fields.number("min_revision", request.min_revision, 0.., "0 or more");
-    fields.done((id, revision))
+    let view = view(&mut fields, request.view, View::Full);
+    fields.done((id, revision, view))
 }
 
-/// See `BatchGetJobs`: each id once.
-pub fn batch_get(request: &v1::BatchGetJobsRequest) -> Result<Vec<JobId>> {
+/// See `BatchGetJobs`: each id once, and how much of each job.
+pub fn batch_get(request: &v1::BatchGetJobsRequest) -> Result<(Vec<JobId>, View)> {
     let mut fields = Fields::default();
     let mut ids = job_ids(&mut fields, &request.job_ids, MAX_BATCH);
     let mut seen = HashSet::new();
     ids.retain(|id| seen.insert(id.clone()));
-    fields.done(ids)
+    let view = view(&mut fields, request.view, View::Full);
+    fields.done((ids, view))
 }
 
-/// See `ListJobs`: the page that `caller` asks for, and whether it holds jobs in full.
-pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> Result<(ListQuery, bool)> {
+/// See `ListJobs`: the page that `caller` asks for.
+pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> Result<ListQuery> {
     let mut fields = Fields::default();
     let filter = filter(&mut fields, request.filter.unwrap_or_default());
     let limit = match usize::try_from(request.page_size) {
@@ -77,13 +80,8 @@ pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> 
     if matches!(after, Some(None)) {
         fields.refuse("page_token", "must be the next_page_token of a page with the same filter");
     }
-    let view = v1::View::try_from(request.view);
-    if view.is_err() {
-        fields.refuse("view", "must be a view of a list, by its name");
-    }
-    let full = view == Ok(v1::View::Full);
-    let view = if full { View::Full } else { View::Basic };
-    fields.done((ListQuery { filter, limit, after: after.flatten(), now, confined: false, view }, full))
+    let view = view(&mut fields, request.view, View::Basic);
+    fields.done(ListQuery { filter, limit, after: after.flatten(), now, confined: false, view })
 }
 
 /// See `UpdateProgress`.
@@ -153,21 +151,23 @@ pub fn delete(request: &v1::DeleteJobRequest) -> Result<(JobId, Change)> {
     fields.done((id, Change::Delete { force: request.force }))
 }
 
-/// See `WatchJob`: which job, the token, and how often to speak.
-pub fn watch_job(request: v1::WatchJobRequest) -> Result<(JobId, String, Pace)> {
+/// See `WatchJob`: which job, the token, how often to speak, and how much of the job to send.
+pub fn watch_job(request: v1::WatchJobRequest) -> Result<(JobId, String, Pace, View)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
     let pace = pace(&mut fields, request.min_interval, request.bookmark_interval);
-    fields.done((id, request.resume_token, pace))
+    let view = view(&mut fields, request.view, View::Full);
+    fields.done((id, request.resume_token, pace, view))
 }
 
-/// See `WatchJobs`: which jobs, the token, and how often to speak.
-pub fn watch_jobs(request: v1::WatchJobsRequest) -> Result<(Scope, String, Pace)> {
+/// See `WatchJobs`: which jobs, the token, how often to speak, and how much of each job to send.
+pub fn watch_jobs(request: v1::WatchJobsRequest) -> Result<(Scope, String, Pace, View)> {
     let mut fields = Fields::default();
     let ids = job_ids(&mut fields, &request.job_ids, MAX_WATCHED_IDS).into_iter().collect();
     let filter = filter(&mut fields, request.filter.unwrap_or_default());
     let pace = pace(&mut fields, request.min_interval, request.bookmark_interval);
-    fields.done((Scope { ids, filter, ..Scope::default() }, request.resume_token, pace))
+    let view = view(&mut fields, request.view, View::Full);
+    fields.done((Scope { ids, filter, ..Scope::default() }, request.resume_token, pace, view))
 }
 
 /// See `PurgeJobs`: which jobs, and how long ago they ended at least.
@@ -188,6 +188,19 @@ pub fn purge(request: v1::PurgeJobsRequest) -> Result<(Filter, Option<Duration>)
     };
     let older_than = fields.duration("older_than", request.older_than);
     fields.done((filter, older_than))
+}
+
+/// A view by its number; `default` if none is given.
+fn view(fields: &mut Fields, number: i32, default: View) -> View {
+    match v1::View::try_from(number) {
+        Ok(v1::View::Unspecified) => default,
+        Ok(v1::View::Basic) => View::Basic,
+        Ok(v1::View::Full) => View::Full,
+        Err(_) => {
+            fields.refuse("view", "must be a view of a job, by its name");
+            default
+        }
+    }
 }
 
 fn job_ids(fields: &mut Fields, raw: &[String], max: usize) -> Vec<JobId> {

@@ -9,7 +9,7 @@ use super::structs::to_struct;
 use crate::{
     domain::{
         Cancellation, Cursor, Failure, Filter, Identity, Ignored, Job, JobId, Liveness, Outcome, Progress, Removal,
-        State, Timestamp,
+        State, Timestamp, View,
     },
     proto::{EncodedEvent, v1},
     store::{self, CacheStats, Durability, Page, ReconcileReport, RedisStats, Source, StorageMode, Stored},
@@ -20,22 +20,29 @@ use crate::{
 /// How large the jobs of a page may be together: leaves room in an answer for what is around them.
 const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
 
-/// A job as it is at `now`, whole.
-pub fn job(stored: &Stored, now: Timestamp) -> v1::Job {
+/// As much of a job as `view` says, as it is at `now`.
+pub fn job(stored: &Stored, now: Timestamp, view: View) -> v1::Job {
     let Job { metadata, outcome, .. } = &*stored.job;
     let mut whole = basic_job(stored, now);
+    if view == View::Basic {
+        return whole;
+    }
     whole.metadata = metadata.as_deref().map(to_struct);
     if let Some(progress) = &mut whole.progress {
         progress.details = stored.job.progress.details.as_deref().map(to_struct);
     }
-    if let Some(Outcome::Result(result)) = outcome {
-        whole.outcome = Some(v1::job::Outcome::Result(to_struct(result)));
+    match (outcome, &mut whole.outcome) {
+        (Some(Outcome::Result(result)), outcome) => *outcome = Some(v1::job::Outcome::Result(to_struct(result))),
+        (Some(Outcome::Failure(failure)), Some(v1::job::Outcome::Failure(basic))) => {
+            basic.details = failure.details.as_deref().map(to_struct);
+        }
+        _ => {}
     }
     whole
 }
 
-/// A job as it is at `now`, without `result`, `metadata` and `progress.details`.
-pub fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
+/// A job as it is at `now`, without `result`, `metadata`, `failure.details` and `progress.details`.
+fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
     let job = &*stored.job;
     let leased = !job.lease.timeout.is_zero();
     v1::Job {
@@ -67,16 +74,17 @@ pub fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
             Durability::Volatile => v1::Durability::Volatile,
         }
         .into(),
+        title: job.title.clone(),
+        progress_time: job.progress_time.map(timestamp),
     }
 }
 
 /// A page of what `filter` selects for `caller`, cut short where more would make it larger than clients take.
-pub fn page(page: &Page, filter: &Filter, caller: &Identity, full: bool, now: Timestamp) -> v1::ListJobsResponse {
-    let convert = if full { job } else { basic_job };
+pub fn page(page: &Page, filter: &Filter, caller: &Identity, view: View, now: Timestamp) -> v1::ListJobsResponse {
     let mut size = 0;
     let mut jobs = Vec::with_capacity(page.jobs.len());
     for stored in &page.jobs {
-        let job = convert(stored, now);
+        let job = job(stored, now, view);
         size += job.encoded_len();
         if size > MAX_PAGE_BYTES && !jobs.is_empty() {
             break;
@@ -110,12 +118,12 @@ pub fn source(from: Source) -> v1::Source {
     }
 }
 
-/// An event of a stream.
-pub fn event(event: WatchEvent, now: Timestamp) -> EncodedEvent {
+/// An event of a stream, with as much of the job as `view` says.
+pub fn event(event: WatchEvent, now: Timestamp, view: View) -> EncodedEvent {
     EncodedEvent {
         event: event_kind(event.kind).into(),
         removal: removal(&event).into(),
-        job: event.stored.map(|stored| encoded_job(stored, now)),
+        job: event.stored.map(|stored| encoded_job(stored, now, view)),
         skipped: event.skipped,
         resume_token: encoded_token(event.resume_token),
         reset: event.reset,
@@ -131,8 +139,8 @@ struct Encoded {
 }
 
 thread_local! {
-    /// The last one on this thread: those who watch the same job are told of a change one after the other.
-    static LAST: RefCell<Option<Encoded>> = const { RefCell::new(None) };
+    /// The last one of each view on this thread: those who watch the same job are told of a change one after the other.
+    static LAST: RefCell<[Option<Encoded>; 2]> = const { RefCell::new([None, None]) };
     /// And the last token.
     static LAST_TOKEN: RefCell<Option<(ResumeToken, Bytes)>> = const { RefCell::new(None) };
 }
@@ -149,17 +157,18 @@ fn encoded_token(token: ResumeToken) -> Bytes {
     })
 }
 
-/// A job as it is at `now`, whole and encoded.
-fn encoded_job(stored: Stored, now: Timestamp) -> Bytes {
+/// As much of a job as `view` says, as it is at `now`, encoded.
+fn encoded_job(stored: Stored, now: Timestamp, view: View) -> Bytes {
     let (durability, liveness) = (stored.durability, stored.job.liveness(now));
     LAST.with_borrow_mut(|last| {
+        let last = &mut last[view as usize];
         let is_same = |last: &&Encoded| {
             Arc::ptr_eq(&last.job, &stored.job) && (last.durability, last.liveness) == (durability, liveness)
         };
         if let Some(last) = last.as_ref().filter(is_same) {
             return last.bytes.clone();
         }
-        let bytes = Bytes::from(job(&stored, now).encode_to_vec());
+        let bytes = Bytes::from(job(&stored, now, view).encode_to_vec());
         *last = Some(Encoded { job: stored.job, durability, liveness, bytes: bytes.clone() });
         bytes
     })
@@ -303,12 +312,13 @@ fn cancellation(from: &Cancellation) -> v1::Cancellation {
     }
 }
 
+/// The failure without its details.
 fn failure(from: &Failure) -> v1::Failure {
     v1::Failure {
         code: Some(from.code.get()),
         reason: from.reason.clone(),
         message: from.message.clone(),
-        details: from.details.as_deref().map(to_struct),
+        details: None,
     }
 }
 

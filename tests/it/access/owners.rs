@@ -52,9 +52,15 @@ fn calls(id: &str, token: &str) -> Vec<Call> {
     let progress = Some(Progress { percent: Some(50.0), ..Progress::default() });
     let failure = Some(Failure::default());
     vec![
-        call("JobService/GetJob", &GetJobRequest { job_id: job_id(), min_revision: None }),
-        call("JobService/GetJob", &GetJobRequest { job_id: job_id(), min_revision: Some(1000) }),
-        call("JobService/BatchGetJobs", &BatchGetJobsRequest { job_ids: vec![job_id(), "mine".into(), job_id()] }),
+        call("JobService/GetJob", &GetJobRequest { job_id: job_id(), ..GetJobRequest::default() }),
+        call(
+            "JobService/GetJob",
+            &GetJobRequest { job_id: job_id(), min_revision: Some(1000), ..GetJobRequest::default() },
+        ),
+        call(
+            "JobService/BatchGetJobs",
+            &BatchGetJobsRequest { job_ids: vec![job_id(), "mine".into(), job_id()], ..BatchGetJobsRequest::default() },
+        ),
         call("JobService/UpdateProgress", &UpdateProgressRequest { job_id: job_id(), progress, ..Default::default() }),
         call(
             "JobService/UpdateProgress",
@@ -149,7 +155,7 @@ async fn assert_reads_as_missing(server: &Server, states: &[State], code: Code) 
             assert_eq!(told, answer(&raw, about_absent, &absent).await, "{} of a {state:?}", about_theirs.method);
             seen.insert(about_theirs.method);
         }
-        let read = call("JobService/GetJob", &GetJobRequest { job_id: theirs.clone(), min_revision: None });
+        let read = call("JobService/GetJob", &GetJobRequest { job_id: theirs.clone(), ..GetJobRequest::default() });
         let headers = [("authorization", "Bearer alice")];
         let told = raw.send(read.method, &headers, frame(&read.message)).await.status.expect("a status");
         assert_eq!(told.code(), code, "{told:?}");
@@ -168,7 +174,7 @@ async fn assert_reads_as_missing(server: &Server, states: &[State], code: Code) 
 
 /// Bob's job as Bob sees it.
 async fn of_bob(client: &mut Client, id: &str) -> Option<Job> {
-    let request = GetJobRequest { job_id: id.to_owned(), min_revision: None };
+    let request = GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() };
     client.get_job(bearer("bob", request)).await.ok().and_then(|answer| answer.into_inner().job)
 }
 
@@ -219,7 +225,7 @@ async fn with_redis_and_while_it_is_away() {
     redis.kill();
     let mut client = server.client().await;
     until("the server has seen it", async || {
-        let read = GetJobRequest { job_id: "mine".into(), min_revision: None };
+        let read = GetJobRequest { job_id: "mine".into(), ..GetJobRequest::default() };
         let job = client.get_job(bearer("alice", read)).await.expect("it is held").into_inner().job.expect("a job");
         (job.durability() == jobtrack::proto::v1::Durability::Volatile).then_some(())
     })

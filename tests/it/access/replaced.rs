@@ -62,7 +62,7 @@ async fn a_certificate_and_a_token_file_are_replaced_and_no_call_fails() {
                 };
                 let mut client = JobServiceClient::new(channel);
                 for _ in 0..50 {
-                    let read = GetJobRequest { job_id: "a".into(), min_revision: None };
+                    let read = GetJobRequest { job_id: "a".into(), ..GetJobRequest::default() };
                     client.get_job(bearer("always", read)).await.expect("no call fails");
                     calls.fetch_add(1, Relaxed);
                 }
@@ -90,7 +90,7 @@ async fn a_certificate_and_a_token_file_are_replaced_and_no_call_fails() {
     folder.write("identities.json", &identities(&[entry("always"), entry("later")]));
     let mut newcomer = JobServiceClient::new(connect(address, &new, None).await.expect("the new certificate"));
     until("the new token is known", async || {
-        let read = GetJobRequest { job_id: "a".into(), min_revision: None };
+        let read = GetJobRequest { job_id: "a".into(), ..GetJobRequest::default() };
         newcomer.get_job(bearer("later", read)).await.ok()
     })
     .await;

@@ -29,7 +29,8 @@ async fn a_unary_call_whose_time_passes_exceeds_its_deadline() {
         drop(request);
     }
     create(&mut server.client().await, "a").await;
-    let waiting = GetJobRequest { job_id: "a".into(), min_revision: Some(2) }.encode_to_vec();
+    let waiting =
+        GetJobRequest { job_id: "a".into(), min_revision: Some(2), ..GetJobRequest::default() }.encode_to_vec();
     let status = raw.send("JobService/GetJob", &[("grpc-timeout", "20m")], frame(&waiting)).await.outcome();
     let status = status.expect_err("the revision does not come");
     assert_refusal(&status, Code::DeadlineExceeded, "DEADLINE_EXCEEDED", None, "waiting");
@@ -74,7 +75,7 @@ async fn a_malformed_deadline_is_none() {
     let server = Server::start().await;
     let raw = Raw::connect(server.address).await;
     create(&mut server.client().await, "a").await;
-    let message = GetJobRequest { job_id: "a".into(), min_revision: None }.encode_to_vec();
+    let message = GetJobRequest { job_id: "a".into(), ..GetJobRequest::default() }.encode_to_vec();
     for timeout in ["", "0", "n", "-1n", "1.5S", "1x", "123456789n", "99999999H"] {
         let answer = raw.send("JobService/GetJob", &[("grpc-timeout", timeout)], frame(&message)).await;
         answer.outcome().unwrap_or_else(|status| panic!("{timeout:?}: {status:?}"));
@@ -155,7 +156,12 @@ async fn an_answer_over_four_mebibytes_is_refused() {
         let request = CompleteJobRequest { job_id: id.clone(), result, ..Default::default() };
         client.complete_job(request).await.expect("1 MiB is accepted");
     }
-    let batch = |ids: &[String]| call("JobService/BatchGetJobs", &BatchGetJobsRequest { job_ids: ids.to_vec() });
+    let batch = |ids: &[String]| {
+        call(
+            "JobService/BatchGetJobs",
+            &BatchGetJobsRequest { job_ids: ids.to_vec(), ..BatchGetJobsRequest::default() },
+        )
+    };
     raw.call(&batch(&ids[..3])).await.expect("3 MiB and a little are not too much");
     assert_too_large(&raw.call(&batch(&ids)).await.expect_err("it is too large"), "4194304", "BatchGetJobs");
     server.stop().await;

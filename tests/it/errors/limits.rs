@@ -25,6 +25,7 @@ const LIMITS: &[Limit] = &[
     Limit("request_id", 128, |id, n| create(&CreateJobRequest { request_id: text(n), ..plain(id) })),
     Limit("kind", 128, |id, n| create(&CreateJobRequest { kind: text(n), ..plain(id) })),
     Limit("owner", 128, |id, n| create(&CreateJobRequest { owner: text(n), ..plain(id) })),
+    Limit("title", 256, |id, n| create(&CreateJobRequest { title: text(n), ..plain(id) })),
     Limit("labels", 32, |id, n| create(&CreateJobRequest { labels: pairs(n), ..plain(id) })),
     Limit("labels", 63, |id, n| create(&CreateJobRequest { labels: pair(text(n), "v".into()), ..plain(id) })),
     Limit("labels", 256, |id, n| create(&CreateJobRequest { labels: pair("k".into(), text(n)), ..plain(id) })),
@@ -50,7 +51,10 @@ const LIMITS: &[Limit] = &[
         call("JobService/CancelJob", &CancelJobRequest { job_id: id.into(), requester: text(n), ..Default::default() })
     }),
     Limit("job_ids", 100, |id, n| {
-        call("JobService/BatchGetJobs", &BatchGetJobsRequest { job_ids: vec![id.into(); n] })
+        call(
+            "JobService/BatchGetJobs",
+            &BatchGetJobsRequest { job_ids: vec![id.into(); n], ..BatchGetJobsRequest::default() },
+        )
     }),
     Limit("filter.kind", 128, |_, n| list(JobFilter { kind: text(n), ..Default::default() })),
     Limit("filter.owner", 128, |_, n| list(JobFilter { owner: text(n), ..Default::default() })),
@@ -165,7 +169,7 @@ async fn each_limit_is_exact_and_a_refusal_stores_nothing() {
         let status = raw.call(&over).await.expect_err(&what);
         assert_invalid(&status, &[field], &what);
         assert_eq!(all_jobs(&mut client).await, before, "{what}: a refusal stores nothing");
-        let new = GetJobRequest { job_id: format!("new-{id}"), min_revision: None };
+        let new = GetJobRequest { job_id: format!("new-{id}"), ..Default::default() };
         let status = client.get_job(new).await.expect_err(&what);
         assert_eq!(status.code(), Code::NotFound, "{what}");
 

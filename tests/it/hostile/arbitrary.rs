@@ -162,9 +162,11 @@ fn filter() -> BoxedStrategy<Option<JobFilter>> {
 }
 
 fn creation() -> BoxedStrategy<Call> {
-    let parts = (id(), text(), text(), text(), labels(), structure(), duration(), any::<bool>(), duration());
+    let texts = (text(), text(), text(), text());
+    let parts = (id(), texts, labels(), structure(), duration(), any::<bool>(), duration());
     parts
-        .prop_map(|(job_id, request_id, kind, owner, labels, metadata, lease_timeout, fail_when_lost, retention)| {
+        .prop_map(|(job_id, texts, labels, metadata, lease_timeout, fail_when_lost, retention)| {
+            let (request_id, kind, owner, title) = texts;
             let request = CreateJobRequest {
                 job_id,
                 request_id,
@@ -175,6 +177,7 @@ fn creation() -> BoxedStrategy<Call> {
                 lease_timeout,
                 fail_when_lost,
                 retention,
+                title,
             };
             call("JobService/CreateJob", &request)
         })
@@ -240,21 +243,27 @@ fn reading() -> BoxedStrategy<Call> {
     // A revision that does not come is waited for: those asked for here are there, or malformed.
     let revision = of(prop_oneof![Just(0), Just(1), i64::MIN..0]);
     prop_oneof![
-        (id(), revision)
-            .prop_map(|(job_id, min_revision)| { call("JobService/GetJob", &GetJobRequest { job_id, min_revision }) }),
-        vec(id(), 0..4).prop_map(|job_ids| call("JobService/BatchGetJobs", &BatchGetJobsRequest { job_ids })),
+        (id(), revision, small()).prop_map(|(job_id, min_revision, view)| {
+            call("JobService/GetJob", &GetJobRequest { job_id, min_revision, view })
+        }),
+        (vec(id(), 0..4), small())
+            .prop_map(|(job_ids, view)| call("JobService/BatchGetJobs", &BatchGetJobsRequest { job_ids, view })),
         (filter(), small(), text(), small()).prop_map(|(filter, page_size, page_token, view)| {
             call("JobService/ListJobs", &ListJobsRequest { filter, page_size, page_token, view })
         }),
-        (id(), text(), duration(), duration()).prop_map(|(job_id, resume_token, min_interval, bookmark_interval)| {
-            let request = WatchJobRequest { job_id, resume_token, min_interval, bookmark_interval };
-            call("JobService/WatchJob", &request)
-        }),
-        (vec(id(), 0..3), filter(), text(), duration()).prop_map(|(job_ids, filter, resume_token, min_interval)| {
-            let request =
-                WatchJobsRequest { job_ids, filter, resume_token, min_interval, bookmark_interval: min_interval };
-            call("JobService/WatchJobs", &request)
-        }),
+        (id(), text(), duration(), duration(), small()).prop_map(
+            |(job_id, resume_token, min_interval, bookmark_interval, view)| {
+                let request = WatchJobRequest { job_id, resume_token, min_interval, bookmark_interval, view };
+                call("JobService/WatchJob", &request)
+            }
+        ),
+        (vec(id(), 0..3), filter(), text(), duration(), small()).prop_map(
+            |(job_ids, filter, resume_token, min_interval, view)| {
+                let bookmark_interval = min_interval;
+                let request = WatchJobsRequest { job_ids, filter, resume_token, min_interval, bookmark_interval, view };
+                call("JobService/WatchJobs", &request)
+            }
+        ),
     ]
     .boxed()
 }

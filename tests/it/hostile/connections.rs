@@ -174,7 +174,7 @@ async fn five_thousand_cancelled_streams_leave_nothing_behind() {
     }
 
     let (response, mut request) = raw.open("JobService/GetJob", &[]).await;
-    let get = GetJobRequest { job_id: "a".into(), min_revision: None };
+    let get = GetJobRequest { job_id: "a".into(), ..GetJobRequest::default() };
     request.send_data(frame(&get.encode_to_vec()).into(), true).expect("the stream is open");
     answer(response).await.outcome().expect("the connection still serves");
     let gone = timeout(Duration::from_secs(10), async {
@@ -201,7 +201,7 @@ async fn streams_beyond_the_limit_wait_and_are_served() {
     }
     assert_eq!(watchers(&server).await, 1000);
     // One more than the server allows: it is not sent before another stream has ended.
-    let get = GetJobRequest { job_id: "a".into(), min_revision: None };
+    let get = GetJobRequest { job_id: "a".into(), ..GetJobRequest::default() };
     let mut next = Box::pin(raw.send("JobService/GetJob", &[], frame(&get.encode_to_vec())));
     let waits = poll_fn(|context| std::task::Poll::Ready(next.as_mut().poll(context).is_pending())).await;
     assert!(waits, "the server allows 1000 streams");

@@ -49,7 +49,12 @@ async fn every_call(server: &Server) -> Vec<(&'static str, Sort, Option<Status>,
     }
     call!(LocalCache, client, get_job, read("a"));
     call!(Refused, client, get_job, read("missing"));
-    call!(Refused, client, batch_get_jobs, BatchGetJobsRequest { job_ids: vec![id(), "missing".to_owned()] });
+    call!(
+        Refused,
+        client,
+        batch_get_jobs,
+        BatchGetJobsRequest { job_ids: vec![id(), "missing".to_owned()], ..BatchGetJobsRequest::default() }
+    );
     call!(Partial, client, list_jobs, ListJobsRequest::default());
     call!(Refused, client, create_job, new_job("new"));
     call!(Refused, client, update_progress, UpdateProgressRequest { job_id: id(), ..UpdateProgressRequest::default() });

@@ -189,7 +189,11 @@ async fn a_batch_is_read_together_from_afar() {
     let (_relay, server) = far(&redis, &job_ids).await;
     let mut client = server.client().await;
     let started = Instant::now();
-    let got = client.batch_get_jobs(BatchGetJobsRequest { job_ids }).await.expect("an answer").into_inner();
+    let got = client
+        .batch_get_jobs(BatchGetJobsRequest { job_ids, ..BatchGetJobsRequest::default() })
+        .await
+        .expect("an answer")
+        .into_inner();
     let took = started.elapsed();
     println!("100 jobs took {took:?}");
     assert_eq!((got.jobs.len(), got.missing_ids.len()), (50, 50));

@@ -92,7 +92,7 @@ impl Client {
                 shown(answer.job, answer.created)
             }
             Act::Get | Act::Watch => {
-                let request = GetJobRequest { job_id, min_revision: None };
+                let request = GetJobRequest { job_id, ..GetJobRequest::default() };
                 shown(jobs.get_job(self.request(request)).await?.into_inner().job, false)
             }
             Act::Report { .. } | Act::Oversized => {

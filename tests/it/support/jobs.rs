@@ -45,6 +45,7 @@ pub fn plain() -> NewJob {
         request_id: None,
         kind: "test.work".into(),
         owner: String::new(),
+        title: "A job of a test".into(),
         labels: [].into(),
         metadata: None,
         lease_timeout: Duration::ZERO,

@@ -118,7 +118,7 @@ pub fn assert_away(what: &str, status: &Status) {
 
 /// A request to read a job.
 pub fn read(id: &str) -> GetJobRequest {
-    GetJobRequest { job_id: id.to_owned(), min_revision: None }
+    GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() }
 }
 
 /// A report under a lease.
@@ -160,7 +160,10 @@ pub async fn use_everything(server: &Server) {
     let request = GetJobRequest { min_revision: Some(2), ..read("succeeds") };
     client.get_job(request).await.expect("it can be read");
     let job_ids = ["succeeds", "missing"].map(str::to_owned).to_vec();
-    client.batch_get_jobs(BatchGetJobsRequest { job_ids }).await.expect("they can be read");
+    client
+        .batch_get_jobs(BatchGetJobsRequest { job_ids, ..BatchGetJobsRequest::default() })
+        .await
+        .expect("they can be read");
     for filter in [None, Some(JobFilter { states: vec![], ..filter.clone() }), Some(filter)] {
         let mut request = ListJobsRequest { filter, page_size: 2, ..ListJobsRequest::default() };
         loop {

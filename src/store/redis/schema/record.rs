@@ -117,6 +117,10 @@ struct JobRecord {
     report_time: Option<i64>,
     #[prost(sfixed64, optional, tag = "21")]
     forget_time: Option<i64>,
+    #[prost(string, tag = "22")]
+    title: String,
+    #[prost(sfixed64, optional, tag = "23")]
+    progress_time: Option<i64>,
 }
 
 /// Encodes the core of `job`: everything except its id, its version, its documents and the times that the script sets.
@@ -157,6 +161,8 @@ pub fn encode(job: &Job) -> Vec<u8> {
         request_id: job.request_id.clone(),
         report_time: time(job.report_time),
         forget_time: time(job.forget_time),
+        title: job.title.clone(),
+        progress_time: time(job.progress_time),
     };
     record.encode_to_vec()
 }
@@ -172,6 +178,7 @@ pub fn decode(id: &JobId, version: Version, bytes: &[u8]) -> Option<Job> {
         request_id: record.request_id,
         kind: record.kind,
         owner: record.owner,
+        title: record.title,
         labels: record.labels.into_iter().map(|label| (label.key, label.value)).collect(),
         metadata: None,
         state: *State::ALL.get(usize::try_from(record.state).ok()?)?,
@@ -195,6 +202,7 @@ pub fn decode(id: &JobId, version: Version, bytes: &[u8]) -> Option<Job> {
         start_time: time(record.start_time),
         update_time: Timestamp::from_micros(record.update_time),
         report_time: time(record.report_time),
+        progress_time: time(record.progress_time),
         end_time: time(record.end_time),
         expire_time: time(record.expire_time),
         forget_time: time(record.forget_time),
