@@ -273,7 +273,8 @@ pub struct Job {
     pub update_time: Timestamp,
     /// When a worker reported last; it names that report, too.
     pub report_time: Option<Timestamp>,
-    /// When a report last changed the percentage, the number of units done or the stage.
+    /// Time when the work last advanced in this attempt: when the percentage, the number of units done or the stage last
+    /// changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_time: Option<Timestamp>,
     /// When it ended.

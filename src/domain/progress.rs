@@ -1,8 +1,21 @@
 //! How far a job is: what a report makes of it.
 
-use std::cmp::Ordering::{Greater, Less};
+use std::cmp::Ordering::{Equal, Greater, Less};
 
 use super::Progress;
+
+/// The stage of a report in relation to the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StageChange {
+    /// The same stage, or none is named.
+    Same,
+    /// No stage was known before.
+    First,
+    /// Another stage, by a higher index or by another name.
+    Other,
+    /// A stage with a lower index.
+    Earlier,
+}
 
 impl Progress {
     /// Takes over what `new` says. Another stage starts the numbers again.
@@ -12,8 +25,8 @@ impl Progress {
                 *field = Some(new.clone());
             }
         }
-        if self.is_other_stage(new) {
-            (self.percent, self.completed, self.total) = (None, None, None);
+        if matches!(self.compare_stage(new), StageChange::Earlier | StageChange::Other) {
+            (self.percent, self.completed, self.total, self.stage_index) = (None, None, None, None);
         }
         self.update_numbers(new);
         take(&mut self.unit, new.unit.as_ref());
@@ -24,9 +37,10 @@ impl Progress {
         take(&mut self.details, new.details.as_ref());
     }
 
-    /// Returns how far the work is, as far as it can be told: the work advances when this changes.
-    pub fn place(&self) -> (Option<f64>, Option<i64>, Option<String>, Option<i32>) {
-        (self.percent, self.completed, self.stage.clone(), self.stage_index)
+    /// Returns whether the work has advanced since `before`: the percentage, the number of units done or the stage differ.
+    pub fn has_advanced_since(&self, before: &Self) -> bool {
+        (self.percent, self.completed, self.stage_index) != (before.percent, before.completed, before.stage_index)
+            || self.stage != before.stage
     }
 
     /// Takes over the numbers, and derives the percentage where it is not given.
@@ -41,25 +55,34 @@ impl Progress {
         self.percent = new.percent.or(derived).or(self.percent);
     }
 
-    /// Returns whether `report` is about another stage than the last one: by the indexes, or else by the names.
-    fn is_other_stage(&self, report: &Self) -> bool {
-        match (self.stage_index, report.stage_index) {
-            (Some(last), Some(index)) => last != index,
-            _ => report.stage.as_ref().is_some_and(|stage| !stage.is_empty() && self.stage.as_ref() != Some(stage)),
+    /// Returns how the stage of `report` relates to the last one: by the indexes, or else by the names.
+    fn compare_stage(&self, report: &Self) -> StageChange {
+        if let (Some(last), Some(index)) = (self.stage_index, report.stage_index) {
+            return match index.cmp(&last) {
+                Less => StageChange::Earlier,
+                Equal => StageChange::Same,
+                Greater => StageChange::Other,
+            };
+        }
+        let name = |progress: &Self| progress.stage.clone().filter(|stage| !stage.is_empty());
+        match (name(self), name(report)) {
+            (Some(last), Some(stage)) if last != stage => StageChange::Other,
+            (None, Some(_)) => StageChange::First,
+            _ if self.stage_index.is_none() && report.stage_index.is_some() => StageChange::First,
+            _ => StageChange::Same,
         }
     }
 
-    /// Whether `report` was made before what is known here: in an earlier stage, or it counts less in the same one, or
-    /// comes to less without more to do.
+    /// Returns whether `report` was made before what is known here: in an earlier stage, or it counts less in the same
+    /// one, or comes to less without more to do.
     pub fn is_ahead_of(&self, report: &Self) -> bool {
         fn fell<T: PartialOrd>(old: Option<T>, new: Option<T>) -> bool {
             matches!((old, new), (Some(old), Some(new)) if new < old)
         }
-        match self.stage_index.zip(report.stage_index).map(|(last, index)| last.cmp(&index)) {
-            Some(Greater) => return true,
-            Some(Less) => return false,
-            _ if self.is_other_stage(report) => return false,
-            _ => {}
+        match self.compare_stage(report) {
+            StageChange::Earlier => return true,
+            StageChange::First | StageChange::Other => return false,
+            StageChange::Same => {}
         }
         let total_grew = fell(report.total, self.total);
         let mut next = Self { percent: self.percent, completed: self.completed, total: self.total, ..Self::default() };

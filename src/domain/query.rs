@@ -134,6 +134,7 @@ pub enum View {
     /// All of it.
     #[default]
     Full,
-    /// All but its documents: `metadata`, `result` and `progress.details`. Never to be changed or cached.
+    /// All but its documents: `metadata`, `result` and `progress.details`. Never to be changed or cached. The details of a
+    /// failure are read with the rest, and left out of the answer.
     Basic,
 }

@@ -164,9 +164,9 @@ impl Job {
             if let Some(timeout) = report.lease_timeout {
                 job.lease.timeout = timeout;
             }
-            let before = job.progress.place();
+            let before = job.progress.clone();
             job.progress.update(&report.progress);
-            if job.progress.place() != before {
+            if job.progress.has_advanced_since(&before) {
                 job.progress_time = Some(now);
             }
             job.report_time = Some(now);
@@ -183,15 +183,18 @@ impl Job {
     }
 
     /// Returns the version with which an ignored report renews the lease, and the retention of an active job: the worker
-    /// is there, whatever it says.
+    /// is there, whatever it says. The time of the last change stays: a merge must not prefer this version to a newer
+    /// report.
     fn renewed(&self, at: &ChangeContext) -> Option<Box<Self>> {
         if self.lease.timeout.is_zero() && at.retention.active.is_zero() {
             return None;
         }
-        Some(self.next_version(at, |job, now| {
-            job.report_time = Some(now);
-            job.renew_lease(at.now);
-        }))
+        let mut job = Box::new(self.clone());
+        job.version = self.version.next(at.change_id);
+        job.report_time = Some(max(at.now, self.update_time.next()));
+        job.renew_lease(at.now);
+        job.plan_expiry(&at.retention);
+        Some(job)
     }
 
     fn request_cancel(&self, reason: &str, requester: &str, force: bool, at: &ChangeContext) -> Result {
@@ -282,12 +285,8 @@ impl Job {
         }
     }
 
-    fn next(&self, at: &ChangeContext, edit: impl FnOnce(&mut Self, Timestamp)) -> Applied {
-        Applied::Changed(self.next_version(at, edit))
-    }
-
     /// The next version: `edit` is given the time of the change, which is later than that of the one before.
-    fn next_version(&self, at: &ChangeContext, edit: impl FnOnce(&mut Self, Timestamp)) -> Box<Self> {
+    fn next(&self, at: &ChangeContext, edit: impl FnOnce(&mut Self, Timestamp)) -> Applied {
         let mut job = Box::new(self.clone());
         job.version = self.version.next(at.change_id);
         job.update_time = max(at.now, self.update_time.next());
@@ -295,7 +294,7 @@ impl Job {
         let now = job.update_time;
         edit(&mut job, now);
         job.plan_expiry(&at.retention);
-        job
+        Applied::Changed(job)
     }
 
     /// A worker speaks, for `attempt` or the current one: a first word starts the job, a higher attempt starts it over.
@@ -304,6 +303,7 @@ impl Job {
         if attempt > self.attempt {
             self.attempt = attempt;
             self.progress = Progress::default();
+            self.progress_time = None;
             self.sequence = None;
         }
         self.start_time.get_or_insert(now);
@@ -325,7 +325,7 @@ impl Job {
     fn plan_expiry(&mut self, retention: &Retention) {
         let (from, kept) = match self.end_time {
             Some(end) => (end, self.retention.unwrap_or(retention.of(self.state))),
-            None => (self.update_time, retention.of(self.state)),
+            None => (max(self.update_time, self.report_time.unwrap_or(self.update_time)), retention.of(self.state)),
         };
         self.expire_time = (!kept.is_zero()).then(|| from + kept);
     }

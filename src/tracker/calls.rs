@@ -120,7 +120,7 @@ impl Calls<'_> {
     pub async fn change(&self, id: &JobId, change: &Change) -> Result<Changed, JobError> {
         let mut current = match self.recent(id) {
             Some(recent) => match self.tracker.try_change(recent, change).await {
-                Ok(Ok(changed)) if changed.is_new => return Ok(changed),
+                Ok(Ok(changed)) if changed.is_stored => return Ok(changed),
                 Ok(Err(conflict)) => self.own(id, conflict).await?,
                 // It may be a moment behind: what does not fit it may fit what is there.
                 Ok(Ok(_)) | Err(JobError::Rejected(..)) => self.found(id).await?,

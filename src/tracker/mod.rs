@@ -71,16 +71,16 @@ pub struct Changed {
     pub stored: Stored,
     /// The effect of the change.
     pub effect: Effect,
-    /// The change stored a version.
-    pub(crate) is_new: bool,
+    /// Whether the change stored a version.
+    pub(crate) is_stored: bool,
 }
 
 /// The effect of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It was applied.
+    /// The change was applied.
     Applied,
-    /// The job was already so.
+    /// The job was already as the change would make it.
     None,
     /// The report was ignored; it may have renewed the lease.
     Ignored(Ignored),
@@ -145,9 +145,9 @@ impl Tracker {
             Ok(Applied::Ignored { why, renewed }) => (renewed, Effect::Ignored(why)),
             Err(reason) => return Err(JobError::Rejected(Subject::from(&**job), reason)),
         };
-        let Some(next) = next else { return Ok(Ok(Changed { stored, effect, is_new: false })) };
+        let Some(next) = next else { return Ok(Ok(Changed { stored, effect, is_stored: false })) };
         Ok(match self.replace(Arc::from(next), Some(job)).await? {
-            Replaced::Stored(stored) => Ok(Changed { stored, effect, is_new: true }),
+            Replaced::Stored(stored) => Ok(Changed { stored, effect, is_stored: true }),
             Replaced::Conflict(current) => Err(current),
         })
     }

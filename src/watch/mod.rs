@@ -137,11 +137,13 @@ impl Sent {
             return Freshness::Newer(version.revision - self.revision - 1);
         }
         let in_its_place = version.revision == self.revision && version.change_id != self.change_id;
-        let starts_over = match version.incarnation_id == self.incarnation_id {
-            true => in_its_place,
+        let starts_over = if version.incarnation_id == self.incarnation_id {
+            in_its_place
+        } else if version.revision == self.revision && version.change_id == self.change_id {
             // A merge gave it the identity of another creation by the same request.
-            false if version.revision == self.revision && version.change_id == self.change_id => true,
-            false => job.create_time > self.create_time,
+            true
+        } else {
+            job.create_time > self.create_time
         };
         if starts_over { Freshness::StartedOver } else { Freshness::Stale }
     }

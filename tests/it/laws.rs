@@ -13,8 +13,8 @@ use std::{
 use jobtrack::{
     clock::{Clock, SteeredClock},
     domain::{
-        ANYONE, Cancellation, Change, ChangeId, Completion, Cursor, Filter, Identity, Job, JobId, NewJob, Owners,
-        Progress, Removal, Report, State, Timestamp, merge,
+        ANYONE, Applied, Cancellation, Change, ChangeId, Completion, Cursor, Filter, Identity, Job, JobId, NewJob,
+        Owners, Progress, Removal, Report, State, Timestamp, merge,
     },
     watch::{JobToken, JobsToken},
 };
@@ -26,8 +26,16 @@ use crate::support::jobs::{
 };
 
 fn progress() -> impl Strategy<Value = Progress> {
-    (option::of(0.0..=100.0), option::of(0i64..50), option::of(0i64..50))
-        .prop_map(|(percent, completed, total)| Progress { percent, completed, total, ..Progress::default() })
+    let stage = (option::weighted(0.2, "[ab]?"), option::weighted(0.2, 0i32..3));
+    let parts = (option::of(0.0..=100.0), option::of(0i64..50), option::of(0i64..50), stage);
+    parts.prop_map(|(percent, completed, total, (stage, stage_index))| Progress {
+        percent,
+        completed,
+        total,
+        stage,
+        stage_index,
+        ..Progress::default()
+    })
 }
 
 fn report() -> impl Strategy<Value = Report> {
@@ -64,12 +72,20 @@ proptest! {
         let mut job = make("a", 0, NewJob { lease_timeout: Duration::from_secs(lease), ..plain() });
         for (change, pause) in changes {
             now += pause;
-            let Ok(Some(next)) = try_apply(&job, &change, now) else { continue };
+            let (next, is_ignored) = match job.apply(&change, &moment(now)) {
+                Ok(Applied::Changed(next)) => (*next, false),
+                Ok(Applied::Ignored { renewed: Some(next), .. }) => (*next, true),
+                _ => continue,
+            };
             prop_assert_eq!(next.version.revision, job.version.revision + 1);
             prop_assert_eq!(next.version.incarnation_id, job.version.incarnation_id);
             let lost = change == Change::LoseWorker && next.state == job.state;
             let as_it_was = next.update_time == job.update_time;
-            prop_assert!(lost == as_it_was && next.update_time >= job.update_time);
+            prop_assert!((lost || is_ignored) == as_it_was && next.update_time >= job.update_time);
+            if is_ignored {
+                let said = |job: &Job| (job.progress.clone(), job.sequence, job.worker.clone(), job.attempt);
+                prop_assert_eq!(said(&next), said(&job));
+            }
             prop_assert!(next.attempt >= job.attempt);
             prop_assert!(job.cancel.is_none() || next.cancel == job.cancel);
             if job.state.is_terminal() {
@@ -80,8 +96,10 @@ proptest! {
             prop_assert!(next.progress.percent.is_none_or(|percent| (0.0..=100.0).contains(&percent)));
             let fell = matches!((job.progress.percent, next.progress.percent), (Some(old), Some(new)) if new < old);
             if let (Change::Report(report), true) = (&change, fell) {
+                let stage = |job: &Job| (job.progress.stage.clone(), job.progress.stage_index);
+                let starts_again = next.attempt > job.attempt || stage(&next) != stage(&job);
                 prop_assert!(
-                    next.attempt > job.attempt || report.sequence.is_some() || next.progress.total > job.progress.total,
+                    starts_again || report.sequence.is_some() || next.progress.total > job.progress.total,
                     "percent fell without cause: {:?} to {:?}", job.progress, next.progress
                 );
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jobtrack::domain::{
     Applied, Change, ChangeContext, Completion, Due, Ignored, Job, Liveness, NewJob, Outcome, Progress, Rejected,
-    Removal, Report, Retention, State, TOMBSTONE_LIFE,
+    Removal, Report, Retention, State, TOMBSTONE_LIFE, merge,
 };
 use rstest::rstest;
 
@@ -119,6 +119,8 @@ fn running(progress: Progress) -> Job {
 #[case::lower_index(staged("a", Some(2), 50.0), staged("b", Some(1), 60.0), None)]
 #[case::equal_indexes_of_other_names(staged("a", Some(1), 50.0), staged("b", Some(1), 10.0), None)]
 #[case::index_is_new(staged("a", None, 50.0), staged("b", Some(1), 10.0), Some(10.0))]
+#[case::first_index_without_a_name(percent(50.0), Progress { stage_index: Some(1), ..percent(10.0) }, Some(10.0))]
+#[case::total_before_the_first_stage(counted(0, 4), Progress { total: None, percent: None, stage: Some("a".into()), ..counted(1, 0) }, Some(25.0))]
 fn a_report_without_a_sequence(#[case] before: Progress, #[case] now: Progress, #[case] expected: Option<f64>) {
     let job = running(before);
     let next = try_apply(&job, &Change::Report(report(now)), 2).expect("a report is allowed");
@@ -141,6 +143,29 @@ fn progress_time_is_when_the_work_last_advanced(#[case] now: Progress, #[case] a
     assert_eq!(done.progress_time, Some(at(3)), "the end is all of it");
     let whole = apply(&apply(&job, &Change::Report(report(percent(100.0))), 2), &success(), 3);
     assert_eq!(whole.progress_time, Some(at(2)), "there was no more to do");
+}
+
+/// A stage that is known by its name alone has no index.
+#[test]
+fn another_name_without_an_index_ends_the_index() {
+    let job = running(staged("a", Some(3), 50.0));
+    let next = apply(&job, &Change::Report(report(staged("b", None, 10.0))), 2);
+    assert_eq!((next.progress.percent, next.progress.stage_index), (Some(10.0), None));
+    let next = apply(&next, &Change::Report(report(staged("c", Some(3), 5.0))), 3);
+    assert_eq!(next.progress.percent, Some(5.0));
+}
+
+/// What is known to be outdated stands against no newer report of another replica.
+#[test]
+fn an_ignored_report_loses_a_merge_to_a_newer_report() {
+    let numbered = |sequence, value| Change::Report(Report { sequence: Some(sequence), ..report(percent(value)) });
+    let leased = make("a", 0, NewJob { lease_timeout: Duration::from_secs(60), ..plain() });
+    let shared = apply(&leased, &numbered(5, 50.0), 1);
+    let here = apply(&shared, &numbered(5, 50.0), 9);
+    let there = apply(&shared, &numbered(9, 90.0), 2);
+    for (one, other) in [(&here, &there), (&there, &here)] {
+        assert_eq!(merge(one, other).job.progress.percent, Some(90.0));
+    }
 }
 
 /// A worker that only sends ignored reports is there nevertheless.
@@ -169,6 +194,7 @@ fn an_ignored_report_renews_and_changes_nothing_else(
         assert_eq!(renewed.lease.expire_time, (!lease_timeout.is_zero()).then(|| at(7)));
         assert_eq!(renewed.expire_time, (!active.is_zero()).then(|| at(7)));
         assert!(!renewed.lease.lost);
+        assert_eq!((renewed.update_time, renewed.progress_time), (job.update_time, job.progress_time));
         assert_eq!((&renewed.progress, &renewed.worker, renewed.sequence), (&job.progress, &job.worker, job.sequence));
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 const DEFAULT_BOOKMARK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Maximum percentage that counts as 100: a sum of rounded parts may be a little more.
-const ROUNDED_PERCENT: f64 = 100.01;
+const PERCENT_MAX: f64 = 100.01;
 
 type Result<T> = std::result::Result<T, JobError>;
 
@@ -232,7 +232,7 @@ fn progress(fields: &mut Fields, from: v1::Progress) -> Progress {
     let unit = text("progress.unit", from.unit, MAX_UNIT);
     let stage = text("progress.stage", from.stage, MAX_STAGE);
     let message = from.message.map(|message| Fields::cut(message, MAX_PROGRESS_MESSAGE));
-    let percent = fields.number("progress.percent", from.percent, 0.0..=ROUNDED_PERCENT, "a number from 0 to 100");
+    let percent = fields.number("progress.percent", from.percent, 0.0..=PERCENT_MAX, "a number from 0 to 100");
     Progress {
         percent: percent.map(|percent| percent.min(100.0)),
         completed: fields.number("progress.completed", from.completed, 0.., "0 or more"),
@@ -249,7 +249,7 @@ fn progress(fields: &mut Fields, from: v1::Progress) -> Progress {
 fn failure(fields: &mut Fields, from: v1::Failure) -> Failure {
     let is_kept = |letter: &char| letter.is_ascii_alphanumeric() || "_.:-".contains(*letter);
     let reason = from.reason.chars().map(|letter| Some(letter).filter(is_kept).unwrap_or('_'));
-    // That a job failed must not be lost because of how it is told.
+    // That a job failed must not be lost because of its texts or its code.
     Failure {
         code: from.code.and_then(FailureCode::parse).unwrap_or(FailureCode::UNKNOWN),
         reason: reason.take(MAX_FAILURE_REASON).collect(),

@@ -101,7 +101,7 @@ pub fn page(page: &Page, filter: &Filter, caller: &Identity, view: View, now: Ti
     }
 }
 
-/// Why a report was ignored, if it was.
+/// Returns the reason why a report was ignored, if it was.
 pub fn ignored(effect: Effect) -> v1::Ignored {
     match effect {
         Effect::Ignored(Ignored::OlderSequence) => v1::Ignored::OlderSequence,

@@ -414,10 +414,13 @@ impl LocalCache {
             if row.job.version == job.version {
                 return Ok(Replaced::Stored(volatile(job)));
             }
-            if previous.map(|previous| previous.version) != Some(row.job.version) {
+            // The times differ if the clock was set since `previous` was read.
+            let known = |job: &Job| (job.version, job.create_time);
+            if previous.map(known) != Some(known(&row.job)) {
                 return Ok(Replaced::Conflict(Some(volatile(row.job.clone()))));
             }
         }
+        let job = if previous.is_none() { entries.by_set_clock(job, now) } else { job };
         let before = there.map(|row| row.note);
         let base = before.map_or_else(|| previous.map(|job| job.version), |before| before.base);
         let confirmed = before.map_or(now, |before| before.confirmed);
@@ -658,7 +661,7 @@ impl Listener for LocalCache {
         let mut entries = self.entries();
         let by = set();
         if by != 0 {
-            entries.move_times(by);
+            entries.move_times(by, self.clock.now());
         }
     }
 

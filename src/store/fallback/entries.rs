@@ -32,6 +32,8 @@ pub struct Entries {
     last_gap: Option<Timestamp>,
     /// Number of entries that were ever created.
     made: u64,
+    /// Number of microseconds by which the clock stepped when it was set, and the time on it then.
+    clock_set: Option<(i64, Timestamp)>,
 }
 
 /// A partition of the primary.
@@ -276,7 +278,9 @@ impl Entries {
     }
 
     /// Moves all times by this number of microseconds, except those of versions in the primary, which are by its clock.
-    pub fn move_times(&mut self, by: i64) {
+    /// `now` is the time on the clock that was set.
+    pub fn move_times(&mut self, by: i64, now: Timestamp) {
+        self.clock_set = Some((by, now));
         let rows = (0..self.table.slots()).filter_map(|slot| self.table.slot(slot));
         let rows: Vec<_> = rows.map(|row| (row.job.clone(), row.note)).collect();
         for (job, meta) in rows.into_iter().filter(|(job, _)| !job.is_recorded()) {
@@ -287,6 +291,16 @@ impl Entries {
             unavailable.since = unavailable.since.moved(by);
         }
         self.last_gap = self.last_gap.map(|gap| gap.moved(by));
+    }
+
+    /// Returns a new job by the clock as it was set, if the job was made by the clock before.
+    pub fn by_set_clock(&self, job: Arc<Job>, now: Timestamp) -> Arc<Job> {
+        match self.clock_set {
+            Some((by, set)) if (by > 0 && job.create_time < set) || (by < 0 && job.create_time > now) => {
+                Arc::new(job.moved(by))
+            }
+            _ => job,
+        }
     }
 
     /// Makes all entries stale. `gap` is the time of a loss of notifications while the primary served.

@@ -7,6 +7,9 @@ use tokio::task::spawn_blocking;
 /// CPU time of the work by which the pace is measured; long enough that the scheduler gives it no more than its share.
 const WORK: Duration = Duration::from_millis(100);
 
+/// Maximum factor: on a machine that is busier than that, bounds in seconds say nothing.
+const PACE_MAX: f64 = 10.0;
+
 /// The factor by which other processes slow down work on this machine: 1 on an idle one, 4 where work gets a quarter of
 /// a core.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +24,7 @@ impl Pace {
                 black_box((0..10_000_u64).fold(1, |hash: u64, number| (hash ^ number).wrapping_mul(0x0100_0193)));
                 let [ran, waited] = [0, 1].map(|field| scheduled()[field].saturating_sub(begun[field]));
                 if ran >= WORK {
-                    return Self(1.0 + waited.as_secs_f64() / ran.as_secs_f64());
+                    return Self((1.0 + waited.as_secs_f64() / ran.as_secs_f64()).min(PACE_MAX));
                 }
             }
         });
