@@ -64,8 +64,8 @@ impl Progress {
                 Greater => StageChange::Other,
             };
         }
-        let name = |progress: &Self| progress.stage.clone().filter(|stage| !stage.is_empty());
-        match (name(self), name(report)) {
+        let [last, stage] = [self, report].map(|progress| progress.stage.as_deref().filter(|stage| !stage.is_empty()));
+        match (last, stage) {
             (Some(last), Some(stage)) if last != stage => StageChange::Other,
             (None, Some(_)) => StageChange::First,
             _ if self.stage_index.is_none() && report.stage_index.is_some() => StageChange::First,

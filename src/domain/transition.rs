@@ -164,9 +164,10 @@ impl Job {
             if let Some(timeout) = report.lease_timeout {
                 job.lease.timeout = timeout;
             }
-            let before = job.progress.clone();
             job.progress.update(&report.progress);
-            if job.progress.has_advanced_since(&before) {
+            let fresh = Progress::default();
+            let before = if job.attempt > self.attempt { &fresh } else { &self.progress };
+            if job.progress.has_advanced_since(before) {
                 job.progress_time = Some(now);
             }
             job.report_time = Some(now);

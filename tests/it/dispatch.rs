@@ -7,7 +7,7 @@ use jobtrack::{
     domain::{ANYONE, Change, Identity, JobError, NewJob, Owners, Removal, Report, Retention, Role},
     store::{CommitEvent, Listener, MemoryStore},
     tracker::Tracker,
-    watch::{EventKind, Hub, Pace, Scope, WatchEvent},
+    watch::{EventKind, Hub, JobsWatch, Pace, Scope, WatchEvent},
 };
 use tokio::{task::yield_now, time::timeout};
 use uuid::Uuid;
@@ -57,6 +57,19 @@ async fn dispatched(hub: &Arc<Hub>) {
 fn brief(event: &WatchEvent) -> (EventKind, Option<(String, i64)>) {
     let job = event.stored.as_ref().map(|stored| &stored.job);
     (event.kind, job.map(|job| (job.id.to_string(), job.version.revision)))
+}
+
+/// Returns the next event of a stream.
+async fn next(stream: &mut JobsWatch) -> WatchEvent {
+    timeout(Duration::from_secs(10), stream.next()).await.expect("an event").expect("it answers")
+}
+
+/// Returns a stream of all jobs that has sent the job `a`, at this revision, and the bookmark behind it.
+async fn watch_all(tracker: &Tracker, revision: i64) -> JobsWatch {
+    let mut all = tracker.on_behalf_of(&ANYONE).watch_jobs(Scope::default(), "", pace(Duration::ZERO));
+    assert_eq!(brief(&next(&mut all).await), (EventKind::Snapshot, Some(("a".into(), revision))));
+    assert_eq!(brief(&next(&mut all).await), (EventKind::Bookmark, None));
+    all
 }
 
 #[tokio::test]
@@ -112,10 +125,7 @@ async fn job_that_gets_the_identity_of_an_earlier_creation_is_told_anew() {
     let (tracker, hub) = tracker();
     create(&tracker, "a").await;
     report(&tracker, "a").await;
-    let mut all = tracker.on_behalf_of(&ANYONE).watch_jobs(Scope::default(), "", pace(Duration::ZERO));
-    let mut next = async || timeout(Duration::from_secs(10), all.next()).await.expect("an event").expect("it answers");
-    assert_eq!(brief(&next().await), (EventKind::Snapshot, Some(("a".into(), 2))));
-    assert_eq!(brief(&next().await), (EventKind::Bookmark, None));
+    let mut all = watch_all(&tracker, 2).await;
 
     let mut stored = tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it exists");
     let job = Arc::make_mut(&mut stored.job);
@@ -124,7 +134,7 @@ async fn job_that_gets_the_identity_of_an_earlier_creation_is_told_anew() {
     let earlier = job.create_time;
     hub.changed(CommitEvent { stored, position: 1000, previous: None });
     dispatched(&hub).await;
-    let told = next().await;
+    let told = next(&mut all).await;
     assert_eq!((brief(&told), told.reset), ((EventKind::Snapshot, Some(("a".into(), 2))), true));
     assert_eq!(told.stored.map(|stored| stored.job.create_time), Some(earlier));
 }
@@ -137,10 +147,7 @@ async fn a_deletion_in_place_of_another_change_is_a_removal() {
     report(&tracker, "a").await;
     let mut one = tracker.on_behalf_of(&ANYONE).watch_job(&id("a"), "", pace(Duration::ZERO)).await.expect("it exists");
     one.next().await.expect("an event").expect("a snapshot");
-    let mut all = tracker.on_behalf_of(&ANYONE).watch_jobs(Scope::default(), "", pace(Duration::ZERO));
-    let mut next = async || timeout(Duration::from_secs(10), all.next()).await.expect("an event").expect("it answers");
-    assert_eq!(brief(&next().await), (EventKind::Snapshot, Some(("a".into(), 2))));
-    assert_eq!(brief(&next().await), (EventKind::Bookmark, None));
+    let mut all = watch_all(&tracker, 2).await;
 
     let mut stored = tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it exists");
     let job = Arc::make_mut(&mut stored.job);
@@ -148,7 +155,7 @@ async fn a_deletion_in_place_of_another_change_is_a_removal() {
     hub.changed(CommitEvent { stored, position: 1000, previous: None });
     dispatched(&hub).await;
     let removed = (EventKind::Removed, Some(("a".into(), 2)));
-    let seen = next().await;
+    let seen = next(&mut all).await;
     assert_eq!((brief(&seen), seen.reset), (removed.clone(), true));
     let seen = one.next().await.expect("an event").expect("a removal");
     assert_eq!((brief(&seen), seen.reset), (removed, true));

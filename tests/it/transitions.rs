@@ -143,6 +143,8 @@ fn progress_time_is_when_the_work_last_advanced(#[case] now: Progress, #[case] a
     assert_eq!(done.progress_time, Some(at(3)), "the end is all of it");
     let whole = apply(&apply(&job, &Change::Report(report(percent(100.0))), 2), &success(), 3);
     assert_eq!(whole.progress_time, Some(at(2)), "there was no more to do");
+    let again = apply(&job, &Change::Report(Report { attempt: Some(2), ..Report::default() }), 2);
+    assert_eq!(again.progress_time, None, "the next attempt has not advanced yet");
 }
 
 /// A stage that is known by its name alone has no index.

@@ -282,8 +282,9 @@ impl Entries {
     pub fn move_times(&mut self, by: i64, now: Timestamp) {
         self.clock_set = Some((by, now));
         let rows = (0..self.table.slots()).filter_map(|slot| self.table.slot(slot));
-        let rows: Vec<_> = rows.map(|row| (row.job.clone(), row.note)).collect();
-        for (job, meta) in rows.into_iter().filter(|(job, _)| !job.is_recorded()) {
+        let unrecorded = rows.filter(|row| !row.job.is_recorded());
+        let unrecorded: Vec<_> = unrecorded.map(|row| (row.job.clone(), row.note)).collect();
+        for (job, meta) in unrecorded {
             let meta = EntryMeta { confirmed: meta.confirmed.moved(by), ..meta };
             self.put(Arc::new(job.moved(by)), meta);
         }

@@ -233,6 +233,7 @@ async fn clock_that_is_set_when_redis_is_back_changes_no_job(
     let (mut workers, mut onlookers, mut expected) = (Vec::new(), Vec::new(), Vec::new());
     let mut clients = [replicas[0].client().await, replicas[1].client().await];
     for (number, client) in clients.iter_mut().enumerate() {
+        // Two replicas never agree on the time to the microsecond.
         sleep(CREATION_GAP).await;
         let live = rule.create(client, &format!("live-{number}"), 5).await;
         workers.push(Workers::start(client, &live).await);
