@@ -77,6 +77,7 @@ impl Bench {
                 labels: [("team".to_owned(), "media".to_owned())].into(),
                 metadata: None,
                 lease_timeout: zero,
+                start_timeout: zero,
                 fail_when_lost: false,
                 retention: None,
             };

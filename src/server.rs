@@ -85,9 +85,11 @@ impl Server {
         let security = Security::open(&config.security).map_err(Error::msg)?;
         let hub = Arc::new(Hub::default());
         let (retention, limits) = (config.retention(), Arc::new(Limits::new(config.limits.allowance())));
+        let timeouts = config.timeouts();
         let Some(target) = config.redis.target() else {
             let store = Arc::new(MemoryStore::new(config.max_memory_jobs, hub.clone()));
-            let tracker = Arc::new(Tracker::new(store, hub.clone(), clock, retention).within(limits));
+            let tracker =
+                Arc::new(Tracker::new(store, hub.clone(), clock, retention).within(limits).with_timeouts(timeouts));
             return Ok(Self { tracker, hub, security, redis: None, wall_follower: None });
         };
         let options = Options {
@@ -105,7 +107,8 @@ impl Server {
         let redis = Arc::new(RedisStore::open(options, cache.clone(), clock.clone(), presence.clone()).await?);
         let policy = config.redis.fallback.into();
         let store = Arc::new(FallbackStore::new(redis.clone(), cache, presence, clock.clone(), policy));
-        let tracker = Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention).within(limits));
+        let tracker =
+            Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention).within(limits).with_timeouts(timeouts));
         Ok(Self { tracker, hub, security, redis: Some((redis, store)), wall_follower: None })
     }
 

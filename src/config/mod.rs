@@ -16,7 +16,7 @@ pub use limits::LimitsConfig;
 pub use security::{ClientAuth, SecurityConfig};
 
 use crate::{
-    domain::{MAX_DURATION, Retention},
+    domain::{MAX_DURATION, Retention, Timeouts},
     store::{FallbackPolicy, redis::Target},
     telemetry::LogFormat,
 };
@@ -50,6 +50,15 @@ pub struct Config {
     /// How long an active job is kept after its last change; 0: for ever
     #[arg(long, env = "JOBTRACK_TTL_ACTIVE", default_value = "0", value_name = "TIME", value_parser = duration)]
     pub ttl_active: Duration,
+
+    /// How long a worker may go without a report until it counts as lost, for jobs that name no lease; 0: without limit
+    #[arg(long, env = "JOBTRACK_DEFAULT_LEASE", default_value = "0", value_name = "TIME", value_parser = duration)]
+    default_lease: Duration,
+
+    /// How long a job may wait for a worker until it counts as lost, for jobs that name no start timeout; 0: without
+    /// limit
+    #[arg(long, env = "JOBTRACK_DEFAULT_START_TIMEOUT", default_value = "0", value_name = "TIME", value_parser = duration)]
+    default_start_timeout: Duration,
 
     /// How many jobs are held in memory at most; then ended jobs give way, and after that new ones are refused
     #[arg(long, env = "JOBTRACK_MAX_MEMORY_JOBS", default_value = "100000", value_name = "COUNT", value_parser = count)]
@@ -197,6 +206,11 @@ impl Config {
     /// Where to serve metrics and probes; `None`: nowhere.
     pub fn http_listen(&self) -> Option<&str> {
         Some(self.http_listen.as_str()).filter(|address| *address != OFF)
+    }
+
+    /// The times within which jobs are to be heard of that name none.
+    pub const fn timeouts(&self) -> Timeouts {
+        Timeouts { lease: self.default_lease, start: self.default_start_timeout }
     }
 
     /// How long jobs are kept.

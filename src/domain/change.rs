@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{ChangeId, Document, Failure, Job, Progress, State, Timestamp};
+use super::{ChangeId, Claim, Document, Failure, Job, Progress, State, Timestamp};
 
 /// How long a tombstone is kept: longer than any entry of a replica stays unconfirmed.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -34,6 +34,15 @@ impl Retention {
     }
 }
 
+/// The times within which jobs are to be heard of that name none. Zero: without limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// How long without a report until the worker counts as lost.
+    pub lease: Duration,
+    /// How long a job may wait for a worker.
+    pub start: Duration,
+}
+
 /// The time and the id of a change, and how long what it makes is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangeContext {
@@ -48,12 +57,16 @@ pub struct ChangeContext {
 /// Something done to a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
+    /// A worker claims the next attempt.
+    Start(Start),
     /// A worker says how far it is.
     Report(Report),
     /// A worker is done.
     Complete(Completion<Option<Document>>),
     /// A worker gave up.
     Fail(Completion<Failure>),
+    /// A worker gave up, and another attempt will follow.
+    Retry(Completion<Failure>),
     /// Somebody asks to stop.
     Cancel {
         /// Why.
@@ -62,11 +75,15 @@ pub enum Change {
         requester: String,
         /// Without waiting for the worker.
         force: bool,
+        /// How long to wait for the worker. Zero: without limit.
+        grace: Duration,
     },
     /// The worker stopped as asked.
     ConfirmCancel {
         /// Which try stopped; the current one if `None`.
         attempt: Option<i32>,
+        /// The claim of the attempt that stopped.
+        claim: Option<Claim>,
         /// Becomes the message of the progress.
         message: Option<String>,
     },
@@ -75,10 +92,25 @@ pub enum Change {
         /// Even though it has not ended.
         force: bool,
     },
-    /// The lease ran out.
+    /// Nobody was heard in time: the worker within its lease, or a worker that starts the job.
     LoseWorker,
+    /// The time that a worker had to stop is over.
+    ForceCancel,
     /// The job's time is over.
     Expire,
+}
+
+/// A worker's claim of the next attempt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Start {
+    /// Who claims it; may be empty.
+    pub worker: String,
+    /// Makes the request safe to repeat.
+    pub request_id: Option<String>,
+    /// Replaces the lease's length; zero ends the lease.
+    pub lease_timeout: Option<Duration>,
+    /// Even though the attempt before it runs.
+    pub takeover: bool,
 }
 
 /// How far a worker is.
@@ -92,6 +124,8 @@ pub struct Report {
     pub sequence: Option<i64>,
     /// Which try this belongs to; the current one if `None`.
     pub attempt: Option<i32>,
+    /// The claim of the attempt that this belongs to.
+    pub claim: Option<Claim>,
     /// Apply only to this revision.
     pub expected_revision: Option<i64>,
     /// Replaces the lease's length; zero ends the lease.
@@ -105,6 +139,8 @@ pub struct Completion<T> {
     pub outcome: T,
     /// Which try ended; the current one if `None`.
     pub attempt: Option<i32>,
+    /// The claim of the attempt that ended.
+    pub claim: Option<Claim>,
     /// Apply only to this revision.
     pub expected_revision: Option<i64>,
 }
@@ -114,6 +150,8 @@ pub struct Completion<T> {
 pub enum Applied {
     /// This is the next version, to be stored.
     Changed(Box<Job>),
+    /// This is the next version, to be stored only if no replica can have heard the worker within its lease.
+    ChangedIfLost(Box<Job>),
     /// Nothing is to be stored: the job is already so.
     Unchanged,
     /// The report was ignored. It renews the lease nevertheless: `renewed` is the next version, to be stored, unless
@@ -141,9 +179,12 @@ pub enum Rejected {
     /// The job has ended, otherwise than the change would end it.
     #[error("the job has ended")]
     Finished,
-    /// A later attempt has begun.
-    #[error("a later attempt has begun")]
+    /// The attempt that is named is not the one that runs.
+    #[error("this attempt has ended, or a later one has begun")]
     StaleAttempt,
+    /// The current attempt runs, as far as is known.
+    #[error("an attempt is running; wait for its end, or set takeover to end it")]
+    AttemptRunning,
     /// The revision is not the expected one.
     #[error("the job is not at the expected revision")]
     RevisionMismatch,
@@ -160,6 +201,8 @@ pub enum Rejected {
 pub enum Due {
     /// [`Change::LoseWorker`].
     LoseWorker,
+    /// [`Change::ForceCancel`].
+    ForceCancel,
     /// [`Change::Expire`].
     Expire,
     /// The tombstone is forgotten.

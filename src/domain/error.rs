@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{Job, JobId, Needed, State, Unauthenticated, change::Rejected};
+use super::{Job, JobId, Needed, State, Timestamp, Unauthenticated, change::Rejected};
 
 /// One bad field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,11 +94,22 @@ pub struct Subject {
     pub attempt: i32,
     /// Its revision.
     pub revision: i64,
+    /// Who reported last; may be empty.
+    pub worker: String,
+    /// When its lease runs out, if it runs under one.
+    pub lease_expire_time: Option<Timestamp>,
 }
 
 impl From<&Job> for Subject {
     fn from(job: &Job) -> Self {
-        Self { id: job.id.clone(), state: job.state, attempt: job.attempt, revision: job.version.revision }
+        Self {
+            id: job.id.clone(),
+            state: job.state,
+            attempt: job.attempt,
+            revision: job.version.revision,
+            worker: job.worker.clone(),
+            lease_expire_time: job.lease.expire_time.filter(|_| job.state == State::Running),
+        }
     }
 }
 

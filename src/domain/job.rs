@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use serde_with::skip_serializing_none;
 use uuid::Uuid;
 
-use super::{Due, Labels, MAX_ID, Timestamp, Version};
+use super::{Attempt, Cancellation, Claim, Failure, Labels, Lease, MAX_ID, Outcome, Timestamp, Version};
 
 /// A job's name: 1 to 128 of `A-Z a-z 0-9 . _ : -`, so that it is safe in a key, a log line and a shell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -126,89 +126,6 @@ pub struct Progress {
     pub details: Option<Document>,
 }
 
-/// A request to stop a job.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Cancellation {
-    /// When it was asked for. First, so that the order of cancellations is that of time.
-    pub request_time: Timestamp,
-    /// Why.
-    pub reason: String,
-    /// Who asked.
-    pub requester: String,
-}
-
-/// A number of `google.rpc.Code` other than OK.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct FailureCode(i32);
-
-impl FailureCode {
-    /// Nothing more is known.
-    pub const UNKNOWN: Self = Self(2);
-    /// It took too long.
-    pub const DEADLINE_EXCEEDED: Self = Self(4);
-
-    /// Takes `code` for one if it is 1 to 16.
-    pub fn parse(code: i32) -> Option<Self> {
-        (1..=16).contains(&code).then_some(Self(code))
-    }
-
-    /// The number.
-    pub const fn get(self) -> i32 {
-        self.0
-    }
-}
-
-/// Why a job failed.
-#[skip_serializing_none]
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Failure {
-    /// What sort of failure.
-    pub code: FailureCode,
-    /// What happened, for programs; may be empty.
-    pub reason: String,
-    /// What happened, for people.
-    pub message: String,
-    /// The worker's own data.
-    pub details: Option<Document>,
-}
-
-/// What came of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// It was completed, with this.
-    Result(Document),
-    /// It failed.
-    Failure(Failure),
-}
-
-/// A promise to report at least this often.
-#[skip_serializing_none]
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Lease {
-    /// How long without a report until the worker counts as lost. Zero: no lease.
-    pub timeout: Duration,
-    /// When it runs out; set while the job runs under a lease.
-    pub expire_time: Option<Timestamp>,
-    /// It was seen to have run out, and this was stored.
-    pub lost: bool,
-    /// Whether running out fails the job.
-    pub fail_when_lost: bool,
-}
-
-/// Whether the worker still reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Liveness {
-    /// The job has no lease, has not started or has ended.
-    Unspecified,
-    /// The lease holds.
-    Live,
-    /// The lease ran out.
-    Lost,
-}
-
 /// Why a job is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -250,6 +167,16 @@ pub struct Job {
     pub state: State,
     /// Which try this is: 0 before the first report or finish.
     pub attempt: i32,
+    /// When this attempt began. `None`: it ended in a retry, or there was none yet.
+    #[serde(default)]
+    pub attempt_start_time: Option<Timestamp>,
+    /// The claim of this attempt, if a worker claimed it.
+    #[serde(default)]
+    pub claim: Option<Claim>,
+    /// The attempts before this one, and this one if it ended in a retry; the last [`MAX_ATTEMPTS`](super::MAX_ATTEMPTS),
+    /// by their numbers. After a merge it may hold some that have no part in the version that stands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
     /// The last report's number within the attempt.
     pub sequence: Option<i64>,
     /// How far it is.
@@ -259,7 +186,7 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub worker: String,
     /// The request to stop it.
-    pub cancel: Option<Cancellation>,
+    pub cancel: Option<Box<Cancellation>>,
     /// What was promised about reports.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lease: Lease,
@@ -300,13 +227,20 @@ pub struct Job {
 }
 
 impl Job {
-    /// Whether the worker still reports, at `now`.
-    pub fn liveness(&self, now: Timestamp) -> Liveness {
-        match self.lease.expire_time {
-            None => Liveness::Unspecified,
-            Some(expires) if self.lease.lost || expires <= now => Liveness::Lost,
-            Some(_) => Liveness::Live,
-        }
+    /// Whether the last attempt ended in a retry, and no other has begun since.
+    pub const fn is_between_attempts(&self) -> bool {
+        self.attempt > 0 && self.attempt_start_time.is_none()
+    }
+
+    /// The attempts that ended before this version's own, or were ended by it.
+    pub fn past_attempts(&self) -> impl DoubleEndedIterator<Item = &Attempt> {
+        let next = self.attempt.saturating_add(i32::from(self.is_between_attempts()));
+        self.attempts.iter().filter(move |attempt| attempt.number < next)
+    }
+
+    /// The last failure that was followed by another attempt.
+    pub fn last_failure(&self) -> Option<&Failure> {
+        self.past_attempts().rev().find_map(|attempt| attempt.failure.as_ref())
     }
 
     /// Whether the job is there for callers at `now`: not removed, and its retention is not over. An active job that was
@@ -330,9 +264,14 @@ impl Job {
             &mut job.expire_time,
             &mut job.forget_time,
             &mut job.lease.expire_time,
+            &mut job.attempt_start_time,
         ];
-        let cancel = job.cancel.as_mut().map(|cancel| &mut cancel.request_time);
-        for time in times.chain(others.into_iter().flatten()).chain(cancel) {
+        let cancel = job.cancel.iter_mut().flat_map(|cancel| {
+            let grace = cancel.grace.as_mut().map(|grace| &mut grace.since);
+            [&mut cancel.request_time].into_iter().chain(grace)
+        });
+        let past = job.attempts.iter_mut().flat_map(|past| [&mut past.start_time, &mut past.end_time]);
+        for time in times.chain(others.into_iter().flatten()).chain(cancel).chain(past) {
             *time = time.moved(by);
         }
         job
@@ -351,18 +290,6 @@ impl Job {
             Some(Removal::Expired) => self.state.is_terminal(),
             None => false,
         }
-    }
-
-    /// How long after the primary last heard of this active job something is due, and what.
-    pub fn deadline(&self) -> Option<(Duration, Due)> {
-        if self.removal.is_some() || self.state.is_terminal() {
-            return None;
-        }
-        let lease = self.lease.expire_time.filter(|_| !self.lease.lost).map(|_| (self.lease.timeout, Due::LoseWorker));
-        let from = self.report_time.unwrap_or(self.create_time);
-        let expiry = self.expire_time.map(|expires| (expires.since(from), Due::Expire));
-        // Of equals the first.
-        [expiry, lease].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 
@@ -385,7 +312,9 @@ pub struct NewJob {
     pub metadata: Option<Document>,
     /// How long without a report until the worker counts as lost. Zero: no lease.
     pub lease_timeout: Duration,
-    /// Whether a lost worker fails the job.
+    /// How long it may wait for a worker. Zero: without limit.
+    pub start_timeout: Duration,
+    /// Whether a lost worker, or a start that does not come, fails the job.
     pub fail_when_lost: bool,
     /// How long it is kept after its end. Zero: for ever.
     pub retention: Option<Duration>,

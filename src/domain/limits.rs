@@ -2,7 +2,7 @@
 
 /// A job id.
 pub const MAX_ID: usize = 128;
-/// `kind`, `owner`, `worker`, `requester` and `request_id`.
+/// `kind`, `owner`, `worker`, `requester`, `request_id` and `claim`.
 pub const MAX_NAME: usize = 128;
 /// A job's title.
 pub const MAX_TITLE: usize = 256;
@@ -34,6 +34,10 @@ pub const MAX_PROGRESS_MESSAGE: usize = 4 * 1024;
 pub const MAX_FAILURE_REASON: usize = 63;
 /// The message of a failure.
 pub const MAX_FAILURE_MESSAGE: usize = 16 * 1024;
+/// The message of a failure that other attempts have followed, but for the last one.
+pub const MAX_PAST_FAILURE_MESSAGE: usize = 1024;
+/// Attempts that a job remembers.
+pub const MAX_ATTEMPTS: usize = 16;
 /// The reason of a cancellation.
 pub const MAX_CANCEL_REASON: usize = 1024;
 /// Jobs of one `BatchGetJobs`.

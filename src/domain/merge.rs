@@ -6,7 +6,7 @@
 
 use std::cmp::{Ordering, max, min};
 
-use super::{ChangeId, Job, Removal, Timestamp, Version};
+use super::{ChangeId, Job, Removal, Timestamp, Version, attempt};
 
 /// What a merge came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +33,7 @@ pub fn merge(a: &Job, b: &Job) -> Merged {
         if !same_incarnation {
             adopt_identity(&mut job, winner, loser);
         }
-        if job.cancel != winner.cancel {
+        if job.cancel != winner.cancel || job.attempts != winner.attempts {
             job.version.revision = max(winner.version.revision, loser.version.revision) + 1;
         }
         return Merged { job, lost: Some(loser.version.change_id) };
@@ -91,9 +91,19 @@ fn compare_versions(a: &Job, b: &Job) -> Ordering {
             let rank = |job: &Job| (job.update_time, job.removal == Some(Removal::Expired), job.version.change_id);
             compare_ends(a, b)
                 .then_with(|| a.attempt.cmp(&b.attempt))
-                .then_with(|| a.state.is_terminal().cmp(&b.state.is_terminal()))
+                .then_with(|| attempt_phase(a).cmp(&attempt_phase(b)))
                 .then_with(|| rank(a).cmp(&rank(b)))
         }
+    }
+}
+
+/// How far a version's attempt is: it runs, it ended in a retry, or the job ended with it. Whoever ended an attempt knew
+/// more of it than a report that would have been refused after that.
+fn attempt_phase(job: &Job) -> u8 {
+    match () {
+        () if job.state.is_terminal() => 2,
+        () if job.is_between_attempts() => 1,
+        () => 0,
     }
 }
 
@@ -126,11 +136,18 @@ fn compare_ends(a: &Job, b: &Job) -> Ordering {
     key(b).cmp(&key(a))
 }
 
-/// The winner, with what both versions of one incarnation know: since when it was recorded, and who first asked to stop it.
+/// The winner, with what both versions of one incarnation know: since when it was recorded, who first asked to stop it, and
+/// the attempts that ended.
 fn with_shared(winner: &Job, loser: &Job) -> Job {
     let mut job = winner.clone();
     job.since = [winner.since, loser.since].into_iter().flatten().reduce(min);
-    job.cancel = [&winner.cancel, &loser.cancel].into_iter().flatten().min().cloned();
+    job.cancel = match (&winner.cancel, &loser.cancel) {
+        (Some(one), Some(other)) => Some(Box::new(one.merged(other))),
+        (one, other) => one.as_ref().or(other.as_ref()).cloned(),
+    };
+    if job.attempts != loser.attempts && !job.is_final_tombstone() {
+        job.attempts = attempt::union(&winner.attempts, &loser.attempts);
+    }
     if winner.version.change_id == loser.version.change_id {
         job.durable_time = [winner.durable_time, loser.durable_time].into_iter().flatten().max();
         job.heard = [winner.heard, loser.heard].into_iter().flatten().max();

@@ -4,8 +4,12 @@
 //! life, [`merge`](merge::merge) the only one that decides between two versions of it.
 
 mod access;
+mod attempt;
+mod cancellation;
 mod change;
+mod deadline;
 mod error;
+mod failure;
 mod job;
 mod labels;
 mod limits;
@@ -17,14 +21,16 @@ mod transition;
 mod version;
 
 pub use access::{ANYONE, Identity, Needed, Owners, Role, Unauthenticated};
+pub use attempt::{Attempt, Claim};
+pub use cancellation::{Cancellation, Grace};
 pub use change::{
-    Applied, Change, ChangeContext, Completion, Due, Ignored, Rejected, Report, Retention, TOMBSTONE_LIFE,
+    Applied, Change, ChangeContext, Completion, Due, Ignored, Rejected, Report, Retention, Start, TOMBSTONE_LIFE,
+    Timeouts,
 };
+pub use deadline::{Deadline, Lease, Liveness};
 pub use error::{JobError, Limit, Subject, Violation};
-pub use job::{
-    Cancellation, Document, Failure, FailureCode, Job, JobId, Lease, Liveness, NewJob, Outcome, Progress, Removal,
-    State,
-};
+pub use failure::{Failure, FailureCode, Outcome, cut};
+pub use job::{Document, Job, JobId, NewJob, Progress, Removal, State};
 pub use labels::Labels;
 pub use limits::*;
 pub use merge::{Merged, merge};

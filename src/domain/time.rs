@@ -1,6 +1,9 @@
 //! Points in time, in microseconds: what Redis's clock gives and what a double in a sorted set holds exactly.
 
-use std::time::Duration;
+use std::{
+    fmt::Display,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +40,12 @@ impl Timestamp {
     #[must_use]
     pub const fn moved(self, by: i64) -> Self {
         Self(self.0.saturating_add(by))
+    }
+
+    /// Formats it for people and programs: `2026-01-31T12:00:00.250Z`.
+    pub fn rfc3339(self) -> impl Display {
+        let since_epoch = Duration::from_micros(u64::try_from(self.0).unwrap_or_default());
+        humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since_epoch)
     }
 
     /// How long it is from `earlier` to here; zero if `earlier` is later.

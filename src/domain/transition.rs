@@ -1,16 +1,19 @@
 //! The state machine: what each change makes of a job. All rules of a job's life stand here and nowhere else.
 //!
-//! Checks come in one order, for reports too: the attempt, the state, the expected revision, and for a confirmed
-//! cancellation whether anybody asked. A change that is stored is one revision more, under the id of its
+//! Checks come in one order, for reports too: the attempt and its claim, the state, the expected revision, and for a
+//! confirmed cancellation whether anybody asked. A change that is stored is one revision more, under the id of its
 //! [`ChangeContext`]; a change that has nothing to do leaves the job as it is.
 
-use std::cmp::max;
+mod attempts;
+mod cancel;
+
+use std::{cmp::max, time::Duration};
 
 use uuid::Uuid;
 
 use super::{
-    Applied, Cancellation, Change, ChangeContext, ChangeId, Due, Failure, FailureCode, Ignored, Job, JobId, Lease,
-    NewJob, Outcome, Progress, Rejected, Removal, Report, Retention, State, TOMBSTONE_LIFE, Timestamp, Version,
+    Applied, Change, ChangeContext, ChangeId, Claim, Due, Failure, FailureCode, Ignored, Job, JobId, Lease, NewJob,
+    Outcome, Progress, Rejected, Removal, Report, Retention, State, TOMBSTONE_LIFE, Timestamp, Version,
 };
 
 type Result = std::result::Result<Applied, Rejected>;
@@ -31,11 +34,19 @@ impl Job {
             metadata: new.metadata,
             state: State::Pending,
             attempt: 0,
+            attempt_start_time: None,
+            claim: None,
+            attempts: Vec::new(),
             sequence: None,
             progress: Progress::default(),
             worker: String::new(),
             cancel: None,
-            lease: Lease { timeout: new.lease_timeout, fail_when_lost: new.fail_when_lost, ..Lease::default() },
+            lease: Lease {
+                timeout: new.lease_timeout,
+                start_timeout: new.start_timeout,
+                fail_when_lost: new.fail_when_lost,
+                ..Lease::default()
+            },
             retention: new.retention,
             create_time: now,
             start_time: None,
@@ -51,6 +62,7 @@ impl Job {
             heard: None,
             removal: None,
         };
+        job.renew_lease(now);
         job.plan_expiry(&at.retention);
         job
     }
@@ -61,9 +73,10 @@ impl Job {
             return Ok(Applied::Unchanged);
         }
         match change {
+            Change::Start(start) => self.start_attempt(start, at),
             Change::Report(report) => self.report(report, at),
             Change::Complete(end) => {
-                if !self.may_end(State::Succeeded, end.attempt, end.expected_revision)? {
+                if !self.may_end(State::Succeeded, end.attempt, end.claim, end.expected_revision)? {
                     return Ok(Applied::Unchanged);
                 }
                 Ok(self.next(at, |job, now| {
@@ -75,7 +88,7 @@ impl Job {
                 }))
             }
             Change::Fail(end) => {
-                if !self.may_end(State::Failed, end.attempt, end.expected_revision)? {
+                if !self.may_end(State::Failed, end.attempt, end.claim, end.expected_revision)? {
                     return Ok(Applied::Unchanged);
                 }
                 Ok(self.next(at, |job, now| {
@@ -83,8 +96,11 @@ impl Job {
                     job.end(State::Failed, Some(Outcome::Failure(end.outcome.clone())), now);
                 }))
             }
-            Change::Cancel { reason, requester, force } => self.request_cancel(reason, requester, *force, at),
-            Change::ConfirmCancel { attempt, message } => self.confirm_cancel(*attempt, message.as_ref(), at),
+            Change::Retry(end) => self.retry(end, at),
+            Change::Cancel { .. } => self.request_cancel(change, at),
+            Change::ConfirmCancel { attempt, claim, message } => {
+                self.confirm_cancel(*attempt, *claim, message.as_ref(), at)
+            }
             Change::Delete { force } => {
                 if !self.state.is_terminal() && !force {
                     return Err(Rejected::Active);
@@ -93,6 +109,10 @@ impl Job {
                 Ok(Applied::Changed(Box::new(self.tombstone(Removal::Deleted, update_time, at.now, at.change_id))))
             }
             Change::LoseWorker => Ok(self.lose_worker(at)),
+            Change::ForceCancel => Ok(match self.deadline_of(Due::ForceCancel) {
+                Some(_) => self.next(at, |job, now| job.end(State::Cancelled, None, now)),
+                None => Applied::Unchanged,
+            }),
             Change::Expire => Ok(match self.expire_time {
                 Some(expires) if expires <= at.now => Applied::Changed(Box::new(self.expired(at.now, at.change_id))),
                 _ => Applied::Unchanged,
@@ -126,6 +146,7 @@ impl Job {
             progress,
             outcome,
             lease: Lease { expire_time: None, lost: false, ..self.lease.clone() },
+            attempts: Vec::new(),
             durable_time: None,
             ..self.clone()
         }
@@ -137,20 +158,20 @@ impl Job {
             let forgotten = self.forget_time.unwrap_or(self.update_time + TOMBSTONE_LIFE);
             return Some((forgotten, Due::Forget));
         }
-        let lease = self.lease.expire_time.filter(|_| !self.lease.lost).map(|time| (time, Due::LoseWorker));
-        let expiry = self.expire_time.map(|time| (time, Due::Expire));
-        // Of equals the first.
-        [expiry, lease].into_iter().flatten().min_by_key(|(at, _)| *at)
+        match self.deadline() {
+            Some(deadline) => Some((self.time_of(&deadline), deadline.due)),
+            None => self.expire_time.map(|time| (time, Due::Expire)),
+        }
     }
 
     fn report(&self, report: &Report, at: &ChangeContext) -> Result {
-        self.check_attempt(report.attempt)?;
+        self.check_attempt(report.attempt, report.claim)?;
         if self.state.is_terminal() {
             return Err(Rejected::Finished);
         }
         self.check_revision(report.expected_revision)?;
 
-        let same_attempt = report.attempt.is_none_or(|attempt| attempt == self.attempt);
+        let same_attempt = !self.is_between_attempts() && report.attempt.is_none_or(|attempt| attempt == self.attempt);
         if let Some(why) = self.why_ignored(report).filter(|_| same_attempt) {
             return Ok(Applied::Ignored { why, renewed: self.renewed(at) });
         }
@@ -161,17 +182,13 @@ impl Job {
             if !report.worker.is_empty() {
                 job.worker.clone_from(&report.worker);
             }
-            if let Some(timeout) = report.lease_timeout {
-                job.lease.timeout = timeout;
-            }
             job.progress.update(&report.progress);
             let fresh = Progress::default();
             let before = if job.attempt > self.attempt { &fresh } else { &self.progress };
             if job.progress.has_advanced_since(before) {
                 job.progress_time = Some(now);
             }
-            job.report_time = Some(now);
-            job.renew_lease(at.now);
+            job.hear(report.lease_timeout, now, at);
         }))
     }
 
@@ -198,57 +215,17 @@ impl Job {
         Some(job)
     }
 
-    fn request_cancel(&self, reason: &str, requester: &str, force: bool, at: &ChangeContext) -> Result {
-        match self.state {
-            State::Cancelled => return Ok(Applied::Unchanged),
-            State::Succeeded | State::Failed => return Err(Rejected::Finished),
-            State::Pending | State::Running => {}
-        }
-        let at_once = force || self.state == State::Pending;
-        if !at_once && self.cancel.is_some() {
-            return Ok(Applied::Unchanged);
-        }
-        Ok(self.next(at, |job, now| {
-            job.cancel.get_or_insert_with(|| Cancellation {
-                request_time: now,
-                reason: reason.to_owned(),
-                requester: requester.to_owned(),
-            });
-            if at_once {
-                job.end(State::Cancelled, None, now);
-            }
-        }))
-    }
-
-    fn confirm_cancel(&self, attempt: Option<i32>, message: Option<&String>, at: &ChangeContext) -> Result {
-        if !self.may_end(State::Cancelled, attempt, None)? {
-            return Ok(Applied::Unchanged);
-        }
-        if self.cancel.is_none() {
-            return Err(Rejected::CancelNotRequested);
-        }
-        Ok(self.next(at, |job, now| {
-            job.begin(attempt, now);
-            if let Some(message) = message {
-                job.progress.message = Some(message.clone());
-            }
-            job.end(State::Cancelled, None, now);
-        }))
-    }
-
     fn lose_worker(&self, at: &ChangeContext) -> Applied {
         // That it is time, the store decides, which knows when the worker was heard.
-        if self.state.is_terminal() || self.lease.expire_time.is_none() || self.lease.lost {
+        if self.deadline_of(Due::LoseWorker).is_none() {
             return Applied::Unchanged;
         }
+        if self.cancel.is_some() {
+            return self.next(at, |job, now| job.end(State::Cancelled, None, now));
+        }
         if self.lease.fail_when_lost {
-            let failure = Failure {
-                code: FailureCode::DEADLINE_EXCEEDED,
-                reason: "WORKER_LOST".to_owned(),
-                message: "the worker did not report within its lease".to_owned(),
-                details: None,
-            };
-            return self.next(at, |job, now| job.end(State::Failed, Some(Outcome::Failure(failure)), now));
+            let failure = Outcome::Failure(self.failure_by_silence());
+            return self.next(at, |job, now| job.end(State::Failed, Some(failure), now));
         }
         let mut job = Box::new(self.clone());
         job.version = self.version.next(at.change_id);
@@ -256,14 +233,28 @@ impl Job {
         Applied::Changed(job)
     }
 
+    fn failure_by_silence(&self) -> Failure {
+        let (reason, message) = match self.state {
+            State::Pending => ("NOT_STARTED", "no worker started the job within its start timeout"),
+            _ => ("WORKER_LOST", "the worker did not report within its lease"),
+        };
+        Failure {
+            code: FailureCode::DEADLINE_EXCEEDED,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            details: None,
+        }
+    }
+
     /// Whether the job may still come to `end`: `false` if it has already, an error if it came to another.
     fn may_end(
         &self,
         end: State,
         attempt: Option<i32>,
+        claim: Option<Claim>,
         expected_revision: Option<i64>,
     ) -> std::result::Result<bool, Rejected> {
-        self.check_attempt(attempt)?;
+        self.check_attempt(attempt, claim)?;
         if self.state == end {
             return Ok(false);
         }
@@ -274,10 +265,6 @@ impl Job {
         Ok(true)
     }
 
-    fn check_attempt(&self, attempt: Option<i32>) -> std::result::Result<(), Rejected> {
-        if attempt.is_some_and(|attempt| attempt < self.attempt) { Err(Rejected::StaleAttempt) } else { Ok(()) }
-    }
-
     fn check_revision(&self, expected: Option<i64>) -> std::result::Result<(), Rejected> {
         if expected.is_some_and(|expected| expected != self.version.revision) {
             Err(Rejected::RevisionMismatch)
@@ -286,8 +273,12 @@ impl Job {
         }
     }
 
-    /// The next version: `edit` is given the time of the change, which is later than that of the one before.
     fn next(&self, at: &ChangeContext, edit: impl FnOnce(&mut Self, Timestamp)) -> Applied {
+        Applied::Changed(self.next_version(at, edit))
+    }
+
+    /// The next version: `edit` is given the time of the change, which is later than that of the one before.
+    fn next_version(&self, at: &ChangeContext, edit: impl FnOnce(&mut Self, Timestamp)) -> Box<Self> {
         let mut job = Box::new(self.clone());
         job.version = self.version.next(at.change_id);
         job.update_time = max(at.now, self.update_time.next());
@@ -295,19 +286,8 @@ impl Job {
         let now = job.update_time;
         edit(&mut job, now);
         job.plan_expiry(&at.retention);
-        Applied::Changed(job)
-    }
-
-    /// A worker speaks, for `attempt` or the current one: a first word starts the job, a higher attempt starts it over.
-    fn begin(&mut self, attempt: Option<i32>, now: Timestamp) {
-        let attempt = attempt.unwrap_or(self.attempt).max(1);
-        if attempt > self.attempt {
-            self.attempt = attempt;
-            self.progress = Progress::default();
-            self.progress_time = None;
-            self.sequence = None;
-        }
-        self.start_time.get_or_insert(now);
+        debug_assert!(job.attempt >= self.attempt, "attempts only rise");
+        job
     }
 
     fn end(&mut self, state: State, outcome: Option<Outcome>, now: Timestamp) {
@@ -318,9 +298,19 @@ impl Job {
         self.lease.lost = false;
     }
 
+    /// A worker was heard, which may set the length of its lease.
+    fn hear(&mut self, lease_timeout: Option<Duration>, now: Timestamp, at: &ChangeContext) {
+        if let Some(timeout) = lease_timeout {
+            self.lease.timeout = timeout;
+        }
+        self.report_time = Some(now);
+        self.renew_lease(at.now);
+    }
+
     fn renew_lease(&mut self, now: Timestamp) {
+        let allowed = self.silence_allowed();
         self.lease.lost = false;
-        self.lease.expire_time = (!self.lease.timeout.is_zero()).then(|| now + self.lease.timeout);
+        self.lease.expire_time = (!allowed.is_zero()).then(|| now + allowed);
     }
 
     fn plan_expiry(&mut self, retention: &Retention) {

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 /// Which change made a version: a random id of the process and a counter in it. Never used twice, and kept when a
 /// merge stores that change under a new revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChangeId {
     /// The process that made the change.
     pub process: u64,

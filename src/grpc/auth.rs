@@ -23,8 +23,8 @@ pub fn rule(service: &str, method: &str) -> Option<Rule> {
     let role = match service {
         "jobtrack.v1.JobService" => match method {
             "GetJob" | "BatchGetJobs" | "ListJobs" | "WatchJob" | "WatchJobs" => Role::Reader,
-            "CreateJob" | "UpdateProgress" | "CompleteJob" | "FailJob" | "CancelJob" | "ConfirmCancel"
-            | "DeleteJob" => Role::Reporter,
+            "CreateJob" | "StartAttempt" | "UpdateProgress" | "CompleteJob" | "FailJob" | "CancelJob"
+            | "ConfirmCancel" | "DeleteJob" => Role::Reporter,
             _ => return None,
         },
         "jobtrack.v1.AdminService" if matches!(method, "GetStats" | "PurgeJobs") => Role::Admin,

@@ -38,11 +38,15 @@ impl Jobs {
 
     /// Makes the change that `read` finds in a request; returns the job as stored, and the effect of the change.
     async fn change<R>(&self, request: Request<R>, read: Read<R>) -> Result<(v1::Job, Effect), Status> {
+        let Changed { stored, effect, .. } = self.stored_change(request, read).await?;
+        Ok((convert::job(&stored, self.tracker.now(), View::Full), effect))
+    }
+
+    async fn stored_change<R>(&self, request: Request<R>, read: Read<R>) -> Result<Changed, Status> {
         let caller = caller(&request)?;
         let (id, change) = read(request.into_inner())?;
         note(&id);
-        let Changed { stored, effect, .. } = self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
-        Ok((convert::job(&stored, self.tracker.now(), View::Full), effect))
+        Ok(self.tracker.on_behalf_of(&caller).change(&id, &change).await?)
     }
 }
 
@@ -64,7 +68,7 @@ impl JobService for Jobs {
 
     async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Answer<v1::CreateJobResponse> {
         let caller = caller(&request)?;
-        let new = convert::create(request.into_inner())?;
+        let new = convert::create(request.into_inner(), self.tracker.timeouts())?;
         let (stored, created) = self.tracker.on_behalf_of(&caller).create(new).await?;
         note(&stored.job.id);
         let job = Some(convert::job(&stored, self.tracker.now(), View::Full));
@@ -96,6 +100,13 @@ impl JobService for Jobs {
         let query = convert::list(request.into_inner(), &caller, now)?;
         let page = self.tracker.on_behalf_of(&caller).list(&query).await?;
         respond(convert::page(&page, &query.filter, &caller, query.view, now))
+    }
+
+    async fn start_attempt(&self, request: Request<v1::StartAttemptRequest>) -> Answer<v1::StartAttemptResponse> {
+        let Changed { stored, .. } = self.stored_change(request, convert::start_attempt).await?;
+        let claim = stored.job.claim.map(|claim| claim.text()).unwrap_or_default();
+        let job = Some(convert::job(&stored, self.tracker.now(), View::Full));
+        respond(v1::StartAttemptResponse { job, claim })
     }
 
     async fn update_progress(&self, request: Request<v1::UpdateProgressRequest>) -> Answer<v1::UpdateProgressResponse> {

@@ -104,11 +104,20 @@ fn rejected(job: &Subject, why: Rejected) -> (Code, ErrorDetails) {
     let (code, reason) = match why {
         Rejected::Finished => (Code::FailedPrecondition, "JOB_FINISHED"),
         Rejected::StaleAttempt => (Code::FailedPrecondition, "STALE_ATTEMPT"),
+        Rejected::AttemptRunning => (Code::FailedPrecondition, "ATTEMPT_RUNNING"),
         Rejected::CancelNotRequested => (Code::FailedPrecondition, "CANCEL_NOT_REQUESTED"),
         Rejected::Active => (Code::FailedPrecondition, "JOB_ACTIVE"),
         Rejected::RevisionMismatch => (Code::Aborted, "REVISION_MISMATCH"),
     };
-    let mut details = about(reason, job);
+    let mut details = match why {
+        Rejected::AttemptRunning => {
+            let [id, state, attempt, revision] = facts(job);
+            let expires = job.lease_expire_time.map(|time| time.rfc3339().to_string()).unwrap_or_default();
+            let (worker, expires) = (("worker", job.worker.clone()), ("lease_expire_time", expires));
+            naming(&job.id, info(reason, [id, state, attempt, revision, worker, expires]))
+        }
+        _ => about(reason, job),
+    };
     if code == Code::FailedPrecondition {
         details.add_precondition_failure_violation(reason, job.id.as_str(), why.to_string());
     }

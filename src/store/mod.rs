@@ -30,7 +30,7 @@ pub use self::{
     stats::{CacheStats, ReconcileOutcome, ReconcileReport, RedisStats, StorageMode, StoreStats},
 };
 
-use crate::domain::{Cursor, Due, Job, JobId, ListQuery, Timestamp};
+use crate::domain::{Cursor, Deadline, Due, Job, JobId, ListQuery, Timestamp};
 
 /// A version in a store.
 #[derive(Clone, Debug)]
@@ -90,11 +90,14 @@ impl Record {
 
 /// A decision that the passing of time brings about for an active job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// The worker counts as lost, until it reports again.
-    Lost,
-    /// The job fails or expires, which nothing undoes.
-    Final,
+pub struct Decision {
+    /// When it is due.
+    pub deadline: Deadline,
+    /// Whether the next report of the worker reverts it: the worker counts as lost until then. Nothing reverts any other
+    /// decision.
+    pub is_reverted: bool,
+    /// The time at which it is made, on this process's clock.
+    pub now: Timestamp,
 }
 
 /// The outcome of a [`JobStore::decide`].

@@ -118,6 +118,11 @@ impl Calls<'_> {
 
     /// Makes a change. Returns the job as stored, and the effect of the change.
     pub async fn change(&self, id: &JobId, change: &Change) -> Result<Changed, JobError> {
+        let changed = self.apply(id, change).await?;
+        if let Change::Cancel { .. } = change { self.tracker.end_if_lost(changed).await } else { Ok(changed) }
+    }
+
+    async fn apply(&self, id: &JobId, change: &Change) -> Result<Changed, JobError> {
         let mut current = match self.recent(id) {
             Some(recent) => match self.tracker.try_change(recent, change).await {
                 Ok(Ok(changed)) if changed.is_stored => return Ok(changed),

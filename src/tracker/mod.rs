@@ -27,11 +27,11 @@ use self::{metrics::JobMetrics, quota::QuotaLooks, sweep::Sweeper};
 use crate::{
     clock::Clock,
     domain::{
-        Applied, Change, ChangeContext, ChangeId, Identity, Ignored, Job, JobError, Limit, Retention, Subject,
-        Timestamp,
+        Applied, Change, ChangeContext, ChangeId, Due, Identity, Ignored, Job, JobError, Limit, Liveness, Rejected,
+        Retention, Subject, Timeouts, Timestamp,
     },
     limits::Limits,
-    store::{JobStore, Replaced, StorageMode, StoreError, StoreStats, Stored},
+    store::{Decided, JobStore, Replaced, StorageMode, StoreError, StoreStats, Stored},
     telemetry::metrics::{Measured, Metrics},
     watch::Hub,
 };
@@ -49,6 +49,7 @@ pub struct Tracker {
     started: Instant,
     limits: Arc<Limits>,
     quota_looks: QuotaLooks,
+    timeouts: Timeouts,
 }
 
 /// How a tracker is.
@@ -101,7 +102,18 @@ impl Tracker {
             started: Instant::now(),
             limits: Arc::default(),
             quota_looks: QuotaLooks::default(),
+            timeouts: Timeouts::default(),
         }
+    }
+
+    /// The same, with `timeouts` for jobs that name none.
+    pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
+        Self { timeouts, ..self }
+    }
+
+    /// The times for jobs that name none.
+    pub const fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
     /// The same, within `limits`.
@@ -141,6 +153,7 @@ impl Tracker {
         let job = &stored.job;
         let (next, effect) = match job.apply(change, &self.moment()) {
             Ok(Applied::Changed(next)) => (Some(next), Effect::Applied),
+            Ok(Applied::ChangedIfLost(next)) => return self.replace_lost(stored, next).await,
             Ok(Applied::Unchanged) => (None, Effect::None),
             Ok(Applied::Ignored { why, renewed }) => (renewed, Effect::Ignored(why)),
             Err(reason) => return Err(JobError::Rejected(Subject::from(&**job), reason)),
@@ -149,6 +162,30 @@ impl Tracker {
         Ok(match self.replace(Arc::from(next), Some(job)).await? {
             Replaced::Stored(stored) => Ok(Changed { stored, effect, is_stored: true }),
             Replaced::Conflict(current) => Err(current),
+        })
+    }
+
+    /// Stores the next attempt in the place of a job whose worker seems lost, if no replica can have heard that worker.
+    async fn replace_lost(&self, lost: Stored, next: Box<Job>) -> Result<Result<Changed, Option<Stored>>, JobError> {
+        let running = || JobError::Rejected(Subject::from(&*lost.job), Rejected::AttemptRunning);
+        let deadline = lost.job.silence_deadline().ok_or_else(running)?;
+        match self.decide(next, &lost.job, deadline).await? {
+            Decided::Stored(stored) => Ok(Ok(Changed { stored, effect: Effect::Applied, is_stored: true })),
+            Decided::Conflict => Ok(Err(self.store.get(&lost.job.id).await?)),
+            Decided::Deferred => Err(running()),
+        }
+    }
+
+    /// Ends a job whose cancellation is requested, if its worker is lost: nobody else will.
+    async fn end_if_lost(&self, changed: Changed) -> Result<Changed, JobError> {
+        let job = &changed.stored.job;
+        if job.state.is_terminal() || job.cancel.is_none() || job.liveness(self.now()) != Liveness::Lost {
+            return Ok(changed);
+        }
+        // Otherwise the sweeper does it.
+        Ok(match self.decide_due(&changed.stored, Due::LoseWorker).await? {
+            Decided::Stored(stored) => Changed { stored, ..changed },
+            Decided::Conflict | Decided::Deferred => changed,
         })
     }
 

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::Tracker;
 use crate::{
-    domain::{Applied, Change, Due, Job, JobError, Timestamp},
+    domain::{Applied, Change, Deadline, Due, Job, JobError, Timestamp},
     store::{Decided, Decision, DueRecord, StorageMode, Stored},
 };
 
@@ -117,35 +117,42 @@ impl Tracker {
         debug!(job_id = %stored.job.id, ?due, "due");
         match due {
             Due::Forget => self.store.delete(&stored.job).await?,
-            Due::LoseWorker => return self.decide(&stored, &Change::LoseWorker).await,
             Due::Expire if stored.job.state.is_terminal() => drop(self.try_change(stored, &Change::Expire).await?),
-            Due::Expire => return self.decide(&stored, &Change::Expire).await,
+            Due::Expire | Due::LoseWorker | Due::ForceCancel => {
+                // A conflict: it is no longer due, or comes again.
+                return Ok(!matches!(self.decide_due(&stored, due).await?, Decided::Deferred));
+            }
         }
         Ok(true)
     }
 
-    /// Has the store decide whether it is time for a change of an active job. Says whether it was.
-    async fn decide(&self, stored: &Stored, change: &Change) -> Result<bool, JobError> {
+    /// Has the store decide whether it is time for what is due for an active job.
+    pub(super) async fn decide_due(&self, stored: &Stored, due: Due) -> Result<Decided, JobError> {
         let job = &stored.job;
-        let next = match job.apply(change, &self.moment()) {
-            Ok(Applied::Changed(next)) => next,
-            Ok(Applied::Unchanged | Applied::Ignored { .. }) | Err(_) => return Ok(false),
+        let change = match due {
+            Due::LoseWorker => Change::LoseWorker,
+            Due::ForceCancel => Change::ForceCancel,
+            Due::Expire | Due::Forget => Change::Expire,
         };
-        let is_final = next.state.is_terminal() || next.removal.is_some();
-        let decision = if is_final { Decision::Final } else { Decision::Lost };
-        match self.store.decide(Arc::from(next), job, decision).await? {
-            Decided::Stored(stored) => {
-                self.metrics.stored(Some(job), &stored.job);
-                if *change == Change::LoseWorker {
-                    self.metrics.lost();
-                }
-                self.plan_sweep(&stored.job);
-                Ok(true)
-            }
-            // It is no longer due, or comes again.
-            Decided::Conflict => Ok(true),
-            Decided::Deferred => Ok(false),
+        let (deadline, applied) = (job.deadline_of(due), job.apply(&change, &self.moment()));
+        let (Some(deadline), Ok(Applied::Changed(next))) = (deadline, applied) else { return Ok(Decided::Deferred) };
+        let decided = self.decide(next, job, deadline).await?;
+        if let (Decided::Stored(_), Due::LoseWorker) = (&decided, due) {
+            self.metrics.lost();
         }
+        Ok(decided)
+    }
+
+    /// Stores `next` in the place of the active job `previous`, if `deadline` has passed.
+    pub(super) async fn decide(&self, next: Box<Job>, previous: &Job, deadline: Deadline) -> Result<Decided, JobError> {
+        let is_reverted = next.lease.lost && !next.state.is_terminal() && next.removal.is_none();
+        let decision = Decision { deadline, is_reverted, now: self.now() };
+        let decided = self.store.decide(Arc::from(next), previous, decision).await?;
+        if let Decided::Stored(stored) = &decided {
+            self.metrics.stored(Some(previous), &stored.job);
+            self.plan_sweep(&stored.job);
+        }
+        Ok(decided)
     }
 
     /// Sees to it that a sweep comes when something is due for `job`.

@@ -41,7 +41,7 @@ class Samples(ServerCase):
         return printed.splitlines()
 
     def test_the_worker_and_the_watcher_of_the_guide(self):
-        worker, watcher = samples(ROOT / "docs" / "clients.md")
+        worker, watcher, _ = samples(ROOT / "docs" / "clients.md")
         self.assertLessEqual(len(worker.strip().splitlines()), 16)
         self.jobs.CreateJob(api.CreateJobRequest(job_id="encode-7", request_id="7", kind="video.encode"))
         watching = self.start(watcher)
@@ -54,7 +54,7 @@ class Samples(ServerCase):
         self.assertEqual(self.end(self.start(watcher)), ["STATE_SUCCEEDED 100"])
 
     def test_the_worker_of_the_guide_stops_when_it_is_asked_to(self):
-        worker, _ = samples(ROOT / "docs" / "clients.md")
+        worker, _, _ = samples(ROOT / "docs" / "clients.md")
         worker = worker.replace("encode-7", "encode-8")
         asked = {"job_id": "encode-8", "request_id": "7"}
         self.jobs.CreateJob(api.CreateJobRequest(kind="video.encode", **asked))
@@ -63,6 +63,12 @@ class Samples(ServerCase):
         self.assertEqual(self.end(self.start(worker)), [])
         stopped = self.jobs.GetJob(api.GetJobRequest(job_id="encode-8")).job
         self.assertEqual((stopped.state, stopped.progress.completed), (job.Job.STATE_CANCELLED, 1))
+
+    def test_the_attempts_of_the_guide(self):
+        *_, retried = samples(ROOT / "docs" / "clients.md")
+        for _ in range(2):
+            self.assertEqual(self.end(self.start(retried)), ["2 no space left on device"])
+            self.jobs.DeleteJob(api.DeleteJobRequest(job_id="import-3"))
 
 
 class Guides(unittest.TestCase):

@@ -29,19 +29,19 @@ fn report(id: &str, attempt: Option<i32>, expected_revision: Option<i64>) -> Cal
 }
 
 fn complete(id: &str, attempt: Option<i32>, expected_revision: Option<i64>) -> Call {
-    let request = CompleteJobRequest { job_id: id.into(), attempt, expected_revision, result: None };
+    let request = CompleteJobRequest { job_id: id.into(), attempt, expected_revision, ..Default::default() };
     call("JobService/CompleteJob", &request)
 }
 
 fn fail(id: &str, attempt: Option<i32>, expected_revision: Option<i64>) -> Call {
     let failure = Some(Failure { message: "it broke".into(), ..Default::default() });
-    let request = FailJobRequest { job_id: id.into(), failure, attempt, expected_revision };
+    let request = FailJobRequest { job_id: id.into(), failure, attempt, expected_revision, ..Default::default() };
     call("JobService/FailJob", &request)
 }
 
 /// Of the three optional parts this call has only the first.
 fn confirm(id: &str, attempt: Option<i32>, _: Option<i64>) -> Call {
-    call("JobService/ConfirmCancel", &ConfirmCancelRequest { job_id: id.into(), attempt, message: None })
+    call("JobService/ConfirmCancel", &ConfirmCancelRequest { job_id: id.into(), attempt, ..Default::default() })
 }
 
 fn cancel(id: &str, _: Option<i32>, _: Option<i64>) -> Call {

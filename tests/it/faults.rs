@@ -3,8 +3,10 @@
 
 mod absent;
 mod apart;
+mod attempts;
 mod crashes;
 mod exhausted;
+mod freed;
 mod full;
 mod load;
 mod many;

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use jobtrack::proto::v1::{
     BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest,
     DeleteJobRequest, FailJobRequest, Failure, GetJobRequest, JobFilter, ListJobsRequest, Progress, PurgeJobsRequest,
-    UpdateProgressRequest, View, WatchJobRequest, WatchJobsRequest,
+    StartAttemptRequest, UpdateProgressRequest, View, WatchJobRequest, WatchJobsRequest,
 };
 use tonic::Code;
 
@@ -91,6 +91,10 @@ fn with_id(id: &str) -> Vec<(Call, &'static str)> {
             call("JobService/FailJob", &FailJobRequest { job_id: job_id.clone(), failure, ..Default::default() }),
             "job_id",
         ),
+        (
+            call("JobService/StartAttempt", &StartAttemptRequest { job_id: job_id.clone(), ..Default::default() }),
+            "job_id",
+        ),
         (call("JobService/CancelJob", &CancelJobRequest { job_id: job_id.clone(), ..Default::default() }), "job_id"),
         (
             call("JobService/ConfirmCancel", &ConfirmCancelRequest { job_id: job_id.clone(), ..Default::default() }),
@@ -145,7 +149,7 @@ async fn ids_that_could_mean_something_elsewhere_are_refused_by_every_method() {
     }
     for id in ["a", "0", ".", "..", "-", "_", ":", "a.b_c:d-E9", &"i".repeat(128)] {
         raw.call(&with_id(id)[0].0).await.unwrap_or_else(|status| panic!("{id:?} is an id: {status:?}"));
-        raw.call(&with_id(id)[8].0).await.unwrap_or_else(|status| panic!("{id:?} was created: {status:?}"));
+        raw.call(&with_id(id)[9].0).await.unwrap_or_else(|status| panic!("{id:?} was created: {status:?}"));
     }
     assert_serves(&server, &[]).await;
     server.stop().await;

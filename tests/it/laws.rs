@@ -1,7 +1,7 @@
 //! What holds for every history: of the state machine, the merge and the tokens.
 
 use std::{
-    collections::BTreeMap,
+    fmt::Debug,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed},
@@ -13,8 +13,8 @@ use std::{
 use jobtrack::{
     clock::{Clock, SteeredClock},
     domain::{
-        ANYONE, Applied, Cancellation, Change, ChangeId, Completion, Cursor, Filter, Identity, Job, JobId, NewJob,
-        Owners, Progress, Removal, Report, State, Timestamp, merge,
+        ANYONE, Applied, Attempt, Cancellation, Change, ChangeId, Completion, Cursor, Filter, Grace, Identity, Job,
+        JobId, MAX_ATTEMPTS, NewJob, Owners, Progress, Removal, Report, Start, State, Timestamp, merge,
     },
     watch::{JobToken, JobsToken},
 };
@@ -22,7 +22,7 @@ use proptest::{collection::vec, option, prelude::*};
 use uuid::Uuid;
 
 use crate::support::jobs::{
-    apply, at, cancel, confirm, document, failure, heartbeat, job, make, moment, plain, success, try_apply,
+    apply, at, cancel, confirm, document, failure, heartbeat, job, make, moment, plain, retry, success, try_apply,
 };
 
 fn progress() -> impl Strategy<Value = Progress> {
@@ -45,18 +45,24 @@ fn report() -> impl Strategy<Value = Report> {
         worker: String::new(),
         sequence,
         attempt,
+        claim: None,
         expected_revision,
         lease_timeout: lease.map(Duration::from_secs),
     })
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let end = option::of(1i32..4)
-        .prop_map(|attempt| Change::Complete(Completion { outcome: None, attempt, expected_revision: None }));
+    let end = option::of(1i32..4).prop_map(|attempt| {
+        Change::Complete(Completion { outcome: None, attempt, claim: None, expected_revision: None })
+    });
     prop_oneof![
         8 => report().prop_map(Change::Report),
         1 => end,
         1 => Just(failure()),
+        1 => Just(retry()),
+        1 => (any::<bool>(), option::of("[ab]")).prop_map(|(takeover, request_id)| {
+            Change::Start(Start { takeover, request_id, ..Start::default() })
+        }),
         1 => any::<bool>().prop_map(cancel),
         1 => Just(confirm()),
         1 => any::<bool>().prop_map(|force| Change::Delete { force }),
@@ -73,7 +79,7 @@ proptest! {
         for (change, pause) in changes {
             now += pause;
             let (next, is_ignored) = match job.apply(&change, &moment(now)) {
-                Ok(Applied::Changed(next)) => (*next, false),
+                Ok(Applied::Changed(next) | Applied::ChangedIfLost(next)) => (*next, false),
                 Ok(Applied::Ignored { renewed: Some(next), .. }) => (*next, true),
                 _ => continue,
             };
@@ -87,6 +93,10 @@ proptest! {
                 prop_assert_eq!(said(&next), said(&job));
             }
             prop_assert!(next.attempt >= job.attempt);
+            let numbers: Vec<_> = next.past_attempts().map(|attempt| attempt.number).collect();
+            prop_assert!(numbers.is_sorted_by(|one, other| one < other) && numbers.len() <= MAX_ATTEMPTS);
+            prop_assert!(next.attempt_start_time.is_none() || numbers.last().is_none_or(|last| *last < next.attempt));
+            prop_assert!(next.claim.is_none() || next.attempt > 0);
             prop_assert!(job.cancel.is_none() || next.cancel == job.cancel);
             if job.state.is_terminal() {
                 prop_assert!(next.removal.is_some() && next.state == job.state);
@@ -116,7 +126,7 @@ proptest! {
         for change in changes {
             job = try_apply(&job, &change, 1).ok().flatten().filter(|next| next.removal.is_none()).unwrap_or(job);
         }
-        let ends = matches!(end, Change::Complete(_) | Change::Fail(_) | Change::Cancel { .. } | Change::ConfirmCancel { .. });
+        let ends = matches!(end, Change::Complete(_) | Change::Fail(_) | Change::Retry(_) | Change::Cancel { .. } | Change::ConfirmCancel { .. });
         if let (true, Ok(Some(once))) = (ends, try_apply(&job, &end, 2)) {
             prop_assert_eq!(try_apply(&once, &end, 3), Ok(None));
         }
@@ -182,17 +192,23 @@ struct Sketch {
     revision: i64,
     durable: Option<i64>,
     recorded: bool,
-    cancel: Option<i64>,
+    cancel: Option<(i64, Option<i64>)>,
+    /// The attempts that ended, each with whether it failed.
+    past: Vec<(i32, bool)>,
 }
 
 fn sketch(lives: u8) -> impl Strategy<Value = Sketch> {
-    let state = prop_oneof![Just(State::Running), Just(State::Succeeded), Just(State::Failed)];
+    let state = prop_oneof![Just(State::Pending), Just(State::Running), Just(State::Succeeded), Just(State::Failed)];
     let parts = (0..lives, prop::bool::weighted(0.2), 1..3i32, state, 1..4i64, 1..5i64, any::<bool>());
-    (parts, option::of(1..3i64), option::of(1..4i64)).prop_map(
-        |((life, removed, attempt, state, update, revision, recorded), durable, cancel)| {
+    let past = vec((1..4i32, any::<bool>()), 0..3);
+    (parts, option::of(1..3i64), option::of((1..4i64, option::of(1..4i64))), past).prop_map(
+        |((life, removed, attempt, state, update, revision, recorded), durable, cancel, mut past)| {
             let durable = durable.filter(|_| state.is_terminal() && !removed);
             let recorded = recorded || durable.is_some();
-            Sketch { life, removed, attempt, state, update, revision, durable, recorded, cancel }
+            past.sort_unstable();
+            past.dedup_by_key(|(number, _)| *number);
+            let past = if removed { Vec::new() } else { past };
+            Sketch { life, removed, attempt, state, update, revision, durable, recorded, cancel, past }
         },
     )
 }
@@ -210,18 +226,32 @@ impl Sketch {
         job.durable_time = self.durable.map(at);
         // One life was recorded once.
         job.since = self.recorded.then(|| at(100 + i64::from(self.life)));
-        job.cancel = self.cancel.map(|time| Cancellation {
+        let cancellation = |(time, grace): (i64, Option<i64>)| Cancellation {
             request_time: at(time),
             reason: String::new(),
             requester: String::new(),
-        });
+            grace: grace.map(|seconds| Grace { since: at(time), length: Duration::from_secs(seconds.unsigned_abs()) }),
+        };
+        job.cancel = self.cancel.map(cancellation).map(Box::new);
+        job.attempt_start_time = Some(at(1)).filter(|_| self.state != State::Pending);
+        let Change::Fail(end) = failure() else { unreachable!("it is a failure") };
+        let past = |(number, failed): &(i32, bool)| Attempt {
+            number: *number,
+            worker: String::new(),
+            start_time: at(0),
+            end_time: at(self.update),
+            ended_by: ChangeId { process: 2, counter: counter * 10 + u64::from(number.unsigned_abs()) },
+            failure: failed.then(|| end.outcome.clone()),
+        };
+        job.attempts = self.past.iter().map(past).collect();
         job
     }
 }
 
 /// The content of a version: what it says, apart from the revision it is stored under.
-fn content(job: &Job) -> (Uuid, ChangeId, Option<Removal>, State, Option<Cancellation>) {
-    (job.version.incarnation_id, job.version.change_id, job.removal, job.state, job.cancel.clone())
+fn content(job: &Job) -> impl PartialEq + Debug + use<> {
+    let Job { version, removal, state, cancel, attempts, .. } = job;
+    (version.incarnation_id, version.change_id, *removal, *state, cancel.clone(), attempts.clone())
 }
 
 fn merged(a: &Job, b: &Job) -> Job {
@@ -287,12 +317,19 @@ fn the_rules_of_the_merge() {
             edit(job);
         })
     };
-    let rules: BTreeMap<&str, (Job, Job)> = [
+    let rules: Vec<(&str, (Job, Job))> = vec![
         ("a tombstone over all", (with(&|job| job.removal = Some(Removal::Deleted)), ended(Some(1), 9))),
         ("a durable end over a later one", (ended(Some(1), 2), ended(Some(2), 9))),
         ("a durable end over a higher attempt", (ended(Some(1), 2), with(&|job| job.attempt = 9))),
         ("a higher attempt over an end", (with(&|job| job.attempt = 9), ended(None, 9))),
         ("an end over progress", (ended(None, 2), with(&|job| job.update_time = at(9)))),
+        (
+            "an attempt that ended over its reports",
+            (
+                with(&|job| (job.state, job.attempt_start_time) = (State::Pending, None)),
+                with(&|job| job.update_time = at(9)),
+            ),
+        ),
         ("the newer update", (with(&|job| job.update_time = at(9)), with(&|job| job.update_time = at(3)))),
         ("the later born", (other_life(&|job| job.version.first_revision = 2), ended(Some(1), 9))),
         (
@@ -301,8 +338,7 @@ fn the_rules_of_the_merge() {
         ),
         ("a recorded one over another", (other_life(&|job| job.since = Some(at(50))), with(&|_| ()))),
         ("the earlier creation", (other_life(&|job| job.create_time = at(-9)), with(&|_| ()))),
-    ]
-    .into();
+    ];
     for (rule, (winner, loser)) in rules {
         for merged in [merge(&winner, &loser), merge(&loser, &winner)] {
             assert_eq!(merged.job.version.change_id, winner.version.change_id, "{rule}");

@@ -4,6 +4,7 @@ mod support;
 
 mod access;
 mod api;
+mod attempts;
 mod binary;
 mod canaries;
 mod dispatch;

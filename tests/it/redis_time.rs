@@ -22,7 +22,7 @@ use crate::{
     redis_link::key_of,
     support::{
         Server, create,
-        jobs::{apply, cancel, heartbeat, id, make, plain, success},
+        jobs::{apply, at, cancel, heartbeat, id, make, plain, success},
         redis::{Redis, shared_redis},
         relay::{Link, Relay},
         replicas::{Health, in_time, server_on},
@@ -122,7 +122,8 @@ impl Bench {
     /// Has the store decide that the worker of `job` is lost.
     async fn lose_worker(&self, job: &Job) -> Decided {
         let lost = apply(job, &Change::LoseWorker, 2);
-        let decision = if job.lease.fail_when_lost { Decision::Final } else { Decision::Lost };
+        let deadline = job.silence_deadline().expect("it runs under a lease");
+        let decision = Decision { deadline, is_reverted: !job.lease.fail_when_lost, now: at(2) };
         self.store.decide(Arc::new(lost), job, decision).await.expect("Redis answers")
     }
 }

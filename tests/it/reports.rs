@@ -176,7 +176,8 @@ async fn texts_for_people_are_cut_and_not_refused() {
     let cancel = CancelJobRequest { job_id: "a".into(), reason: long(1024), ..CancelJobRequest::default() };
     let asked = client.cancel_job(cancel).await.expect("it is asked for").into_inner().job.expect("a job");
     assert_cut(&asked.cancel.expect("it was asked for").reason, 1024);
-    let confirm = ConfirmCancelRequest { job_id: "a".into(), message: Some(long(4096)), attempt: None };
+    let confirm =
+        ConfirmCancelRequest { job_id: "a".into(), message: Some(long(4096)), ..ConfirmCancelRequest::default() };
     let done = client.confirm_cancel(confirm).await.expect("it is confirmed").into_inner().job.expect("a job");
     assert_cut(&done.progress.and_then(|progress| progress.message).expect("a message"), 4096);
     // What fits is left as it is.

@@ -18,7 +18,9 @@ use jobtrack::{
     },
 };
 
-use crate::support::jobs::{apply, at, document, failure, heartbeat, id, job, make, moment, plain, success};
+use crate::support::jobs::{
+    apply, at, document, failure, heartbeat, id, job, make, moment, plain, retry, start, success,
+};
 use crate::support::redis::{shared_cluster, shared_redis, shared_sentinel};
 
 /// A store, and what it announced.
@@ -156,6 +158,23 @@ async fn what_is_stored_is_read_back(bench: Bench) {
     assert_eq!(bench.get("a").await, Some(made.clone()));
     let done = bench.change(&bench.change(&made, &heartbeat(), 2).await, &failure(), 3).await;
     assert_eq!(bench.get("a").await, Some(done));
+}
+
+/// Each version of a job that waits, is claimed, fails for another attempt and is to be cancelled.
+async fn attempts_are_read_back(bench: Bench) {
+    const MINUTE: Duration = Duration::from_secs(60);
+    // A lease that seems over is shown as it runs in the store.
+    const FAR: i64 = 4_000_000_000;
+    let made = bench.add(make("a", FAR, NewJob { start_timeout: MINUTE, lease_timeout: MINUTE, ..plain() })).await;
+    assert_eq!(bench.get("a").await, Some(made.clone()));
+    let mut current = made;
+    let cancel =
+        Change::Cancel { reason: "r".into(), requester: "q".into(), force: false, grace: Duration::from_secs(9) };
+    for change in [start("one"), retry(), start("two"), cancel] {
+        current = bench.change(&current, &change, FAR + current.version.revision).await;
+        assert_eq!(bench.get("a").await, Some(current.clone()), "after {change:?}");
+    }
+    assert_eq!((current.attempts.len(), current.claim.is_some()), (1, true));
 }
 
 async fn a_write_needs_exactly_the_version_that_is_there(bench: Bench) {
@@ -332,7 +351,7 @@ async fn a_lease_runs_from_the_last_report(bench: Bench) {
         let context = ChangeContext { now: now(), ..moment(0) };
         match job.apply(change, &context).expect("it can be made") {
             Applied::Changed(next) => *next,
-            Applied::Unchanged | Applied::Ignored { .. } => panic!("{change:?} changes nothing"),
+            _ => panic!("{change:?} changes nothing"),
         }
     };
     let made = bench.add(make("a", 0, NewJob { lease_timeout: LEASE, ..plain() })).await;
@@ -358,7 +377,9 @@ async fn a_lease_runs_from_the_last_report(bench: Bench) {
     loop {
         // Where a store has replicas, they have to show that they hear workers.
         bench.store.ping().await.expect("the store answers");
-        match bench.store.decide(lost.clone(), &running, Decision::Lost).await.expect("the store answers") {
+        let deadline = running.silence_deadline().expect("it runs under a lease");
+        let decision = Decision { deadline, is_reverted: true, now: now() };
+        match bench.store.decide(lost.clone(), &running, decision).await.expect("the store answers") {
             Decided::Stored(stored) => break assert_eq!(stored.job.version, lost.version),
             Decided::Deferred => tokio::time::sleep(Duration::from_millis(10)).await,
             Decided::Conflict => panic!("nobody else changes it"),
@@ -439,7 +460,7 @@ async fn an_announcement_tells_the_state_before(bench: Bench) {
 macro_rules! store_contract {
     ($name:ident, $make:expr) => {
         store_contract!($name, $make;
-            nothing_is_there_at_first what_is_stored_is_read_back a_write_needs_exactly_the_version_that_is_there
+            nothing_is_there_at_first what_is_stored_is_read_back attempts_are_read_back a_write_needs_exactly_the_version_that_is_there
             of_racing_writes_one_wins lists_run_from_the_newest lists_hold_what_the_filter_selects
             a_page_goes_on_where_the_last_one_ended lists_leave_out_what_is_gone counts_follow_the_states
             a_record_is_forgotten_only_at_its_version what_is_due_comes_in_order

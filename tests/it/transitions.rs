@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use jobtrack::domain::{
     Applied, Change, ChangeContext, Completion, Due, Ignored, Job, Liveness, NewJob, Outcome, Progress, Rejected,
-    Removal, Report, Retention, State, TOMBSTONE_LIFE, merge,
+    Removal, Report, Retention, Start, State, TOMBSTONE_LIFE, merge,
 };
 use rstest::rstest;
 
 use crate::support::jobs::{
-    apply, at, cancel, confirm, document, failure, heartbeat, job, make, moment, plain, success, try_apply,
+    apply, at, cancel, confirm, document, failure, heartbeat, job, make, moment, plain, retry, start, success,
+    try_apply,
 };
 
 /// What is expected of a change.
@@ -24,36 +25,49 @@ enum Then {
     /// It is refused.
     No(Rejected),
 }
-use Rejected::{Active, CancelNotRequested, Finished};
-use State::{Cancelled, Failed, Running, Succeeded};
+use Rejected::{Active, AttemptRunning as Runs, CancelNotRequested, Finished};
+use State::{Cancelled, Failed, Pending, Running, Succeeded};
 use Then::{Gone, Is, No, Same};
 
 const DELETED: Then = Gone(Removal::Deleted);
 
 /// Jobs in each condition, in the order of the table's columns.
-fn conditions() -> [Job; 6] {
+fn conditions() -> [Job; 7] {
     let pending = job("a", 0);
     let running = apply(&pending, &heartbeat(), 1);
+    let retried = apply(&running, &retry(), 2);
     let asked = apply(&running, &cancel(false), 2);
     let succeeded = apply(&running, &success(), 2);
     let failed = apply(&running, &failure(), 2);
     let cancelled = apply(&running, &cancel(true), 2);
-    [pending, running, asked, succeeded, failed, cancelled]
+    [pending, running, asked, retried, succeeded, failed, cancelled]
+}
+
+fn takeover() -> Change {
+    Change::Start(Start { takeover: true, ..Start::default() })
+}
+
+fn delete(force: bool) -> Change {
+    Change::Delete { force }
 }
 
 #[rstest]
-//                                   pending          running          cancel asked   succeeded      failed         cancelled
-#[case::report(heartbeat(),         [Is(Running),     Is(Running),     Is(Running),   No(Finished),  No(Finished),  No(Finished)])]
-#[case::complete(success(),         [Is(Succeeded),   Is(Succeeded),   Is(Succeeded), Same,          No(Finished),  No(Finished)])]
-#[case::fail(failure(),             [Is(Failed),      Is(Failed),      Is(Failed),    No(Finished),  Same,          No(Finished)])]
-#[case::cancel(cancel(false),       [Is(Cancelled),   Is(Running),     Same,          No(Finished),  No(Finished),  Same])]
-#[case::force(cancel(true),         [Is(Cancelled),   Is(Cancelled),   Is(Cancelled), No(Finished),  No(Finished),  Same])]
-#[case::confirm(confirm(), [No(CancelNotRequested), No(CancelNotRequested), Is(Cancelled), No(Finished), No(Finished), Same])]
-#[case::delete(Change::Delete { force: false }, [No(Active), No(Active), No(Active),  DELETED,       DELETED,       DELETED])]
-#[case::force_delete(Change::Delete { force: true }, [DELETED, DELETED,  DELETED,     DELETED,       DELETED,       DELETED])]
-#[case::lose_worker(Change::LoseWorker, [Same,        Same,            Same,          Same,          Same,          Same])]
-#[case::expire(Change::Expire,      [Same,            Same,            Same,          Same,          Same,          Same])]
-fn every_change_in_every_state(#[case] change: Change, #[case] expected: [Then; 6]) {
+//                                   pending          running          cancel asked   retried        succeeded      failed         cancelled
+#[case::start(start("w"),           [Is(Running),     No(Runs),        No(Runs),      Is(Running),   No(Finished),  No(Finished),  No(Finished)])]
+#[case::takeover(takeover(),        [Is(Running),     Is(Running),     Is(Running),   Is(Running),   No(Finished),  No(Finished),  No(Finished)])]
+#[case::report(heartbeat(),         [Is(Running),     Is(Running),     Is(Running),   Is(Running),   No(Finished),  No(Finished),  No(Finished)])]
+#[case::complete(success(),         [Is(Succeeded),   Is(Succeeded),   Is(Succeeded), Is(Succeeded), Same,          No(Finished),  No(Finished)])]
+#[case::fail(failure(),             [Is(Failed),      Is(Failed),      Is(Failed),    Is(Failed),    No(Finished),  Same,          No(Finished)])]
+#[case::retry(retry(),              [Is(Pending),     Is(Pending),     Is(Cancelled), Same,          No(Finished),  No(Finished),  No(Finished)])]
+#[case::cancel(cancel(false),       [Is(Cancelled),   Is(Running),     Same,          Is(Cancelled), No(Finished),  No(Finished),  Same])]
+#[case::force(cancel(true),         [Is(Cancelled),   Is(Cancelled),   Is(Cancelled), Is(Cancelled), No(Finished),  No(Finished),  Same])]
+#[case::confirm(confirm(), [No(CancelNotRequested), No(CancelNotRequested), Is(Cancelled), No(CancelNotRequested), No(Finished), No(Finished), Same])]
+#[case::delete(delete(false),       [No(Active),      No(Active),      No(Active),    No(Active),    DELETED,       DELETED,       DELETED])]
+#[case::force_delete(delete(true),  [DELETED,         DELETED,         DELETED,       DELETED,       DELETED,       DELETED,       DELETED])]
+#[case::lose_worker(Change::LoseWorker, [Same,        Same,            Same,          Same,          Same,          Same,          Same])]
+#[case::force_cancel(Change::ForceCancel, [Same,      Same,            Same,          Same,          Same,          Same,          Same])]
+#[case::expire(Change::Expire,      [Same,            Same,            Same,          Same,          Same,          Same,          Same])]
+fn every_change_in_every_state(#[case] change: Change, #[case] expected: [Then; 7]) {
     for (job, expected) in conditions().iter().zip(expected) {
         let found = match try_apply(job, &change, 10) {
             Err(reason) => No(reason),
@@ -257,9 +271,12 @@ fn a_higher_attempt_starts_over_and_shuts_out_the_one_before() {
     assert_eq!(try_apply(&second, &attempt(2, percent(90.0)), 3), Err(Rejected::StaleAttempt));
 
     let late = |change: &Change| try_apply(&second, change, 3);
-    let end = Completion { outcome: None, attempt: Some(2), expected_revision: None };
+    let end = Completion { outcome: None, attempt: Some(2), claim: None, expected_revision: None };
     assert_eq!(late(&Change::Complete(end.clone())), Err(Rejected::StaleAttempt));
-    assert_eq!(late(&Change::ConfirmCancel { attempt: Some(1), message: None }), Err(Rejected::StaleAttempt));
+    assert_eq!(
+        late(&Change::ConfirmCancel { attempt: Some(1), claim: None, message: None }),
+        Err(Rejected::StaleAttempt)
+    );
     let done = apply(&second, &Change::Complete(Completion { attempt: Some(7), ..end.clone() }), 4);
     assert_eq!((done.attempt, done.progress.percent), (7, Some(100.0)));
     assert_eq!(try_apply(&done, &Change::Complete(end), 5), Err(Rejected::StaleAttempt), "the attempt comes first");
@@ -280,7 +297,7 @@ fn the_attempt_is_one_from_the_first_word_of_a_worker() {
 #[test]
 fn checks_come_in_order() {
     let done = apply(&apply(&job("a", 0), &heartbeat(), 1), &failure(), 2);
-    let end = Completion { outcome: None, attempt: Some(1), expected_revision: Some(99) };
+    let end = Completion { outcome: None, attempt: Some(1), claim: None, expected_revision: Some(99) };
     assert_eq!(try_apply(&done, &Change::Complete(end.clone()), 3), Err(Finished), "the state before the revision");
     let active = running(percent(1.0));
     assert_eq!(try_apply(&active, &Change::Complete(end.clone()), 3), Err(Rejected::RevisionMismatch));
@@ -293,12 +310,13 @@ fn checks_come_in_order() {
 fn the_first_request_to_cancel_is_kept() {
     let asked = apply(&running(percent(1.0)), &cancel(false), 5);
     assert_eq!(asked.state, Running);
-    let other = Change::Cancel { reason: "other".into(), requester: "other".into(), force: true };
+    let other =
+        Change::Cancel { reason: "other".into(), requester: "other".into(), force: true, grace: Duration::ZERO };
     let stopped = apply(&asked, &other, 6);
     assert_eq!((stopped.state, &stopped.cancel), (Cancelled, &asked.cancel));
     let done = apply(&asked, &success(), 6);
     assert_eq!((done.state, &done.cancel), (Succeeded, &asked.cancel));
-    let confirm = Change::ConfirmCancel { attempt: None, message: Some("stopped".into()) };
+    let confirm = Change::ConfirmCancel { attempt: None, claim: None, message: Some("stopped".into()) };
     let confirmed = apply(&asked, &confirm, 6);
     assert_eq!(confirmed.progress.message.as_deref(), Some("stopped"));
 }
@@ -306,7 +324,7 @@ fn the_first_request_to_cancel_is_kept() {
 #[test]
 fn outcomes_are_stored() {
     let result = document(&serde_json::json!({"url": "x"}));
-    let end = Completion { outcome: result.clone(), attempt: None, expected_revision: None };
+    let end = Completion { outcome: result.clone(), attempt: None, claim: None, expected_revision: None };
     let done = apply(&job("a", 0), &Change::Complete(end), 1);
     assert_eq!(done.outcome, result.map(Outcome::Result));
     assert_eq!(done.end_time, Some(at(1)));

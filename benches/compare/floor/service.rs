@@ -10,8 +10,9 @@ use jobtrack::proto::v1::{
     BatchGetJobsRequest, BatchGetJobsResponse, CancelJobRequest, CancelJobResponse, CompleteJobRequest,
     CompleteJobResponse, ConfirmCancelRequest, ConfirmCancelResponse, CreateJobRequest, CreateJobResponse,
     DeleteJobRequest, DeleteJobResponse, Durability, FailJobRequest, FailJobResponse, GetJobRequest, GetJobResponse,
-    Job, ListJobsRequest, ListJobsResponse, Progress, Source, UpdateProgressRequest, UpdateProgressResponse,
-    WatchJobRequest, WatchJobResponse, WatchJobsRequest, WatchJobsResponse, job::State, job_service_server::JobService,
+    Job, ListJobsRequest, ListJobsResponse, Progress, Source, StartAttemptRequest, StartAttemptResponse,
+    UpdateProgressRequest, UpdateProgressResponse, WatchJobRequest, WatchJobResponse, WatchJobsRequest,
+    WatchJobsResponse, job::State, job_service_server::JobService,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status, async_trait};
@@ -119,6 +120,10 @@ impl JobService for Floor {
     }
 
     async fn list_jobs(&self, _: Request<ListJobsRequest>) -> Answer<ListJobsResponse> {
+        Err(not_measured())
+    }
+
+    async fn start_attempt(&self, _: Request<StartAttemptRequest>) -> Answer<StartAttemptResponse> {
         Err(not_measured())
     }
 

@@ -14,9 +14,6 @@ use crate::{
     proto::v1,
 };
 
-/// The end of a text that was cut.
-const CUT: &str = "…";
-
 /// What is wrong with a request so far. Each reader returns the field's value, or a stand-in after noting a violation:
 /// the request is used only if [`done`](Self::done) finds none.
 #[derive(Default)]
@@ -47,16 +44,6 @@ impl Fields {
     pub fn text(&mut self, field: &str, text: String, max: usize) -> String {
         if text.len() > max {
             self.refuse(field, format!("must be at most {max} bytes long, and is {}", text.len()));
-        }
-        text
-    }
-
-    /// Text for people, cut at `max` bytes: what a worker says is never refused for its length.
-    pub fn cut(mut text: String, max: usize) -> String {
-        if text.len() > max {
-            let end = (0..=max.saturating_sub(CUT.len())).rev().find(|end| text.is_char_boundary(*end));
-            text.truncate(end.unwrap_or_default());
-            text.push_str(CUT);
         }
         text
     }

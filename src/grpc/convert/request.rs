@@ -5,10 +5,10 @@ use std::{collections::HashSet, time::Duration};
 use super::fields::Fields;
 use crate::{
     domain::{
-        Change, Completion, Cursor, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, Identity, JobError, JobId,
-        ListQuery, MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON,
+        Change, Claim, Completion, Cursor, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, Identity, JobError,
+        JobId, ListQuery, MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON,
         MAX_METADATA, MAX_NAME, MAX_PAGE, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT, MAX_STAGE, MAX_TITLE,
-        MAX_UNIT, MAX_WATCHED_IDS, NewJob, Owners, Progress, Report, State, Timestamp, View,
+        MAX_UNIT, MAX_WATCHED_IDS, NewJob, Owners, Progress, Report, Start, State, Timeouts, Timestamp, View, cut,
     },
     proto::v1,
     watch::{Pace, Scope},
@@ -22,8 +22,8 @@ const PERCENT_MAX: f64 = 100.01;
 
 type Result<T> = std::result::Result<T, JobError>;
 
-/// See `CreateJob`.
-pub fn create(request: v1::CreateJobRequest) -> Result<NewJob> {
+/// See `CreateJob`; `timeouts` are for a job that names none.
+pub fn create(request: v1::CreateJobRequest, timeouts: Timeouts) -> Result<NewJob> {
     let mut fields = Fields::default();
     let id = (!request.job_id.is_empty()).then(|| fields.id("job_id", &request.job_id));
     let request_id = fields.text("request_id", request.request_id, MAX_NAME);
@@ -38,7 +38,8 @@ pub fn create(request: v1::CreateJobRequest) -> Result<NewJob> {
         title: fields.text("title", request.title, MAX_TITLE),
         labels: fields.labels("labels", request.labels),
         metadata: fields.document("metadata", request.metadata, MAX_METADATA),
-        lease_timeout: fields.duration("lease_timeout", request.lease_timeout).unwrap_or_default(),
+        lease_timeout: fields.duration("lease_timeout", request.lease_timeout).unwrap_or(timeouts.lease),
+        start_timeout: fields.duration("start_timeout", request.start_timeout).unwrap_or(timeouts.start),
         fail_when_lost: request.fail_when_lost,
         retention: fields.duration("retention", request.retention),
     };
@@ -84,6 +85,20 @@ pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> 
     fields.done(ListQuery { filter, limit, after: after.flatten(), now, confined: false, view })
 }
 
+/// See `StartAttempt`.
+pub fn start_attempt(request: v1::StartAttemptRequest) -> Result<(JobId, Change)> {
+    let mut fields = Fields::default();
+    let id = fields.id("job_id", &request.job_id);
+    let request_id = fields.text("request_id", request.request_id, MAX_NAME);
+    let start = Start {
+        worker: fields.text("worker", request.worker, MAX_NAME),
+        request_id: (!request_id.is_empty()).then_some(request_id),
+        lease_timeout: fields.duration("lease_timeout", request.lease_timeout),
+        takeover: request.takeover,
+    };
+    fields.done((id, Change::Start(start)))
+}
+
 /// See `UpdateProgress`.
 pub fn update(request: v1::UpdateProgressRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
@@ -93,6 +108,7 @@ pub fn update(request: v1::UpdateProgressRequest) -> Result<(JobId, Change)> {
         worker: fields.text("worker", request.worker, MAX_NAME),
         sequence: fields.number("sequence", request.sequence, 1.., "1 or more"),
         attempt: attempt(&mut fields, request.attempt),
+        claim: claim(&mut fields, request.claim),
         expected_revision: expected_revision(&mut fields, request.expected_revision),
         lease_timeout: fields.duration("lease_timeout", request.lease_timeout),
     };
@@ -106,6 +122,7 @@ pub fn complete(request: v1::CompleteJobRequest) -> Result<(JobId, Change)> {
     let end = Completion::<Option<Document>> {
         outcome: fields.document("result", request.result, MAX_RESULT),
         attempt: attempt(&mut fields, request.attempt),
+        claim: claim(&mut fields, request.claim),
         expected_revision: expected_revision(&mut fields, request.expected_revision),
     };
     fields.done((id, Change::Complete(end)))
@@ -121,18 +138,20 @@ pub fn fail(request: v1::FailJobRequest) -> Result<(JobId, Change)> {
     let end = Completion {
         outcome: failure(&mut fields, request.failure.unwrap_or_default()),
         attempt: attempt(&mut fields, request.attempt),
+        claim: claim(&mut fields, request.claim),
         expected_revision: expected_revision(&mut fields, request.expected_revision),
     };
-    fields.done((id, Change::Fail(end)))
+    fields.done((id, if request.retry { Change::Retry(end) } else { Change::Fail(end) }))
 }
 
 /// See `CancelJob`.
 pub fn cancel(request: v1::CancelJobRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
-    let reason = Fields::cut(request.reason, MAX_CANCEL_REASON);
+    let reason = cut(request.reason, MAX_CANCEL_REASON);
     let requester = fields.text("requester", request.requester, MAX_NAME);
-    fields.done((id, Change::Cancel { reason, requester, force: request.force }))
+    let grace = fields.duration("grace", request.grace).unwrap_or_default();
+    fields.done((id, Change::Cancel { reason, requester, force: request.force, grace }))
 }
 
 /// See `ConfirmCancel`.
@@ -140,8 +159,9 @@ pub fn confirm_cancel(request: v1::ConfirmCancelRequest) -> Result<(JobId, Chang
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
     let attempt = attempt(&mut fields, request.attempt);
-    let message = request.message.map(|message| Fields::cut(message, MAX_PROGRESS_MESSAGE));
-    fields.done((id, Change::ConfirmCancel { attempt, message }))
+    let claim = claim(&mut fields, request.claim);
+    let message = request.message.map(|message| cut(message, MAX_PROGRESS_MESSAGE));
+    fields.done((id, Change::ConfirmCancel { attempt, claim, message }))
 }
 
 /// See `DeleteJob`.
@@ -231,7 +251,7 @@ fn progress(fields: &mut Fields, from: v1::Progress) -> Progress {
     let mut text = |field: &str, text: Option<String>, max| text.map(|text| fields.text(field, text, max));
     let unit = text("progress.unit", from.unit, MAX_UNIT);
     let stage = text("progress.stage", from.stage, MAX_STAGE);
-    let message = from.message.map(|message| Fields::cut(message, MAX_PROGRESS_MESSAGE));
+    let message = from.message.map(|message| cut(message, MAX_PROGRESS_MESSAGE));
     let percent = fields.number("progress.percent", from.percent, 0.0..=PERCENT_MAX, "a number from 0 to 100");
     Progress {
         percent: percent.map(|percent| percent.min(100.0)),
@@ -253,13 +273,18 @@ fn failure(fields: &mut Fields, from: v1::Failure) -> Failure {
     Failure {
         code: from.code.and_then(FailureCode::parse).unwrap_or(FailureCode::UNKNOWN),
         reason: reason.take(MAX_FAILURE_REASON).collect(),
-        message: Fields::cut(from.message, MAX_FAILURE_MESSAGE),
+        message: cut(from.message, MAX_FAILURE_MESSAGE),
         details: fields.document("failure.details", from.details, MAX_FAILURE_DETAILS),
     }
 }
 
 fn attempt(fields: &mut Fields, attempt: Option<i32>) -> Option<i32> {
     fields.number("attempt", attempt, 1.., "1 or more")
+}
+
+fn claim(fields: &mut Fields, claim: String) -> Option<Claim> {
+    let claim = fields.text("claim", claim, MAX_NAME);
+    (!claim.is_empty()).then(|| Claim::parse(&claim))
 }
 
 fn expected_revision(fields: &mut Fields, revision: Option<i64>) -> Option<i64> {

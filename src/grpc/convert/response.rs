@@ -8,8 +8,8 @@ use prost::Message;
 use super::structs::to_struct;
 use crate::{
     domain::{
-        Cancellation, Cursor, Failure, Filter, Identity, Ignored, Job, JobId, Liveness, Outcome, Progress, Removal,
-        State, Timestamp, View,
+        Cancellation, Cursor, Failure, Filter, Identity, Ignored, Job, JobId, Liveness, MAX_ATTEMPTS, Outcome,
+        Progress, Removal, State, Timestamp, View,
     },
     proto::{EncodedEvent, v1},
     store::{self, CacheStats, Durability, Page, ReconcileReport, RedisStats, Source, StorageMode, Stored},
@@ -38,13 +38,17 @@ pub fn job(stored: &Stored, now: Timestamp, view: View) -> v1::Job {
         }
         _ => {}
     }
+    if let (Some(last), Some(basic)) = (stored.job.last_failure(), &mut whole.last_failure) {
+        basic.details = last.details.as_deref().map(to_struct);
+    }
     whole
 }
 
-/// A job as it is at `now`, without `result`, `metadata`, `failure.details` and `progress.details`.
+/// A job as it is at `now`, without `result`, `metadata` and the details of progress and failures.
 fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
     let job = &*stored.job;
-    let leased = !job.lease.timeout.is_zero();
+    let limit = |time: Duration| (!time.is_zero()).then(|| duration(time));
+    let expire_time = |state| job.lease.expire_time.filter(|_| job.state == state).map(timestamp);
     v1::Job {
         id: job.id.to_string(),
         kind: job.kind.clone(),
@@ -55,9 +59,9 @@ fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
         attempt: job.attempt,
         progress: Some(progress(&job.progress)),
         worker: job.worker.clone(),
-        cancel: job.cancel.as_ref().map(cancellation),
-        lease_timeout: leased.then(|| duration(job.lease.timeout)),
-        lease_expire_time: job.lease.expire_time.map(timestamp),
+        cancel: job.cancel.as_deref().map(cancellation),
+        lease_timeout: limit(job.lease.timeout),
+        lease_expire_time: expire_time(State::Running),
         liveness: liveness(job.liveness(now)).into(),
         create_time: Some(timestamp(job.create_time)),
         start_time: job.start_time.map(timestamp),
@@ -76,7 +80,35 @@ fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
         .into(),
         title: job.title.clone(),
         progress_time: job.progress_time.map(timestamp),
+        last_failure: job.last_failure().map(failure),
+        attempts: attempts(job),
+        start_timeout: limit(job.lease.start_timeout),
+        start_expire_time: expire_time(State::Pending),
     }
+}
+
+/// The attempts of a job, the last one included.
+fn attempts(job: &Job) -> Vec<v1::Attempt> {
+    let past = job.past_attempts().map(|attempt| v1::Attempt {
+        number: attempt.number,
+        worker: attempt.worker.clone(),
+        start_time: Some(timestamp(attempt.start_time)),
+        end_time: Some(timestamp(attempt.end_time)),
+        failure: attempt.failure.as_ref().map(failure),
+    });
+    let last = job.attempt_start_time.map(|start| v1::Attempt {
+        number: job.attempt,
+        worker: job.worker.clone(),
+        start_time: Some(timestamp(start)),
+        end_time: job.end_time.map(timestamp),
+        failure: match &job.outcome {
+            Some(Outcome::Failure(from)) => Some(failure(from)),
+            Some(Outcome::Result(_)) | None => None,
+        },
+    });
+    let mut all: Vec<_> = past.chain(last).collect();
+    all.drain(..all.len().saturating_sub(MAX_ATTEMPTS));
+    all
 }
 
 /// A page of what `filter` selects for `caller`, cut short where more would make it larger than clients take.
@@ -309,6 +341,7 @@ fn cancellation(from: &Cancellation) -> v1::Cancellation {
         reason: from.reason.clone(),
         requester: from.requester.clone(),
         request_time: Some(timestamp(from.request_time)),
+        force_time: from.grace.map(|grace| timestamp(grace.time())),
     }
 }
 

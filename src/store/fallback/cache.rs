@@ -20,7 +20,7 @@ use tokio::{
 use super::entries::{CacheEntry, Entries, EntryMeta, FreshnessToken, Partition, Unavailable, comes_after};
 use crate::{
     clock::Clock,
-    domain::{Due, Job, JobId, ListQuery, State, TOMBSTONE_LIFE, Timestamp},
+    domain::{Deadline, Due, Job, JobId, ListQuery, State, TOMBSTONE_LIFE, Timestamp},
     store::{
         ChangeNotification, CommitEvent, DueBatch, DueRecord, Durability, History, Listener, Page, Partitioning,
         Presence, Replaced, Source, StorageMode, StoreError, Stored, table::Row,
@@ -320,7 +320,7 @@ impl LocalCache {
             Some(expires) if expires <= now && !job.lease.lost && !dirty => {
                 let hears_since = self.presence.heard_since(self.partition_of(&job.id));
                 let from = job.heard.max(Some(hears_since)).unwrap_or(now);
-                let expires = expires.max(from + job.lease.timeout);
+                let expires = expires.max(from + job.silence_allowed());
                 let mut seen = Job::clone(job);
                 seen.lease.expire_time = Some(expires);
                 Arc::new(seen)
@@ -572,14 +572,13 @@ impl LocalCache {
         }
     }
 
-    /// Returns whether time decides about `job` here: it was never sent to the primary, and is due. The clock may have
-    /// been set since it was found to be due.
-    pub fn decides(&self, job: &Job) -> bool {
+    /// Returns whether time decides about `job` here: it was never sent to the primary, and the deadline has passed. The
+    /// clock may have been set since that was found.
+    pub fn decides(&self, job: &Job, deadline: &Deadline) -> bool {
         let entries = self.entries();
         let now = self.clock.now();
-        let is_due = |job: &Job| job.next_due().is_some_and(|(time, _)| time <= now);
         let row = entries.table.get(&job.id).filter(|row| row.job.version == job.version);
-        row.is_some_and(|row| row.note.unsent && is_due(&row.job))
+        row.is_some_and(|row| row.note.unsent && row.job.time_of(deadline) <= now)
     }
 
     /// Removes tombstones that the primary has forgotten, and jobs that it must have removed. Removes a few at a time,
@@ -600,7 +599,7 @@ impl LocalCache {
             _ if row.note.dirty => false,
             Due::Forget => true,
             Due::Expire => row.job.state.is_terminal() && time + TOMBSTONE_LIFE <= now,
-            Due::LoseWorker => false,
+            Due::LoseWorker | Due::ForceCancel => false,
         };
         let due = entries.table.due_after(after).take_while(|(time, ..)| *time <= now);
         let (mut last, mut over) = (None, Vec::new());

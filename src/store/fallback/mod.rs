@@ -289,7 +289,7 @@ impl JobStore for FallbackStore {
             Route::Primary(_) if !self.cache.is_unavailable(self.cache.partition_of(&job.id)) => {
                 self.primary.decide(job, previous, decision).await
             }
-            Route::Local if self.cache.decides(previous) => {
+            Route::Local if self.cache.decides(previous, &decision.deadline) => {
                 Ok(match self.cache.accept(job, Some(previous), false)? {
                     Replaced::Stored(stored) => Decided::Stored(stored),
                     Replaced::Conflict(_) => Decided::Conflict,

@@ -20,7 +20,7 @@ use super::{
     CommitEvent, Decided, Decision, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced, Source,
     StorageMode, StoreError, StoreStats, Stored, table::Table,
 };
-use crate::domain::{ChangeId, Job, JobId, ListQuery, State, Timestamp};
+use crate::domain::{ChangeId, Deadline, Job, JobId, ListQuery, State, Timestamp};
 
 /// Minimum time between two sweeps that shows that the process was suspended in between.
 const PAUSE_MIN: Duration = Duration::from_secs(3);
@@ -43,14 +43,18 @@ struct Hearing {
 }
 
 impl Hearing {
-    /// Returns the time since when workers can report. Called at each sweep, about once a second, to detect
-    /// suspensions.
-    fn look(&mut self, now: Timestamp) -> Timestamp {
+    /// Notes whether this process was suspended. Called at each sweep, about once a second.
+    fn look(&mut self, now: Timestamp) -> &Self {
         let paused = self.last_look.replace(Instant::now()).is_some_and(|last| last.elapsed() > PAUSE_MIN);
         if paused {
             self.since = now;
         }
-        self.since
+        self
+    }
+
+    /// Returns when a deadline of `job` comes: its wait counts only while workers can report.
+    fn time_of(&self, job: &Job, deadline: &Deadline) -> Timestamp {
+        job.time_of(deadline).max(self.since + deadline.wait)
     }
 }
 
@@ -73,6 +77,10 @@ impl MemoryStore {
     /// Locks the records. A panic under the lock would leave at worst a surplus index entry, which readers skip.
     fn records(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores and announces `job`.
@@ -150,8 +158,11 @@ impl JobStore for MemoryStore {
         Ok(Replaced::Stored(stored))
     }
 
-    async fn decide(&self, job: Arc<Job>, previous: &Job, _: Decision) -> Result<Decided, StoreError> {
-        // `due` has determined that it is time; a report since then is a conflict.
+    async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError> {
+        let Decision { deadline, now, .. } = decision;
+        if self.hearing().look(now).time_of(previous, &deadline) > now {
+            return Ok(Decided::Deferred);
+        }
         Ok(match self.replace(job, Some(previous)).await? {
             Replaced::Stored(stored) => Decided::Stored(stored),
             Replaced::Conflict(_) => Decided::Conflict,
@@ -178,7 +189,8 @@ impl JobStore for MemoryStore {
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
-        let hears_since = self.hearing.lock().unwrap_or_else(PoisonError::into_inner).look(now);
+        let mut hearing = self.hearing();
+        let hearing = hearing.look(now);
         let records = self.records();
         let mut batch = DueBatch::default();
         for (time, row, due) in records.table.due() {
@@ -186,8 +198,8 @@ impl JobStore for MemoryStore {
                 batch.next = Some(batch.next.map_or(time, |next: Timestamp| next.min(time)));
                 break;
             }
-            if let Some((after, _)) = row.job.deadline().filter(|(after, _)| hears_since + *after > now) {
-                let again = hears_since + after;
+            let again = row.job.deadline().map(|deadline| hearing.time_of(&row.job, &deadline));
+            if let Some(again) = again.filter(|again| *again > now) {
                 batch.next = Some(batch.next.map_or(again, |next: Timestamp| next.min(again)));
                 continue;
             }

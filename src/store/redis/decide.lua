@@ -1,15 +1,17 @@
 -- Precedes replace.lua for a decision about an active job that only the passing of time brings about: its worker is
--- lost, or it expires. The decision is made only if nobody can have acknowledged a report within the time allowed.
+-- lost, nobody has started it, it expires, or the time that its worker had to stop is over. The decision is made only if nobody can have acknowledged a report within the time allowed.
 --
 -- Keys   behind those of replace.lua: the sorted set of deadlines, the partition's beat (beat.lua)
 -- Args   behind those of replace.lua, all in microseconds:
---          wait     minimum time since the last report
+--          wait     minimum time since the last report, or since the time that `since` names
 --          bound    maximum time for which a replica may be cut off with reports that it acknowledged; 0: the next
 --                   report reverts the decision, so it may be made at once
 --          silence  maximum age of the last beat
+--          since    the time from which the wait is counted; empty: the last report
 -- Returns      "DEFERRED", if it is too early; the deadline is moved to the time of the next attempt
 -- Why atomic   a report, a beat or a mark that comes in between is not overlooked
 local beat, deadlines = table.remove(KEYS), table.remove(KEYS)
+local since = tonumber(table.remove(ARGV))
 local silence, bound, wait = tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV))
 local function deferred()
   local time = redis.call('TIME')
@@ -29,7 +31,7 @@ local function deferred()
     heard = now
     redis.call('HSET', KEYS[1], 'heard', string.format('%.0f', now))
   end
-  local from = math.max(heard, heard_since)
+  local from = math.max(since or heard, heard_since)
   local earliest = from + wait
   if bound > 0 then
     earliest = math.max(earliest, heard_since + bound)

@@ -125,7 +125,7 @@ impl RedisStore {
 fn due_of(job: &Job, now: Timestamp) -> Option<Due> {
     match job.deadline() {
         // The script that stores the decision checks whether it is time.
-        Some((_, due)) => Some(due),
+        Some(deadline) => Some(deadline.due),
         None => job.next_due().filter(|(time, _)| *time <= now).map(|(_, due)| due),
     }
 }

@@ -61,7 +61,9 @@ pub enum Extent {
 /// The conditions of a decision by time about an active job.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// Minimum time since the worker's last report.
+    /// The time from which `wait` is counted; absent: the worker's last report.
+    pub since: Option<Timestamp>,
+    /// Minimum time since then.
     pub wait: Duration,
     /// Maximum time for which replicas may be cut off with reports that they acknowledged; zero for a decision that the
     /// next report reverts.
@@ -172,6 +174,7 @@ impl<'a> Write<'a> {
             for time in [terms.wait, terms.bound, terms.silence] {
                 command.arg(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
             }
+            command.arg(text(terms.since));
         }
     }
 

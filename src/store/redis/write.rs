@@ -19,7 +19,7 @@ use super::{
     subscriber::Feed,
 };
 use crate::{
-    domain::{Job, JobId},
+    domain::{Deadline, Job, JobId},
     store::{Decided, Decision, Record, Replaced, Replacement, StoreError},
 };
 
@@ -47,10 +47,11 @@ impl RedisStore {
         previous: &Job,
         decision: Decision,
     ) -> Result<Decided, StoreError> {
-        let Some((deadline, _)) = previous.deadline() else { return Ok(Decided::Conflict) };
-        let terms = match decision {
-            Decision::Lost => Terms { wait: deadline, bound: Duration::ZERO, silence: SILENCE },
-            Decision::Final => Terms { wait: deadline.max(SILENCE + BEAT * 2), bound: self.bound(), silence: SILENCE },
+        let Deadline { since, wait, .. } = decision.deadline;
+        let terms = if decision.is_reverted {
+            Terms { since, wait, bound: Duration::ZERO, silence: SILENCE }
+        } else {
+            Terms { since, wait: wait.max(SILENCE + BEAT * 2), bound: self.bound(), silence: SILENCE }
         };
         let outcome = self.carry_out(self.write_of(&job, Some(previous)), Some(&terms)).await?;
         if let Outcome::Deferred = outcome {

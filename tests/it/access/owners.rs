@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jobtrack::proto::v1::{
     BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest,
     DeleteJobRequest, Event, FailJobRequest, Failure, GetJobRequest, GetStatsRequest, Job, JobFilter, ListJobsRequest,
-    ListJobsResponse, Progress, PurgeJobsRequest, UpdateProgressRequest, WatchJobRequest, WatchJobsRequest,
-    WatchJobsResponse, job::State,
+    ListJobsResponse, Progress, PurgeJobsRequest, StartAttemptRequest, UpdateProgressRequest, WatchJobRequest,
+    WatchJobsRequest, WatchJobsResponse, job::State,
 };
 use prost::Message;
 use serde_json::json;
@@ -71,7 +71,20 @@ fn calls(id: &str, token: &str) -> Vec<Call> {
                 ..Default::default()
             },
         ),
+        call("JobService/StartAttempt", &StartAttemptRequest { job_id: job_id(), ..Default::default() }),
+        call(
+            "JobService/StartAttempt",
+            &StartAttemptRequest { job_id: job_id(), takeover: true, request_id: "r".into(), ..Default::default() },
+        ),
+        call(
+            "JobService/UpdateProgress",
+            &UpdateProgressRequest { job_id: job_id(), claim: "c".into(), ..Default::default() },
+        ),
         call("JobService/CompleteJob", &CompleteJobRequest { job_id: job_id(), ..Default::default() }),
+        call(
+            "JobService/FailJob",
+            &FailJobRequest { job_id: job_id(), failure: failure.clone(), retry: true, ..Default::default() },
+        ),
         call("JobService/FailJob", &FailJobRequest { job_id: job_id(), failure, ..Default::default() }),
         call("JobService/CancelJob", &CancelJobRequest { job_id: job_id(), force: true, ..Default::default() }),
         call("JobService/ConfirmCancel", &ConfirmCancelRequest { job_id: job_id(), ..Default::default() }),

@@ -23,8 +23,9 @@ const READER: [&str; 5] = [
     "JobService/WatchJob",
     "JobService/WatchJobs",
 ];
-const REPORTER: [&str; 7] = [
+const REPORTER: [&str; 8] = [
     "JobService/CreateJob",
+    "JobService/StartAttempt",
     "JobService/UpdateProgress",
     "JobService/CompleteJob",
     "JobService/FailJob",

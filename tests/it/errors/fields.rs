@@ -153,7 +153,7 @@ fn ids() -> Vec<String> {
 }
 
 fn confirm(attempt: Option<i32>) -> Call {
-    call("JobService/ConfirmCancel", &ConfirmCancelRequest { job_id: JOB.into(), attempt, message: None })
+    call("JobService/ConfirmCancel", &ConfirmCancelRequest { job_id: JOB.into(), attempt, ..Default::default() })
 }
 
 /// Calls with several malformed fields.

@@ -13,14 +13,14 @@ use crate::support::{
 };
 
 /// Two servers that hold the job `a`, while Redis is away.
-struct Apart {
+pub struct Apart {
     redis: Redis,
     servers: [Server; 2],
-    clients: [Client; 2],
+    pub clients: [Client; 2],
 }
 
 impl Apart {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let mut redis = Redis::with(&["--appendonly", "yes"]).await;
         let servers = two_on(&redis).await;
         let mut clients = [servers[0].client().await, servers[1].client().await];
@@ -34,7 +34,7 @@ impl Apart {
     }
 
     /// Redis comes back. Returns the job, which must be the same at both, and what the ledgers say of it.
-    async fn meet(&mut self, id: &str) -> (Job, Vec<Outcome>) {
+    pub async fn meet(&mut self, id: &str) -> (Job, Vec<Outcome>) {
         self.redis.restart().await;
         for server in &self.servers {
             whole(server).await;

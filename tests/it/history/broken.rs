@@ -117,6 +117,14 @@ fn two_jobs_of_one_request_are_objected_to() {
     objects("G3", &history);
     history.ledger = vec![entry(6000, Outcome::Conflicted)];
     accepts(&history);
+    // The first one had expired, though the second one has ended since.
+    let mut history = good();
+    let first = Shown { life: 0, durable: false, ..shown(1, State::Pending, 0) };
+    history.calls.insert(0, call("d", 0, create(), 100, job(first)));
+    history.streams.clear();
+    objects("G3", &history);
+    history.active_retention = at(500);
+    accepts(&history);
 }
 
 #[test]

@@ -153,4 +153,9 @@ fn a_worker_that_is_gone_and_not_noticed_is_objected_to() {
     accepts(&history);
     history.faults = vec![fault(5000, 6000, false)];
     objects("G13", &history);
+    // A replica that was killed just before is waited for as long as it may be cut off.
+    history.faults = vec![fault(3000, 4000, false)];
+    objects("G13", &history);
+    history.grace = at(20_000);
+    accepts(&history);
 }

@@ -185,13 +185,16 @@ impl<'a> Story<'a> {
     fn may_be_expired_while_active(&self, by: At) -> bool {
         let kept = self.history.active_retention;
         let changes = self.calls.iter().filter(|call| call.made().is_some() && call.limited_to.is_empty());
-        let mut times = changes.map(|call| call.begun).filter(|begun| *begun < by);
-        let may_be_over = kept > At::ZERO && times.all(|changed| changed + kept < by + SLACK);
+        // Also between two changes: the second one may be the creation of the next job under the id.
+        let mut times: Vec<_> = changes.map(|call| call.begun).filter(|begun| *begun < by).chain([by]).collect();
+        times.sort();
         // An end that only a replica knew that is gone leaves an active job.
-        let mut ends = self.calls.iter().filter(|call| call.made().is_some_and(Shown::is_end));
-        let has_ended = self.sights.iter().any(|sight| sight.shown.is_end() && sight.shown.durable)
-            || ends.any(|end| !self.history.is_unknown(end));
-        may_be_over && !has_ended
+        let ends = self.calls.iter().filter(|call| call.made().is_some_and(Shown::is_end));
+        let ends = ends.filter(|end| !self.history.is_unknown(end)).map(|end| end.begun);
+        let shown = self.sights.iter().filter(|sight| sight.shown.is_end() && sight.shown.durable);
+        let first_end = ends.chain(shown.map(|sight| sight.begun)).min().unwrap_or(At::MAX);
+        let is_gap = |pair: &[At]| pair[0] < first_end && pair[0] + kept < pair[1] + SLACK;
+        kept > At::ZERO && (times.len() == 1 || times.windows(2).any(is_gap))
     }
 
     /// Returns whether a report names the job, then or later, as conflicted or dropped. One entry tells of a conflict

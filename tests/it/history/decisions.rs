@@ -143,10 +143,12 @@ impl Fault {
 impl History {
     /// Returns when something is due that must happen `within` a time after `from`, if it may take as long as `anew`
     /// after each fault, and after each time that a replica took Redis for unavailable on a busy machine; `None` if a
-    /// fault is not over.
+    /// fault is not over. A fault that was over by `from` still counts for the difference of the two: so long a replica
+    /// that was killed is waited for.
     pub fn due(&self, from: At, within: Duration, anew: Duration) -> Option<At> {
         let mut due = from + within;
-        for fault in self.faults.iter().filter(|fault| fault.until.is_none_or(|until| until > from)) {
+        let lasts = |fault: &&Fault| fault.until.is_none_or(|until| until + anew > from + within);
+        for fault in self.faults.iter().filter(lasts) {
             if fault.from <= due {
                 due = due.max(fault.until? + anew);
             }

@@ -33,13 +33,15 @@ impl Story<'_> {
 
     /// Returns acknowledged changes that the auditor does not see.
     pub fn lost_changes<'s>(&'s self, audit: &'s Call) -> impl Iterator<Item = &'s Call> {
-        let gone = self.may_be_deleted(audit.ended) || self.may_be_expired(audit.ended);
+        let expired = self.may_be_expired(audit.ended);
+        let gone = self.may_be_deleted(audit.ended) || expired;
         let before = self.calls.iter().copied().filter(|call| call.ended < audit.begun);
         // Clients that may see only jobs of one owner have creations rejected and discarded: see `check_owners`.
         before.filter(|call| call.limited_to.is_empty()).filter(move |change| {
             let Some(made) = change.made() else { return false };
             match audit.shown() {
                 None => audit.is_not_found() && !gone,
+                Some(shown) if expired && shown.life > made.life => false,
                 Some(shown) => is_lost(&change.act, made, shown),
             }
         })

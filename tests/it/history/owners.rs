@@ -47,14 +47,15 @@ impl Story<'_> {
 
     /// G14: the report names a creation that lost.
     fn check_losers(&self, object: &mut impl FnMut(&'static str, String)) {
-        let Some(last) = self.audits().find_map(Call::shown) else { return };
+        let Some((audit, last)) = self.audits().find_map(|audit| Some((audit, audit.shown()?))) else { return };
         for (creation, _) in self.unchecked().filter(|(_, life)| *life != last.life) {
             let withdrawn = self.calls.iter().any(|call| {
                 let done = call.act == Act::Delete && call.answer == Answer::Done;
                 done && call.ended > creation.begun
                     && ["", creation.limited_to.as_str()].contains(&call.limited_to.as_str())
             });
-            if !withdrawn && !self.is_excused(creation) {
+            let expired = self.may_be_expired(audit.ended);
+            if !withdrawn && !expired && !self.is_excused(creation) {
                 object("G14", format!("{creation:?} lost to {last:?}, and no report says so"));
                 return;
             }

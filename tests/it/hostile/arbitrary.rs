@@ -5,7 +5,8 @@ use std::{collections::HashMap, sync::LazyLock};
 use jobtrack::proto::v1::{
     BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest,
     DeleteJobRequest, FailJobRequest, Failure, GetJobRequest, Job, JobFilter, ListJobsRequest, ListJobsResponse,
-    Progress, PurgeJobsRequest, UpdateProgressRequest, View, WatchJobRequest, WatchJobsRequest, job::State,
+    Progress, PurgeJobsRequest, StartAttemptRequest, UpdateProgressRequest, View, WatchJobRequest, WatchJobsRequest,
+    job::State,
 };
 use proptest::{
     arbitrary::any,
@@ -66,7 +67,9 @@ fn exchange(method: &str, message: &[u8]) -> Result<Vec<u8>, TestCaseError> {
             "MEMORY_FULL" => Code::ResourceExhausted,
             "REVISION_NOT_REACHED" => Code::Unavailable,
             "REVISION_MISMATCH" => Code::Aborted,
-            "JOB_FINISHED" | "STALE_ATTEMPT" | "CANCEL_NOT_REQUESTED" | "JOB_ACTIVE" => Code::FailedPrecondition,
+            "JOB_FINISHED" | "STALE_ATTEMPT" | "ATTEMPT_RUNNING" | "CANCEL_NOT_REQUESTED" | "JOB_ACTIVE" => {
+                Code::FailedPrecondition
+            }
             reason => return Err(TestCaseError::fail(format!("{reason} is not called for: {status:?}"))),
         };
         prop_assert!(status.code() == expected, "{status:?}");
@@ -178,6 +181,7 @@ fn creation() -> BoxedStrategy<Call> {
                 fail_when_lost,
                 retention,
                 title,
+                start_timeout: lease_timeout,
             };
             call("JobService/CreateJob", &request)
         })
@@ -195,15 +199,34 @@ fn progress() -> BoxedStrategy<Option<Progress>> {
     .boxed()
 }
 
+/// Mostly none: no other is that of an attempt.
+fn claim() -> BoxedStrategy<String> {
+    prop_oneof![6 => Just(String::new()), 1 => text()].boxed()
+}
+
 fn report() -> BoxedStrategy<Call> {
-    let parts = (id(), progress(), text(), of(count()), of(small()), of(count()), duration());
-    parts
-        .prop_map(|(job_id, progress, worker, sequence, attempt, expected_revision, lease_timeout)| {
-            let request =
-                UpdateProgressRequest { job_id, progress, worker, sequence, attempt, expected_revision, lease_timeout };
+    let parts = (id(), progress(), text(), of(count()), of(small()), of(count()), duration(), claim());
+    let reports =
+        parts.prop_map(|(job_id, progress, worker, sequence, attempt, expected_revision, lease_timeout, claim)| {
+            let request = UpdateProgressRequest {
+                job_id,
+                progress,
+                worker,
+                sequence,
+                attempt,
+                expected_revision,
+                lease_timeout,
+                claim,
+            };
             call("JobService/UpdateProgress", &request)
-        })
-        .boxed()
+        });
+    let starts = (id(), text(), text(), duration(), any::<bool>()).prop_map(
+        |(job_id, worker, request_id, lease_timeout, takeover)| {
+            let request = StartAttemptRequest { job_id, worker, request_id, lease_timeout, takeover };
+            call("JobService/StartAttempt", &request)
+        },
+    );
+    prop_oneof![3 => reports, 1 => starts].boxed()
 }
 
 fn ending() -> BoxedStrategy<Call> {
@@ -216,17 +239,23 @@ fn ending() -> BoxedStrategy<Call> {
     });
     let attempt = || of(small());
     prop_oneof![
-        (id(), structure(), attempt(), of(count())).prop_map(|(job_id, result, attempt, expected_revision)| {
-            call("JobService/CompleteJob", &CompleteJobRequest { job_id, result, attempt, expected_revision })
+        (id(), structure(), attempt(), of(count()), claim()).prop_map(
+            |(job_id, result, attempt, expected_revision, claim)| {
+                let request = CompleteJobRequest { job_id, result, attempt, expected_revision, claim };
+                call("JobService/CompleteJob", &request)
+            }
+        ),
+        (id(), of(failure), attempt(), of(count()), claim(), any::<bool>()).prop_map(
+            |(job_id, failure, attempt, expected_revision, claim, retry)| {
+                let request = FailJobRequest { job_id, failure, attempt, expected_revision, claim, retry };
+                call("JobService/FailJob", &request)
+            }
+        ),
+        (id(), text(), text(), any::<bool>(), duration()).prop_map(|(job_id, reason, requester, force, grace)| {
+            call("JobService/CancelJob", &CancelJobRequest { job_id, reason, requester, force, grace })
         }),
-        (id(), of(failure), attempt(), of(count())).prop_map(|(job_id, failure, attempt, expected_revision)| {
-            call("JobService/FailJob", &FailJobRequest { job_id, failure, attempt, expected_revision })
-        }),
-        (id(), text(), text(), any::<bool>()).prop_map(|(job_id, reason, requester, force)| {
-            call("JobService/CancelJob", &CancelJobRequest { job_id, reason, requester, force })
-        }),
-        (id(), attempt(), of(text())).prop_map(|(job_id, attempt, message)| {
-            call("JobService/ConfirmCancel", &ConfirmCancelRequest { job_id, attempt, message })
+        (id(), attempt(), of(text()), claim()).prop_map(|(job_id, attempt, message, claim)| {
+            call("JobService/ConfirmCancel", &ConfirmCancelRequest { job_id, attempt, message, claim })
         }),
         (id(), any::<bool>())
             .prop_map(|(job_id, force)| { call("JobService/DeleteJob", &DeleteJobRequest { job_id, force }) }),
@@ -275,7 +304,12 @@ fn check(job: &Job) -> Result<(), TestCaseError> {
     let ended = matches!(job.state(), State::Succeeded | State::Failed | State::Cancelled);
     prop_assert!(job.state() != State::Unspecified && ended == job.end_time.is_some(), "{job:?}");
     prop_assert!(job.revision >= 1 && job.attempt >= 0 && !job.kind.is_empty(), "{job:?}");
-    prop_assert!(!ended || job.lease_expire_time.is_none(), "{job:?}");
+    prop_assert!(!ended || job.lease_expire_time.is_none() && job.start_expire_time.is_none(), "{job:?}");
+    let numbers: Vec<_> = job.attempts.iter().map(|attempt| attempt.number).collect();
+    prop_assert!(
+        numbers.is_sorted() && numbers.len() <= 16 && numbers.last().is_none_or(|last| *last <= job.attempt),
+        "{job:?}"
+    );
     Ok(())
 }
 

@@ -61,7 +61,7 @@ async fn put_large(redis: &Redis, ago: i64) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970").as_secs();
     let ended = i64::try_from(now).expect("a time before that ends") - ago;
     let result = document(&json!({ "text": "x".repeat(1_000_000) }));
-    let success = Change::Complete(Completion { outcome: result, attempt: None, expected_revision: None });
+    let success = Change::Complete(Completion { outcome: result, attempt: None, claim: None, expected_revision: None });
     for number in 0..LARGE {
         let done = apply(&job(&format!("large-{number}"), ended), &success, ended);
         let put = store.replace(Arc::new(done), None).await.expect("the store answers");

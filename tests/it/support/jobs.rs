@@ -7,7 +7,7 @@ use std::{
 
 use jobtrack::domain::{
     Applied, Change, ChangeContext, ChangeId, Completion, Document, Failure, FailureCode, Job, JobId, NewJob, Rejected,
-    Report, Retention, Timestamp,
+    Report, Retention, Start, Timestamp,
 };
 use uuid::Uuid;
 
@@ -49,6 +49,7 @@ pub fn plain() -> NewJob {
         labels: [].into(),
         metadata: None,
         lease_timeout: Duration::ZERO,
+        start_timeout: Duration::ZERO,
         fail_when_lost: false,
         retention: None,
     }
@@ -67,7 +68,9 @@ pub fn make(name: &str, seconds: i64, new: NewJob) -> Job {
 /// What `change` at second `seconds` makes of `job`; `None` if nothing.
 pub fn try_apply(job: &Job, change: &Change, seconds: i64) -> Result<Option<Job>, Rejected> {
     Ok(match job.apply(change, &moment(seconds))? {
-        Applied::Changed(next) | Applied::Ignored { renewed: Some(next), .. } => Some(*next),
+        Applied::Changed(next) | Applied::ChangedIfLost(next) | Applied::Ignored { renewed: Some(next), .. } => {
+            Some(*next)
+        }
         Applied::Unchanged | Applied::Ignored { renewed: None, .. } => None,
     })
 }
@@ -89,22 +92,33 @@ pub fn heartbeat() -> Change {
 
 /// A success without a result.
 pub fn success() -> Change {
-    Change::Complete(Completion { outcome: None, attempt: None, expected_revision: None })
+    Change::Complete(Completion { outcome: None, attempt: None, claim: None, expected_revision: None })
 }
 
 /// A failure.
 pub fn failure() -> Change {
     let outcome =
         Failure { code: FailureCode::UNKNOWN, reason: "BROKEN".into(), message: "it broke".into(), details: None };
-    Change::Fail(Completion { outcome, attempt: None, expected_revision: None })
+    Change::Fail(Completion { outcome, attempt: None, claim: None, expected_revision: None })
+}
+
+/// A failure that another attempt follows.
+pub fn retry() -> Change {
+    let Change::Fail(end) = failure() else { unreachable!("it is a failure") };
+    Change::Retry(end)
+}
+
+/// A worker's claim of the next attempt.
+pub fn start(worker: &str) -> Change {
+    Change::Start(Start { worker: worker.into(), ..Start::default() })
 }
 
 /// A request to stop.
 pub fn cancel(force: bool) -> Change {
-    Change::Cancel { reason: "enough".into(), requester: "someone".into(), force }
+    Change::Cancel { reason: "enough".into(), requester: "someone".into(), force, grace: Duration::ZERO }
 }
 
 /// A worker's word that it stopped.
 pub fn confirm() -> Change {
-    Change::ConfirmCancel { attempt: None, message: None }
+    Change::ConfirmCancel { attempt: None, claim: None, message: None }
 }

@@ -9,11 +9,7 @@
 //! | `since`, `heard`, `durable_time` | times of Redis's clock, which the script writes |
 //! | `rev` | always `newer`: version 0.1, which kept other fields, treats the record as damaged and leaves it alone |
 
-use std::{
-    borrow::Cow,
-    fmt::Write,
-    time::{Duration, SystemTime},
-};
+use std::{borrow::Cow, fmt::Write};
 
 use redis::{FromRedisValue, Value};
 use serde::{Deserialize, Serialize};
@@ -130,7 +126,14 @@ pub fn decode(id: &JobId, values: Value) -> Record {
         (Some(version), Some(job), _) => decode_record(id, &version, &job, times, documents),
         _ => None,
     };
-    found.map_or(Record::Corrupt, |job| Record::Found(stored(job)))
+    found.map_or(Record::Corrupt, |job| Record::Found(stored(with_attempt(job))))
+}
+
+/// Returns a job with the start of its attempt, which records of older versions do not contain.
+fn with_attempt(job: Job) -> Job {
+    let is_unknown = job.is_between_attempts() && job.attempts.is_empty();
+    let attempt_start_time = if is_unknown { job.start_time } else { job.attempt_start_time };
+    Job { attempt_start_time, ..job }
 }
 
 fn decode_record(id: &JobId, version: &str, job: &[u8], times: Times, documents: Vec<Value>) -> Option<Job> {
@@ -160,10 +163,6 @@ fn decode_record(id: &JobId, version: &str, job: &[u8], times: Times, documents:
 fn about(job: &Job) -> String {
     let mut line = String::with_capacity(192);
     let state = if job.removal.is_some() { "REMOVED" } else { job.state.name() };
-    let date = |time: Timestamp| {
-        let since_epoch = Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or_default());
-        humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since_epoch)
-    };
     _ = write!(line, "{state} {}", job.kind);
     if !job.owner.is_empty() {
         _ = write!(line, " owner={}", job.owner);
@@ -183,9 +182,9 @@ fn about(job: &Job) -> String {
     if !job.worker.is_empty() {
         _ = write!(line, " worker={}", job.worker);
     }
-    _ = write!(line, " created={} updated={}", date(job.create_time), date(job.update_time));
+    _ = write!(line, " created={} updated={}", job.create_time.rfc3339(), job.update_time.rfc3339());
     if let Some(end) = job.end_time {
-        _ = write!(line, " ended={}", date(end));
+        _ = write!(line, " ended={}", end.rfc3339());
     }
     line
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{Job, JobId, State, Timestamp};
+use crate::domain::{Deadline, Job, JobId, State, Timestamp};
 
 /// Number of partitions: part of the data format, and the maximum number of masters that a cluster can use.
 pub const PARTITIONS: usize = 16;
@@ -60,7 +60,9 @@ impl<'a> IndexKey<'a> {
         let listed = [Self::Created, Self::State(job.state), Self::Owner(&job.owner), Self::Kind(&job.kind)];
         let listed = listed.into_iter().filter(move |_| live).map(|key| (key, Score::At(job.create_time)));
         let expire = if live { job.expire_time.filter(|_| job.state.is_terminal()) } else { job.forget_time };
-        let deadline = job.deadline().map(|(after, _)| (Self::Lease, Score::AfterHeard(after)));
+        let deadline = job.deadline().map(|Deadline { since, wait, .. }| {
+            (Self::Lease, since.map_or(Score::AfterHeard(wait), |since| Score::At(since + wait)))
+        });
         listed.chain(expire.map(|time| (Self::Expire, Score::At(time)))).chain(deadline)
     }
 }

@@ -7,8 +7,8 @@ use prost::Message;
 use serde_json::{Map, Value};
 
 use crate::domain::{
-    Cancellation, Document, Failure, FailureCode, Job, JobId, Lease, Outcome, Progress, Removal, State, Timestamp,
-    Version,
+    Attempt, Cancellation, ChangeId, Claim, Document, Failure, FailureCode, Grace, Job, JobId, Lease, Outcome,
+    Progress, Removal, State, Timestamp, Version,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -47,6 +47,10 @@ struct CancellationRecord {
     reason: String,
     #[prost(string, tag = "3")]
     requester: String,
+    #[prost(sfixed64, optional, tag = "4")]
+    grace_since: Option<i64>,
+    #[prost(uint64, tag = "5")]
+    grace: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -59,6 +63,11 @@ struct LeaseRecord {
     lost: bool,
     #[prost(bool, tag = "4")]
     fail_when_lost: bool,
+    #[prost(uint64, tag = "5")]
+    start_timeout: u64,
+    /// In the place of `expire_time` while the job is PENDING: versions that do not know it would take that for a lease.
+    #[prost(sfixed64, optional, tag = "6")]
+    start_expire_time: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -71,6 +80,24 @@ struct FailureRecord {
     message: String,
     #[prost(bytes = "vec", optional, tag = "4")]
     details: Option<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AttemptRecord {
+    #[prost(int32, tag = "1")]
+    number: i32,
+    #[prost(string, tag = "2")]
+    worker: String,
+    #[prost(sfixed64, tag = "3")]
+    start_time: i64,
+    #[prost(sfixed64, tag = "4")]
+    end_time: i64,
+    #[prost(fixed64, tag = "5")]
+    ended_by_process: u64,
+    #[prost(uint64, tag = "6")]
+    ended_by_counter: u64,
+    #[prost(message, optional, tag = "7")]
+    failure: Option<FailureRecord>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -121,6 +148,12 @@ struct JobRecord {
     title: String,
     #[prost(sfixed64, optional, tag = "23")]
     progress_time: Option<i64>,
+    #[prost(sfixed64, optional, tag = "24")]
+    attempt_start_time: Option<i64>,
+    #[prost(bytes = "vec", tag = "25")]
+    claim: Vec<u8>,
+    #[prost(message, repeated, tag = "26")]
+    attempts: Vec<AttemptRecord>,
 }
 
 /// Encodes the core of `job`: everything except its id, its version, its documents and the times that the script sets.
@@ -131,6 +164,8 @@ pub fn encode(job: &Job) -> Vec<u8> {
         request_time: from.request_time.as_micros(),
         reason: from.reason.clone(),
         requester: from.requester.clone(),
+        grace_since: from.grace.map(|grace| grace.since.as_micros()),
+        grace: from.grace.map_or(0, |grace| micros(grace.length)),
     };
     let record = JobRecord {
         kind: job.kind.clone(),
@@ -141,8 +176,8 @@ pub fn encode(job: &Job) -> Vec<u8> {
         sequence: job.sequence,
         progress: Some(progress(&job.progress)),
         worker: job.worker.clone(),
-        cancel: job.cancel.as_ref().map(cancel),
-        lease: (job.lease != Lease::default()).then(|| lease(&job.lease)),
+        cancel: job.cancel.as_deref().map(cancel),
+        lease: (job.lease != Lease::default()).then(|| lease(&job.lease, job.state)),
         retention: job.retention.map(micros),
         create_time: job.create_time.as_micros(),
         start_time: time(job.start_time),
@@ -163,6 +198,9 @@ pub fn encode(job: &Job) -> Vec<u8> {
         forget_time: time(job.forget_time),
         title: job.title.clone(),
         progress_time: time(job.progress_time),
+        attempt_start_time: time(job.attempt_start_time),
+        claim: job.claim.map(|claim| claim.as_bytes().to_vec()).unwrap_or_default(),
+        attempts: job.attempts.iter().map(attempt).collect(),
     };
     record.encode_to_vec()
 }
@@ -183,17 +221,17 @@ pub fn decode(id: &JobId, version: Version, bytes: &[u8]) -> Option<Job> {
         metadata: None,
         state: *State::ALL.get(usize::try_from(record.state).ok()?)?,
         attempt: record.attempt,
+        attempt_start_time: time(record.attempt_start_time),
+        claim: <[u8; 16]>::try_from(record.claim).ok().map(Claim::from_bytes),
+        attempts: record.attempts.into_iter().map(read_attempt).collect::<Option<_>>()?,
         sequence: record.sequence,
         progress: read_progress(record.progress.unwrap_or_default()),
         worker: record.worker,
-        cancel: record.cancel.map(|from| Cancellation {
-            request_time: Timestamp::from_micros(from.request_time),
-            reason: from.reason,
-            requester: from.requester,
-        }),
+        cancel: record.cancel.map(read_cancel).map(Box::new),
         lease: Lease {
             timeout: Duration::from_micros(lease.timeout),
-            expire_time: time(lease.expire_time),
+            start_timeout: Duration::from_micros(lease.start_timeout),
+            expire_time: time(lease.expire_time.or(lease.start_expire_time)),
             lost: lease.lost,
             fail_when_lost: lease.fail_when_lost,
         },
@@ -263,13 +301,53 @@ fn read_progress(from: ProgressRecord) -> Progress {
     }
 }
 
-fn lease(from: &Lease) -> LeaseRecord {
+fn lease(from: &Lease, state: State) -> LeaseRecord {
+    let expire_time = from.expire_time.map(Timestamp::as_micros);
+    let is_pending = state == State::Pending;
     LeaseRecord {
         timeout: micros(from.timeout),
-        expire_time: from.expire_time.map(Timestamp::as_micros),
+        expire_time: expire_time.filter(|_| !is_pending),
         lost: from.lost,
         fail_when_lost: from.fail_when_lost,
+        start_timeout: micros(from.start_timeout),
+        start_expire_time: expire_time.filter(|_| is_pending),
     }
+}
+
+fn read_cancel(from: CancellationRecord) -> Cancellation {
+    let length = Duration::from_micros(from.grace);
+    Cancellation {
+        request_time: Timestamp::from_micros(from.request_time),
+        reason: from.reason,
+        requester: from.requester,
+        grace: from.grace_since.map(|since| Grace { since: Timestamp::from_micros(since), length }),
+    }
+}
+
+fn attempt(from: &Attempt) -> AttemptRecord {
+    AttemptRecord {
+        number: from.number,
+        worker: from.worker.clone(),
+        start_time: from.start_time.as_micros(),
+        end_time: from.end_time.as_micros(),
+        ended_by_process: from.ended_by.process,
+        ended_by_counter: from.ended_by.counter,
+        failure: from.failure.as_ref().map(failure),
+    }
+}
+
+fn read_attempt(from: AttemptRecord) -> Option<Attempt> {
+    Some(Attempt {
+        number: from.number,
+        worker: from.worker,
+        start_time: Timestamp::from_micros(from.start_time),
+        end_time: Timestamp::from_micros(from.end_time),
+        ended_by: ChangeId { process: from.ended_by_process, counter: from.ended_by_counter },
+        failure: match from.failure {
+            None => None,
+            Some(from) => Some(read_failure(from)?),
+        },
+    })
 }
 
 fn failure(from: &Failure) -> FailureRecord {

@@ -1,0 +1,45 @@
+//! The request to stop a job.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Timestamp;
+
+/// A request to stop a job.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Cancellation {
+    /// When it was asked for. First, so that the order of cancellations is that of time.
+    pub request_time: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// Who asked.
+    pub requester: String,
+    /// Time that the worker has to stop, if that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<Grace>,
+}
+
+impl Cancellation {
+    /// Returns what two replicas know of the same job's cancellation: the first request, and the earliest end of a grace.
+    pub fn merged(&self, other: &Self) -> Self {
+        let grace = [self.grace, other.grace].into_iter().flatten().min_by_key(|grace| (grace.time(), *grace));
+        Self { grace, ..self.min(other).clone() }
+    }
+}
+
+/// The time that a worker has to stop after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Grace {
+    /// When it began.
+    pub since: Timestamp,
+    /// How long it is.
+    pub length: Duration,
+}
+
+impl Grace {
+    /// Returns when it is over.
+    pub fn time(&self) -> Timestamp {
+        self.since + self.length
+    }
+}

@@ -1,0 +1,187 @@
+//! Attempts while Redis is away: claims and retries made apart, and what becomes of them.
+
+use std::time::Duration;
+
+use jobtrack::proto::v1::{CreateJobRequest, Job, Liveness, job::State, reconciled_job::Outcome};
+use tonic::Code;
+
+use super::{apart::Apart, degraded, get, job, two_on, whole};
+use crate::{
+    attempts::{beat, by, claim, retry, start},
+    support::{
+        Client, error_info, new_job,
+        redis::Redis,
+        replicas::in_time,
+        watching::{make, millis},
+    },
+};
+
+fn numbers(job: &Job) -> Vec<(i32, bool)> {
+    job.attempts.iter().map(|attempt| (attempt.number, attempt.failure.is_some())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_claims_one_stands_and_the_other_worker_is_told() {
+    let mut apart = Apart::start().await;
+    let mut claims = Vec::new();
+    for (client, worker) in apart.clients.iter_mut().zip(["here", "there"]) {
+        let claimed = claim(client, "a", worker).await;
+        assert_eq!(claimed.job.attempt, 1);
+        beat(client, "a", &claimed.claim).await.expect("its claim stands here");
+        claims.push(claimed.claim);
+    }
+    let (job, told) = apart.meet("a").await;
+    assert_eq!(told.iter().filter(|outcome| **outcome == Outcome::Conflicted).count(), 1, "{told:?}");
+    let [stands, loses] = if job.worker == "here" { [0, 1] } else { [1, 0] };
+    for client in &mut apart.clients {
+        beat(client, "a", &claims[stands]).await.expect("its claim stands everywhere");
+        let status = beat(client, "a", &claims[loses]).await.expect_err("the other's does not");
+        assert_eq!((status.code(), error_info(&status).reason.as_str()), (Code::FailedPrecondition, "STALE_ATTEMPT"));
+    }
+}
+
+/// The answer of the first call was lost, and the worker repeats it at the other replica.
+#[tokio::test(flavor = "multi_thread")]
+async fn request_that_is_repeated_at_the_other_replica_has_the_same_claim() {
+    let mut apart = Apart::start().await;
+    let mut claims = Vec::new();
+    for client in &mut apart.clients {
+        let mut request = by("a", "w");
+        request.request_id = "r".into();
+        claims.push(start(client, request).await.unwrap_or_else(|status| panic!("{status:?}")).claim);
+    }
+    assert_eq!(claims[0], claims[1]);
+    apart.meet("a").await;
+    for client in &mut apart.clients {
+        beat(client, "a", &claims[0]).await.expect("it stands");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_made_in_an_outage_stands_against_reports_made_elsewhere() {
+    let mut apart = Apart::start().await;
+    let claimed = claim(&mut apart.clients[0], "a", "w").await;
+    let waiting = retry(&mut apart.clients[0], "a", &claimed.claim, "AGAIN").await.expect("it runs");
+    assert_eq!(waiting.state(), State::Pending);
+    // Another worker goes on with the first attempt at the other replica, which has not heard of that.
+    for _ in 0..3 {
+        beat(&mut apart.clients[1], "a", "").await.expect("it runs there");
+    }
+    let (job, _) = apart.meet("a").await;
+    assert_eq!((job.state(), job.attempt, numbers(&job)), (State::Pending, 1, vec![(1, true)]));
+    let next = claim(&mut apart.clients[1], "a", "next").await;
+    assert_eq!(next.job.attempt, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_of_both_replicas_is_kept() {
+    let mut apart = Apart::start().await;
+    let claimed = claim(&mut apart.clients[0], "a", "w").await;
+    retry(&mut apart.clients[0], "a", &claimed.claim, "AGAIN").await.expect("it runs");
+    claim(&mut apart.clients[1], "a", "one").await;
+    let mut taking = by("a", "two");
+    taking.takeover = true;
+    start(&mut apart.clients[1], taking).await.unwrap_or_else(|status| panic!("{status:?}"));
+    let (job, _) = apart.meet("a").await;
+    assert_eq!((job.attempt, job.worker.as_str(), numbers(&job)), (2, "two", vec![(1, true), (2, false)]));
+    assert_eq!(job.last_failure.map(|failure| failure.reason), Some("AGAIN".into()));
+}
+
+/// A worker reports to one replica, which is cut off. At the other one its lease is over, and another worker asks for
+/// the job: it gets it only when the first one can't have been heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn job_is_handed_over_by_no_outage() {
+    let mut redis = Redis::with(&["--appendonly", "yes"]).await;
+    let servers = two_on(&redis).await;
+    let mut clients: [Client; 2] = [servers[0].client().await, servers[1].client().await];
+    make(&mut clients[0], CreateJobRequest { lease_timeout: millis(1500), ..new_job("a") }).await;
+    let claimed = claim(&mut clients[0], "a", "w").await;
+    get(&mut clients[1], "a").await;
+    redis.kill();
+    for server in &servers {
+        degraded(server).await;
+    }
+    let lost = in_time("the lease is over where nobody reports", async {
+        loop {
+            beat(&mut clients[0], "a", &claimed.claim).await.expect("its worker is heard");
+            let seen = job(&mut clients[1], "a").await;
+            if seen.liveness() == Liveness::Lost {
+                break seen;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert_eq!(lost.attempt, 1);
+    let status = start(&mut clients[1], by("a", "next")).await.err().expect("its worker may be heard elsewhere");
+    assert_eq!(error_info(&status).reason, "ATTEMPT_RUNNING");
+    redis.restart().await;
+    for server in &servers {
+        whole(server).await;
+    }
+    beat(&mut clients[1], "a", &claimed.claim).await.expect("it is its job still");
+    // Then the worker dies.
+    let next = in_time("the next attempt", async {
+        loop {
+            match start(&mut clients[1], by("a", "next")).await {
+                Ok(claimed) => break claimed,
+                Err(status) => assert_eq!(error_info(&status).reason, "ATTEMPT_RUNNING", "{status:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert_eq!((next.job.attempt, next.job.worker.as_str()), (2, "next"));
+}
+
+/// Redis is killed while workers race for a job at two replicas: afterwards one claim stands, and each other worker that
+/// got one is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn race_of_claims_over_the_death_of_redis_has_one_winner() {
+    let mut redis = Redis::with(&["--appendonly", "yes"]).await;
+    let servers = two_on(&redis).await;
+    let clients = [servers[0].client().await, servers[1].client().await];
+    let mut maker = clients[0].clone();
+    let ids: Vec<_> = (0..20).map(|number| format!("j{number}")).collect();
+    for id in &ids {
+        make(&mut maker, new_job(id)).await;
+        get(&mut clients[1].clone(), id).await;
+    }
+    let racers: Vec<_> = ids
+        .iter()
+        .flat_map(|id| clients.iter().map(move |client| (id.clone(), client.clone())))
+        .enumerate()
+        .map(|(number, (id, mut client))| {
+            tokio::spawn(async move { start(&mut client, by(&id, &format!("w{number}"))).await.map(|won| (id, won)) })
+        })
+        .collect();
+    redis.kill();
+    let mut won = Vec::new();
+    for racer in racers {
+        match racer.await.expect("no worker panics") {
+            Ok(claimed) => won.push(claimed),
+            Err(status) => {
+                let reason = error_info(&status).reason;
+                assert!(["ATTEMPT_RUNNING", "STORE_UNAVAILABLE"].contains(&reason.as_str()), "{status:?}");
+            }
+        }
+    }
+    for server in &servers {
+        degraded(server).await;
+    }
+    redis.restart().await;
+    for server in &servers {
+        whole(server).await;
+    }
+    for id in &ids {
+        let mut stands = 0;
+        let claims = won.iter().filter(|(of, _)| of == id);
+        for (_, claimed) in claims.clone() {
+            match beat(&mut maker, id, &claimed.claim).await {
+                Ok(_) => stands += 1,
+                Err(status) => assert_eq!(error_info(&status).reason, "STALE_ATTEMPT", "{status:?}"),
+            }
+        }
+        assert!(stands == 1 || claims.count() == 0, "{stands} claims of {id} stand");
+    }
+}
