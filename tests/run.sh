@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test: the crate's own, then the acceptance suite against the real binary.
 # Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server, libfaketime or
-# Node.js is installed with apt-get if that can be, a missing promtool is taken from Debian's package;
+# Node.js is installed with apt-get if that can be, a missing promtool or nginx is taken from Debian's package;
 # everything else is installed under target/.
 # With --soak MINUTES [REPLICAS] it has random faults happen for so long instead, on two replicas or that many;
 # JOBTRACK_SOAK_SEED repeats those of a former run.
@@ -100,6 +100,16 @@ fi
 need "$promtool" "install Prometheus (on Debian or Ubuntu: apt-get install prometheus), or name one in JOBTRACK_TEST_PROMTOOL"
 JOBTRACK_TEST_PROMTOOL=$(realpath -s "$(command -v "$promtool")")
 export JOBTRACK_TEST_PROMTOOL
+
+# nginx, likewise.
+nginx=${JOBTRACK_TEST_NGINX:-nginx}
+if ! command -v "$nginx" >/dev/null && [ -z "${JOBTRACK_TEST_NGINX:-}" ]; then
+    nginx=$target/nginx/usr/sbin/nginx
+    [ -x "$nginx" ] || unpack nginx nginx
+fi
+need "$nginx" "install nginx (on Debian or Ubuntu: apt-get install nginx), or name one in JOBTRACK_TEST_NGINX"
+JOBTRACK_TEST_NGINX=$(realpath -s "$(command -v "$nginx")")
+export JOBTRACK_TEST_NGINX
 
 # Node.js with npm, and what the programs of the guide import.
 if ! command -v npm >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
