@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test: the crate's own, then the acceptance suite against the real binary.
-# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server or libfaketime is
-# installed with apt-get if that can be, a missing promtool is taken from Debian's package; everything else is installed
-# under target/.
+# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server, libfaketime or
+# Node.js is installed with apt-get if that can be, a missing promtool or nginx is taken from Debian's package;
+# everything else is installed under target/.
 # With --soak MINUTES [REPLICAS] it has random faults happen for so long instead, on two replicas or that many;
 # JOBTRACK_SOAK_SEED repeats those of a former run.
 set -euo pipefail
@@ -73,24 +73,52 @@ if [ "${1:-}" = --soak ]; then
     exec cargo test --locked --test it random_faults_break_no_promise_for_long -- --ignored --nocapture
 fi
 
-# promtool, which checks the rules: the one that JOBTRACK_TEST_PROMTOOL names, or what is found here. Of Debian's package
-# only the program is wanted, so that is unpacked and nothing installed.
+# Takes a program out of a package of Debian, into a folder under target/. Only the program is wanted, so the package is
+# unpacked and not installed.
+unpack() {
+    local program=$1 package=$2 folder=$target/$1
+    if ! command -v apt-get >/dev/null; then
+        return
+    fi
+    echo "tests/run.sh: $program is missing, so it is taken from the package $package"
+    [ "$(id -u)" != 0 ] || apt-get update -qq || true
+    mkdir -p "$folder"
+    (
+        cd "$folder"
+        apt-get download -qq -o APT::Sandbox::User=root "$package" &&
+            dpkg-deb -x "$package"_*.deb . &&
+            rm "$package"_*.deb
+    ) || true
+}
+
+# promtool, which checks the rules: the one that JOBTRACK_TEST_PROMTOOL names, or what is found here.
 promtool=${JOBTRACK_TEST_PROMTOOL:-promtool}
 if ! command -v "$promtool" >/dev/null && [ -z "${JOBTRACK_TEST_PROMTOOL:-}" ]; then
     promtool=$target/promtool/usr/bin/promtool
-    if ! [ -x "$promtool" ] && command -v apt-get >/dev/null; then
-        echo "tests/run.sh: promtool is missing, so it is taken from the package prometheus"
-        [ "$(id -u)" != 0 ] || apt-get update -qq || true
-        mkdir -p "$target/promtool"
-        (
-            cd "$target/promtool"
-            apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb
-        ) || true
-    fi
+    [ -x "$promtool" ] || unpack promtool prometheus
 fi
 need "$promtool" "install Prometheus (on Debian or Ubuntu: apt-get install prometheus), or name one in JOBTRACK_TEST_PROMTOOL"
 JOBTRACK_TEST_PROMTOOL=$(realpath -s "$(command -v "$promtool")")
 export JOBTRACK_TEST_PROMTOOL
+
+# nginx, likewise.
+nginx=${JOBTRACK_TEST_NGINX:-nginx}
+if ! command -v "$nginx" >/dev/null && [ -z "${JOBTRACK_TEST_NGINX:-}" ]; then
+    nginx=$target/nginx/usr/sbin/nginx
+    [ -x "$nginx" ] || unpack nginx nginx
+fi
+need "$nginx" "install nginx (on Debian or Ubuntu: apt-get install nginx), or name one in JOBTRACK_TEST_NGINX"
+JOBTRACK_TEST_NGINX=$(realpath -s "$(command -v "$nginx")")
+export JOBTRACK_TEST_NGINX
+
+# Node.js with npm, and what the programs of the guide import.
+if ! command -v npm >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "tests/run.sh: Node.js is missing, so it is installed"
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; } || true
+fi
+need node "install Node.js 18 or later with npm (on Debian or Ubuntu: apt-get install nodejs npm)"
+need npm "install npm (on Debian or Ubuntu: apt-get install npm)"
+tests/npm.sh "$target/node" tests/acceptance/node
 
 # What has to be done within a time has the machine for itself.
 alone=(redis_failover:: redis_repairs::large:: faults::many:: faults::silent:: faults::load::)

@@ -39,6 +39,18 @@ def flags():
     return {flag: match[1] if (match := re.search(r"\[env: (\w+)", text)) else None for flag, text in found}
 
 
+def code_blocks(page, language, *words):
+    """The blocks of a language in README.md or under docs/ that have all these words."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    return [block for block in blocks if all(word in block for word in words)]
+
+
+def code_block(page, language, *words):
+    """The only such block."""
+    (only,) = code_blocks(page, language, *words)
+    return only
+
+
 def seconds(text):
     """A duration as Compose writes it."""
     return int(re.fullmatch(r"(\d+)s", text)[1])

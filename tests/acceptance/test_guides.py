@@ -2,15 +2,57 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
+import time
 import unittest
 from subprocess import PIPE
 
-from deployment import flags
-from support import PATIENCE, ROOT, STUBS, ServerCase, api, job, patience
+from deployment import code_block, flags, free_port
+from support import PATIENCE, ROOT, STUBS, Server, ServerCase, api, job, patience
 
+PIPES = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
+WORKER = code_block("docs/clients.md", "python", "UpdateProgress")
+WATCHER = code_block("docs/clients.md", "python", "WatchJob")
+SEVERAL = code_block("docs/clients.md", "python", "grpc.default_authority")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+# Seconds that a far away server takes to hear what is sent to it, and its client what it answers.
+DISTANCE = 0.15
+
+
+def far_away(test, address):
+    """An address from which everything is passed on to another and back, late."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    test.addCleanup(listener.close)
+
+    def carry(source, target):
+        with source, target:
+            while data := source.recv(65536):
+                time.sleep(DISTANCE)
+                target.sendall(data)
+
+    def quietly(*arguments):
+        try:
+            carry(*arguments)
+        except OSError:
+            pass
+
+    def accept():
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(address.split(":"))
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=quietly, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def anchors(page):
@@ -19,10 +61,11 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-def samples(page):
-    """The Python programs of a page that call the server."""
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
-    return [block for block in blocks if "insecure_channel" in block]
+def without_service_config(options):
+    """The program that calls several replicas, with these options and those for connecting, so that calls do not wait."""
+    stated = '[("grpc.service_config", file.read()), ("grpc.default_authority", "jobtrack")]'
+    assert stated in SEVERAL
+    return SEVERAL.replace(stated, options).replace("127.0.0.1:50052", f"127.0.0.1:{free_port()}")
 
 
 class Samples(ServerCase):
@@ -30,7 +73,8 @@ class Samples(ServerCase):
         """Starts a program of the guide against the server."""
         environment = os.environ | {"PYTHONPATH": STUBS}
         program = program.replace("127.0.0.1:50051", self.server.address)
-        started = subprocess.Popen([sys.executable, "-c", program], stdout=PIPE, stderr=PIPE, text=True, env=environment)
+        command = [sys.executable, "-c", program]
+        started = subprocess.Popen(command, text=True, env=environment, cwd=ROOT, **PIPES)
         self.addCleanup(started.kill)
         return started
 
@@ -41,21 +85,19 @@ class Samples(ServerCase):
         return printed.splitlines()
 
     def test_the_worker_and_the_watcher_of_the_guide(self):
-        worker, watcher, _ = samples(ROOT / "docs" / "clients.md")
-        self.assertLessEqual(len(worker.strip().splitlines()), 16)
+        self.assertLessEqual(len(WORKER.strip().splitlines()), 16)
         self.jobs.CreateJob(api.CreateJobRequest(job_id="encode-7", request_id="7", kind="video.encode"))
-        watching = self.start(watcher)
+        watching = self.start(WATCHER)
         with patience(watching):
             self.assertEqual(watching.stdout.readline(), "STATE_PENDING 0\n")
-        self.assertEqual(self.end(self.start(worker)), [])
+        self.assertEqual(self.end(self.start(WORKER)), [])
         lines = self.end(watching)
         self.assertEqual(lines[-1], "STATE_SUCCEEDED 100")
         # Whoever comes late sees the end, and ends, too.
-        self.assertEqual(self.end(self.start(watcher)), ["STATE_SUCCEEDED 100"])
+        self.assertEqual(self.end(self.start(WATCHER)), ["STATE_SUCCEEDED 100"])
 
     def test_the_worker_of_the_guide_stops_when_it_is_asked_to(self):
-        worker, _, _ = samples(ROOT / "docs" / "clients.md")
-        worker = worker.replace("encode-7", "encode-8")
+        worker = WORKER.replace("encode-7", "encode-8")
         asked = {"job_id": "encode-8", "request_id": "7"}
         self.jobs.CreateJob(api.CreateJobRequest(kind="video.encode", **asked))
         self.jobs.UpdateProgress(api.UpdateProgressRequest(job_id="encode-8"))
@@ -65,10 +107,44 @@ class Samples(ServerCase):
         self.assertEqual((stopped.state, stopped.progress.completed), (job.Job.STATE_CANCELLED, 1))
 
     def test_the_attempts_of_the_guide(self):
-        *_, retried = samples(ROOT / "docs" / "clients.md")
+        retried = code_block("docs/clients.md", "python", "StartAttempt")
         for _ in range(2):
             self.assertEqual(self.end(self.start(retried)), ["2 no space left on device"])
             self.jobs.DeleteJob(api.DeleteJobRequest(job_id="import-3"))
+
+    def test_a_list_of_addresses_with_a_name_for_them_fails_over(self):
+        other = free_port()
+        program = SEVERAL.replace("127.0.0.1:50052", f"127.0.0.1:{other}")
+        listed = "print(len(jobs.ListJobs(api.ListJobsRequest()).jobs))"
+        self.assertIn(listed, program)
+        first = Server("serve", "--listen", "127.0.0.1:0")
+        self.addCleanup(first.stop)
+        calling = self.start(program.replace("127.0.0.1:50051", first.address) + f"input()\n{listed}\n")
+        with patience(calling):
+            self.assertEqual(calling.stdout.readline(), "0\n")
+        first.stop()
+        second = Server("serve", "--listen", f"127.0.0.1:{other}")
+        self.addCleanup(second.stop)
+        second.jobs.CreateJob(api.CreateJobRequest(kind="only here"))
+        calling.stdin.write("\n")
+        calling.stdin.flush()
+        self.assertEqual(self.end(calling), ["1"])
+
+    def test_a_list_of_addresses_without_a_name_for_them_is_reset(self):
+        calling = self.start(without_service_config("[]"))
+        _, errors = calling.communicate(timeout=PATIENCE)
+        self.assertEqual(calling.returncode, 1)
+        for part in ("StatusCode.INTERNAL", "RST_STREAM"):
+            self.assertIn(part, errors)
+
+    def test_a_server_that_is_far_away_is_reached_at_the_first_try(self):
+        program = without_service_config('[("grpc.default_authority", "jobtrack")]')
+        program = program.replace("127.0.0.1:50051", far_away(self, self.server.address))
+        self.assertRegex(self.end(self.start(program))[0], r"^\d+$")
+        hasty = program.replace('("grpc.min_reconnect_backoff_ms", 5000)', '("grpc.min_reconnect_backoff_ms", 200)')
+        self.assertNotEqual(hasty, program)
+        _, errors = self.start(hasty).communicate(timeout=PATIENCE)
+        self.assertIn("StatusCode.UNAVAILABLE", errors)
 
 
 class Guides(unittest.TestCase):
