@@ -30,10 +30,16 @@ pub fn merge(a: &Job, b: &Job) -> Merged {
         let (winner, loser) = if compare_versions(a, b) == Ordering::Less { (b, a) } else { (a, b) };
         let mut job = with_shared(winner, loser);
         job.version = raised(winner, loser);
+        // It may have taken the place of a tombstone, in a version that the winner was made apart from.
+        job.version.first_revision = max(winner.version.first_revision, loser.version.first_revision);
         if !same_incarnation {
             adopt_identity(&mut job, winner, loser);
         }
-        if job.cancel != winner.cancel || job.attempts != winner.attempts {
+        let is_winner = |job: &Job| {
+            (job.version.first_revision, &job.cancel, &job.attempts)
+                == (winner.version.first_revision, &winner.cancel, &winner.attempts)
+        };
+        if !is_winner(&job) {
             job.version.revision = max(winner.version.revision, loser.version.revision) + 1;
         }
         return Merged { job, lost: Some(loser.version.change_id) };

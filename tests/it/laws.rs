@@ -347,6 +347,22 @@ fn the_rules_of_the_merge() {
     }
 }
 
+/// The job took the place of another's tombstone, and was changed meanwhile where that is not known yet.
+#[test]
+fn job_that_took_the_place_of_a_tombstone_keeps_it_through_a_merge() {
+    let mut deleted = apply(&apply(&job("a", 0), &heartbeat(), 1), &Change::Delete { force: true }, 2);
+    (deleted.version.first_revision, deleted.version.revision, deleted.since) = (3, 4, Some(at(0)));
+    let pushed = apply(&job("a", 1), &heartbeat(), 3);
+    let in_its_place = merge(&pushed, &deleted).job;
+    let changed = apply(&pushed, &heartbeat(), 4);
+    for stored in [merge(&changed, &in_its_place).job, merge(&in_its_place, &changed).job] {
+        assert_eq!((stored.removal, stored.update_time), (None, changed.update_time));
+        for stands in [merge(&stored, &deleted).job, merge(&deleted, &stored).job] {
+            assert_eq!(stands.removal, None, "the tombstone stands: {stands:?} of {stored:?}");
+        }
+    }
+}
+
 /// A version of an incarnation of its own, in the store of record since then.
 fn incarnation(number: u128, since: Option<i64>, edit: impl FnOnce(&mut Job)) -> Job {
     let mut version = apply(&job("a", 1), &heartbeat(), 2);

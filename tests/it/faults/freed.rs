@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use jobtrack::proto::v1::{CreateJobRequest, DeleteJobRequest, Job, JobFilter, Source, WatchJobsRequest};
+use jobtrack::proto::v1::{
+    CreateJobRequest, DeleteJobRequest, Job, JobFilter, Source, UpdateProgressRequest, WatchJobsRequest,
+};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{degraded, get, job, two_on, whole};
@@ -32,6 +35,16 @@ async fn occupy(mut client: Client, id: String) {
     }
 }
 
+/// Reports on a job until `stop`, whoever has it.
+async fn work(mut client: Client, id: String, stop: CancellationToken) {
+    let request = UpdateProgressRequest { job_id: id, ..UpdateProgressRequest::default() };
+    while !stop.is_cancelled() {
+        // The thief's job may be under the id, or none.
+        _ = client.update_progress(request.clone()).await;
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// Waits until a replica reads this version or a later one from its memory.
 async fn until_held(client: &mut Client, expected: &Job) {
     loop {
@@ -57,10 +70,11 @@ async fn watcher_is_told_of_a_job_that_takes_the_place_of_a_deleted_one() {
     let filter = Some(JobFilter { owner: "o".into(), ..JobFilter::default() });
     let mut stream = watch_jobs(&clients[1], WatchJobsRequest { filter, ..WatchJobsRequest::default() }).await;
     let ids: Vec<_> = (0..JOBS).map(|number| format!("j{number}")).collect();
-    let mut thieves = Vec::new();
+    let (mut thieves, mut workers, stop) = (Vec::new(), Vec::new(), CancellationToken::new());
     for id in &ids {
         make(&mut clients[0], CreateJobRequest { owner: "o".into(), request_id: "r".into(), ..new_job(id) }).await;
         thieves.push(tokio::spawn(occupy(clients[1].clone(), id.clone())));
+        workers.push(tokio::spawn(work(clients[0].clone(), id.clone(), stop.clone())));
     }
     redis.restart().await;
     for server in &servers {
@@ -68,6 +82,10 @@ async fn watcher_is_told_of_a_job_that_takes_the_place_of_a_deleted_one() {
     }
     for thief in thieves {
         thief.await.expect("no thief panics");
+    }
+    stop.cancel();
+    for worker in workers {
+        worker.await.expect("no worker panics");
     }
 
     let mut last = Vec::new();
