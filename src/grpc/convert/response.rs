@@ -89,13 +89,6 @@ fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
 
 /// The attempts of a job, the last one included.
 fn attempts(job: &Job) -> Vec<v1::Attempt> {
-    let past = job.past_attempts().map(|attempt| v1::Attempt {
-        number: attempt.number,
-        worker: attempt.worker.clone(),
-        start_time: Some(timestamp(attempt.start_time)),
-        end_time: Some(timestamp(attempt.end_time)),
-        failure: attempt.failure.as_ref().map(failure),
-    });
     let last = job.attempt_start_time.map(|start| v1::Attempt {
         number: job.attempt,
         worker: job.worker.clone(),
@@ -105,6 +98,17 @@ fn attempts(job: &Job) -> Vec<v1::Attempt> {
             Some(Outcome::Failure(from)) => Some(failure(from)),
             Some(Outcome::Result(_)) | None => None,
         },
+    });
+    // Most jobs have one attempt.
+    if job.attempts.is_empty() {
+        return last.into_iter().collect();
+    }
+    let past = job.past_attempts().map(|attempt| v1::Attempt {
+        number: attempt.number,
+        worker: attempt.worker.clone(),
+        start_time: Some(timestamp(attempt.start_time)),
+        end_time: Some(timestamp(attempt.end_time)),
+        failure: attempt.failure.as_ref().map(failure),
     });
     let mut all: Vec<_> = past.chain(last).collect();
     all.drain(..all.len().saturating_sub(MAX_ATTEMPTS));
