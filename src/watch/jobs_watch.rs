@@ -49,8 +49,12 @@ impl Scope {
     /// been sent more than its token says.
     fn matched_since(&self, since: Option<State>, job: &Job) -> bool {
         let since = since.unwrap_or(State::Pending);
-        let ran = (since == State::Pending && job.start_time.is_some()).then_some(State::Running);
-        [Some(since), ran, Some(job.state)].into_iter().flatten().any(|state| self.filter.matches_state(state))
+        // With another attempt it may have been in both active states, whichever one is known.
+        let is_retried = !since.is_terminal() && job.attempt > 1;
+        let waited = is_retried.then_some(State::Pending);
+        let ran = is_retried || (since == State::Pending && job.start_time.is_some());
+        let states = [Some(since), waited, ran.then_some(State::Running), Some(job.state)];
+        states.into_iter().flatten().any(|state| self.filter.matches_state(state))
     }
 
     fn matches(&self, job: &Job) -> bool {
