@@ -27,7 +27,9 @@ pub use self::{
     memory::MemoryStore,
     primary::{History, PartitionState, Partitioning, Presence, PrimaryStore, Replacement},
     redis::RedisStore,
-    stats::{CacheStats, ReconcileOutcome, ReconcileReport, RedisStats, StorageMode, StoreStats},
+    stats::{
+        CacheStats, HeldBack, ReconcileOutcome, ReconcileReport, RedisStats, ReplicaStats, StorageMode, StoreStats,
+    },
 };
 
 use crate::domain::{Cursor, Deadline, Due, Job, JobId, ListQuery, Timestamp};

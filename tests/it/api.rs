@@ -196,6 +196,7 @@ async fn operators_count_and_purge() {
         let stats = admin.get_stats(GetStatsRequest {}).await.expect("stats").into_inner();
         assert_eq!((stats.storage_mode(), stats.version.as_str()), (StorageMode::Memory, env!("CARGO_PKG_VERSION")));
         assert!(stats.redis.is_none() && stats.cache.is_none() && stats.jobs_in_redis.is_none());
+        assert!(stats.replicas.is_empty() && !stats.decisions_held_back, "in memory there are no replicas");
         let counts: Vec<_> = stats.state_counts.iter().map(|count| (count.state(), count.count)).collect();
         assert_eq!(stats.jobs_in_memory, counts.iter().map(|(_, count)| count).sum::<i64>());
         counts

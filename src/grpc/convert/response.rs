@@ -12,7 +12,9 @@ use crate::{
         Progress, Removal, State, Timestamp, View,
     },
     proto::{EncodedEvent, v1},
-    store::{self, CacheStats, Durability, Page, ReconcileReport, RedisStats, Source, StorageMode, Stored},
+    store::{
+        self, CacheStats, Durability, Page, ReconcileReport, RedisStats, ReplicaStats, Source, StorageMode, Stored,
+    },
     tracker::{Effect, TrackerStats},
     watch::{EventKind, ResumeToken, WatchEvent},
 };
@@ -232,6 +234,18 @@ pub fn stats(stats: &TrackerStats) -> v1::GetStatsResponse {
         watchers: count(stats.watchers as u64),
         uptime: Some(duration(stats.uptime)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        replicas: stats.store.replicas.iter().map(replica).collect(),
+        decisions_held_back: stats.store.held_back.is_some(),
+        decisions_held_back_reason: stats.store.held_back.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn replica(from: &ReplicaStats) -> v1::Replica {
+    v1::Replica {
+        id: from.id.clone(),
+        version: from.version.clone(),
+        last_seen_time: Some(timestamp(from.last_seen)),
+        dirty_jobs: count(from.dirty),
     }
 }
 

@@ -361,6 +361,7 @@ impl LocalCache {
         }
         self.presence.begin_dirty(meta.partition);
         entries.put(job.clone(), EntryMeta { dirty: true, lost: true, fresh: None, ..meta });
+        self.report_dirty(&entries, meta.partition);
         drop(entries);
         self.unsettled[meta.partition].notify_one();
         Some(volatile(job))
@@ -434,6 +435,7 @@ impl LocalCache {
         let before = previous.filter(|before| before.version.incarnation_id == job.version.incarnation_id);
         let meta = EntryMeta { lost, unsent, suspect_until, base, ..entries.meta(&job, partition, true, confirmed) };
         entries.put(job.clone(), meta);
+        self.report_dirty(&entries, partition);
         self.announce(&mut entries, volatile(job.clone()), before.map(|before| before.state));
         drop(entries);
         self.unsettled[partition].notify_one();
@@ -497,13 +499,11 @@ impl LocalCache {
     fn put_clean(&self, entries: &mut Entries, job: Arc<Job>, meta: EntryMeta) {
         debug_assert!(!meta.dirty, "the primary has it");
         entries.put(job, meta);
-        self.end_dirty_if_clean(entries, meta.partition);
+        self.report_dirty(entries, meta.partition);
     }
 
-    fn end_dirty_if_clean(&self, entries: &Entries, partition: usize) {
-        if entries.partitions[partition].dirty() == 0 {
-            self.presence.end_dirty(partition);
-        }
+    fn report_dirty(&self, entries: &Entries, partition: usize) {
+        self.presence.set_dirty_jobs(partition, entries.partitions[partition].dirty());
     }
 
     /// Records that the version `sent` was pushed, and the primary has `stored` now. Later changes of the entry stay.
@@ -535,7 +535,7 @@ impl LocalCache {
         let mut entries = self.entries();
         if entries.table.get(&job.id).is_some_and(|row| row.job.version == job.version) {
             let forgotten = entries.forget(&job.id);
-            self.end_dirty_if_clean(&entries, partition);
+            self.report_dirty(&entries, partition);
             drop(entries);
             drop(forgotten);
         }

@@ -216,7 +216,7 @@ impl JobStore for MemoryStore {
         let records = self.records();
         let held = records.table.len() as u64;
         let counts = Some(records.table.counts());
-        Ok(StoreStats { counts, held, redis: None, cache: None, dirty: 0, last_reconciliation: None })
+        Ok(StoreStats { counts, held, ..StoreStats::default() })
     }
 
     fn mode(&self) -> watch::Receiver<StorageMode> {
