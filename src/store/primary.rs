@@ -219,4 +219,18 @@ impl Presence {
     pub fn heard_since(&self, partition: usize) -> Timestamp {
         Timestamp::from_micros(self.0[partition].heard_since.load(Acquire))
     }
+
+    /// Returns a version that the primary has with its lease as it runs at `now`: from the last report, or from the time
+    /// since when workers can report. Time in which nobody could report does not count.
+    pub fn with_running_lease(&self, partition: usize, job: &Arc<Job>, now: Timestamp) -> Arc<Job> {
+        match job.lease.expire_time {
+            Some(expires) if expires <= now && !job.lease.lost => {
+                let from = job.heard.max(Some(self.heard_since(partition))).unwrap_or(now);
+                let mut seen = Job::clone(job);
+                seen.lease.expire_time = Some(expires.max(from + job.silence_allowed()));
+                Arc::new(seen)
+            }
+            _ => job.clone(),
+        }
+    }
 }

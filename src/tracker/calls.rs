@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::{Changed, Tracker, TrackerStats, quota::Place};
 use crate::{
     domain::{
-        Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Needed, NewJob, Owners, Subject,
-        Timestamp, View,
+        Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Needed, NewJob, Order, Owners,
+        Subject, Timestamp, View,
     },
     store::{Page, Replaced, Stored},
     watch::{JobToken, JobWatch, JobsWatch, Pace, Scope},
@@ -148,7 +148,8 @@ impl Calls<'_> {
     pub async fn purge(&self, filter: Filter, ended_by: Option<Timestamp>, dry_run: bool) -> Result<u64, JobError> {
         let filter = self.limited(filter);
         let (now, view) = (self.tracker.now(), View::Basic);
-        let mut query = ListQuery { filter, limit: MAX_PAGE, after: None, now, confined: false, view };
+        let order = Order::Newest;
+        let mut query = ListQuery { filter, order, limit: MAX_PAGE, after: None, now, confined: false, view };
         let mut purged = 0;
         loop {
             let page = self.tracker.store.list(&query).await?;
@@ -221,7 +222,8 @@ impl Calls<'_> {
         let owners = Owners::Only([owner.to_owned()].into());
         let filter = Filter { owners, ..Filter::default() };
         let (now, view) = (self.tracker.now(), View::Basic);
-        let page = store.list(&ListQuery { filter, limit: MAX_PAGE, after, now, confined: true, view }).await?;
+        let order = Order::Newest;
+        let page = store.list(&ListQuery { filter, order, limit: MAX_PAGE, after, now, confined: true, view }).await?;
         looks.end(owner, page.next);
         let jobs = store.count_of_owner(owner).await?;
         Ok(refused.filter(|_| jobs >= most as u64))

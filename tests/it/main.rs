@@ -13,6 +13,7 @@ mod failover;
 mod failover_laws;
 mod faketime_support;
 mod faults;
+mod filters;
 mod guards;
 mod history;
 mod hostile;

@@ -8,7 +8,7 @@ use prost::Message;
 use super::structs::to_struct;
 use crate::{
     domain::{
-        Cancellation, Cursor, Failure, Filter, Identity, Ignored, Job, JobId, Liveness, MAX_ATTEMPTS, Outcome,
+        Cancellation, Cursor, Failure, Identity, Ignored, Job, JobId, ListQuery, Liveness, MAX_ATTEMPTS, Outcome,
         Progress, Removal, State, Timestamp, View,
     },
     proto::{EncodedEvent, v1},
@@ -113,12 +113,12 @@ fn attempts(job: &Job) -> Vec<v1::Attempt> {
     all
 }
 
-/// A page of what `filter` selects for `caller`, cut short where more would make it larger than clients take.
-pub fn page(page: &Page, filter: &Filter, caller: &Identity, view: View, now: Timestamp) -> v1::ListJobsResponse {
+/// A page of what `query` selects for `caller`, cut short where more would make it larger than clients take.
+pub fn page(page: &Page, query: &ListQuery, caller: &Identity) -> v1::ListJobsResponse {
     let mut size = 0;
     let mut jobs = Vec::with_capacity(page.jobs.len());
     for stored in &page.jobs {
-        let job = job(stored, now, view);
+        let job = job(stored, query.now, query.view);
         size += job.encoded_len();
         if size > MAX_PAGE_BYTES && !jobs.is_empty() {
             break;
@@ -127,9 +127,10 @@ pub fn page(page: &Page, filter: &Filter, caller: &Identity, view: View, now: Ti
     }
     let cut = page.jobs.get(..jobs.len()).filter(|kept| kept.len() < page.jobs.len()).and_then(|kept| kept.last());
     let next = cut.map(|stored| Cursor::of(&stored.job)).or_else(|| page.next.clone());
+    let digest = query.order.bind(query.filter.digest(caller));
     v1::ListJobsResponse {
         jobs,
-        next_page_token: next.map(|place| place.to_token(filter, caller)).unwrap_or_default(),
+        next_page_token: next.map(|place| place.to_token(digest)).unwrap_or_default(),
         total_size: page.total.map(count),
         partial: page.partial,
     }

@@ -304,8 +304,7 @@ impl LocalCache {
         })
     }
 
-    /// Returns a version of the primary with its lease as it runs: from the last report, or from the time since when
-    /// workers can report.
+    /// Returns a version of the primary with its lease as it runs.
     pub fn with_liveness(&self, job: &Arc<Job>) -> Arc<Job> {
         if job.lease.expire_time.is_none() {
             return job.clone();
@@ -313,20 +312,9 @@ impl LocalCache {
         self.as_seen(job, false, self.clock.now())
     }
 
-    /// Returns a version with the lease as it runs, if the lease seems over. Time in which nobody could report does not
-    /// count.
+    /// Returns a version with the lease as it runs, if the lease seems over.
     fn as_seen(&self, job: &Arc<Job>, dirty: bool, now: Timestamp) -> Arc<Job> {
-        match job.lease.expire_time {
-            Some(expires) if expires <= now && !job.lease.lost && !dirty => {
-                let hears_since = self.presence.heard_since(self.partition_of(&job.id));
-                let from = job.heard.max(Some(hears_since)).unwrap_or(now);
-                let expires = expires.max(from + job.silence_allowed());
-                let mut seen = Job::clone(job);
-                seen.lease.expire_time = Some(expires);
-                Arc::new(seen)
-            }
-            _ => job.clone(),
-        }
+        if dirty { job.clone() } else { self.presence.with_running_lease(self.partition_of(&job.id), job, now) }
     }
 
     /// Marks an entry as fresh whose version the primary had when it was asked, after `since` was taken.
@@ -543,7 +531,8 @@ impl LocalCache {
 
     /// Returns the cached jobs that a query selects.
     pub fn list(&self, query: &ListQuery) -> Page {
-        let selection = self.entries().table.select(query);
+        let seen = |row: &Row<EntryMeta>| self.as_seen(&row.job, row.note.dirty, query.now);
+        let selection = self.entries().table.select(query, seen);
         let jobs = selection.jobs.into_iter().map(volatile).collect();
         Page { jobs, next: selection.next, total: None, partial: true }
     }

@@ -170,7 +170,7 @@ impl JobStore for MemoryStore {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        let selection = self.records().table.select(query);
+        let selection = self.records().table.select(query, |row| row.job.clone());
         let jobs = selection.jobs.into_iter().map(stored).collect();
         Ok(Page { jobs, next: selection.next, total: selection.total, partial: false })
     }
