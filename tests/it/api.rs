@@ -254,30 +254,6 @@ async fn an_error_names_no_more_bad_fields_than_clients_can_read() {
     server.stop().await;
 }
 
-#[tokio::test]
-async fn a_purge_lets_its_deadline_end_it() {
-    let server = Server::start().await;
-    let (client, mut admin) = (server.client().await, server.admin().await);
-    let mut makers = JoinSet::new();
-    for part in 0..8 {
-        let mut client = client.clone();
-        makers.spawn(async move {
-            for n in 0..1000 {
-                let id = format!("j-{part}-{n}");
-                create(&mut client, &id).await;
-                complete(&mut client, &id, None).await;
-            }
-        });
-    }
-    makers.join_all().await;
-    let mut request = tonic::Request::new(PurgeJobsRequest::default());
-    request.set_timeout(std::time::Duration::from_millis(1));
-    admin.purge_jobs(request).await.expect_err("eight pages take longer");
-    let left = admin.purge_jobs(PurgeJobsRequest { dry_run: true, ..PurgeJobsRequest::default() }).await;
-    assert!(left.expect("a count").into_inner().purged_count > 0, "it went on behind its deadline");
-    server.stop().await;
-}
-
 /// A clock that stands until it is set.
 #[derive(Default)]
 struct SetClock(std::sync::atomic::AtomicI64);

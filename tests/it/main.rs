@@ -23,6 +23,7 @@ mod limits;
 mod metrics;
 mod near_cache;
 mod outage;
+mod purge;
 mod redis_failover;
 mod redis_link;
 mod redis_own_load;

@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use uuid::Uuid;
+
 use super::fields::Fields;
 use crate::{
     domain::{
@@ -12,6 +14,7 @@ use crate::{
         cut,
     },
     proto::v1,
+    tracker::Purge,
     watch::{Pace, Scope},
 };
 
@@ -190,8 +193,8 @@ pub fn watch_jobs(request: v1::WatchJobsRequest) -> Result<(Scope, String, Pace,
     fields.done((Scope { ids, filter, ..Scope::default() }, request.resume_token, pace, view))
 }
 
-/// See `PurgeJobs`: which jobs, and how long ago they ended at least.
-pub fn purge(request: v1::PurgeJobsRequest) -> Result<(Filter, Option<Duration>)> {
+/// See `PurgeJobs`: which jobs, and the digest that binds a page token of `caller` to the request.
+pub fn purge(request: v1::PurgeJobsRequest, caller: &Identity, now: Timestamp) -> Result<(Purge, Uuid)> {
     let mut fields = Fields::default();
     let mut states = fields.states("states", request.states);
     if states.iter().any(|state| !state.is_terminal()) {
@@ -207,7 +210,15 @@ pub fn purge(request: v1::PurgeJobsRequest) -> Result<(Filter, Option<Duration>)
         ..Filter::default()
     };
     let older_than = fields.duration("older_than", request.older_than);
-    fields.done((filter, older_than))
+    let digest = purge_digest(&filter, older_than, request.dry_run, caller);
+    let after = fields.place("page_token", &request.page_token, digest, "an answer to the same request");
+    let ended_by = older_than.map(|age| now - age);
+    fields.done((Purge { filter, ended_by, dry_run: request.dry_run, after }, digest))
+}
+
+fn purge_digest(filter: &Filter, older_than: Option<Duration>, dry_run: bool, caller: &Identity) -> Uuid {
+    let rest = format!("purge {:?} {dry_run}", older_than.map(|age| age.as_micros()));
+    Uuid::new_v5(&filter.digest(caller), rest.as_bytes())
 }
 
 /// A view by its number; `default` if none is given.

@@ -4,6 +4,7 @@ use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
+use uuid::Uuid;
 
 use super::structs::to_struct;
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     store::{
         self, CacheStats, Durability, Page, ReconcileReport, RedisStats, ReplicaStats, Source, StorageMode, Stored,
     },
-    tracker::{Effect, TrackerStats},
+    tracker::{Effect, Purged, TrackerStats},
     watch::{EventKind, ResumeToken, WatchEvent},
 };
 
@@ -133,6 +134,15 @@ pub fn page(page: &Page, query: &ListQuery, caller: &Identity) -> v1::ListJobsRe
         next_page_token: next.map(|place| place.to_token(digest)).unwrap_or_default(),
         total_size: page.total.map(count),
         partial: page.partial,
+    }
+}
+
+/// What a part of a purge came to, with a token that is bound to what has this `digest`.
+pub fn purged(purged: &Purged, digest: Uuid) -> v1::PurgeJobsResponse {
+    v1::PurgeJobsResponse {
+        purged_count: count(purged.count),
+        next_page_token: purged.next.as_ref().map(|place| place.to_token(digest)).unwrap_or_default(),
+        partial: purged.partial,
     }
 }
 
@@ -297,7 +307,7 @@ fn small(from: u32) -> i32 {
 }
 
 /// A count on the wire.
-pub fn count(from: u64) -> i64 {
+fn count(from: u64) -> i64 {
     i64::try_from(from).unwrap_or(i64::MAX)
 }
 

@@ -127,6 +127,7 @@ fn malformed() -> Vec<(Call, &'static [&'static str])> {
         (watch(|filter| filter.id_prefix = "é".into()), &["filter.id_prefix"]),
         (list(|request| request.order = 3), &["order"]),
         (list(|request| request.order = -1), &["order"]),
+        (purge(|request| request.page_token = "made-up".into()), &["page_token"]),
         (report(|request| request.job_id.clear()), &["job_id"]),
         (report(|request| request.attempt = Some(0)), &["attempt"]),
         (report(|request| request.attempt = Some(i32::MIN)), &["attempt"]),

@@ -267,9 +267,10 @@ fn ending() -> BoxedStrategy<Call> {
         }),
         (id(), any::<bool>())
             .prop_map(|(job_id, force)| { call("JobService/DeleteJob", &DeleteJobRequest { job_id, force }) }),
-        (duration(), vec(small(), 0..3), text(), text(), any::<bool>()).prop_map(
-            |(older_than, states, kind, owner, dry_run)| {
-                call("AdminService/PurgeJobs", &PurgeJobsRequest { older_than, states, kind, owner, dry_run })
+        (duration(), vec(small(), 0..3), text(), text(), any::<bool>(), text()).prop_map(
+            |(older_than, states, kind, owner, dry_run, page_token)| {
+                let request = PurgeJobsRequest { older_than, states, kind, owner, dry_run, page_token };
+                call("AdminService/PurgeJobs", &request)
             }
         ),
     ]
