@@ -9,7 +9,8 @@ use jobtrack::{
     auth::Authenticator,
     clock::{Clock, SystemClock},
     domain::{
-        ANYONE, Change, Cursor, Filter, JobId, ListQuery, NewJob, Owners, Report, Retention, State, Timestamp, View,
+        ANYONE, Change, Cursor, Filter, JobId, ListQuery, NewJob, Order, Owners, Report, Retention, State, Timestamp,
+        View,
     },
     grpc::{self, Face},
     proto::v1::{self, JobFilter, ListJobsRequest, job_service_client::JobServiceClient},
@@ -115,7 +116,7 @@ impl Bench {
         let wire = JobFilter { states, owner, ..JobFilter::default() };
         let mut times = Vec::new();
         for n in 0..PAGES {
-            let page_token = self.place(n).to_token(filter, &ANYONE);
+            let page_token = self.place(n).to_token(filter.digest(&ANYONE));
             let request = ListJobsRequest { filter: Some(wire.clone()), page_token, ..ListJobsRequest::default() };
             let started = Instant::now();
             let page = self.client.list_jobs(request).await.expect("a page").into_inner();
@@ -132,6 +133,7 @@ impl Bench {
             let query = ListQuery {
                 view: View::Full,
                 filter: filter.clone(),
+                order: Order::Newest,
                 limit: 50,
                 after: Some(self.place(n)),
                 now: SystemClock.now(),

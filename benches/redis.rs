@@ -25,8 +25,8 @@ use futures_util::future::join_all;
 use jobtrack::{
     clock::{Clock, SteeredClock, SystemClock},
     domain::{
-        Applied, Change, ChangeContext, ChangeId, Cursor, Filter, Job, JobId, ListQuery, NewJob, Owners, Progress,
-        Report, Retention, State, View,
+        Applied, Change, ChangeContext, ChangeId, Cursor, Filter, Job, JobId, ListQuery, NewJob, Order, Owners,
+        Progress, Report, Retention, State, View,
     },
     store::{
         CommitEvent, JobStore, Listener, Presence, RedisStore, Replaced,
@@ -245,6 +245,7 @@ async fn fill(store: &RedisStore, numbers: std::ops::Range<u32>) {
 async fn page(store: &RedisStore, filter: &Filter) -> f64 {
     let query = |after| ListQuery {
         filter: filter.clone(),
+        order: Order::Newest,
         limit: 50,
         after,
         now: SystemClock.now(),
@@ -266,6 +267,7 @@ async fn page(store: &RedisStore, filter: &Filter) -> f64 {
 async fn weigh(redis: &Redis, store: &RedisStore, jobs: u32) {
     let newest = ListQuery {
         filter: Filter::default(),
+        order: Order::Newest,
         limit: 1,
         after: None,
         now: SystemClock.now(),

@@ -43,7 +43,7 @@ impl Deadline {
 }
 
 /// Whether the worker still reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Liveness {
     /// The job has no lease, waits for its start or has ended.
     Unspecified,
@@ -51,6 +51,17 @@ pub enum Liveness {
     Live,
     /// The lease or the time for the start ran out.
     Lost,
+}
+
+impl Liveness {
+    /// The name as callers know it, without the prefix of its enum.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "UNSPECIFIED",
+            Self::Live => "LIVE",
+            Self::Lost => "LOST",
+        }
+    }
 }
 
 impl Job {

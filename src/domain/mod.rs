@@ -34,6 +34,6 @@ pub use job::{Document, Job, JobId, NewJob, Progress, Removal, State};
 pub use labels::Labels;
 pub use limits::*;
 pub use merge::{Merged, merge};
-pub use query::{Cursor, Filter, ListQuery, View};
+pub use query::{Cursor, Filter, ListQuery, Order, View};
 pub use time::{MAX_DURATION, Timestamp};
 pub use version::{ChangeId, Version};

@@ -1,10 +1,15 @@
 //! The handlers of `AdminService`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{context::caller, convert, stream::respond};
+use super::{
+    context::{CallContext, caller},
+    convert,
+    stream::respond,
+};
 use crate::{
     proto::v1::{self, admin_service_server::AdminService},
     tracker::Tracker,
@@ -34,10 +39,15 @@ impl AdminService for Admin {
         request: Request<v1::PurgeJobsRequest>,
     ) -> Result<Response<v1::PurgeJobsResponse>, Status> {
         let caller = caller(&request)?;
-        let dry_run = request.get_ref().dry_run;
-        let (filter, older_than) = convert::purge(request.into_inner())?;
-        let ended_by = older_than.map(|age| self.tracker.now() - age);
-        let purged = self.tracker.on_behalf_of(&caller).purge(filter, ended_by, dry_run).await?;
-        respond(v1::PurgeJobsResponse { purged_count: convert::count(purged) })
+        let time = time_for_part(&request);
+        let (purge, digest) = convert::purge(request.into_inner(), &caller, self.tracker.now())?;
+        let purged = self.tracker.on_behalf_of(&caller).purge(&purge, time).await?;
+        respond(convert::purged(&purged, digest))
     }
+}
+
+/// How long a part of a purge may take: half of what is left until the deadline, as the last step may take as long.
+fn time_for_part<T>(request: &Request<T>) -> Duration {
+    let deadline = CallContext::of(request.extensions()).map(|context| context.deadline.for_response(true));
+    deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(Instant::now()) / 2)
 }

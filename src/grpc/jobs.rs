@@ -96,10 +96,9 @@ impl JobService for Jobs {
 
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Answer<v1::ListJobsResponse> {
         let caller = caller(&request)?;
-        let now = self.tracker.now();
-        let query = convert::list(request.into_inner(), &caller, now)?;
+        let query = convert::list(request.into_inner(), &caller, self.tracker.now())?;
         let page = self.tracker.on_behalf_of(&caller).list(&query).await?;
-        respond(convert::page(&page, &query.filter, &caller, query.view, now))
+        respond(convert::page(&page, &query, &caller))
     }
 
     async fn start_attempt(&self, request: Request<v1::StartAttemptRequest>) -> Answer<v1::StartAttemptResponse> {

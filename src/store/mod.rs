@@ -27,7 +27,9 @@ pub use self::{
     memory::MemoryStore,
     primary::{History, PartitionState, Partitioning, Presence, PrimaryStore, Replacement},
     redis::RedisStore,
-    stats::{CacheStats, ReconcileOutcome, ReconcileReport, RedisStats, StorageMode, StoreStats},
+    stats::{
+        CacheStats, HeldBack, ReconcileOutcome, ReconcileReport, RedisStats, ReplicaStats, StorageMode, StoreStats,
+    },
 };
 
 use crate::domain::{Cursor, Deadline, Due, Job, JobId, ListQuery, Timestamp};
@@ -114,7 +116,7 @@ pub enum Decided {
 /// A page of a list.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// The jobs, newest first. May be fewer than requested, even where there is a next page.
+    /// The jobs, in the order of the query. May be fewer than requested, even where there is a next page.
     pub jobs: Vec<Stored>,
     /// Position of the next page; `None` on the last page.
     pub next: Option<Cursor>,
@@ -186,7 +188,7 @@ pub trait JobStore: Send + Sync + 'static {
     /// within the time that `decision` allows.
     async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError>;
 
-    /// Returns the jobs that a query selects, newest first, without tombstones. The cost depends on the page, not on
+    /// Returns the jobs that a query selects, in its order, without tombstones. The cost depends on the page, not on
     /// the collection.
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
 

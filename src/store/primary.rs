@@ -3,7 +3,7 @@
 use std::sync::{
     Arc,
     atomic::{
-        AtomicBool, AtomicI64,
+        AtomicBool, AtomicI64, AtomicUsize,
         Ordering::{AcqRel, Acquire, Release},
     },
 };
@@ -148,6 +148,8 @@ struct PartitionPresence {
     dirty_since: AtomicI64,
     /// Time since when workers can report, on the primary's clock, in microseconds.
     heard_since: AtomicI64,
+    /// Number of jobs that the primary lacks, or has in an earlier version.
+    dirty_jobs: AtomicUsize,
 }
 
 impl Presence {
@@ -158,6 +160,7 @@ impl Presence {
             last_beat: 0.into(),
             dirty_since: i64::MAX.into(),
             heard_since: 0.into(),
+            dirty_jobs: 0.into(),
         };
         Self((0..partitions).map(|_| none()).collect())
     }
@@ -182,9 +185,18 @@ impl Presence {
         presence.dirty_since.fetch_min(presence.last_beat.load(Acquire), AcqRel);
     }
 
-    /// Records that the primary has everything that was acknowledged.
-    pub fn end_dirty(&self, partition: usize) {
-        self.0[partition].dirty_since.store(i64::MAX, Release);
+    /// Records the number of jobs that the primary lacks; with none it has everything that was acknowledged.
+    pub fn set_dirty_jobs(&self, partition: usize, count: usize) {
+        let presence = &self.0[partition];
+        presence.dirty_jobs.store(count, Release);
+        if count == 0 {
+            presence.dirty_since.store(i64::MAX, Release);
+        }
+    }
+
+    /// Returns the number of jobs that the primary lacks.
+    pub fn dirty_jobs(&self, partition: usize) -> usize {
+        self.0[partition].dirty_jobs.load(Acquire)
     }
 
     /// Returns the mark: the time up to which the primary has everything that was acknowledged here, or `None` if it is
@@ -206,5 +218,19 @@ impl Presence {
     /// Returns the time since when workers can report, on the primary's clock.
     pub fn heard_since(&self, partition: usize) -> Timestamp {
         Timestamp::from_micros(self.0[partition].heard_since.load(Acquire))
+    }
+
+    /// Returns a version that the primary has with its lease as it runs at `now`: from the last report, or from the time
+    /// since when workers can report. Time in which nobody could report does not count.
+    pub fn with_running_lease(&self, partition: usize, job: &Arc<Job>, now: Timestamp) -> Arc<Job> {
+        match job.lease.expire_time {
+            Some(expires) if expires <= now && !job.lease.lost => {
+                let from = job.heard.max(Some(self.heard_since(partition))).unwrap_or(now);
+                let mut seen = Job::clone(job);
+                seen.lease.expire_time = Some(expires.max(from + job.silence_allowed()));
+                Arc::new(seen)
+            }
+            _ => job.clone(),
+        }
     }
 }

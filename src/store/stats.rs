@@ -1,6 +1,9 @@
 //! Statistics that a store reports about itself.
 
-use std::time::Duration;
+use std::{
+    fmt::{self, Display, Formatter},
+    time::Duration,
+};
 
 use crate::domain::{JobId, State, Timestamp};
 
@@ -16,7 +19,7 @@ pub enum StorageMode {
 }
 
 /// Statistics of a store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StoreStats {
     /// Number of jobs by state, in the order of [`State::ALL`], without tombstones; `None` if they can't be counted
     /// now.
@@ -31,6 +34,79 @@ pub struct StoreStats {
     pub dirty: u64,
     /// Report of the last reconciliation with the primary.
     pub last_reconciliation: Option<ReconcileReport>,
+    /// The replicas that are registered with the primary; none if it can't be asked.
+    pub replicas: Vec<ReplicaStats>,
+    /// The reason why no active job fails or expires now because of the time, if that is so.
+    pub held_back: Option<HeldBack>,
+}
+
+/// A replica that is registered with the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStats {
+    /// Id of the process.
+    pub id: String,
+    /// Version of the process; empty if it does not report one.
+    pub version: String,
+    /// Time of its last beat, on the primary's clock.
+    pub last_seen: Timestamp,
+    /// Number of jobs that it had accepted by then and that the primary did not have.
+    pub dirty: u64,
+}
+
+/// The reason why decisions by time about active jobs are held back: a worker may have reported where the primary does
+/// not know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeldBack {
+    /// The primary does not answer.
+    Unavailable,
+    /// This replica does not serve from the primary.
+    NotServing,
+    /// Workers can report for no longer than `heard_for`; decisions wait for `bound`.
+    JustBack {
+        /// Time for which they can.
+        heard_for: Duration,
+        /// Time for which replicas may be cut off.
+        bound: Duration,
+    },
+    /// No replica has sent a beat for some seconds.
+    NobodyServes,
+    /// There are beats of the future.
+    ClockSetBack,
+    /// A replica may have acknowledged reports that the primary does not have.
+    Replica {
+        /// Its id.
+        id: String,
+        /// Time since its last beat, if that is long.
+        silence: Option<Duration>,
+        /// Number of its jobs that the primary does not have, as of its last beat.
+        dirty: u64,
+    },
+}
+
+impl Display for HeldBack {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable => f.write_str("Redis does not answer this replica"),
+            Self::NotServing => f.write_str("this replica does not serve from Redis"),
+            Self::JustBack { heard_for, bound } => {
+                let (heard_for, bound) = (heard_for.as_secs(), bound.as_secs());
+                write!(f, "workers have been able to report for {heard_for} s only; decisions wait for {bound} s")
+            }
+            Self::NobodyServes => f.write_str("no replica has served from Redis for some seconds"),
+            Self::ClockSetBack => f.write_str("the clock of Redis was set back"),
+            Self::Replica { id, silence: Some(silence), dirty: 0 } => {
+                write!(f, "replica {id} was last seen {} s ago", silence.as_secs())
+            }
+            Self::Replica { id, silence: Some(silence), dirty } => {
+                let silence = silence.as_secs();
+                write!(f, "replica {id} was last seen {silence} s ago with {dirty} jobs that Redis does not have")
+            }
+            Self::Replica { id, silence: None, dirty: 0 } => write!(f, "replica {id} does not serve from Redis"),
+            Self::Replica { id, silence: None, dirty } => {
+                write!(f, "replica {id} has {dirty} jobs that Redis does not have")
+            }
+        }
+    }
 }
 
 /// Number of reads by the source of their answer.

@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::{task::yield_now, time::timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{Changed, Tracker, TrackerStats, quota::Place};
 use crate::{
     domain::{
-        Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Needed, NewJob, Owners, Subject,
-        Timestamp, View,
+        Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Needed, NewJob, Order, Owners,
+        Subject, View,
     },
     store::{Page, Replaced, Stored},
     watch::{JobToken, JobWatch, JobsWatch, Pace, Scope},
@@ -144,35 +144,6 @@ impl Calls<'_> {
         }
     }
 
-    /// Deletes ended jobs that `filter` selects and that ended by `ended_by`. Returns how many.
-    pub async fn purge(&self, filter: Filter, ended_by: Option<Timestamp>, dry_run: bool) -> Result<u64, JobError> {
-        let filter = self.limited(filter);
-        let (now, view) = (self.tracker.now(), View::Basic);
-        let mut query = ListQuery { filter, limit: MAX_PAGE, after: None, now, confined: false, view };
-        let mut purged = 0;
-        loop {
-            let page = self.tracker.store.list(&query).await?;
-            for stored in page.jobs {
-                if !matches!(stored.job.end_time, Some(end) if ended_by.is_none_or(|time| end <= time)) {
-                    continue;
-                }
-                // What was changed since it was listed is no longer what was asked for.
-                let gone = dry_run
-                    || match self.tracker.try_change(stored, &Change::Delete { force: false }).await {
-                        Err(JobError::Corrupt(_)) => false,
-                        outcome => outcome?.is_ok(),
-                    };
-                purged += u64::from(gone);
-            }
-            // A store that answers at once would never let a deadline end this, nor others have their turn.
-            yield_now().await;
-            query.after = page.next;
-            if query.after.is_none() {
-                return Ok(purged);
-            }
-        }
-    }
-
     /// Watches a job, from `resume_token` on or from now.
     pub async fn watch_job(&self, id: &JobId, resume_token: &str, pace: Pace) -> Result<JobWatch, JobError> {
         let subscription = self.tracker.hub.subscribe(vec![id.clone()], Filter::default()).as_watcher();
@@ -221,7 +192,8 @@ impl Calls<'_> {
         let owners = Owners::Only([owner.to_owned()].into());
         let filter = Filter { owners, ..Filter::default() };
         let (now, view) = (self.tracker.now(), View::Basic);
-        let page = store.list(&ListQuery { filter, limit: MAX_PAGE, after, now, confined: true, view }).await?;
+        let order = Order::Newest;
+        let page = store.list(&ListQuery { filter, order, limit: MAX_PAGE, after, now, confined: true, view }).await?;
         looks.end(owner, page.next);
         let jobs = store.count_of_owner(owner).await?;
         Ok(refused.filter(|_| jobs >= most as u64))

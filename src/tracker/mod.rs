@@ -7,6 +7,7 @@
 
 mod calls;
 mod metrics;
+mod purge;
 mod quota;
 mod sweep;
 
@@ -22,6 +23,7 @@ use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
 pub use calls::Calls;
+pub use purge::{Purge, Purged};
 
 use self::{metrics::JobMetrics, quota::QuotaLooks, sweep::Sweeper};
 use crate::{

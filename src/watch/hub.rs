@@ -75,7 +75,7 @@ impl Hub {
         }
     }
 
-    /// Watches the jobs `ids`, or those of any id if there are none, as far as `filter` can match them in some state.
+    /// Watches the jobs `ids`, or those of any id if there are none, as far as `filter` can match them in some condition.
     pub fn subscribe(self: &Arc<Self>, ids: Vec<JobId>, filter: Filter) -> Subscription {
         let inbox = Arc::new(Inbox { filter, state: Mutex::default() });
         let mut guard = self.registry();
@@ -175,7 +175,7 @@ impl Listener for Hub {
         if registry.by_id.contains_key(hint.id) || registry.pending.contains_key(hint.id) {
             return true;
         }
-        lock(&registry.broad.inboxes).values().any(|inbox| inbox.filter.matches_names(hint.kind, hint.owner))
+        lock(&registry.broad.inboxes).values().any(|inbox| inbox.filter.matches_names(hint.id, hint.kind, hint.owner))
     }
 
     fn watched(&self) -> Vec<JobId> {

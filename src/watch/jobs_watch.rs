@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::{Cursor, Filter, Identity, Job, JobId, ListQuery, Owners, State, View},
+    domain::{Cursor, Filter, Identity, Job, JobId, ListQuery, Order, Owners, State, Timestamp, View},
     store::{CommitEvent, JobStore, StoreError, Stored},
 };
 
@@ -49,12 +49,22 @@ impl Scope {
     /// been sent more than its token says.
     fn matched_since(&self, since: Option<State>, job: &Job) -> bool {
         let since = since.unwrap_or(State::Pending);
-        let ran = (since == State::Pending && job.start_time.is_some()).then_some(State::Running);
-        [Some(since), ran, Some(job.state)].into_iter().flatten().any(|state| self.filter.matches_state(state))
+        // With another attempt it may have been in both active states, whichever one is known.
+        let is_retried = !since.is_terminal() && job.attempt > 1;
+        let waited = is_retried.then_some(State::Pending);
+        let ran = is_retried || (since == State::Pending && job.start_time.is_some());
+        let states = [Some(since), waited, ran.then_some(State::Running), Some(job.state)];
+        states.into_iter().flatten().any(|state| self.filter.matches_state(state))
     }
 
-    fn matches(&self, job: &Job) -> bool {
-        job.removal.is_none() && self.filter.matches_state(job.state)
+    fn matches(&self, job: &Job, now: Timestamp) -> bool {
+        job.removal.is_none() && self.filter.matches_condition(job, now)
+    }
+
+    /// A page of the jobs that match now.
+    fn query(&self, after: Option<Cursor>, now: Timestamp) -> ListQuery {
+        let (filter, order, view) = (self.filter.clone(), Order::Newest, View::Full);
+        ListQuery { filter, order, limit: BATCH, after, now, confined: false, view }
     }
 
     /// Binds a token to what `caller` asked for.
@@ -125,6 +135,8 @@ impl JobsWatch {
         let epoch = store.epoch();
         let resumed = JobsToken::decode(resume_token)
             .filter(|token| token.epoch == epoch && token.scope == digest)
+            // Of the time of the token only the states of jobs are known: which of them matched then can't be told.
+            .filter(|_| scope.filter.depends_on_state_alone())
             .and_then(|token| token.position);
         let mut watch = Self {
             store,
@@ -204,11 +216,7 @@ impl JobsWatch {
         }
         let mut found = Vec::new();
         if self.scope.ids.is_empty() {
-            let filter = self.scope.filter.clone();
-            let listed = self
-                .store
-                .list(&ListQuery { filter, limit: BATCH, after: page.clone(), now, confined: false, view: View::Full })
-                .await?;
+            let listed = self.store.list(&self.scope.query(page.clone(), now)).await?;
             *all_read = listed.next.is_none();
             *page = listed.next;
             found = listed.jobs;
@@ -228,7 +236,7 @@ impl JobsWatch {
             }
             ids.drain(..some);
             *all_read = ids.is_empty();
-            found.retain(|stored| stored.job.is_visible(now) && self.scope.filter.matches(&stored.job));
+            found.retain(|stored| stored.job.is_visible(now) && self.scope.filter.matches(&stored.job, now));
         }
         if found.is_empty() {
             // A store that answers at once would give nobody else a turn.
@@ -320,14 +328,15 @@ impl JobsWatch {
         if !self.scope.covers(job) {
             return;
         }
+        let matches = self.scope.matches(job, self.clock.now());
         let (kind, anew) = (EventKind::Update.of(job), EventKind::Snapshot.of(job));
         let Some(known) = self.known.get(&job.id) else {
-            if self.scope.matches(job) || may_know {
+            if matches || may_know {
                 self.send(kind, change.stored, 0, false, next);
             }
             return;
         };
-        if !known.matching && !self.scope.matches(job) {
+        if !known.matching && !matches {
             if is_end(job) {
                 self.known.remove(&job.id);
             }
@@ -342,7 +351,7 @@ impl JobsWatch {
 
     fn send(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: bool, next: Option<&CommitEvent>) {
         let job = &*stored.job;
-        let matching = self.scope.matches(job);
+        let matching = self.scope.matches(job, self.clock.now());
         if matching || !is_end(job) {
             let quiet = if kind == EventKind::Update { self.pace.min_interval } else { Duration::ZERO };
             let known = Known { sent: Sent::of(job), matching, quiet_until: Instant::now() + quiet };

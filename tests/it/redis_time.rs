@@ -395,7 +395,7 @@ async fn mark_is_the_time_of_the_last_beat_before_anything_was_dirty() {
     bench.beat().await;
     let (_, dirty) = bench.beat().await.mark().expect("it serves");
     assert!((second.begun..=second.ended).contains(&dirty), "{mark}, {dirty}");
-    bench.presence.end_dirty(PARTITION);
+    bench.presence.set_dirty_jobs(PARTITION, 0);
     let (_, clean) = bench.beat().await.mark().expect("it serves");
     assert!(clean > dirty);
 
@@ -437,6 +437,32 @@ async fn marks_of_replicas_that_stopped_or_are_long_gone_are_removed() {
     bench.presence.set_serving(PARTITION, false);
     bench.store.leave(PARTITION).await.expect("Redis answers");
     assert_eq!(bench.beat().await.mark(), None);
+}
+
+/// A replica is registered as long as it beats, also while it does not serve, and for a while after its last beat.
+#[tokio::test]
+async fn replicas_that_stopped_or_are_long_gone_are_not_registered() {
+    let bench = Bench::start().await;
+    let registered = |beat: &Beat| -> Vec<String> {
+        let mut names: Vec<_> = beat.fields.keys().filter_map(|name| name.strip_prefix("about:")).collect();
+        names.sort_unstable();
+        names.into_iter().map(str::to_owned).collect()
+    };
+    bench.presence.set_serving(PARTITION, false);
+    assert!(registered(&bench.beat().await).is_empty(), "it does not serve yet");
+    bench.presence.set_serving(PARTITION, true);
+    let own = registered(&bench.beat().await);
+    assert_eq!(own.len(), 1);
+    for (name, ago) in [("gone", HOUR), ("future", -HOUR), ("late", 30), (&own[0], HOUR)] {
+        let about = format!("{} 1 9.9.9", bench.now().await - ago * 1_000_000);
+        let _: i64 = bench.ask(&["HSET", &bench.beat_key(), &format!("about:{name}"), &about]).await;
+    }
+    bench.presence.set_serving(PARTITION, false);
+    let mut expected = vec!["late".to_owned(), own[0].clone()];
+    expected.sort_unstable();
+    assert_eq!(registered(&bench.beat().await), expected);
+    bench.store.leave(PARTITION).await.expect("Redis answers");
+    assert_eq!(registered(&bench.beat().await), ["late"]);
 }
 
 /// A loss that one replica notices is known to all others.

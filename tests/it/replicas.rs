@@ -1,6 +1,7 @@
 //! Servers that share a Redis: what is done through one is seen through the others, and outlives each of them.
 
 mod races;
+mod registered;
 mod time;
 
 use std::{

@@ -8,7 +8,7 @@ use std::{
 use jobtrack::{
     clock::{Clock, SteeredClock, SystemClock},
     domain::{
-        Applied, Change, ChangeContext, Due, Filter, Job, JobId, ListQuery, NewJob, Owners, Removal, State,
+        Applied, Change, ChangeContext, Due, Filter, Job, JobId, ListQuery, NewJob, Order, Removal, State,
         TOMBSTONE_LIFE, Timestamp, Version, View,
     },
     store::{
@@ -18,6 +18,13 @@ use jobtrack::{
     },
 };
 
+mod lists;
+
+use self::lists::{
+    a_page_goes_on_where_the_last_one_ended, lists_hold_what_is_so_at_the_moment, lists_hold_what_the_filter_selects,
+    lists_in_both_orders_hold_each_job_that_stays_once, lists_in_both_orders_pass_jobs_of_one_time,
+    lists_leave_out_what_is_gone, lists_run_from_the_newest_or_the_oldest,
+};
 use crate::support::jobs::{
     apply, at, document, failure, heartbeat, id, job, make, moment, plain, retry, start, success,
 };
@@ -98,23 +105,31 @@ impl Bench {
     }
 
     async fn page(&self, filter: &Filter, limit: usize, after: Option<&Page>, seconds: i64) -> Page {
-        let after = after.and_then(|page| page.next.clone());
-        let query =
-            ListQuery { filter: filter.clone(), limit, after, now: at(seconds), confined: false, view: View::Full };
+        self.page_in(Order::Newest, filter, limit, after, seconds).await
+    }
+
+    async fn page_in(&self, order: Order, filter: &Filter, limit: usize, last: Option<&Page>, seconds: i64) -> Page {
+        let (filter, after) = (filter.clone(), last.and_then(|page| page.next.clone()));
+        let query = ListQuery { filter, order, limit, after, now: at(seconds), confined: false, view: View::Full };
         self.store.list(&query).await.expect("the store answers")
     }
 
     /// The names of all that `filter` selects, page by page.
     async fn list(&self, filter: &Filter, limit: usize) -> Vec<String> {
+        self.list_in(Order::Newest, filter, limit).await
+    }
+
+    async fn list_in(&self, order: Order, filter: &Filter, limit: usize) -> Vec<String> {
         let mut names = Vec::new();
-        let mut page = self.page(filter, limit, None, 1000).await;
+        let mut last = None;
         loop {
+            let page = self.page_in(order, filter, limit, last.as_ref(), 1000).await;
             assert!(page.jobs.len() <= limit);
             names.extend(page.jobs.iter().map(|stored| stored.job.id.to_string()));
             if page.next.is_none() {
                 return names;
             }
-            page = self.page(filter, limit, Some(&page), 1000).await;
+            last = Some(page);
         }
     }
 
@@ -212,86 +227,6 @@ async fn of_racing_writes_one_wins(bench: Bench) {
     let won: Vec<_> = won.collect();
     assert_eq!(won.len(), 1);
     assert_eq!(bench.get("a").await.map(|job| job.version), won.first().copied());
-}
-
-async fn lists_run_from_the_newest(bench: Bench) {
-    for (name, created) in [("b", 2), ("a", 1), ("d", 3), ("c", 3)] {
-        bench.add(job(name, created)).await;
-    }
-    for limit in [1, 2, 3, 4, 50] {
-        assert_eq!(bench.list(&Filter::default(), limit).await, ["d", "c", "b", "a"]);
-    }
-}
-
-async fn lists_hold_what_the_filter_selects(bench: Bench) {
-    for n in 0..40_i64 {
-        let new = NewJob {
-            kind: format!("k{}", n % 4),
-            owner: if n % 2 == 0 { "even".into() } else { String::new() },
-            labels: [("third".to_owned(), (n % 3).to_string())].into(),
-            ..plain()
-        };
-        let made = bench.add(make(&format!("j{n:02}"), n, new)).await;
-        if n % 5 == 0 {
-            let running = bench.change(&made, &heartbeat(), 50).await;
-            if n % 10 == 0 {
-                bench.change(&running, &success(), 51).await;
-            }
-        }
-    }
-    let expect = |select: &dyn Fn(i64) -> bool| -> Vec<String> {
-        (0..40).rev().filter(|n| select(*n)).map(|n| format!("j{n:02}")).collect()
-    };
-    let states = |states: &[State]| Filter { states: states.iter().copied().collect(), ..Filter::default() };
-    let kind = Filter { kind: "k1".into(), ..Filter::default() };
-    let owner = Filter { owners: Owners::one("even"), ..Filter::default() };
-    let label = Filter { labels: [("third".into(), "2".into())].into(), ..Filter::default() };
-    let time = Filter { created_after: Some(at(10)), created_before: Some(at(20)), ..Filter::default() };
-    let active = states(&[State::Pending, State::Running]);
-    for limit in [1, 7, 100] {
-        assert_eq!(bench.list(&states(&[State::Succeeded]), limit).await, expect(&|n| n % 10 == 0));
-        assert_eq!(bench.list(&active, limit).await, expect(&|n| n % 10 != 0));
-        assert_eq!(bench.list(&kind, limit).await, expect(&|n| n % 4 == 1));
-        assert_eq!(bench.list(&owner, limit).await, expect(&|n| n % 2 == 0));
-        assert_eq!(bench.list(&label, limit).await, expect(&|n| n % 3 == 2));
-        assert_eq!(bench.list(&time, limit).await, expect(&|n| (10..20).contains(&n)));
-        let all = Filter { kind: "k0".into(), labels: label.labels.clone(), ..time.clone() };
-        assert_eq!(bench.list(&all, limit).await, expect(&|n| (10..20).contains(&n) && n % 4 == 0 && n % 3 == 2));
-    }
-    let unknown = Filter { owners: Owners::one("nobody"), ..Filter::default() };
-    assert!(bench.list(&unknown, 10).await.is_empty());
-    let never = Filter { created_after: Some(at(20)), created_before: Some(at(10)), ..Filter::default() };
-    assert!(bench.list(&never, 10).await.is_empty());
-
-    let total = async |filter: &Filter| bench.page(filter, 1, None, 1000).await.total;
-    for (filter, exact) in [(&Filter::default(), 40), (&active, 36), (&kind, 10), (&owner, 20)] {
-        let told = total(filter).await;
-        assert!(told.is_none_or(|told| told == exact), "{told:?} is not {exact}");
-    }
-}
-
-async fn a_page_goes_on_where_the_last_one_ended(bench: Bench) {
-    for n in 0..6 {
-        bench.add(job(&format!("j{n}"), n)).await;
-    }
-    let first = bench.page(&Filter::default(), 2, None, 10).await;
-    bench.add(job("new", 9)).await;
-    let gone = bench.get("j4").await.expect("it is there");
-    bench.change(&gone, &Change::Delete { force: true }, 10).await;
-    let second = bench.page(&Filter::default(), 2, Some(&first), 10).await;
-    let names: Vec<_> = second.jobs.iter().map(|stored| stored.job.id.to_string()).collect();
-    assert_eq!(names, ["j3", "j2"]);
-}
-
-async fn lists_leave_out_what_is_gone(bench: Bench) {
-    let kept = bench.add(job("kept", 1)).await;
-    let gone = bench.add(job("gone", 2)).await;
-    let gone = bench.change(&gone, &Change::Delete { force: true }, 3).await;
-    let over = bench.add(make("over", 3, NewJob { retention: Some(Duration::from_secs(5)), ..plain() })).await;
-    bench.change(&over, &success(), 4).await;
-    assert_eq!(bench.page(&Filter::default(), 9, None, 8).await.jobs.len(), 2);
-    assert_eq!(bench.list(&Filter::default(), 9).await, [kept.id.as_str()]);
-    assert_eq!(bench.get("gone").await, Some(gone), "its tombstone is there");
 }
 
 async fn counts_follow_the_states(bench: Bench) {
@@ -461,7 +396,9 @@ macro_rules! store_contract {
     ($name:ident, $make:expr) => {
         store_contract!($name, $make;
             nothing_is_there_at_first what_is_stored_is_read_back attempts_are_read_back a_write_needs_exactly_the_version_that_is_there
-            of_racing_writes_one_wins lists_run_from_the_newest lists_hold_what_the_filter_selects
+            of_racing_writes_one_wins lists_run_from_the_newest_or_the_oldest
+            lists_in_both_orders_pass_jobs_of_one_time lists_in_both_orders_hold_each_job_that_stays_once
+            lists_hold_what_is_so_at_the_moment lists_hold_what_the_filter_selects
             a_page_goes_on_where_the_last_one_ended lists_leave_out_what_is_gone counts_follow_the_states
             a_record_is_forgotten_only_at_its_version what_is_due_comes_in_order
             a_lease_runs_from_the_last_report each_commit_is_announced_in_order

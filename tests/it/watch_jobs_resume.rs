@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jobtrack::{
-    proto::v1::{CreateJobRequest, Event, JobFilter, Removal, WatchJobsRequest, job::State},
+    proto::v1::{CreateJobRequest, Event, FailJobRequest, Failure, JobFilter, Removal, WatchJobsRequest, job::State},
     watch::JobsToken,
 };
 
@@ -129,6 +129,25 @@ async fn a_job_that_stopped_matching_since_comes_as_its_last_update() {
     let known = known_by_fence(&mut stream, &mut client, new_job("fence")).await;
     let brief: Vec<_> = known.values().map(Seen::brief).collect();
     assert_eq!(brief, [(Event::Update, "ended", 3), (Event::Update, "reported", 2)]);
+    server.stop().await;
+}
+
+/// It runs, waits and runs again. Which of that was before the token, the store does not keep.
+#[tokio::test]
+async fn a_job_that_waited_for_another_attempt_is_followed_after_the_token() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    report(&mut client, "a").await;
+    let failure = Some(Failure::default());
+    let retry = FailJobRequest { job_id: "a".into(), retry: true, failure, ..FailJobRequest::default() };
+    client.fail_job(retry).await.expect("it waits for another attempt");
+    let pending = in_state(&[State::Pending]);
+    let token = token(&client, &pending).await;
+    report(&mut client, "a").await;
+    let mut stream = resume(&client, &token, &pending).await;
+    let running = stream.expect(Event::Update).await;
+    assert_eq!((running.brief(), running.state()), ((Event::Update, "a", 4), State::Running));
     server.stop().await;
 }
 

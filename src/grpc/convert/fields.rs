@@ -1,15 +1,20 @@
 //! Reads the fields of a request and notes what is wrong with them.
 
-use std::{collections::HashMap, ops::RangeBounds, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::RangeBounds,
+    time::Duration,
+};
 
 use prost::Message;
 use prost_types::Struct;
+use uuid::Uuid;
 
 use super::structs::document;
 use crate::{
     domain::{
-        Document, JobError, JobId, Labels, MAX_DURATION, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, State, Timestamp,
-        Violation,
+        Cursor, Document, JobError, JobId, Labels, Liveness, MAX_DURATION, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS,
+        State, Timestamp, Violation,
     },
     proto::v1,
 };
@@ -36,7 +41,7 @@ impl Fields {
     pub fn id(&mut self, field: &str, raw: &str) -> JobId {
         JobId::parse(raw).unwrap_or_else(|| {
             self.refuse(field, "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -");
-            JobId::from(uuid::Uuid::nil())
+            JobId::from(Uuid::nil())
         })
     }
 
@@ -122,6 +127,42 @@ impl Fields {
             self.refuse(field, "must be states of a job, by their names");
             Vec::new()
         })
+    }
+
+    /// The place in a list that a page token stands for; `None` where it is empty. It must be bound to what has this
+    /// `digest`, and so be from `origin`.
+    pub fn place(&mut self, field: &str, token: &str, digest: Uuid, origin: &str) -> Option<Cursor> {
+        let place = Cursor::from_token(token, digest);
+        if place.is_none() && !token.is_empty() {
+            self.refuse(field, format!("must be the next_page_token of {origin}"));
+        }
+        place
+    }
+
+    /// What is known of workers, by the numbers.
+    pub fn liveness(&mut self, field: &str, numbers: Vec<i32>) -> BTreeSet<Liveness> {
+        let liveness: Option<_> = numbers.into_iter().map(liveness).collect();
+        liveness.unwrap_or_else(|| {
+            self.refuse(field, "must be LIVENESS_LIVE or LIVENESS_LOST");
+            BTreeSet::new()
+        })
+    }
+
+    /// The beginning of ids.
+    pub fn id_prefix(&mut self, field: &str, prefix: String) -> String {
+        // Each beginning of an id is one itself, unless it is empty.
+        if !prefix.is_empty() && JobId::parse(&prefix).is_none() {
+            self.refuse(field, "must be at most 128 characters of A-Z a-z 0-9 . _ : -");
+        }
+        prefix
+    }
+}
+
+fn liveness(number: i32) -> Option<Liveness> {
+    match v1::Liveness::try_from(number).ok()? {
+        v1::Liveness::Unspecified => None,
+        v1::Liveness::Live => Some(Liveness::Live),
+        v1::Liveness::Lost => Some(Liveness::Lost),
     }
 }
 

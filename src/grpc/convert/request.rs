@@ -2,15 +2,19 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use uuid::Uuid;
+
 use super::fields::Fields;
 use crate::{
     domain::{
-        Change, Claim, Completion, Cursor, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, Identity, JobError,
-        JobId, ListQuery, MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON,
+        Change, Claim, Completion, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, Identity, JobError, JobId,
+        ListQuery, MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON,
         MAX_METADATA, MAX_NAME, MAX_PAGE, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT, MAX_STAGE, MAX_TITLE,
-        MAX_UNIT, MAX_WATCHED_IDS, NewJob, Owners, Progress, Report, Start, State, Timeouts, Timestamp, View, cut,
+        MAX_UNIT, MAX_WATCHED_IDS, NewJob, Order, Owners, Progress, Report, Start, State, Timeouts, Timestamp, View,
+        cut,
     },
     proto::v1,
+    tracker::Purge,
     watch::{Pace, Scope},
 };
 
@@ -77,12 +81,11 @@ pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> 
             DEFAULT_PAGE
         }
     };
-    let after = (!request.page_token.is_empty()).then(|| Cursor::from_token(&request.page_token, &filter, caller));
-    if matches!(after, Some(None)) {
-        fields.refuse("page_token", "must be the next_page_token of a page with the same filter");
-    }
+    let order = order(&mut fields, request.order);
+    let digest = order.bind(filter.digest(caller));
+    let after = fields.place("page_token", &request.page_token, digest, "a page with the same filter and order");
     let view = view(&mut fields, request.view, View::Basic);
-    fields.done(ListQuery { filter, limit, after: after.flatten(), now, confined: false, view })
+    fields.done(ListQuery { filter, order, limit, after, now, confined: false, view })
 }
 
 /// See `StartAttempt`.
@@ -190,8 +193,8 @@ pub fn watch_jobs(request: v1::WatchJobsRequest) -> Result<(Scope, String, Pace,
     fields.done((Scope { ids, filter, ..Scope::default() }, request.resume_token, pace, view))
 }
 
-/// See `PurgeJobs`: which jobs, and how long ago they ended at least.
-pub fn purge(request: v1::PurgeJobsRequest) -> Result<(Filter, Option<Duration>)> {
+/// See `PurgeJobs`: which jobs, and the digest that binds a page token of `caller` to the request.
+pub fn purge(request: v1::PurgeJobsRequest, caller: &Identity, now: Timestamp) -> Result<(Purge, Uuid)> {
     let mut fields = Fields::default();
     let mut states = fields.states("states", request.states);
     if states.iter().any(|state| !state.is_terminal()) {
@@ -207,7 +210,15 @@ pub fn purge(request: v1::PurgeJobsRequest) -> Result<(Filter, Option<Duration>)
         ..Filter::default()
     };
     let older_than = fields.duration("older_than", request.older_than);
-    fields.done((filter, older_than))
+    let digest = purge_digest(&filter, older_than, request.dry_run, caller);
+    let after = fields.place("page_token", &request.page_token, digest, "an answer to the same request");
+    let ended_by = older_than.map(|age| now - age);
+    fields.done((Purge { filter, ended_by, dry_run: request.dry_run, after }, digest))
+}
+
+fn purge_digest(filter: &Filter, older_than: Option<Duration>, dry_run: bool, caller: &Identity) -> Uuid {
+    let rest = format!("purge {:?} {dry_run}", older_than.map(|age| age.as_micros()));
+    Uuid::new_v5(&filter.digest(caller), rest.as_bytes())
 }
 
 /// A view by its number; `default` if none is given.
@@ -219,6 +230,18 @@ fn view(fields: &mut Fields, number: i32, default: View) -> View {
         Err(_) => {
             fields.refuse("view", "must be a view of a job, by its name");
             default
+        }
+    }
+}
+
+/// An order by its number.
+fn order(fields: &mut Fields, number: i32) -> Order {
+    match v1::Order::try_from(number) {
+        Ok(v1::Order::Unspecified | v1::Order::Newest) => Order::Newest,
+        Ok(v1::Order::Oldest) => Order::Oldest,
+        Err(_) => {
+            fields.refuse("order", "must be ORDER_NEWEST or ORDER_OLDEST");
+            Order::Newest
         }
     }
 }
@@ -239,6 +262,10 @@ fn filter(fields: &mut Fields, from: v1::JobFilter) -> Filter {
         labels: fields.labels("filter.labels", from.labels),
         created_after: fields.timestamp("filter.created_after", from.created_after),
         created_before: fields.timestamp("filter.created_before", from.created_before),
+        liveness: fields.liveness("filter.liveness", from.liveness),
+        worker: fields.text("filter.worker", from.worker, MAX_NAME),
+        id_prefix: fields.id_prefix("filter.id_prefix", from.id_prefix),
+        updated_after: fields.timestamp("filter.updated_after", from.updated_after),
     }
 }
 

@@ -4,16 +4,19 @@ use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
+use uuid::Uuid;
 
 use super::structs::to_struct;
 use crate::{
     domain::{
-        Cancellation, Cursor, Failure, Filter, Identity, Ignored, Job, JobId, Liveness, MAX_ATTEMPTS, Outcome,
+        Cancellation, Cursor, Failure, Identity, Ignored, Job, JobId, ListQuery, Liveness, MAX_ATTEMPTS, Outcome,
         Progress, Removal, State, Timestamp, View,
     },
     proto::{EncodedEvent, v1},
-    store::{self, CacheStats, Durability, Page, ReconcileReport, RedisStats, Source, StorageMode, Stored},
-    tracker::{Effect, TrackerStats},
+    store::{
+        self, CacheStats, Durability, Page, ReconcileReport, RedisStats, ReplicaStats, Source, StorageMode, Stored,
+    },
+    tracker::{Effect, Purged, TrackerStats},
     watch::{EventKind, ResumeToken, WatchEvent},
 };
 
@@ -115,12 +118,12 @@ fn attempts(job: &Job) -> Vec<v1::Attempt> {
     all
 }
 
-/// A page of what `filter` selects for `caller`, cut short where more would make it larger than clients take.
-pub fn page(page: &Page, filter: &Filter, caller: &Identity, view: View, now: Timestamp) -> v1::ListJobsResponse {
+/// A page of what `query` selects for `caller`, cut short where more would make it larger than clients take.
+pub fn page(page: &Page, query: &ListQuery, caller: &Identity) -> v1::ListJobsResponse {
     let mut size = 0;
     let mut jobs = Vec::with_capacity(page.jobs.len());
     for stored in &page.jobs {
-        let job = job(stored, now, view);
+        let job = job(stored, query.now, query.view);
         size += job.encoded_len();
         if size > MAX_PAGE_BYTES && !jobs.is_empty() {
             break;
@@ -129,11 +132,21 @@ pub fn page(page: &Page, filter: &Filter, caller: &Identity, view: View, now: Ti
     }
     let cut = page.jobs.get(..jobs.len()).filter(|kept| kept.len() < page.jobs.len()).and_then(|kept| kept.last());
     let next = cut.map(|stored| Cursor::of(&stored.job)).or_else(|| page.next.clone());
+    let digest = query.order.bind(query.filter.digest(caller));
     v1::ListJobsResponse {
         jobs,
-        next_page_token: next.map(|place| place.to_token(filter, caller)).unwrap_or_default(),
+        next_page_token: next.map(|place| place.to_token(digest)).unwrap_or_default(),
         total_size: page.total.map(count),
         partial: page.partial,
+    }
+}
+
+/// What a part of a purge came to, with a token that is bound to what has this `digest`.
+pub fn purged(purged: &Purged, digest: Uuid) -> v1::PurgeJobsResponse {
+    v1::PurgeJobsResponse {
+        purged_count: count(purged.count),
+        next_page_token: purged.next.as_ref().map(|place| place.to_token(digest)).unwrap_or_default(),
+        partial: purged.partial,
     }
 }
 
@@ -236,6 +249,18 @@ pub fn stats(stats: &TrackerStats) -> v1::GetStatsResponse {
         watchers: count(stats.watchers as u64),
         uptime: Some(duration(stats.uptime)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        replicas: stats.store.replicas.iter().map(replica).collect(),
+        decisions_held_back: stats.store.held_back.is_some(),
+        decisions_held_back_reason: stats.store.held_back.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn replica(from: &ReplicaStats) -> v1::Replica {
+    v1::Replica {
+        id: from.id.clone(),
+        version: from.version.clone(),
+        last_seen_time: Some(timestamp(from.last_seen)),
+        dirty_jobs: count(from.dirty),
     }
 }
 
@@ -286,7 +311,7 @@ fn small(from: u32) -> i32 {
 }
 
 /// A count on the wire.
-pub fn count(from: u64) -> i64 {
+fn count(from: u64) -> i64 {
     i64::try_from(from).unwrap_or(i64::MAX)
 }
 

@@ -304,8 +304,7 @@ impl LocalCache {
         })
     }
 
-    /// Returns a version of the primary with its lease as it runs: from the last report, or from the time since when
-    /// workers can report.
+    /// Returns a version of the primary with its lease as it runs.
     pub fn with_liveness(&self, job: &Arc<Job>) -> Arc<Job> {
         if job.lease.expire_time.is_none() {
             return job.clone();
@@ -313,20 +312,9 @@ impl LocalCache {
         self.as_seen(job, false, self.clock.now())
     }
 
-    /// Returns a version with the lease as it runs, if the lease seems over. Time in which nobody could report does not
-    /// count.
+    /// Returns a version with the lease as it runs, if the lease seems over.
     fn as_seen(&self, job: &Arc<Job>, dirty: bool, now: Timestamp) -> Arc<Job> {
-        match job.lease.expire_time {
-            Some(expires) if expires <= now && !job.lease.lost && !dirty => {
-                let hears_since = self.presence.heard_since(self.partition_of(&job.id));
-                let from = job.heard.max(Some(hears_since)).unwrap_or(now);
-                let expires = expires.max(from + job.silence_allowed());
-                let mut seen = Job::clone(job);
-                seen.lease.expire_time = Some(expires);
-                Arc::new(seen)
-            }
-            _ => job.clone(),
-        }
+        if dirty { job.clone() } else { self.presence.with_running_lease(self.partition_of(&job.id), job, now) }
     }
 
     /// Marks an entry as fresh whose version the primary had when it was asked, after `since` was taken.
@@ -361,6 +349,7 @@ impl LocalCache {
         }
         self.presence.begin_dirty(meta.partition);
         entries.put(job.clone(), EntryMeta { dirty: true, lost: true, fresh: None, ..meta });
+        self.report_dirty(&entries, meta.partition);
         drop(entries);
         self.unsettled[meta.partition].notify_one();
         Some(volatile(job))
@@ -434,6 +423,7 @@ impl LocalCache {
         let before = previous.filter(|before| before.version.incarnation_id == job.version.incarnation_id);
         let meta = EntryMeta { lost, unsent, suspect_until, base, ..entries.meta(&job, partition, true, confirmed) };
         entries.put(job.clone(), meta);
+        self.report_dirty(&entries, partition);
         self.announce(&mut entries, volatile(job.clone()), before.map(|before| before.state));
         drop(entries);
         self.unsettled[partition].notify_one();
@@ -497,13 +487,11 @@ impl LocalCache {
     fn put_clean(&self, entries: &mut Entries, job: Arc<Job>, meta: EntryMeta) {
         debug_assert!(!meta.dirty, "the primary has it");
         entries.put(job, meta);
-        self.end_dirty_if_clean(entries, meta.partition);
+        self.report_dirty(entries, meta.partition);
     }
 
-    fn end_dirty_if_clean(&self, entries: &Entries, partition: usize) {
-        if entries.partitions[partition].dirty() == 0 {
-            self.presence.end_dirty(partition);
-        }
+    fn report_dirty(&self, entries: &Entries, partition: usize) {
+        self.presence.set_dirty_jobs(partition, entries.partitions[partition].dirty());
     }
 
     /// Records that the version `sent` was pushed, and the primary has `stored` now. Later changes of the entry stay.
@@ -535,7 +523,7 @@ impl LocalCache {
         let mut entries = self.entries();
         if entries.table.get(&job.id).is_some_and(|row| row.job.version == job.version) {
             let forgotten = entries.forget(&job.id);
-            self.end_dirty_if_clean(&entries, partition);
+            self.report_dirty(&entries, partition);
             drop(entries);
             drop(forgotten);
         }
@@ -543,7 +531,8 @@ impl LocalCache {
 
     /// Returns the cached jobs that a query selects.
     pub fn list(&self, query: &ListQuery) -> Page {
-        let selection = self.entries().table.select(query);
+        let seen = |row: &Row<EntryMeta>| self.as_seen(&row.job, row.note.dirty, query.now);
+        let selection = self.entries().table.select(query, seen);
         let jobs = selection.jobs.into_iter().map(volatile).collect();
         Page { jobs, next: selection.next, total: None, partial: true }
     }

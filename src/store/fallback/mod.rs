@@ -137,7 +137,7 @@ impl FallbackStore {
                 *stored = accepted;
             }
         }
-        page.jobs.retain(|stored| query.filter.matches(&stored.job) && stored.job.is_visible(query.now));
+        page.jobs.retain(|stored| query.filter.matches(&stored.job, query.now) && stored.job.is_visible(query.now));
         page.partial = true;
         page
     }
@@ -303,22 +303,19 @@ impl JobStore for FallbackStore {
         if !self.cache.is_listable() {
             return Ok(self.cache.list(query));
         }
-        let page = match self.primary.list(query).await {
-            Ok(page) if self.cache.dirty() > 0 => self.with_accepted(page, query),
-            Ok(page) => Page { partial: self.cache.is_any_unavailable(), ..page },
+        match self.primary.list(query).await {
+            Ok(page) if self.cache.dirty() > 0 => Ok(self.with_accepted(page, query)),
+            Ok(page) => Ok(Page { partial: self.cache.is_any_unavailable(), ..page }),
             Err(StoreError::Unavailable) => {
                 _ = self.primary.ping().await;
                 self.note_states();
                 if self.cache.is_listable() {
                     return Err(StoreError::Unavailable);
                 }
-                return Ok(self.cache.list(query));
+                Ok(self.cache.list(query))
             }
-            Err(error) => return Err(error),
-        };
-        let jobs = page.jobs.into_iter();
-        let seen = |stored: Stored| if stored.source == Source::Redis { self.seen(stored) } else { stored };
-        Ok(Page { jobs: jobs.map(seen).collect(), ..page })
+            Err(error) => Err(error),
+        }
     }
 
     async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError> {

@@ -170,7 +170,7 @@ impl JobStore for MemoryStore {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        let selection = self.records().table.select(query);
+        let selection = self.records().table.select(query, |row| row.job.clone());
         let jobs = selection.jobs.into_iter().map(stored).collect();
         Ok(Page { jobs, next: selection.next, total: selection.total, partial: false })
     }
@@ -216,7 +216,7 @@ impl JobStore for MemoryStore {
         let records = self.records();
         let held = records.table.len() as u64;
         let counts = Some(records.table.counts());
-        Ok(StoreStats { counts, held, redis: None, cache: None, dirty: 0, last_reconciliation: None })
+        Ok(StoreStats { counts, held, ..StoreStats::default() })
     }
 
     fn mode(&self) -> watch::Receiver<StorageMode> {

@@ -7,6 +7,7 @@
 --             `run`, `node`   the server's process, and its name in a cluster
 --             `lineage`       the identity of the data's history
 --             `mark:PROCESS`  for each process, the time up to which everything that it acknowledged is here
+--             `about:PROCESS` for each process that serves or did, the time of its last beat, and argument 9
 --           It is one key, so that a slot that moves to another node never delays it
 -- Args   1  the process
 --        2  "1": the replica serves, and so receives reports
@@ -16,6 +17,7 @@
 --        6  maximum age of the last beat, in microseconds
 --        7  time for which marks are kept, in microseconds
 --        8  "1": the server is a node of a cluster
+--        9  what the process says of itself: the number of its jobs that are not here, and its version
 -- Returns   {time, heard_since, lineage, run, number of replicas that serve, index of this one among them or 0}
 -- Why atomic   the gap between two beats, and a restart, are seen by exactly one of the beats that follow
 local time = redis.call('TIME')
@@ -23,12 +25,14 @@ local now = time[1] * 1000000 + time[2]
 local function text(number)
   return string.format('%.0f', number)
 end
-local known, marks = {}, {}
+local known, marks, seen = {}, {}, {}
 local fields = redis.call('HGETALL', KEYS[1])
 for at = 1, #fields, 2 do
-  local process = string.match(fields[at], '^mark:(.*)$')
-  if process then
+  local name, process = string.match(fields[at], '^(%a+):(.*)$')
+  if name == 'mark' then
     marks[process] = tonumber(fields[at + 1])
+  elseif name == 'about' then
+    seen[process] = tonumber(string.match(fields[at + 1], '^%d+') or '0')
   else
     known[fields[at]] = fields[at + 1]
   end
@@ -60,7 +64,17 @@ if mark and mark <= now and (not before or before < mark or before > now) then
   changes[#changes + 1], changes[#changes + 2] = 'mark:' .. ARGV[1], text(mark)
   marks[ARGV[1]] = mark
 end
+-- A process is registered from its first beat on at which it serves.
+if ARGV[2] == '1' or seen[ARGV[1]] then
+  changes[#changes + 1], changes[#changes + 2] = 'about:' .. ARGV[1], text(now) .. ' ' .. ARGV[9]
+  seen[ARGV[1]] = now
+end
 redis.call('HSET', KEYS[1], unpack(changes))
+for process, its in pairs(seen) do
+  if its < now - tonumber(ARGV[7]) or its > now then
+    redis.call('HDEL', KEYS[1], 'about:' .. process)
+  end
+end
 local serving = {}
 for process, its in pairs(marks) do
   if its < now - tonumber(ARGV[7]) then

@@ -6,17 +6,17 @@
 use std::collections::VecDeque;
 
 use futures_util::future::{join_all, try_join_all};
-use redis::{cmd, pipe};
+use redis::{Cmd, cmd};
 
 use super::{
     RedisStore,
-    connection::{Fault, read},
-    schema::keys::{IndexKey, PARTITIONS, Partition},
+    connection::Fault,
+    schema::keys::{IndexKey, Keys, PARTITIONS, Partition},
     script::Write,
 };
 use crate::{
-    domain::{Cursor, Job, JobId, ListQuery, Owners, State, Timestamp},
-    store::{Page, Record},
+    domain::{Cursor, Job, JobId, ListQuery, Order, Owners, State, Timestamp},
+    store::{Page, Record, Stored},
 };
 
 /// Maximum number of records that a page examines beyond those it returns, where no index fits its filter.
@@ -32,17 +32,72 @@ const MAX_CUTS: usize = 4;
 const CARDS: &str =
     "local cards = {} for at, key in ipairs(KEYS) do cards[at] = redis.call('ZCARD', key) end return cards";
 
+/// Script that returns a range of each of several sets, all at one moment: a job that changes its state meanwhile is in
+/// exactly one of the sets of states, whichever way it goes.
+const RANGES: &str = "local sets = {} for at, key in ipairs(KEYS) do \
+                      sets[at] = redis.call(ARGV[1], key, ARGV[2], ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[4]) \
+                      end return sets";
+
+/// What a list is read from.
+struct Reading<'a> {
+    order: Order,
+    /// The sets that together contain every job of the list.
+    places: Vec<IndexKey<'a>>,
+    /// Position behind which the list begins.
+    start: Option<Cursor>,
+    /// The score at which the list ends.
+    end: String,
+}
+
 /// The part of a list that one partition holds.
 struct Run {
     partition: Partition,
-    /// Positions that were read ahead, newest first.
+    /// Positions that were read ahead, in the order of the list.
     ahead: VecDeque<Cursor>,
     /// Position up to which everything was read, inclusive.
     after: Option<Cursor>,
-    /// Oldest time of creation to read.
-    oldest: Option<Timestamp>,
     chunk: usize,
     exhausted: bool,
+}
+
+impl<'a> Reading<'a> {
+    fn new(query: &ListQuery, places: Vec<IndexKey<'a>>) -> Self {
+        let micros = |place: Cursor| place.create_time.as_micros();
+        // The bound of a filter is a time of creation with an id that precedes all others.
+        let (start, end) = match query.bounds() {
+            (oldest, newest) if query.order == Order::Newest => {
+                (newest, oldest.map_or("-inf".to_owned(), |oldest| micros(oldest).to_string()))
+            }
+            (oldest, newest) => (oldest, newest.map_or("+inf".to_owned(), |newest| format!("({}", micros(newest)))),
+        };
+        Self { order: query.order, places, start, end }
+    }
+
+    /// Returns the parts of the list, of which `limit` jobs are wanted.
+    fn runs(&self, limit: usize) -> Vec<Run> {
+        let chunk = limit * 2 / PARTITIONS + 4;
+        let run = |partition| {
+            let (ahead, after) = (VecDeque::new(), self.start.clone());
+            Run { partition, ahead, after, chunk, exhausted: false }
+        };
+        Partition::all().map(run).collect()
+    }
+
+    /// Returns the command that reads what follows in a partition.
+    fn ranges(&self, keys: &Keys, run: &Run) -> Cmd {
+        let (name, start) = match self.order {
+            Order::Newest => ("ZREVRANGEBYSCORE", "+inf"),
+            Order::Oldest => ("ZRANGEBYSCORE", "-inf"),
+        };
+        let start = run.after.as_ref().map_or(start.to_owned(), |place| place.create_time.as_micros().to_string());
+        let mut command = cmd("EVAL");
+        command.arg(RANGES).arg(self.places.len());
+        for place in &self.places {
+            command.arg(keys.index(run.partition, *place));
+        }
+        command.arg(name).arg(start).arg(&self.end).arg(run.chunk);
+        command
+    }
 }
 
 impl RedisStore {
@@ -50,28 +105,16 @@ impl RedisStore {
     pub(super) async fn page(&self, query: &ListQuery) -> Result<Page, Fault> {
         let filter = &query.filter;
         let (places, total) = self.choose(query).await?;
-        let newest = filter.created_before.map(|time| Cursor { create_time: time, id: JobId::lower_bound() });
-        let after = [query.after.clone(), newest].into_iter().flatten().min();
-        let chunk = query.limit * 2 / PARTITIONS + 4;
-        let mut runs: Vec<_> = Partition::all()
-            .map(|partition| Run {
-                partition,
-                ahead: VecDeque::new(),
-                after: after.clone(),
-                oldest: filter.created_after,
-                chunk,
-                exhausted: false,
-            })
-            .collect();
-
         let mut page = Page { total, ..Page::default() };
         if places.is_empty() {
             return Ok(page);
         }
+        let reading = Reading::new(query, places);
+        let mut runs = reading.runs(query.limit);
         let (mut looked_at, mut cuts) = (0, 0);
         while page.jobs.len() < query.limit && looked_at < query.limit + SCAN && cuts < MAX_CUTS {
             let wanted = (query.limit - page.jobs.len()).min(BATCH);
-            let mut ahead = self.take(&mut runs, &places, wanted).await?;
+            let mut ahead = self.take(&reading, &mut runs, wanted).await?;
             if ahead.is_empty() {
                 page.next = None;
                 break;
@@ -79,22 +122,29 @@ impl RedisStore {
             while !ahead.is_empty() && cuts < MAX_CUTS {
                 let ids: Vec<_> = ahead.iter().map(|place| place.id.clone()).collect();
                 let records = self.read_first(&ids, query.view).await?;
-                self.leave_lists(&ids, &records, &places).await?;
+                self.leave_lists(&ids, &records, &reading.places).await?;
                 cuts += usize::from(records.len() < ids.len());
                 looked_at += records.len();
                 page.next = ahead.drain(..records.len()).next_back();
-                let found = records.into_iter().filter_map(Record::found);
-                let selects = |job: &Job| filter.matches(job) && job.is_visible(query.now);
+                let found = records.into_iter().filter_map(Record::found).map(|stored| self.seen(stored, query.now));
+                let selects = |job: &Job| filter.matches(job, query.now) && job.is_visible(query.now);
                 page.jobs.extend(found.filter(|stored| selects(&stored.job)));
             }
             if !ahead.is_empty() {
                 return Ok(page);
             }
         }
-        if page.next.is_some() && self.take(&mut runs, &places, 1).await?.is_empty() {
+        if page.next.is_some() && self.take(&reading, &mut runs, 1).await?.is_empty() {
             page.next = None;
         }
         Ok(page)
+    }
+
+    /// Returns a version with its lease as it runs: a filter selects what callers see.
+    fn seen(&self, mut stored: Stored, now: Timestamp) -> Stored {
+        let partition = Partition::of(&stored.job.id).index();
+        stored.job = self.presence.with_running_lease(partition, &stored.job, now);
+        stored
     }
 
     /// Removes ids from the indexes whose records are missing: evicted, or deleted by hand.
@@ -156,8 +206,7 @@ impl RedisStore {
         if !filter.kind.is_empty() {
             choices.push(vec![IndexKey::Kind(&filter.kind)]);
         }
-        let indexed = filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
-        let exact = indexed && choices.len() <= 1;
+        let exact = filter.is_indexed() && choices.len() <= 1;
         if *confined {
             choices.truncate(1);
         }
@@ -182,53 +231,44 @@ impl RedisStore {
         Ok(try_join_all(Partition::all().map(of)).await?.into_iter().any(|count| count > 0))
     }
 
-    /// Takes up to `wanted` positions off the runs, newest first.
-    async fn take(&self, runs: &mut [Run], places: &[IndexKey<'_>], wanted: usize) -> Result<Vec<Cursor>, Fault> {
+    /// Takes up to `wanted` positions off the runs, in the order of the list.
+    async fn take(&self, reading: &Reading<'_>, runs: &mut [Run], wanted: usize) -> Result<Vec<Cursor>, Fault> {
         let mut taken = Vec::with_capacity(wanted);
         while taken.len() < wanted {
             let empty = runs.iter_mut().filter(|run| run.ahead.is_empty() && !run.exhausted);
-            let refills = join_all(empty.map(|run| self.refill(run, places))).await;
+            let refills = join_all(empty.map(|run| self.refill(reading, run))).await;
             if !refills.is_empty() {
                 refills.into_iter().collect::<Result<(), _>>()?;
                 continue;
             }
-            let newest = runs.iter_mut().filter(|run| !run.ahead.is_empty()).max_by(|a, b| a.ahead[0].cmp(&b.ahead[0]));
-            let Some(run) = newest else { break };
+            let waiting = runs.iter_mut().filter(|run| !run.ahead.is_empty());
+            let first = waiting.min_by(|one, other| reading.order.compare(&one.ahead[0], &other.ahead[0]));
+            let Some(run) = first else { break };
             taken.extend(run.ahead.pop_front());
         }
         Ok(taken)
     }
 
     /// Reads ahead in one partition.
-    async fn refill(&self, run: &mut Run, places: &[IndexKey<'_>]) -> Result<(), Fault> {
-        let newest = run.after.as_ref().map_or("+inf".to_owned(), |place| place.create_time.as_micros().to_string());
-        let oldest = run.oldest.map_or("-inf".to_owned(), |time| time.as_micros().to_string());
-        let mut commands = pipe();
-        // States are read in the order in which a job passes through them: a job that changes meanwhile is seen twice
-        // rather than missed.
-        for place in places {
-            let key = self.keys.index(run.partition, *place);
-            commands.cmd("ZREVRANGEBYSCORE").arg(key).arg(&newest).arg(&oldest).arg("WITHSCORES");
-            commands.arg("LIMIT").arg(0).arg(run.chunk);
-        }
+    async fn refill(&self, reading: &Reading<'_>, run: &mut Run) -> Result<(), Fault> {
+        let first = |one: &Cursor, other: &Cursor| reading.order.compare(one, other);
         let mut entries = Vec::new();
-        let mut floor = None;
-        let answers = self.bulk.query_all(&commands).await?;
+        let mut frontier = None;
+        let sets: Vec<Vec<(String, f64)>> = self.bulk.query(&reading.ranges(&self.keys, run)).await?;
         run.exhausted = true;
-        for answer in answers {
-            let set: Vec<(String, f64)> = read(answer)?;
+        for set in sets {
             let is_full = set.len() == run.chunk;
             let set = cursors(set);
             if is_full {
-                // This set may have more entries below its last one.
+                // This set may have more entries behind its last one.
                 run.exhausted = false;
-                floor = floor.max(set.last().cloned());
+                frontier = frontier.into_iter().chain(set.last().cloned()).min_by(first);
             }
             entries.extend(set);
         }
-        entries.retain(|entry| floor.as_ref().is_none_or(|floor| entry >= floor));
-        entries.retain(|entry| run.after.as_ref().is_none_or(|after| entry < after));
-        entries.sort_unstable_by(|a, b| b.cmp(a));
+        entries.retain(|entry| frontier.as_ref().is_none_or(|frontier| first(entry, frontier).is_le()));
+        entries.retain(|entry| run.after.as_ref().is_none_or(|after| first(entry, after).is_gt()));
+        entries.sort_unstable_by(first);
         entries.dedup();
         match entries.last() {
             Some(last) => run.after = Some(last.clone()),

@@ -13,6 +13,7 @@ mod list;
 mod monitor;
 mod preflight;
 mod read;
+mod replicas;
 mod schema;
 mod script;
 mod subscriber;
@@ -50,7 +51,7 @@ use self::{
     subscriber::Feed,
 };
 use super::{
-    CommitEvent, Decided, Decision, DueBatch, Durability, History, JobStore, Listener, Page, PartitionState,
+    CommitEvent, Decided, Decision, DueBatch, Durability, HeldBack, History, JobStore, Listener, Page, PartitionState,
     Partitioning, Presence, PrimaryStore, Record, RedisStats, Replaced, Replacement, Source, StorageMode, StoreError,
     StoreStats, Stored,
 };
@@ -271,9 +272,16 @@ impl JobStore for RedisStore {
         let ping = ping.then(|| started.elapsed());
         let pool = self.pool.stats();
         let counting = timeout(STATS_TIMEOUT, self.metrics.time(Command::Count, self.counts()));
-        let counts = if ping.is_some() { counting.await.ok().and_then(Result::ok) } else { None };
+        let registered = timeout(STATS_TIMEOUT, self.registered());
+        let (counts, registered) = if ping.is_some() {
+            let (counts, registered) = tokio::join!(counting, registered);
+            (counts.ok().and_then(Result::ok), registered.ok().and_then(Result::ok))
+        } else {
+            (None, None)
+        };
         let redis = RedisStats { ping, in_use: pool.in_use, idle: pool.idle, waiting: pool.waiting };
-        Ok(StoreStats { counts, held: 0, redis: Some(redis), cache: None, dirty: 0, last_reconciliation: None })
+        let (replicas, held_back) = registered.unwrap_or((Vec::new(), Some(HeldBack::Unavailable)));
+        Ok(StoreStats { counts, redis: Some(redis), replicas, held_back, ..StoreStats::default() })
     }
 
     fn mode(&self) -> watch::Receiver<StorageMode> {

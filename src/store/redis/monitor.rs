@@ -163,7 +163,7 @@ impl Monitor {
             return;
         }
         if away == 0 {
-            info!(redis = %target, "Redis serves");
+            info!(redis = %target, replica = %self.process, "Redis serves");
         } else {
             let reason = reason.unwrap_or("it does not answer");
             warn!(redis = %target, partitions = away, reason, "Redis does not serve; trying again");
@@ -365,12 +365,14 @@ impl RedisStore {
         let at = partition.index();
         let mark = self.presence.mark(at).map(|mark| mark.as_micros().to_string()).unwrap_or_default();
         let serving = self.presence.is_serving(at);
+        let about = format!("{} {}", self.presence.dirty_jobs(at), env!("CARGO_PKG_VERSION"));
         let fell = self.monitor.partitions()[at].fell.clone();
         let name = Uuid::new_v4().simple().to_string();
         let beat = script::run(&self.pulse, &BEAT_SCRIPT, |command| {
             command.arg(1).arg(self.keys.beat(partition));
             command.arg(&self.monitor.process).arg(i32::from(serving)).arg(&mark).arg(&fell).arg(&name);
             command.arg(micros(SILENCE)).arg(micros(self.bound() * 2)).arg(i32::from(self.connector.is_cluster()));
+            command.arg(&about);
         });
         let (answer, commits) = tokio::try_join!(beat, self.commits_in(partition))?;
         let (time, heard_since, lineage, run, replicas, place): (i64, i64, String, String, usize, usize) = answer;
@@ -391,7 +393,8 @@ impl RedisStore {
 
     /// Removes this replica from those that serve from a partition.
     pub(super) async fn leave_partition(&self, partition: Partition) -> Result<(), Fault> {
-        self.pulse.query(cmd("HDEL").arg(self.keys.beat(partition)).arg(format!("mark:{}", self.monitor.process))).await
+        let fields = ["mark", "about"].map(|field| format!("{field}:{}", self.monitor.process));
+        self.pulse.query(cmd("HDEL").arg(self.keys.beat(partition)).arg(&fields)).await
     }
 
     /// Returns the maximum time for which a replica may be cut off with reports that it acknowledged.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::{ChangeContext, ChangeId, Filter, Job, JobId, ListQuery, NewJob, Retention},
+    domain::{ChangeContext, ChangeId, Filter, Job, JobId, ListQuery, NewJob, Order, Retention},
     store::Record,
 };
 
@@ -79,6 +79,7 @@ impl RedisStore {
         self.try_write().await.map_err(Fault::into_error)?;
         let query = ListQuery {
             filter: Filter::default(),
+            order: Order::default(),
             limit: 1,
             after: None,
             now: self.clock.now(),

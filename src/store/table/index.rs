@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap, btree_set},
-    iter::{Peekable, Rev, from_fn},
+    iter::from_fn,
+    mem::replace,
     ops::Bound,
 };
 
-use crate::domain::{Cursor, Filter, Job, JobId, ListQuery, Owners, State, Timestamp};
+use crate::domain::{Cursor, Filter, Job, ListQuery, Order, Owners, State};
 
 type Places = BTreeSet<Cursor>;
 
@@ -68,8 +69,8 @@ impl Index {
         let criteria = usize::from(!filter.states.is_empty())
             + usize::from(!filter.kind.is_empty())
             + usize::from(filter.owners != Owners::All);
-        let indexed = filter.labels.is_empty() && filter.created_after.is_none() && filter.created_before.is_none();
-        (indexed && criteria <= 1).then(|| self.narrowest(filter, false).iter().map(|places| places.len() as u64).sum())
+        (filter.is_indexed() && criteria <= 1)
+            .then(|| self.narrowest(filter, false).iter().map(|places| places.len() as u64).sum())
     }
 
     /// Returns the number of jobs of an owner.
@@ -77,18 +78,14 @@ impl Index {
         self.by_owner.get(owner).map_or(0, |places| places.len() as u64)
     }
 
-    /// Returns the positions of all jobs that a query may select, and perhaps of others, newest first.
-    pub fn candidates<'a>(&'a self, query: &ListQuery) -> impl Iterator<Item = &'a Cursor> {
-        let ListQuery { filter, after, confined, .. } = query;
-        let at = |create_time: Timestamp| Cursor { create_time, id: JobId::lower_bound() };
-        let newest = [after.clone(), filter.created_before.map(at)].into_iter().flatten().min();
-        let oldest = filter.created_after.map(at);
+    /// Returns the positions of all jobs that a query may select, and perhaps of others, in the order of the query.
+    pub fn candidates<'a>(&'a self, query: &ListQuery) -> impl Iterator<Item = &'a Cursor> + use<'a> {
+        let (oldest, newest) = query.bounds();
         let empty = matches!((&oldest, &newest), (Some(oldest), Some(newest)) if oldest >= newest);
-
-        let range =
-            (oldest.map_or(Bound::Unbounded, Bound::Included), newest.map_or(Bound::Unbounded, Bound::Excluded));
-        let sets = if empty { Vec::new() } else { self.narrowest(filter, *confined) };
-        newest_first(sets.into_iter().map(|places| places.range(range.clone()).rev().peekable()).collect())
+        let [oldest, newest] = [oldest, newest].map(|bound| bound.map_or(Bound::Unbounded, Bound::Excluded));
+        let sets = if empty { Vec::new() } else { self.narrowest(&query.filter, query.confined) };
+        let range = |places: &'a Places| places.range((oldest.clone(), newest.clone()));
+        merge(sets.into_iter().map(|places| Run::new(range(places), query.order)).collect(), query.order)
     }
 
     /// Returns the smallest sets that together contain every job `filter` may select; if `confined`, those of its
@@ -113,13 +110,36 @@ impl Index {
     }
 }
 
-type Descending<'a> = Peekable<Rev<btree_set::Range<'a, Cursor>>>;
+/// A range of one set, read in the order of a query.
+struct Run<'a> {
+    order: Order,
+    /// The next position.
+    next: Option<&'a Cursor>,
+    rest: btree_set::Range<'a, Cursor>,
+}
 
-/// Merges descending ranges into one.
-fn newest_first(mut ranges: Vec<Descending<'_>>) -> impl Iterator<Item = &Cursor> {
+impl<'a> Run<'a> {
+    fn new(range: btree_set::Range<'a, Cursor>, order: Order) -> Self {
+        let mut run = Self { order, next: None, rest: range };
+        run.advance();
+        run
+    }
+
+    /// Takes the next position.
+    fn advance(&mut self) -> Option<&'a Cursor> {
+        let following = match self.order {
+            Order::Newest => self.rest.next_back(),
+            Order::Oldest => self.rest.next(),
+        };
+        replace(&mut self.next, following)
+    }
+}
+
+/// Merges runs into one.
+fn merge(mut runs: Vec<Run<'_>>, order: Order) -> impl Iterator<Item = &Cursor> {
     from_fn(move || {
-        let (_, widest) =
-            ranges.iter_mut().enumerate().filter_map(|(at, range)| range.peek().map(|place| (*place, at))).max()?;
-        ranges[widest].next()
+        let places = runs.iter().enumerate().filter_map(|(at, run)| Some((run.next?, at)));
+        let (_, first) = places.min_by(|(one, _), (other, _)| order.compare(one, other))?;
+        runs[first].advance()
     })
 }

@@ -45,7 +45,7 @@ pub struct Row<T> {
 /// A part of a list.
 #[derive(Debug, Default)]
 pub struct Selection {
-    /// The jobs, newest first.
+    /// The jobs, in the order of the query.
     pub jobs: Vec<Arc<Job>>,
     /// Position of the rest; `None` if there is none.
     pub next: Option<Cursor>,
@@ -141,8 +141,8 @@ impl<T> Table<T> {
         self.orders.tombstones.iter().map(|(_, id)| id)
     }
 
-    /// Returns the part of a list that a query selects.
-    pub fn select(&self, query: &ListQuery) -> Selection {
+    /// Returns the part of a list that a query selects, where `seen` returns each job as callers see it.
+    pub fn select(&self, query: &ListQuery, seen: impl Fn(&Row<T>) -> Arc<Job>) -> Selection {
         // While something is due, the index may still contain jobs that the page leaves out.
         let exact = self.orders.due.first().is_none_or(|(time, _)| *time > query.now);
         let total = self.orders.index.exact_count(&query.filter).filter(|_| exact);
@@ -151,9 +151,9 @@ impl<T> Table<T> {
         let mut last = None;
         for place in candidates.by_ref().take(query.limit + SCAN) {
             last = Some(place);
-            let Some(row) = self.by_id.get(&place.id) else { continue };
-            if query.filter.matches(&row.job) && row.job.is_visible(query.now) {
-                selection.jobs.push(row.job.clone());
+            let Some(job) = self.by_id.get(&place.id).map(&seen) else { continue };
+            if query.filter.matches(&job, query.now) && job.is_visible(query.now) {
+                selection.jobs.push(job);
                 if selection.jobs.len() == query.limit {
                     break;
                 }

@@ -2,8 +2,8 @@
 
 use jobtrack::proto::v1::{
     BatchGetJobsRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest, FailJobRequest, Failure,
-    GetJobRequest, JobFilter, ListJobsRequest, Progress, PurgeJobsRequest, UpdateProgressRequest, WatchJobRequest,
-    WatchJobsRequest, job::State,
+    GetJobRequest, JobFilter, ListJobsRequest, Liveness, Order, Progress, PurgeJobsRequest, UpdateProgressRequest,
+    WatchJobRequest, WatchJobsRequest, job::State,
 };
 use prost_types::{Duration, Struct, Timestamp, Value, value::Kind};
 
@@ -48,6 +48,12 @@ fn filter(edit: impl FnOnce(&mut JobFilter)) -> Call {
     let mut filter = JobFilter::default();
     edit(&mut filter);
     call("JobService/ListJobs", &ListJobsRequest { filter: Some(filter), ..Default::default() })
+}
+
+fn watch(edit: impl FnOnce(&mut JobFilter)) -> Call {
+    let mut filter = JobFilter::default();
+    edit(&mut filter);
+    call("JobService/WatchJobs", &WatchJobsRequest { filter: Some(filter), ..Default::default() })
 }
 
 fn list(edit: impl FnOnce(&mut ListJobsRequest)) -> Call {
@@ -113,6 +119,15 @@ fn malformed() -> Vec<(Call, &'static [&'static str])> {
         (filter(|filter| _ = filter.labels.insert(String::new(), "v".into())), &["filter.labels"]),
         (filter(|filter| filter.created_after = Some(timestamp(i64::MAX, 0))), &["filter.created_after"]),
         (filter(|filter| filter.created_before = Some(timestamp(0, -1))), &["filter.created_before"]),
+        (filter(|filter| filter.updated_after = Some(timestamp(0, -1))), &["filter.updated_after"]),
+        (filter(|filter| filter.liveness = vec![Liveness::Unspecified.into()]), &["filter.liveness"]),
+        (filter(|filter| filter.liveness = vec![Liveness::Lost.into(), 3]), &["filter.liveness"]),
+        (filter(|filter| filter.id_prefix = "a b".into()), &["filter.id_prefix"]),
+        (watch(|filter| filter.liveness = vec![Liveness::Unspecified.into()]), &["filter.liveness"]),
+        (watch(|filter| filter.id_prefix = "é".into()), &["filter.id_prefix"]),
+        (list(|request| request.order = 3), &["order"]),
+        (list(|request| request.order = -1), &["order"]),
+        (purge(|request| request.page_token = "made-up".into()), &["page_token"]),
         (report(|request| request.job_id.clear()), &["job_id"]),
         (report(|request| request.attempt = Some(0)), &["attempt"]),
         (report(|request| request.attempt = Some(i32::MIN)), &["attempt"]),
@@ -218,7 +233,7 @@ async fn a_malformed_request_is_refused_before_the_job_is_looked_for() {
 }
 
 #[tokio::test]
-async fn a_page_token_of_another_filter_is_refused() {
+async fn a_page_token_of_another_filter_or_order_is_refused() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for id in ["a", "b"] {
@@ -231,8 +246,20 @@ async fn a_page_token_of_another_filter_is_refused() {
     let request = ListJobsRequest { filter, page_token: page_token.clone(), ..Default::default() };
     let status = client.list_jobs(request).await.expect_err("the token is of another filter");
     assert_invalid(&status, &["page_token"], "another filter");
-    // It is bound to neither page size nor view.
-    let request = ListJobsRequest { page_size: 2, page_token, view: 2, ..Default::default() };
+    let oldest = Order::Oldest.into();
+    let request = ListJobsRequest { page_token: page_token.clone(), order: oldest, ..Default::default() };
+    let status = client.list_jobs(request).await.expect_err("the token is of the other order");
+    assert_invalid(&status, &["page_token"], "the other order");
+    // It is bound to neither page size nor view, and an order that is not given is the newest first.
+    let order = Order::Newest.into();
+    let request = ListJobsRequest { page_size: 2, page_token, view: 2, order, ..Default::default() };
     assert_eq!(client.list_jobs(request).await.expect("the next page").into_inner().jobs.len(), 1);
+
+    let request = ListJobsRequest { page_size: 1, order: oldest, ..Default::default() };
+    let page_token = client.list_jobs(request.clone()).await.expect("a page").into_inner().next_page_token;
+    let request = ListJobsRequest { page_token: page_token.clone(), ..request };
+    assert_eq!(client.list_jobs(request).await.expect("the next page").into_inner().jobs[0].id, "b");
+    let status = client.list_jobs(ListJobsRequest { page_token, ..Default::default() }).await;
+    assert_invalid(&status.expect_err("the token is of the oldest first"), &["page_token"], "the other order");
     server.stop().await;
 }

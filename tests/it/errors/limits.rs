@@ -61,6 +61,8 @@ const LIMITS: &[Limit] = &[
     Limit("filter.labels", 32, |_, n| list(JobFilter { labels: pairs(n), ..Default::default() })),
     Limit("filter.labels", 63, |_, n| list(JobFilter { labels: pair(text(n), "v".into()), ..Default::default() })),
     Limit("filter.labels", 256, |_, n| list(JobFilter { labels: pair("k".into(), text(n)), ..Default::default() })),
+    Limit("filter.worker", 128, |_, n| list(JobFilter { worker: text(n), ..Default::default() })),
+    Limit("filter.id_prefix", 128, |_, n| list(JobFilter { id_prefix: "a".repeat(n), ..Default::default() })),
     Limit("kind", 128, |_, n| purge(&PurgeJobsRequest { kind: text(n), ..Default::default() })),
     Limit("owner", 128, |_, n| purge(&PurgeJobsRequest { owner: text(n), ..Default::default() })),
     Limit("older_than", 3650, |_, n| purge(&PurgeJobsRequest { older_than: days(n), ..Default::default() })),

@@ -152,14 +152,22 @@ fn structure() -> BoxedStrategy<Option<Struct>> {
 }
 
 fn filter() -> BoxedStrategy<Option<JobFilter>> {
-    let parts = (vec(small(), 0..3), text(), text(), labels(), timestamp(), timestamp());
-    of(parts.prop_map(|(states, kind, owner, labels, created_after, created_before)| JobFilter {
-        states,
-        kind,
-        owner,
-        labels,
-        created_after,
-        created_before,
+    let numbers = (vec(small(), 0..3), vec(small(), 0..3));
+    let parts = (numbers, (text(), text(), text(), text()), labels(), (timestamp(), timestamp(), timestamp()));
+    of(parts.prop_map(|((states, liveness), texts, labels, (created_after, created_before, updated_after))| {
+        let (kind, owner, worker, id_prefix) = texts;
+        JobFilter {
+            states,
+            kind,
+            owner,
+            labels,
+            created_after,
+            created_before,
+            liveness,
+            worker,
+            id_prefix,
+            updated_after,
+        }
     }))
     .boxed()
 }
@@ -259,9 +267,10 @@ fn ending() -> BoxedStrategy<Call> {
         }),
         (id(), any::<bool>())
             .prop_map(|(job_id, force)| { call("JobService/DeleteJob", &DeleteJobRequest { job_id, force }) }),
-        (duration(), vec(small(), 0..3), text(), text(), any::<bool>()).prop_map(
-            |(older_than, states, kind, owner, dry_run)| {
-                call("AdminService/PurgeJobs", &PurgeJobsRequest { older_than, states, kind, owner, dry_run })
+        (duration(), vec(small(), 0..3), text(), text(), any::<bool>(), text()).prop_map(
+            |(older_than, states, kind, owner, dry_run, page_token)| {
+                let request = PurgeJobsRequest { older_than, states, kind, owner, dry_run, page_token };
+                call("AdminService/PurgeJobs", &request)
             }
         ),
     ]
@@ -277,8 +286,8 @@ fn reading() -> BoxedStrategy<Call> {
         }),
         (vec(id(), 0..4), small())
             .prop_map(|(job_ids, view)| call("JobService/BatchGetJobs", &BatchGetJobsRequest { job_ids, view })),
-        (filter(), small(), text(), small()).prop_map(|(filter, page_size, page_token, view)| {
-            call("JobService/ListJobs", &ListJobsRequest { filter, page_size, page_token, view })
+        (filter(), small(), text(), small(), small()).prop_map(|(filter, page_size, page_token, view, order)| {
+            call("JobService/ListJobs", &ListJobsRequest { filter, page_size, page_token, view, order })
         }),
         (id(), text(), duration(), duration(), small()).prop_map(
             |(job_id, resume_token, min_interval, bookmark_interval, view)| {

@@ -1,0 +1,136 @@
+//! The replicas that are registered in Redis, and what keeps decisions by time back; both are read from the beats.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::future::try_join_all;
+use redis::cmd;
+
+use super::{RedisStore, connection::Fault, monitor::SILENCE, schema::keys::Partition};
+use crate::{
+    domain::Timestamp,
+    store::{HeldBack, ReplicaStats},
+};
+
+/// Script that returns the time of the server and the beats of a partition: the servers of a cluster have clocks of
+/// their own.
+const BEATS: &str = "return { redis.call('TIME'), redis.call('HGETALL', KEYS[1]) }";
+
+/// The beats of one partition; see `beat.lua`.
+#[derive(Default)]
+struct Beats {
+    /// Time at which they were read.
+    now: Timestamp,
+    /// Time of the last beat of a serving replica.
+    last: Option<Timestamp>,
+    /// Time since when workers can report.
+    heard_since: Option<Timestamp>,
+    replicas: BTreeMap<String, Beat>,
+}
+
+/// The last beat of one replica.
+#[derive(Default)]
+struct Beat {
+    /// Time up to which Redis has everything that the replica acknowledged.
+    mark: Option<Timestamp>,
+    /// What the replica says of itself; earlier versions say nothing.
+    about: Option<About>,
+}
+
+struct About {
+    seen: Timestamp,
+    dirty: u64,
+    version: String,
+}
+
+impl About {
+    /// Reads the time of the beat, the number of dirty jobs and the version.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ' ');
+        let seen = micros(parts.next()?)?;
+        let dirty = parts.next()?.parse().ok()?;
+        Some(Self { seen, dirty, version: parts.next()?.to_owned() })
+    }
+}
+
+impl Beats {
+    fn read(now: Timestamp, fields: Vec<(String, String)>) -> Self {
+        let mut beats = Self { now, ..Self::default() };
+        for (field, value) in fields {
+            match field.split_once(':') {
+                Some(("mark", process)) => beats.of(process).mark = micros(&value),
+                Some(("about", process)) => beats.of(process).about = About::parse(&value),
+                None if field == "last" => beats.last = micros(&value),
+                None if field == "heard_since" => beats.heard_since = micros(&value),
+                _ => {}
+            }
+        }
+        beats
+    }
+
+    fn of(&mut self, process: &str) -> &mut Beat {
+        self.replicas.entry(process.to_owned()).or_default()
+    }
+
+    /// Returns the reason why `decide.lua` makes no final decision in this partition now, besides what depends on the
+    /// job. `bound` is the time for which it waits for a replica; `replicas` are those of all partitions.
+    fn held_back(&self, bound: Duration, replicas: &[ReplicaStats]) -> Option<HeldBack> {
+        let now = self.now;
+        let marks = self.replicas.iter().filter_map(|(process, beat)| Some((beat.mark?, process)));
+        if self.last.is_some_and(|last| last > now) || marks.clone().any(|(mark, _)| mark > now) {
+            return Some(HeldBack::ClockSetBack);
+        }
+        // What a replica acknowledged behind its mark Redis may not have.
+        let late = marks.filter(|(mark, _)| (now - bound..now - SILENCE).contains(mark)).min();
+        if let Some(replica) = late.and_then(|(_, process)| replicas.iter().find(|replica| replica.id == *process)) {
+            let silence = Some(now.since(replica.last_seen)).filter(|silence| *silence > SILENCE);
+            return Some(HeldBack::Replica { id: replica.id.clone(), silence, dirty: replica.dirty });
+        }
+        if self.last.is_none_or(|last| now.since(last) > SILENCE) {
+            return Some(HeldBack::NobodyServes);
+        }
+        let heard_for = now.since(self.heard_since.unwrap_or(now));
+        (heard_for < bound).then_some(HeldBack::JustBack { heard_for, bound })
+    }
+}
+
+/// Returns each replica once: its newest beat, and its dirty jobs in all partitions.
+fn replicas(partitions: &[Beats]) -> Vec<ReplicaStats> {
+    let mut replicas: BTreeMap<&str, ReplicaStats> = BTreeMap::new();
+    for (process, beat) in partitions.iter().flat_map(|beats| &beats.replicas) {
+        let Some(seen) = beat.about.as_ref().map(|about| about.seen).or(beat.mark) else { continue };
+        let new = || ReplicaStats { id: process.clone(), version: String::new(), last_seen: seen, dirty: 0 };
+        let replica = replicas.entry(process).or_insert_with(new);
+        replica.last_seen = replica.last_seen.max(seen);
+        if let Some(About { dirty, version, .. }) = &beat.about {
+            replica.dirty += dirty;
+            replica.version.clone_from(version);
+        }
+    }
+    replicas.into_values().collect()
+}
+
+fn micros(text: &str) -> Option<Timestamp> {
+    text.parse().ok().map(Timestamp::from_micros)
+}
+
+impl RedisStore {
+    /// Returns the registered replicas, and the reason why decisions by time are held back, if they are.
+    pub(super) async fn registered(&self) -> Result<(Vec<ReplicaStats>, Option<HeldBack>), Fault> {
+        let partitions = try_join_all(Partition::all().map(|partition| self.beats_in(partition))).await?;
+        let replicas = replicas(&partitions);
+        let serves = Partition::all().all(|partition| self.presence.is_serving(partition.index()));
+        let held_back = if serves {
+            partitions.iter().find_map(|beats| beats.held_back(self.bound(), &replicas))
+        } else {
+            Some(HeldBack::NotServing)
+        };
+        Ok((replicas, held_back))
+    }
+
+    async fn beats_in(&self, partition: Partition) -> Result<Beats, Fault> {
+        let mut command = cmd("EVAL");
+        command.arg(BEATS).arg(1).arg(self.keys.beat(partition));
+        let ((seconds, micros), fields): ((i64, i64), _) = self.bulk.query(&command).await?;
+        Ok(Beats::read(Timestamp::from_micros(seconds * 1_000_000 + micros), fields))
+    }
+}

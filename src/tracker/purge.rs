@@ -1,0 +1,97 @@
+//! The deletion of ended jobs, in bounded parts: a call answers in time, however many jobs there are.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::yield_now;
+
+use super::Calls;
+use crate::{
+    domain::{Change, Cursor, Filter, JobError, ListQuery, Order, Timestamp, View},
+    store::Stored,
+};
+
+/// Maximum number of pages that a part examines.
+const PART_PAGES: usize = 20;
+
+/// Number of jobs on a page.
+const PAGE_JOBS: usize = 250;
+
+/// Maximum duration of a part.
+const PART_TIME: Duration = Duration::from_secs(2);
+
+/// Which jobs to delete, from the oldest on.
+#[derive(Clone, Debug)]
+pub struct Purge {
+    /// Which of those that have ended.
+    pub filter: Filter,
+    /// Only jobs that ended by then.
+    pub ended_by: Option<Timestamp>,
+    /// Count, but delete nothing.
+    pub dry_run: bool,
+    /// Only jobs behind this place.
+    pub after: Option<Cursor>,
+}
+
+/// What a part came to.
+#[derive(Clone, Debug, Default)]
+pub struct Purged {
+    /// Number of jobs that were deleted, or would be.
+    pub count: u64,
+    /// Place behind which the next part begins; `None`: nothing is left.
+    pub next: Option<Cursor>,
+    /// There may be more jobs than those that could be examined: the primary is unavailable in whole or in part.
+    pub partial: bool,
+}
+
+impl Calls<'_> {
+    /// Deletes some of the jobs that `purge` selects, within about `time`; at least one is examined.
+    pub async fn purge(&self, purge: &Purge, time: Duration) -> Result<Purged, JobError> {
+        let (started, time) = (Instant::now(), time.min(PART_TIME));
+        let is_over = || started.elapsed() >= time;
+        let mut query = ListQuery {
+            filter: purge.filter.clone(),
+            order: Order::Oldest,
+            limit: PAGE_JOBS,
+            after: purge.after.clone(),
+            now: self.tracker.now(),
+            confined: false,
+            view: View::Basic,
+        };
+        let mut purged = Purged::default();
+        for _ in 0..PART_PAGES {
+            let page = self.list(&query).await?;
+            purged.partial |= page.partial;
+            for stored in page.jobs {
+                if purged.next.is_some() && is_over() {
+                    return Ok(purged);
+                }
+                let place = Cursor::of(&stored.job);
+                purged.count += u64::from(self.purge_one(purge, stored).await?);
+                purged.next = Some(place);
+            }
+            purged.next = page.next;
+            if purged.next.is_none() || is_over() {
+                break;
+            }
+            query.after.clone_from(&purged.next);
+            // A store that answers at once would give nobody else a turn.
+            yield_now().await;
+        }
+        Ok(purged)
+    }
+
+    /// Deletes a job, if it ended early enough. Returns whether it did, or would have.
+    async fn purge_one(&self, purge: &Purge, stored: Stored) -> Result<bool, JobError> {
+        if !matches!(stored.job.end_time, Some(end) if purge.ended_by.is_none_or(|time| end <= time)) {
+            return Ok(false);
+        }
+        if purge.dry_run {
+            return Ok(true);
+        }
+        // What was changed since it was listed is no longer what was asked for.
+        match self.tracker.try_change(stored, &Change::Delete { force: false }).await {
+            Err(JobError::Corrupt(_)) => Ok(false),
+            outcome => Ok(outcome?.is_ok()),
+        }
+    }
+}
