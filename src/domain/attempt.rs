@@ -84,30 +84,31 @@ impl Attempt {
     }
 }
 
-/// Adds `attempt` to the attempts before it.
-pub fn record(attempts: &mut Vec<Attempt>, attempt: Attempt) {
+/// Returns the attempts with `attempt` behind those before it.
+pub fn record(attempts: Box<[Attempt]>, attempt: Attempt) -> Box<[Attempt]> {
+    let mut attempts = attempts.into_vec();
     debug_assert!(attempts.last().is_none_or(|last| last.number <= attempt.number), "attempts end in their order");
     // Only the highest number of all can be used again.
     attempts.retain(|earlier| earlier.number < attempt.number);
     attempts.push(attempt);
-    tidy(attempts);
+    tidy(attempts)
 }
 
 /// Returns the attempts that either of two versions of a job knows of.
-pub fn union(one: &[Attempt], other: &[Attempt]) -> Vec<Attempt> {
+pub fn union(one: &[Attempt], other: &[Attempt]) -> Box<[Attempt]> {
     let mut all: Vec<_> = one.iter().chain(other).cloned().collect();
     all.sort_by(|a, b| a.number.cmp(&b.number).then_with(|| b.rank().cmp(&a.rank())));
     all.dedup_by_key(|attempt| attempt.number);
-    tidy(&mut all);
-    all
+    tidy(all)
 }
 
 /// Keeps the last attempts, and of their failures only the last one whole.
-fn tidy(attempts: &mut Vec<Attempt>) {
+fn tidy(mut attempts: Vec<Attempt>) -> Box<[Attempt]> {
     let surplus = attempts.len().saturating_sub(MAX_ATTEMPTS);
     attempts.drain(..surplus);
     let last_failed = attempts.iter().rposition(|attempt| attempt.failure.is_some());
     for earlier in attempts.iter_mut().take(last_failed.unwrap_or_default()) {
         earlier.shorten();
     }
+    attempts.into_boxed_slice()
 }

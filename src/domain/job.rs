@@ -156,8 +156,8 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
     /// The name for people; may be empty.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub title: String,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub title: Box<str>,
     /// Pairs to filter by.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -175,8 +175,8 @@ pub struct Job {
     pub claim: Option<Claim>,
     /// The attempts before this one, and this one if it ended in a retry; the last [`MAX_ATTEMPTS`](super::MAX_ATTEMPTS),
     /// by their numbers. After a merge it may hold some that have no part in the version that stands.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub attempts: Vec<Attempt>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub attempts: Box<[Attempt]>,
     /// The last report's number within the attempt.
     pub sequence: Option<i64>,
     /// How far it is.

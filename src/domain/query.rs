@@ -223,7 +223,8 @@ pub enum View {
     /// All of it.
     #[default]
     Full,
-    /// All but its documents: `metadata`, `result` and `progress.details`. Never to be changed or cached. The details of a
+    /// All but its documents: `metadata`, `result` and `progress.details`. Never to be cached, nor
+    /// changed but into a tombstone, which has no documents. The details of a
     /// failure are read with the rest, and left out of the answer.
     Basic,
 }

@@ -1,7 +1,8 @@
 //! Points in time, in microseconds: what Redis's clock gives and what a double in a sorted set holds exactly.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Debug, Display, Formatter},
+    num::NonZeroU64,
     time::{Duration, SystemTime},
 };
 
@@ -10,47 +11,80 @@ use serde::{Deserialize, Serialize};
 /// The longest duration that a job may carry: ten years.
 pub const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 3600);
 
-/// Microseconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Timestamp(i64);
+/// Microseconds since the Unix epoch. Kept so that `Option<Timestamp>` is no larger: a job has a dozen of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "i64", into = "i64")]
+pub struct Timestamp(
+    /// The microseconds with their sign bit inverted, which keeps their order. 0 would stand for `i64::MIN`, which is no
+    /// point in time.
+    NonZeroU64,
+);
+
+const SIGN: u64 = 1 << 63;
 
 impl Timestamp {
     /// The earliest point in time.
-    pub const MIN: Self = Self(i64::MIN);
+    pub const MIN: Self = Self::from_micros(i64::MIN + 1);
     /// The latest point in time.
-    pub const MAX: Self = Self(i64::MAX);
+    pub const MAX: Self = Self::from_micros(i64::MAX);
 
     /// The point `micros` microseconds after the Unix epoch.
     pub const fn from_micros(micros: i64) -> Self {
-        Self(micros)
+        match NonZeroU64::new(micros.cast_unsigned() ^ SIGN) {
+            Some(inverted) => Self(inverted),
+            None => Self(NonZeroU64::MIN),
+        }
     }
 
     /// Microseconds since the Unix epoch.
     pub const fn as_micros(self) -> i64 {
-        self.0
+        (self.0.get() ^ SIGN).cast_signed()
     }
 
     /// The next point that can be told from this one.
     pub const fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
+        self.moved(1)
     }
 
     /// The point this number of microseconds later, or earlier if it is negative.
     #[must_use]
     pub const fn moved(self, by: i64) -> Self {
-        Self(self.0.saturating_add(by))
+        Self::from_micros(self.as_micros().saturating_add(by))
     }
 
     /// Formats it for people and programs: `2026-01-31T12:00:00.250Z`.
     pub fn rfc3339(self) -> impl Display {
-        let since_epoch = Duration::from_micros(u64::try_from(self.0).unwrap_or_default());
+        let since_epoch = Duration::from_micros(u64::try_from(self.as_micros()).unwrap_or_default());
         humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since_epoch)
     }
 
     /// How long it is from `earlier` to here; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0).try_into().unwrap_or(0))
+        Duration::from_micros(self.as_micros().saturating_sub(earlier.as_micros()).try_into().unwrap_or(0))
+    }
+}
+
+impl Default for Timestamp {
+    fn default() -> Self {
+        Self::from_micros(0)
+    }
+}
+
+impl Debug for Timestamp {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "Timestamp({})", self.as_micros())
+    }
+}
+
+impl From<i64> for Timestamp {
+    fn from(micros: i64) -> Self {
+        Self::from_micros(micros)
+    }
+}
+
+impl From<Timestamp> for i64 {
+    fn from(time: Timestamp) -> Self {
+        time.as_micros()
     }
 }
 
@@ -58,7 +92,7 @@ impl std::ops::Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+        self.moved(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
     }
 }
 
@@ -66,6 +100,6 @@ impl std::ops::Sub<Duration> for Timestamp {
     type Output = Self;
 
     fn sub(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+        self.moved(-i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
     }
 }

@@ -98,6 +98,9 @@ pub struct Decision {
     /// Whether the next report of the worker reverts it: the worker counts as lost until then. Nothing reverts any other
     /// decision.
     pub is_reverted: bool,
+    /// Whether the store is to postpone what is due for the job, if it is too early: the job is due, and not only asked
+    /// for.
+    pub is_due: bool,
     /// The time at which it is made, on this process's clock.
     pub now: Timestamp,
 }

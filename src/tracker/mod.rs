@@ -171,7 +171,7 @@ impl Tracker {
     async fn replace_lost(&self, lost: Stored, next: Box<Job>) -> Result<Result<Changed, Option<Stored>>, JobError> {
         let running = || JobError::Rejected(Subject::from(&*lost.job), Rejected::AttemptRunning);
         let deadline = lost.job.silence_deadline().ok_or_else(running)?;
-        match self.decide(next, &lost.job, deadline).await? {
+        match self.decide(next, &lost.job, deadline, false).await? {
             Decided::Stored(stored) => Ok(Ok(Changed { stored, effect: Effect::Applied, is_stored: true })),
             Decided::Conflict => Ok(Err(self.store.get(&lost.job.id).await?)),
             Decided::Deferred => Err(running()),

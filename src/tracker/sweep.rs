@@ -136,20 +136,28 @@ impl Tracker {
         };
         let (deadline, applied) = (job.deadline_of(due), job.apply(&change, &self.moment()));
         let (Some(deadline), Ok(Applied::Changed(next))) = (deadline, applied) else { return Ok(Decided::Deferred) };
-        let decided = self.decide(next, job, deadline).await?;
-        if let (Decided::Stored(_), Due::LoseWorker) = (&decided, due) {
-            self.metrics.lost();
-        }
-        Ok(decided)
+        self.decide(next, job, deadline, true).await
     }
 
-    /// Stores `next` in the place of the active job `previous`, if `deadline` has passed.
-    pub(super) async fn decide(&self, next: Box<Job>, previous: &Job, deadline: Deadline) -> Result<Decided, JobError> {
+    /// Stores `next` in the place of the active job `previous`, if `deadline` has passed; `is_due`: that is what is due
+    /// for the job.
+    pub(super) async fn decide(
+        &self,
+        next: Box<Job>,
+        previous: &Job,
+        deadline: Deadline,
+        is_due: bool,
+    ) -> Result<Decided, JobError> {
         let is_reverted = next.lease.lost && !next.state.is_terminal() && next.removal.is_none();
-        let decision = Decision { deadline, is_reverted, now: self.now() };
+        let decision = Decision { deadline, is_reverted, is_due, now: self.now() };
         let decided = self.store.decide(Arc::from(next), previous, decision).await?;
         if let Decided::Stored(stored) = &decided {
             self.metrics.stored(Some(previous), &stored.job);
+            // A loss that was stored before is no second one.
+            let lapsed = previous.lease.expire_time.is_some() && !previous.lease.lost;
+            if deadline.due == Due::LoseWorker && lapsed {
+                self.metrics.lost();
+            }
             self.plan_sweep(&stored.job);
         }
         Ok(decided)

@@ -49,10 +49,10 @@ impl Scope {
     /// been sent more than its token says.
     fn matched_since(&self, since: Option<State>, job: &Job) -> bool {
         let since = since.unwrap_or(State::Pending);
-        // With another attempt it may have been in both active states, whichever one is known.
-        let is_retried = !since.is_terminal() && job.attempt > 1;
-        let waited = is_retried.then_some(State::Pending);
-        let ran = is_retried || (since == State::Pending && job.start_time.is_some());
+        // An attempt may have ended in a retry, and another one may have begun since.
+        let had_attempt = !since.is_terminal() && job.attempt > 0;
+        let waited = had_attempt.then_some(State::Pending);
+        let ran = had_attempt || (since == State::Pending && job.start_time.is_some());
         let states = [Some(since), waited, ran.then_some(State::Running), Some(job.state)];
         states.into_iter().flatten().any(|state| self.filter.matches_state(state))
     }

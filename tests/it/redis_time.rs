@@ -123,7 +123,7 @@ impl Bench {
     async fn lose_worker(&self, job: &Job) -> Decided {
         let lost = apply(job, &Change::LoseWorker, 2);
         let deadline = job.silence_deadline().expect("it runs under a lease");
-        let decision = Decision { deadline, is_reverted: !job.lease.fail_when_lost, now: at(2) };
+        let decision = Decision { deadline, is_reverted: !job.lease.fail_when_lost, is_due: true, now: at(2) };
         self.store.decide(Arc::new(lost), job, decision).await.expect("Redis answers")
     }
 }
@@ -488,4 +488,23 @@ async fn count_of_commits_that_has_fallen_begins_another_lineage() {
     in_time("another lineage", is_told).await;
     Health::watch(&server, "redis").await.until(Serving).await;
     server.stop().await;
+}
+
+/// A caller may ask whether a worker is lost without putting off when that is noticed.
+#[tokio::test]
+async fn decision_that_is_only_asked_for_postpones_nothing() {
+    let bench = Bench::start().await;
+    let running = bench.run(Duration::from_secs(60), false).await;
+    bench.beat().await;
+    let key = format!("{}s:{{{PARTITION}}}:lease", bench.prefix);
+    let score = async || bench.ask::<String>(&["ZSCORE", &key, running.id.as_str()]).await;
+    let before = score().await;
+    let lost = Arc::new(apply(&running, &Change::LoseWorker, 2));
+    let deadline = running.silence_deadline().expect("it runs under a lease");
+    for (is_due, stays) in [(false, true), (true, false)] {
+        let decision = Decision { deadline, is_reverted: false, is_due, now: at(2) };
+        let decided = bench.store.decide(lost.clone(), &running, decision).await.expect("Redis answers");
+        assert!(matches!(decided, Decided::Deferred), "{decided:?}");
+        assert_eq!(score().await == before, stays);
+    }
 }

@@ -9,7 +9,7 @@ use jobtrack::{
 
 use crate::support::{
     Client, Server, create, new_job,
-    watching::{Seen, Watch, complete, delete, large, make, millis, report, watch, watch_jobs},
+    watching::{Seen, Watch, cancel, complete, delete, large, make, millis, report, watch, watch_jobs},
 };
 
 fn all() -> WatchJobsRequest {
@@ -148,6 +148,25 @@ async fn a_job_that_waited_for_another_attempt_is_followed_after_the_token() {
     let mut stream = resume(&client, &token, &pending).await;
     let running = stream.expect(Event::Update).await;
     assert_eq!((running.brief(), running.state()), ((Event::Update, "a", 4), State::Running));
+    server.stop().await;
+}
+
+/// The subscriber was told that it waits, behind the position that its token stands for.
+#[tokio::test]
+async fn a_job_that_waited_after_its_first_attempt_is_followed_to_its_end() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    report(&mut client, "a").await;
+    let pending = in_state(&[State::Pending]);
+    let token = token(&client, &pending).await;
+    let failure = Some(Failure::default());
+    let retry = FailJobRequest { job_id: "a".into(), retry: true, failure, ..FailJobRequest::default() };
+    client.fail_job(retry).await.expect("it waits for another attempt");
+    cancel(&mut client, "a", false).await;
+    let mut stream = resume(&client, &token, &pending).await;
+    let ended = stream.expect(Event::Update).await;
+    assert_eq!((ended.brief(), ended.state()), ((Event::Update, "a", 4), State::Cancelled));
     server.stop().await;
 }
 

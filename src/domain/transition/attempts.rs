@@ -1,5 +1,7 @@
 //! The beginning and the end of attempts.
 
+use std::mem::take;
+
 use super::Result;
 use crate::domain::{
     Applied, Attempt, ChangeContext, Claim, Completion, Failure, Job, Liveness, Progress, Rejected, Start, State,
@@ -89,6 +91,7 @@ impl Job {
         self.attempt = number;
         self.attempt_start_time = Some(now);
         self.claim = None;
+        self.worker.clear();
         self.progress = Progress::default();
         self.progress_time = None;
         self.sequence = None;
@@ -105,6 +108,6 @@ impl Job {
             ended_by: self.version.change_id,
             failure: failure.cloned(),
         };
-        attempt::record(&mut self.attempts, ended);
+        self.attempts = attempt::record(take(&mut self.attempts), ended);
     }
 }

@@ -81,7 +81,7 @@ fn basic_job(stored: &Stored, now: Timestamp) -> v1::Job {
             Durability::Volatile => v1::Durability::Volatile,
         }
         .into(),
-        title: job.title.clone(),
+        title: job.title.to_string(),
         progress_time: job.progress_time.map(timestamp),
         last_failure: job.last_failure().map(failure),
         attempts: attempts(job),

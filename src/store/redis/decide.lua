@@ -1,16 +1,20 @@
 -- Precedes replace.lua for a decision about an active job that only the passing of time brings about: its worker is
--- lost, nobody has started it, it expires, or the time that its worker had to stop is over. The decision is made only if nobody can have acknowledged a report within the time allowed.
+-- lost, nobody has started it, it expires, the time that its worker had to stop is over, or it goes to the next worker
+-- in the place of a lost one. The decision is made only if nobody can have acknowledged a report within the time
+-- allowed; where the time is that of a request to stop, only if nobody can have acknowledged an end.
 --
 -- Keys   behind those of replace.lua: the sorted set of deadlines, the partition's beat (beat.lua)
--- Args   behind those of replace.lua, all in microseconds:
---          wait     minimum time since the last report, or since the time that `since` names
---          bound    maximum time for which a replica may be cut off with reports that it acknowledged; 0: the next
---                   report reverts the decision, so it may be made at once
---          silence  maximum age of the last beat
---          since    the time from which the wait is counted; empty: the last report
--- Returns      "DEFERRED", if it is too early; the deadline is moved to the time of the next attempt
+-- Args   behind those of replace.lua, times in microseconds:
+--          wait       minimum time since the last report, or since the time that `since` names
+--          bound      maximum time for which a replica may be cut off with reports that it acknowledged; 0: the next
+--                     report reverts the decision, so it may be made at once
+--          silence    maximum age of the last beat
+--          since      the time from which the wait is counted; empty: the last report
+--          postpones  "1": if it is too early, the deadline is moved to the time of the next try
+-- Returns      "DEFERRED", if it is too early
 -- Why atomic   a report, a beat or a mark that comes in between is not overlooked
 local beat, deadlines = table.remove(KEYS), table.remove(KEYS)
+local postpones = table.remove(ARGV) == '1'
 local since = tonumber(table.remove(ARGV))
 local silence, bound, wait = tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV))
 local function deferred()
@@ -56,6 +60,9 @@ local function deferred()
 end
 local again = deferred()
 if again then
-  redis.call('ZADD', deadlines, 'XX', string.format('%.0f', again), ARGV[2])
+  -- A deadline of another version is not touched.
+  if postpones and redis.call('HGET', KEYS[1], 'v') == ARGV[1] then
+    redis.call('ZADD', deadlines, 'XX', string.format('%.0f', again), ARGV[2])
+  end
   return redis.status_reply('DEFERRED')
 end

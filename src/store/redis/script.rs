@@ -70,6 +70,8 @@ pub struct Terms {
     pub bound: Duration,
     /// Maximum age of the last beat of a serving replica.
     pub silence: Duration,
+    /// Whether the deadline is moved to the next try, if it is too early.
+    pub postpones: bool,
 }
 
 /// The outcome of a write.
@@ -174,7 +176,7 @@ impl<'a> Write<'a> {
             for time in [terms.wait, terms.bound, terms.silence] {
                 command.arg(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
             }
-            command.arg(text(terms.since));
+            command.arg(text(terms.since)).arg(u8::from(terms.postpones));
         }
     }
 

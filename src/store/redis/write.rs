@@ -48,11 +48,9 @@ impl RedisStore {
         decision: Decision,
     ) -> Result<Decided, StoreError> {
         let Deadline { since, wait, .. } = decision.deadline;
-        let terms = if decision.is_reverted {
-            Terms { since, wait, bound: Duration::ZERO, silence: SILENCE }
-        } else {
-            Terms { since, wait: wait.max(SILENCE + BEAT * 2), bound: self.bound(), silence: SILENCE }
-        };
+        let (wait, bound) =
+            if decision.is_reverted { (wait, Duration::ZERO) } else { (wait.max(SILENCE + BEAT * 2), self.bound()) };
+        let terms = Terms { since, wait, bound, silence: SILENCE, postpones: decision.is_due };
         let outcome = self.carry_out(self.write_of(&job, Some(previous)), Some(&terms)).await?;
         if let Outcome::Deferred = outcome {
             return Ok(Decided::Deferred);

@@ -96,6 +96,7 @@ async fn watcher_is_told_of_a_job_that_takes_the_place_of_a_deleted_one() {
             last.push(report(&mut clients[0], id).await);
         }
     }
+    assert!(!last.is_empty(), "the thief has kept every id");
     for expected in &last {
         in_time("the job", until_held(&mut clients[1], expected)).await;
         assert_eq!(job(&mut clients[1], &expected.id).await.owner, "o");

@@ -126,14 +126,7 @@ pub fn decode(id: &JobId, values: Value) -> Record {
         (Some(version), Some(job), _) => decode_record(id, &version, &job, times, documents),
         _ => None,
     };
-    found.map_or(Record::Corrupt, |job| Record::Found(stored(with_attempt(job))))
-}
-
-/// Returns a job with the start of its attempt, which records of older versions do not contain.
-fn with_attempt(job: Job) -> Job {
-    let is_unknown = job.is_between_attempts() && job.attempts.is_empty();
-    let attempt_start_time = if is_unknown { job.start_time } else { job.attempt_start_time };
-    Job { attempt_start_time, ..job }
+    found.map_or(Record::Corrupt, |job| Record::Found(stored(job)))
 }
 
 fn decode_record(id: &JobId, version: &str, job: &[u8], times: Times, documents: Vec<Value>) -> Option<Job> {

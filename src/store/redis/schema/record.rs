@@ -154,6 +154,9 @@ struct JobRecord {
     claim: Vec<u8>,
     #[prost(message, repeated, tag = "26")]
     attempts: Vec<AttemptRecord>,
+    /// Older versions know neither this nor the start of an attempt.
+    #[prost(bool, tag = "27")]
+    between_attempts: bool,
 }
 
 /// Encodes the core of `job`: everything except its id, its version, its documents and the times that the script sets.
@@ -196,11 +199,12 @@ pub fn encode(job: &Job) -> Vec<u8> {
         request_id: job.request_id.clone(),
         report_time: time(job.report_time),
         forget_time: time(job.forget_time),
-        title: job.title.clone(),
+        title: job.title.to_string(),
         progress_time: time(job.progress_time),
         attempt_start_time: time(job.attempt_start_time),
         claim: job.claim.map(|claim| claim.as_bytes().to_vec()).unwrap_or_default(),
         attempts: job.attempts.iter().map(attempt).collect(),
+        between_attempts: job.is_between_attempts(),
     };
     record.encode_to_vec()
 }
@@ -210,18 +214,19 @@ pub fn decode(id: &JobId, version: Version, bytes: &[u8]) -> Option<Job> {
     let record = JobRecord::decode(bytes).ok()?;
     let time = |micros: Option<i64>| micros.map(Timestamp::from_micros);
     let lease = record.lease.unwrap_or_default();
+    let first_start = record.start_time.filter(|_| record.attempt > 0 && !record.between_attempts);
     Some(Job {
         id: id.clone(),
         version,
         request_id: record.request_id,
         kind: record.kind,
         owner: record.owner,
-        title: record.title,
+        title: record.title.into(),
         labels: record.labels.into_iter().map(|label| (label.key, label.value)).collect(),
         metadata: None,
         state: *State::ALL.get(usize::try_from(record.state).ok()?)?,
         attempt: record.attempt,
-        attempt_start_time: time(record.attempt_start_time),
+        attempt_start_time: time(record.attempt_start_time.or(first_start)),
         claim: <[u8; 16]>::try_from(record.claim).ok().map(Claim::from_bytes),
         attempts: record.attempts.into_iter().map(read_attempt).collect::<Option<_>>()?,
         sequence: record.sequence,
