@@ -51,12 +51,11 @@ pub struct Config {
     #[arg(long, env = "JOBTRACK_TTL_ACTIVE", default_value = "0", value_name = "TIME", value_parser = duration)]
     pub ttl_active: Duration,
 
-    /// How long a worker may go without a report until it counts as lost, for jobs that name no lease; 0: without limit
+    /// Time without a report after which a worker counts as lost, for jobs that name no lease; 0: unlimited
     #[arg(long, env = "JOBTRACK_DEFAULT_LEASE", default_value = "0", value_name = "TIME", value_parser = duration)]
     default_lease: Duration,
 
-    /// How long a job may wait for a worker until it counts as lost, for jobs that name no start timeout; 0: without
-    /// limit
+    /// Time that a job waits for a worker until it counts as lost, for jobs that name no start timeout; 0: unlimited
     #[arg(long, env = "JOBTRACK_DEFAULT_START_TIMEOUT", default_value = "0", value_name = "TIME", value_parser = duration)]
     default_start_timeout: Duration,
 
@@ -208,7 +207,7 @@ impl Config {
         Some(self.http_listen.as_str()).filter(|address| *address != OFF)
     }
 
-    /// The times within which jobs are to be heard of that name none.
+    /// Returns the limits for jobs that name none.
     pub const fn timeouts(&self) -> Timeouts {
         Timeouts { lease: self.default_lease, start: self.default_start_timeout }
     }

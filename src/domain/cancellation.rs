@@ -31,14 +31,14 @@ impl Cancellation {
 /// The time that a worker has to stop after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Grace {
-    /// When it began.
+    /// Time from which it counts.
     pub since: Timestamp,
-    /// How long it is.
+    /// Its length.
     pub length: Duration,
 }
 
 impl Grace {
-    /// Returns when it is over.
+    /// Returns its end.
     pub fn time(&self) -> Timestamp {
         self.since + self.length
     }

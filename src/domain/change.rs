@@ -34,12 +34,12 @@ impl Retention {
     }
 }
 
-/// The times within which jobs are to be heard of that name none. Zero: without limit.
+/// Limits for jobs that name none. Zero: unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// How long without a report until the worker counts as lost.
+    /// Maximum time without a report until the worker counts as lost.
     pub lease: Duration,
-    /// How long a job may wait for a worker.
+    /// Maximum time that a job waits for a worker.
     pub start: Duration,
 }
 
@@ -75,7 +75,7 @@ pub enum Change {
         requester: String,
         /// Without waiting for the worker.
         force: bool,
-        /// How long to wait for the worker. Zero: without limit.
+        /// Maximum time to wait for the worker. Zero: unlimited.
         grace: Duration,
     },
     /// The worker stopped as asked.
@@ -103,7 +103,7 @@ pub enum Change {
 /// A worker's claim of the next attempt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Start {
-    /// Who claims it; may be empty.
+    /// The worker that claims it; may be empty.
     pub worker: String,
     /// Makes the request safe to repeat.
     pub request_id: Option<String>,

@@ -15,13 +15,13 @@ use super::{Due, Job, State, Timestamp};
 pub struct Lease {
     /// How long without a report until the worker counts as lost. Zero: no lease.
     pub timeout: Duration,
-    /// How long it may wait for a worker, from its creation or from a retry. Zero: without limit.
+    /// Maximum time that it waits for a worker, from its creation or from a retry. Zero: unlimited.
     pub start_timeout: Duration,
-    /// When the time of the present state runs out, if that is limited.
+    /// Time at which the limit of the present state runs out, if it has one.
     pub expire_time: Option<Timestamp>,
-    /// It was seen to have run out, and this was stored.
+    /// That it ran out was stored.
     pub lost: bool,
-    /// Whether running out fails the job.
+    /// The job fails when it runs out.
     pub fail_when_lost: bool,
 }
 
@@ -32,7 +32,7 @@ pub struct Deadline {
     pub since: Option<Timestamp>,
     /// The time after that.
     pub wait: Duration,
-    /// What is due then.
+    /// The action that is due then.
     pub due: Due,
 }
 
@@ -75,7 +75,7 @@ impl Job {
         }
     }
 
-    /// How long the job may go unheard of in its state. Zero: without limit.
+    /// Returns the maximum time without a report, or without a start, in the job's state. Zero: unlimited.
     pub const fn silence_allowed(&self) -> Duration {
         match self.state {
             State::Pending => self.lease.start_timeout,
@@ -83,7 +83,7 @@ impl Job {
         }
     }
 
-    /// What is due next for this active job, and when.
+    /// Returns the next deadline of this active job.
     pub fn deadline(&self) -> Option<Deadline> {
         // Of equals the first.
         [Due::Expire, Due::LoseWorker, Due::ForceCancel]
@@ -92,7 +92,7 @@ impl Job {
             .min_by_key(|deadline| self.time_of(deadline))
     }
 
-    /// When `due` comes for this active job, if it does.
+    /// Returns the deadline of `due` for this active job, if it has one.
     pub fn deadline_of(&self, due: Due) -> Option<Deadline> {
         if self.removal.is_some() || self.state.is_terminal() {
             return None;
@@ -113,12 +113,12 @@ impl Job {
         }
     }
 
-    /// When nobody was heard of this active job for as long as its state allows, whether or not that was seen already.
+    /// Returns the time up to which somebody must be heard of this active job, whether or not its loss was stored.
     pub fn silence_deadline(&self) -> Option<Deadline> {
         self.lease.expire_time.map(|_| Deadline::after_heard(self.silence_allowed(), Due::LoseWorker))
     }
 
-    /// The time of a deadline as this version knows it; the primary may have heard of the job a little later.
+    /// Returns the time of a deadline as this version knows it; the primary may have heard of the job a little later.
     pub fn time_of(&self, deadline: &Deadline) -> Timestamp {
         deadline.since.unwrap_or(self.report_or_creation()) + deadline.wait
     }

@@ -96,7 +96,7 @@ pub struct Subject {
     pub revision: i64,
     /// Who reported last; may be empty.
     pub worker: String,
-    /// When its lease runs out, if it runs under one.
+    /// Time at which its lease runs out, if it runs under one.
     pub lease_expire_time: Option<Timestamp>,
 }
 

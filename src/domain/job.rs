@@ -167,7 +167,7 @@ pub struct Job {
     pub state: State,
     /// Which try this is: 0 before the first report or finish.
     pub attempt: i32,
-    /// When this attempt began. `None`: it ended in a retry, or there was none yet.
+    /// Time at which this attempt began. `None`: it ended in a retry, or there was none yet.
     #[serde(default)]
     pub attempt_start_time: Option<Timestamp>,
     /// The claim of this attempt, if a worker claimed it.
@@ -227,18 +227,18 @@ pub struct Job {
 }
 
 impl Job {
-    /// Whether the last attempt ended in a retry, and no other has begun since.
+    /// Returns whether the last attempt ended in a retry, and no other has begun since.
     pub const fn is_between_attempts(&self) -> bool {
         self.attempt > 0 && self.attempt_start_time.is_none()
     }
 
-    /// The attempts that ended before this version's own, or were ended by it.
+    /// Returns the attempts that ended before this version's own, or were ended by it.
     pub fn past_attempts(&self) -> impl DoubleEndedIterator<Item = &Attempt> {
         let next = self.attempt.saturating_add(i32::from(self.is_between_attempts()));
         self.attempts.iter().filter(move |attempt| attempt.number < next)
     }
 
-    /// The last failure that was followed by another attempt.
+    /// Returns the last failure that was followed by another attempt.
     pub fn last_failure(&self) -> Option<&Failure> {
         self.past_attempts().rev().find_map(|attempt| attempt.failure.as_ref())
     }
@@ -312,9 +312,9 @@ pub struct NewJob {
     pub metadata: Option<Document>,
     /// How long without a report until the worker counts as lost. Zero: no lease.
     pub lease_timeout: Duration,
-    /// How long it may wait for a worker. Zero: without limit.
+    /// Maximum time that it waits for a worker. Zero: unlimited.
     pub start_timeout: Duration,
-    /// Whether a lost worker, or a start that does not come, fails the job.
+    /// The job fails when its worker is lost, or no worker starts it.
     pub fail_when_lost: bool,
     /// How long it is kept after its end. Zero: for ever.
     pub retention: Option<Duration>,

@@ -103,7 +103,7 @@ fn compare_versions(a: &Job, b: &Job) -> Ordering {
     }
 }
 
-/// How far a version's attempt is: it runs, it ended in a retry, or the job ended with it. Whoever ended an attempt knew
+/// Returns the phase of a version's attempt: it runs, it ended in a retry, or the job ended with it. Whoever ended an attempt knew
 /// more of it than a report that would have been refused after that.
 fn attempt_phase(job: &Job) -> u8 {
     match () {

@@ -32,7 +32,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether it selects `job` as it is at `now`.
+    /// Returns whether it selects `job` as it is at `now`.
     pub fn matches(&self, job: &Job, now: Timestamp) -> bool {
         self.matches_condition(job, now) && self.matches_identity(job)
     }
@@ -42,7 +42,7 @@ impl Filter {
         self.states.is_empty() || self.states.contains(&state)
     }
 
-    /// Whether it selects jobs that are as `job` is at `now`, as far as that changes in the life of a job.
+    /// Returns whether it selects jobs that are as `job` is at `now`, as far as that changes in the life of a job.
     pub fn matches_condition(&self, job: &Job, now: Timestamp) -> bool {
         self.matches_state(job.state)
             && (self.liveness.is_empty() || self.liveness.contains(&job.liveness(now)))
@@ -50,7 +50,7 @@ impl Filter {
             && self.updated_after.is_none_or(|time| time <= job.update_time)
     }
 
-    /// Whether it selects `job` in some condition: what it looks at here stays as it was at the creation.
+    /// Returns whether it selects `job` in some condition: the criteria here stay as they were at the creation.
     pub fn matches_identity(&self, job: &Job) -> bool {
         self.matches_names(&job.id, &job.kind, &job.owner)
             && self.created_after.is_none_or(|time| time <= job.create_time)
@@ -58,19 +58,19 @@ impl Filter {
             && (self.labels.is_empty() || self.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value)))
     }
 
-    /// Whether it selects some job of this id, kind and owner.
+    /// Returns whether it selects some job of this id, kind and owner.
     pub fn matches_names(&self, id: &JobId, kind: &str, owner: &str) -> bool {
         id.as_str().starts_with(&self.id_prefix)
             && (self.kind.is_empty() || self.kind == kind)
             && self.owners.include(owner)
     }
 
-    /// Whether the state of a job is all of its condition that matters.
+    /// Returns whether it selects by no other part of a job's condition than its state.
     pub fn depends_on_state_alone(&self) -> bool {
         self.liveness.is_empty() && self.worker.is_empty() && self.updated_after.is_none()
     }
 
-    /// Whether states, kind and owners are all that it selects by: only these have indexes.
+    /// Returns whether it selects by states, kind and owners alone: only these have indexes.
     pub fn is_indexed(&self) -> bool {
         self.labels.is_empty()
             && self.created_after.is_none()

@@ -93,13 +93,12 @@ impl Record {
 /// A decision that the passing of time brings about for an active job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// When it is due.
+    /// Time at which it is due.
     pub deadline: Deadline,
-    /// Whether the next report of the worker reverts it: the worker counts as lost until then. Nothing reverts any other
+    /// The next report of the worker reverts it: the worker counts as lost until then. Nothing reverts any other
     /// decision.
     pub is_reverted: bool,
-    /// Whether the store is to postpone what is due for the job, if it is too early: the job is due, and not only asked
-    /// for.
+    /// The decision is due for the job, and not only asked for: the store postpones it, if it is too early.
     pub is_due: bool,
     /// The time at which it is made, on this process's clock.
     pub now: Timestamp,

@@ -113,7 +113,7 @@ impl Tracker {
         Self { timeouts, ..self }
     }
 
-    /// The times for jobs that name none.
+    /// Returns the limits for jobs that name none.
     pub const fn timeouts(&self) -> Timeouts {
         self.timeouts
     }

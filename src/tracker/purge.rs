@@ -19,10 +19,10 @@ const PAGE_JOBS: usize = 250;
 /// Maximum duration of a part.
 const PART_TIME: Duration = Duration::from_secs(2);
 
-/// Which jobs to delete, from the oldest on.
+/// Selection of a purge, which goes from the oldest job on.
 #[derive(Clone, Debug)]
 pub struct Purge {
-    /// Which of those that have ended.
+    /// Filter of the jobs; active ones are never selected.
     pub filter: Filter,
     /// Only jobs that ended by then.
     pub ended_by: Option<Timestamp>,
@@ -32,7 +32,7 @@ pub struct Purge {
     pub after: Option<Cursor>,
 }
 
-/// What a part came to.
+/// Result of a part of a purge.
 #[derive(Clone, Debug, Default)]
 pub struct Purged {
     /// Number of jobs that were deleted, or would be.

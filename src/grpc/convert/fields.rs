@@ -139,7 +139,7 @@ impl Fields {
         place
     }
 
-    /// What is known of workers, by the numbers.
+    /// Returns kinds of liveness by their numbers.
     pub fn liveness(&mut self, field: &str, numbers: Vec<i32>) -> BTreeSet<Liveness> {
         let liveness: Option<_> = numbers.into_iter().map(liveness).collect();
         liveness.unwrap_or_else(|| {

@@ -26,7 +26,7 @@ const PERCENT_MAX: f64 = 100.01;
 
 type Result<T> = std::result::Result<T, JobError>;
 
-/// See `CreateJob`; `timeouts` are for a job that names none.
+/// See `CreateJob`; `timeouts` are the limits of a job that names none.
 pub fn create(request: v1::CreateJobRequest, timeouts: Timeouts) -> Result<NewJob> {
     let mut fields = Fields::default();
     let id = (!request.job_id.is_empty()).then(|| fields.id("job_id", &request.job_id));

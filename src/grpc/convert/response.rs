@@ -141,7 +141,7 @@ pub fn page(page: &Page, query: &ListQuery, caller: &Identity) -> v1::ListJobsRe
     }
 }
 
-/// What a part of a purge came to, with a token that is bound to what has this `digest`.
+/// Returns the answer about a part of a purge, with a token that is bound to what has this `digest`.
 pub fn purged(purged: &Purged, digest: Uuid) -> v1::PurgeJobsResponse {
     v1::PurgeJobsResponse {
         purged_count: count(purged.count),

@@ -38,7 +38,7 @@ const RANGES: &str = "local sets = {} for at, key in ipairs(KEYS) do \
                       sets[at] = redis.call(ARGV[1], key, ARGV[2], ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[4]) \
                       end return sets";
 
-/// What a list is read from.
+/// Source of a list.
 struct Reading<'a> {
     order: Order,
     /// The sets that together contain every job of the list.

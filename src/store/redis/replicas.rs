@@ -32,7 +32,7 @@ struct Beats {
 struct Beat {
     /// Time up to which Redis has everything that the replica acknowledged.
     mark: Option<Timestamp>,
-    /// What the replica says of itself; earlier versions say nothing.
+    /// Data of the replica about itself; earlier versions send none.
     about: Option<About>,
 }
 

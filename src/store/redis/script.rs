@@ -70,7 +70,7 @@ pub struct Terms {
     pub bound: Duration,
     /// Maximum age of the last beat of a serving replica.
     pub silence: Duration,
-    /// Whether the deadline is moved to the next try, if it is too early.
+    /// The deadline is moved to the next try, if it is too early.
     pub postpones: bool,
 }
 
