@@ -9,10 +9,10 @@ use super::{apart::Apart, degraded, get, job, two_on, whole};
 use crate::{
     attempts::{beat, by, claim, retry, start},
     support::{
-        Client, error_info, new_job,
+        Client, create, error_info, new_job,
         redis::Redis,
         replicas::in_time,
-        watching::{make, millis},
+        watching::{delete, make, millis},
     },
 };
 
@@ -85,6 +85,23 @@ async fn history_of_both_replicas_is_kept() {
     let (job, _) = apart.meet("a").await;
     assert_eq!((job.attempt, job.worker.as_str(), numbers(&job)), (2, "two", vec![(1, true), (2, false)]));
     assert_eq!(job.last_failure.map(|failure| failure.reason), Some("AGAIN".into()));
+}
+
+/// The job is deleted at one replica, while its worker reports to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_of_a_job_that_was_deleted_in_an_outage_does_not_report_on_the_next_one() {
+    let mut apart = Apart::start().await;
+    let old = claim(&mut apart.clients[0], "a", "old").await;
+    delete(&mut apart.clients[1], "a").await;
+    beat(&mut apart.clients[0], "a", &old.claim).await.expect("it runs there");
+    create(&mut apart.clients[0], "b").await;
+    apart.meet("b").await;
+    assert_eq!(create(&mut apart.clients[1], "a").await.attempt, 0);
+    for client in &mut apart.clients {
+        let status = beat(client, "a", &old.claim).await.expect_err("its job is gone");
+        assert_eq!((status.code(), error_info(&status).reason.as_str()), (Code::FailedPrecondition, "STALE_ATTEMPT"));
+    }
+    assert_eq!(claim(&mut apart.clients[0], "a", "new").await.job.attempt, 1);
 }
 
 /// A worker reports to one replica, which is cut off. At the other one its lease is over, and another worker asks for
