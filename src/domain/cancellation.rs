@@ -9,11 +9,11 @@ use super::Timestamp;
 /// A request to stop a job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cancellation {
-    /// When it was asked for. First, so that the order of cancellations is that of time.
+    /// Time of the request. First, so that the order of cancellations is that of time.
     pub request_time: Timestamp,
-    /// Why.
+    /// Reason, for people.
     pub reason: String,
-    /// Who asked.
+    /// Name of whoever asked.
     pub requester: String,
     /// Time that the worker has to stop, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,7 +13,7 @@ use super::{Due, Job, State, Timestamp};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Lease {
-    /// How long without a report until the worker counts as lost. Zero: no lease.
+    /// Maximum time without a report until the worker counts as lost. Zero: no lease.
     pub timeout: Duration,
     /// Maximum time that it waits for a worker, from its creation or from a retry. Zero: unlimited.
     pub start_timeout: Duration,
