@@ -210,6 +210,12 @@ pub trait JobStore: Send + Sync + 'static {
     /// Returns statistics without reading the collection, within a second even if the primary does not answer.
     async fn stats(&self) -> Result<StoreStats, StoreError>;
 
+    /// Returns the replicas that are registered with the primary, and the reason for which decisions by time are held
+    /// back, if they are; within a second even if the primary does not answer.
+    async fn registration(&self) -> (Vec<ReplicaStats>, Option<HeldBack>) {
+        (Vec::new(), None)
+    }
+
     /// Returns a receiver of the storage mode and of its changes.
     fn mode(&self) -> watch::Receiver<StorageMode>;
 

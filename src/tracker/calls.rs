@@ -170,7 +170,10 @@ impl Calls<'_> {
         if self.caller.owners != Owners::All {
             return Err(JobError::PermissionDenied(Needed::AllOwners));
         }
-        self.tracker.stats().await
+        let (stats, registration) = tokio::join!(self.tracker.stats(), self.tracker.store.registration());
+        let mut stats = stats?;
+        (stats.store.replicas, stats.store.held_back) = registration;
+        Ok(stats)
     }
 
     /// The same filter, for what is the caller's.

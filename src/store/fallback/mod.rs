@@ -27,8 +27,8 @@ pub use entries::FreshnessToken;
 
 use self::{push::Pushes, reconcile::ReconcileMetrics, report::ReconcileLog};
 use super::{
-    CacheStats, CommitEvent, Decided, Decision, DueBatch, History, JobStore, Page, PartitionState, Presence,
-    PrimaryStore, Replaced, Source, StorageMode, StoreError, StoreStats, Stored,
+    CacheStats, CommitEvent, Decided, Decision, DueBatch, HeldBack, History, JobStore, Page, PartitionState, Presence,
+    PrimaryStore, Replaced, ReplicaStats, Source, StorageMode, StoreError, StoreStats, Stored,
 };
 use crate::{
     clock::Clock,
@@ -370,6 +370,10 @@ impl JobStore for FallbackStore {
             last_reconciliation: self.report().summary(),
             ..primary
         })
+    }
+
+    async fn registration(&self) -> (Vec<ReplicaStats>, Option<HeldBack>) {
+        self.primary.registration().await
     }
 
     fn mode(&self) -> watch::Receiver<StorageMode> {

@@ -52,8 +52,8 @@ use self::{
 };
 use super::{
     CommitEvent, Decided, Decision, DueBatch, Durability, HeldBack, History, JobStore, Listener, Page, PartitionState,
-    Partitioning, Presence, PrimaryStore, Record, RedisStats, Replaced, Replacement, Source, StorageMode, StoreError,
-    StoreStats, Stored,
+    Partitioning, Presence, PrimaryStore, Record, RedisStats, Replaced, Replacement, ReplicaStats, Source, StorageMode,
+    StoreError, StoreStats, Stored,
 };
 use crate::{
     clock::SteeredClock,
@@ -272,16 +272,14 @@ impl JobStore for RedisStore {
         let ping = ping.then(|| started.elapsed());
         let pool = self.pool.stats();
         let counting = timeout(STATS_TIMEOUT, self.metrics.time(Command::Count, self.counts()));
-        let registered = timeout(STATS_TIMEOUT, self.registered());
-        let (counts, registered) = if ping.is_some() {
-            let (counts, registered) = tokio::join!(counting, registered);
-            (counts.ok().and_then(Result::ok), registered.ok().and_then(Result::ok))
-        } else {
-            (None, None)
-        };
+        let counts = if ping.is_some() { counting.await.ok().and_then(Result::ok) } else { None };
         let redis = RedisStats { ping, in_use: pool.in_use, idle: pool.idle, waiting: pool.waiting };
-        let (replicas, held_back) = registered.unwrap_or((Vec::new(), Some(HeldBack::Unavailable)));
-        Ok(StoreStats { counts, redis: Some(redis), replicas, held_back, ..StoreStats::default() })
+        Ok(StoreStats { counts, redis: Some(redis), ..StoreStats::default() })
+    }
+
+    async fn registration(&self) -> (Vec<ReplicaStats>, Option<HeldBack>) {
+        let registered = timeout(STATS_TIMEOUT, self.registered()).await.ok().and_then(Result::ok);
+        registered.unwrap_or((Vec::new(), Some(HeldBack::Unavailable)))
     }
 
     fn mode(&self) -> watch::Receiver<StorageMode> {

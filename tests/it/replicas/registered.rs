@@ -168,10 +168,10 @@ async fn dirty_jobs_are_summed_over_the_partitions() {
         presence.set_dirty_jobs(partition, dirty);
     }
     store.ping().await.expect("Redis answers");
-    let replicas = store.stats().await.expect("Redis answers").replicas;
+    let (replicas, _) = store.registration().await;
     assert_eq!(replicas.iter().map(|replica| replica.dirty).collect::<Vec<_>>(), [6]);
     presence.set_dirty_jobs(5, 0);
     store.ping().await.expect("Redis answers");
-    let replicas = store.stats().await.expect("Redis answers").replicas;
+    let (replicas, _) = store.registration().await;
     assert_eq!(replicas.iter().map(|replica| replica.dirty).collect::<Vec<_>>(), [3]);
 }
