@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
 use pin_project_lite::pin_project;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Response, Status};
 
@@ -22,6 +22,10 @@ use crate::{
 
 /// Most clients accept compression whether it helps or not: answers up to this size in bytes are sent as they are.
 const WORTH_COMPRESSING: usize = 1024;
+
+/// Maximum time that the head of a stream's response waits for the first event, which tells whether the call fails and
+/// whether compression is worth it. A scan for the first job that matches may take longer than clients wait for a head.
+const FIRST_EVENT_WAIT: Duration = Duration::from_secs(1);
 
 /// A response stream.
 pub type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -179,12 +183,12 @@ pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     Ok(response)
 }
 
-/// Sends `events`, compressed if the first one is worth it. Waits for that.
+/// Sends `events`, compressed if the first one is worth it. Waits for that one, for a limited time.
 pub async fn respond_with<M>(mut events: Pin<Box<dyn PutBack<M> + Send>>) -> Result<Response<Events<M>>, Status>
 where
     M: prost::Message + 'static,
 {
-    let first = events.next().await.transpose()?;
+    let first = timeout(FIRST_EVENT_WAIT, events.next()).await.ok().flatten().transpose()?;
     let worthwhile = first.as_ref().is_some_and(|first| first.encoded_len() > WORTH_COMPRESSING);
     if let Some(first) = first {
         events.as_mut().put_back(Ok(first));

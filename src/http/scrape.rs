@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -18,17 +21,23 @@ use crate::{
 /// How long the statistics may take; without them the rest is told.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Minimum interval between two reads of the statistics, which ask Redis for its counts, however many scrape.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Where the metrics come from.
 pub struct Source {
     registry: Registry,
     tracker: Arc<Tracker>,
     connections: TaskTracker,
+    /// The statistics of the last read, if it succeeded, and its time. Held over the next read, so that scrapes that
+    /// come together share it.
+    stats: Mutex<Option<(Instant, Option<TrackerStats>)>>,
 }
 
 impl Source {
     /// The metrics of all of `measured`, and those of `tracker` and the open `connections`.
     pub fn new(measured: &[&dyn Measured], tracker: Arc<Tracker>, connections: TaskTracker) -> Self {
-        Self { registry: Registry::of(measured), tracker, connections }
+        Self { registry: Registry::of(measured), tracker, connections, stats: Mutex::default() }
     }
 
     /// Where jobs are kept at the moment.
@@ -51,9 +60,15 @@ impl Source {
             [("memory", StorageMode::Memory), ("redis", StorageMode::Redis), ("degraded", StorageMode::Degraded)];
         let modes = modes.map(|(name, other)| (name, u8::from(mode == other)));
         now.gauge_of("jobtrack_storage_mode", "Where jobs are kept: 1 for the present mode.", "mode", modes);
-        if let Ok(Ok(stats)) = timeout(PATIENCE, self.tracker.stats()).await {
-            tell(&mut now, &stats);
+        let mut stats = self.stats.lock().await;
+        if stats.as_ref().is_none_or(|(read, _)| read.elapsed() >= STATS_INTERVAL) {
+            let read = timeout(PATIENCE, self.tracker.stats()).await;
+            *stats = Some((Instant::now(), read.ok().and_then(Result::ok)));
         }
+        if let Some((_, Some(stats))) = &*stats {
+            tell(&mut now, stats);
+        }
+        drop(stats);
         self.registry.text(&now)
     }
 }

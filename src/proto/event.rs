@@ -25,6 +25,8 @@ pub struct EncodedEvent {
     pub reset: bool,
     /// Why the job is gone: a `v1::Removal`.
     pub removal: i32,
+    /// More snapshots follow.
+    pub snapshot_pending: bool,
 }
 
 impl Message for EncodedEvent {
@@ -49,6 +51,9 @@ impl Message for EncodedEvent {
         if self.removal != 0 {
             encoding::int32::encode(6, &self.removal, buf);
         }
+        if self.snapshot_pending {
+            encoding::bool::encode(7, &self.snapshot_pending, buf);
+        }
     }
 
     fn merge_field(
@@ -65,6 +70,7 @@ impl Message for EncodedEvent {
             4 => encoding::bytes::merge(wire_type, &mut self.resume_token, buf, ctx),
             5 => encoding::bool::merge(wire_type, &mut self.reset, buf, ctx),
             6 => encoding::int32::merge(wire_type, &mut self.removal, buf, ctx),
+            7 => encoding::bool::merge(wire_type, &mut self.snapshot_pending, buf, ctx),
             _ => encoding::skip_field(wire_type, tag, buf, ctx),
         }
     }
@@ -78,6 +84,7 @@ impl Message for EncodedEvent {
             + given(!self.resume_token.is_empty(), encoding::bytes::encoded_len(4, &self.resume_token))
             + given(self.reset, encoding::bool::encoded_len(5, &self.reset))
             + given(self.removal != 0, encoding::int32::encoded_len(6, &self.removal))
+            + given(self.snapshot_pending, encoding::bool::encoded_len(7, &self.snapshot_pending))
     }
 
     fn clear(&mut self) {
@@ -94,18 +101,19 @@ mod tests {
     fn it_is_read_as_what_it_stands_for() {
         let job = v1::Job { id: "a".to_owned(), revision: 7, ..v1::Job::default() };
         let (event, removal) = (v1::Event::Removed.into(), v1::Removal::Deleted.into());
-        for (skipped, reset) in [(0, false), (3, true)] {
+        for (skipped, reset, snapshot_pending) in [(0, false, false), (3, true, false), (3, true, true)] {
             let resume_token = "token".to_owned();
-            let whole = v1::WatchJobResponse {
+            let whole = v1::WatchJobsResponse {
                 event,
                 job: Some(job.clone()),
                 skipped,
                 resume_token: resume_token.clone(),
                 reset,
                 removal,
+                snapshot_pending,
             };
             let (job, resume_token) = (Some(job.encode_to_vec().into()), resume_token.into());
-            let encoded = EncodedEvent { event, job, skipped, resume_token, reset, removal };
+            let encoded = EncodedEvent { event, job, skipped, resume_token, reset, removal, snapshot_pending };
             assert_eq!(encoded.encode_to_vec(), whole.encode_to_vec());
             assert_eq!(encoded.encoded_len(), whole.encoded_len());
             assert_eq!(EncodedEvent::decode(&*whole.encode_to_vec()), Ok(encoded));

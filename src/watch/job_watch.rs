@@ -156,12 +156,19 @@ impl JobWatch {
             self.quiet_until = self.spoke + self.pace.min_interval;
         }
         let resume_token = ResumeToken::Job(self.token.clone());
-        WatchEvent { kind, stored: Some(stored), skipped, resume_token, reset }
+        WatchEvent { kind, stored: Some(stored), skipped, resume_token, reset, snapshot_pending: false }
     }
 
     fn bookmark(&mut self) -> WatchEvent {
         self.spoke = Instant::now();
         let resume_token = ResumeToken::Job(self.token.clone());
-        WatchEvent { kind: EventKind::Bookmark, stored: None, skipped: 0, resume_token, reset: false }
+        WatchEvent {
+            kind: EventKind::Bookmark,
+            stored: None,
+            skipped: 0,
+            resume_token,
+            reset: false,
+            snapshot_pending: false,
+        }
     }
 }

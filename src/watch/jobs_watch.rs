@@ -180,18 +180,20 @@ impl JobsWatch {
             };
             match read {
                 // A stream that is under way stays open while the store is away.
-                Err(StoreError::Unavailable) if self.spoken => self.wait_for_store().await,
+                Err(StoreError::Unavailable) if self.spoken => sleep(STORE_PAUSE).await,
                 read => read?,
+            }
+            // A scan of many jobs that do not match is as silent as a store that is away.
+            if self.events.is_empty() && !matches!(self.phase, Phase::Live) && self.is_bookmark_due() {
+                let reset = matches!(self.phase, Phase::Snapshot { reset: true, .. });
+                self.events.push_back(self.bookmark(reset));
             }
         }
     }
 
-    /// Lets some time pass, and says so where nothing was said for long.
-    async fn wait_for_store(&mut self) {
-        sleep(STORE_PAUSE).await;
-        if Instant::now() >= self.spoke + self.pace.bookmark_interval {
-            self.events.push_back(self.bookmark(false));
-        }
+    /// Returns whether nothing was sent for the interval of bookmarks.
+    fn is_bookmark_due(&self) -> bool {
+        Instant::now() >= self.spoke + self.pace.bookmark_interval
     }
 
     fn start_over(&mut self, reset: bool) {
@@ -288,8 +290,7 @@ impl JobsWatch {
             }
             self.taken = self.taken.max(reached);
         }
-        let bookmark_due = self.spoke + self.pace.bookmark_interval;
-        if Instant::now() >= bookmark_due {
+        if self.is_bookmark_due() {
             self.events.push_back(self.bookmark(false));
             return;
         }
@@ -297,6 +298,7 @@ impl JobsWatch {
             self.deliver(changes);
             return consume_budget().await;
         }
+        let bookmark_due = self.spoke + self.pace.bookmark_interval;
         let wake = self.backlog.next_ready().map_or(bookmark_due, |ready| ready.min(bookmark_due));
         tokio::select! {
             () = self.subscription.arrived() => {}
@@ -361,11 +363,19 @@ impl JobsWatch {
         }
         let resume_token = self.token(next);
         self.subscription.skip(skipped);
-        self.events.push_back(WatchEvent { kind, stored: Some(stored), skipped, resume_token, reset });
+        let stored = Some(stored);
+        self.events.push_back(WatchEvent { kind, stored, skipped, resume_token, reset, snapshot_pending: false });
     }
 
     fn bookmark(&self, reset: bool) -> WatchEvent {
-        WatchEvent { kind: EventKind::Bookmark, stored: None, skipped: 0, resume_token: self.token(None), reset }
+        WatchEvent {
+            kind: EventKind::Bookmark,
+            stored: None,
+            skipped: 0,
+            resume_token: self.token(None),
+            reset,
+            snapshot_pending: matches!(self.phase, Phase::Snapshot { .. }),
+        }
     }
 
     /// A token behind what was sent so far: everything from the oldest change that is still to be sent, among them

@@ -76,6 +76,8 @@ pub struct WatchEvent {
     pub resume_token: ResumeToken,
     /// What came before no longer counts.
     pub reset: bool,
+    /// The snapshot of a stream of many jobs is not complete, in a bookmark.
+    pub snapshot_pending: bool,
 }
 
 /// Wakes a stream. It is set anew when it rings or has to ring sooner, not for each event.

@@ -7,7 +7,10 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use jobtrack::proto::v1::{Durability, Event, UpdateProgressRequest};
+use jobtrack::{
+    proto::v1::{Durability, Event, UpdateProgressRequest},
+    store::RedisStore,
+};
 use tokio::{spawn, time::sleep};
 use tonic::{Code, Status};
 use tonic_health::ServingStatus::Serving;
@@ -217,4 +220,20 @@ async fn many_watches_opened_at_once_are_no_failure_of_redis() {
     drop(opened);
     server.stop().await;
     patient.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scrapes_that_come_together_ask_redis_once() {
+    const SCRAPES: usize = 50;
+    let redis = Redis::start().await;
+    let server = Server::with(&["--redis-url", &redis.url()]).await;
+    Health::watch(&server, "redis").await.until(Serving).await;
+    let begun = Instant::now();
+    let [before] = redis.calls(["eval"]).await;
+    join_all((0..SCRAPES).map(|_| Scrape::of(server.http))).await;
+    let [after] = redis.calls(["eval"]).await;
+    let reads = usize::try_from(after - before).expect("a count").div_ceil(RedisStore::PARTITIONING.count);
+    let most = usize::try_from(begun.elapsed().as_secs()).expect("few") + 2;
+    assert!((1..=most).contains(&reads), "{reads} reads in {most} s");
+    server.stop().await;
 }

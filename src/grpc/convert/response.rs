@@ -176,6 +176,7 @@ pub fn event(event: WatchEvent, now: Timestamp, view: View) -> EncodedEvent {
         skipped: event.skipped,
         resume_token: encoded_token(event.resume_token),
         reset: event.reset,
+        snapshot_pending: event.snapshot_pending,
     }
 }
 

@@ -1,8 +1,12 @@
 //! Streams, when Redis goes away or comes back with other data.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
-use jobtrack::proto::v1::{Event, WatchJobsRequest};
+use futures_util::{StreamExt, stream};
+use jobtrack::proto::v1::{CreateJobRequest, Event, JobFilter, WatchJobsRequest};
 use rstest::rstest;
 
 use super::{PARTITIONS, ask, behind};
@@ -157,5 +161,31 @@ async fn what_was_told_of_a_data_set_that_is_lost_no_longer_counts() {
         report(&mut client, "a").await;
         assert_eq!(stream.update().await.revision, revision + 1);
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_over_many_jobs_that_do_not_match_speaks_while_it_looks_through_them() {
+    /// More than are looked through in the time that a call without a deadline has.
+    const OTHERS: usize = 4000;
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let server = behind(&relay).await;
+    let client = server.client().await;
+    let labels = HashMap::from([("rare".to_owned(), "yes".to_owned())]);
+    make(&mut client.clone(), CreateJobRequest { labels: labels.clone(), ..new_job("the-oldest") }).await;
+    let others = stream::iter(0..OTHERS).map(|number| {
+        let mut client = client.clone();
+        async move { create(&mut client, &format!("other-{number}")).await }
+    });
+    others.buffer_unordered(64).for_each(async |_| {}).await;
+    // A hundred jobs are read with two commands, one after the other.
+    relay.set(Commands, Link::Late(Duration::from_millis(80)));
+    let filter = Some(JobFilter { labels, ..JobFilter::default() });
+    let mut rare = watch_jobs(&client, WatchJobsRequest { filter, ..talkative() }).await;
+    let events = rare.until(|seen| seen.event == Event::Bookmark && !seen.pending).await;
+    let [early @ .., snapshot, _] = &*events else { panic!("{events:?}") };
+    assert_eq!(snapshot.brief(), (Event::Snapshot, "the-oldest", 1));
+    assert!(!early.is_empty() && early.iter().all(|seen| seen.pending), "{early:?}");
     server.stop().await;
 }

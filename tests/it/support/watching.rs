@@ -36,19 +36,23 @@ pub struct Seen {
     pub token: String,
     pub reset: bool,
     pub removal: Removal,
+    /// More snapshots follow this bookmark.
+    pub pending: bool,
 }
 
 impl From<WatchJobsResponse> for Seen {
     fn from(from: WatchJobsResponse) -> Self {
         let (event, removal) = (from.event(), from.removal());
-        Self { event, job: from.job, skipped: from.skipped, token: from.resume_token, reset: from.reset, removal }
+        let (token, pending) = (from.resume_token, from.snapshot_pending);
+        Self { event, job: from.job, skipped: from.skipped, token, reset: from.reset, removal, pending }
     }
 }
 
 impl From<WatchJobResponse> for Seen {
     fn from(from: WatchJobResponse) -> Self {
         let (event, removal) = (from.event(), from.removal());
-        Self { event, job: from.job, skipped: from.skipped, token: from.resume_token, reset: from.reset, removal }
+        let (token, pending) = (from.resume_token, false);
+        Self { event, job: from.job, skipped: from.skipped, token, reset: from.reset, removal, pending }
     }
 }
 
@@ -184,9 +188,9 @@ impl Watch {
         }
     }
 
-    /// All events up to the first bookmark.
+    /// All events up to the first bookmark that ends the snapshots, or has none before it.
     pub async fn until_bookmark(&mut self) -> Vec<Seen> {
-        self.until(|seen| seen.event == Event::Bookmark).await
+        self.until(|seen| seen.event == Event::Bookmark && !seen.pending).await
     }
 
     /// All events up to the first one of this job.
@@ -224,6 +228,7 @@ impl Laws {
         assert!(!seen.token.is_empty(), "no token in {seen:?}");
         assert_eq!(seen.job.is_none(), seen.event == Event::Bookmark, "{seen:?}");
         assert_eq!(seen.removal != Removal::Unspecified, seen.event == Event::Removed, "{seen:?}");
+        assert!(!seen.pending || seen.event == Event::Bookmark, "{seen:?}");
         assert!(!seen.reset || matches!(seen.event, Event::Snapshot | Event::Bookmark), "{seen:?}");
         let counts = matches!(seen.event, Event::Update | Event::Removed);
         assert!(seen.skipped == 0 || (counts && seen.skipped > 0), "{seen:?}");
@@ -231,7 +236,8 @@ impl Laws {
             let ended = before.as_ref().is_some_and(Seen::is_end);
             assert!(!ended, "{seen:?} after the end {before:?}");
         }
-        if seen.reset && !before.is_some_and(|before| before.reset && before.event == Event::Snapshot) {
+        let goes_on = |before: &Seen| before.reset && (before.event == Event::Snapshot || before.pending);
+        if seen.reset && !before.as_ref().is_some_and(goes_on) {
             self.last.clear();
         }
         if seen.job.is_some() {
