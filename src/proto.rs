@@ -1,9 +1,11 @@
-//! The generated messages, clients and servers of `proto/`, and the one message that is written by hand.
+//! The generated messages, clients and servers of `proto/`, and the messages that are written by hand.
 
 mod codec;
+mod document;
 mod event;
 
 pub use codec::Codec;
+pub use document::EncodedStruct;
 pub use event::EncodedEvent;
 
 /// `jobtrack.v1`: the product's own services.

@@ -1,4 +1,5 @@
-//! How many times answering a call allocates. A count and not a time: it is the same on every machine.
+//! How many times answering a call allocates, and how much memory jobs occupy. Counts and not times: they are the same
+//! on every machine.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,21 +8,39 @@ use http_body_util::{BodyExt, Full};
 use jobtrack::{
     auth::Authenticator,
     clock::SystemClock,
-    domain::Retention,
+    domain::{
+        Applied, Change, ChangeContext, ChangeId, Completion, Document, Failure, FailureCode, Job, JobId, NewJob,
+        Progress, Report, Retention, Timestamp,
+    },
     grpc::Face,
-    proto::v1::{CreateJobRequest, GetJobRequest, Progress, UpdateProgressRequest},
+    proto::{
+        EncodedStruct,
+        v1::{self, CompleteJobRequest, CreateJobRequest, GetJobRequest, UpdateProgressRequest},
+    },
     store::MemoryStore,
     tracker::Tracker,
     watch::Hub,
 };
 use prost::Message;
+use prost_types::{ListValue, Struct, Value, value::Kind};
+use tokio::sync::Mutex;
 use tower::ServiceExt;
+use uuid::Uuid;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 /// As many calls are counted.
 const CALLS: u64 = 100;
+
+/// Size of a job without documents, with its place in a store, in bytes.
+const JOB: usize = 2048;
+
+const RETENTION: Retention =
+    Retention { succeeded: Duration::ZERO, failed: Duration::ZERO, cancelled: Duration::ZERO, active: Duration::ZERO };
+
+/// Only one test at a time counts.
+static COUNTING: Mutex<()> = Mutex::const_new(());
 
 /// A call as it comes off a connection.
 fn request(method: &str, message: &impl Message) -> Request<tonic::body::Body> {
@@ -55,15 +74,146 @@ async fn count(face: &Face, method: &str, messages: impl Iterator<Item = impl Me
     (dhat::HeapStats::get().total_blocks - before) / CALLS
 }
 
-#[tokio::test]
-async fn calls_allocate_no_more_than_they_did() {
-    let _profiler = dhat::Profiler::builder().testing().build();
-    let none = Duration::ZERO;
-    let retention = Retention { succeeded: none, failed: none, cancelled: none, active: none };
+/// A server with jobs in memory.
+async fn serve() -> Face {
     let hub = Arc::new(Hub::default());
     let store = Arc::new(MemoryStore::new(1000, hub.clone()));
-    let tracker = Arc::new(Tracker::new(store, hub, Arc::new(SystemClock), retention));
-    let face = Face::new(tracker, Authenticator::open_to_all(), true).await;
+    let tracker = Arc::new(Tracker::new(store, hub, Arc::new(SystemClock), RETENTION));
+    Face::new(tracker, Authenticator::open_to_all(), true).await
+}
+
+/// Makes a call, which succeeds.
+async fn call(face: &Face, method: &str, message: &impl Message) {
+    let answer = face.service.clone().oneshot(request(method, message)).await.expect("it answers");
+    let answer = answer.into_body().collect().await.expect("an answer");
+    let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
+    assert_eq!(status.map(HeaderValue::as_bytes), Some(&b"0"[..]), "{method}");
+}
+
+/// A document with one field.
+fn document(value: Value) -> Struct {
+    Struct { fields: [("k".to_owned(), value)].into() }
+}
+
+fn value(kind: Kind) -> Value {
+    Value { kind: Some(kind) }
+}
+
+fn list(values: impl Iterator<Item = Value>) -> Value {
+    value(Kind::ListValue(ListValue { values: values.collect() }))
+}
+
+/// Legal documents of which each would be many times as large if it were a tree.
+fn dense_documents() -> [(&'static str, Struct); 4] {
+    let null = || Struct { fields: [(String::new(), value(Kind::NullValue(0)))].into() };
+    let nested = |depth| (1..depth).fold(null(), |inner, _| document(value(Kind::StructValue(inner))));
+    let numbers = (0..90_000).map(|number| value(Kind::NumberValue(number.into())));
+    [
+        ("a table of numbers", document(list(numbers))),
+        ("objects of nothing", document(list((0..90_000).map(|_| value(Kind::StructValue(null())))))),
+        ("nested objects", document(list((0..6_000).map(|_| value(Kind::StructValue(nested(14))))))),
+        ("a text", document(value(Kind::StringValue("x".repeat(1_000_000))))),
+    ]
+}
+
+#[tokio::test]
+async fn documents_occupy_little_more_than_they_have_bytes() {
+    let _counting = COUNTING.lock().await;
+    let documents = dense_documents().map(|(name, document)| (name, EncodedStruct::from(document)));
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let face = serve().await;
+    for (number, (name, document)) in documents.into_iter().enumerate() {
+        let size = document.encoded_len();
+        let job_id = format!("job-{number}");
+        let creation = CreateJobRequest { job_id: job_id.clone(), kind: "k".to_owned(), ..CreateJobRequest::default() };
+        call(&face, "CreateJob", &creation).await;
+        let completion =
+            CompleteJobRequest { job_id: job_id.clone(), result: Some(document), ..CompleteJobRequest::default() };
+        let before = dhat::HeapStats::get();
+        call(&face, "CompleteJob", &completion).await;
+        let held = dhat::HeapStats::get();
+        let growth = held.curr_bytes - before.curr_bytes;
+        assert!(growth <= size + size / 5 + JOB, "{name} of {size} bytes occupies {growth}");
+        assert!(held.total_blocks - before.total_blocks < 120, "{name} is not taken to pieces");
+        let read = GetJobRequest { job_id, ..GetJobRequest::default() };
+        call(&face, "GetJob", &read).await;
+        let after = dhat::HeapStats::get();
+        assert!(after.total_blocks - held.total_blocks < 100, "{name} is not put together");
+        let copied = after.total_bytes - held.total_bytes;
+        assert!(copied < 4 * size as u64, "reading {name} of {size} bytes takes {copied}");
+    }
+}
+
+/// Jobs with and without each of what makes them large.
+fn jobs() -> Vec<Job> {
+    let document = |size: usize| {
+        let encoded = document(value(Kind::StringValue("x".repeat(size)))).encode_to_vec();
+        Document::parse(encoded).expect("a document")
+    };
+    let at = |micros| Timestamp::from_micros(micros);
+    let change =
+        |now| ChangeContext { now: at(now), change_id: ChangeId { process: 1, counter: 1 }, retention: RETENTION };
+    let next = |job: &Job, what: Change, now| match job.apply(&what, &change(now)).expect("it applies") {
+        Applied::Changed(next) => *next,
+        other => panic!("{other:?}"),
+    };
+    let create = |new: NewJob| Job::create(JobId::parse("job").expect("an id"), new, None, Uuid::nil(), &change(1));
+    let plain = create(NewJob { kind: "k".to_owned(), ..NewJob::default() });
+    let described = create(NewJob {
+        request_id: Some("request".to_owned()),
+        kind: "video.render".to_owned(),
+        owner: "media".to_owned(),
+        title: "t".repeat(200),
+        labels: [("team".to_owned(), "a".repeat(100)), ("b".to_owned(), "c".to_owned())].into(),
+        metadata: Some(document(10_000)),
+        ..NewJob::default()
+    });
+    let progress = Progress {
+        unit: Some("frames".to_owned()),
+        stage: Some("s".repeat(200)),
+        message: Some("m".repeat(4000)),
+        details: Some(document(4000)),
+        ..Progress::default()
+    };
+    let report = Report { progress, worker: "w".repeat(100), ..Report::default() };
+    let running = next(&described, Change::Report(report), 2);
+    let failure = |size| Failure {
+        code: FailureCode::UNKNOWN,
+        reason: "REASON".to_owned(),
+        message: "f".repeat(size),
+        details: Some(document(size)),
+    };
+    let end = |size| Completion { outcome: failure(size), attempt: None, claim: None, expected_revision: None };
+    let retried = next(&running, Change::Retry(end(2000)), 3);
+    let asked =
+        Change::Cancel { reason: "r".repeat(1000), requester: "q".repeat(100), force: false, grace: Duration::ZERO };
+    let cancelled = next(&running, asked, 3);
+    let failed = next(&running, Change::Fail(end(9000)), 3);
+    let result = Completion { outcome: Some(document(500_000)), attempt: None, claim: None, expected_revision: None };
+    let done = next(&plain, Change::Complete(result), 2);
+    vec![plain, described, running, retried, cancelled, failed, done]
+}
+
+#[tokio::test]
+async fn size_of_a_job_is_what_it_occupies() {
+    let _counting = COUNTING.lock().await;
+    let texts: Vec<_> = jobs().iter().map(|job| serde_json::to_string(job).expect("it can be written")).collect();
+    let _profiler = dhat::Profiler::builder().testing().build();
+    for text in texts {
+        let before = dhat::HeapStats::get().curr_bytes;
+        // Read anew, it shares nothing with others.
+        let job: Arc<Job> = Arc::new(serde_json::from_str(&text).expect("it was written so"));
+        let occupied = dhat::HeapStats::get().curr_bytes - before;
+        let size = job.size();
+        assert!(size.abs_diff(occupied) <= occupied / 20, "{size} instead of {occupied}: {text:.300}");
+    }
+}
+
+#[tokio::test]
+async fn calls_allocate_no_more_than_they_did() {
+    let _counting = COUNTING.lock().await;
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let face = serve().await;
     let id = |number: u64| format!("job-{number:04}");
     let kind = "video.render".to_owned();
     let created = (0..=CALLS).map(|number| CreateJobRequest {
@@ -76,7 +226,11 @@ async fn calls_allocate_no_more_than_they_did() {
     let creation = count(&face, "CreateJob", created).await;
     let reports = (0..=CALLS).map(|number| UpdateProgressRequest {
         job_id: id(7),
-        progress: Some(Progress { completed: Some(number.cast_signed()), total: Some(1000), ..Progress::default() }),
+        progress: Some(v1::Progress {
+            completed: Some(number.cast_signed()),
+            total: Some(1000),
+            ..v1::Progress::default()
+        }),
         worker: "worker-1".to_owned(),
         ..UpdateProgressRequest::default()
     });

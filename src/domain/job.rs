@@ -8,11 +8,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use serde_with::skip_serializing_none;
 use uuid::Uuid;
 
-use super::{Attempt, Cancellation, Claim, Failure, Labels, Lease, MAX_ID, Outcome, Timestamp, Version};
+use super::{Attempt, Cancellation, Claim, Document, Failure, Labels, Lease, MAX_ID, Outcome, Timestamp, Version};
 
 /// A job's name: 1 to 128 of `A-Z a-z 0-9 . _ : -`, so that it is safe in a key, a log line and a shell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -60,9 +59,6 @@ impl Display for JobId {
         f.write_str(&self.0)
     }
 }
-
-/// A JSON object that jobtrack keeps but does not look into. Shared, so that a job's next version costs no copy of it.
-pub type Document = Arc<Map<String, Value>>;
 
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ mod attempt;
 mod cancellation;
 mod change;
 mod deadline;
+mod document;
 mod error;
 mod failure;
 mod job;
@@ -16,6 +17,7 @@ mod limits;
 mod merge;
 mod progress;
 mod query;
+mod size;
 mod time;
 mod transition;
 mod version;
@@ -28,9 +30,10 @@ pub use change::{
     Timeouts,
 };
 pub use deadline::{Deadline, Lease, Liveness};
+pub use document::{Document, Illegal};
 pub use error::{JobError, Limit, Subject, Violation};
 pub use failure::{Failure, FailureCode, Outcome, cut};
-pub use job::{Document, Job, JobId, NewJob, Progress, Removal, State};
+pub use job::{Job, JobId, NewJob, Progress, Removal, State};
 pub use labels::Labels;
 pub use limits::*;
 pub use merge::{Merged, merge};

@@ -9,6 +9,7 @@ use http::{HeaderMap, Response};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use super::convert::UNDECODABLE;
 use crate::domain::{JobError, JobId, Limit, Needed, Rejected, Subject, Violation};
 
 const DOMAIN: &str = "jobtrack";
@@ -44,7 +45,7 @@ pub fn restate<B>(response: &Response<B>) -> Option<Status> {
     }
     match code {
         Code::Internal => {
-            let description = "can't be decoded as the message that this method takes".to_owned();
+            let description = UNDECODABLE.to_owned();
             Some(JobError::Invalid(vec![Violation { field: "request".to_owned(), description }]).into())
         }
         Code::OutOfRange | Code::ResourceExhausted => {

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use jobtrack::proto::v1::{
-    BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, DeleteJobRequest, Durability, FailJobRequest, Failure,
-    GetJobRequest, GetStatsRequest, Job, JobFilter, ListJobsRequest, Progress, PurgeJobsRequest, Source, StorageMode,
-    UpdateProgressRequest, View, WatchJobsRequest,
-    job::{Outcome, State},
+use jobtrack::proto::{
+    EncodedStruct,
+    v1::{
+        BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, DeleteJobRequest, Durability, FailJobRequest,
+        Failure, GetJobRequest, GetStatsRequest, Job, JobFilter, ListJobsRequest, Progress, PurgeJobsRequest, Source,
+        StorageMode, UpdateProgressRequest, View, WatchJobsRequest,
+        job::{Outcome, State},
+    },
 };
 use prost_types::{Duration, Struct, Value, value::Kind};
 use tokio::task::JoinSet;
@@ -20,14 +23,14 @@ async fn get(client: &mut Client, id: &str) -> Result<Job, tonic::Status> {
     Ok(answer.job.expect("an answer has a job"))
 }
 
-async fn complete(client: &mut Client, id: &str, result: Option<Struct>) -> Job {
+async fn complete(client: &mut Client, id: &str, result: Option<EncodedStruct>) -> Job {
     let request = CompleteJobRequest { job_id: id.into(), result, ..CompleteJobRequest::default() };
     client.complete_job(request).await.expect("it can be completed").into_inner().job.expect("a job")
 }
 
-fn text(length: usize) -> Struct {
+fn text(length: usize) -> EncodedStruct {
     let value = Value { kind: Some(Kind::StringValue("x".repeat(length))) };
-    Struct { fields: [("text".to_owned(), value)].into() }
+    Struct { fields: [("text".to_owned(), value)].into() }.into()
 }
 
 #[tokio::test]

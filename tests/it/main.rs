@@ -8,6 +8,7 @@ mod attempts;
 mod binary;
 mod canaries;
 mod dispatch;
+mod documents;
 mod errors;
 mod failover;
 mod failover_laws;

@@ -10,9 +10,12 @@ mod workers;
 
 use std::time::Duration;
 
-use jobtrack::proto::v1::{
-    CompleteJobRequest, CreateJobRequest, GetJobRequest, Job, Liveness,
-    job::{Outcome, State},
+use jobtrack::proto::{
+    EncodedStruct,
+    v1::{
+        CompleteJobRequest, CreateJobRequest, GetJobRequest, Job, Liveness,
+        job::{Outcome, State},
+    },
 };
 use prost_types::{Struct, Value, value::Kind};
 use tonic_health::ServingStatus::{NotServing, Serving};
@@ -168,9 +171,9 @@ async fn assert_alive(client: &mut Client, rule: Rule, worked: &[Worked]) {
 }
 
 /// Returns the result of a job.
-fn result(id: &str) -> Struct {
+fn result(id: &str) -> EncodedStruct {
     let text = Value { kind: Some(Kind::StringValue(format!("done: {id}"))) };
-    Struct { fields: [("text".to_owned(), text)].into() }
+    Struct { fields: [("text".to_owned(), text)].into() }.into()
 }
 
 /// Completes jobs, each with its result.

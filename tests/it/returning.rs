@@ -15,6 +15,7 @@ use std::{future::Future, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use jobtrack::proto::{
+    EncodedStruct,
     health::health_client::HealthClient,
     v1::{
         CompleteJobRequest, Durability, GetStatsRequest, GetStatsResponse, Job, ReconciledJob, UpdateProgressRequest,
@@ -84,15 +85,15 @@ async fn report(client: &mut Client, id: &str) -> Result<Job, Status> {
 }
 
 /// Completes a job with a result.
-async fn complete(client: &mut Client, id: &str, result: Option<Struct>) -> Result<Job, Status> {
+async fn complete(client: &mut Client, id: &str, result: Option<EncodedStruct>) -> Result<Job, Status> {
     let request = CompleteJobRequest { job_id: id.to_owned(), result, ..CompleteJobRequest::default() };
     Ok(client.complete_job(request).await?.into_inner().job.expect("a job"))
 }
 
 /// Returns a result of about so many bytes.
-fn result(bytes: usize) -> Struct {
+fn result(bytes: usize) -> EncodedStruct {
     let text = Value { kind: Some(Kind::StringValue("x".repeat(bytes))) };
-    Struct { fields: [("text".to_owned(), text)].into() }
+    Struct { fields: [("text".to_owned(), text)].into() }.into()
 }
 
 /// Makes a call for each of these ids, some at a time. Returns the outcomes in that order.

@@ -1,8 +1,11 @@
 //! How much of a job an answer holds, and what people read first: its title, and when the work last advanced.
 
-use jobtrack::proto::v1::{
-    BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, FailJobRequest, Failure, GetJobRequest, Job,
-    ListJobsRequest, Progress, UpdateProgressRequest, View, WatchJobRequest, WatchJobsRequest, job::Outcome,
+use jobtrack::proto::{
+    EncodedStruct,
+    v1::{
+        BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, FailJobRequest, Failure, GetJobRequest, Job,
+        ListJobsRequest, Progress, UpdateProgressRequest, View, WatchJobRequest, WatchJobsRequest, job::Outcome,
+    },
 };
 use prost_types::{Struct, Value, value::Kind};
 use rstest::rstest;
@@ -14,9 +17,9 @@ use crate::support::{
     watching::make,
 };
 
-fn document(text: &str) -> Struct {
+fn document(text: &str) -> EncodedStruct {
     let value = Value { kind: Some(Kind::StringValue(text.to_owned())) };
-    Struct { fields: [("text".to_owned(), value)].into() }
+    Struct { fields: [("text".to_owned(), value)].into() }.into()
 }
 
 /// Creates one job that succeeded and one that failed, each with all that a job can have.

@@ -7,17 +7,18 @@ use std::{
 };
 
 use prost::Message;
-use prost_types::Struct;
 use uuid::Uuid;
 
-use super::structs::document;
 use crate::{
     domain::{
-        Cursor, Document, JobError, JobId, Labels, Liveness, MAX_DURATION, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS,
-        State, Timestamp, Violation,
+        Cursor, Document, Illegal, JobError, JobId, Labels, Liveness, MAX_DURATION, MAX_LABEL_KEY, MAX_LABEL_VALUE,
+        MAX_LABELS, State, Timestamp, Violation,
     },
-    proto::v1,
+    proto::{EncodedStruct, v1},
 };
+
+/// The description of a request that is no encoded message.
+pub const UNDECODABLE: &str = "can't be decoded as the message that this method takes";
 
 /// What is wrong with a request so far. Each reader returns the field's value, or a stand-in after noting a violation:
 /// the request is used only if [`done`](Self::done) finds none.
@@ -68,14 +69,20 @@ impl Fields {
     }
 
     /// A Struct of at most `max` encoded bytes.
-    pub fn document(&mut self, field: &str, from: Option<Struct>, max: usize) -> Option<Document> {
+    pub fn document(&mut self, field: &str, from: Option<EncodedStruct>, max: usize) -> Option<Document> {
         let from = from?;
         let size = from.encoded_len();
         if size > max {
             self.refuse(field, format!("must be at most {max} bytes encoded, and is {size}"));
             return None;
         }
-        document(from).map_err(|problem| self.refuse(field, problem)).ok()
+        match Document::parse(from.into()) {
+            Ok(document) => return Some(document),
+            // Decoding a request does not look into documents.
+            Err(Illegal::Malformed) => self.refuse("request", UNDECODABLE),
+            Err(problem) => self.refuse(field, problem.to_string()),
+        }
+        None
     }
 
     /// A duration from zero to [`MAX_DURATION`], taken to the next microsecond.

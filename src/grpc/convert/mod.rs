@@ -5,7 +5,7 @@
 mod fields;
 mod request;
 mod response;
-mod structs;
 
+pub use fields::UNDECODABLE;
 pub use request::*;
 pub use response::*;

@@ -6,13 +6,12 @@ use bytes::Bytes;
 use prost::Message;
 use uuid::Uuid;
 
-use super::structs::to_struct;
 use crate::{
     domain::{
-        Cancellation, Cursor, Failure, Identity, Ignored, Job, JobId, ListQuery, Liveness, MAX_ATTEMPTS, Outcome,
-        Progress, Removal, State, Timestamp, View,
+        Cancellation, Cursor, Document, Failure, Identity, Ignored, Job, JobId, ListQuery, Liveness, MAX_ATTEMPTS,
+        Outcome, Progress, Removal, State, Timestamp, View,
     },
-    proto::{EncodedEvent, v1},
+    proto::{EncodedEvent, EncodedStruct, v1},
     store::{
         self, CacheStats, Durability, Page, ReconcileReport, RedisStats, ReplicaStats, Source, StorageMode, Stored,
     },
@@ -30,21 +29,26 @@ pub fn job(stored: &Stored, now: Timestamp, view: View) -> v1::Job {
     if view == View::Basic {
         return whole;
     }
-    whole.metadata = metadata.as_deref().map(to_struct);
+    whole.metadata = metadata.as_ref().map(document);
     if let Some(progress) = &mut whole.progress {
-        progress.details = stored.job.progress.details.as_deref().map(to_struct);
+        progress.details = stored.job.progress.details.as_ref().map(document);
     }
     match (outcome, &mut whole.outcome) {
-        (Some(Outcome::Result(result)), outcome) => *outcome = Some(v1::job::Outcome::Result(to_struct(result))),
+        (Some(Outcome::Result(result)), outcome) => *outcome = Some(v1::job::Outcome::Result(document(result))),
         (Some(Outcome::Failure(failure)), Some(v1::job::Outcome::Failure(basic))) => {
-            basic.details = failure.details.as_deref().map(to_struct);
+            basic.details = failure.details.as_ref().map(document);
         }
         _ => {}
     }
     if let (Some(last), Some(basic)) = (stored.job.last_failure(), &mut whole.last_failure) {
-        basic.details = last.details.as_deref().map(to_struct);
+        basic.details = last.details.as_ref().map(document);
     }
     whole
+}
+
+/// A document as it is sent: it is not copied.
+fn document(from: &Document) -> EncodedStruct {
+    EncodedStruct::Shared(from.encoded().clone())
 }
 
 /// A job as it is at `now`, without `result`, `metadata` and the details of progress and failures.

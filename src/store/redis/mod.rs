@@ -218,7 +218,7 @@ impl JobStore for RedisStore {
         command.arg(self.keys.job(id)).arg(&READ_FULL);
         let fields = self.metrics.time(Command::Get, self.pool.query(&command)).await;
         let fields = fields.map_err(|fault| Self::error(fault, id))?;
-        match decode(id, fields) {
+        match decode(id, fields).await {
             Record::Missing => Ok(None),
             Record::Found(stored) => Ok(Some(stored)),
             Record::Corrupt => Err(corrupt(id)),

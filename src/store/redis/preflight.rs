@@ -115,7 +115,7 @@ impl RedisStore {
         };
         let left_behind = match write.run(None, &self.pool, &self.keys).await? {
             Outcome::Done(_) | Outcome::Deferred | Outcome::Legacy => None,
-            Outcome::Other(fields) => Some(decode(&id, fields)),
+            Outcome::Other(fields) => Some(decode(&id, fields).await),
         };
         let there = left_behind.and_then(Record::found).map_or_else(|| gone.into(), |stored| stored.job);
         Write::removal(&id, Some(&there), &[]).run(None, &self.pool, &self.keys).await?;

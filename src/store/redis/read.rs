@@ -97,7 +97,11 @@ impl RedisStore {
     async fn read_part(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let answers = self.ask_each(ids, |key| cmd("HMGET").arg(key).arg(codec::fields(view)).take()).await;
         self.part_size.learn(&answers);
-        ids.iter().zip(answers?).map(|(id, answer)| record(id, answer)).collect()
+        let mut records = Vec::with_capacity(ids.len());
+        for (id, answer) in ids.iter().zip(answers?) {
+            records.push(record(id, answer).await?);
+        }
+        Ok(records)
     }
 
     /// Returns the versions of the records of `ids`; `None` for records that are missing, damaged, or of version 0.1.
@@ -148,9 +152,9 @@ impl RedisStore {
     }
 }
 
-fn record(id: &JobId, answer: Answer) -> Result<Record, Fault> {
+async fn record(id: &JobId, answer: Answer) -> Result<Record, Fault> {
     let record = match answer {
-        Ok(fields) => decode(id, fields),
+        Ok(fields) => decode(id, fields).await,
         Err(error) if error.code() == Some("WRONGTYPE") => Record::Corrupt,
         Err(error) => return Err(Fault::Refused(error)),
     };

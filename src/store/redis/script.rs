@@ -47,6 +47,12 @@ pub struct Write<'a> {
     pub extent: Extent,
 }
 
+/// The fields that a write sets and deletes, and what becomes of the others.
+struct Written {
+    mode: &'static str,
+    fields: Fields,
+}
+
 /// The part of a record that a write touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
@@ -144,19 +150,20 @@ impl<'a> Write<'a> {
     /// Executes the write; with `terms`, only if the passing of time allows it.
     pub async fn run(&self, terms: Option<&Terms>, pool: &Pool, keys: &Keys) -> Result<Outcome, Fault> {
         let source = if terms.is_some() { &DECIDE } else { &REPLACE };
-        let answer: Value = run(pool, source, |command| self.add_to(command, keys, terms)).await?;
+        let fields = self.fields().await;
+        let answer: Value = run(pool, source, |command| self.add_to(command, keys, terms, &fields)).await?;
         Ok(answer.into())
     }
 
     /// Returns the command that executes the write, if Redis has the script.
-    pub fn command(&self, keys: &Keys) -> Cmd {
+    pub async fn command(&self, keys: &Keys) -> Cmd {
         let mut command = cmd("EVALSHA");
         command.arg(&REPLACE.hash);
-        self.add_to(&mut command, keys, None);
+        self.add_to(&mut command, keys, None, &self.fields().await);
         command
     }
 
-    fn add_to(&self, command: &mut Cmd, keys: &Keys, terms: Option<&Terms>) {
+    fn add_to(&self, command: &mut Cmd, keys: &Keys, terms: Option<&Terms>, fields: &Written) {
         let partition = Partition::of(self.id);
         let moves = self.moves();
         let count = 2 + moves.len() + if terms.is_some() { 2 } else { 0 };
@@ -171,7 +178,7 @@ impl<'a> Write<'a> {
         command.arg(self.previous.map(|job| version(job.version)).unwrap_or_default());
         command.arg(self.id.as_str()).arg(keys.changes(partition)).arg(notification);
         command.arg(self.heard()).arg(self.since()).arg(self.durable_time());
-        self.add_fields(command, &moves);
+        self.add_fields(command, &moves, fields);
         if let Some(terms) = terms {
             for time in [terms.wait, terms.bound, terms.silence] {
                 command.arg(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
@@ -180,15 +187,22 @@ impl<'a> Write<'a> {
         }
     }
 
-    fn add_fields(&self, command: &mut Cmd, moves: &[(IndexKey<'_>, Option<Score>)]) {
+    /// Returns the fields to write.
+    async fn fields(&self) -> Written {
         let whole = self.extent == Extent::Whole;
-        let (mode, fields) = match (self.next, self.extent) {
-            (None, _) => ("none", Fields::default()),
-            (Some(_), Extent::Heard) => ("touch", Fields::default()),
-            (Some(job), _) if whole || self.is_another_incarnation() => ("whole", Fields::of(job, self.previous, true)),
-            (Some(job), _) => ("part", Fields::of(job, self.previous, false)),
-        };
-        command.arg(mode).arg(fields.deleted.len());
+        match (self.next, self.extent) {
+            (None, _) => Written { mode: "none", fields: Fields::default() },
+            (Some(_), Extent::Heard) => Written { mode: "touch", fields: Fields::default() },
+            (Some(job), _) if whole || self.is_another_incarnation() => {
+                Written { mode: "whole", fields: Fields::of(job, self.previous, true).await }
+            }
+            (Some(job), _) => Written { mode: "part", fields: Fields::of(job, self.previous, false).await },
+        }
+    }
+
+    fn add_fields(&self, command: &mut Cmd, moves: &[(IndexKey<'_>, Option<Score>)], written: &Written) {
+        let Written { mode, fields } = written;
+        command.arg(*mode).arg(fields.deleted.len());
         for (_, score) in moves {
             match score {
                 Some(Score::At(time)) => command.arg(time.as_micros()),

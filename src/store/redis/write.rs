@@ -37,7 +37,7 @@ impl RedisStore {
     ) -> Result<Replaced, StoreError> {
         let write = Write { extent, ..self.write_of(&job, previous) };
         let outcome = self.carry_out(write, None).await?;
-        self.replaced(job, previous, outcome)
+        self.replaced(job, previous, outcome).await
     }
 
     /// Implements [`JobStore::decide`](crate::store::JobStore::decide).
@@ -55,7 +55,7 @@ impl RedisStore {
         if let Outcome::Deferred = outcome {
             return Ok(Decided::Deferred);
         }
-        Ok(match self.replaced(job.clone(), Some(previous), outcome)? {
+        Ok(match self.replaced(job.clone(), Some(previous), outcome).await? {
             Replaced::Stored(stored) => Decided::Stored(stored),
             Replaced::Conflict(_) => Decided::Conflict,
         })
@@ -88,14 +88,21 @@ impl RedisStore {
     /// Implements [`PrimaryStore::replace_many`](crate::store::PrimaryStore::replace_many).
     pub(super) async fn write_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
         let mut outcomes = Vec::with_capacity(writes.len());
-        let command = |write: &Replacement| self.write_of(&write.job, write.previous.as_deref()).command(&self.keys);
-        let mut commands = writes.iter().map(command).peekable();
+        let mut next = None;
         while outcomes.len() < writes.len() {
             // For each partition, the indexes of its writes and their commands.
             let mut parts = vec![(Vec::new(), Pipeline::new()); PARTITIONS];
             let most = self.part_size.get();
             let mut size = 0;
-            while let Some(command) = commands.next_if(|command| size == 0 || size + length(command) <= most) {
+            while let Some(write) = writes.get(outcomes.len()) {
+                let command = match next.take() {
+                    Some(command) => command,
+                    None => self.write_of(&write.job, write.previous.as_deref()).command(&self.keys).await,
+                };
+                if size > 0 && size + length(&command) > most {
+                    next = Some(command);
+                    break;
+                }
                 size += length(&command);
                 let place = outcomes.len();
                 let (places, pipeline) = &mut parts[Partition::of(&writes[place].job.id).index()];
@@ -132,7 +139,7 @@ impl RedisStore {
         match answer {
             Ok(Ok(answer)) => match Outcome::from(answer) {
                 Outcome::Legacy => self.write_extent(job, previous, Extent::Whole).await,
-                outcome => self.replaced(job, previous, outcome),
+                outcome => self.replaced(job, previous, outcome).await,
             },
             Ok(Err(error)) if script::is_unknown(&error) => self.write(job, previous).await,
             Ok(Err(error)) => Err(Self::error(Fault::Refused(error), &job.id)),
@@ -148,7 +155,12 @@ impl RedisStore {
     }
 
     /// Converts the outcome of storing `job` in the place of `previous`. Announces the version that was stored.
-    fn replaced(&self, mut job: Arc<Job>, previous: Option<&Job>, outcome: Outcome) -> Result<Replaced, StoreError> {
+    async fn replaced(
+        &self,
+        mut job: Arc<Job>,
+        previous: Option<&Job>,
+        outcome: Outcome,
+    ) -> Result<Replaced, StoreError> {
         let fields = match outcome {
             Outcome::Done(times) => {
                 note_times(Arc::make_mut(&mut job), previous, times);
@@ -161,7 +173,7 @@ impl RedisStore {
             // The script answers neither to a write of all fields, and callers handle the first.
             Outcome::Deferred | Outcome::Legacy => return Err(StoreError::Unavailable),
         };
-        match decode(&job.id, fields) {
+        match decode(&job.id, fields).await {
             Record::Missing => Ok(Replaced::Conflict(None)),
             Record::Found(there) if there.job.version == job.version => {
                 self.announce(there.clone(), previous.map(|previous| previous.state));

@@ -63,7 +63,7 @@ async fn what_came_after_the_end_of_its_credentials_is_not_told_to_a_slow_reader
     let (server, folder) = server().await;
     let mut client = server.client().await;
     let large = Value { kind: Some(Kind::StringValue("x".repeat(16_000))) };
-    let metadata = Some(Struct { fields: [("k".to_owned(), large)].into() });
+    let metadata = Some(Struct { fields: [("k".to_owned(), large)].into() }.into());
     let creation = CreateJobRequest { metadata, ..new_job("a") };
     client.create_job(bearer("kept", creation)).await.expect("it is not there yet");
     // Less than an event: the next ones wait in the server.

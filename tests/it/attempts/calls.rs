@@ -1,7 +1,8 @@
 //! Attempts over the wire, in memory and with Redis.
 
-use jobtrack::proto::v1::{
-    CompleteJobRequest, CreateJobRequest, GetJobRequest, Job, Liveness, UpdateProgressRequest, View, job::State,
+use jobtrack::proto::{
+    EncodedStruct,
+    v1::{CompleteJobRequest, CreateJobRequest, GetJobRequest, Job, Liveness, UpdateProgressRequest, View, job::State},
 };
 use prost_types::{Struct, Value, value::Kind};
 use rstest::rstest;
@@ -113,7 +114,7 @@ async fn failure_with_retry_leaves_the_job_to_the_next_worker(#[case] with_redis
 
     let mut request = failed("a", &first.claim, "OUT_OF_DISK");
     let text = Value { kind: Some(Kind::StringValue("df".into())) };
-    let details = Struct { fields: [("command".to_owned(), text)].into() };
+    let details = EncodedStruct::from(Struct { fields: [("command".to_owned(), text)].into() });
     request.failure.as_mut().expect("it has one").details = Some(details.clone());
     let waiting = client.fail_job(request.clone()).await.expect("it runs").into_inner().job.expect("a job");
     let percent = waiting.progress.as_ref().and_then(|progress| progress.percent);

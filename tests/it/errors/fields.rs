@@ -1,9 +1,12 @@
 //! Malformed fields: each is named by its path, all of them at once, and nothing is stored.
 
-use jobtrack::proto::v1::{
-    BatchGetJobsRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest, FailJobRequest, Failure,
-    GetJobRequest, JobFilter, ListJobsRequest, Liveness, Order, Progress, PurgeJobsRequest, UpdateProgressRequest,
-    WatchJobRequest, WatchJobsRequest, job::State,
+use jobtrack::proto::{
+    EncodedStruct,
+    v1::{
+        BatchGetJobsRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest, FailJobRequest, Failure,
+        GetJobRequest, JobFilter, ListJobsRequest, Liveness, Order, Progress, PurgeJobsRequest, UpdateProgressRequest,
+        WatchJobRequest, WatchJobsRequest, job::State,
+    },
 };
 use prost_types::{Duration, Struct, Timestamp, Value, value::Kind};
 
@@ -76,8 +79,8 @@ fn timestamp(seconds: i64, nanos: i32) -> Timestamp {
     Timestamp { seconds, nanos }
 }
 
-fn number(number: f64) -> Struct {
-    Struct { fields: [("k".to_owned(), Value { kind: Some(Kind::NumberValue(number)) })].into() }
+fn number(number: f64) -> EncodedStruct {
+    Struct { fields: [("k".to_owned(), Value { kind: Some(Kind::NumberValue(number)) })].into() }.into()
 }
 
 /// Calls with malformed fields, and which those are.

@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 
-use jobtrack::proto::v1::{
-    BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, CreateJobRequest, FailJobRequest, Failure,
-    GetJobRequest, JobFilter, ListJobsRequest, Progress, PurgeJobsRequest, UpdateProgressRequest, WatchJobRequest,
-    WatchJobsRequest, job::State,
+use jobtrack::proto::{
+    EncodedStruct,
+    v1::{
+        BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, CreateJobRequest, FailJobRequest, Failure,
+        GetJobRequest, JobFilter, ListJobsRequest, Progress, PurgeJobsRequest, UpdateProgressRequest, WatchJobRequest,
+        WatchJobsRequest, job::State,
+    },
 };
 use prost::Message;
 use prost_types::{Duration, ListValue, Struct, Value, value::Kind};
@@ -86,7 +89,7 @@ fn progress(id: &str, edit: impl FnOnce(&mut Progress)) -> Call {
     report(id, |request| edit(request.progress.get_or_insert_default()))
 }
 
-fn complete(id: &str, result: Struct) -> Call {
+fn complete(id: &str, result: EncodedStruct) -> Call {
     let request = CompleteJobRequest { job_id: id.into(), result: Some(result), ..Default::default() };
     call("JobService/CompleteJob", &request)
 }
@@ -135,24 +138,24 @@ fn object(key: &str, kind: Kind) -> Struct {
 }
 
 /// A Struct of `size` encoded bytes.
-pub fn document(size: usize) -> Struct {
+pub fn document(size: usize) -> EncodedStruct {
     let candidates = ["k", "kk", "kkk"].into_iter().flat_map(|key| (8..32).map(move |rest| (key, size - rest)));
     let mut documents = candidates.map(|(key, length)| object(key, Kind::StringValue(text(length))));
-    documents.find(|document| document.encoded_len() == size).expect("some text fills it")
+    documents.find(|document| document.encoded_len() == size).expect("some text fills it").into()
 }
 
 /// A Struct in a Struct, `depth` deep.
-fn objects(depth: usize) -> Struct {
+fn objects(depth: usize) -> EncodedStruct {
     let innermost = object("k", Kind::NumberValue(1.0));
-    (1..depth).fold(innermost, |inner, _| object("k", Kind::StructValue(inner)))
+    (1..depth).fold(innermost, |inner, _| object("k", Kind::StructValue(inner))).into()
 }
 
 /// A Struct that holds a list in a list, `depth` deep in all.
-fn lists(depth: usize) -> Struct {
+fn lists(depth: usize) -> EncodedStruct {
     let list = |values| Kind::ListValue(ListValue { values });
     let innermost = list(vec![Value { kind: Some(Kind::NumberValue(1.0)) }]);
     let nested = (2..depth).fold(innermost, |inner, _| list(vec![Value { kind: Some(inner) }]));
-    object("k", nested)
+    object("k", nested).into()
 }
 
 #[tokio::test]
@@ -183,7 +186,7 @@ async fn each_limit_is_exact_and_a_refusal_stores_nothing() {
 }
 
 #[tokio::test]
-async fn a_structure_too_deep_to_be_read_at_all_is_malformed() {
+async fn a_structure_of_any_depth_is_refused_for_it() {
     let server = Server::start().await;
     let raw = Raw::connect(server.address).await;
     for depth in [34, 60, 500] {
@@ -192,6 +195,7 @@ async fn a_structure_too_deep_to_be_read_at_all_is_malformed() {
             let status = raw.call(&call).await.expect_err("it is too deep");
             assert_eq!(status.code(), Code::InvalidArgument);
             assert_eq!(crate::support::reason(&status), "INVALID_FIELD");
+            assert_eq!(status.message(), "metadata: nests more than 16 deep");
         }
     }
     server.stop().await;

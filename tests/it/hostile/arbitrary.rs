@@ -2,11 +2,14 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use jobtrack::proto::v1::{
-    BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest,
-    DeleteJobRequest, FailJobRequest, Failure, GetJobRequest, Job, JobFilter, ListJobsRequest, ListJobsResponse,
-    Progress, PurgeJobsRequest, StartAttemptRequest, UpdateProgressRequest, View, WatchJobRequest, WatchJobsRequest,
-    job::State,
+use jobtrack::proto::{
+    EncodedStruct,
+    v1::{
+        BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest,
+        DeleteJobRequest, FailJobRequest, Failure, GetJobRequest, Job, JobFilter, ListJobsRequest, ListJobsResponse,
+        Progress, PurgeJobsRequest, StartAttemptRequest, UpdateProgressRequest, View, WatchJobRequest,
+        WatchJobsRequest, job::State,
+    },
 };
 use proptest::{
     arbitrary::any,
@@ -127,7 +130,7 @@ fn labels() -> impl Strategy<Value = HashMap<String, String>> {
     hash_map(text(), text(), 0..3)
 }
 
-fn structure() -> BoxedStrategy<Option<Struct>> {
+fn structure() -> BoxedStrategy<Option<EncodedStruct>> {
     let leaf = prop_oneof![
         Just(None),
         any::<bool>().prop_map(|flag| Some(Kind::BoolValue(flag))),
@@ -148,7 +151,7 @@ fn structure() -> BoxedStrategy<Option<Struct>> {
         })
     });
     let field = (text(), nested.prop_map(|kind| Value { kind }));
-    of(vec(field, 0..3).prop_map(|fields| Struct { fields: fields.into_iter().collect() })).boxed()
+    of(vec(field, 0..3).prop_map(|fields| Struct { fields: fields.into_iter().collect() }.into())).boxed()
 }
 
 fn filter() -> BoxedStrategy<Option<JobFilter>> {

@@ -82,7 +82,7 @@ pub fn apply(job: &Job, change: &Change, seconds: i64) -> Job {
 
 /// A document of this JSON object.
 pub fn document(json: &serde_json::Value) -> Option<Document> {
-    json.as_object().cloned().map(Document::new)
+    serde_json::from_value(json.clone()).ok()
 }
 
 /// A heartbeat.

@@ -272,7 +272,7 @@ pub async fn narrow(server: &Server) -> Client {
 /// A request for a job whose events are nearly as large as they get without a result.
 pub fn large(id: &str) -> CreateJobRequest {
     let text = Value { kind: Some(Kind::StringValue("x".repeat(15_000))) };
-    CreateJobRequest { metadata: Some(Struct { fields: [("text".to_owned(), text)].into() }), ..new_job(id) }
+    CreateJobRequest { metadata: Some(Struct { fields: [("text".to_owned(), text)].into() }.into()), ..new_job(id) }
 }
 
 /// Creates as many large jobs as a [`narrow`] client can't take in without reading.

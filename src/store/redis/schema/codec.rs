@@ -15,7 +15,11 @@ use redis::{FromRedisValue, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{legacy, record};
+use super::{
+    legacy,
+    offload::{LARGE_BYTES, offload},
+    record,
+};
 use crate::{
     domain::{ChangeId, Document, Job, JobId, Outcome, State, Timestamp, Version, View},
     store::{Record, redis::stored},
@@ -67,7 +71,7 @@ pub struct Fields {
 impl Fields {
     /// Returns the fields in which `job` differs from `previous`; all fields if there is no previous version, or if the
     /// record is written as a `whole`.
-    pub fn of(job: &Job, previous: Option<&Job>, whole: bool) -> Self {
+    pub async fn of(job: &Job, previous: Option<&Job>, whole: bool) -> Self {
         let mut fields = Self::default();
         fields.set.push(("v", version(job.version).into_bytes()));
         fields.set.push(("job", record::encode(job)));
@@ -84,7 +88,7 @@ impl Fields {
         {
             match (is, was) {
                 (Some(is), Some(was)) if Document::ptr_eq(is, was) || is == was => {}
-                (Some(is), _) => fields.set.push((name, record::encode_document(is))),
+                (Some(is), _) => fields.set.push((name, encode_document(is).await)),
                 (None, Some(_)) => fields.deleted.push(name),
                 // `previous` may be a basic view, which does not show whether the record has documents.
                 (None, None) if !all && job.removal.is_some() => fields.deleted.push(name),
@@ -109,8 +113,33 @@ fn documents(job: &Job) -> [Option<&Document>; 3] {
 type Bytes = Option<Vec<u8>>;
 type Times = (Option<i64>, Option<i64>, Option<Timestamp>);
 
+/// Encodes a document as JSON.
+async fn encode_document(document: &Document) -> Vec<u8> {
+    if document.encoded().len() >= LARGE_BYTES {
+        let shared = document.clone();
+        if let Some(json) = offload(move || record::encode_document(&shared)).await {
+            return json;
+        }
+    }
+    record::encode_document(document)
+}
+
 /// Decodes the fields [`READ_FULL`] or [`READ_BASIC`] of the record of `id`.
-pub fn decode(id: &JobId, values: Value) -> Record {
+pub async fn decode(id: &JobId, values: Value) -> Record {
+    if size(&values) < LARGE_BYTES {
+        return decode_here(id, values);
+    }
+    let id = id.clone();
+    offload(move || decode_here(&id, values)).await.unwrap_or(Record::Corrupt)
+}
+
+/// Returns the size of a record in bytes.
+fn size(values: &Value) -> usize {
+    let length = |field: &Value| if let Value::BulkString(bytes) = field { bytes.len() } else { 0 };
+    if let Value::Array(fields) = values { fields.iter().map(length).sum() } else { 0 }
+}
+
+fn decode_here(id: &JobId, values: Value) -> Record {
     let Ok(mut values) = <Vec<Value>>::from_redis_value(values) else { return Record::Corrupt };
     let documents = values.split_off(READ_BASIC.len().min(values.len()));
     let basic = <(Option<String>, Bytes, Option<i64>, Option<i64>, Option<String>, Bytes)>::from_redis_value(
@@ -242,5 +271,34 @@ impl<'a> Received<'a> {
     pub fn parse(payload: &'a [u8]) -> Option<Self> {
         let mut parts = std::str::from_utf8(payload).ok()?.splitn(3, ' ');
         Some(Self { number: parts.next()?.parse().ok()?, by: parts.next()?, message: parts.next()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{pin::pin, task::Poll};
+
+    use futures_util::poll;
+
+    use super::*;
+
+    /// A document of `count` numbers.
+    fn table(count: usize) -> Document {
+        serde_json::from_value(serde_json::json!({ "numbers": vec![0.1; count] })).expect("an object")
+    }
+
+    #[tokio::test]
+    async fn large_documents_are_written_and_read_on_another_thread() {
+        for (count, is_large) in [(10, false), (90_000, true)] {
+            let document = table(count);
+            let mut encoding = pin!(encode_document(&document));
+            let begun = poll!(&mut encoding);
+            assert_eq!(begun.is_pending(), is_large);
+            let json = if let Poll::Ready(json) = begun { json } else { encoding.await };
+            assert_eq!(record::decode_document(&json).as_ref(), Some(&document));
+            let id = JobId::parse("a").expect("an id");
+            let mut decoding = pin!(decode(&id, Value::Array(vec![Value::BulkString(json)])));
+            assert_eq!(poll!(&mut decoding).is_pending(), is_large);
+        }
     }
 }

@@ -3,4 +3,5 @@
 pub mod codec;
 pub mod keys;
 mod legacy;
+mod offload;
 mod record;
