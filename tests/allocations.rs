@@ -144,6 +144,37 @@ async fn documents_occupy_little_more_than_they_have_bytes() {
     }
 }
 
+#[tokio::test]
+async fn deleted_jobs_leave_little_behind() {
+    const JOBS: usize = 50;
+    let _counting = COUNTING.lock().await;
+    let text = |size| EncodedStruct::from(document(value(Kind::StringValue("x".repeat(size)))));
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let face = serve().await;
+    let ids: Vec<_> = (0..JOBS).map(|number| format!("job-{number}")).collect();
+    let before = dhat::HeapStats::get().curr_bytes;
+    for job_id in &ids {
+        let creation = CreateJobRequest {
+            job_id: job_id.clone(),
+            kind: "k".to_owned(),
+            title: "t".repeat(250),
+            metadata: Some(text(10_000)),
+            ..CreateJobRequest::default()
+        };
+        call(&face, "CreateJob", &creation).await;
+        let failure = v1::Failure { message: "m".repeat(10_000), details: Some(text(10_000)), ..Default::default() };
+        let failure = v1::FailJobRequest { job_id: job_id.clone(), failure: Some(failure), ..Default::default() };
+        call(&face, "FailJob", &v1::FailJobRequest { retry: true, ..failure.clone() }).await;
+        call(&face, "FailJob", &failure).await;
+    }
+    let held = dhat::HeapStats::get().curr_bytes - before;
+    for job_id in &ids {
+        call(&face, "DeleteJob", &v1::DeleteJobRequest { job_id: job_id.clone(), force: true }).await;
+    }
+    let left = dhat::HeapStats::get().curr_bytes - before;
+    assert!(held > JOBS * 30_000 && left < JOBS * JOB, "of {held} bytes {left} are left");
+}
+
 /// Jobs with and without each of what makes them large.
 fn jobs() -> Vec<Job> {
     let document = |size: usize| {

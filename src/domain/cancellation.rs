@@ -24,7 +24,15 @@ impl Cancellation {
     /// Returns what two replicas know of the same job's cancellation: the first request, and the earliest end of a grace.
     pub fn merged(&self, other: &Self) -> Self {
         let grace = [self.grace, other.grace].into_iter().flatten().min_by_key(|grace| (grace.time(), *grace));
-        Self { grace, ..self.min(other).clone() }
+        // The same request may have lost its reason with a tombstone.
+        let order = |cancel: &Self| (cancel.request_time, cancel.reason.is_empty());
+        let first = if (order(self), self) <= (order(other), other) { self } else { other };
+        Self { grace, ..first.clone() }
+    }
+
+    /// Returns what a tombstone keeps of it.
+    pub fn without_reason(&self) -> Self {
+        Self { reason: String::new(), requester: self.requester.clone(), ..*self }
     }
 }
 

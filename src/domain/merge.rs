@@ -151,6 +151,9 @@ fn with_shared(winner: &Job, loser: &Job) -> Job {
         (Some(one), Some(other)) => Some(Box::new(one.merged(other))),
         (one, other) => one.as_ref().or(other.as_ref()).cloned(),
     };
+    if job.is_final_tombstone() {
+        job.cancel = job.cancel.map(|cancel| Box::new(cancel.without_reason()));
+    }
     if job.attempts != loser.attempts && !job.is_final_tombstone() {
         job.attempts = attempt::union(&winner.attempts, &loser.attempts);
     }

@@ -127,17 +127,19 @@ impl Job {
         self.tombstone(Removal::Expired, update_time, now, change_id)
     }
 
-    /// What is left of a removed job: its identity and its last numbers, without documents and texts.
+    /// What is left of a removed job: its identity, what filters look at and its last numbers, without documents and texts.
     fn tombstone(&self, removal: Removal, update_time: Timestamp, now: Timestamp, change_id: ChangeId) -> Self {
         let progress = Progress { details: None, message: None, ..self.progress.clone() };
         let outcome = match &self.outcome {
-            Some(Outcome::Failure(failure)) => {
-                let failure = Failure { message: String::new(), details: None, ..failure.clone() };
-                Some(Outcome::Failure(failure))
+            Some(Outcome::Failure(Failure { code, reason, .. })) => {
+                let (code, reason) = (*code, reason.clone());
+                Some(Outcome::Failure(Failure { code, reason, message: String::new(), details: None }))
             }
             Some(Outcome::Result(_)) | None => None,
         };
         Self {
+            title: Box::default(),
+            cancel: self.cancel.as_deref().map(|cancel| Box::new(cancel.without_reason())),
             version: self.version.next(change_id),
             update_time,
             removal: Some(removal),

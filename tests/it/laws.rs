@@ -97,7 +97,10 @@ proptest! {
             prop_assert!(numbers.is_sorted_by(|one, other| one < other) && numbers.len() <= MAX_ATTEMPTS);
             prop_assert!(next.attempt_start_time.is_none() || numbers.last().is_none_or(|last| *last < next.attempt));
             prop_assert!(next.claim.is_none() || next.attempt > 0);
-            prop_assert!(job.cancel.is_none() || next.cancel == job.cancel);
+            if let Some(cancel) = &job.cancel {
+                let kept = if next.removal.is_some() { cancel.without_reason() } else { (**cancel).clone() };
+                prop_assert_eq!(next.cancel.as_deref(), Some(&kept));
+            }
             if job.state.is_terminal() {
                 prop_assert!(next.removal.is_some() && next.state == job.state);
             }

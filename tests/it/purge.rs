@@ -2,20 +2,25 @@
 
 use std::time::Duration;
 
-use jobtrack::proto::v1::{
-    FailJobRequest, Failure, JobFilter, ListJobsRequest, Order, PurgeJobsRequest, PurgeJobsResponse, job::State,
+use jobtrack::proto::{
+    EncodedStruct,
+    v1::{
+        CancelJobRequest, CompleteJobRequest, CreateJobRequest, FailJobRequest, Failure, JobFilter, ListJobsRequest,
+        Order, Progress, PurgeJobsRequest, PurgeJobsResponse, UpdateProgressRequest, job::State,
+    },
 };
+use prost_types::{Struct, Value, value::Kind};
 use rstest::rstest;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus::{NotServing, Serving};
 
 use crate::support::{
-    Admin, Client, Server, create,
+    Admin, Client, Server, create, new_job,
     raw::assert_invalid,
     redis::Redis,
     replicas::{Health, server_on},
-    watching::{complete, report},
+    watching::{complete, make, report},
 };
 
 /// How many callers make jobs.
@@ -169,6 +174,71 @@ async fn a_token_of_another_purge_is_refused() {
     // All states that are an end are the same as none.
     admin.purge_jobs(PurgeJobsRequest { states, ..same.clone() }).await.expect("the same jobs");
     admin.purge_jobs(same).await.expect("its own token");
+    server.stop().await;
+}
+
+/// A Struct with `size` bytes of text.
+fn document(size: usize) -> EncodedStruct {
+    let text = Value { kind: Some(Kind::StringValue("x".repeat(size))) };
+    Struct { fields: [("text".to_owned(), text)].into() }.into()
+}
+
+/// Makes a job that has ended, with as much in it as there may be.
+async fn make_large(client: &mut Client, number: usize) {
+    let id = format!("large-{number}");
+    let title = "t".repeat(250);
+    make(client, CreateJobRequest { title, metadata: Some(document(10_000)), ..new_job(&id) }).await;
+    let failure = Failure { message: "f".repeat(16_000), details: Some(document(16_000)), ..Failure::default() };
+    let failure =
+        |retry| FailJobRequest { job_id: id.clone(), failure: Some(failure.clone()), retry, ..Default::default() };
+    client.fail_job(failure(true)).await.expect("it is taken");
+    let (message, details) = (Some("m".repeat(4_000)), Some(document(4_000)));
+    let progress = Some(Progress { message, details, ..Progress::default() });
+    let report = UpdateProgressRequest { job_id: id.clone(), progress, ..UpdateProgressRequest::default() };
+    client.update_progress(report).await.expect("it is taken");
+    let reason = "r".repeat(1_000);
+    client
+        .cancel_job(CancelJobRequest { job_id: id.clone(), reason, ..Default::default() })
+        .await
+        .expect("it is taken");
+    if number.is_multiple_of(2) {
+        client.fail_job(failure(false)).await.expect("it is taken");
+    } else {
+        let result = Some(document(20_000));
+        client
+            .complete_job(CompleteJobRequest { job_id: id.clone(), result, ..Default::default() })
+            .await
+            .expect("it is taken");
+    }
+}
+
+/// The memory that a Redis uses for data, in bytes.
+async fn used(redis: &Redis) -> usize {
+    let memory = redis.info("memory").await;
+    let used = memory.lines().find_map(|line| line.strip_prefix("used_memory_dataset:"));
+    used.and_then(|used| used.trim().parse().ok()).expect("Redis tells")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_has_its_memory_back_after_a_purge() {
+    const JOBS: usize = 100;
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let (mut client, mut admin) = (server.client().await, server.admin().await);
+    // What grows once, as the indexes and the buffers of connections, is there before.
+    make_large(&mut client, JOBS).await;
+    purge_all(&mut admin, PurgeJobsRequest::default()).await;
+    let before = used(&redis).await;
+    for number in 0..JOBS {
+        make_large(&mut client, number).await;
+    }
+    let full = used(&redis).await;
+    purge_all(&mut admin, PurgeJobsRequest::default()).await;
+    let after = used(&redis).await;
+    let of_a_job = |used: usize| used.saturating_sub(before) / JOBS;
+    println!("a job takes {} bytes, its tombstone {}", of_a_job(full), of_a_job(after));
+    assert!(of_a_job(full) > 20_000, "the jobs are in Redis");
+    assert!(of_a_job(after) <= 1_200, "a tombstone takes {} bytes", of_a_job(after));
     server.stop().await;
 }
 

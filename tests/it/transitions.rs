@@ -393,6 +393,64 @@ fn active_jobs_are_kept_from_their_last_change() {
 }
 
 #[test]
+fn a_tombstone_has_no_documents_and_no_texts() {
+    let text = |what: &str| document(&serde_json::json!({ "text": what }));
+    let labels: jobtrack::domain::Labels = [("k".to_owned(), "v".to_owned())].into();
+    let new = NewJob {
+        title: "title".into(),
+        owner: "owner".into(),
+        labels: labels.clone(),
+        metadata: text("metadata"),
+        ..plain()
+    };
+    let progress = Progress {
+        stage: Some("stage".into()),
+        message: Some("message".into()),
+        details: text("details"),
+        ..Progress::default()
+    };
+    let report = Change::Report(Report { progress, worker: "worker".into(), ..Report::default() });
+    let retried = apply(&apply(&make("a", 0, new), &report, 1), &retry(), 2);
+    let running = apply(&apply(&retried, &report, 3), &cancel(false), 4);
+    let failed = apply(&running, &failure(), 5);
+    let result = Completion { outcome: text("result"), attempt: None, claim: None, expected_revision: None };
+    let done = apply(&running, &Change::Complete(result), 5);
+    for job in [&running, &failed, &done] {
+        let deleted = apply(job, &Change::Delete { force: true }, 9);
+        let expired = job.expired(at(9), moment(9).change_id);
+        let merged = merge(&deleted, job).job;
+        for gone in [deleted, expired, merged] {
+            let cancel = gone.cancel.as_ref().expect("it was asked for");
+            let progress = &gone.progress;
+            assert_eq!((&*gone.title, cancel.reason.as_str(), gone.attempts.len()), ("", "", 0));
+            assert_eq!((&gone.metadata, &progress.details, &progress.message), (&None, &None, &None));
+            match &gone.outcome {
+                None => {}
+                Some(Outcome::Failure(failure)) => {
+                    assert_eq!((failure.message.as_str(), &failure.details), ("", &None));
+                }
+                Some(Outcome::Result(result)) => panic!("{result:?} is left"),
+            }
+            // What filters and watchers look at is there.
+            assert_eq!((gone.owner.as_str(), &gone.labels, gone.worker.as_str()), ("owner", &labels, "worker"));
+            assert_eq!((gone.state, progress.stage.as_deref()), (job.state, Some("stage")));
+        }
+    }
+}
+
+/// A tombstone of an active job stands over no newer report, which then has the reason of the cancellation.
+#[test]
+fn the_reason_of_a_cancellation_survives_a_tombstone_that_does_not() {
+    let asked = apply(&apply(&job("a", 0), &heartbeat(), 1), &cancel(false), 2);
+    let expired = asked.expired(at(3), moment(3).change_id);
+    assert_eq!(expired.cancel.as_ref().map(|cancel| cancel.reason.as_str()), Some(""));
+    let newer = apply(&asked, &heartbeat(), 4);
+    for merged in [merge(&expired, &newer), merge(&newer, &expired)] {
+        assert_eq!((merged.job.removal, &merged.job.cancel), (None, &asked.cancel));
+    }
+}
+
+#[test]
 fn a_job_made_anew_goes_on_from_its_tombstone() {
     let gone = apply(&apply(&job("a", 10), &success(), 20), &Change::Delete { force: false }, 30);
     let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(5));
