@@ -135,6 +135,7 @@ impl Bench {
                 filter: filter.clone(),
                 order: Order::Newest,
                 limit: 50,
+                max_bytes: usize::MAX,
                 after: Some(self.place(n)),
                 now: SystemClock.now(),
                 confined: false,

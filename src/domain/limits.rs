@@ -48,3 +48,5 @@ pub const MAX_WATCHED_IDS: usize = 1000;
 pub const MAX_PAGE: usize = 1000;
 /// Jobs on a page where the caller does not say.
 pub const DEFAULT_PAGE: usize = 50;
+/// Jobs of a page together, in bytes: leaves room in an answer for what is around them.
+pub const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;

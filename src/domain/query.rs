@@ -194,6 +194,8 @@ pub struct ListQuery {
     pub order: Order,
     /// How many at most, at least 1.
     pub limit: usize,
+    /// The page ends with the job with which its jobs have this size in bytes, or more.
+    pub max_bytes: usize,
     /// Only what comes after this place in the order.
     pub after: Option<Cursor>,
     /// Jobs whose time is over by then are left out.

@@ -1,22 +1,24 @@
 //! The handlers of `JobService`: each reads a request, calls the tracker and writes the answer.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
-use futures_util::stream::unfold;
+use futures_util::{TryStreamExt, stream::unfold};
+use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
 use super::{
+    MAX_RESPONSE,
     context::caller,
     convert,
-    stream::{Ending, Events, respond, respond_with, until},
+    stream::{Ending, Events, respond, respond_with, too_large, until},
 };
 use crate::{
     domain::{Change, JobError, JobId, View},
     limits::Permit,
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
-    tracker::{Changed, Effect, Tracker},
+    tracker::{Changed, Effect, Lookup, Tracker},
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -87,11 +89,23 @@ impl JobService for Jobs {
     async fn batch_get_jobs(&self, request: Request<v1::BatchGetJobsRequest>) -> Answer<v1::BatchGetJobsResponse> {
         let caller = caller(&request)?;
         let (ids, view) = convert::batch_get(request.get_ref())?;
-        let (found, missing) = self.tracker.on_behalf_of(&caller).batch_get(ids).await?;
-        let now = self.tracker.now();
-        let jobs = found.iter().map(|stored| convert::job(stored, now, view)).collect();
-        let missing_ids = missing.iter().map(ToString::to_string).collect();
-        respond(v1::BatchGetJobsResponse { jobs, missing_ids })
+        let mut looked_up = pin!(self.tracker.on_behalf_of(&caller).batch_get(ids));
+        let (mut answer, mut size) = (v1::BatchGetJobsResponse::default(), 0);
+        while let Some(lookup) = looked_up.try_next().await? {
+            match lookup {
+                Lookup::Found(stored) => {
+                    let job = convert::job(&stored, self.tracker.now(), view);
+                    size += job.encoded_len();
+                    answer.jobs.push(job);
+                }
+                Lookup::Missing(id) => answer.missing_ids.push(id.to_string()),
+            }
+            // The rest is not read.
+            if size > MAX_RESPONSE {
+                return Err(too_large());
+            }
+        }
+        respond(answer)
     }
 
     async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Answer<v1::ListJobsResponse> {

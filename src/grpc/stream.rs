@@ -174,13 +174,18 @@ where
 pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     let size = message.encoded_len();
     if size > MAX_RESPONSE {
-        return Err(JobError::TooLarge { what: "answer", limit: MAX_RESPONSE }.into());
+        return Err(too_large());
     }
     let mut response = Response::new(message);
     if size <= WORTH_COMPRESSING {
         response.disable_compression();
     }
     Ok(response)
+}
+
+/// An answer would be larger than clients take.
+pub fn too_large() -> Status {
+    JobError::TooLarge { what: "answer", limit: MAX_RESPONSE }.into()
 }
 
 /// Sends `events`, compressed if the first one is worth it. Waits for that one, for a limited time.

@@ -226,10 +226,15 @@ pub trait JobStore: Send + Sync + 'static {
     fn position(&self) -> u64;
 
     /// Returns the newest version of each incarnation of a job that changed after the position `after`, at most `limit`
-    /// in the order of commits, tombstones included. `previous` is the state at the position `since`, which is at most
+    /// in the order of commits, tombstones included; they end with the one with which they have `max_bytes` or more. `previous` is the state at the position `since`, which is at most
     /// `after`. Returns `None` if the changes since `since` are no longer known.
-    async fn changed_since(&self, since: u64, after: u64, limit: usize)
-    -> Result<Option<Vec<CommitEvent>>, StoreError>;
+    async fn changed_since(
+        &self,
+        since: u64,
+        after: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<CommitEvent>>, StoreError>;
 }
 
 /// Returns a random duration of at most `most`.

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt, stream};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{Changed, Tracker, TrackerStats, quota::Place};
 use crate::{
     domain::{
-        Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, Needed, NewJob, Order, Owners,
-        Subject, View,
+        Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, MAX_PAGE_BYTES, Needed, NewJob,
+        Order, Owners, Subject, View,
     },
     store::{Page, Replaced, Stored},
     watch::{JobToken, JobWatch, JobsWatch, Pace, Scope},
@@ -19,6 +19,18 @@ use crate::{
 /// How long a read waits for the revision it was asked for.
 const REVISION_WAIT: Duration = Duration::from_secs(1);
 
+/// How many jobs of many are read at a time: each may have a megabyte.
+const READ_AHEAD: usize = 8;
+
+/// What was found for an id.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// The job.
+    Found(Stored),
+    /// There is no such job.
+    Missing(JobId),
+}
+
 /// The use cases, as one caller has them: only the jobs of its owners exist for it.
 #[derive(Clone, Copy)]
 pub struct Calls<'a> {
@@ -26,7 +38,7 @@ pub struct Calls<'a> {
     pub(super) caller: &'a Identity,
 }
 
-impl Calls<'_> {
+impl<'a> Calls<'a> {
     /// Creates a job, or returns the one that the same request made. Says whether it was created.
     pub async fn create(&self, new: NewJob) -> Result<(Stored, bool), JobError> {
         if !self.caller.owners.include(&new.owner) {
@@ -90,17 +102,16 @@ impl Calls<'_> {
         Err(JobError::RevisionNotReached(Subject::from(&*newest.job), wanted))
     }
 
-    /// The jobs among `ids` that exist, and the ids of the others, both in the order given.
-    pub async fn batch_get(&self, ids: Vec<JobId>) -> Result<(Vec<Stored>, Vec<JobId>), JobError> {
-        let (mut found, mut missing) = (Vec::new(), Vec::new());
-        for outcome in join_all(ids.iter().map(|id| self.get(id, None))).await {
-            match outcome {
-                Ok(stored) => found.push(stored),
-                Err(JobError::NotFound(id)) => missing.push(id),
-                Err(error) => return Err(error),
+    /// Reads the jobs of `ids`, in their order. Whoever drops the stream has read no more than a few ahead.
+    pub fn batch_get(self, ids: Vec<JobId>) -> impl Stream<Item = Result<Lookup, JobError>> + use<'a> {
+        let look = move |id: JobId| async move {
+            match self.get(&id, None).await {
+                Ok(stored) => Ok(Lookup::Found(stored)),
+                Err(JobError::NotFound(id)) => Ok(Lookup::Missing(id)),
+                Err(error) => Err(error),
             }
-        }
-        Ok((found, missing))
+        };
+        stream::iter(ids).map(look).buffered(READ_AHEAD)
     }
 
     /// A page of the jobs that a query selects.
@@ -196,7 +207,8 @@ impl Calls<'_> {
         let filter = Filter { owners, ..Filter::default() };
         let (now, view) = (self.tracker.now(), View::Basic);
         let order = Order::Newest;
-        let page = store.list(&ListQuery { filter, order, limit: MAX_PAGE, after, now, confined: true, view }).await?;
+        let (limit, max_bytes) = (MAX_PAGE, MAX_PAGE_BYTES);
+        let page = store.list(&ListQuery { filter, order, limit, max_bytes, after, now, confined: true, view }).await?;
         looks.end(owner, page.next);
         let jobs = store.count_of_owner(owner).await?;
         Ok(refused.filter(|_| jobs >= most as u64))

@@ -22,7 +22,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
-pub use calls::Calls;
+pub use calls::{Calls, Lookup};
 pub use purge::{Purge, Purged};
 
 use self::{metrics::JobMetrics, quota::QuotaLooks, sweep::Sweeper};

@@ -6,7 +6,7 @@ use tokio::task::yield_now;
 
 use super::Calls;
 use crate::{
-    domain::{Change, Cursor, Filter, JobError, ListQuery, Order, Timestamp, View},
+    domain::{Change, Cursor, Filter, JobError, ListQuery, MAX_PAGE_BYTES, Order, Timestamp, View},
     store::Stored,
 };
 
@@ -52,6 +52,7 @@ impl Calls<'_> {
             filter: purge.filter.clone(),
             order: Order::Oldest,
             limit: PAGE_JOBS,
+            max_bytes: MAX_PAGE_BYTES,
             after: purge.after.clone(),
             now: self.tracker.now(),
             confined: false,

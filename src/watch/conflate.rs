@@ -61,6 +61,11 @@ impl Conflated {
         }
     }
 
+    /// Returns the size of these versions in bytes.
+    pub fn size(&self) -> usize {
+        self.versions().map(Job::size).sum()
+    }
+
     /// The versions to be delivered, in order.
     pub fn versions(&self) -> impl Iterator<Item = &Job> {
         self.end.iter().chain(&self.removal).chain([&self.latest]).map(|change| &*change.stored.job)

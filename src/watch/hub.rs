@@ -21,6 +21,10 @@ use crate::{
 /// How many jobs a subscription keeps changes of; behind by more, it has to ask the store.
 const MAX_BEHIND: usize = 10_000;
 
+/// Maximum size of the changes of several jobs that a subscription keeps, in bytes: what is deleted meanwhile occupies
+/// memory for it alone. Jobs without documents come to their number first.
+const MAX_BEHIND_BYTES: usize = 16 * 1024 * 1024;
+
 /// After how many offers the dispatcher gives others their turn.
 const TURN: usize = 1000;
 
@@ -225,6 +229,8 @@ struct InboxState {
 struct Waiting {
     first: Option<Conflated>,
     others: IndexMap<JobId, Conflated>,
+    /// Size of the others.
+    bytes: usize,
 }
 
 impl Waiting {
@@ -234,14 +240,26 @@ impl Waiting {
             None => self.first = Some(changes.clone()),
             Some(first) if first.latest().id == *id => first.append(changes.clone()),
             Some(_) => match self.others.entry(id.clone()) {
-                Entry::Occupied(mut entry) => entry.get_mut().append(changes.clone()),
-                Entry::Vacant(entry) => _ = entry.insert(changes.clone()),
+                Entry::Occupied(mut entry) => {
+                    self.bytes -= entry.get().size();
+                    entry.get_mut().append(changes.clone());
+                    self.bytes += entry.get().size();
+                }
+                Entry::Vacant(entry) => {
+                    self.bytes += changes.size();
+                    entry.insert(changes.clone());
+                }
             },
         }
     }
 
     fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    /// Whether it is more than a subscription keeps.
+    fn is_too_much(&self) -> bool {
+        self.len() > MAX_BEHIND || self.bytes > MAX_BEHIND_BYTES
     }
 
     fn into_values(self) -> impl Iterator<Item = Conflated> {
@@ -271,7 +289,7 @@ impl Inbox {
             return;
         }
         state.changes.push(changes);
-        if state.changes.len() > MAX_BEHIND {
+        if state.changes.is_too_much() {
             state.overflow();
         }
         let waker = state.waker.take();

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use tokio::{
     task::{consume_budget, yield_now},
     time::{Instant, sleep},
@@ -25,6 +25,12 @@ use crate::{
 
 /// How many jobs are read at a time.
 const BATCH: usize = 500;
+
+/// Size of the jobs that are read at a time, in bytes: the last of them may exceed it.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// How many jobs are read at once by their ids.
+const READ_AHEAD: usize = 16;
 
 /// How long a stream that is under way waits before it asks a store again that is away.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
@@ -64,7 +70,7 @@ impl Scope {
     /// A page of the jobs that match now.
     fn query(&self, after: Option<Cursor>, now: Timestamp) -> ListQuery {
         let (filter, order, view) = (self.filter.clone(), Order::Newest, View::Full);
-        ListQuery { filter, order, limit: BATCH, after, now, confined: false, view }
+        ListQuery { filter, order, limit: BATCH, max_bytes: BATCH_BYTES, after, now, confined: false, view }
     }
 
     /// Binds a token to what `caller` asked for.
@@ -223,19 +229,25 @@ impl JobsWatch {
             *page = listed.next;
             found = listed.jobs;
         } else {
-            let some = ids.len().min(BATCH);
             // What is fresh is no more than a moment behind, and what came since will be announced.
             let read = async |id: &JobId| match self.store.get_fresh(id) {
                 Some(fresh) => Ok(Some(fresh)),
                 None => self.store.get(id).await,
             };
-            for stored in join_all(ids.range(..some).map(read)).await {
+            let mut reads = stream::iter(ids.iter().take(BATCH)).map(read).buffered(READ_AHEAD);
+            let (mut some, mut bytes) = (0, 0);
+            while bytes < BATCH_BYTES
+                && let Some(stored) = reads.next().await
+            {
                 let stored = stored?;
+                some += 1;
+                bytes += stored.as_ref().map_or(0, |stored| stored.job.size());
                 if let Some(others) = stored.as_ref().filter(|stored| !self.scope.owners.include(&stored.job.owner)) {
                     self.store.absence(others).await?;
                 }
                 found.extend(stored);
             }
+            drop(reads);
             ids.drain(..some);
             *all_read = ids.is_empty();
             found.retain(|stored| stored.job.is_visible(now) && self.scope.filter.matches(&stored.job, now));
@@ -252,14 +264,16 @@ impl JobsWatch {
 
     /// Reads some of what changed since the token, or since too much came to be kept.
     async fn catch_up(&mut self, since: u64, greeted: bool) -> Result<(), StoreError> {
-        let Some(changes) = self.store.changed_since(since, self.taken, BATCH).await? else {
+        let Some(changes) = self.store.changed_since(since, self.taken, BATCH, BATCH_BYTES).await? else {
             self.start_over(true);
             return Ok(());
         };
         if !greeted {
             self.events.push_back(self.bookmark(false));
         }
-        self.phase = if changes.len() < BATCH { Phase::Live } else { Phase::CatchUp { since, greeted: true } };
+        let bytes: usize = changes.iter().map(|change| change.stored.job.size()).sum();
+        let is_last = changes.len() < BATCH && bytes < BATCH_BYTES;
+        self.phase = if is_last { Phase::Live } else { Phase::CatchUp { since, greeted: true } };
         for change in changes {
             self.taken = change.position;
             let may_know = self.resumed && self.scope.matched_since(change.previous, &change.stored.job);

@@ -1,10 +1,15 @@
 //! The way from a commit to a subscriber, with the dispatcher running only when a test lets it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use jobtrack::{
     clock::SystemClock,
-    domain::{ANYONE, Change, Identity, JobError, NewJob, Owners, Removal, Report, Retention, Role},
+    domain::{
+        ANYONE, Change, Completion, Document, Identity, Job, JobError, NewJob, Owners, Removal, Report, Retention, Role,
+    },
     store::{CommitEvent, Listener, MemoryStore},
     tracker::Tracker,
     watch::{EventKind, Hub, JobsWatch, Pace, Scope, WatchEvent},
@@ -12,7 +17,7 @@ use jobtrack::{
 use tokio::{task::yield_now, time::timeout};
 use uuid::Uuid;
 
-use crate::support::jobs::{id, plain};
+use crate::support::jobs::{document, id, plain};
 
 /// More jobs than a subscription keeps.
 const MANY: usize = 10_050;
@@ -180,4 +185,75 @@ async fn a_stream_ends_where_its_job_has_become_another_owners() {
     let end = stream.next().await.expect("an end").expect_err("it is not hers any more");
     assert_eq!(end, JobError::NotFound(id("a")));
     assert!(stream.next().await.is_none(), "it is over");
+}
+
+/// A document of a million bytes, and no other like it.
+fn large(number: usize) -> Option<Document> {
+    document(&serde_json::json!({ "text": "x".repeat(1_000_000), "number": number }))
+}
+
+/// Makes a job with a result of a million bytes.
+async fn make_large(tracker: &Tracker, number: usize) -> Weak<Job> {
+    let name = format!("large-{number:03}");
+    create(tracker, &name).await;
+    let end = Completion { outcome: large(number), attempt: None, claim: None, expected_revision: None };
+    let ended = tracker.on_behalf_of(&ANYONE).change(&id(&name), &Change::Complete(end)).await.expect("it is active");
+    Arc::downgrade(&ended.stored.job)
+}
+
+async fn delete_large(tracker: &Tracker, number: usize) {
+    let name = format!("large-{number:03}");
+    let delete = Change::Delete { force: false };
+    tracker.on_behalf_of(&ANYONE).change(&id(&name), &delete).await.expect("it is there");
+}
+
+fn alive(jobs: &[Weak<Job>]) -> usize {
+    jobs.iter().filter(|job| job.strong_count() > 0).count()
+}
+
+#[tokio::test]
+async fn stream_that_is_not_read_keeps_few_of_the_large_jobs_that_are_deleted() {
+    let (tracker, hub) = tracker();
+    create(&tracker, "a").await;
+    let mut stream = watch_all(&tracker, 1).await;
+    let mut jobs = Vec::new();
+    for number in 0..50 {
+        jobs.push(make_large(&tracker, number).await);
+        dispatched(&hub).await;
+        delete_large(&tracker, number).await;
+        dispatched(&hub).await;
+    }
+    assert!(alive(&jobs) <= 17, "{} jobs are kept", alive(&jobs));
+    let revision = report(&tracker, "a").await;
+    assert_eq!(brief(&next(&mut stream).await), (EventKind::Update, Some(("a".into(), revision))), "it goes on");
+}
+
+#[tokio::test]
+async fn stream_reads_few_large_jobs_ahead() {
+    const JOBS: usize = 20;
+    let (tracker, hub) = tracker();
+    create(&tracker, "a").await;
+    let mut earlier = watch_all(&tracker, 1).await;
+    report(&tracker, "a").await;
+    dispatched(&hub).await;
+    let resume_token = next(&mut earlier).await.resume_token.encode();
+    drop(earlier);
+    let mut jobs = Vec::new();
+    for number in 0..JOBS {
+        jobs.push(make_large(&tracker, number).await);
+    }
+    let ids = (0..JOBS).map(|number| id(&format!("large-{number:03}"))).collect();
+    let scopes = [Scope::default(), Scope { ids, ..Scope::default() }];
+    let open = |scope, token: &str| tracker.on_behalf_of(&ANYONE).watch_jobs(scope, token, pace(Duration::ZERO));
+    let mut streams = scopes.map(|scope| open(scope, ""));
+    for stream in &mut streams {
+        assert_eq!(next(stream).await.kind, EventKind::Snapshot);
+    }
+    let mut resumed = open(Scope::default(), &resume_token);
+    assert_eq!(brief(&next(&mut resumed).await), (EventKind::Bookmark, None));
+    for number in 0..JOBS {
+        delete_large(&tracker, number).await;
+    }
+    dispatched(&hub).await;
+    assert!(alive(&jobs) <= 6, "{} jobs are kept", alive(&jobs));
 }

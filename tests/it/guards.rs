@@ -2,13 +2,15 @@
 //! calls allocate is in `tests/allocations.rs`.
 
 use futures_util::{StreamExt, stream};
-use jobtrack::proto::v1::{CreateJobRequest, Event, ListJobsRequest};
+use jobtrack::proto::v1::{BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, Event, ListJobsRequest, View};
 use prost::Message;
+use prost_types::{Struct, Value, value::Kind};
 use tonic_health::ServingStatus::Serving;
 
 use crate::support::{
     Client, create, new_job,
     process::Process,
+    reason,
     redis::Redis,
     replicas::{Health, read, server_on},
     watching::{make, report, watch},
@@ -49,6 +51,41 @@ async fn each_call_asks_redis_as_often_as_it_must() {
     assert_eq!(asked(&redis, first).await, [1, 0, 0], "a read of what is not held");
     let list = async { _ = client.clone().list_jobs(ListJobsRequest::default()).await.expect("a page") };
     assert_eq!(asked(&redis, list).await, [2, 0, 16], "a list of two jobs, from every partition");
+    server.stop().await;
+    other.stop().await;
+}
+
+/// Of jobs that are too large together no more are read than some beyond those that an answer holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_too_large_is_not_read_to_its_end() {
+    const JOBS: usize = 30;
+    let redis = Redis::start().await;
+    let (server, other) = (server_on(&redis).await, server_on(&redis).await);
+    for server in [&server, &other] {
+        Health::watch(server, "redis").await.until(Serving).await;
+    }
+    let mut client = server.client().await;
+    let job_ids: Vec<_> = (0..JOBS).map(|number| format!("large-{number}")).collect();
+    for id in &job_ids {
+        create(&mut client, id).await;
+        let value = Value { kind: Some(Kind::StringValue("x".repeat(1_000_000))) };
+        let result = Some(Struct { fields: [("k".to_owned(), value)].into() }.into());
+        let completion = CompleteJobRequest { job_id: id.clone(), result, ..CompleteJobRequest::default() };
+        client.complete_job(completion).await.expect("it is taken");
+    }
+    let mut elsewhere = other.client().await;
+    let batch = |view: View| BatchGetJobsRequest { job_ids: job_ids.clone(), view: view.into() };
+    let before = commands(&redis).await[0];
+    let refused = elsewhere.batch_get_jobs(batch(View::Full)).await.expect_err("it is too much");
+    assert_eq!(reason(&refused), "MESSAGE_TOO_LARGE");
+    let read = commands(&redis).await[0] - before;
+    assert!((5..=5 + 8).contains(&read), "{read} jobs were read");
+    let basic = elsewhere.batch_get_jobs(batch(View::Basic)).await.expect("it is little").into_inner();
+    assert_eq!(basic.jobs.into_iter().map(|job| job.id).collect::<Vec<_>>(), job_ids);
+    // A page is as long as fits.
+    let request = ListJobsRequest { view: View::Full.into(), ..ListJobsRequest::default() };
+    let page = elsewhere.list_jobs(request).await.expect("a page").into_inner();
+    assert!(page.jobs.len() == 3 && !page.next_page_token.is_empty(), "{} jobs", page.jobs.len());
     server.stop().await;
     other.stop().await;
 }

@@ -21,9 +21,9 @@ use jobtrack::{
 mod lists;
 
 use self::lists::{
-    a_page_goes_on_where_the_last_one_ended, lists_hold_what_is_so_at_the_moment, lists_hold_what_the_filter_selects,
-    lists_in_both_orders_hold_each_job_that_stays_once, lists_in_both_orders_pass_jobs_of_one_time,
-    lists_leave_out_what_is_gone, lists_run_from_the_newest_or_the_oldest,
+    a_page_ends_where_its_jobs_are_large, a_page_goes_on_where_the_last_one_ended, lists_hold_what_is_so_at_the_moment,
+    lists_hold_what_the_filter_selects, lists_in_both_orders_hold_each_job_that_stays_once,
+    lists_in_both_orders_pass_jobs_of_one_time, lists_leave_out_what_is_gone, lists_run_from_the_newest_or_the_oldest,
 };
 use crate::support::jobs::{apply, at, failure, heartbeat, id, job, make, moment, plain, retry, start, success};
 use crate::support::redis::{shared_cluster, shared_redis, shared_sentinel};
@@ -108,7 +108,8 @@ impl Bench {
 
     async fn page_in(&self, order: Order, filter: &Filter, limit: usize, last: Option<&Page>, seconds: i64) -> Page {
         let (filter, after) = (filter.clone(), last.and_then(|page| page.next.clone()));
-        let query = ListQuery { filter, order, limit, after, now: at(seconds), confined: false, view: View::Full };
+        let (now, max_bytes, view) = (at(seconds), usize::MAX, View::Full);
+        let query = ListQuery { filter, order, limit, max_bytes, after, now, confined: false, view };
         self.store.list(&query).await.expect("the store answers")
     }
 
@@ -341,7 +342,7 @@ type Told = Option<Vec<(String, i64, Option<State>)>>;
 
 async fn what_changed_since_is_told_or_not_at_all(bench: Bench) {
     let since = async |since, after, limit| -> Told {
-        let changes = bench.store.changed_since(since, after, limit).await.expect("the store answers")?;
+        let changes = bench.store.changed_since(since, after, limit, usize::MAX).await.expect("the store answers")?;
         let brief = |change: &CommitEvent| {
             let job = &change.stored.job;
             (job.id.to_string(), job.version.revision, change.previous)
@@ -398,7 +399,8 @@ macro_rules! store_contract {
             of_racing_writes_one_wins lists_run_from_the_newest_or_the_oldest
             lists_in_both_orders_pass_jobs_of_one_time lists_in_both_orders_hold_each_job_that_stays_once
             lists_hold_what_is_so_at_the_moment lists_hold_what_the_filter_selects
-            a_page_goes_on_where_the_last_one_ended lists_leave_out_what_is_gone counts_follow_the_states
+            a_page_goes_on_where_the_last_one_ended a_page_ends_where_its_jobs_are_large
+            lists_leave_out_what_is_gone counts_follow_the_states
             a_record_is_forgotten_only_at_its_version what_is_due_comes_in_order
             a_lease_runs_from_the_last_report each_commit_is_announced_in_order
             what_changed_since_is_told_or_not_at_all an_announcement_tells_the_state_before);
@@ -464,7 +466,12 @@ mod memory_bound {
         let removed = heard.iter().filter(|change| change.position > before && change.stored.job.removal.is_some());
         let removed: Vec<_> = removed.map(|change| change.stored.job.id.to_string()).collect();
         assert_eq!(removed, ["first", "last"], "watchers hear of each that gave way");
-        let told = bench.store.changed_since(before, before, 10).await.expect("it answers").expect("it can be told");
+        let told = bench
+            .store
+            .changed_since(before, before, 10, usize::MAX)
+            .await
+            .expect("it answers")
+            .expect("it can be told");
         assert_eq!(told.len(), 4);
     }
 
@@ -480,7 +487,10 @@ mod memory_bound {
             traces.push(bench.get(&format!("j{n}")).await.is_some());
         }
         assert_eq!(traces, [false, false, true, true, true]);
-        assert!(bench.store.changed_since(0, 0, 10).await.expect("it answers").is_none(), "two left no trace");
+        assert!(
+            bench.store.changed_since(0, 0, 10, usize::MAX).await.expect("it answers").is_none(),
+            "two left no trace"
+        );
     }
 
     #[tokio::test]

@@ -9,9 +9,9 @@ use crate::{
     domain::{
         Change, Claim, Completion, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, Identity, JobError, JobId,
         ListQuery, MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON,
-        MAX_METADATA, MAX_NAME, MAX_PAGE, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT, MAX_STAGE, MAX_TITLE,
-        MAX_UNIT, MAX_WATCHED_IDS, NewJob, Order, Owners, Progress, Report, Start, State, Timeouts, Timestamp, View,
-        cut,
+        MAX_METADATA, MAX_NAME, MAX_PAGE, MAX_PAGE_BYTES, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT,
+        MAX_STAGE, MAX_TITLE, MAX_UNIT, MAX_WATCHED_IDS, NewJob, Order, Owners, Progress, Report, Start, State,
+        Timeouts, Timestamp, View, cut,
     },
     proto::v1,
     tracker::Purge,
@@ -85,7 +85,8 @@ pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> 
     let digest = order.bind(filter.digest(caller));
     let after = fields.place("page_token", &request.page_token, digest, "a page with the same filter and order");
     let view = view(&mut fields, request.view, View::Basic);
-    fields.done(ListQuery { filter, order, limit, after, now, confined: false, view })
+    let max_bytes = MAX_PAGE_BYTES;
+    fields.done(ListQuery { filter, order, limit, max_bytes, after, now, confined: false, view })
 }
 
 /// See `StartAttempt`.

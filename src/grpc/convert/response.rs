@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         Cancellation, Cursor, Document, Failure, Identity, Ignored, Job, JobId, ListQuery, Liveness, MAX_ATTEMPTS,
-        Outcome, Progress, Removal, State, Timestamp, View,
+        MAX_PAGE_BYTES, Outcome, Progress, Removal, State, Timestamp, View,
     },
     proto::{EncodedEvent, EncodedStruct, v1},
     store::{
@@ -18,9 +18,6 @@ use crate::{
     tracker::{Effect, Purged, TrackerStats},
     watch::{EventKind, ResumeToken, WatchEvent},
 };
-
-/// How large the jobs of a page may be together: leaves room in an answer for what is around them.
-const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
 
 /// As much of a job as `view` says, as it is at `now`.
 pub fn job(stored: &Stored, now: Timestamp, view: View) -> v1::Job {

@@ -388,7 +388,7 @@ impl JobStore for FallbackStore {
         self.cache.position()
     }
 
-    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
+    async fn changed_since(&self, _: u64, _: u64, _: usize, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
         // Positions count the versions that this process has announced, and it keeps none of them.
         Ok(None)
     }

@@ -99,12 +99,18 @@ impl Log {
     }
 
     /// Returns up to `limit` versions committed after `after`, with their states at `since`, which is not later; `None`
-    /// if the changes since then are no longer known.
-    pub fn since(&self, since: u64, after: u64, limit: usize) -> Option<Vec<Logged>> {
+    /// if the changes since then are no longer known. They end with the one with which they have `max_bytes` or more.
+    pub fn since(&self, since: u64, after: u64, limit: usize, max_bytes: usize) -> Option<Vec<Logged>> {
         if since < self.horizon || after > self.position {
             return None;
         }
-        let later = self.entries.range((Bound::Excluded(after), Bound::Unbounded)).take(limit);
+        let mut bytes = 0;
+        let later =
+            self.entries.range((Bound::Excluded(after), Bound::Unbounded)).take(limit).take_while(|(_, entry)| {
+                let is_room = bytes < max_bytes;
+                bytes += entry.job.size();
+                is_room
+            });
         let logged = |(place, entry): (&u64, &Entry)| Logged {
             position: *place,
             job: entry.job.clone(),

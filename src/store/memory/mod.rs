@@ -236,8 +236,9 @@ impl JobStore for MemoryStore {
         since: u64,
         after: u64,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<Option<Vec<CommitEvent>>, StoreError> {
-        let changes = self.records().log.since(since, after, limit);
+        let changes = self.records().log.since(since, after, limit, max_bytes);
         let announce = |Logged { position, job, previous }| CommitEvent { stored: stored(job), position, previous };
         Ok(changes.map(|changes| changes.into_iter().map(announce).collect()))
     }

@@ -111,7 +111,7 @@ impl RedisStore {
         }
         let reading = Reading::new(query, places);
         let mut runs = reading.runs(query.limit);
-        let (mut looked_at, mut cuts) = (0, 0);
+        let (mut looked_at, mut cuts, mut bytes) = (0, 0, 0);
         while page.jobs.len() < query.limit && looked_at < query.limit + SCAN && cuts < MAX_CUTS {
             let wanted = (query.limit - page.jobs.len()).min(BATCH);
             let mut ahead = self.take(&reading, &mut runs, wanted).await?;
@@ -128,7 +128,15 @@ impl RedisStore {
                 page.next = ahead.drain(..records.len()).next_back();
                 let found = records.into_iter().filter_map(Record::found).map(|stored| self.seen(stored, query.now));
                 let selects = |job: &Job| filter.matches(job, query.now) && job.is_visible(query.now);
-                page.jobs.extend(found.filter(|stored| selects(&stored.job)));
+                for stored in found.filter(|stored| selects(&stored.job)) {
+                    bytes += stored.job.size();
+                    if bytes >= query.max_bytes {
+                        page.next = Some(Cursor::of(&stored.job));
+                        page.jobs.push(stored);
+                        return Ok(page);
+                    }
+                    page.jobs.push(stored);
+                }
             }
             if !ahead.is_empty() {
                 return Ok(page);

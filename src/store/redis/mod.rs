@@ -294,7 +294,7 @@ impl JobStore for RedisStore {
         *self.announced()
     }
 
-    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
+    async fn changed_since(&self, _: u64, _: u64, _: usize, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
         // Positions count the commits that this process has announced, and it keeps none of them.
         Ok(None)
     }

@@ -81,6 +81,7 @@ impl RedisStore {
             filter: Filter::default(),
             order: Order::default(),
             limit: 1,
+            max_bytes: usize::MAX,
             after: None,
             now: self.clock.now(),
             confined: false,

@@ -148,13 +148,14 @@ impl<T> Table<T> {
         let total = self.orders.index.exact_count(&query.filter).filter(|_| exact);
         let mut selection = Selection { total, ..Selection::default() };
         let mut candidates = self.orders.index.candidates(query).peekable();
-        let mut last = None;
+        let (mut last, mut bytes) = (None, 0);
         for place in candidates.by_ref().take(query.limit + SCAN) {
             last = Some(place);
             let Some(job) = self.by_id.get(&place.id).map(&seen) else { continue };
             if query.filter.matches(&job, query.now) && job.is_visible(query.now) {
+                bytes += job.size();
                 selection.jobs.push(job);
-                if selection.jobs.len() == query.limit {
+                if selection.jobs.len() == query.limit || bytes >= query.max_bytes {
                     break;
                 }
             }

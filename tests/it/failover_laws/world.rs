@@ -192,7 +192,7 @@ impl JobStore for Link {
         0
     }
 
-    async fn changed_since(&self, _: u64, _: u64, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
+    async fn changed_since(&self, _: u64, _: u64, _: usize, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
         Ok(None)
     }
 }

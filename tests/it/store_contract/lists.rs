@@ -4,12 +4,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jobtrack::{
     clock::{Clock, SystemClock},
-    domain::{Change, Filter, Liveness, NewJob, Order, Owners, Report, State},
+    domain::{Change, Filter, ListQuery, Liveness, NewJob, Order, Owners, Report, State, View},
     store::RedisStore,
 };
 
 use super::Bench;
-use crate::support::jobs::{at, heartbeat, id, job, make, plain, success};
+use crate::support::jobs::{at, document, heartbeat, id, job, make, plain, success};
 
 pub async fn lists_run_from_the_newest_or_the_oldest(bench: Bench) {
     for (name, created) in [("b", 2), ("a", 1), ("d", 3), ("c", 3)] {
@@ -22,6 +22,32 @@ pub async fn lists_run_from_the_newest_or_the_oldest(bench: Bench) {
         for order in [Order::Newest, Order::Oldest] {
             assert_eq!(bench.list_in(order, &middle, limit).await, ["b"]);
         }
+    }
+}
+
+/// A page ends with the job with which it is as large as it may be, and the next one goes on behind that.
+pub async fn a_page_ends_where_its_jobs_are_large(bench: Bench) {
+    let metadata = document(&serde_json::json!({ "text": "x".repeat(10_000) }));
+    for (name, created) in [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)] {
+        bench.add(make(name, created, NewJob { metadata: metadata.clone(), ..plain() })).await;
+    }
+    for (max_bytes, expected) in [(1, vec![1; 5]), (20_001, vec![2, 2, 1]), (usize::MAX, vec![5])] {
+        let (mut lengths, mut names, mut after) = (Vec::new(), Vec::new(), None);
+        loop {
+            let (filter, order, now, view) = (Filter::default(), Order::Oldest, at(50), View::Full);
+            let query = ListQuery { filter, order, limit: 50, max_bytes, after, now, confined: false, view };
+            let page = bench.store.list(&query).await.expect("the store answers");
+            // Whether something follows may turn out with the next page.
+            if !page.jobs.is_empty() {
+                lengths.push(page.jobs.len());
+            }
+            names.extend(page.jobs.into_iter().map(|stored| stored.job.id.to_string()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((lengths, names), (expected, ["a", "b", "c", "d", "e"].map(str::to_owned).into()));
     }
 }
 
