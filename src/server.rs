@@ -86,8 +86,11 @@ impl Server {
         let hub = Arc::new(Hub::default());
         let (retention, limits) = (config.retention(), Arc::new(Limits::new(config.limits.allowance())));
         let timeouts = config.timeouts();
+        let memory = config.memory();
+        let capacity = memory.for_jobs(config.max_memory_jobs);
+        info!(max_memory = %memory.total(), max_memory_jobs = capacity.jobs, "memory budget");
         let Some(target) = config.redis.target() else {
-            let store = Arc::new(MemoryStore::new(config.max_memory_jobs, hub.clone()));
+            let store = Arc::new(MemoryStore::new(capacity, hub.clone()));
             let tracker =
                 Arc::new(Tracker::new(store, hub.clone(), clock, retention).within(limits).with_timeouts(timeouts));
             return Ok(Self { tracker, hub, security, redis: None, wall_follower: None });
@@ -102,8 +105,8 @@ impl Server {
         let clock = Arc::new(SteeredClock::new(clock));
         let partitioning = RedisStore::PARTITIONING;
         let presence = Arc::new(Presence::new(partitioning.count));
-        let (most, listener) = (config.max_memory_jobs, hub.clone());
-        let cache = Arc::new(LocalCache::new(most, listener, clock.clone(), partitioning, presence.clone()));
+        let listener = hub.clone();
+        let cache = Arc::new(LocalCache::new(capacity, listener, clock.clone(), partitioning, presence.clone()));
         let redis = Arc::new(RedisStore::open(options, cache.clone(), clock.clone(), presence.clone()).await?);
         let policy = config.redis.fallback.into();
         let store = Arc::new(FallbackStore::new(redis.clone(), cache, presence, clock.clone(), policy));

@@ -1,6 +1,7 @@
 //! What can be set: flag over environment over default.
 
 mod limits;
+mod memory;
 mod security;
 
 use std::{
@@ -10,9 +11,11 @@ use std::{
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 
 pub use limits::LimitsConfig;
+pub use memory::MemoryBudget;
 pub use security::{ClientAuth, SecurityConfig};
 
 use crate::{
@@ -62,6 +65,11 @@ pub struct Config {
     /// How many jobs are held in memory at most; then ended jobs give way, and after that new ones are refused
     #[arg(long, env = "JOBTRACK_MAX_MEMORY_JOBS", default_value = "100000", value_name = "COUNT", value_parser = count)]
     pub max_memory_jobs: usize,
+
+    /// Maximum memory of jobs, requests and answers, such as 512MiB; when it is full, jobs are evicted as above, then
+    /// calls are rejected. By default half of the memory of the container or machine
+    #[arg(long, env = "JOBTRACK_MAX_MEMORY", value_name = "BYTES", value_parser = memory::bytes)]
+    max_memory: Option<ByteSize>,
 
     /// Where jobs are kept, if not in memory
     #[command(flatten)]
@@ -205,6 +213,11 @@ impl Config {
     /// Where to serve metrics and probes; `None`: nowhere.
     pub fn http_listen(&self) -> Option<&str> {
         Some(self.http_listen.as_str()).filter(|address| *address != OFF)
+    }
+
+    /// Returns the memory that the server may use.
+    pub fn memory(&self) -> MemoryBudget {
+        MemoryBudget::new(self.max_memory)
     }
 
     /// Returns the limits for jobs that name none.

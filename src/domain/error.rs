@@ -18,8 +18,10 @@ pub struct Violation {
 /// A limit that was reached, and how much it allows. All pass with time, or when something ends or is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Jobs in memory, none of which has ended.
-    Memory(usize),
+    /// Jobs in memory, none of which can be evicted.
+    MemoryJobs(usize),
+    /// Bytes in memory, none of which can be freed.
+    MemoryBytes(usize),
     /// Jobs of the owner.
     JobsPerOwner(usize),
     /// Calls of the caller a second.
@@ -41,7 +43,7 @@ pub enum Limit {
 
 impl Limit {
     /// The names of all limits, which are those of the flags that set them.
-    pub const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 8] = [
         "max-memory-jobs",
         "max-jobs-per-owner",
         "max-calls-per-second",
@@ -49,18 +51,20 @@ impl Limit {
         "max-watches-per-identity",
         "max-watches-per-connection",
         "max-connections",
+        "max-memory",
     ];
 
     /// The place of its name among [`NAMES`](Self::NAMES).
     pub const fn index(self) -> usize {
         match self {
-            Self::Memory(_) => 0,
+            Self::MemoryJobs(_) => 0,
             Self::JobsPerOwner(_) => 1,
             Self::CallRate { .. } => 2,
             Self::Watches(_) => 3,
             Self::WatchesPerIdentity(_) => 4,
             Self::WatchesPerConnection(_) => 5,
             Self::Connections(_) => 6,
+            Self::MemoryBytes(_) => 7,
         }
     }
 
@@ -73,7 +77,8 @@ impl Limit {
     pub const fn most(self) -> usize {
         match self {
             Self::CallRate { most, .. } => most as usize,
-            Self::Memory(most)
+            Self::MemoryJobs(most)
+            | Self::MemoryBytes(most)
             | Self::JobsPerOwner(most)
             | Self::Watches(most)
             | Self::WatchesPerIdentity(most)

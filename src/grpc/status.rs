@@ -127,7 +127,8 @@ fn rejected(job: &Subject, why: Rejected) -> (Code, ErrorDetails) {
 
 fn exhausted(limit: Limit) -> ErrorDetails {
     let (reason, wait) = match limit {
-        Limit::Memory(_) => ("MEMORY_FULL", SOON),
+        Limit::MemoryJobs(_) => ("MEMORY_FULL", SOON),
+        Limit::MemoryBytes(_) => ("TOO_MANY_BYTES", SOON),
         Limit::JobsPerOwner(_) => ("TOO_MANY_JOBS", SOON),
         Limit::CallRate { wait, .. } => ("RATE_LIMITED", wait),
         Limit::Watches(_) | Limit::WatchesPerIdentity(_) | Limit::WatchesPerConnection(_) => ("TOO_MANY_WATCHES", SOON),

@@ -78,6 +78,8 @@ fn tell(now: &mut Snapshot, stats: &TrackerStats) {
     now.gauge("jobtrack_watches", "Open streams of WatchJob and WatchJobs.", stats.watchers);
     let store = &stats.store;
     now.gauge("jobtrack_jobs_held", "Jobs that this process holds in memory.", store.held);
+    let help = "Estimated size of these jobs and of the tombstones in memory, in bytes.";
+    now.gauge("jobtrack_jobs_held_bytes", help, store.bytes);
     if let Some(counts) = store.counts {
         let counts = State::ALL.iter().zip(counts).map(|(state, count)| (state.name(), count));
         let help = "Jobs by state in the store of record, or held here while Redis is away; absent while not known.";

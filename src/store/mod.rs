@@ -5,6 +5,7 @@
 //! store knows no rule of the state machine of jobs. The store that commits also announces: it passes each version to
 //! its [`Listener`], in the order of commits.
 
+mod capacity;
 mod changes;
 mod fallback;
 mod memory;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use self::{
+    capacity::Capacity,
     changes::{ChangeNotification, CommitEvent, Listener},
     fallback::{FallbackPolicy, FallbackStore, FreshnessToken, LocalCache, Route},
     memory::MemoryStore,
@@ -32,7 +34,7 @@ pub use self::{
     },
 };
 
-use crate::domain::{Cursor, Deadline, Due, Job, JobId, ListQuery, Timestamp};
+use crate::domain::{Cursor, Deadline, Due, Job, JobId, Limit, ListQuery, Timestamp};
 
 /// A version in a store.
 #[derive(Clone, Debug)]
@@ -150,9 +152,9 @@ pub struct DueBatch {
 /// The reason why a store can't fulfil a request.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
-    /// The store holds its maximum number of records, and none can be evicted.
-    #[error("the store is full at {0} jobs")]
-    Full(usize),
+    /// The store holds as much as it may, and nothing can be evicted.
+    #[error("the limit --{} of {} is reached", .0.name(), .0.most())]
+    Full(Limit),
     /// The primary can't be reached, and the answer is not held here.
     #[error("the store can't be reached")]
     Unavailable,

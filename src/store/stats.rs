@@ -26,6 +26,8 @@ pub struct StoreStats {
     pub counts: Option<[u64; State::ALL.len()]>,
     /// Number of jobs in this process's memory.
     pub held: u64,
+    /// Estimated size of these jobs and of their tombstones, in bytes.
+    pub bytes: u64,
     /// The connections to Redis, if the store uses it.
     pub redis: Option<RedisStats>,
     /// Reads by the source of their answer, if there is a local cache.

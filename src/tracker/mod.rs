@@ -29,8 +29,8 @@ use self::{metrics::JobMetrics, quota::QuotaLooks, sweep::Sweeper};
 use crate::{
     clock::Clock,
     domain::{
-        Applied, Change, ChangeContext, ChangeId, Due, Identity, Ignored, Job, JobError, Limit, Liveness, Rejected,
-        Retention, Subject, Timeouts, Timestamp,
+        Applied, Change, ChangeContext, ChangeId, Due, Identity, Ignored, Job, JobError, Liveness, Rejected, Retention,
+        Subject, Timeouts, Timestamp,
     },
     limits::Limits,
     store::{Decided, JobStore, Replaced, StorageMode, StoreError, StoreStats, Stored},
@@ -194,8 +194,8 @@ impl Tracker {
     /// Stores `job` in the place of `previous`, counts that, and sees to what time will bring about.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         let replaced = self.store.replace(job, previous).await.inspect_err(|error| {
-            if let StoreError::Full(most) = error {
-                self.limits.refused(Limit::Memory(*most));
+            if let StoreError::Full(limit) = error {
+                self.limits.refused(*limit);
             }
         })?;
         if let Replaced::Stored(stored) = &replaced {
@@ -235,7 +235,7 @@ impl Measured for Tracker {
 impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Full(limit) => Self::Exhausted(Limit::Memory(limit)),
+            StoreError::Full(limit) => Self::Exhausted(limit),
             StoreError::Unavailable | StoreError::ReadOnly => Self::StoreUnavailable,
             StoreError::Corrupt(id) => Self::Corrupt(id),
         }

@@ -7,6 +7,7 @@ mod api;
 mod attempts;
 mod binary;
 mod canaries;
+mod capacity;
 mod dispatch;
 mod documents;
 mod errors;

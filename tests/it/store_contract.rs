@@ -8,7 +8,7 @@ use std::{
 use jobtrack::{
     clock::{Clock, SteeredClock, SystemClock},
     domain::{
-        Applied, Change, ChangeContext, Due, Filter, Job, JobId, ListQuery, NewJob, Order, Removal, State,
+        Applied, Change, ChangeContext, Due, Filter, Job, JobId, Limit, ListQuery, NewJob, Order, Removal, State,
         TOMBSTONE_LIFE, Timestamp, Version, View,
     },
     store::{
@@ -429,7 +429,7 @@ mod memory_bound {
 
     async fn full(bench: &Bench, name: &str) -> bool {
         let outcome = bench.store.replace(Arc::new(job(name, 100)), None).await;
-        matches!(outcome, Err(StoreError::Full(3)))
+        matches!(outcome, Err(StoreError::Full(Limit::MemoryJobs(3))))
     }
 
     #[tokio::test]

@@ -22,8 +22,8 @@ use crate::{
     clock::Clock,
     domain::{Deadline, Due, Job, JobId, ListQuery, State, TOMBSTONE_LIFE, Timestamp},
     store::{
-        ChangeNotification, CommitEvent, DueBatch, DueRecord, Durability, History, Listener, Page, Partitioning,
-        Presence, Replaced, Source, StorageMode, StoreError, Stored, table::Row,
+        Capacity, ChangeNotification, CommitEvent, DueBatch, DueRecord, Durability, History, Listener, Page,
+        Partitioning, Presence, Replaced, Source, StorageMode, StoreError, Stored, table::Row,
     },
     telemetry::metrics::{Counter, Measured, Metrics, counter},
 };
@@ -45,7 +45,7 @@ const FORGOTTEN_AT_ONCE: usize = 200;
 pub struct LocalCache {
     listener: Arc<dyn Listener>,
     clock: Arc<dyn Clock>,
-    max_jobs: usize,
+    capacity: Capacity,
     partitioning: Partitioning,
     presence: Arc<Presence>,
     entries: Mutex<Entries>,
@@ -67,10 +67,10 @@ pub enum Route {
 }
 
 impl LocalCache {
-    /// Creates a cache of at most `max_jobs` jobs that reports to `listener`. All partitions count as unavailable at
+    /// Creates a cache of this capacity that reports to `listener`. All partitions count as unavailable at
     /// first.
     pub fn new(
-        max_jobs: usize,
+        capacity: impl Into<Capacity>,
         listener: Arc<dyn Listener>,
         clock: Arc<dyn Clock>,
         partitioning: Partitioning,
@@ -81,7 +81,7 @@ impl LocalCache {
         let unsettled = (0..partitioning.count).map(|_| Notify::new()).collect();
         let opened =
             counter("jobtrack_breaker_opened_total", "Times that Redis became unavailable, as a whole or in part.");
-        Self { listener, clock, max_jobs, partitioning, presence, entries, mode, unsettled, opened }
+        Self { listener, clock, capacity: capacity.into(), partitioning, presence, entries, mode, unsettled, opened }
     }
 
     /// Locks the entries. A panic under the lock would leave at worst a surplus index entry, which readers skip.
@@ -376,6 +376,11 @@ impl LocalCache {
         self.entries().table.len()
     }
 
+    /// Returns the estimated size of the entries in bytes.
+    pub fn bytes(&self) -> usize {
+        self.entries().table.bytes()
+    }
+
     /// Returns the number of cached jobs of an owner.
     pub fn count_of_owner(&self, owner: &str) -> u64 {
         self.entries().table.count_of(owner)
@@ -415,9 +420,7 @@ impl LocalCache {
         let confirmed = before.map_or(now, |before| before.confirmed);
         let unsent = !sent && before.map_or(previous.is_none(), |before| before.unsent);
         let (lost, suspect_until) = before.map_or((false, None), |before| (before.lost, before.suspect_until));
-        if !entries.make_room(self.max_jobs, &job.id, true) {
-            return Err(StoreError::Full(self.max_jobs));
-        }
+        let evicted = entries.make_room(self.capacity, &job, true)?;
         // Must precede the acknowledgement.
         self.presence.begin_dirty(partition);
         let before = previous.filter(|before| before.version.incarnation_id == job.version.incarnation_id);
@@ -426,6 +429,7 @@ impl LocalCache {
         self.report_dirty(&entries, partition);
         self.announce(&mut entries, volatile(job.clone()), before.map(|before| before.state));
         drop(entries);
+        drop(evicted);
         self.unsettled[partition].notify_one();
         Ok(Replaced::Stored(volatile(job)))
     }
@@ -478,10 +482,16 @@ impl LocalCache {
             let displaced = row.job.clone();
             self.announce_displaced(&mut entries, &displaced, job, now);
         }
-        if entries.make_room(self.max_jobs, &job.id, false) {
+        let evicted = entries.make_room(self.capacity, job, false);
+        if evicted.is_ok() {
             self.put_clean(&mut entries, job.clone(), meta);
+        } else {
+            // Without room for this version, an older one is of no use.
+            entries.forget(&job.id);
         }
         self.announce(&mut entries, stored.clone(), before);
+        drop(entries);
+        drop(evicted);
     }
 
     fn put_clean(&self, entries: &mut Entries, job: Arc<Job>, meta: EntryMeta) {

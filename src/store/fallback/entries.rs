@@ -7,8 +7,8 @@ use indexmap::IndexSet;
 use crate::{
     domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version, merge},
     store::{
-        History,
-        table::{Row, Table},
+        Capacity, History, StoreError,
+        table::{Row, Table, record_size},
     },
 };
 
@@ -22,6 +22,8 @@ pub struct Entries {
     pub table: Table<EntryMeta>,
     /// The primary's partitions.
     pub partitions: Vec<Partition>,
+    /// Estimated size of the dirty entries in bytes.
+    dirty_bytes: usize,
     /// Number of announced versions.
     pub announced: u64,
     /// Time before which every commit is known here, or has made its entry stale.
@@ -267,12 +269,15 @@ impl Entries {
     /// Stores an entry in the place of the current one.
     pub fn put(&mut self, job: Arc<Job>, meta: EntryMeta) {
         self.partitions[meta.partition].note_dirty(&job, meta.dirty);
-        self.table.put(job, meta);
+        self.dirty_bytes += if meta.dirty { record_size(&job) } else { 0 };
+        let displaced = self.table.put(job, meta);
+        self.dirty_bytes -= displaced.as_ref().map_or(0, dirty_size);
     }
 
     /// Removes and returns an entry: freeing it may take longer than a lock should be held.
     pub fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
+        self.dirty_bytes -= dirty_size(&row);
         self.partitions[row.note.partition].forget(id);
         Some(row.job)
     }
@@ -311,27 +316,56 @@ impl Entries {
         self.last_gap = gap.or(self.last_gap);
     }
 
-    /// Makes room for a version of `id`, where at most `max_jobs` jobs may be cached: clean entries are evicted, those
-    /// of finished jobs first. Returns whether there is room. Unless it `must`, it examines only a few entries.
-    pub fn make_room(&mut self, max_jobs: usize, id: &JobId, must: bool) -> bool {
-        let is_clean = |table: &Table<EntryMeta>, id: &JobId| table.get(id).is_some_and(|row| !row.note.dirty);
-        let some = if must { usize::MAX } else { LOOKED_AT };
-        let is_dirty = self.table.get(id).is_some_and(|row| row.note.dirty);
-        if must && !is_dirty && self.dirty() >= max_jobs {
-            return false;
+    /// Makes room for a version within `capacity`: clean entries are evicted, those of finished jobs first. Returns the
+    /// evicted entries: freeing them may take longer than a lock should be held. Unless it `must`, it examines only a few
+    /// entries.
+    pub fn make_room(&mut self, capacity: Capacity, job: &Job, must: bool) -> Result<Vec<Arc<Job>>, StoreError> {
+        let known = self.table.get(&job.id);
+        let is_dirty = known.is_some_and(|row| row.note.dirty);
+        let adds = known.is_none_or(|row| row.job.removal.is_some());
+        let growth = self.table.growth(job);
+        let dirty_bytes = self.dirty_bytes + if is_dirty { growth } else { record_size(job) };
+        if must && !is_dirty && self.dirty() >= capacity.jobs {
+            return Err(StoreError::Full(capacity.jobs_exhausted()));
         }
-        if self.table.tombstones().len() > max_jobs {
-            let oldest = self.table.tombstones().take(LOOKED_AT).find(|id| is_clean(&self.table, id)).cloned();
-            oldest.inspect(|oldest| _ = self.forget(oldest));
+        if must && growth > 0 && dirty_bytes > capacity.bytes {
+            return Err(StoreError::Full(capacity.bytes_exhausted()));
         }
-        if self.table.len() < max_jobs || self.table.get(id).is_some_and(|row| row.job.removal.is_none()) {
-            return true;
+        let mut evicted = Vec::new();
+        if self.table.tombstones().len() > capacity.jobs {
+            let oldest = self.table.tombstones().take(LOOKED_AT).find(|id| self.is_clean(id)).cloned();
+            evicted.extend(oldest.and_then(|oldest| self.forget(&oldest)));
         }
-        let ended = self.table.ended().take(LOOKED_AT).find(|id| is_clean(&self.table, id)).cloned();
-        let is_clean_job = |row: &Row<EntryMeta>| !row.note.dirty && row.job.removal.is_none();
-        let evicted = ended.or_else(|| self.table.next_in_turn(some, is_clean_job));
-        evicted.is_some_and(|id| self.forget(&id).is_some())
+        loop {
+            let lacks_jobs = adds && self.table.len() >= capacity.jobs;
+            let lacks_bytes = growth > 0 && self.table.bytes() + growth > capacity.bytes;
+            let exhausted = match (lacks_jobs, lacks_bytes) {
+                (false, false) => return Ok(evicted),
+                (true, _) => capacity.jobs_exhausted(),
+                (false, true) => capacity.bytes_exhausted(),
+            };
+            let next = self.next_to_evict(&job.id, must, !lacks_jobs);
+            evicted.push(next.and_then(|id| self.forget(&id)).ok_or(StoreError::Full(exhausted))?);
+        }
     }
+
+    fn is_clean(&self, id: &JobId) -> bool {
+        self.table.get(id).is_some_and(|row| !row.note.dirty)
+    }
+
+    /// Returns the clean entry to evict next for a version of `id`: of a finished job if there is one, otherwise of any
+    /// job, or of a tombstone if `tombstones` count.
+    fn next_to_evict(&mut self, id: &JobId, must: bool, tombstones: bool) -> Option<JobId> {
+        let some = if must { usize::MAX } else { LOOKED_AT };
+        let ended = self.table.ended().take(LOOKED_AT).find(|ended| *ended != id && self.is_clean(ended)).cloned();
+        let is_evictable =
+            |row: &Row<EntryMeta>| !row.note.dirty && row.job.id != *id && (tombstones || row.job.removal.is_none());
+        ended.or_else(|| self.table.next_in_turn(some, is_evictable))
+    }
+}
+
+fn dirty_size(row: &Row<EntryMeta>) -> usize {
+    if row.note.dirty { record_size(&row.job) } else { 0 }
 }
 
 /// Returns whether `job` is later than `held`, or prevails if the two are of incarnations that were created

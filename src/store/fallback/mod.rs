@@ -365,6 +365,7 @@ impl JobStore for FallbackStore {
         Ok(StoreStats {
             counts: if self.cache.is_any_unavailable() { Some(self.cache.counts()) } else { primary.counts },
             held: self.cache.count() as u64,
+            bytes: self.cache.bytes() as u64,
             cache: Some(cache),
             dirty: self.cache.dirty() as u64,
             last_reconciliation: self.report().summary(),

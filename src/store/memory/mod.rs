@@ -17,8 +17,8 @@ mod history;
 
 use self::history::{Log, Logged};
 use super::{
-    CommitEvent, Decided, Decision, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced, Source,
-    StorageMode, StoreError, StoreStats, Stored, table::Table,
+    Capacity, CommitEvent, Decided, Decision, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced,
+    Source, StorageMode, StoreError, StoreStats, Stored, table::Table,
 };
 use crate::domain::{ChangeId, Deadline, Job, JobId, ListQuery, State, Timestamp};
 
@@ -28,7 +28,7 @@ const PAUSE_MIN: Duration = Duration::from_secs(3);
 /// A store of jobs in this process's memory.
 pub struct MemoryStore {
     epoch: u64,
-    max_jobs: usize,
+    capacity: Capacity,
     listener: Arc<dyn Listener>,
     records: Mutex<Records>,
     hearing: Mutex<Hearing>,
@@ -66,12 +66,12 @@ struct Records {
 }
 
 impl MemoryStore {
-    /// Creates an empty store for at most `max_jobs` jobs and as many tombstones, which reports each commit to
+    /// Creates an empty store of this capacity, and for as many tombstones as jobs, which reports each commit to
     /// `listener`.
-    pub fn new(max_jobs: usize, listener: Arc<dyn Listener>) -> Self {
+    pub fn new(capacity: impl Into<Capacity>, listener: Arc<dyn Listener>) -> Self {
         let epoch = Uuid::new_v4().as_u64_pair().0;
         let mode = watch::Sender::new(StorageMode::Memory);
-        Self { epoch, max_jobs, listener, records: Mutex::default(), hearing: Mutex::default(), mode }
+        Self { epoch, capacity: capacity.into(), listener, records: Mutex::default(), hearing: Mutex::default(), mode }
     }
 
     /// Locks the records. A panic under the lock would leave at worst a surplus index entry, which readers skip.
@@ -91,16 +91,32 @@ impl MemoryStore {
         stored
     }
 
-    /// Evicts finished jobs until there is room for one more job at `now`.
-    fn make_room(&self, records: &mut Records, now: Timestamp) -> Result<(), StoreError> {
-        while records.table.len() >= self.max_jobs {
-            let first = records.table.ended().next().and_then(|id| records.table.get(id));
-            let first = first.ok_or(StoreError::Full(self.max_jobs))?;
+    /// Evicts finished jobs until there is room for `job`; where bytes are short, forgets tombstones before, which it
+    /// returns: freeing them may take longer than the lock should be held.
+    fn make_room(&self, records: &mut Records, job: &Job) -> Result<Vec<Arc<Job>>, StoreError> {
+        let previous = records.table.get(&job.id).map(|row| &*row.job);
+        let adds = job.removal.is_none() && previous.is_none_or(|previous| previous.removal.is_some());
+        let growth = records.table.growth(job);
+        let mut forgotten = Vec::new();
+        loop {
+            let exhausted = if adds && records.table.len() >= self.capacity.jobs {
+                self.capacity.jobs_exhausted()
+            } else if growth > 0 && records.table.bytes() + growth > self.capacity.bytes {
+                let oldest = records.table.tombstones().find(|id| **id != job.id).cloned();
+                if let Some(oldest) = oldest {
+                    forgotten.extend(records.forget(&oldest));
+                    continue;
+                }
+                self.capacity.bytes_exhausted()
+            } else {
+                return Ok(forgotten);
+            };
+            let first = records.table.ended().find(|id| **id != job.id).and_then(|id| records.table.get(id));
+            let first = first.ok_or(StoreError::Full(exhausted))?;
             let change_id = ChangeId { process: self.epoch, counter: records.log.position() };
-            let gone = Arc::new(first.job.expired(now, change_id));
+            let gone = Arc::new(first.job.expired(job.update_time, change_id));
             self.commit(records, gone);
         }
-        Ok(())
     }
 }
 
@@ -135,7 +151,6 @@ impl JobStore for MemoryStore {
     }
 
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        let mut forgotten = Vec::new();
         let mut records = self.records();
         let current = records.table.get(&job.id);
         let there = current.map(|row| row.job.version);
@@ -145,12 +160,9 @@ impl JobStore for MemoryStore {
         if there != previous.map(|job| job.version) {
             return Ok(Replaced::Conflict(current.map(|row| stored(row.job.clone()))));
         }
-        let adds = job.removal.is_none() && current.is_none_or(|row| row.job.removal.is_some());
-        if adds {
-            self.make_room(&mut records, job.update_time)?;
-        }
+        let mut forgotten = self.make_room(&mut records, &job)?;
         let stored = self.commit(&mut records, job);
-        while records.table.tombstones().len() > self.max_jobs {
+        while records.table.tombstones().len() > self.capacity.jobs {
             let Some(oldest) = records.table.tombstones().next().cloned() else { break };
             forgotten.extend(records.forget(&oldest));
         }
@@ -216,7 +228,8 @@ impl JobStore for MemoryStore {
         let records = self.records();
         let held = records.table.len() as u64;
         let counts = Some(records.table.counts());
-        Ok(StoreStats { counts, held, ..StoreStats::default() })
+        let bytes = records.table.bytes() as u64;
+        Ok(StoreStats { counts, held, bytes, ..StoreStats::default() })
     }
 
     fn mode(&self) -> watch::Receiver<StorageMode> {

@@ -5,19 +5,29 @@ use std::{collections::BTreeSet, mem::replace, ops::Bound, sync::Arc};
 use ahash::RandomState;
 use indexmap::{IndexMap, map::Entry};
 
+mod finished;
 mod index;
 
-use self::index::Index;
+use self::{finished::Finished, index::Index};
 use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
 
 /// Maximum number of records that a page examines beyond those it returns, where no index fits its filter.
 const SCAN: usize = 2000;
+
+/// Estimated size in bytes of a record besides its job: its row, and its entries in the indexes.
+const ROW_SIZE: usize = 400;
+
+/// Growth of a job, in bytes, that needs no room: otherwise a report, a heartbeat or an end would be lost because others
+/// hold much.
+const SMALL_GROWTH: usize = 1024;
 
 /// Records by id and in every order that is needed, each with a note `T`.
 #[derive(Debug)]
 pub struct Table<T> {
     by_id: IndexMap<JobId, Row<T>, RandomState>,
     orders: Orders,
+    /// Estimated size of all records in bytes.
+    bytes: usize,
     /// Slot of the record that was last examined for eviction.
     hand: usize,
 }
@@ -27,8 +37,7 @@ pub struct Table<T> {
 struct Orders {
     index: Index,
     due: BTreeSet<(Timestamp, JobId)>,
-    /// Finished jobs, the first to end first.
-    ended: BTreeSet<(Timestamp, JobId)>,
+    ended: Finished,
     /// Tombstones, oldest first.
     tombstones: BTreeSet<(Timestamp, JobId)>,
 }
@@ -55,7 +64,7 @@ pub struct Selection {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { by_id: IndexMap::default(), orders: Orders::default(), hand: 0 }
+        Self { by_id: IndexMap::default(), orders: Orders::default(), bytes: 0, hand: 0 }
     }
 }
 
@@ -72,8 +81,10 @@ impl<T> Table<T> {
 
     /// Stores `job` in the place of the current record, which it returns.
     pub fn put(&mut self, job: Arc<Job>, note: T) -> Option<Row<T>> {
+        self.bytes += record_size(&job);
         match self.by_id.entry(job.id.clone()) {
             Entry::Occupied(mut entry) => {
+                self.bytes -= record_size(&entry.get().job);
                 self.orders.change(Some(&entry.get().job), Some(&job));
                 Some(replace(entry.get_mut(), Row { job, note }))
             }
@@ -88,6 +99,7 @@ impl<T> Table<T> {
     /// Removes and returns a record: freeing it may take longer than a lock should be held.
     pub fn forget(&mut self, id: &JobId) -> Option<Row<T>> {
         let row = self.by_id.swap_remove(id)?;
+        self.bytes -= record_size(&row.job);
         self.orders.change(Some(&row.job), None);
         Some(row)
     }
@@ -121,6 +133,18 @@ impl<T> Table<T> {
         self.orders.index.len()
     }
 
+    /// Returns the estimated size of all records, tombstones included, in bytes.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the number of bytes that `job` needs in the place of the current record.
+    pub fn growth(&self, job: &Job) -> usize {
+        let Some(current) = self.by_id.get(&job.id) else { return record_size(job) };
+        let growth = record_size(job).saturating_sub(record_size(&current.job));
+        if growth <= SMALL_GROWTH { 0 } else { growth }
+    }
+
     /// Returns the number of jobs in each state.
     pub fn counts(&self) -> [u64; State::ALL.len()] {
         self.orders.index.counts()
@@ -131,9 +155,9 @@ impl<T> Table<T> {
         self.orders.index.count_of(owner)
     }
 
-    /// Returns the finished jobs, the first to end first.
+    /// Returns the finished jobs, those to evict first at the beginning.
     pub fn ended(&self) -> impl Iterator<Item = &JobId> {
-        self.orders.ended.iter().map(|(_, id)| id)
+        self.orders.ended.iter()
     }
 
     /// Returns the tombstones, oldest first.
@@ -199,12 +223,21 @@ impl Orders {
             }
         }
         let due = |job: &Job| job.next_due().map(|(time, _)| (time, job.id.clone()));
-        let ended = |job: &Job| job.end_time.map(|time| (time, job.id.clone()));
+        if listed(old).is_some_and(|job| job.end_time.is_some())
+            || listed(new).is_some_and(|job| job.end_time.is_some())
+        {
+            listed(old).inspect(|job| self.ended.remove(job));
+            listed(new).inspect(|job| self.ended.insert(job));
+        }
         let removed = |job: &Job| job.removal.map(|_| (job.update_time, job.id.clone()));
         move_entry(&mut self.due, old.and_then(due), new.and_then(due));
-        move_entry(&mut self.ended, listed(old).and_then(ended), listed(new).and_then(ended));
         move_entry(&mut self.tombstones, old.and_then(removed), new.and_then(removed));
     }
+}
+
+/// Returns the estimated size of a record in bytes.
+pub fn record_size(job: &Job) -> usize {
+    ROW_SIZE + job.size()
 }
 
 fn move_entry<E: Ord>(set: &mut BTreeSet<E>, from: Option<E>, to: Option<E>) {

@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 use jobtrack::{
-    domain::{ANYONE, Job, NewJob, Removal, State},
+    domain::{ANYONE, Job, Limit, NewJob, Removal, State},
     store::{
         CommitEvent, Durability, JobStore, Listener, LocalCache, Partitioning, Presence, Source, StoreError, Stored,
     },
@@ -287,7 +287,7 @@ async fn what_is_held_of_removed_jobs_is_bounded() {
         let job = Arc::new(job(&format!("j{number}"), 1));
         match held.accept(job.clone(), None, false) {
             Err(error) => {
-                assert_eq!(error, StoreError::Full(MOST));
+                assert_eq!(error, StoreError::Full(Limit::MemoryJobs(MOST)));
                 break;
             }
             accepted => _ = accepted.expect("there is room"),
