@@ -13,7 +13,7 @@ use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Grant;
+use super::{Grant, json};
 use crate::{
     domain::{Identity, MAX_NAME, MAX_OWNERS, Owners, Role},
     reload::Replaceable,
@@ -63,11 +63,7 @@ impl Replaceable for Identities {
 impl Identities {
     /// Reads the file. Those who were in the one before as they are now keep their grants.
     pub fn read(contents: &[Vec<u8>], before: Option<&Self>) -> Result<Self, String> {
-        let file: File = serde_json::from_slice(&contents.concat()).map_err(|error| {
-            // The message of an error in the data may repeat some of it.
-            let (line, column) = (error.line(), error.column());
-            format!(r#"line {line}, column {column}: it must be {{"identities": [...]}}, in JSON"#)
-        })?;
+        let file: File = json::parse(contents, r#"{"identities": [...]}"#)?;
         let mut grants = HashMap::new();
         for (at, value) in file.identities.into_iter().enumerate() {
             let name = value.get("name").and_then(Value::as_str).filter(|name| !name.is_empty());
@@ -102,7 +98,7 @@ fn entry(value: Value) -> Result<(Credential, Identity), String> {
         return Err("the name must not be empty".to_owned());
     }
     let credential = match (entry.sha256, entry.certificate) {
-        (Some(hex), None) => Credential::Token(parse_digest(&hex).ok_or("sha256 must be 64 hexadecimal digits")?),
+        (Some(hex), None) => Credential::Token(token_digest(&hex)?),
         (None, Some(name)) if !name.is_empty() => Credential::Certificate(name),
         _ => return Err("it must have either sha256 or certificate".to_owned()),
     };
@@ -126,6 +122,18 @@ fn sha256(text: &[u8]) -> Digest {
     let mut bytes = [0; SHA256_OUTPUT_LEN];
     bytes.copy_from_slice(digest(&SHA256, text).as_ref());
     bytes
+}
+
+/// Parses the digest of a token.
+fn token_digest(hex: &str) -> Result<Digest, String> {
+    let digest = parse_digest(hex).ok_or("sha256 must be 64 hexadecimal digits")?;
+    // What makes the file may have been given an empty variable, with or without the end of a line.
+    if ["", "\n", "\r\n", " ", " \n"].into_iter().any(|empty| sha256(empty.as_bytes()) == digest) {
+        return Err(
+            "sha256 is the digest of an empty token: make it of one such as openssl rand -hex 32 gives".to_owned()
+        );
+    }
+    Ok(digest)
 }
 
 fn parse_digest(hex: &str) -> Option<Digest> {

@@ -9,7 +9,7 @@ use std::{
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation, decode, decode_header,
-    jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse},
+    jwk::{Jwk, JwkSet, PublicKeyUse},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{Grant, identities::owners, signatures::PROVIDER};
+use super::{Grant, identities::owners, json, jwk, signatures::PROVIDER};
 use crate::{
     domain::{Identity, Owners, Role},
     reload::{Refresh, Reloaded, Replaceable},
@@ -121,20 +121,20 @@ impl Replaceable for Keys {
 impl Keys {
     /// Reads the file. What was signed by a key that was in the one before goes on.
     fn read(contents: &[Vec<u8>], before: Option<&Self>, issuer: &str, audience: &str) -> Result<Self, String> {
-        let set: JwkSet = serde_json::from_slice(&contents.concat()).map_err(|error| {
-            let (line, column) = (error.line(), error.column());
-            format!("line {line}, column {column}: it must be a JWK set, in JSON")
-        })?;
+        let set: Value = json::parse(contents, "a JWK set")?;
+        jwk::refuse_private(&set)?;
+        let set: JwkSet = json::parse(contents, "a JWK set")?;
         let mut keys = HashMap::new();
         for jwk in set.keys {
             if jwk.common.public_key_use.as_ref().is_some_and(|purpose| *purpose != PublicKeyUse::Signature) {
                 continue;
             }
             let Some(id) = jwk.common.key_id.clone() else { return Err("a key has no kid".to_owned()) };
-            let Some(algorithm) = algorithm(&jwk).map_err(|problem| format!("key {id:?} {problem}"))? else {
+            let Some(algorithm) = jwk::algorithm(&jwk).map_err(|problem| format!("key {id:?} {problem}"))? else {
                 continue;
             };
             let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| format!("key {id:?} can't be read"))?;
+            jwk::refuse_weak(&decoding, algorithm).map_err(|problem| format!("key {id:?} {problem}"))?;
             let before = before.and_then(|before| before.0.get(&id)).filter(|key| key.jwk == jwk);
             let revoked = before.map(|key| key.revoked.clone()).unwrap_or_default();
             let validation = validation(algorithm, issuer, audience);
@@ -147,39 +147,6 @@ impl Keys {
         }
         Ok(Self(keys))
     }
-}
-
-/// The one algorithm that a key is for: what it says, or else what its type suggests. `None`: not one of ours.
-fn algorithm(jwk: &Jwk) -> Result<Option<Algorithm>, &'static str> {
-    let (default, fitting): (_, &[Algorithm]) = match &jwk.algorithm {
-        AlgorithmParameters::RSA(_) => (
-            Algorithm::RS256,
-            &[
-                Algorithm::RS256,
-                Algorithm::RS384,
-                Algorithm::RS512,
-                Algorithm::PS256,
-                Algorithm::PS384,
-                Algorithm::PS512,
-            ],
-        ),
-        AlgorithmParameters::EllipticCurve(key) => match key.curve {
-            EllipticCurve::P256 => (Algorithm::ES256, &[Algorithm::ES256]),
-            EllipticCurve::P384 => (Algorithm::ES384, &[Algorithm::ES384]),
-            _ => return Ok(None),
-        },
-        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
-            (Algorithm::EdDSA, &[Algorithm::EdDSA])
-        }
-        AlgorithmParameters::OctetKey(_) => return Err("is a shared secret: whoever verifies with it could sign too"),
-        _ => return Ok(None),
-    };
-    let given = match jwk.common.key_algorithm {
-        None => default,
-        Some(KeyAlgorithm::UNKNOWN_ALGORITHM) => return Ok(None),
-        Some(given) => Algorithm::try_from(given).map_err(|_| "is for encryption, which its use does not say")?,
-    };
-    if fitting.contains(&given) { Ok(Some(given)) } else { Err("is not of the type that its alg needs") }
 }
 
 fn validation(algorithm: Algorithm, issuer: &str, audience: &str) -> Validation {

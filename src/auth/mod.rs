@@ -5,6 +5,8 @@
 
 mod certificate;
 mod identities;
+mod json;
+mod jwk;
 mod jwt;
 mod signatures;
 
@@ -137,7 +139,7 @@ impl Authenticator {
     /// Who has the token of this header.
     fn bearer(&self, header: &HeaderValue) -> Option<Grant> {
         let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
-        let token = Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
+        let token = Some(token.trim()).filter(|token| scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())?;
         let known = self.identities.as_ref().and_then(|identities| identities.load().by_token(token));
         known.or_else(|| self.jwts.as_ref()?.verify(token))
     }

@@ -234,6 +234,20 @@ async fn a_stream_ends_with_its_token_or_the_key_of_it() {
     server.stop().await;
 }
 
+/// A key of RSA with a modulus of so many bits.
+fn rsa_key(bits: usize, exponent: &str) -> Value {
+    json!({ "kty": "RSA", "kid": "r", "n": encode(vec![0xff; bits / 8]), "e": exponent })
+}
+
+/// A set of such a key with these private members.
+fn rsa(bits: usize, exponent: &str, private: &[&str]) -> String {
+    let mut key = rsa_key(bits, exponent);
+    for member in private {
+        key[member] = json!("Y2FuYXJ5");
+    }
+    json!({ "keys": [key] }).to_string()
+}
+
 #[test]
 fn keys_that_can_not_be_used_are_refused() {
     let folder = Folder::new();
@@ -253,6 +267,19 @@ fn keys_that_can_not_be_used_are_refused() {
         (with("alg", json!("HS256")), "alg"),
         (secret, "shared secret"),
         (json!({ "keys": [good, good] }).to_string(), "two keys"),
+        (with("d", json!("Y2FuYXJ5")), "private part"),
+        (with("y", good["x"].clone()), "no point of its curve"),
+        (with("x", json!("AAAA")), "no point of its curve"),
+        (rsa(1024, "AQAB", &[]), "has 1024 bits"),
+        (rsa(2040, "AQAB", &[]), "2048 to 8192"),
+        (rsa(8200, "AQAB", &[]), "2048 to 8192"),
+        (rsa(2048, "AQ", &[]), "exponent"),
+        (rsa(2048, "AQAA", &[]), "exponent"),
+        (rsa(2048, "AQAB", &["qi"]), "private part"),
+        // What is not for signatures has no business here either, if it is private.
+        (with("use", json!("enc")).replace("\"kid\"", "\"d\":\"Y2FuYXJ5\",\"kid\""), "private part"),
+        (with("alg", json!("ES256")).replace("\"kid\"", "\"kid\":\"Y2FuYXJ5\",\"kid\""), "twice"),
+        (with("alg", json!("ES256")).replace("\"keys\"", "\"keys\":[],\"keys\""), "twice"),
     ];
     let serve = |file: &str| {
         let flags = ["--jwt-issuer", "i", "--jwt-audience", "a", "--jwt-jwks-file"];
@@ -272,4 +299,10 @@ fn keys_that_can_not_be_used_are_refused() {
         let text = String::from_utf8(output.stderr).expect("errors are text");
         assert!(output.status.code() == Some(2) && text.contains("--jwt-audience"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_key_of_rsa_with_nothing_wrong_is_taken() {
+    let (server, _folder) = server(&[rsa_key(2048, "AQAB"), Issuer::new("k1").jwk()]).await;
+    server.stop().await;
 }

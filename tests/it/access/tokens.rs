@@ -160,6 +160,11 @@ fn a_bad_identities_file_is_refused_by_name_and_without_secrets() {
         (with(|entry| _ = entry.as_object_mut().expect("an object").remove("owners")), "owners"),
         (with(|entry| entry["name"] = json!("")), "number 1"),
         (identities(&[good(), good()]), "another entry"),
+        (identities(&[holder("", "reader", &json!("*"))]).replace("\"name\":\"\"", "\"name\":\"tom\""), "empty token"),
+        (identities(&[holder("\n", "reader", &json!("*"))]), "empty token"),
+        (identities(&[good()]).replace("\"role\"", "\"role\":\"admin\",\"role\""), "twice"),
+        (identities(&[good()]).replace("\"owners\"", "\"owners\":[\"canary-2fb1\"],\"owners\""), "twice"),
+        (identities(&[good()]).replace("\"identities\"", "\"identities\":[],\"identities\""), "twice"),
     ];
     for (content, word) in files {
         let file = folder.write("identities.json", &content);
