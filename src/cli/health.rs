@@ -19,7 +19,7 @@ use tonic_health::{ServingStatus, pb::HealthCheckRequest};
 use tower::service_fn;
 
 use crate::{
-    config::{DEFAULT_HTTP_LISTEN, DEFAULT_LISTEN, OFF},
+    config::{DEFAULT_HTTP_LISTEN, DEFAULT_LISTEN, OFF, host_port},
     proto::health::health_client::HealthClient,
     tls,
 };
@@ -52,7 +52,11 @@ pub fn run(probe: &Probe) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Where there is no HTTP port the other one has to do, unless it takes TLS alone.
     let http = probe.http && probe.http_addr != OFF;
-    let address = if http { &probe.http_addr } else { &probe.addr };
+    let (flag, address) = if http { ("--http-addr", &probe.http_addr) } else { ("--addr", &probe.addr) };
+    // The other address is not needed, and may be a variable of the server that is none here.
+    if let Err(advice) = host_port(address) {
+        super::reject(&format!("{flag} {address:?}: {advice}"));
+    }
     let answer = async { if http { check_http(address).await } else { check(address, probe.tls_ca.as_deref()).await } };
     let answer = runtime.block_on(async { timeout(PATIENCE, answer).await });
     answer.with_context(|| format!("{address} did not answer within {PATIENCE:?}"))??;

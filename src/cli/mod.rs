@@ -3,9 +3,9 @@
 mod health;
 mod serve;
 
-use std::process::ExitCode;
+use std::{env, ffi::OsStr, process::ExitCode};
 
-use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable, error::ErrorKind};
 
 use crate::config::Config;
 
@@ -35,20 +35,37 @@ enum Command {
     Health(health::Probe),
 }
 
+/// Returns the command line. Where the `first` word is a subcommand, the flags that stand for `serve` are not given, and
+/// their variables must not be read either: they may be another subcommand's, or overridden by flags of `serve`.
+fn command(first: Option<&OsStr>) -> clap::Command {
+    let command = Cli::command();
+    let is_subcommand = first.is_some_and(|word| word == "help" || command.find_subcommand(word).is_some());
+    if is_subcommand { command.mut_args(|arg| arg.env(Resettable::Reset)) } else { command }
+}
+
 /// The configuration with what is not on the command line; exits where that is not usable.
-fn resolved(mut config: Config) -> Config {
+fn resolved(mut config: Config, matches: &ArgMatches) -> Config {
+    config.note_defaults(matches);
     match config.resolve() {
         Ok(()) => config,
-        Err(problem) => Cli::command().error(ErrorKind::ValueValidation, problem).exit(),
+        Err(problem) => reject(&problem),
     }
+}
+
+/// Exits as for a bad flag.
+fn reject(problem: &str) -> ! {
+    Cli::command().error(ErrorKind::ValueValidation, problem).exit()
 }
 
 /// Runs what the command line asks for. A bad flag has exit code 2, a command that fails has 1.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let mut command = command(env::args_os().nth(1).as_deref());
+    let matches = command.get_matches_mut();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit());
+    let given = matches.subcommand().map_or(&matches, |(_, matches)| matches);
     let result = match cli.command {
-        None => serve::run(&resolved(cli.serve)),
-        Some(Command::Serve(config)) => serve::run(&resolved(*config)),
+        None => serve::run(&resolved(cli.serve, given)),
+        Some(Command::Serve(config)) => serve::run(&resolved(*config, given)),
         Some(Command::Health(probe)) => health::run(&probe),
     };
     match result {

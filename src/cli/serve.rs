@@ -13,7 +13,11 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, server::Server, telemetry};
+use crate::{
+    config::{Config, HttpListen},
+    server::Server,
+    telemetry,
+};
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config) -> Result<()> {
@@ -30,7 +34,11 @@ async fn serve(config: &Config) -> Result<()> {
     let address = listener.local_addr()?;
     config.security.permits(address).map_err(Error::msg)?;
     let http = match config.http_listen() {
-        Some(address) => Some(listen("--http-listen", address).await?),
+        Some(HttpListen::Chosen(address)) => Some(listen("--http-listen", address).await?),
+        Some(HttpListen::Default(address)) => listen("--http-listen", address)
+            .await
+            .inspect_err(|problem| warn!("serving without metrics and probes: {problem}, or off"))
+            .ok(),
         None => None,
     };
     let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -63,7 +71,6 @@ async fn listen(flag: &str, address: &str) -> Result<TcpListener> {
         ErrorKind::PermissionDenied => {
             anyhow!("this user may not listen on {address}: choose a port above 1023 with {flag}")
         }
-        ErrorKind::InvalidInput => anyhow!("{flag} {address:?} is not HOST:PORT"),
         _ => anyhow!("can't listen on {address}: {error}; choose another with {flag}"),
     })
 }

@@ -3,6 +3,7 @@
 mod limits;
 mod memory;
 mod security;
+mod values;
 
 use std::{
     env,
@@ -12,16 +13,19 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use clap::{Args, ValueEnum};
+use clap::{ArgMatches, Args, ValueEnum, parser::ValueSource};
 
 pub use limits::LimitsConfig;
 pub use memory::MemoryBudget;
 pub use security::{ClientAuth, SecurityConfig};
+pub use values::host_port;
+
+use self::values::{connections, count, duration, host_port_or_off, key_prefix, timeout};
 
 use crate::{
-    domain::{MAX_DURATION, Retention, Timeouts},
+    domain::{Retention, Timeouts},
     store::{FallbackPolicy, redis::Target},
-    telemetry::LogFormat,
+    telemetry::{LogFormat, log_filter},
 };
 
 /// In the place of an address: nowhere.
@@ -31,12 +35,22 @@ pub const OFF: &str = "off";
 #[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Where to serve gRPC; port 0 picks a free one, which the banner names
-    #[arg(long, env = "JOBTRACK_LISTEN", default_value = DEFAULT_LISTEN, value_name = "HOST:PORT")]
+    #[arg(long, env = "JOBTRACK_LISTEN", default_value = DEFAULT_LISTEN, value_name = "HOST:PORT", value_parser = host_port)]
     pub listen: String,
 
     /// Where to serve metrics and probes over HTTP (/metrics, /livez, /readyz); port 0 picks a free one, off: nowhere
-    #[arg(long, env = "JOBTRACK_HTTP_LISTEN", default_value = DEFAULT_HTTP_LISTEN, value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        env = "JOBTRACK_HTTP_LISTEN",
+        default_value = DEFAULT_HTTP_LISTEN,
+        value_name = "HOST:PORT",
+        value_parser = host_port_or_off
+    )]
     http_listen: String,
+
+    /// The address for metrics and probes is the default: nobody chose it.
+    #[arg(skip)]
+    http_listen_is_default: bool,
 
     /// How long a succeeded job is kept after its end; 0: for ever
     #[arg(long, env = "JOBTRACK_TTL_SUCCEEDED", default_value = "7d", value_name = "TIME", value_parser = duration)]
@@ -88,7 +102,7 @@ pub struct Config {
     pub log_format: LogFormat,
 
     /// What is logged: error, warn, info, debug (a line for each call) or trace, or a filter such as jobtrack=debug
-    #[arg(long, env = "JOBTRACK_LOG", default_value = "info", value_name = "LEVEL")]
+    #[arg(long, env = "JOBTRACK_LOG", default_value = "info", value_name = "LEVEL", value_parser = log_filter)]
     pub log: String,
 }
 
@@ -143,7 +157,8 @@ impl RedisConfig {
     fn said(&self) -> Result<Option<(&'static str, Secret)>, String> {
         if let Some(url) = &self.redis_url {
             let said = ("--redis-url (or JOBTRACK_REDIS_URL)", url.clone());
-            return Ok(Some(said).filter(|(_, url)| !url.0.is_empty()));
+            // The variable that was to be put in its place may be missing: jobs must not be kept in memory unawares.
+            return if url.0.trim().is_empty() { Err(empty(said.0)) } else { Ok(Some(said)) };
         }
         for (file, variable) in [("JOBTRACK_REDIS_URL_FILE", None), ("REDIS_URL_FILE", Some("REDIS_URL"))] {
             let said = variable.and_then(|name| Some((name, env::var_os(name)?)));
@@ -151,7 +166,11 @@ impl RedisConfig {
                 let url = url.into_string().map_err(|_| format!("{name} is not valid UTF-8"))?;
                 return Ok(Some((name, Secret(url))));
             }
-            if let Some(path) = env::var_os(file).filter(|path| !path.is_empty()) {
+            let path = env::var_os(file);
+            if variable.is_none() && path.as_ref().is_some_and(|path| path.is_empty()) {
+                return Err(empty(file));
+            }
+            if let Some(path) = path.filter(|path| !path.is_empty()) {
                 let url = fs::read_to_string(&path);
                 let url =
                     url.map_err(|error| format!("{file} names {}, which can't be read: {error}", path.display()))?;
@@ -160,6 +179,10 @@ impl RedisConfig {
         }
         Ok(None)
     }
+}
+
+fn empty(name: &str) -> String {
+    format!("{name} is empty: write redis://HOST:PORT, or leave it out to keep jobs in memory")
 }
 
 /// What happens to changes while Redis is away.
@@ -202,6 +225,15 @@ pub const DEFAULT_HTTP_LISTEN: &str = "127.0.0.1:8080";
 /// Where to serve if nothing else is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
 
+/// An address for metrics and probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpListen<'a> {
+    /// Chosen by a flag or a variable.
+    Chosen(&'a str),
+    /// The default, which another program may have on a machine that nobody prepared for jobtrack.
+    Default(&'a str),
+}
+
 impl Config {
     /// Takes in what is not on the command line. To be called once, before anything is read. The error says what is
     /// wrong, without secrets.
@@ -210,9 +242,18 @@ impl Config {
         self.redis.resolve()
     }
 
+    /// Takes in which values are defaults.
+    pub fn note_defaults(&mut self, matches: &ArgMatches) {
+        self.http_listen_is_default = matches.value_source("http_listen") == Some(ValueSource::DefaultValue);
+    }
+
     /// Where to serve metrics and probes; `None`: nowhere.
-    pub fn http_listen(&self) -> Option<&str> {
-        Some(self.http_listen.as_str()).filter(|address| *address != OFF)
+    pub fn http_listen(&self) -> Option<HttpListen<'_>> {
+        match self.http_listen.as_str() {
+            OFF => None,
+            address if self.http_listen_is_default => Some(HttpListen::Default(address)),
+            address => Some(HttpListen::Chosen(address)),
+        }
     }
 
     /// Returns the memory that the server may use.
@@ -234,37 +275,4 @@ impl Config {
             active: self.ttl_active,
         }
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration = match text {
-        "0" => Duration::ZERO,
-        text => humantime::parse_duration(text).map_err(|_| "write it as 250ms, 1s, 12h or 7d, or 0")?,
-    };
-    if duration > MAX_DURATION { Err("it is more than 3650 days".to_owned()) } else { Ok(duration) }
-}
-
-fn connections(text: &str) -> Result<u32, String> {
-    text.parse().ok().filter(|count| (1..=1000).contains(count)).ok_or_else(|| "it must be 1 to 1000".to_owned())
-}
-
-fn timeout(text: &str) -> Result<Duration, String> {
-    let limits = Duration::from_millis(10)..=Duration::from_secs(4);
-    let time = duration(text)?;
-    if limits.contains(&time) { Ok(time) } else { Err("it must be 10ms to 4s".to_owned()) }
-}
-
-fn key_prefix(text: &str) -> Result<String, String> {
-    let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'*' | b'?' | b'[' | b']');
-    let is_plain = (2..=128).contains(&text.len()) && text.bytes().all(allowed);
-    // The indexes of `job:` are under `jobs:`.
-    if is_plain && text.ends_with(':') && !text.ends_with("s:") {
-        Ok(text.to_owned())
-    } else {
-        Err("it must be visible ASCII without {}*?[], end with a colon, but not with s:".to_owned())
-    }
-}
-
-fn count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "it must be a whole number from 1".to_owned())
 }

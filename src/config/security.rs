@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, ValueEnum, builder::FalseyValueParser};
+use clap::{
+    Args, ValueEnum,
+    builder::{BoolishValueParser, NonEmptyStringValueParser},
+};
 
 use crate::{
     auth::{Authenticator, JwtOptions},
@@ -29,7 +32,7 @@ pub struct SecurityConfig {
     pub tls_client_auth: Option<ClientAuth>,
 
     /// Listen without TLS where others can listen in: beyond loopback
-    #[arg(long, env = "JOBTRACK_INSECURE", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "JOBTRACK_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 
     /// Turn away who is not in this file: {"identities": [{"name": ..., "sha256": digest of a token, or "certificate":
@@ -42,11 +45,23 @@ pub struct SecurityConfig {
     pub jwt_jwks_file: Option<PathBuf>,
 
     /// What iss must be in a JWT
-    #[arg(long, env = "JOBTRACK_JWT_ISSUER", value_name = "TEXT", requires = "jwt_jwks_file")]
+    #[arg(
+        long,
+        env = "JOBTRACK_JWT_ISSUER",
+        value_name = "TEXT",
+        requires = "jwt_jwks_file",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     pub jwt_issuer: Option<String>,
 
     /// What aud must name in a JWT
-    #[arg(long, env = "JOBTRACK_JWT_AUDIENCE", value_name = "TEXT", requires = "jwt_jwks_file")]
+    #[arg(
+        long,
+        env = "JOBTRACK_JWT_AUDIENCE",
+        value_name = "TEXT",
+        requires = "jwt_jwks_file",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     pub jwt_audience: Option<String>,
 }
 

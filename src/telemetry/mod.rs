@@ -1,11 +1,13 @@
 //! What a running server tells of itself: log lines, metrics and traces.
 
+mod filter;
 pub mod log;
 pub mod metrics;
 pub mod registry;
 pub mod traces;
 
 use anyhow::Result;
+pub use filter::log_filter;
 pub use log::LogFormat;
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 

@@ -23,6 +23,7 @@ mod laws;
 mod layering;
 mod limits;
 mod metrics;
+mod mistakes;
 mod near_cache;
 mod outage;
 mod purge;

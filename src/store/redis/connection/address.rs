@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionInfo, IntoConnectionInfo};
 
 /// The address of a Redis in one of its topologies. Shown without its secrets.
 #[derive(Clone)]
@@ -35,6 +35,13 @@ impl Target {
         if rest.split_once('?').is_some_and(|(_, query)| query.contains('@')) {
             return Err("write ? and @ in a user or a password as %3F and %40".to_owned());
         }
+        if rest.contains('#') {
+            return Err(
+                "leave out # and what follows it (certificates are always verified), or write it as %23 in a user \
+                        or a password"
+                    .to_owned(),
+            );
+        }
         let (base, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
         let base = match (base, kind) {
             ("valkey", _) => "redis",
@@ -42,10 +49,12 @@ impl Target {
             ("redis" | "rediss" | "unix", _) => base,
             _ => return Err(FORMS.to_owned()),
         };
+        let parts = Parts::of(rest);
         let topology = match kind {
-            "" | "unix" => Topology::Node(Box::new(connection(url)?)),
-            "sentinel" => sentinel(base, &Parts::of(rest))?,
-            "cluster" => cluster(base, &Parts::of(rest))?,
+            _ if base == "unix" || kind == "unix" => socket(url, &parts)?,
+            "" => node(url, &parts)?,
+            "sentinel" => sentinel(base, &parts)?,
+            "cluster" => cluster(base, &parts)?,
             _ => return Err(FORMS.to_owned()),
         };
         Ok(Self { topology, shown: redacted(scheme, rest) })
@@ -94,8 +103,47 @@ impl<'a> Parts<'a> {
 
     /// Returns a query parameter, without decoding it.
     fn parameter(&self, name: &str) -> Option<&'a str> {
-        self.query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|pair| pair.1)
+        self.parameters().find(|(key, _)| *key == name).map(|pair| pair.1)
     }
+
+    fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    }
+
+    /// Fails unless the parameters are among these, each at most once: one that is not known would be ignored. The error
+    /// does not name it, as it may be a part of a password that was not encoded.
+    fn check_parameters(&self, known: &[&str]) -> Result<(), String> {
+        let mut seen = Vec::new();
+        for (name, _) in self.parameters() {
+            if matches!(name, "db" | "database") && !known.contains(&name) {
+                return Err("write the database behind the host: redis://HOST:PORT/5".to_owned());
+            }
+            if !known.contains(&name) {
+                let but = if known.is_empty() { String::new() } else { format!(" but {}", known.join(" and ")) };
+                return Err(format!(
+                    "leave out what follows ?: there are no parameters{but}; in a user or a password write ? as %3F"
+                ));
+            }
+            if seen.contains(&name) {
+                return Err(format!("{name} is there twice"));
+            }
+            seen.push(name);
+        }
+        Ok(())
+    }
+}
+
+fn node(url: &str, parts: &Parts<'_>) -> Result<Topology, String> {
+    parts.check_parameters(&[])?;
+    if parts.hosts.len() > 1 {
+        return Err("several hosts need redis+sentinel://HOST,HOST/MASTER or redis+cluster://HOST,HOST".to_owned());
+    }
+    Ok(Topology::Node(Box::new(connection(url)?)))
+}
+
+fn socket(url: &str, parts: &Parts<'_>) -> Result<Topology, String> {
+    parts.check_parameters(&["db", "user", "pass"])?;
+    Ok(Topology::Node(Box::new(connection(url)?)))
 }
 
 fn sentinel(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
@@ -104,6 +152,10 @@ fn sentinel(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
         [master, database] => (master, database),
         _ => return Err("name the master behind the sentinels: redis+sentinel://HOST,HOST/MASTER".to_owned()),
     };
+    parts.check_parameters(&["sentinel_username", "sentinel_password"])?;
+    if parts.parameter("sentinel_username").is_some() && parts.parameter("sentinel_password").is_none() {
+        return Err("sentinel_username needs sentinel_password".to_owned());
+    }
     let user = parts.parameter("sentinel_username").unwrap_or_default();
     let credentials = parts.parameter("sentinel_password").map(|password| format!("{user}:{password}@"));
     let credentials = credentials.unwrap_or_default();
@@ -120,6 +172,7 @@ fn sentinel(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
 }
 
 fn cluster(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
+    parts.check_parameters(&[])?;
     if !parts.path.is_empty() {
         return Err("a cluster has one database: leave out what follows the hosts".to_owned());
     }
@@ -134,8 +187,8 @@ fn cluster(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
 fn connection(url: &str) -> Result<ConnectionInfo, String> {
     // The library's errors name the part that is wrong without repeating it.
     let info = url.into_connection_info().map_err(|error| format!("{error}; {FORMS}"))?;
-    if matches!(info.addr(), ConnectionAddr::TcpTls { insecure: true, .. }) {
-        return Err("#insecure is not taken: certificates are always verified".to_owned());
+    if info.redis_settings().db() < 0 {
+        return Err("the database must be a number from 0".to_owned());
     }
     Ok(info)
 }
@@ -150,4 +203,42 @@ fn redacted(scheme: &str, rest: &str) -> String {
     let secret = if credentials.is_empty() { "" } else { "***@" };
     let path: String = path.iter().flat_map(|part| ["/", *part]).collect();
     format!("{scheme}://{secret}{}{path}", hosts.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        for url in [
+            "redis://u:p@h:1/5",
+            "rediss://h",
+            "valkey://h/0/",
+            "unix:///run/redis.sock?db=5&user=u&pass=p",
+            "redis+sentinel://u:p@h,h:1/main/5?sentinel_username=u&sentinel_password=p",
+            "redis+cluster://h,h:1?",
+        ] {
+            assert!(Target::parse(url).is_ok(), "{url}");
+        }
+        for (url, words) in [
+            ("redis://h?db=5", "redis://HOST:PORT/5"),
+            ("redis://h/0?db=5", "redis://HOST:PORT/5"),
+            ("rediss://h?database=5", "redis://HOST:PORT/5"),
+            ("redis+cluster://h?db=5", "redis://HOST:PORT/5"),
+            ("redis://h?protocol=3", "there are no parameters;"),
+            ("redis://h?secret", "there are no parameters;"),
+            ("redis+sentinel://h/main?secret=1", "but sentinel_username and sentinel_password"),
+            ("redis+sentinel://h/main?sentinel_password=1&sentinel_password=2", "sentinel_password is there twice"),
+            ("redis+sentinel://h/main?sentinel_username=secret", "needs sentinel_password"),
+            ("unix:///run/redis.sock?secret=1", "but db and user and pass"),
+            ("redis://h/0#secret", "leave out #"),
+            ("redis://h,secret", "redis+cluster://"),
+            ("redis://h/-1", "from 0"),
+            ("unix:///run/redis.sock?db=-1", "from 0"),
+        ] {
+            let problem = Target::parse(url).expect_err(url);
+            assert!(problem.contains(words) && !problem.contains("secret"), "{url}: {problem}");
+        }
+    }
 }

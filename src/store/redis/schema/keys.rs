@@ -98,9 +98,11 @@ impl Partition {
 
 impl Keys {
     /// Creates the keys under `prefix`, such as `job:`, in `database`; indexes are then under `jobs:`. The names of
-    /// channels contain the database, because all databases of a server share them.
+    /// channels contain the database, because all databases of a server share them. With one colon at the end of each
+    /// prefix, and none that ends as an index does, no two prefixes have a key in common.
     pub fn new(prefix: &str, database: i64) -> Self {
-        let plural = format!("{}s:", prefix.trim_end_matches(':'));
+        debug_assert!(prefix.ends_with(':') && !prefix.ends_with("::") && !prefix.ends_with("s:"), "{prefix}");
+        let plural = format!("{}s:", prefix.strip_suffix(':').unwrap_or(prefix));
         let under = |prefix: &str| std::array::from_fn(|partition| format!("{prefix}{{{partition}}}:"));
         let indexes = under(&plural);
         let each = |name: &str| std::array::from_fn(|partition: usize| format!("{}{name}", indexes[partition]));
