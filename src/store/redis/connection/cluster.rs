@@ -15,17 +15,21 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join, try_join_all};
 use redis::{
-    Cmd, FromRedisValue, ParsingError, RedisResult, Value, aio::ConnectionLike, cluster::ClusterClient,
-    cluster_async::ClusterConnection, cluster_routing::Slot, cmd,
+    Cmd, FromRedisValue, ParsingError, RedisResult, Value,
+    aio::ConnectionLike,
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+    cluster_routing::{RoutingInfo::SingleNode, SingleNodeRoutingInfo, Slot},
+    cmd,
 };
 use tokio::{
     sync::{AcquireError, Semaphore, SemaphorePermit},
     time::timeout,
 };
 
-use super::{fault::is_without_answer, pooled::lane_of, reachability::LANES};
+use super::{fault::is_without_answer, pooled::lane_of, reachability::LANES, server};
 
 /// Maximum number of sets, each of which has a connection to every master.
 const SETS_MAX: usize = 4;
@@ -88,7 +92,14 @@ impl ClusterWire {
     /// Connects to a cluster.
     pub async fn connect(client: &ClusterClient) -> RedisResult<Self> {
         let mut first = client.get_async_connection().await?;
-        let ranges = spread(cmd("CLUSTER").arg("SLOTS").query_async(&mut first).await?);
+        let (mut asking, mut ask) = (first.clone(), cmd("INFO"));
+        let told = asking.route_command(ask.arg("server").take(), SingleNode(SingleNodeRoutingInfo::Random));
+        let mut slots = cmd("CLUSTER");
+        let (ranges, told) = join(slots.arg("SLOTS").query_async(&mut first), told).await;
+        // Without the right to use INFO nothing is known of the servers.
+        let info = told.and_then(|told| Ok(String::from_redis_value(told)?)).unwrap_or_default();
+        server::check(&info)?;
+        let ranges = spread(ranges?);
         let others = ranges.iter().map(|(_, set)| *set).max().unwrap_or_default();
         let others = try_join_all((0..others).map(|_| client.get_async_connection())).await?;
         let sets = once(first).chain(others).map(Set::new).collect();

@@ -23,6 +23,7 @@ use super::{
     patience::longest,
     reachability::Reachability,
     sentinel::{Address, Sentinels},
+    server,
 };
 
 /// Maximum time to make a connection, as a multiple of the time limit of a command.
@@ -163,12 +164,14 @@ impl Connector {
         }
     }
 
-    /// Fails if this is another server than the last one, or if it was restarted: it may have lost data.
+    /// Fails if this server can't be used, if it is another one than the last, or if it was restarted: it may have lost
+    /// data.
     async fn recognise(&self, wire: &mut MultiplexedConnection) -> RedisResult<()> {
         // Without the right to use INFO the server can't be identified.
         let info: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(wire).await;
-        let id =
-            info.ok().and_then(|info| Some(info.lines().find_map(|line| line.strip_prefix("run_id:"))?.to_owned()));
+        let info = info.unwrap_or_default();
+        server::check(&info)?;
+        let id = server::field(&info, "run_id").map(str::to_owned);
         let mut server = self.server();
         if server.is_some() && id.is_some() && *server != id && !self.accepts_any.load(Relaxed) {
             return Err((ErrorKind::Server(ServerErrorKind::MasterDown), "Redis was restarted or replaced").into());

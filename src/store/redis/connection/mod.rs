@@ -11,6 +11,7 @@ mod pool;
 mod pooled;
 mod reachability;
 mod sentinel;
+mod server;
 mod turns;
 
 pub use self::{
@@ -20,4 +21,5 @@ pub use self::{
     metrics::{Command, LinkMetrics},
     pool::Pool,
     sentinel::Address,
+    server::REQUIRED,
 };

@@ -9,7 +9,7 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use super::fault::timed_out;
+use super::{fault::timed_out, server};
 
 /// Host and port of a server.
 pub type Address = (String, u16);
@@ -50,8 +50,8 @@ impl Sentinels {
         for answer in answers {
             match answer {
                 Ok(named) => latest = latest.max(Some(named)),
-                // An unknown name says more than a sentinel that does not answer.
-                Err(error) if failure.is_none() || is_unknown(&error) => failure = Some(error),
+                // A mistake says more than a sentinel that does not answer.
+                Err(error) if failure.is_none() || is_mistake(&error) => failure = Some(error),
                 Err(_) => {}
             }
         }
@@ -82,10 +82,7 @@ impl Sentinels {
     async fn ask(&self, sentinel: &Client) -> RedisResult<(u64, Address)> {
         let mut link = sentinel.get_multiplexed_async_connection_with_config(&self.config).await?;
         let told: HashMap<String, String> =
-            cmd("SENTINEL").arg("MASTER").arg(&self.name).query_async(&mut link).await.map_err(|error| {
-                let unknown = error.detail().is_some_and(|detail| detail.starts_with("No such master"));
-                if unknown { unknown_name() } else { error }
-            })?;
+            cmd("SENTINEL").arg("MASTER").arg(&self.name).query_async(&mut link).await.map_err(explain)?;
         let number = |name: &str| told.get(name).and_then(|text| text.parse::<u64>().ok());
         let port = number("port").and_then(|port| port.try_into().ok());
         let (host, port) = told.get("ip").zip(port).ok_or_else(unknown_name)?;
@@ -97,6 +94,23 @@ fn unknown_name() -> RedisError {
     (ErrorKind::MasterNameNotFoundBySentinel, "the sentinels know no master of this name").into()
 }
 
-fn is_unknown(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::MasterNameNotFoundBySentinel
+/// Returns the mistake that an error of a sentinel shows, or else the error.
+fn explain(error: RedisError) -> RedisError {
+    let says = |words: &str| error.detail().is_some_and(|detail| detail.starts_with(words));
+    if says("No such master") {
+        return unknown_name();
+    }
+    if says("unknown command") {
+        return server::mistake("it is no Sentinel: give the addresses of Sentinels, or write redis://".to_owned());
+    }
+    if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
+        let right = "sentinel_username may not use SENTINEL MASTER: give that user +sentinel|master";
+        return server::mistake(right.to_owned());
+    }
+    error
+}
+
+fn is_mistake(error: &RedisError) -> bool {
+    use ErrorKind::{AuthenticationFailed, InvalidClientConfig, MasterNameNotFoundBySentinel};
+    matches!(error.kind(), AuthenticationFailed | InvalidClientConfig | MasterNameNotFoundBySentinel)
 }
