@@ -136,7 +136,7 @@ impl Server {
         if let Some(http) = http {
             let mut measured: Vec<&dyn Measured> = vec![&*face, &*tracker, &*hub, &**tracker.limits()];
             measured.extend(redis.iter().flat_map(|(redis, failover)| [&**redis as &dyn Measured, &**failover]));
-            let source = Source::new(&measured, tracker.clone(), connections.clone());
+            let source = Source::new(&measured, tracker.clone(), connections.clone(), tls.clone());
             let pages = Pages { source, phase: phase.subscribe() };
             tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(http, pages)));
         }

@@ -16,6 +16,8 @@ use rustls::{
 };
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server::TlsStream};
+use tracing::warn;
+use x509_parser::{certificate::Validity, parse_x509_certificate, time::ASN1Time};
 
 use crate::reload::{Refresh, Reloaded, Replaceable};
 
@@ -49,6 +51,8 @@ pub struct Tls(Arc<Reloaded<Settings>>);
 struct Settings {
     server: Arc<ServerConfig>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
+    /// When the server's certificate is valid, if it can be read that far.
+    validity: Option<Validity>,
 }
 
 impl Tls {
@@ -71,6 +75,12 @@ impl Tls {
         timeout(HANDSHAKE, acceptor.accept(stream)).await?
     }
 
+    /// Returns for how many seconds the server's certificate will be valid; negative since it expired.
+    pub fn seconds_left(&self) -> Option<i64> {
+        let validity = self.0.load().validity.clone()?;
+        Some(validity.not_after.timestamp() - ASN1Time::now().timestamp())
+    }
+
     /// Whether a client could still show these certificates, its own first.
     pub fn still_takes(&self, certificates: &[CertificateDer<'_>]) -> bool {
         let settings = self.0.load();
@@ -87,6 +97,7 @@ impl Settings {
     fn read(contents: &[Vec<u8>], required: bool) -> Result<Self, String> {
         let [certificate, key, authorities @ ..] = contents else { return Err("a file is missing".to_owned()) };
         let chain = certificates(certificate).ok_or("the certificate is not PEM")?;
+        let validity = chain.first().and_then(|own| Some(parse_x509_certificate(own).ok()?.1.validity().clone()));
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "the key is not an unencrypted PEM key")?;
         let clients = authorities.first().map(|authorities| verifier(authorities, required)).transpose()?;
         let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -104,7 +115,24 @@ impl Settings {
         // Who resumes a session shows no certificate, so that none would be looked at again.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
-        Ok(Self { server: Arc::new(server), clients })
+        if let Some(validity) = &validity {
+            warn_of_invalidity(validity);
+        }
+        Ok(Self { server: Arc::new(server), clients, validity })
+    }
+}
+
+/// Warns of a certificate that clients which verify it will refuse. It is no reason not to serve: the clock of this
+/// machine may be wrong, and the file is read again when a new certificate is there.
+fn warn_of_invalidity(validity: &Validity) {
+    let now = ASN1Time::now();
+    if validity.not_after < now {
+        warn!(
+            expired = %validity.not_after,
+            "the server's certificate has expired, so clients refuse it: replace the file, which is read again"
+        );
+    } else if validity.not_before > now {
+        warn!(valid_from = %validity.not_before, "the server's certificate is not valid yet, so clients refuse it");
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
         metrics::Measured,
         registry::{Registry, Snapshot},
     },
+    tls::Tls,
     tracker::{Tracker, TrackerStats},
 };
 
@@ -29,15 +30,16 @@ pub struct Source {
     registry: Registry,
     tracker: Arc<Tracker>,
     connections: TaskTracker,
+    tls: Option<Tls>,
     /// The statistics of the last read, if it succeeded, and its time. Held over the next read, so that scrapes that
     /// come together share it.
     stats: Mutex<Option<(Instant, Option<TrackerStats>)>>,
 }
 
 impl Source {
-    /// The metrics of all of `measured`, and those of `tracker` and the open `connections`.
-    pub fn new(measured: &[&dyn Measured], tracker: Arc<Tracker>, connections: TaskTracker) -> Self {
-        Self { registry: Registry::of(measured), tracker, connections, stats: Mutex::default() }
+    /// The metrics of all of `measured`, and those of `tracker`, the open `connections` and the certificate of `tls`.
+    pub fn new(measured: &[&dyn Measured], tracker: Arc<Tracker>, connections: TaskTracker, tls: Option<Tls>) -> Self {
+        Self { registry: Registry::of(measured), tracker, connections, tls, stats: Mutex::default() }
     }
 
     /// Where jobs are kept at the moment.
@@ -55,6 +57,10 @@ impl Source {
             [(env!("CARGO_PKG_VERSION"), 1)],
         );
         now.gauge("jobtrack_connections", "Connections that are open.", self.connections.len());
+        if let Some(left) = self.tls.as_ref().and_then(Tls::seconds_left) {
+            let help = "Time until the server's certificate expires; negative since it has.";
+            now.gauge("jobtrack_tls_certificate_remaining_seconds", help, left);
+        }
         let mode = self.mode();
         let modes =
             [("memory", StorageMode::Memory), ("redis", StorageMode::Redis), ("degraded", StorageMode::Degraded)];

@@ -52,7 +52,7 @@ macro_rules! whole {
         }
     )*};
 }
-whole!(u8, i32, u32, u64, usize);
+whole!(u8, i32, i64, u32, u64, usize);
 
 impl Snapshot {
     /// A number.

@@ -7,6 +7,7 @@ import tempfile
 import unittest
 import urllib.request
 
+import trustme
 import yaml
 from deployment import DEPLOY, Redis, document, free_port, mebibytes, promtool
 from prometheus_client.parser import text_string_to_metric_families
@@ -123,12 +124,26 @@ class Exposition(unittest.TestCase):
             server.jobs.UpdateProgress(api.UpdateProgressRequest(job_id=created.id, progress=job.Progress(percent=50)))
             server.jobs.CompleteJob(api.CompleteJobRequest(job_id=created.id))
             list(watch)
-            with urllib.request.urlopen(f"http://{http}/metrics") as response:
-                text = response.read().decode()
-            for family in text_string_to_metric_families(text):
-                for sample in family.samples:
-                    for label, value in {"": "", **sample.labels}.items():
-                        cls.samples.setdefault(sample.name, {}).setdefault(label, set()).add(value)
+            cls.read(http)
+        # Some metrics are there with TLS only.
+        issued, http = trustme.CA().issue_cert("a.example"), f"127.0.0.1:{free_port()}"
+        with tempfile.TemporaryDirectory() as folder:
+            certificate, key = f"{folder}/cert.pem", f"{folder}/key.pem"
+            issued.cert_chain_pems[0].write_to_path(certificate)
+            issued.private_key_pem.write_to_path(key)
+            tls = ("--tls-cert", certificate, "--tls-key", key)
+            cls.addClassCleanup(Server("serve", "--listen", "127.0.0.1:0", "--http-listen", http, *tls).stop)
+        cls.read(http)
+
+    @classmethod
+    def read(cls, http):
+        """Adds what a server says at this address."""
+        with urllib.request.urlopen(f"http://{http}/metrics") as response:
+            text = response.read().decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                for label, value in {"": "", **sample.labels}.items():
+                    cls.samples.setdefault(sample.name, {}).setdefault(label, set()).add(value)
 
     def test_every_query_names_what_exists(self):
         for title, query in queries():

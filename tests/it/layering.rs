@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("auth", &["domain", "reload"]),
     ("tls", &["reload"]),
     ("grpc", &["domain", "limits", "store", "watch", "tracker", "proto", "telemetry", "auth", "tls"]),
-    ("http", &["domain", "store", "tracker", "telemetry"]),
+    ("http", &["domain", "store", "tracker", "telemetry", "tls"]),
     ("config", &["domain", "limits", "store", "telemetry", "auth", "tls"]),
     (
         "server",

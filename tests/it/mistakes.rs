@@ -4,10 +4,14 @@ use std::{
     io::Read,
     net::TcpListener,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use crate::support::process::{Process, command};
+use crate::support::{
+    credentials::{Authority, Folder, dns},
+    http::Scrape,
+    process::{Process, command},
+};
 
 /// How long a start may take that fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -157,4 +161,39 @@ fn a_default_port_for_metrics_that_is_in_use_is_a_warning() {
     let words = ["127.0.0.1:8080", "in use", "--http-listen"];
     fails(with(&[], &[&LISTEN[..], &["--http-listen", "127.0.0.1:8080"]].concat()), 1, &words);
     fails(with(&[("JOBTRACK_HTTP_LISTEN", "127.0.0.1:8080")], &LISTEN), 1, &words);
+}
+
+/// The log of a process under TLS with a certificate that ends then, and how many seconds its metric says are left.
+async fn with_certificate_until(end: SystemTime) -> (String, i64) {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let own = authority.sign_until(vec![dns("localhost")], end);
+    let (cert, key) = (folder.write("cert.pem", &own.pem), folder.write("key.pem", &own.key));
+    let process = Process::run(command(&["--http-listen", "127.0.0.1:0", "--tls-cert", &cert, "--tls-key", &key]));
+    let page =
+        process.banner.split_whitespace().find_map(|word| word.strip_prefix("http://")?.strip_suffix("/metrics"));
+    let http = page.and_then(|address| address.parse().ok()).expect("the banner has the address");
+    let left = Scrape::of(http).await.value("jobtrack_tls_certificate_remaining_seconds");
+    // With a new certificate in the file it goes on with that.
+    let next = authority.server();
+    folder.write("key.pem", &next.key);
+    folder.write("cert.pem", &next.pem);
+    let is_next = |scrape: &Scrape| scrape.value("jobtrack_tls_certificate_remaining_seconds") > 80_000.0;
+    Scrape::until(http, "the new certificate", is_next).await;
+    process.signal("TERM");
+    let (status, log) = process.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    #[expect(clippy::cast_possible_truncation, reason = "it is a whole number")]
+    (log, left as i64)
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_is_a_warning_and_a_metric() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let (log, left) = with_certificate_until(SystemTime::now() - HOUR).await;
+    assert!((-3720..=-3600).contains(&left), "{left}");
+    let warning = log.lines().find(|line| line.contains("WARN")).unwrap_or_else(|| panic!("no warning: {log}"));
+    assert!(warning.contains("has expired") && warning.contains("replace the file"), "{warning}");
+    let (log, left) = with_certificate_until(SystemTime::now() + HOUR).await;
+    assert!((3400..=3600).contains(&left), "{left}");
+    assert!(!log.contains("expired"), "{log}");
 }

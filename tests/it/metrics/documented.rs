@@ -8,7 +8,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::support::{Server, create, http::Scrape, redis::Redis, replicas::server_on};
+use crate::support::{
+    Server, create,
+    credentials::{Authority, Folder},
+    http::Scrape,
+    redis::Redis,
+    replicas::server_on,
+};
 
 /// The names and kinds in the tables of `docs/metrics.md`.
 fn documented() -> BTreeMap<String, String> {
@@ -45,8 +51,18 @@ async fn every_metric_is_documented_and_well_formed() {
     let up = |scrape: &Scrape| scrape.count("jobtrack_redis_up") == 1;
     let scrape = Scrape::until(server.http, "Redis", up).await;
     assert_liked(&scrape);
-    let told: BTreeMap<_, _> =
-        scrape.declared().into_iter().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+    let declared = |scrape: &Scrape| -> BTreeMap<_, _> {
+        scrape.declared().into_iter().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
+    };
+    let mut told = declared(&scrape);
+    server.stop().await;
+    // Some are there with TLS only.
+    let (folder, own) = (Folder::new(), Authority::new().server());
+    let (cert, key) = (folder.write("cert.pem", &own.pem), folder.write("key.pem", &own.key));
+    let server = Server::with(&["--tls-cert", &cert, "--tls-key", &key]).await;
+    let scrape = Scrape::of(server.http).await;
+    assert_liked(&scrape);
+    told.extend(declared(&scrape));
     assert_eq!(told, documented());
     server.stop().await;
 }
