@@ -2,6 +2,7 @@
 
 mod health;
 mod serve;
+mod variables;
 
 use std::{env, ffi::OsStr, process::ExitCode};
 
@@ -63,9 +64,10 @@ pub fn run() -> ExitCode {
     let matches = command.get_matches_mut();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit());
     let given = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+    let unknown = || variables::unknown(&Cli::command());
     let result = match cli.command {
-        None => serve::run(&resolved(cli.serve, given)),
-        Some(Command::Serve(config)) => serve::run(&resolved(*config, given)),
+        None => serve::run(&resolved(cli.serve, given), &unknown()),
+        Some(Command::Serve(config)) => serve::run(&resolved(*config, given), &unknown()),
         Some(Command::Health(probe)) => health::run(&probe),
     };
     match result {

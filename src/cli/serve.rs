@@ -19,11 +19,14 @@ use crate::{
     telemetry,
 };
 
-/// Serves until SIGTERM or SIGINT.
-pub fn run(config: &Config) -> Result<()> {
+/// Serves until SIGTERM or SIGINT. Warns of `unknown` variables.
+pub fn run(config: &Config, unknown: &[String]) -> Result<()> {
     let runtime = Runtime::new().context("the runtime can't be started")?;
     let _entered = runtime.enter();
     let _telling = telemetry::init(config.log_format, &config.log)?;
+    for variable in unknown {
+        warn!(variable, "there is no such variable: nothing is set by it");
+    }
     runtime.block_on(serve(config))
 }
 

@@ -28,6 +28,9 @@ use crate::{
     telemetry::{LogFormat, log_filter},
 };
 
+/// The variable that names a file with the address of Redis; it has no flag.
+pub const REDIS_URL_FILE: &str = "JOBTRACK_REDIS_URL_FILE";
+
 /// In the place of an address: nowhere.
 pub const OFF: &str = "off";
 
@@ -160,7 +163,7 @@ impl RedisConfig {
             // The variable that was to be put in its place may be missing: jobs must not be kept in memory unawares.
             return if url.0.trim().is_empty() { Err(empty(said.0)) } else { Ok(Some(said)) };
         }
-        for (file, variable) in [("JOBTRACK_REDIS_URL_FILE", None), ("REDIS_URL_FILE", Some("REDIS_URL"))] {
+        for (file, variable) in [(REDIS_URL_FILE, None), ("REDIS_URL_FILE", Some("REDIS_URL"))] {
             let said = variable.and_then(|name| Some((name, env::var_os(name)?)));
             if let Some((name, url)) = said.filter(|(_, url)| !url.is_empty()) {
                 let url = url.into_string().map_err(|_| format!("{name} is not valid UTF-8"))?;

@@ -143,6 +143,18 @@ fn variables_of_the_server_do_not_disturb_other_subcommands() {
 }
 
 #[test]
+fn a_variable_that_sets_nothing_is_a_warning() {
+    let of_kubernetes = [("JOBTRACK_SERVICE_HOST", "10.0.0.1"), ("JOBTRACK_PORT_50051_TCP_PORT", "50051")];
+    let process = Process::run(with(&[&[("JOBTRACK_REDIS_ULR", "redis://s3cret")], &of_kubernetes[..]].concat(), &[]));
+    process.signal("TERM");
+    let (status, log) = process.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert!(matches!(warnings[..], [one] if one.contains("JOBTRACK_REDIS_ULR")), "{log}");
+    assert!(!log.contains("s3cret"), "{log}");
+}
+
+#[test]
 fn a_default_port_for_metrics_that_is_in_use_is_a_warning() {
     // It may be in use already.
     let _taken = TcpListener::bind("127.0.0.1:8080");

@@ -1,0 +1,44 @@
+//! Variables in the environment that look as if they were to set something, and do not.
+
+use std::env;
+
+use crate::config::REDIS_URL_FILE;
+
+const PREFIX: &str = "JOBTRACK_";
+
+/// Returns the names of the variables that no flag of `command` has, although they begin as those do.
+pub fn unknown(command: &clap::Command) -> Vec<String> {
+    let known: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+    let given = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let looks_ours = |name: &String| name.starts_with(PREFIX) && !is_of_kubernetes(name);
+    given.filter(looks_ours).filter(|name| name != REDIS_URL_FILE && !known.contains(&name.as_str())).collect()
+}
+
+/// Returns whether Kubernetes sets a variable of this name in each container, for a service whose name begins with
+/// `jobtrack`.
+fn is_of_kubernetes(name: &str) -> bool {
+    let is_port = |rest: &str| rest.is_empty() || rest.starts_with('_');
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.match_indices("_PORT").any(|(at, word)| is_port(&name[at + word.len()..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_kubernetes_are_nobodys_mistake() {
+        for name in [
+            "JOBTRACK_SERVICE_HOST",
+            "JOBTRACK_REDIS_SERVICE_PORT_REDIS",
+            "JOBTRACK_PORT",
+            "JOBTRACK_REDIS_PORT_6379_TCP_ADDR",
+        ] {
+            assert!(is_of_kubernetes(name), "{name}");
+        }
+        for name in ["JOBTRACK_REDIS_ULR", "JOBTRACK_PORTS", "JOBTRACK_LISTENS"] {
+            assert!(!is_of_kubernetes(name), "{name}");
+        }
+    }
+}
