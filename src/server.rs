@@ -88,7 +88,6 @@ impl Server {
         let timeouts = config.timeouts();
         let memory = config.memory();
         let capacity = memory.for_jobs(config.max_memory_jobs);
-        info!(max_memory = %memory.total(), max_memory_jobs = capacity.jobs, "memory budget");
         let Some(target) = config.redis.target() else {
             let store = Arc::new(MemoryStore::new(capacity, hub.clone()));
             let tracker =

@@ -52,7 +52,8 @@ async fn serve(config: &Config) -> Result<()> {
     if config.security.is_open(address) {
         warn!("whoever reaches this port may do everything: --auth-tokens says who may do what");
     }
-    info!(%address, http = http_address.map(tracing::field::display), storage, "serving");
+    let max_memory = config.memory().total();
+    info!(%address, http = http_address.map(tracing::field::display), storage, %max_memory, "serving");
     let shutdown = async {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -89,7 +89,7 @@ async fn memory_store_evicts_finished_jobs_and_then_rejects() {
     // A heartbeat is accepted in any case, a large result is not.
     let job = apply(&active[0], &heartbeat(), 50);
     put(&store, &job, Some(&active[0])).await.expect("it makes the job hardly larger");
-    let outcome = document(&json!({ "text": "x".repeat(10_000) }));
+    let outcome = document(&json!({ "text": "x".repeat(20_000) }));
     let large = Change::Complete(Completion { outcome, attempt: None, claim: None, expected_revision: None });
     assert_eq!(put(&store, &apply(&job, &large, 51), Some(&job)).await, Err(EXHAUSTED));
     put(&store, &apply(&job, &success(), 51), Some(&job)).await.expect("an end without one needs no room");
