@@ -2,8 +2,6 @@
 
 use std::env;
 
-use crate::config::REDIS_URL_FILE;
-
 const PREFIX: &str = "JOBTRACK_";
 
 /// Returns the names of the variables that no flag of `command` has, although they begin as those do.
@@ -11,7 +9,7 @@ pub fn unknown(command: &clap::Command) -> Vec<String> {
     let known: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
     let given = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let looks_ours = |name: &String| name.starts_with(PREFIX) && !is_of_kubernetes(name);
-    given.filter(looks_ours).filter(|name| name != REDIS_URL_FILE && !known.contains(&name.as_str())).collect()
+    given.filter(looks_ours).filter(|name| !known.contains(&name.as_str())).collect()
 }
 
 /// Returns whether Kubernetes sets a variable of this name in each container, for a service whose name begins with

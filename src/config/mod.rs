@@ -8,12 +8,16 @@ mod values;
 use std::{
     env,
     fmt::{self, Debug, Formatter},
-    fs,
+    path::PathBuf,
     time::Duration,
 };
 
 use bytesize::ByteSize;
-use clap::{ArgMatches, Args, ValueEnum, parser::ValueSource};
+use clap::{
+    ArgMatches, Args, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+    parser::ValueSource,
+};
 
 pub use limits::LimitsConfig;
 pub use memory::MemoryBudget;
@@ -27,9 +31,6 @@ use crate::{
     store::{FallbackPolicy, redis::Target},
     telemetry::{LogFormat, log_filter},
 };
-
-/// The variable that names a file with the address of Redis; it has no flag.
-pub const REDIS_URL_FILE: &str = "JOBTRACK_REDIS_URL_FILE";
 
 /// In the place of an address: nowhere.
 pub const OFF: &str = "off";
@@ -113,10 +114,16 @@ pub struct Config {
 #[derive(Args, Clone, Debug)]
 pub struct RedisConfig {
     /// Keep jobs in this Redis or Valkey: redis://HOST:PORT, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER,
-    /// redis+cluster://HOST,HOST. Also read from REDIS_URL, or from a file that JOBTRACK_REDIS_URL_FILE names
+    /// redis+cluster://HOST,HOST. Also read from REDIS_URL
     #[expect(clippy::doc_markdown, reason = "it is read in a terminal")]
     #[arg(long, env = "JOBTRACK_REDIS_URL", hide_env_values = true, value_name = "URL")]
     redis_url: Option<Secret>,
+
+    /// File that contains the address of --redis-url, which wins; read again when Redis refuses the password. Also read
+    /// from REDIS_URL_FILE
+    #[expect(clippy::doc_markdown, reason = "it is read in a terminal")]
+    #[arg(long, env = "JOBTRACK_REDIS_URL_FILE", value_name = "FILE", value_parser = path())]
+    redis_url_file: Option<PathBuf>,
 
     /// How many connections to Redis carry calls at most
     #[arg(long, env = "JOBTRACK_REDIS_POOL_SIZE", default_value = "8", value_name = "COUNT", value_parser = connections)]
@@ -144,10 +151,14 @@ pub struct RedisConfig {
 }
 
 impl RedisConfig {
-    /// Reads where Redis is from wherever that is said. The error repeats no secret.
+    /// Reads the address of Redis from wherever it is given. The error repeats no secret.
     fn resolve(&mut self) -> Result<(), String> {
-        let Some((name, url)) = self.said()? else { return Ok(()) };
-        self.target = Some(Target::parse(url.0.trim()).map_err(|problem| format!("{name} is not usable: {problem}"))?);
+        let Some((name, source)) = self.source()? else { return Ok(()) };
+        let target = match source {
+            AddressSource::Url(url) => Target::parse(url.0.trim()),
+            AddressSource::File(path) => Target::read(&path),
+        };
+        self.target = Some(target.map_err(|problem| format!("{name} is not usable: {problem}"))?);
         Ok(())
     }
 
@@ -156,36 +167,42 @@ impl RedisConfig {
         self.target.as_ref()
     }
 
-    /// The address, and what said it.
-    fn said(&self) -> Result<Option<(&'static str, Secret)>, String> {
+    /// Returns the first source of the address that is given, and its name.
+    fn source(&self) -> Result<Option<(&'static str, AddressSource)>, String> {
         if let Some(url) = &self.redis_url {
-            let said = ("--redis-url (or JOBTRACK_REDIS_URL)", url.clone());
+            let source = ("--redis-url (or JOBTRACK_REDIS_URL)", AddressSource::Url(url.clone()));
             // The variable that was to be put in its place may be missing: jobs must not be kept in memory unawares.
-            return if url.0.trim().is_empty() { Err(empty(said.0)) } else { Ok(Some(said)) };
+            return if url.0.trim().is_empty() { Err(empty(source.0)) } else { Ok(Some(source)) };
         }
-        for (file, variable) in [(REDIS_URL_FILE, None), ("REDIS_URL_FILE", Some("REDIS_URL"))] {
-            let said = variable.and_then(|name| Some((name, env::var_os(name)?)));
-            if let Some((name, url)) = said.filter(|(_, url)| !url.is_empty()) {
-                let url = url.into_string().map_err(|_| format!("{name} is not valid UTF-8"))?;
-                return Ok(Some((name, Secret(url))));
-            }
-            let path = env::var_os(file);
-            if variable.is_none() && path.as_ref().is_some_and(|path| path.is_empty()) {
-                return Err(empty(file));
-            }
-            if let Some(path) = path.filter(|path| !path.is_empty()) {
-                let url = fs::read_to_string(&path);
-                let url =
-                    url.map_err(|error| format!("{file} names {}, which can't be read: {error}", path.display()))?;
-                return Ok(Some((file, Secret(url))));
-            }
+        let is_given = |path: &PathBuf| !path.as_os_str().is_empty();
+        if let Some(path) = self.redis_url_file.clone() {
+            let source = ("--redis-url-file (or JOBTRACK_REDIS_URL_FILE)", AddressSource::File(path.clone()));
+            return if is_given(&path) { Ok(Some(source)) } else { Err(empty(source.0)) };
         }
-        Ok(None)
+        if let Some(url) = env::var_os("REDIS_URL").filter(|url| !url.is_empty()) {
+            let url = url.into_string().map_err(|_| "REDIS_URL is not valid UTF-8".to_owned())?;
+            return Ok(Some(("REDIS_URL", AddressSource::Url(Secret(url)))));
+        }
+        let path = env::var_os("REDIS_URL_FILE").map(PathBuf::from).filter(is_given);
+        Ok(path.map(|path| ("REDIS_URL_FILE", AddressSource::File(path))))
     }
+}
+
+/// Parses a path, which may be empty: that is refused with more words.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 fn empty(name: &str) -> String {
     format!("{name} is empty: write redis://HOST:PORT, or leave it out to keep jobs in memory")
+}
+
+/// The source of the address of Redis.
+enum AddressSource {
+    /// The address itself.
+    Url(Secret),
+    /// A file that contains it.
+    File(PathBuf),
 }
 
 /// What happens to changes while Redis is away.

@@ -1,6 +1,8 @@
 //! The link to Redis: what disturbs it, and what callers and watchers notice of that.
 
+mod credentials;
 mod outage;
+mod reasons;
 mod records;
 
 use std::time::{Duration, Instant};

@@ -197,7 +197,7 @@ async fn many_watches_opened_at_once_are_no_failure_of_redis() {
     .await;
     let server = Server::with(&["--redis-url", &redis.url()]).await;
     Health::watch(&server, "redis").await.until(Serving).await;
-    let failures = "jobtrack_redis_command_failures_total{reason=\"away\"}";
+    let failures = "jobtrack_redis_command_failures_total{reason=\"timeout\"}";
     let before = Scrape::of(server.http).await;
 
     let clients = join_all((0..connections).map(|_| server.client())).await;

@@ -122,6 +122,9 @@ async fn a_password_is_taken_from_wherever_it_is_said() {
         serves(with_env(&[(variable, path.to_str().expect("its name is text"))])).await;
         fs::remove_file(path).expect("it is there");
     }
+    let path = file(&format!("{url}\n"));
+    serves(command(&["--redis-url-file", path.to_str().expect("its name is text")])).await;
+    fs::remove_file(path).expect("it is there");
     // The flag wins over all of them.
     let mut command = with_env(&[("JOBTRACK_REDIS_URL", "redis://127.0.0.1:1"), ("REDIS_URL", "nonsense")]);
     command.args(["--redis-url", &url]);

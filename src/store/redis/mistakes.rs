@@ -4,14 +4,14 @@ use redis::{ErrorKind, RedisError, ServerErrorKind, cmd};
 
 use super::{
     RedisStore,
-    connection::{Fault, REQUIRED},
+    connection::{Fault, REQUIRED, Reason, text},
     schema::keys::{EPOCH, IndexKey, Keys, Partition},
 };
 use crate::domain::JobId;
 
 /// The rights that the Redis user needs, in the syntax of `ACL SETUSER`.
-const RIGHTS: &str = "~job:* ~jobs:* ~jobtrack:epoch &jobs:* +@read +@write +@pubsub +@scripting +@connection +time \
-                      +info +role +cluster|slots +cluster|myid (other keys with another --key-prefix)";
+const RIGHTS: &str = "~job:* ~jobs:* ~jobtrack:epoch &jobs:* +@read +@write +@pubsub +@scripting +@connection \
+                      -@dangerous +time +info +role +cluster|slots +cluster|myid (other keys with another --key-prefix)";
 
 /// Asks which commands are refused.
 const ASK: &str = include_str!("rights.lua");
@@ -20,13 +20,13 @@ const ASK: &str = include_str!("rights.lua");
 /// database in use.
 pub fn mistake(error: &RedisError, database: i64) -> Option<String> {
     use ServerErrorKind::Moved;
-    let text = error.to_string();
-    let has = |words: &str| text.contains(words);
+    let whole = error.to_string();
+    let has = |words: &str| whole.contains(words);
     let refused = "the user or the password is refused: check the address, or the file that it is read from";
     Some(match (error.kind(), error.code()) {
-        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => refused.to_owned(),
+        _ if matches!(Reason::of(error), Reason::NoAuth | Reason::WrongPass) => refused.to_owned(),
         (ErrorKind::MasterNameNotFoundBySentinel, _) => "the sentinels know no master of this name".to_owned(),
-        (ErrorKind::InvalidClientConfig, _) => reason(error),
+        (ErrorKind::InvalidClientConfig, _) => text(error),
         (ErrorKind::Parse, _) => "what answers there is no Redis: check the host and the port".to_owned(),
         (ErrorKind::Server(Moved), _) => "it is part of a cluster: write redis+cluster://".to_owned(),
         (_, Some("DENIED")) => {
@@ -51,10 +51,10 @@ pub fn mistake(error: &RedisError, database: i64) -> Option<String> {
             || has("unknown subcommand")
             || has("syntax error") =>
         {
-            format!("it does not know a command ({}): {REQUIRED}, with no command renamed or disabled", reason(error))
+            format!("it does not know a command ({}): {REQUIRED}, with no command renamed or disabled", text(error))
         }
         _ if has("InvalidContentType") => "TLS failed: no TLS is spoken there: write redis://".to_owned(),
-        _ if has("certificate") => format!("TLS failed: {text}"),
+        _ if has("certificate") => format!("TLS failed: {whole}"),
         _ => return None,
     })
 }
@@ -70,12 +70,7 @@ fn is_missing_right(error: &RedisError) -> bool {
 
 fn missing_right(error: &RedisError, refused: &[String]) -> String {
     let refused = if refused.is_empty() { String::new() } else { format!("; refused: {}", refused.join(", ")) };
-    format!("the user may not do what jobtrack has to ({}{refused}); it needs {RIGHTS}", reason(error))
-}
-
-/// Returns the text of an error of Redis, which contains no secret.
-pub fn reason(error: &RedisError) -> String {
-    error.detail().map_or_else(|| error.to_string(), str::to_owned)
+    format!("the user may not do what jobtrack has to ({}{refused}); it needs {RIGHTS}", text(error))
 }
 
 /// The commands that jobtrack sends or has scripts execute, as it does, apart from those that it can do without, that

@@ -12,6 +12,7 @@ mod due;
 mod list;
 mod mistakes;
 mod monitor;
+mod outage;
 mod preflight;
 mod read;
 mod replicas;

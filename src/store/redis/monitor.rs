@@ -14,7 +14,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use redis::cmd;
+use redis::{RedisError, cmd};
 use tokio::{
     sync::{self, watch},
     time::{Instant, MissedTickBehavior, interval},
@@ -24,7 +24,8 @@ use uuid::Uuid;
 
 use super::{
     RedisStore,
-    connection::{Address, Fault, Target, is_on_the_move},
+    connection::{Address, Fault, Target, is_on_the_move, is_without_answer},
+    outage::OutageLog,
     schema::keys::{EPOCH, PARTITIONS, Partition},
     script::{self, BEAT as BEAT_SCRIPT},
     subscriber::{Counts, LOOK},
@@ -71,6 +72,7 @@ pub struct Monitor {
     time: Mutex<Option<(Timestamp, Instant)>>,
     /// Start and result of the last check. Locked while a check is under way, so that others wait for its result.
     last_look: sync::Mutex<Option<(Instant, Vec<PartitionState>)>>,
+    outage: OutageLog,
 }
 
 /// The state of a partition according to its last beat.
@@ -83,6 +85,8 @@ struct PartitionView {
     fell: String,
     losses: u64,
     failures: u32,
+    /// Redis answered the last beat with an error.
+    beat_refused: bool,
 }
 
 /// The share of the due ids in a partition that this replica handles.
@@ -110,6 +114,7 @@ impl Monitor {
             partitions: Mutex::default(),
             time: Mutex::default(),
             last_look: sync::Mutex::default(),
+            outage: OutageLog::default(),
         }
     }
 
@@ -145,8 +150,8 @@ impl Monitor {
         *self.time.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
     }
 
-    /// Publishes the states of these partitions, and logs changes; `reason` is that of one that does not serve.
-    fn publish(&self, news: &[(usize, PartitionState)], target: &Target, reason: Option<&str>) {
+    /// Publishes the states of these partitions, and logs changes; `error` is that of one that does not serve.
+    fn publish(&self, news: &[(usize, PartitionState)], target: &Target, error: Option<&RedisError>) {
         let mut away = 0;
         let changed = self.states.send_if_modified(|states| {
             let mut changed = false;
@@ -159,15 +164,16 @@ impl Monitor {
             self.mode.send_if_modified(|known| replace(known, mode) != mode);
             changed
         });
-        if !changed {
-            return;
+        if away > 0 {
+            self.outage.lasts(target, away, error);
+        } else if changed {
+            self.outage.ended(target, &self.process);
         }
-        if away == 0 {
-            info!(redis = %target, replica = %self.process, "Redis serves");
-        } else {
-            let reason = reason.unwrap_or("it does not answer");
-            warn!(redis = %target, partitions = away, reason, "Redis does not serve; trying again");
-        }
+    }
+
+    /// Records that the start has logged why Redis can't be used.
+    pub fn outage_was_logged(&self, error: &RedisError) {
+        self.outage.was_logged(PARTITIONS, error);
     }
 }
 
@@ -290,6 +296,8 @@ impl RedisStore {
     /// Records losses of data. Returns the counts, and the states of the partitions.
     pub(super) async fn look(&self, with_beat: bool) -> (Counts, Vec<PartitionState>) {
         let heard = *self.feed.heard();
+        // Only a beat shows whether Redis executes again what it has refused.
+        let with_beat = with_beat || self.monitor.partitions().iter().any(|view| view.beat_refused);
         let (known, outcomes) = if with_beat {
             tokio::join!(self.learn_data_set(), join_all(Partition::all().map(|partition| self.beat_in(partition))))
         } else {
@@ -300,31 +308,26 @@ impl RedisStore {
         // No call is served from Redis before the data set is known.
         let unknown = known.err().filter(|_| self.epoch() == 0);
         let unknown = unknown.or_else(|| self.is_older_there().then(older_fault));
-        let mut reason = unknown.as_ref().map(|fault| fault.clone().into_error().to_string());
+        let error = unknown.as_ref().or_else(|| outcomes.iter().find_map(|outcome| outcome.as_ref().err()));
         let mut raw = Vec::with_capacity(PARTITIONS);
-        let states = self.monitor.states.borrow().clone();
         let mut news = Vec::with_capacity(PARTITIONS);
         for (partition, outcome) in outcomes.iter().enumerate() {
+            let view = &mut self.monitor.partitions()[partition];
+            if with_beat {
+                view.beat_refused = outcome.as_ref().is_err_and(|fault| !is_without_answer(fault.error()));
+            }
             let (state, at_once) = match (&unknown, outcome) {
                 (Some(fault), _) | (None, Err(fault)) => judge(fault),
-                // Only a beat shows whether the partition takes writes.
-                (None, Ok(_)) if !with_beat && states[partition] == PartitionState::ReadOnly => {
-                    (states[partition], true)
-                }
                 (None, Ok(_)) => (PartitionState::Serving, true),
             };
-            if let Err(fault) = outcome {
-                reason.get_or_insert_with(|| fault.clone().into_error().to_string());
-            }
             raw.push(state);
-            let view = &mut self.monitor.partitions()[partition];
             view.failures = if state == PartitionState::Serving { 0 } else { view.failures + 1 };
             // A single answer may be late under load.
             if at_once || view.failures >= FAILURES {
                 news.push((partition, state));
             }
         }
-        self.monitor.publish(&news, &self.target, reason.as_deref());
+        self.monitor.publish(&news, &self.target, error.map(Fault::error));
         (counts, raw)
     }
 

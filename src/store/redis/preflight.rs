@@ -11,8 +11,7 @@ use uuid::Uuid;
 
 use super::{
     RedisStore,
-    connection::{Fault, Target, timed_out},
-    mistakes::reason,
+    connection::{Fault, Reason, Target, text, timed_out},
     schema::{codec::decode, keys::Partition},
     script::{Extent, Outcome, Write},
 };
@@ -61,8 +60,9 @@ impl RedisStore {
                     return Err(Unusable { target: self.target.clone(), problem });
                 }
                 self.is_unchecked.store(true, Relaxed);
-                let reason = reason(&error);
-                warn!(redis = %self.target, reason, "Redis can't be used yet; starting without it, trying again");
+                let (reason, text) = (Reason::of(&error), text(&error));
+                warn!(redis = %self.target, %reason, error = text, "Redis can't be used yet; starting without it, trying again");
+                self.monitor.outage_was_logged(&error);
                 Ok(())
             }
         }

@@ -1,7 +1,7 @@
 //! The metrics are what their document says, and what Prometheus likes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     io::Write,
     path::Path,
@@ -27,6 +27,15 @@ fn documented() -> BTreeMap<String, String> {
         (name.split('{').next().unwrap_or_default().to_owned(), kind.to_owned())
     });
     rows.collect()
+}
+
+/// The reasons in the table of `docs/operating.md`.
+fn documented_reasons() -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operating.md");
+    let text = fs::read_to_string(path).expect("the document is there");
+    let (_, table) = text.split_once("| reason | meaning |").expect("there is a table of reasons");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with("| `"));
+    rows.filter_map(|row| Some(row.split('`').nth(1)?.to_owned())).collect()
 }
 
 /// Fails unless `promtool` has no complaint. `JOBTRACK_TEST_PROMTOOL` says where it is.
@@ -64,6 +73,10 @@ async fn every_metric_is_documented_and_well_formed() {
     assert_liked(&scrape);
     told.extend(declared(&scrape));
     assert_eq!(told, documented());
+    let labels =
+        scrape.text.lines().filter_map(|line| line.strip_prefix("jobtrack_redis_command_failures_total{reason=\""));
+    let reasons: BTreeSet<_> = labels.map(|rest| rest.split('"').next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(reasons, documented_reasons());
     server.stop().await;
 }
 

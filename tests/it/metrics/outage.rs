@@ -38,7 +38,10 @@ async fn an_outage_is_told_step_by_step() {
         ["hit", "miss"].map(|it| scrape.count(&format!("jobtrack_cache_reads_total{{result=\"{it}\"}}"))).iter().sum();
     assert!(read_ones >= 3, "{}", scrape.text);
     assert!(scrape.count("jobtrack_redis_pool_connections{state=\"idle\"}") >= 1);
-    let failures = |scrape: &Scrape| scrape.count("jobtrack_redis_command_failures_total{reason=\"away\"}");
+    let failures = |scrape: &Scrape| {
+        let of = |reason| scrape.count(&format!("jobtrack_redis_command_failures_total{{reason=\"{reason}\"}}"));
+        of("refused") + of("lost")
+    };
     let failed_before = failures(&scrape);
 
     redis.kill();

@@ -55,6 +55,36 @@ async fn a_missing_right_is_told(#[case] without: &[&str], #[case] words: &[&str
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_rights_that_are_named_do_no_harm() {
+    let rights = rights().await;
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md");
+    let guide = std::fs::read_to_string(guide).expect("the guide is there");
+    assert!(guide.contains(&format!("ACL SETUSER jobtrack on >PASSWORD {}\n", rights.join(" "))));
+    let redis = Redis::start().await;
+    let rights: Vec<_> = rights.iter().map(String::as_str).collect();
+    let password = format!(">{SECRET}");
+    redis.command(&user(&password, &rights)).await;
+    for forbidden in [
+        &["FLUSHALL"][..],
+        &["FLUSHDB"],
+        &["SWAPDB", "0", "1"],
+        &["KEYS", "*"],
+        &["CONFIG", "SET", "maxmemory", "1"],
+        &["ACL", "LIST"],
+        &["SHUTDOWN"],
+        &["REPLICAOF", "NO", "ONE"],
+        &["CLIENT", "KILL", "TYPE", "normal"],
+        &["MONITOR"],
+        &["DEBUG", "SLEEP", "0"],
+        &["GET", "other"],
+        &["SUBSCRIBE", "other"],
+    ] {
+        let answer = redis.command(&[&["ACL", "DRYRUN", "tracker"], forbidden].concat()).await;
+        assert!(matches!(answer, Value::BulkString(_)), "{forbidden:?} is allowed: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_rights_that_are_named_are_enough() {
     let rights = rights().await;
     let rights: Vec<_> = rights.iter().map(String::as_str).collect();

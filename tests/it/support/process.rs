@@ -1,14 +1,16 @@
 //! The real binary as a process.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use jobtrack::proto::v1::{admin_service_client::AdminServiceClient, job_service_client::JobServiceClient};
+use tokio::time::sleep;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{
@@ -41,8 +43,9 @@ pub struct Process {
     pub address: SocketAddr,
     pub banner: String,
     child: Child,
-    /// Reads what it logs as it comes: a full pipe would hold it up.
-    log: Option<JoinHandle<String>>,
+    /// What it has logged so far, as it comes: a full pipe would hold it up.
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
@@ -76,13 +79,33 @@ impl Process {
             assert!(lines.read_line(&mut banner).expect("the banner is text") > 0, "it ended after {banner:?}");
         }
         let address = banner.split([' ', ',']).find_map(|word| word.parse().ok()).expect("the banner has the address");
-        let mut log = child.stderr.take().expect("it is piped");
-        let log = thread::spawn(move || {
-            let mut text = String::new();
-            log.read_to_string(&mut text).expect("the log is text");
-            text
+        let log = Arc::new(Mutex::new(String::new()));
+        let (written, read) = (child.stderr.take().expect("it is piped"), log.clone());
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(written).lines() {
+                let line = line.expect("the log is text");
+                read.lock().expect("no reader panics").push_str(&(line + "\n"));
+            }
         });
-        Self { address, banner, child, log: Some(log) }
+        Self { address, banner, child, log, reader: Some(reader) }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no reader panics").clone()
+    }
+
+    /// Waits until it has logged a line with all of these words, and returns that.
+    pub async fn logged(&self, words: &[&str]) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            if let Some(line) = log.lines().find(|line| words.iter().all(|word| line.contains(word))) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < deadline, "no line with {words:?} in {log}");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// A new connection.
@@ -123,8 +146,8 @@ impl Process {
             assert!(Instant::now() < deadline, "the process did not end");
             thread::sleep(Duration::from_millis(5));
         };
-        let log = self.log.take().expect("nobody else waits").join();
-        (status, log.expect("the log is text"))
+        self.reader.take().expect("nobody else waits").join().expect("the log is text");
+        (status, self.log())
     }
 
     /// How many files and connections it has open.

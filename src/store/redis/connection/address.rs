@@ -1,6 +1,10 @@
 //! Addresses of Redis: the forms of `--redis-url`.
 
-use std::fmt::{self, Display, Formatter};
+use std::{
+    fmt::{self, Display, Formatter},
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
@@ -10,6 +14,16 @@ pub struct Target {
     /// Topology and connection settings.
     pub(super) topology: Topology,
     shown: String,
+    /// The address as it was given.
+    url: String,
+    /// File that it was read from.
+    file: Option<PathBuf>,
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        self.url == other.url
+    }
 }
 
 /// The topology of a Redis, with the settings of connections to it.
@@ -57,11 +71,28 @@ impl Target {
             "cluster" => cluster(base, &parts)?,
             _ => return Err(FORMS.to_owned()),
         };
-        Ok(Self { topology, shown: redacted(scheme, rest) })
+        Ok(Self { topology, shown: redacted(scheme, rest), url: url.to_owned(), file: None })
     }
 }
 
 impl Target {
+    /// Reads an address from a file. The error repeats nothing of the address.
+    pub fn read(file: &Path) -> Result<Self, String> {
+        let problem = |error: io::Error| format!("{} can't be read: {error}", file.display());
+        let url = fs::read_to_string(file).map_err(problem)?;
+        Ok(Self { file: Some(file.to_owned()), ..Self::parse(url.trim())? })
+    }
+
+    /// Returns the file that the address was read from.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Returns whether another address leads to the same database of the same servers, perhaps with other credentials.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.shown.replacen("***@", "", 1) == other.shown.replacen("***@", "", 1)
+    }
+
     /// Returns the number of the database.
     pub fn database(&self) -> i64 {
         match &self.topology {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisResult, ServerErrorKind,
     aio::{MultiplexedConnection, PubSub},
@@ -19,9 +20,11 @@ use tokio::time::timeout;
 use super::{
     address::{Target, Topology},
     cluster::ClusterWire,
+    credentials::Credentials,
     fault::timed_out,
     patience::longest,
     reachability::Reachability,
+    reason::{RESTARTED, Reason},
     sentinel::{Address, Sentinels},
     server,
 };
@@ -50,7 +53,11 @@ impl Wire {
 
 /// A maker of connections to the current location of Redis.
 pub struct Connector {
-    place: Place,
+    credentials: Credentials,
+    is_cluster: bool,
+    /// Maximum silence of Redis while an answer is due.
+    answer_timeout: Duration,
+    place: ArcSwap<Place>,
     config: AsyncConnectionConfig,
     connect_timeout: Duration,
     reachability: Reachability,
@@ -67,24 +74,17 @@ enum Place {
     Cluster { cluster: Box<ClusterClient>, nodes: Vec<Client> },
 }
 
-impl Connector {
-    /// Creates a connector to `target`, where a command may take `timeout`.
-    pub fn new(target: &Target, timeout: Duration) -> RedisResult<Self> {
-        // Fails if a provider is installed already, which is as good.
-        _ = rustls::crypto::ring::default_provider().install_default();
-        let connect_timeout = timeout * CONNECT_FACTOR;
-        // The time limit of a command is enforced by `Patience`.
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(connect_timeout)).set_response_timeout(None);
+impl Place {
+    fn of(target: &Target, timeout: Duration, config: &AsyncConnectionConfig) -> RedisResult<Self> {
         let client = |info: &ConnectionInfo| Client::open(info.clone().set_tcp_settings(tcp()));
-        let place = match &target.topology {
-            Topology::Node(info) => Place::Node(client(info)?),
+        Ok(match &target.topology {
+            Topology::Node(info) => Self::Node(client(info)?),
             Topology::Sentinel { sentinels, master, node } => {
                 let sentinels = sentinels.iter().map(client).collect::<RedisResult<_>>()?;
                 let node = node.as_ref().clone().set_tcp_settings(tcp());
-                Place::Sentinel(Sentinels::new(sentinels, master.clone(), node, config.clone(), timeout))
+                Self::Sentinel(Sentinels::new(sentinels, master.clone(), node, config.clone(), timeout))
             }
-            Topology::Cluster(nodes) => Place::Cluster {
+            Topology::Cluster(nodes) => Self::Cluster {
                 cluster: Box::new(
                     ClusterClient::builder(nodes.clone())
                         .tcp_settings(tcp())
@@ -100,8 +100,24 @@ impl Connector {
                 ),
                 nodes: nodes.iter().map(client).collect::<RedisResult<_>>()?,
             },
-        };
+        })
+    }
+}
+
+impl Connector {
+    /// Creates a connector to `target`, where a command may take `timeout`.
+    pub fn new(target: &Target, timeout: Duration) -> RedisResult<Self> {
+        // Fails if a provider is installed already, which is as good.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let connect_timeout = timeout * CONNECT_FACTOR;
+        // The time limit of a command is enforced by `Patience`.
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(connect_timeout)).set_response_timeout(None);
+        let place = ArcSwap::from_pointee(Place::of(target, timeout, &config)?);
         Ok(Self {
+            credentials: Credentials::new(target.clone()),
+            is_cluster: matches!(target.topology, Topology::Cluster(_)),
+            answer_timeout: timeout,
             place,
             config,
             connect_timeout,
@@ -129,20 +145,23 @@ impl Connector {
 
     /// Returns whether it connects to a cluster.
     pub const fn is_cluster(&self) -> bool {
-        matches!(self.place, Place::Cluster { .. })
+        self.is_cluster
     }
 
     /// Makes a connection for commands. Fails at once if Redis has just refused one, with the error of that refusal.
     pub async fn connect(&self) -> RedisResult<Wire> {
         let _turn = self.reachability.attempt().await?;
-        let outcome = self.try_connect().await;
+        let mut outcome = self.try_connect().await;
+        if self.has_other_credentials(&outcome).await {
+            outcome = self.try_connect().await;
+        }
         self.reachability.attempted(&outcome);
         outcome
     }
 
     async fn try_connect(&self) -> RedisResult<Wire> {
         let connecting = async {
-            if let Place::Cluster { cluster, .. } = &self.place {
+            if let Place::Cluster { cluster, .. } = &*self.place.load_full() {
                 return ClusterWire::connect(cluster).await.map(|wire| Wire::Cluster(Arc::new(wire)));
             }
             let client = self.client(0).await?;
@@ -167,14 +186,19 @@ impl Connector {
     /// Fails if this server can't be used, if it is another one than the last, or if it was restarted: it may have lost
     /// data.
     async fn recognise(&self, wire: &mut MultiplexedConnection) -> RedisResult<()> {
-        // Without the right to use INFO the server can't be identified.
         let info: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(wire).await;
+        if let Err(error) = &info
+            && Reason::of(error) == Reason::NoAuth
+        {
+            return Err(error.clone());
+        }
+        // Without the right to use INFO the server can't be identified.
         let info = info.unwrap_or_default();
         server::check(&info)?;
         let id = server::field(&info, "run_id").map(str::to_owned);
         let mut server = self.server();
         if server.is_some() && id.is_some() && *server != id && !self.accepts_any.load(Relaxed) {
-            return Err((ErrorKind::Server(ServerErrorKind::MasterDown), "Redis was restarted or replaced").into());
+            return Err((ErrorKind::Server(ServerErrorKind::MasterDown), RESTARTED).into());
         }
         // An unknown id must not make the next server trusted.
         if id.is_some() {
@@ -189,6 +213,11 @@ impl Connector {
 
     /// Makes a separate connection that is subscribed to `channels`; in a cluster, to another node for each `turn`.
     pub async fn subscribe(&self, channels: &[&str], turn: usize) -> RedisResult<PubSub> {
+        let outcome = self.try_subscribe(channels, turn).await;
+        if self.has_other_credentials(&outcome).await { self.try_subscribe(channels, turn).await } else { outcome }
+    }
+
+    async fn try_subscribe(&self, channels: &[&str], turn: usize) -> RedisResult<PubSub> {
         let subscribing = async {
             let mut messages = self.client(turn).await?.get_async_pubsub().await?;
             messages.subscribe(channels).await?;
@@ -208,14 +237,24 @@ impl Connector {
 
     /// Returns the master that the sentinels name; `None` if there are no sentinels, or none answers.
     pub async fn named_master(&self) -> Option<Address> {
-        match &self.place {
-            Place::Sentinel(sentinels) => sentinels.named_master().await.ok(),
-            Place::Node(_) | Place::Cluster { .. } => None,
-        }
+        let Place::Sentinel(sentinels) = &*self.place.load_full() else { return None };
+        let named = sentinels.named_master().await;
+        // The next question is asked with the other credentials.
+        _ = self.has_other_credentials(&named).await;
+        named.ok()
+    }
+
+    /// Returns whether an attempt failed because of its credentials, and there are others by now, which are used from
+    /// here on.
+    async fn has_other_credentials<T>(&self, outcome: &RedisResult<T>) -> bool {
+        let Err(error) = outcome else { return false };
+        let Some(target) = self.credentials.after(error).await else { return false };
+        let place = Place::of(&target, self.answer_timeout, &self.config);
+        place.map(|place| self.place.store(Arc::new(place))).is_ok()
     }
 
     async fn client(&self, turn: usize) -> RedisResult<Client> {
-        match &self.place {
+        match &*self.place.load_full() {
             Place::Node(client) => Ok(client.clone()),
             Place::Sentinel(sentinels) => sentinels.master().await,
             Place::Cluster { nodes, .. } => Ok(nodes[turn % nodes.len()].clone()),

@@ -13,6 +13,13 @@ pub enum Fault {
 
 impl Fault {
     /// Returns the error of the library.
+    pub const fn error(&self) -> &RedisError {
+        match self {
+            Self::Away(error) | Self::Refused(error) => error,
+        }
+    }
+
+    /// Returns the error of the library.
     pub fn into_error(self) -> RedisError {
         match self {
             Self::Away(error) | Self::Refused(error) => error,

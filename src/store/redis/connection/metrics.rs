@@ -4,7 +4,10 @@ use redis::RedisError;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, trace_span};
 
-use super::fault::{Answer, Fault};
+use super::{
+    fault::{Answer, Fault},
+    reason::Reason,
+};
 use crate::store::redis::script::is_unknown;
 use crate::telemetry::metrics::{Counters, Histogram, Histograms, Measured, Metrics};
 
@@ -39,13 +42,6 @@ impl Command {
     const NAMES: [&str; 9] = ["get", "get_many", "write", "write_many", "list", "count", "due", "delete", "ping"];
 }
 
-/// The reason of a failure, as an index into the label values.
-#[derive(Clone, Copy)]
-enum Failure {
-    Away,
-    Refused,
-}
-
 /// Upper bounds of the duration of operations in seconds: up to the longest `--redis-timeout`, and operations of
 /// several commands.
 const SECONDS: [f64; 14] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 4.0];
@@ -53,7 +49,7 @@ const SECONDS: [f64; 14] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
 /// Durations of operations, and failures of commands.
 pub struct LinkMetrics {
     seconds: Histograms<{ Command::NAMES.len() }>,
-    failures: Counters<2>,
+    failures: Counters<{ Reason::COUNT }>,
 }
 
 impl Default for LinkMetrics {
@@ -68,9 +64,9 @@ impl Default for LinkMetrics {
             ),
             failures: Counters::new(
                 "jobtrack_redis_command_failures_total",
-                "Commands that failed: Redis was away (silent, or unable to serve), or refused them.",
+                "Commands that failed, by reason: the code of Redis, or what became of the connection.",
                 "reason",
-                ["away", "refused"],
+                Reason::NAMES,
             ),
         }
     }
@@ -96,17 +92,18 @@ impl LinkMetrics {
 
     /// Counts the failures in a request.
     fn count(&self, outcome: &Result<Vec<Answer>, Fault>) {
-        let failure = match outcome {
+        match outcome {
             Ok(answers) => {
-                let refused =
-                    answers.iter().filter_map(|answer| answer.as_ref().err()).filter(|error| is_failure(error)).count();
-                return self.failures.of(Failure::Refused as usize).inc_by(refused as u64);
+                answers.iter().filter_map(|answer| answer.as_ref().err()).for_each(|error| self.failed(error))
             }
-            Err(Fault::Away(_)) => Failure::Away,
-            Err(Fault::Refused(error)) if is_failure(error) => Failure::Refused,
-            Err(Fault::Refused(_)) => return,
-        };
-        self.failures.of(failure as usize).inc();
+            Err(fault) => self.failed(fault.error()),
+        }
+    }
+
+    fn failed(&self, error: &RedisError) {
+        if is_failure(error) {
+            self.failures.of(Reason::of(error) as usize).inc();
+        }
     }
 }
 
@@ -140,7 +137,7 @@ impl Sent<'_> {
 
 impl Drop for Sent<'_> {
     fn drop(&mut self) {
-        self.0.into_iter().for_each(|metrics| metrics.failures.of(Failure::Away as usize).inc());
+        self.0.into_iter().for_each(|metrics| metrics.failures.of(Reason::Timeout as usize).inc());
     }
 }
 

@@ -4,12 +4,14 @@ mod address;
 mod cluster;
 mod connections;
 mod connector;
+mod credentials;
 mod fault;
 mod metrics;
 mod patience;
 mod pool;
 mod pooled;
 mod reachability;
+mod reason;
 mod sentinel;
 mod server;
 mod turns;
@@ -17,9 +19,10 @@ mod turns;
 pub use self::{
     address::Target,
     connector::Connector,
-    fault::{Answer, Fault, is_on_the_move, read, timed_out},
+    fault::{Answer, Fault, is_on_the_move, is_without_answer, read, timed_out},
     metrics::{Command, LinkMetrics},
     pool::Pool,
+    reason::{Reason, forbidden_command, text},
     sentinel::Address,
     server::REQUIRED,
 };

@@ -1,0 +1,81 @@
+//! Credentials that are read again from their file when Redis refuses them.
+
+use std::sync::{Mutex, PoisonError};
+
+use redis::RedisError;
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use super::{address::Target, reason::Reason};
+
+/// The address of Redis with the credentials in use.
+pub struct Credentials(Mutex<State>);
+
+struct State {
+    in_use: Target,
+    /// The problem that was logged last.
+    problem: Option<String>,
+}
+
+impl Credentials {
+    /// Uses the credentials of `target`.
+    pub fn new(target: Target) -> Self {
+        Self(Mutex::new(State { in_use: target, problem: None }))
+    }
+
+    /// Returns the address with other credentials, if `error` refuses those in use and the file has others by now.
+    pub async fn after(&self, error: &RedisError) -> Option<Target> {
+        if !matches!(Reason::of(error), Reason::NoAuth | Reason::WrongPass) {
+            return None;
+        }
+        let file = self.0.lock().unwrap_or_else(PoisonError::into_inner).in_use.file()?.to_owned();
+        let read = spawn_blocking(move || Target::read(&file)).await.ok()?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(read)
+    }
+}
+
+impl State {
+    /// Takes what was read, if it differs from what is in use.
+    fn take(&mut self, read: Result<Target, String>) -> Option<Target> {
+        let redis = self.in_use.clone();
+        let problem = match read {
+            Ok(target) if target == self.in_use => return None,
+            Ok(target) if target.is_same_place(&self.in_use) => {
+                self.in_use = target.clone();
+                self.problem = None;
+                info!(target: "jobtrack::audit", %redis, "credentials of Redis read again");
+                return Some(target);
+            }
+            Ok(_) => "the file names another Redis: restart to use that".to_owned(),
+            Err(problem) => problem,
+        };
+        // Attempts to connect are frequent.
+        if self.problem.as_ref() != Some(&problem) {
+            warn!(%redis, problem, "Redis refuses the credentials, and its file has no others");
+            self.problem = Some(problem);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(url: &str) -> Target {
+        Target::parse(url).expect("a valid address")
+    }
+
+    #[test]
+    fn other_credentials_are_taken_but_no_other_redis() {
+        let mut state = State { in_use: target("redis://a:1@host/2"), problem: None };
+        assert!(state.take(Ok(target("redis://a:1@host/2"))).is_none());
+        assert!(state.take(Ok(target("redis://b:2@host/2"))).is_some());
+        assert!(state.take(Ok(target("redis://b:2@host/2"))).is_none());
+        for other in ["redis://c:3@other/2", "redis://c:3@host/3", "rediss://c:3@host/2"] {
+            assert!(state.take(Ok(target(other))).is_none(), "{other}");
+        }
+        assert!(state.take(Err("unreadable".to_owned())).is_none());
+        assert!(state.take(Ok(target("redis://host/2"))).is_some(), "no credentials are credentials, too");
+    }
+}
