@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{sync::Notify, task::spawn_blocking, time::sleep};
 use tracing::{info, warn};
 
 /// How often files are looked at. Their contents are compared: times and names say little where a mount is swapped.
@@ -85,24 +85,27 @@ impl<T: Replaceable> Refresh for Reloaded<T> {
                 let value = Arc::new(value);
                 // Whoever comes back at the end of what was replaced meets what is in force now.
                 self.value.swap(value.clone()).give_way(&value);
-                info!(files, "read again");
+                info!(target: "jobtrack::audit", files, "read again");
             }
-            Err(problem) => warn!(files, problem, "not usable as they are now: what was read before stays in force"),
+            Err(problem) => {
+                warn!(target: "jobtrack::audit", files, problem, "reload failed; keeping the previous version");
+            }
         }
     }
 }
 
-/// Keeps `values` as their files are, for ever.
-pub async fn follow(values: Vec<Arc<dyn Refresh>>) {
-    if values.is_empty() {
-        return;
-    }
+/// Keeps `values` as their files are, and reads these at once when that is asked for; never returns.
+pub async fn follow(values: Vec<Arc<dyn Refresh>>, now: Arc<Notify>) {
     let values: Arc<[_]> = values.into();
     loop {
-        sleep(INTERVAL).await;
+        // Whoever asks has finished writing, so the files need not be the same at two looks.
+        let looks = tokio::select! {
+            () = sleep(INTERVAL) => 1,
+            () = now.notified() => 2,
+        };
         let values = values.clone();
         // A panic while reading has been reported, and the next second may fare better.
-        _ = spawn_blocking(move || values.iter().for_each(|value| value.refresh())).await;
+        _ = spawn_blocking(move || (0..looks).for_each(|_| values.iter().for_each(|value| value.refresh()))).await;
     }
 }
 

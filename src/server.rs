@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Error, Result};
 use tokio::{
     net::TcpListener,
-    sync::watch,
-    time::{Instant, sleep},
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     auth::Authenticator,
@@ -47,6 +47,15 @@ pub struct Server {
     redis: Option<(Arc<RedisStore>, Arc<FallbackStore>)>,
     /// Follows the machine's clock.
     wall_follower: Option<Arc<SteeredClock>>,
+}
+
+/// Requests to a server that runs.
+#[derive(Clone, Default)]
+pub struct Control {
+    /// Ends a drain at once: connections are cut off, and what Redis does not have yet is lost.
+    pub hurry: CancellationToken,
+    /// Has the files of TLS and identities read again now.
+    pub reload: Arc<Notify>,
 }
 
 /// Who may connect and call.
@@ -124,6 +133,17 @@ impl Server {
         http: Option<TcpListener>,
         shutdown: impl Future<Output = ()>,
     ) -> usize {
+        self.run_under(Control::default(), listener, http, shutdown).await
+    }
+
+    /// The same, under `control`.
+    pub async fn run_under(
+        self,
+        control: Control,
+        listener: TcpListener,
+        http: Option<TcpListener>,
+        shutdown: impl Future<Output = ()>,
+    ) -> usize {
         let Self { tracker, hub, security, redis, wall_follower } = self;
         let sources = security.sources();
         let Security { tls, authenticator } = security;
@@ -152,7 +172,7 @@ impl Server {
             tasks.spawn(stop.clone().run_until_cancelled_owned(async move { failover.run().await }));
             redis.settle().await;
         }
-        tasks.spawn(stop.clone().run_until_cancelled_owned(follow(sources)));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(follow(sources, control.reload)));
         let reports = face.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move { reports.report_redis().await }));
 
@@ -164,14 +184,17 @@ impl Server {
         };
         phase.send_replace(Phase::Serving);
         let service = face.service.clone();
-        let ((), deadline) =
-            tokio::join!(grpc::serve(listener, tls, service, connections, limits, draining.clone(), drained), async {
-                shutdown.await;
-                draining.cancel();
-                Instant::now() + STOP_TIMEOUT
-            });
+        let serving = grpc::serve(listener, tls, service, connections, limits, draining.clone(), drained);
+        let (served, deadline) = tokio::join!(control.hurry.run_until_cancelled(serving), async {
+            shutdown.await;
+            draining.cancel();
+            Instant::now() + STOP_TIMEOUT
+        });
+        if served.is_none() {
+            warn!("draining was cut short: open calls and streams break");
+        }
         let left = match fallback {
-            Some(fallback) => flush(&fallback, deadline).await,
+            Some(fallback) => flush(&fallback, deadline, &control.hurry).await,
             None => 0,
         };
 
@@ -183,10 +206,12 @@ impl Server {
     }
 }
 
-/// Pushes what Redis does not have until `deadline`. Returns how many jobs are left, which it names.
-async fn flush(fallback: &FallbackStore, deadline: Instant) -> usize {
-    let time = deadline.saturating_duration_since(Instant::now());
-    let left = fallback.flush(time.max(FLUSH_MIN)).await;
+/// Pushes what Redis does not have until `deadline`, or until it is to `hurry`. Returns how many jobs are left, which it
+/// names.
+async fn flush(fallback: &FallbackStore, deadline: Instant, hurry: &CancellationToken) -> usize {
+    let deadline = deadline.max(Instant::now() + FLUSH_MIN);
+    let over = async { _ = hurry.run_until_cancelled(sleep_until(deadline)).await };
+    let left = fallback.flush(over).await;
     if !left.is_empty() {
         let named: Vec<_> = left.iter().take(NAMED).map(String::as_str).collect();
         error!(

@@ -4,11 +4,14 @@ mod health;
 mod serve;
 mod variables;
 
-use std::{env, ffi::OsStr, process::ExitCode};
+use std::{env, ffi::OsStr, process::ExitCode, sync::mpsc, thread, time::Duration};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable, error::ErrorKind};
 
 use crate::config::Config;
+
+/// Maximum time to write the last line: standard error may be a pipe that nobody reads.
+const LAST_LINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Tracks jobs that run elsewhere: create them, report progress, watch them, over gRPC.
 ///
@@ -73,8 +76,18 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            write_last_line(format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes the last line, for which the end of the process does not wait long.
+fn write_last_line(line: String) {
+    let (done, written) = mpsc::channel();
+    thread::spawn(move || {
+        eprintln!("{line}");
+        _ = done.send(());
+    });
+    _ = written.recv_timeout(LAST_LINE_TIMEOUT);
 }

@@ -9,13 +9,14 @@ use anyhow::{Context, Error, Result, anyhow};
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     config::{Config, HttpListen},
-    server::Server,
+    server::{Control, Server},
     telemetry,
 };
 
@@ -31,8 +32,7 @@ pub fn run(config: &Config, unknown: &[String]) -> Result<()> {
 }
 
 async fn serve(config: &Config) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let signals = Signals::new()?;
     let listener = listen("--listen", &config.listen).await?;
     let address = listener.local_addr()?;
     config.security.permits(address).map_err(Error::msg)?;
@@ -54,15 +54,45 @@ async fn serve(config: &Config) -> Result<()> {
     }
     let max_memory = config.memory().total();
     info!(%address, http = http_address.map(tracing::field::display), storage, %max_memory, "serving");
-    let shutdown = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    match server.run(listener, http, shutdown).await {
+    let (control, drain) = (Control::default(), CancellationToken::new());
+    tokio::spawn(signals.follow(control.clone(), drain.clone()));
+    match server.run_under(control, listener, http, drain.cancelled()).await {
         0 => Ok(()),
         left => Err(anyhow!("{left} jobs have changes that Redis does not have, and that are lost: see the log")),
+    }
+}
+
+/// The signals that the process reacts to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let [terminate, interrupt, hangup] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)?, hangup: signal(hangup)? })
+    }
+
+    /// Carries out the signals: SIGHUP has files read again, the first SIGTERM or SIGINT begins to drain, and the second
+    /// one ends that.
+    async fn follow(mut self, control: Control, drain: CancellationToken) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+                _ = self.hangup.recv() => {
+                    info!(target: "jobtrack::audit", "SIGHUP: files are read again where they have changed");
+                    control.reload.notify_one();
+                    continue;
+                }
+            }
+            if drain.is_cancelled() {
+                control.hurry.cancel();
+            }
+            drain.cancel();
+        }
     }
 }
 

@@ -105,7 +105,8 @@ pub struct Config {
     #[arg(long, env = "JOBTRACK_LOG_FORMAT", default_value = "human", value_enum)]
     pub log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug (a line for each call) or trace, or a filter such as jobtrack=debug
+    /// Level of jobtrack's own log lines: error, warn, info, debug (a line for each call) or trace; or a filter such as
+    /// debug,h2=info
     #[arg(long, env = "JOBTRACK_LOG", default_value = "info", value_name = "LEVEL", value_parser = log_filter)]
     pub log: String,
 }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{
+    audit,
     context::{CallContext, caller},
     convert,
     stream::respond,
@@ -39,9 +40,14 @@ impl AdminService for Admin {
         request: Request<v1::PurgeJobsRequest>,
     ) -> Result<Response<v1::PurgeJobsResponse>, Status> {
         let caller = caller(&request)?;
-        let time = time_for_part(&request);
-        let (purge, digest) = convert::purge(request.into_inner(), &caller, self.tracker.now())?;
+        let (time, by) = (time_for_part(&request), audit::Caller::of(request.extensions()));
+        let request = request.into_inner();
+        let (kind, owner) = (request.kind.clone(), request.owner.clone());
+        let (purge, digest) = convert::purge(request, &caller, self.tracker.now())?;
         let purged = self.tracker.on_behalf_of(&caller).purge(&purge, time).await?;
+        if !purge.dry_run {
+            audit::purged(by, purged.count, &kind, &owner);
+        }
         respond(convert::purged(&purged, digest))
     }
 }

@@ -2,6 +2,7 @@
 //! are ours.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -22,11 +23,16 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status};
-use tracing::{Instrument, Level, Span, debug, error_span, field::Empty, span_enabled};
+use tracing::{
+    Instrument, Level, Span, debug, error_span,
+    field::{Empty, display},
+    span_enabled,
+};
 
 use super::{
+    audit::{self, Caller},
     auth::{authorize, identify},
-    context::CallContext,
+    context::{CallContext, PeerAddress},
     deadline::Deadline,
     methods::{Method, Methods},
     status::{code, restate, trailers},
@@ -34,7 +40,7 @@ use super::{
 };
 use crate::{
     auth::{Authenticator, Grant},
-    domain::JobError,
+    domain::{Identity, JobError},
     limits::Limits,
     telemetry::traces,
 };
@@ -56,7 +62,7 @@ pub struct Gate {
 
 impl Gate {
     /// Lets `call` pass if its caller may make it now. Says who that is, if it matters.
-    fn admit(&self, call: &Call, request: &Request) -> Result<Option<Grant>, Status> {
+    fn admit(&self, call: &mut Call, request: &Request) -> Result<Option<Grant>, Status> {
         let Some((grant, needed)) = identify(call.method.rule, &self.authenticator, request)? else { return Ok(None) };
         call.note_caller(&grant);
         self.limits.call(&grant.identity).map_err(JobError::Exhausted)?;
@@ -71,8 +77,8 @@ pub async fn call(gate: Arc<Gate>, mut request: Request, next: Next) -> Response
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     let deadline = Deadline::take(request.headers_mut());
-    let mut call = Call::begin(gate.methods.find(request.uri().path()).clone(), request.headers(), deadline.arrived());
-    let response = match gate.admit(&call, &request) {
+    let mut call = Call::begin(gate.methods.find(request.uri().path()).clone(), &request, deadline.arrived());
+    let response = match gate.admit(&mut call, &request) {
         // A call that came too late is not begun.
         Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
         Ok(grant) => {
@@ -102,6 +108,9 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 struct Call {
     method: Arc<Method>,
     arrived: Instant,
+    peer: Option<SocketAddr>,
+    /// Who calls, as far as that is known.
+    caller: Option<Arc<Identity>>,
     span: Span,
     /// How it ends. Until that is known, its caller may go away.
     code: Code,
@@ -117,14 +126,16 @@ struct CutOff {
 }
 
 impl Call {
-    fn begin(method: Arc<Method>, headers: &HeaderMap, arrived: Instant) -> Self {
+    fn begin(method: Arc<Method>, request: &Request, arrived: Instant) -> Self {
         method.started();
-        let span = span(&method, traces::named_in(headers));
-        Self { method, arrived, span, code: Code::Cancelled, cut_off: None }
+        let peer = request.extensions().get().map(|PeerAddress(peer)| *peer);
+        let span = span(&method, peer, traces::named_in(request.headers()));
+        Self { method, arrived, peer, caller: None, span, code: Code::Cancelled, cut_off: None }
     }
 
     /// Enters into the log line who calls, where callers are told apart.
-    fn note_caller(&self, grant: &Grant) {
+    fn note_caller(&mut self, grant: &Grant) {
+        self.caller = Some(grant.identity.clone());
         let name = grant.identity.name.as_str();
         if !name.is_empty() {
             self.span.record("caller", name);
@@ -161,6 +172,9 @@ impl Drop for Call {
     fn drop(&mut self) {
         let (code, duration) = (self.code, self.arrived.elapsed());
         self.method.handled(code, duration);
+        if code == Code::PermissionDenied {
+            audit::refused(Caller::new(self.caller.as_deref(), self.peer), self.method.full_name());
+        }
         if !self.span.is_none() {
             traces::end_call(&self.span, code);
             self.span.in_scope(|| debug!(?code, ?duration, "call"));
@@ -170,12 +184,14 @@ impl Drop for Call {
 
 /// The span of a call that somebody is interested in: who reads every line, who takes traces, or its `caller` that names
 /// one. All its log lines show what is in it.
-fn span(method: &Method, caller: Option<traces::Context>) -> Span {
+fn span(method: &Method, peer: Option<SocketAddr>, caller: Option<traces::Context>) -> Span {
     if caller.is_none() && !span_enabled!(Level::DEBUG) {
         return Span::none();
     }
     let name = method.full_name();
-    let span = error_span!("call", method = name, caller = Empty, job_id = Empty, trace_id = Empty, otel.kind = Empty);
+    let peer = peer.map(display);
+    let span =
+        error_span!("call", method = name, peer, caller = Empty, job_id = Empty, trace_id = Empty, otel.kind = Empty);
     let (service, method) = method.names();
     traces::begin_call(&span, caller, service, method);
     span

@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use super::{
     Service,
+    context::PeerAddress,
     gather::gather,
     link::{FIRST_BYTES, Link},
 };
@@ -44,10 +45,10 @@ pub async fn serve(
     let cut_off = CancellationToken::new();
     let mut stop = pin!(shutdown.cancelled());
     loop {
-        let stream = tokio::select! {
+        let (stream, address) = tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     warn!(%error, "a connection can't be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -56,7 +57,7 @@ pub async fn serve(
             },
         };
         if !limits.allows_connection(connections.len()) {
-            debug!("a connection was closed: there are as many as may be");
+            debug!(peer = %address, "connection rejected: --max-connections reached");
             continue;
         }
         let (http, service, watcher) = (http.clone(), service.clone(), graceful.watcher());
@@ -64,11 +65,12 @@ pub async fn serve(
         connections.spawn(cut_off.clone().run_until_cancelled_owned(async move {
             let link = match shutdown.run_until_cancelled(Link::open(stream, tls.as_ref())).await {
                 Some(Ok(link)) => link,
-                Some(Err(error)) => return debug!(%error, "a connection was closed before it spoke"),
+                Some(Err(error)) => return debug!(peer = %address, %error, "a connection was closed before it spoke"),
                 None => return,
             };
             let (peer, check) = link.peer(tls.as_ref()).unzip();
             let service = TowerToHyperService::new(service.map_request(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(PeerAddress(address));
                 peer.clone().map(|peer| request.extensions_mut().insert(peer));
                 count.clone().map(|count| request.extensions_mut().insert(count));
                 request
@@ -86,8 +88,8 @@ pub async fn serve(
                 ended = connection => {
                     match ended {
                         Ok(Ok(())) => {}
-                        Ok(Err(error)) => debug!(error, "a connection ended early"),
-                        Err(error) => debug!(%error, "a connection broke"),
+                        Ok(Err(error)) => debug!(peer = %address, error, "a connection ended early"),
+                        Err(error) => debug!(peer = %address, %error, "a connection broke"),
                     }
                 }
                 () = check => {}

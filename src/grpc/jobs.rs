@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use tracing::Span;
 
 use super::{
-    MAX_RESPONSE,
+    MAX_RESPONSE, audit,
     context::caller,
     convert,
     stream::{Ending, Events, respond, respond_with, too_large, until},
@@ -139,7 +139,11 @@ impl JobService for Jobs {
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::CancelJobResponse> {
+        let by_force = request.get_ref().force.then(|| audit::Caller::of(request.extensions()));
         let (job, _) = self.change(request, convert::cancel).await?;
+        if let Some(caller) = by_force {
+            audit::cancelled_by_force(caller, &job.id);
+        }
         respond(v1::CancelJobResponse { job: Some(job) })
     }
 
@@ -153,6 +157,7 @@ impl JobService for Jobs {
         let (id, change) = convert::delete(request.get_ref())?;
         note(&id);
         self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
+        audit::deleted(audit::Caller::of(request.extensions()), &id, request.get_ref().force);
         respond(v1::DeleteJobResponse {})
     }
 

@@ -1,6 +1,7 @@
 //! The gRPC face: what is served where, and what each call passes on its way.
 
 mod admin;
+mod audit;
 mod auth;
 mod call;
 mod connection;

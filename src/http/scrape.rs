@@ -12,6 +12,7 @@ use crate::{
     domain::State,
     store::{RedisStats, StorageMode},
     telemetry::{
+        log::lost_lines,
         metrics::Measured,
         registry::{Registry, Snapshot},
     },
@@ -56,6 +57,8 @@ impl Source {
             "version",
             [(env!("CARGO_PKG_VERSION"), 1)],
         );
+        let lost = "Log lines that were lost because standard error was not read fast enough.";
+        now.counter("jobtrack_log_lines_lost_total", lost, lost_lines());
         now.gauge("jobtrack_connections", "Connections that are open.", self.connections.len());
         if let Some(left) = self.tls.as_ref().and_then(Tls::seconds_left) {
             let help = "Time until the server's certificate expires; negative since it has.";

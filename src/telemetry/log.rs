@@ -1,13 +1,29 @@
 //! Log lines.
 
-use std::io::{IsTerminal, stderr};
+use std::{
+    io::{IsTerminal, stderr},
+    panic,
+    str::FromStr,
+    sync::OnceLock,
+};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use tracing::Subscriber;
+use tracing::{Subscriber, error, level_filters::LevelFilter};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry::LookupSpan};
 
-/// How log lines are written.
+/// Maximum number of lines that wait to be written: standard error may be a pipe that nobody reads. Further lines are
+/// lost, and counted.
+const WAITING_LINES_MAX: usize = 8192;
+
+/// The directives that precede those of `--log`: libraries only warn, and what the client of Redis logs is logged here.
+const LIBRARIES: &str = "warn,redis=error";
+
+/// The lines that were lost.
+static LOST: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -16,18 +32,58 @@ pub enum LogFormat {
     Json,
 }
 
-/// Writes log lines that `filter` lets pass to standard error.
+/// Creates a layer that writes log lines which `filter` lets pass to standard error. A thread writes them, so that
+/// nobody else waits for standard error, until the guard is dropped.
 pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(
     format: LogFormat,
     filter: &str,
-) -> Result<impl Layer<S> + use<S>> {
-    // Redis's client repeats what we say once.
-    let filter = EnvFilter::try_new(format!("redis=error,{filter}"))
+) -> Result<(impl Layer<S> + use<S>, WorkerGuard)> {
+    let filter = EnvFilter::try_new(format!("{LIBRARIES},{}", directives(filter)))
         .with_context(|| format!("--log {filter:?} is not a log filter"))?;
-    let lines = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WAITING_LINES_MAX)
+        .lossy(true)
+        .thread_name("log")
+        .finish(stderr());
+    _ = LOST.set(writer.error_counter());
+    let lines = fmt::layer().with_writer(writer).with_ansi(stderr().is_terminal());
     let lines = match format {
         LogFormat::Human => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    Ok(lines.with_filter(filter))
+    Ok((lines.with_filter(filter), guard))
+}
+
+/// Has panics logged, as writing them to standard error could wait for ever.
+pub fn log_panics() {
+    panic::set_hook(Box::new(|panic| error!("{panic}")));
+}
+
+/// Returns the number of lines that were lost because standard error was not read fast enough.
+pub fn lost_lines() -> u64 {
+    LOST.get().map_or(0, |lost| lost.dropped_lines() as u64)
+}
+
+/// Returns the directives of a filter in which each bare level applies to this crate, and to libraries only if they say
+/// less with it.
+fn directives(filter: &str) -> String {
+    let directives = filter.split(',').map(|directive| match LevelFilter::from_str(directive.trim()) {
+        Ok(level) if level >= LevelFilter::WARN => format!("{}={level}", env!("CARGO_PKG_NAME")),
+        Ok(_) | Err(_) => directive.to_owned(),
+    });
+    directives.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_level_applies_to_this_crate() {
+        assert_eq!(directives("debug"), "jobtrack=debug");
+        assert_eq!(directives("TRACE, h2=debug"), "jobtrack=trace, h2=debug");
+        assert_eq!(directives("jobtrack=debug,hyper=info"), "jobtrack=debug,hyper=info");
+        assert_eq!(directives("off"), "off");
+        assert_eq!(directives("error"), "error");
+    }
 }

@@ -9,18 +9,24 @@ pub mod traces;
 use anyhow::Result;
 pub use filter::log_filter;
 pub use log::LogFormat;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 use self::traces::Traces;
 
-/// Tells, until it is dropped: the last spans are sent then.
-pub struct Telling(#[expect(dead_code, reason = "it is dropped")] Option<Traces>);
+/// Traces and log lines, which are sent and written until it is dropped; then the last ones are.
+pub struct Telling {
+    _traces: Option<Traces>,
+    // Dropped last: sending the last spans may fail, which is logged.
+    _lines: WorkerGuard,
+}
 
-/// Writes log lines that `filter` lets pass to standard error from here on, and sends traces where the environment says
-/// so. To be called within the runtime.
+/// Writes log lines that `filter` lets pass to standard error from here on, panics too, and sends traces where the
+/// environment says so. Must be called within the runtime.
 pub fn init(format: LogFormat, filter: &str) -> Result<Telling> {
-    let lines = log::layer(format, filter)?;
+    let (lines, guard) = log::layer(format, filter)?;
     let traces = Traces::from_env()?;
     tracing_subscriber::registry().with(lines).with(traces.as_ref().map(Traces::layer)).init();
-    Ok(Telling(traces))
+    log::log_panics();
+    Ok(Telling { _traces: traces, _lines: guard })
 }

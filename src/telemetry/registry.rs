@@ -77,6 +77,13 @@ impl Snapshot {
         self.0.register(Box::new(gauges)).expect(VALID);
     }
 
+    /// A count that is kept elsewhere.
+    pub fn counter(&mut self, name: &str, help: &str, value: u64) {
+        let counter = super::metrics::counter(name, help);
+        counter.inc_by(value);
+        self.0.register(Box::new(counter)).expect(VALID);
+    }
+
     /// Counts, kept elsewhere, by the values of a label.
     pub fn counter_of<'a>(
         &mut self,

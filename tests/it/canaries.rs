@@ -29,6 +29,10 @@ const UNKNOWN_TOKEN: &str = "canary-unknown-bearer-token";
 const JWT: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJjYW5hcnkifQ.canary-jwt-signature";
 const OTLP_HEADER: &str = "canary-otlp-header";
 
+/// All that can be logged, of the libraries, too.
+const TRACE: &str =
+    "trace,h2=trace,hyper=trace,hyper_util=trace,tonic=trace,tower=trace,rustls=trace,opentelemetry=trace";
+
 /// All of them, with the part of a private key that follows its first line.
 fn canaries(key: &str) -> Vec<String> {
     let constant =
@@ -60,7 +64,7 @@ fn with_all(folder: &Folder, redis_url: &str, receiver: &Receiver, authority: &A
     let (cert, key) = (folder.write("cert.pem", &server.pem), folder.write("key.pem", &server.key));
     let tokens = folder.write("identities.json", &identities(&[known]));
     let mut command = command(&["--redis-url", redis_url, "--tls-cert", &cert, "--tls-key", &key]);
-    command.args(["--auth-tokens", &tokens, "--log", "trace", "--log-format", "json", "--http-listen", "127.0.0.1:0"]);
+    command.args(["--auth-tokens", &tokens, "--log", TRACE, "--log-format", "json", "--http-listen", "127.0.0.1:0"]);
     command.env("JOBTRACK_REDIS_URL", &other[0]).env("REDIS_URL", &other[1]);
     command.env("JOBTRACK_REDIS_URL_FILE", folder.write("redis-url", &other[2]));
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", receiver.address));

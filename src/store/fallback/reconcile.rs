@@ -59,15 +59,18 @@ impl FallbackStore {
         tokio::join!(self.follow_states(), restore, self.tidy());
     }
 
-    /// Waits until the primary has everything, or `time` is over, and returns the ids of the jobs that are left. Must
-    /// be called when no change is accepted any more, while [`run`](Self::run) continues to push.
-    pub async fn flush(&self, time: Duration) -> Vec<String> {
+    /// Waits until the primary has everything, or the time is `over`, and returns the ids of the jobs that are left.
+    /// Must be called when no change is accepted any more, while [`run`](Self::run) continues to push.
+    pub async fn flush(&self, over: impl Future<Output = ()>) -> Vec<String> {
         let all = async {
             while self.cache.dirty() > 0 {
                 sleep(FLUSH_POLL_INTERVAL).await;
             }
         };
-        _ = timeout(time, all).await;
+        tokio::select! {
+            () = all => {}
+            () = over => {}
+        }
         let settled = (0..self.cache.partitions()).filter(|partition| !self.cache.is_unsettled(*partition));
         let leaving = settled.map(|partition| {
             // Prevents a later beat from adding this replica again.

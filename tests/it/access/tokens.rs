@@ -121,7 +121,7 @@ async fn a_file_that_can_not_be_used_changes_nothing() {
     let bad = ["", "{", &both[..both.len() - 1], r#"{"identities": [{"name": "tom"}]}"#];
     for (number, bad) in bad.into_iter().enumerate() {
         folder.write("identities.json", bad);
-        let complaints = || log(&folder).matches("not usable as they are now").count();
+        let complaints = || log(&folder).matches("reload failed").count();
         until("it is noticed", async || (complaints() > number).then_some(())).await;
         let status = client.get_job(bearer("tom", missing())).await.expect_err("there is no such job");
         assert_eq!(reason(&status), "JOB_NOT_FOUND", "{bad:?}");
@@ -184,14 +184,14 @@ fn a_bad_identities_file_is_refused_by_name_and_without_secrets() {
 async fn no_log_line_has_a_token() {
     let folder = Folder::new();
     folder.write("identities.json", &identities(&[holder("canary-known", "reader", &json!("*"))]));
-    let process = logging(&folder, "trace");
+    let process = logging(&folder, "trace,h2=trace,hyper=trace,tonic=trace");
     let mut client = process.client().await;
     for (token, code) in [("canary-known", Code::NotFound), ("canary-unknown", Code::Unauthenticated)] {
         let status = client.get_job(bearer(token, missing())).await.expect_err("there is no such job");
         assert_eq!(status.code(), code);
     }
     folder.write("identities.json", r#"{"identities": [{"name": "tom", "sha256": "canary-digest"}]}"#);
-    until("the bad file is noticed", async || log(&folder).contains("not usable").then_some(())).await;
+    until("the bad file is noticed", async || log(&folder).contains("reload failed").then_some(())).await;
     process.signal("TERM");
     process.wait();
     let lines = log(&folder);

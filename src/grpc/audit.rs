@@ -1,0 +1,105 @@
+//! Audit lines: what was deleted, purged, cancelled by force or refused, by whom and from where. The target
+//! `jobtrack::audit` marks them.
+
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tonic::Extensions;
+use tracing::{field::display, info};
+
+use super::context::{CallContext, PeerAddress};
+use crate::domain::{Identity, JobId};
+
+/// Maximum number of lines about refusals in each [`REFUSALS_INTERVAL`]: callers determine how many there are.
+const REFUSALS_MAX: u32 = 20;
+
+/// See [`REFUSALS_MAX`].
+const REFUSALS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The refusals of this process, whose log is one.
+static REFUSALS: Mutex<Option<Refusals>> = Mutex::new(None);
+
+/// The caller of a call, as log lines name it.
+pub struct Caller {
+    name: Option<String>,
+    peer: Option<SocketAddr>,
+}
+
+impl Caller {
+    /// Returns the caller of the call with these `extensions`.
+    pub fn of(extensions: &Extensions) -> Self {
+        let context = CallContext::of(extensions);
+        let grant = context.and_then(|context| context.grant.as_ref());
+        Self::new(grant.map(|grant| &*grant.identity), extensions.get().map(|PeerAddress(peer)| *peer))
+    }
+
+    /// Creates a caller; one without a name is not told apart from others.
+    pub fn new(identity: Option<&Identity>, peer: Option<SocketAddr>) -> Self {
+        let name = identity.map(|identity| identity.name.clone()).filter(|name| !name.is_empty());
+        Self { name, peer }
+    }
+}
+
+/// Logs that a job was deleted.
+pub fn deleted(Caller { name, peer }: Caller, id: &JobId, force: bool) {
+    info!(target: "jobtrack::audit", job_id = %id, force, caller = name, peer = peer.map(display), "job deleted");
+}
+
+/// Logs that a job was cancelled without waiting for its worker.
+pub fn cancelled_by_force(Caller { name, peer }: Caller, id: &str) {
+    info!(target: "jobtrack::audit", job_id = id, caller = name, peer = peer.map(display), "job cancelled by force");
+}
+
+/// Logs that jobs of this kind and owner, if they are named, were purged.
+pub fn purged(Caller { name, peer }: Caller, count: u64, kind: &str, owner: &str) {
+    let peer = peer.map(display);
+    info!(target: "jobtrack::audit", count, kind, owner, caller = name, peer, "jobs purged");
+}
+
+/// Logs that a caller may not make a call of this method; of many refusals only some, and how many were left out.
+pub fn refused(Caller { name, peer }: Caller, method: &str) {
+    let now = Instant::now();
+    let mut refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
+    let refusals = refusals.get_or_insert(Refusals { since: now, count: 0 });
+    let Some(left_out) = refusals.count(now) else { return };
+    let peer = peer.map(display);
+    info!(target: "jobtrack::audit", method, caller = name, peer, left_out, "authorization refused");
+}
+
+/// The refusals of an interval.
+struct Refusals {
+    since: Instant,
+    count: u32,
+}
+
+impl Refusals {
+    /// Counts a refusal. Returns the number of those before it that were left out, if it is to be logged.
+    fn count(&mut self, now: Instant) -> Option<u32> {
+        let mut left_out = 0;
+        if now - self.since >= REFUSALS_INTERVAL {
+            left_out = self.count.saturating_sub(REFUSALS_MAX);
+            (self.since, self.count) = (now, 0);
+        }
+        self.count += 1;
+        (self.count <= REFUSALS_MAX).then_some(left_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_refusals_some_are_logged_and_the_others_counted() {
+        let now = Instant::now();
+        let mut refusals = Refusals { since: now, count: 0 };
+        let logged = (0..100).filter(|_| refusals.count(now).is_some()).count();
+        assert_eq!(logged, 20);
+        assert_eq!(refusals.count(now + REFUSALS_INTERVAL), Some(80));
+        assert_eq!(refusals.count(now + REFUSALS_INTERVAL * 2), Some(0));
+    }
+}
