@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use tonic_health::ServingStatus::NotServing;
+use tokio::task::JoinSet;
+use tonic_health::ServingStatus::{NotServing, Serving};
+use uuid::Uuid;
 
 use crate::support::{
     Server, create,
     http::{Scrape, get},
-    redis::Redis,
+    redis::{Cluster, Redis},
     relay::{Link, Relay},
     replicas::{Health, read, server_on},
 };
@@ -87,5 +89,31 @@ async fn a_silent_redis_does_not_hold_the_metrics_up() {
     assert!(!scrape.has("jobtrack_jobs{state=\"PENDING\"}"));
     assert_eq!(scrape.count("jobtrack_jobs_created_total"), 1);
     relay.set_all(Link::Pass);
+    server.stop().await;
+}
+
+/// In a cluster a connection carries few commands at a time: what the alert on an exhausted pool is about.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_wait_for_a_place_on_a_connection_are_counted() {
+    let cluster = Cluster::with(Duration::from_secs(60), &[]).await;
+    let flags = ["--redis-url", &cluster.url(), "--redis-pool-size", "1", "--redis-timeout", "4s"];
+    let server = Server::with(&flags).await;
+    Health::watch(&server, "redis").await.until(Serving).await;
+    let idle = Scrape::of(server.http).await;
+    assert_eq!(idle.count("jobtrack_redis_pool_waiting"), 0);
+    let master = cluster.master_of_slot(0).await;
+    master.signal("STOP");
+    let client = server.client().await;
+    let mut reads = JoinSet::new();
+    for _ in 0..200 {
+        let mut client = client.clone();
+        reads.spawn(async move { client.get_job(read(&Uuid::new_v4().to_string())).await });
+    }
+    let wait = |scrape: &Scrape| scrape.count("jobtrack_redis_pool_waiting") > 0;
+    Scrape::until(server.http, "callers that wait", wait).await;
+    master.signal("CONT");
+    for read in reads.join_all().await {
+        read.expect_err("there is no such job");
+    }
     server.stop().await;
 }

@@ -10,7 +10,7 @@ use std::{
     pin::pin,
     sync::{
         LazyLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -29,7 +29,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{fault::is_without_answer, pooled::lane_of, reachability::LANES, server};
+use super::{counted::Counted, fault::is_without_answer, pooled::lane_of, reachability::LANES, server};
 
 /// Maximum number of sets, each of which has a connection to every master.
 const SETS_MAX: usize = 4;
@@ -64,15 +64,27 @@ struct Set {
     places: Semaphore,
     /// Number of answers.
     answers: AtomicUsize,
+    /// Number of commands that wait for a place.
+    waiting: AtomicU32,
 }
 
 impl Set {
     fn new(connection: ClusterConnection) -> Self {
-        Self { connection, places: Semaphore::new(UNDER_WAY_MAX), answers: AtomicUsize::new(0) }
+        Self {
+            connection,
+            places: Semaphore::new(UNDER_WAY_MAX),
+            answers: AtomicUsize::new(0),
+            waiting: AtomicU32::new(0),
+        }
     }
 
     /// Waits for a place. Tells of `progress` when it has one, and while commands before it are answered.
     async fn place(&self, progress: &impl Fn()) -> Result<SemaphorePermit<'_>, AcquireError> {
+        if let Ok(place) = self.places.try_acquire() {
+            progress();
+            return Ok(place);
+        }
+        let _waiting = Counted::new(&self.waiting);
         let mut acquiring = pin!(self.places.acquire());
         let mut answers = self.answers.load(Relaxed);
         loop {
@@ -104,6 +116,11 @@ impl ClusterWire {
         let others = try_join_all((0..others).map(|_| client.get_async_connection())).await?;
         let sets = once(first).chain(others).map(Set::new).collect();
         Ok(Self { sets, ranges, keyless: AtomicUsize::new(0) })
+    }
+
+    /// Returns the number of commands that wait for a place.
+    pub fn waiting(&self) -> u32 {
+        self.sets.iter().map(|set| set.waiting.load(Relaxed)).sum()
     }
 
     /// Sends a command with this key, and tells of `progress`: of answers, its own or to commands before it. Commands

@@ -94,7 +94,7 @@ impl LinkMetrics {
     fn count(&self, outcome: &Result<Vec<Answer>, Fault>) {
         match outcome {
             Ok(answers) => {
-                answers.iter().filter_map(|answer| answer.as_ref().err()).for_each(|error| self.failed(error))
+                answers.iter().filter_map(|answer| answer.as_ref().err()).for_each(|error| self.failed(error));
             }
             Err(fault) => self.failed(fault.error()),
         }

@@ -4,6 +4,7 @@ mod address;
 mod cluster;
 mod connections;
 mod connector;
+mod counted;
 mod credentials;
 mod fault;
 mod metrics;

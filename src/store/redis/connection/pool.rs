@@ -23,6 +23,7 @@ use tracing::debug;
 use super::{
     connections::Connections,
     connector::{Connector, Wire},
+    counted::Counted,
     fault::{Answer, Fault, is_away, is_on_the_move, read, timed_out},
     metrics::LinkMetrics,
     patience::Patience,
@@ -56,7 +57,7 @@ pub struct PoolStats {
     pub in_use: u32,
     /// Number of connections that carry none.
     pub idle: u32,
-    /// Number of callers that wait for a connection.
+    /// Number of callers that wait for a connection, or in a cluster for a place on it.
     pub waiting: u32,
 }
 
@@ -90,7 +91,8 @@ impl Pool {
     pub fn stats(&self) -> PoolStats {
         let count = self.connections.count();
         let in_use = self.under_way.load(Relaxed).min(count);
-        PoolStats { in_use, idle: count - in_use, waiting: self.waiting.load(Relaxed) }
+        let waiting = self.waiting.load(Relaxed) + self.connections.waiting();
+        PoolStats { in_use, idle: count - in_use, waiting }
     }
 
     async fn send(&self, request: Request<'_>) -> Result<Vec<Answer>, Fault> {
@@ -236,21 +238,5 @@ impl Pool {
         if let Some(Ok(_)) = patience.wait(|| None, || {}, reachability.turns(), ask).await {
             reachability.lives();
         }
-    }
-}
-
-/// A guard that counts a command in a stage, even if its caller goes away.
-struct Counted<'a>(&'a AtomicU32);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicU32) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }

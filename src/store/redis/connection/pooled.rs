@@ -81,6 +81,14 @@ impl PooledConnection {
         self.wire.is_cluster()
     }
 
+    /// Returns the number of commands that wait for a place on it.
+    pub fn waiting(&self) -> u32 {
+        match &self.wire {
+            Wire::Node(_) => 0,
+            Wire::Cluster(wire) => wire.waiting(),
+        }
+    }
+
     /// Returns whether a command failed on it, or it is not of this generation.
     pub fn is_broken(&self, generation: Generation) -> bool {
         self.known.broken.load(Relaxed) || !self.is_of(generation)

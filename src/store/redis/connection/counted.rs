@@ -1,0 +1,20 @@
+//! Counts of commands in a stage.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// A guard that counts a command in a stage, even if its caller goes away.
+pub struct Counted<'a>(&'a AtomicU32);
+
+impl<'a> Counted<'a> {
+    /// Counts a command until it is dropped.
+    pub fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
