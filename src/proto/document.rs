@@ -15,6 +15,9 @@ use prost_types::Struct;
 /// The number of the fields of a Struct.
 const FIELDS: u32 = 1;
 
+/// How each of them begins.
+const KEY: u8 = (FIELDS << 3) as u8 | WireType::LengthDelimited as u8;
+
 /// An encoded `google.protobuf.Struct`. Its fields were not looked into.
 #[derive(Clone)]
 pub enum EncodedStruct {
@@ -104,15 +107,23 @@ impl Message for EncodedStruct {
         if tag != FIELDS {
             return encoding::skip_field(wire_type, tag, buf, ctx);
         }
-        // A part of the buffer of the request, which is copied so that the rest of that is not held with it.
-        let mut field = Bytes::new();
-        let rest = buf.remaining();
-        encoding::bytes::merge(wire_type, &mut field, buf, ctx)?;
         let bytes = self.bytes_mut();
         if bytes.is_empty() {
             // Mostly it is the last field of the request, and the largest.
-            bytes.reserve_exact(rest + 1);
+            bytes.reserve_exact(buf.remaining() + 1);
         }
+        // There may be a hundred thousand of them.
+        if let ([length @ 0..=0x7f, rest @ ..], WireType::LengthDelimited) = (buf.chunk(), wire_type)
+            && let Some(field) = rest.get(..usize::from(*length))
+        {
+            bytes.extend([KEY, *length]);
+            bytes.extend_from_slice(field);
+            let read = 1 + field.len();
+            buf.advance(read);
+            return Ok(());
+        }
+        let mut field = Bytes::new();
+        encoding::bytes::merge(wire_type, &mut field, buf, ctx)?;
         encoding::bytes::encode(FIELDS, &field, bytes);
         Ok(())
     }
@@ -146,7 +157,9 @@ mod tests {
     fn it_is_read_and_written_as_what_it_stands_for() {
         let value = |kind| Value { kind: Some(kind) };
         let fields = [("a".to_owned(), value(Kind::NumberValue(1.0))), ("b".to_owned(), value(Kind::NullValue(0)))];
-        for result in [None, Some(Struct::default()), Some(Struct { fields: fields.into() })] {
+        let long = [("text".to_owned(), value(Kind::StringValue("x".repeat(300))))];
+        let structs = [Struct::default(), Struct { fields: fields.into() }, Struct { fields: long.into() }];
+        for result in structs.into_iter().map(Some).chain([None]) {
             let theirs = Completion { job_id: "a".to_owned(), result: result.clone() }.encode_to_vec();
             let ours = v1::CompleteJobRequest::decode(&*theirs).expect("a request");
             assert_eq!(ours.result, result.map(EncodedStruct::from));
