@@ -189,6 +189,11 @@ fn about(job: &Job) -> String {
     if !job.owner.is_empty() {
         _ = write!(line, " owner={}", job.owner);
     }
+    if job.removal.is_some() {
+        // There may be more tombstones than jobs, and they are there for a day.
+        _ = write!(line, " removed={}", job.update_time.rfc3339());
+        return line;
+    }
     if job.attempt != 0 {
         _ = write!(line, " attempt={}", job.attempt);
     }
