@@ -227,7 +227,8 @@ async fn a_mistake_that_shows_later_is_logged_and_mended_without_a_restart() {
 async fn a_redis_that_turns_out_to_be_too_old_is_logged() {
     let redis = Redis::old().await;
     let url = redis.url();
-    let (_redis, process, _folder) = is_told_later(redis, &url, &TOO_OLD).await;
+    let (_redis, process, folder) = is_told_later(redis, &url, &TOO_OLD).await;
+    line(&folder, "WARN", &["Redis is unavailable", "reason=version "]).await;
     process.signal("TERM");
     assert_eq!(process.wait().0.code(), Some(1), "the job is lost");
 }

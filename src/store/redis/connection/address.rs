@@ -90,7 +90,8 @@ impl Target {
 
     /// Returns whether another address leads to the same database of the same servers, perhaps with other credentials.
     pub fn is_same_place(&self, other: &Self) -> bool {
-        self.shown.replacen("***@", "", 1) == other.shown.replacen("***@", "", 1)
+        let place = |target: &Self| (target.shown.replacen("***@", "", 1), target.database());
+        place(self) == place(other)
     }
 
     /// Returns the number of the database.

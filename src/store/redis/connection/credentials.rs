@@ -77,5 +77,8 @@ mod tests {
         }
         assert!(state.take(Err("unreadable".to_owned())).is_none());
         assert!(state.take(Ok(target("redis://host/2"))).is_some(), "no credentials are credentials, too");
+        let mut state = State { in_use: target("redis+unix:///socket?db=1&pass=1"), problem: None };
+        assert!(state.take(Ok(target("redis+unix:///socket?db=2&pass=2"))).is_none());
+        assert!(state.take(Ok(target("redis+unix:///socket?db=1&pass=2"))).is_some());
     }
 }
