@@ -102,8 +102,14 @@ async fn a_certificate_and_a_token_file_are_replaced_and_no_call_fails() {
     // The connection and the stream of before go on.
     let report = jobtrack::proto::v1::UpdateProgressRequest { job_id: "a".into(), ..Default::default() };
     client.update_progress(bearer("always", report)).await.expect("the old connection goes on");
-    let update = stream.message().await.expect("the old stream goes on").expect("an update");
-    assert_eq!(update.job.expect("a job").revision, 2);
+    // On a busy machine the stream may have been idle for long enough to say so.
+    let update = loop {
+        let event = stream.message().await.expect("the old stream goes on").expect("an event");
+        if let Some(job) = event.job {
+            break job;
+        }
+    };
+    assert_eq!(update.revision, 2);
     println!("{} calls", calls.load(Relaxed));
     drop((stream, client, newcomer));
     server.stop().await;
