@@ -13,10 +13,10 @@ use prost::{
 use prost_types::Struct;
 
 /// The number of the fields of a Struct.
-const FIELDS: u32 = 1;
+const FIELDS: u8 = 1;
 
 /// How each of them begins.
-const KEY: u8 = (FIELDS << 3) as u8 | WireType::LengthDelimited as u8;
+const KEY: u8 = FIELDS << 3 | WireType::LengthDelimited as u8;
 
 /// An encoded `google.protobuf.Struct`. Its fields were not looked into.
 #[derive(Clone)]
@@ -104,7 +104,7 @@ impl Message for EncodedStruct {
         buf: &mut impl Buf,
         ctx: DecodeContext,
     ) -> Result<(), DecodeError> {
-        if tag != FIELDS {
+        if tag != u32::from(FIELDS) {
             return encoding::skip_field(wire_type, tag, buf, ctx);
         }
         let bytes = self.bytes_mut();
@@ -124,7 +124,7 @@ impl Message for EncodedStruct {
         }
         let mut field = Bytes::new();
         encoding::bytes::merge(wire_type, &mut field, buf, ctx)?;
-        encoding::bytes::encode(FIELDS, &field, bytes);
+        encoding::bytes::encode(tag, &field, bytes);
         Ok(())
     }
 
