@@ -5,11 +5,12 @@ use std::time::Duration;
 use jobtrack::proto::{
     EncodedStruct,
     v1::{
-        CancelJobRequest, CompleteJobRequest, CreateJobRequest, FailJobRequest, Failure, JobFilter, ListJobsRequest,
-        Order, Progress, PurgeJobsRequest, PurgeJobsResponse, UpdateProgressRequest, job::State,
+        CancelJobRequest, CompleteJobRequest, CreateJobRequest, Durability, FailJobRequest, Failure, JobFilter,
+        ListJobsRequest, Order, Progress, PurgeJobsRequest, PurgeJobsResponse, UpdateProgressRequest, job::State,
     },
 };
 use prost_types::{Struct, Value, value::Kind};
+use redis::from_redis_value;
 use rstest::rstest;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -212,11 +213,17 @@ async fn make_large(client: &mut Client, number: usize) {
     }
 }
 
-/// The memory that a Redis uses for data, in bytes.
-async fn used(redis: &Redis) -> usize {
+/// What a Redis says of its memory under this name, in bytes.
+async fn measured(redis: &Redis, name: &str) -> usize {
     let memory = redis.info("memory").await;
-    let used = memory.lines().find_map(|line| line.strip_prefix("used_memory_dataset:"));
-    used.and_then(|used| used.trim().parse().ok()).expect("Redis tells")
+    let mut lines = memory.lines().filter_map(|line| line.split_once(':'));
+    let (_, bytes) = lines.find(|(known, _)| *known == name).expect("Redis tells");
+    bytes.trim().parse().expect("a number")
+}
+
+/// The memory that a Redis uses for data.
+async fn used(redis: &Redis) -> usize {
+    measured(redis, "used_memory_dataset").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,9 +243,41 @@ async fn redis_has_its_memory_back_after_a_purge() {
     purge_all(&mut admin, PurgeJobsRequest::default()).await;
     let after = used(&redis).await;
     let of_a_job = |used: usize| used.saturating_sub(before) / JOBS;
-    println!("a job takes {} bytes, its tombstone {}", of_a_job(full), of_a_job(after));
     assert!(of_a_job(full) > 20_000, "the jobs are in Redis");
-    assert!(of_a_job(after) <= 900, "a tombstone takes {} bytes", of_a_job(after));
+    assert!(of_a_job(after) <= 2_000, "{} bytes of a job of {} are left", of_a_job(after), of_a_job(full));
+    let keys = redis.command(&["KEYS", "job:*:large-*"]).await;
+    let keys: Vec<String> = from_redis_value(keys).expect("keys");
+    assert_eq!(keys.len(), JOBS + 1);
+    for key in keys {
+        let size = redis.command(&["MEMORY", "USAGE", &key, "SAMPLES", "0"]).await;
+        let size: usize = from_redis_value(size).expect("a size");
+        assert!(size <= 950, "the tombstone {key} takes {size} bytes");
+    }
+    server.stop().await;
+}
+
+/// What is to be done when a Redis is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_redis_takes_jobs_again_after_a_purge() {
+    const JOBS: usize = 40;
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    let (mut client, mut admin) = (server.client().await, server.admin().await);
+    let mut health = Health::watch(&server, "redis").await;
+    health.until(Serving).await;
+    for number in 0..JOBS {
+        make_large(&mut client, number).await;
+    }
+    // Half of the jobs have to go.
+    let least = measured(&redis, "used_memory").await - JOBS * 40_000;
+    redis.command(&["CONFIG", "SET", "maxmemory", &least.to_string()]).await;
+    assert_eq!(create(&mut client, "refused").await.durability(), Durability::Volatile);
+    health.until(NotServing).await;
+    let purged = purge(&mut admin, &PurgeJobsRequest::default()).await;
+    assert_eq!(purged.purged_count, 40);
+    health.until(Serving).await;
+    assert_eq!(create(&mut client, "taken").await.durability(), Durability::Durable);
+    assert_eq!(oldest_first(&mut client).await, ["refused", "taken"]);
     server.stop().await;
 }
 
