@@ -3,6 +3,7 @@
 
 use std::{
     mem::replace,
+    ops::RangeInclusive,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -20,8 +21,9 @@ use crate::{
     domain::{JobError, Unauthenticated},
 };
 
-/// Most clients accept compression whether it helps or not: answers up to this size in bytes are sent as they are.
-const WORTH_COMPRESSING: usize = 1024;
+/// Most clients accept compression whether it helps or not: answers of other sizes, in bytes, are sent as they are. To
+/// compress a larger one takes more than a millisecond, in which no other call has its turn on that thread.
+const COMPRESSED: RangeInclusive<usize> = 1025..=64 * 1024;
 
 /// Maximum time that the head of a stream's response waits for the first event, which tells whether the call fails and
 /// whether compression is worth it. A scan for the first job that matches may take longer than clients wait for a head.
@@ -177,7 +179,7 @@ pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
         return Err(too_large());
     }
     let mut response = Response::new(message);
-    if size <= WORTH_COMPRESSING {
+    if !COMPRESSED.contains(&size) {
         response.disable_compression();
     }
     Ok(response)
@@ -194,7 +196,7 @@ where
     M: prost::Message + 'static,
 {
     let first = timeout(FIRST_EVENT_WAIT, events.next()).await.ok().flatten().transpose()?;
-    let worthwhile = first.as_ref().is_some_and(|first| first.encoded_len() > WORTH_COMPRESSING);
+    let worthwhile = first.as_ref().is_some_and(|first| COMPRESSED.contains(&first.encoded_len()));
     if let Some(first) = first {
         events.as_mut().put_back(Ok(first));
     }

@@ -11,11 +11,18 @@ use jobtrack::proto::{
         job::{Outcome, State},
     },
 };
+use prost::Message;
 use prost_types::{Duration, Struct, Value, value::Kind};
 use tokio::task::JoinSet;
 use tonic::{Code, codec::CompressionEncoding};
 
-use crate::support::{Client, Server, create, error_info, new_job, reason, violations};
+use crate::support::{
+    Client, Server, create, error_info, new_job,
+    raw::{Raw, frame},
+    reason,
+    replicas::read,
+    violations,
+};
 
 async fn get(client: &mut Client, id: &str) -> Result<Job, tonic::Status> {
     let answer = client.get_job(GetJobRequest { job_id: id.into(), ..GetJobRequest::default() }).await?.into_inner();
@@ -155,7 +162,7 @@ async fn lists_come_in_pages_views_and_sizes_that_clients_take() {
         let mut listed = Vec::new();
         loop {
             let page = client.list_jobs(request.clone()).await.expect("a page").into_inner();
-            assert!(prost::Message::encoded_len(&page) < 4 * 1024 * 1024);
+            assert!(page.encoded_len() < 4 * 1024 * 1024);
             assert_eq!((page.total_size, page.partial), (Some(9), false));
             let full = view == View::Full;
             assert!(page.jobs.iter().all(|job| job.metadata.is_some() == full && job.outcome.is_some() == full));
@@ -224,12 +231,18 @@ async fn operators_count_and_purge() {
 }
 
 #[tokio::test]
-async fn large_answers_are_compressed_where_the_caller_takes_that() {
+async fn answers_are_compressed_where_the_caller_takes_that_and_it_is_quick() {
     let server = Server::start().await;
     let mut plain = server.client().await;
-    for (id, size) in [("small", 10), ("large", 100_000)] {
+    let raw = Raw::connect(server.address).await;
+    for (id, size, is_compressed) in [("small", 10, 0), ("large", 60_000, 1), ("huge", 100_000, 0)] {
         create(&mut plain, id).await;
         complete(&mut plain, id, Some(text(size))).await;
+        let request = frame(&read(id).encode_to_vec());
+        for encoding in ["gzip", "zstd"] {
+            let answer = raw.send("JobService/GetJob", &[("grpc-accept-encoding", encoding)], request.clone()).await;
+            assert_eq!(answer.outcome().expect("it is there")[0], is_compressed, "{id}, {encoding}");
+        }
     }
     for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
         // The limit shows what came over the wire.
