@@ -29,7 +29,7 @@ use tracing::warn;
 
 pub use scrape::Source;
 
-use crate::{store::StorageMode, telemetry::metrics::TEXT_FORMAT};
+use crate::{socket::watch_peer, store::StorageMode, telemetry::metrics::TEXT_FORMAT};
 
 /// How long a connection may last, which has one request; what is slower has no use for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,6 +84,7 @@ pub async fn serve(listener: TcpListener, pages: Pages) {
                 continue;
             }
         };
+        _ = watch_peer(&stream);
         let service = TowerToHyperService::new(router.clone());
         let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
         connections.spawn(async move {

@@ -13,6 +13,8 @@
 //! | `reload` | values that follow their files | nothing |
 //! | [`auth`] | who calls | `domain`, `reload` |
 //! | [`tls`] | what connections are taken with | `reload` |
+//! | `socket` | options of accepted sockets | nothing |
+//! | `files` | how many files may be open | nothing |
 //! | [`grpc`] | the services, and what each call passes | the above, `proto` |
 //! | [`http`] | metrics and probes | the above, but `grpc` |
 //! | [`server`] | puts one together and runs it | the above, `config` |
@@ -20,7 +22,7 @@
 //!
 //! # One request
 //!
-//! `UpdateProgress` comes in through `grpc/call.rs`, which sees to who may make it, its deadline and its log line, to the
+//! `UpdateProgress` comes in over a connection that `grpc/http2.rs` serves, and through `grpc/call.rs`, which sees to who may make it, its deadline and its log line, to the
 //! handler in
 //! `grpc/jobs.rs`. `grpc/convert` makes a [`Change`](domain::Change) of it, or refuses it. [`Calls::change`]
 //! reads the job, lets [`Job::apply`](domain::Job::apply) decide what becomes of it, and stores that by
@@ -35,12 +37,14 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+mod files;
 pub mod grpc;
 pub mod http;
 pub mod limits;
 pub mod proto;
 mod reload;
 pub mod server;
+mod socket;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

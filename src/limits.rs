@@ -4,11 +4,14 @@
 
 use std::{
     collections::HashMap,
+    hash::{Hash, Hasher},
+    net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use governor::{
@@ -18,12 +21,18 @@ use governor::{
 };
 
 use crate::{
-    domain::{Identity, Limit},
+    domain::{Identity, IdentityKind, Limit},
     telemetry::metrics::{Counters, Measured, Metrics},
 };
 
 /// After how many calls the rates of callers that have not called for long are forgotten.
 const TIDY_EVERY: u64 = 10_000;
+
+/// How many times as many authentications as may fail a second may fail at once.
+const FAILURES_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).expect("it is not zero");
+
+/// Open watches of health on each connection: a client needs one for each service that it asks about.
+const HEALTH_WATCHES_PER_CONNECTION: usize = 16;
 
 /// What is allowed; zero: as much as there is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,15 +49,67 @@ pub struct Allowance {
     pub jobs_per_owner: usize,
     /// Open connections.
     pub connections: usize,
+    /// Open connections on which nobody has authenticated.
+    pub unauthenticated_connections: usize,
+    /// Open watches of health.
+    pub health_watches: usize,
+    /// Authentications of each address that fail a second; ten times as many at once.
+    pub auth_failures_per_second: u32,
 }
 
 /// Sees to it that no more is used than is allowed.
 pub struct Limits {
     allowance: Allowance,
-    rates: Option<RateLimiter<String, HashMapStateStore<String>, DefaultClock>>,
-    calls: AtomicU64,
+    rates: Option<Rates<Caller>>,
+    failures: Option<Rates<IpAddr>>,
     watches: Mutex<Watches>,
+    health_watches: AtomicUsize,
     refusals: Counters<{ Limit::NAMES.len() }>,
+}
+
+/// How often something happens, by whom it does.
+struct Rates<K: Hash + Eq + Clone> {
+    rates: RateLimiter<K, HashMapStateStore<K>, DefaultClock>,
+    checks: AtomicU64,
+}
+
+impl<K: Hash + Eq + Clone> Rates<K> {
+    fn new(quota: Quota) -> Self {
+        Self { rates: RateLimiter::hashmap(quota), checks: AtomicU64::new(0) }
+    }
+
+    /// Counts one more of `key`. An error is the time until there may be one.
+    fn check(&self, key: &K) -> Result<(), Duration> {
+        if self.checks.fetch_add(1, Relaxed).is_multiple_of(TIDY_EVERY) {
+            self.rates.retain_recent();
+        }
+        self.rates.check_key(key).map_err(|until| until.wait_time_from(DefaultClock::default().now()))
+    }
+}
+
+/// A caller by its kind and name: an entry of the identities file shares nothing with a certificate of the same name
+/// that is in no entry.
+#[derive(Clone)]
+struct Caller(Arc<Identity>);
+
+impl Caller {
+    fn key(&self) -> (IdentityKind, &str) {
+        (self.0.kind, &self.0.name)
+    }
+}
+
+impl PartialEq for Caller {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Caller {}
+
+impl Hash for Caller {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
 }
 
 /// Open watches.
@@ -56,12 +117,31 @@ pub struct Limits {
 struct Watches {
     all: usize,
     /// Counted only where that is limited.
-    by_identity: HashMap<String, usize>,
+    by_identity: HashMap<Caller, usize>,
 }
 
 /// How many watches are open on a connection.
 #[derive(Clone, Debug, Default)]
-pub struct Connection(Arc<AtomicUsize>);
+pub struct Connection(Arc<Open>);
+
+/// Open watches on a connection.
+#[derive(Debug, Default)]
+struct Open {
+    jobs: AtomicUsize,
+    health: AtomicUsize,
+}
+
+impl Allowance {
+    /// The same, with no more than so many connections.
+    pub fn with_connections(mut self, most: Option<usize>) -> Self {
+        if let Some(most) = most
+            && (self.connections == 0 || self.connections > most)
+        {
+            self.connections = most;
+        }
+        self
+    }
+}
 
 impl Default for Limits {
     fn default() -> Self {
@@ -78,12 +158,15 @@ impl Measured for Limits {
 impl Limits {
     /// Nothing is used yet.
     pub fn new(allowance: Allowance) -> Self {
-        let rate = NonZeroU32::new(allowance.calls_per_second).map(Quota::per_second);
+        let calls = NonZeroU32::new(allowance.calls_per_second).map(Quota::per_second);
+        let failures = NonZeroU32::new(allowance.auth_failures_per_second);
+        let failures = failures.map(|most| Quota::per_second(most).allow_burst(most.saturating_mul(FAILURES_AT_ONCE)));
         Self {
             allowance,
-            rates: rate.map(RateLimiter::hashmap),
-            calls: AtomicU64::new(0),
+            rates: calls.map(Rates::new),
+            failures: failures.map(Rates::new),
             watches: Mutex::default(),
+            health_watches: AtomicUsize::new(0),
             refusals: Counters::new(
                 "jobtrack_limited_total",
                 "Calls and connections that were refused for a limit, by the flag that sets it.",
@@ -94,22 +177,56 @@ impl Limits {
     }
 
     /// One more call of `caller`.
-    pub fn call(&self, caller: &Identity) -> Result<(), Limit> {
+    pub fn call(&self, caller: &Arc<Identity>) -> Result<(), Limit> {
         let Some(rates) = &self.rates else { return Ok(()) };
-        if self.calls.fetch_add(1, Relaxed).is_multiple_of(TIDY_EVERY) {
-            rates.retain_recent();
-        }
-        rates.check_key(&caller.name).map_err(|until| {
-            let wait = until.wait_time_from(DefaultClock::default().now());
-            self.refused(Limit::CallRate { most: self.allowance.calls_per_second, wait })
+        rates
+            .check(&Caller(caller.clone()))
+            .map_err(|wait| self.refused(Limit::CallRate { most: self.allowance.calls_per_second, wait }))
+    }
+
+    /// One more authentication from `address` that has failed.
+    pub fn failed_authentication(&self, address: IpAddr) -> Result<(), Limit> {
+        let Some(failures) = &self.failures else { return Ok(()) };
+        failures.check(&network(address)).map_err(|wait| {
+            self.refused(Limit::FailedAuthentications { most: self.allowance.auth_failures_per_second, wait })
         })
+    }
+
+    /// One more watch of health on `connection`, open until the permit is dropped.
+    pub fn health_watch(self: &Arc<Self>, connection: &Connection) -> Result<HealthPermit, Limit> {
+        let most = self.allowance.health_watches;
+        let permit = HealthPermit { limits: self.clone(), connection: connection.clone() };
+        let on_connection = connection.0.health.fetch_add(1, Relaxed) + 1;
+        let all = self.health_watches.fetch_add(1, Relaxed) + 1;
+        if is_exceeded(most, all) {
+            return Err(self.refused(Limit::HealthWatches(most)));
+        }
+        if most > 0 && on_connection > HEALTH_WATCHES_PER_CONNECTION {
+            return Err(self.refused(Limit::HealthWatches(HEALTH_WATCHES_PER_CONNECTION)));
+        }
+        Ok(permit)
+    }
+
+    /// Returns how many watches of health are open.
+    pub fn health_watches(&self) -> usize {
+        self.health_watches.load(Relaxed)
+    }
+
+    /// Returns whether a connection on which nobody has authenticated may be opened besides `open` others.
+    pub fn allows_unauthenticated(&self, open: usize) -> bool {
+        let most = self.allowance.unauthenticated_connections;
+        let allowed = !is_exceeded(most, open + 1);
+        if !allowed {
+            self.refused(Limit::UnauthenticatedConnections(most));
+        }
+        allowed
     }
 
     /// One more watch of `caller`, of so many `jobs` if they are named, on `connection` if that is limited; open until
     /// the permit is dropped. It counts as one for each job that it names, and as one stream on the connection.
     pub fn watch(
         self: &Arc<Self>,
-        caller: &Identity,
+        caller: &Arc<Identity>,
         jobs: usize,
         connection: Option<&Connection>,
     ) -> Result<Permit, Limit> {
@@ -119,27 +236,23 @@ impl Limits {
         if is_exceeded(watches, open.all + weight) {
             return Err(self.refused(Limit::Watches(watches)));
         }
-        let of_identity = open.by_identity.get(&caller.name).copied().unwrap_or(0);
+        let caller = Caller(caller.clone());
+        let of_identity = open.by_identity.get(&caller).copied().unwrap_or(0);
         if is_exceeded(watches_per_identity, of_identity + weight) {
             return Err(self.refused(Limit::WatchesPerIdentity(watches_per_identity)));
         }
         // All that count on a connection do so under the lock.
-        if connection.is_some_and(|count| is_exceeded(watches_per_connection, count.0.load(Relaxed) + 1)) {
+        if connection.is_some_and(|count| is_exceeded(watches_per_connection, count.0.jobs.load(Relaxed) + 1)) {
             return Err(self.refused(Limit::WatchesPerConnection(watches_per_connection)));
         }
         open.all += weight;
-        connection.inspect(|count| _ = count.0.fetch_add(1, Relaxed));
-        let identity = (watches_per_identity > 0).then(|| caller.name.clone());
-        if let Some(name) = &identity {
-            *open.by_identity.entry(name.clone()).or_default() += weight;
+        connection.inspect(|count| _ = count.0.jobs.fetch_add(1, Relaxed));
+        let identity = (watches_per_identity > 0).then_some(caller);
+        if let Some(caller) = &identity {
+            *open.by_identity.entry(caller.clone()).or_default() += weight;
         }
         drop(open);
         Ok(Permit { limits: self.clone(), weight, identity, connection: connection.cloned() })
-    }
-
-    /// Counts of the watches on a connection, if these are limited.
-    pub fn connection(&self) -> Option<Connection> {
-        (self.allowance.watches_per_connection > 0).then(Connection::default)
     }
 
     /// Whether a connection may be opened besides `open` others.
@@ -167,6 +280,14 @@ impl Limits {
     }
 }
 
+/// Returns what `address` is counted as: whoever has one IPv6 address has its whole network.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 fn is_exceeded(most: usize, used: usize) -> bool {
     most > 0 && used > most
 }
@@ -175,7 +296,7 @@ fn is_exceeded(most: usize, used: usize) -> bool {
 pub struct Permit {
     limits: Arc<Limits>,
     weight: usize,
-    identity: Option<String>,
+    identity: Option<Caller>,
     connection: Option<Connection>,
 }
 
@@ -183,14 +304,68 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut open = self.limits.watches();
         open.all -= self.weight;
-        self.connection.as_ref().inspect(|count| _ = count.0.fetch_sub(1, Relaxed));
-        if let Some(name) = &self.identity
-            && let Some(count) = open.by_identity.get_mut(name)
+        self.connection.as_ref().inspect(|count| _ = count.0.jobs.fetch_sub(1, Relaxed));
+        if let Some(caller) = &self.identity
+            && let Some(count) = open.by_identity.get_mut(caller)
         {
             *count -= self.weight;
             if *count == 0 {
-                open.by_identity.remove(name);
+                open.by_identity.remove(caller);
             }
         }
+    }
+}
+
+/// A watch of health that may be open.
+pub struct HealthPermit {
+    limits: Arc<Limits>,
+    connection: Connection,
+}
+
+impl Drop for HealthPermit {
+    fn drop(&mut self) {
+        self.limits.health_watches.fetch_sub(1, Relaxed);
+        self.connection.0.health.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Owners;
+
+    fn identity(kind: IdentityKind) -> Arc<Identity> {
+        Arc::new(Identity { kind, name: "dash".to_owned(), role: None, owners: Owners::All })
+    }
+
+    #[test]
+    fn callers_of_one_name_but_of_different_kinds_share_nothing() {
+        let allowance = Allowance { calls_per_second: 1, watches_per_identity: 1, ..Allowance::default() };
+        let limits = Arc::new(Limits::new(allowance));
+        let mut open = Vec::new();
+        for kind in [IdentityKind::Stranger, IdentityKind::Subject, IdentityKind::Listed] {
+            let caller = identity(kind);
+            assert!(limits.call(&caller).is_ok(), "{kind:?}");
+            assert!(limits.call(&caller).is_err(), "{kind:?}");
+            open.push(limits.watch(&caller, 1, None).expect("it has none"));
+            assert!(limits.watch(&caller, 1, None).is_err(), "{kind:?}");
+        }
+        drop(open);
+        assert!(limits.watch(&identity(IdentityKind::Listed), 1, None).is_ok());
+    }
+
+    #[test]
+    fn failures_of_a_network_are_counted_together() {
+        let limits = Limits::new(Allowance { auth_failures_per_second: 1, ..Allowance::default() });
+        let addresses = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "192.0.2.1", "::ffff:192.0.2.1"];
+        let networks = addresses.map(|address| network(address.parse().expect("an address")));
+        assert_eq!(networks[0], networks[1]);
+        assert_ne!(networks[0], networks[2]);
+        assert_eq!(networks[3], networks[4]);
+        for _ in 0..10 {
+            limits.failed_authentication(networks[0]).expect("ten at once");
+        }
+        assert!(limits.failed_authentication(networks[1]).is_err());
+        assert!(limits.failed_authentication(networks[3]).is_ok());
     }
 }

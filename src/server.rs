@@ -15,6 +15,7 @@ use crate::{
     auth::Authenticator,
     clock::{Clock, SteadyClock, SteeredClock, SystemClock},
     config::{Config, SecurityConfig},
+    files::room_for_connections,
     grpc::{self, Face},
     http::{self, Pages, Phase, Source},
     limits::Limits,
@@ -93,7 +94,8 @@ impl Server {
     pub async fn open_with_clock(config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
         let security = Security::open(&config.security).map_err(Error::msg)?;
         let hub = Arc::new(Hub::default());
-        let (retention, limits) = (config.retention(), Arc::new(Limits::new(config.limits.allowance())));
+        let allowance = config.limits.allowance().with_connections(room_for_connections());
+        let (retention, limits) = (config.retention(), Arc::new(Limits::new(allowance)));
         let timeouts = config.timeouts();
         let memory = config.memory();
         let capacity = memory.for_jobs(config.max_memory_jobs);

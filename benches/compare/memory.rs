@@ -20,8 +20,8 @@ use crate::{
 
 const WATCHES: usize = 10_000;
 
-/// As many as a connection may have.
-const WATCHES_PER_CONNECTION: usize = 1000;
+/// No more than a connection may have by default.
+const WATCHES_PER_CONNECTION: usize = 500;
 
 /// So that what is freed late is free.
 const REST: Duration = Duration::from_secs(2);

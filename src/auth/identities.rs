@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{Grant, json};
 use crate::{
-    domain::{Identity, MAX_NAME, MAX_OWNERS, Owners, Role},
+    domain::{Identity, IdentityKind, MAX_NAME, MAX_OWNERS, Owners, Role},
     reload::Replaceable,
 };
 
@@ -105,7 +105,7 @@ fn entry(value: Value) -> Result<(Credential, Identity), String> {
     let role = Role::parse(&entry.role).ok_or("the role must be reader, reporter or admin")?;
     let owners = owners(&entry.owners)
         .ok_or_else(|| format!("owners must be \"*\" or a list of at most {MAX_OWNERS} texts of {MAX_NAME} bytes"))?;
-    Ok((credential, Identity { name: entry.name, role: Some(role), owners }))
+    Ok((credential, Identity { kind: IdentityKind::Listed, name: entry.name, role: Some(role), owners }))
 }
 
 /// A list of owners, or `"*"` for all.

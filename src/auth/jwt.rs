@@ -19,7 +19,7 @@ use tracing::debug;
 
 use super::{Grant, identities::owners, json, jwk, signatures::PROVIDER};
 use crate::{
-    domain::{Identity, Owners, Role},
+    domain::{Identity, IdentityKind, Owners, Role},
     reload::{Refresh, Reloaded, Replaceable},
 };
 
@@ -105,7 +105,7 @@ fn identity(claims: &Claims) -> Option<Identity> {
     let role = claims.role.as_ref().and_then(Value::as_str).and_then(Role::parse);
     let owners = claims.owners.as_ref().and_then(owners).unwrap_or(Owners::Only([].into()));
     // A subject is nobody of the identities file.
-    Some(Identity { name: format!("jwt:{}", claims.sub), role, owners })
+    Some(Identity { kind: IdentityKind::Subject, name: format!("jwt:{}", claims.sub), role, owners })
 }
 
 impl Replaceable for Keys {

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Config, HttpListen},
+    files::{FEW, raise_limit},
     server::{Control, Server},
     telemetry,
 };
@@ -33,6 +34,9 @@ pub fn run(config: &Config, unknown: &[String]) -> Result<()> {
 
 async fn serve(config: &Config) -> Result<()> {
     let signals = Signals::new()?;
+    if let Some(files) = raise_limit().filter(|files| *files < FEW) {
+        warn!(files, "few files may be open, and each connection is one: raise the limit (ulimit -Hn, LimitNOFILE)");
+    }
     let listener = listen("--listen", &config.listen).await?;
     let address = listener.local_addr()?;
     config.security.permits(address).map_err(Error::msg)?;

@@ -17,11 +17,11 @@ pub struct LimitsConfig {
     pub max_watches: usize,
 
     /// How many watches each identity may have open; 0: no limit
-    #[arg(long, env = "JOBTRACK_MAX_WATCHES_PER_IDENTITY", default_value = "0", value_name = "COUNT")]
+    #[arg(long, env = "JOBTRACK_MAX_WATCHES_PER_IDENTITY", default_value = "20000", value_name = "COUNT")]
     pub max_watches_per_identity: usize,
 
     /// How many watches may be open on each connection, which has 1000 streams at most; 0: no other limit
-    #[arg(long, env = "JOBTRACK_MAX_WATCHES_PER_CONNECTION", default_value = "0", value_name = "COUNT")]
+    #[arg(long, env = "JOBTRACK_MAX_WATCHES_PER_CONNECTION", default_value = "800", value_name = "COUNT")]
     pub max_watches_per_connection: usize,
 
     /// How many jobs there may be of each owner, not counting those without one; 0: no limit. Creations at the same time
@@ -32,6 +32,19 @@ pub struct LimitsConfig {
     /// How many connections may be open; more are closed at once; 0: no limit
     #[arg(long, env = "JOBTRACK_MAX_CONNECTIONS", default_value = "0", value_name = "COUNT")]
     pub max_connections: usize,
+
+    /// How many connections may be open on which nobody has authenticated; for another one the oldest of them is closed.
+    /// Without --auth-tokens and JWTs: on which nobody has called; 0: no limit
+    #[arg(long, env = "JOBTRACK_MAX_UNAUTHENTICATED_CONNECTIONS", default_value = "1000", value_name = "COUNT")]
+    pub max_unauthenticated_connections: usize,
+
+    /// How many watches of health may be open, which need no credentials, and 16 of them on each connection; 0: no limit
+    #[arg(long, env = "JOBTRACK_MAX_HEALTH_WATCHES", default_value = "4000", value_name = "COUNT")]
+    pub max_health_watches: usize,
+
+    /// How many authentications of each address may fail a second, and ten times as many at once; 0: no limit
+    #[arg(long, env = "JOBTRACK_MAX_AUTH_FAILURES_PER_SECOND", default_value = "10", value_name = "COUNT")]
+    pub max_auth_failures_per_second: u32,
 }
 
 impl LimitsConfig {
@@ -44,6 +57,9 @@ impl LimitsConfig {
             watches_per_connection: self.max_watches_per_connection,
             jobs_per_owner: self.max_jobs_per_owner,
             connections: self.max_connections,
+            unauthenticated_connections: self.max_unauthenticated_connections,
+            health_watches: self.max_health_watches,
+            auth_failures_per_second: self.max_auth_failures_per_second,
         }
     }
 }

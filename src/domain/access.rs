@@ -78,9 +78,24 @@ impl Owners {
     }
 }
 
+/// Where the name of a caller comes from. Callers of different kinds are different callers, whatever their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IdentityKind {
+    /// Everybody, where callers are not told apart.
+    Anyone,
+    /// An entry of the identities file.
+    Listed,
+    /// The subject of a JWT.
+    Subject,
+    /// A certificate that is in no entry.
+    Stranger,
+}
+
 /// A caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
+    /// Where its name comes from.
+    pub kind: IdentityKind,
     /// Who it is; empty where callers are not told apart.
     pub name: String,
     /// What it may do; `None`: nothing.
@@ -90,12 +105,14 @@ pub struct Identity {
 }
 
 /// Every caller, where they are not told apart: may do everything.
-pub static ANYONE: Identity = Identity { name: String::new(), role: Some(Role::Admin), owners: Owners::All };
+pub static ANYONE: Identity =
+    Identity { kind: IdentityKind::Anyone, name: String::new(), role: Some(Role::Admin), owners: Owners::All };
 
 impl Identity {
     /// Somebody whose name is known and no more: may do nothing.
     pub fn stranger(name: &str) -> Self {
-        Self { name: name.to_owned(), role: None, owners: Owners::Only(BTreeSet::new()) }
+        let kind = IdentityKind::Stranger;
+        Self { kind, name: name.to_owned(), role: None, owners: Owners::Only(BTreeSet::new()) }
     }
 
     /// Tells callers apart in tokens, the same in every process.

@@ -39,11 +39,22 @@ pub enum Limit {
     WatchesPerConnection(usize),
     /// Open connections.
     Connections(usize),
+    /// Open connections on which nobody has authenticated.
+    UnauthenticatedConnections(usize),
+    /// Open watches of health.
+    HealthWatches(usize),
+    /// Failed authentications of an address a second.
+    FailedAuthentications {
+        /// So many.
+        most: u32,
+        /// How long it takes until there may be another.
+        wait: Duration,
+    },
 }
 
 impl Limit {
     /// The names of all limits, which are those of the flags that set them.
-    pub const NAMES: [&str; 8] = [
+    pub const NAMES: [&str; 11] = [
         "max-memory-jobs",
         "max-jobs-per-owner",
         "max-calls-per-second",
@@ -52,6 +63,9 @@ impl Limit {
         "max-watches-per-connection",
         "max-connections",
         "max-memory",
+        "max-unauthenticated-connections",
+        "max-health-watches",
+        "max-auth-failures-per-second",
     ];
 
     /// The place of its name among [`NAMES`](Self::NAMES).
@@ -65,6 +79,9 @@ impl Limit {
             Self::WatchesPerConnection(_) => 5,
             Self::Connections(_) => 6,
             Self::MemoryBytes(_) => 7,
+            Self::UnauthenticatedConnections(_) => 8,
+            Self::HealthWatches(_) => 9,
+            Self::FailedAuthentications { .. } => 10,
         }
     }
 
@@ -76,14 +93,16 @@ impl Limit {
     /// How much it allows.
     pub const fn most(self) -> usize {
         match self {
-            Self::CallRate { most, .. } => most as usize,
+            Self::CallRate { most, .. } | Self::FailedAuthentications { most, .. } => most as usize,
             Self::MemoryJobs(most)
             | Self::MemoryBytes(most)
             | Self::JobsPerOwner(most)
             | Self::Watches(most)
             | Self::WatchesPerIdentity(most)
             | Self::WatchesPerConnection(most)
-            | Self::Connections(most) => most,
+            | Self::Connections(most)
+            | Self::UnauthenticatedConnections(most)
+            | Self::HealthWatches(most) => most,
         }
     }
 }

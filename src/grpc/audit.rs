@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tonic::Extensions;
 use tracing::{field::display, info};
 
-use super::context::{CallContext, PeerAddress};
+use super::{context::CallContext, exchange::Exchange};
 use crate::domain::{Identity, JobId};
 
 /// Maximum number of lines about refusals in each [`REFUSALS_INTERVAL`]: callers determine how many there are.
@@ -34,7 +34,7 @@ impl Caller {
     pub fn of(extensions: &Extensions) -> Self {
         let context = CallContext::of(extensions);
         let grant = context.and_then(|context| context.grant.as_ref());
-        Self::new(grant.map(|grant| &*grant.identity), extensions.get().map(|PeerAddress(peer)| *peer))
+        Self::new(grant.map(|grant| &*grant.identity), Exchange::of_connection(|connection| connection.address))
     }
 
     /// Creates a caller; one without a name is not told apart from others.

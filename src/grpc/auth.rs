@@ -1,11 +1,10 @@
 //! Who may make which call. What has no rule here is not served.
 
-use axum::extract::Request;
 use tonic::Status;
 
 use super::status::unimplemented;
 use crate::{
-    auth::{Authenticator, Grant, Peer},
+    auth::Grant,
     domain::{JobError, Needed, Role},
 };
 
@@ -39,19 +38,13 @@ pub fn rule(service: &str, method: &str) -> Option<Rule> {
     Some(Rule::Needs(role))
 }
 
-/// Who makes a call of a method with this `rule`, and which role that takes; `None`: anybody may.
-pub fn identify(
-    rule: Option<Rule>,
-    authenticator: &Authenticator,
-    request: &Request,
-) -> Result<Option<(Grant, Role)>, Status> {
-    let needed = match rule {
-        None => return Err(unimplemented()),
-        Some(Rule::Public) => return Ok(None),
-        Some(Rule::Needs(needed)) => needed,
-    };
-    let grant = authenticator.authenticate(request.headers(), request.extensions().get::<Peer>());
-    Ok(Some((grant.map_err(JobError::Unauthenticated)?, needed)))
+/// The role that a call of a method with this `rule` needs; `None`: anybody may make it.
+pub fn needed(rule: Option<Rule>) -> Result<Option<Role>, Status> {
+    match rule {
+        None => Err(unimplemented()),
+        Some(Rule::Public) => Ok(None),
+        Some(Rule::Needs(needed)) => Ok(Some(needed)),
+    }
 }
 
 /// Whether a caller has a role that is needed.

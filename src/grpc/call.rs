@@ -31,9 +31,11 @@ use tracing::{
 
 use super::{
     audit::{self, Caller},
-    auth::{authorize, identify},
-    context::{CallContext, PeerAddress},
+    auth::{authorize, needed},
+    context::CallContext,
     deadline::Deadline,
+    exchange::{Exchange, Expiry},
+    failures::Failures,
     methods::{Method, Methods},
     status::{code, restate, trailers},
     stream::Ending,
@@ -48,12 +50,20 @@ use crate::{
 /// How long a call may last in which both sides go on speaking: reflection, which has said everything by then.
 const CONVERSATION: Duration = Duration::from_secs(30);
 
+/// Bytes of a request's metadata, counted as HTTP/2 counts them.
+const MAX_METADATA: usize = 16 * 1024;
+
+/// What HTTP/2 counts for each header besides its name and value.
+const HEADER_OVERHEAD: usize = 32;
+
 /// What each call passes.
 pub struct Gate {
     /// The methods that are served.
     pub methods: Arc<Methods>,
     /// Knows who calls.
     pub authenticator: Authenticator,
+    /// Tells of those whom it does not know.
+    pub failures: Failures,
     /// How much callers may use.
     pub limits: Arc<Limits>,
     /// The server goes away.
@@ -63,7 +73,15 @@ pub struct Gate {
 impl Gate {
     /// Lets `call` pass if its caller may make it now. Says who that is, if it matters.
     fn admit(&self, call: &mut Call, request: &Request) -> Result<Option<Grant>, Status> {
-        let Some((grant, needed)) = identify(call.method.rule, &self.authenticator, request)? else { return Ok(None) };
+        let headers = request.headers();
+        if metadata_size(headers) > MAX_METADATA {
+            return Err(JobError::TooLarge { what: "metadata", limit: MAX_METADATA }.into());
+        }
+        let Some(needed) = needed(call.method.rule)? else { return Ok(None) };
+        let peer = Exchange::of_connection(|connection| connection.peer.clone()).flatten();
+        let grant = self.authenticator.authenticate(headers, peer.as_ref());
+        let grant = grant.map_err(|problem| self.failures.refuse(problem, &call.method, &self.limits))?;
+        Exchange::of_connection(|connection| connection.newcomer.authenticated());
         call.note_caller(&grant);
         self.limits.call(&grant.identity).map_err(JobError::Exhausted)?;
         authorize(&grant, needed)?;
@@ -77,26 +95,31 @@ pub async fn call(gate: Arc<Gate>, mut request: Request, next: Next) -> Response
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     let deadline = Deadline::take(request.headers_mut());
-    let mut call = Call::begin(gate.methods.find(request.uri().path()).clone(), &request, deadline.arrived());
+    let mut call = Call::begin(gate.methods.find(request.uri().path()).clone(), &request, deadline);
     let response = match gate.admit(&mut call, &request) {
         // A call that came too late is not begun.
         Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
         Ok(grant) => {
             let limit = deadline.for_response(grant.is_some());
             let context = CallContext { deadline, grant };
+            Exchange::expire_by(call.expiry(limit, &context));
             if call.method.is_bidirectional {
                 request = call.limit(request, Ending::within(CONVERSATION, &context, &gate.drain));
             }
             request.extensions_mut().insert(context);
             let answered = timeout_at(limit, next.run(request).instrument(call.span.clone())).await;
             match answered {
-                Ok(response) => restate(&response).map_or(response, Status::into_http),
+                Ok(response) => restate(&response, call.method.max_request()).map_or(response, Status::into_http),
                 Err(_) => Status::from(JobError::DeadlineExceeded).into_http(),
             }
         }
         Err(refusal) => refusal.into_http(),
     };
     call.follow(response)
+}
+
+fn metadata_size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD).sum()
 }
 
 /// Whether the request says that it is gRPC; gRPC-Web has become that by now.
@@ -107,7 +130,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 /// One call, from its arrival to its end: when it is dropped it is counted, and at debug level a line is logged.
 struct Call {
     method: Arc<Method>,
-    arrived: Instant,
+    deadline: Deadline,
     peer: Option<SocketAddr>,
     /// Who calls, as far as that is known.
     caller: Option<Arc<Identity>>,
@@ -126,11 +149,11 @@ struct CutOff {
 }
 
 impl Call {
-    fn begin(method: Arc<Method>, request: &Request, arrived: Instant) -> Self {
+    fn begin(method: Arc<Method>, request: &Request, deadline: Deadline) -> Self {
         method.started();
-        let peer = request.extensions().get().map(|PeerAddress(peer)| *peer);
+        let peer = Exchange::of_connection(|connection| connection.address);
         let span = span(&method, peer, traces::named_in(request.headers()));
-        Self { method, arrived, peer, caller: None, span, code: Code::Cancelled, cut_off: None }
+        Self { method, deadline, peer, caller: None, span, code: Code::Cancelled, cut_off: None }
     }
 
     /// Enters into the log line who calls, where callers are told apart.
@@ -140,6 +163,16 @@ impl Call {
         if !name.is_empty() {
             self.span.record("caller", name);
         }
+    }
+
+    /// Returns what ends its response where the caller does not read it: `limit` that of a unary call.
+    fn expiry(&self, limit: Instant, context: &CallContext) -> Expiry {
+        if self.method.is_unary {
+            return Expiry { deadline: Some(limit), grant: None };
+        }
+        let conversation = self.method.is_bidirectional.then(|| context.deadline.arrived() + CONVERSATION);
+        let deadline = [context.deadline.given(), conversation].into_iter().flatten().min();
+        Expiry { deadline, grant: context.grant.clone().filter(Grant::can_end) }
     }
 
     /// Ends when `ending` is reached, if not before.
@@ -170,7 +203,12 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let (code, duration) = (self.code, self.arrived.elapsed());
+        // Where nobody reads to the end of a stream, it is over with its time.
+        let code = match self.code {
+            Code::Cancelled if self.deadline.has_passed() => Code::DeadlineExceeded,
+            code => code,
+        };
+        let duration = self.deadline.arrived().elapsed();
         self.method.handled(code, duration);
         if code == Code::PermissionDenied {
             audit::refused(Caller::new(self.caller.as_deref(), self.peer), self.method.full_name());

@@ -1,32 +1,36 @@
 //! Connections: accepting them, what each may use, and letting them go.
 
-use std::{future::pending, pin::pin, sync::Arc, time::Duration};
+use std::{future::pending, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use http::Request;
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
-    service::TowerToHyperService,
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
 };
-use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::{
     Service,
-    context::PeerAddress,
+    exchange::ClientConnection,
     gather::gather,
-    link::{FIRST_BYTES, Link},
+    http1, http2,
+    link::Link,
+    newcomers::{Newcomer, Newcomers},
 };
-use crate::{limits::Limits, tls::Tls};
+use crate::{
+    limits::{Connection, Limits},
+    tls::Tls,
+};
 
 /// How long draining may take; then what is still open is cut off.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long to wait where a connection can't be accepted, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the log says that there are as many connections as may be.
+const FULL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Serves every connection that `limits` allow, under `tls` if there is one and each as one of `connections`, until
 /// `shutdown` is cancelled and `drained` has told the callers; then lets calls end, for a limited time, and returns when
@@ -40,10 +44,12 @@ pub async fn serve(
     shutdown: CancellationToken,
     drained: impl Future<Output = ()>,
 ) {
-    let http = http();
-    let graceful = GracefulShutdown::new();
     let cut_off = CancellationToken::new();
-    let mut stop = pin!(shutdown.cancelled());
+    let drain = CancellationToken::new();
+    let full_lines = Quota::with_period(FULL_INTERVAL).expect("it is not zero");
+    let full_lines = Arc::new(RateLimiter::direct(full_lines));
+    let acceptor = Acceptor { tls, service, limits, newcomers: Newcomers::default(), full_lines, shutdown, drain };
+    let mut stop = pin!(acceptor.shutdown.cancelled());
     loop {
         let (stream, address) = tokio::select! {
             () = &mut stop => break,
@@ -56,51 +62,22 @@ pub async fn serve(
                 }
             },
         };
-        if !limits.allows_connection(connections.len()) {
+        if !acceptor.makes_room(connections.len()) {
             debug!(peer = %address, "connection rejected: --max-connections reached");
             continue;
         }
-        let (http, service, watcher) = (http.clone(), service.clone(), graceful.watcher());
-        let (shutdown, tls, count) = (shutdown.clone(), tls.clone(), limits.connection());
-        connections.spawn(cut_off.clone().run_until_cancelled_owned(async move {
-            let link = match shutdown.run_until_cancelled(Link::open(stream, tls.as_ref())).await {
-                Some(Ok(link)) => link,
-                Some(Err(error)) => return debug!(peer = %address, %error, "a connection was closed before it spoke"),
-                None => return,
-            };
-            let (peer, check) = link.peer(tls.as_ref()).unzip();
-            let service = TowerToHyperService::new(service.map_request(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(PeerAddress(address));
-                peer.clone().map(|peer| request.extensions_mut().insert(peer));
-                count.clone().map(|count| request.extensions_mut().insert(count));
-                request
-            }));
-            let connection =
-                gather(link, |link| watcher.watch(http.serve_connection(TokioIo::new(link), service).into_owned()));
-            let check = async {
-                if let Some(check) = check {
-                    check.await;
-                }
-                pending::<()>().await;
-            };
-            tokio::select! {
-                biased;
-                ended = connection => {
-                    match ended {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => debug!(peer = %address, error, "a connection ended early"),
-                        Err(error) => debug!(peer = %address, %error, "a connection broke"),
-                    }
-                }
-                () = check => {}
-            }
-        }));
+        let newcomer = acceptor.newcomers.enter();
+        let closed = newcomer.closed().clone();
+        let connection = acceptor.clone().serve_one(stream, address, newcomer);
+        let connection = cut_off.clone().run_until_cancelled_owned(connection);
+        connections.spawn(closed.run_until_cancelled_owned(connection));
     }
     drop(listener);
     connections.close();
     drained.await;
+    acceptor.drain.cancel();
     tokio::select! {
-        () = async { graceful.shutdown().await; connections.wait().await } => {}
+        () = connections.wait() => {}
         () = sleep(DRAIN_LIMIT) => {
             warn!(open = connections.len(), "cutting off what has not ended in time");
             cut_off.cancel();
@@ -109,17 +86,83 @@ pub async fn serve(
     }
 }
 
-/// Limits that hold for every connection.
-fn http() -> Builder<TokioExecutor> {
-    let mut http = Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_BYTES);
-    http.http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(1000)
-        .max_pending_accept_reset_streams(1000)
-        .max_local_error_reset_streams(1024)
-        .max_send_buf_size(64 * 1024)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10));
-    http
+/// What each connection is served with.
+#[derive(Clone)]
+struct Acceptor {
+    tls: Option<Tls>,
+    service: Service,
+    limits: Arc<Limits>,
+    newcomers: Newcomers,
+    /// How often the log says that there are as many connections as may be.
+    full_lines: Arc<DefaultDirectRateLimiter>,
+    /// A connection that has not said which protocol it speaks is not waited for.
+    shutdown: CancellationToken,
+    /// Connections take no more calls.
+    drain: CancellationToken,
+}
+
+impl Acceptor {
+    /// Sees to it that a connection may be opened besides `open` others: where there are as many as may be, the oldest on
+    /// which nobody has authenticated gives way, so that silent peers keep nobody out. Returns whether one may be opened.
+    fn makes_room(&self, open: usize) -> bool {
+        if !self.limits.allows_connection(open) {
+            self.tell_full(open);
+            return self.newcomers.close_oldest();
+        }
+        if !self.limits.allows_unauthenticated(self.newcomers.count()) {
+            self.newcomers.close_oldest();
+        }
+        true
+    }
+
+    /// Tells the log that there are as many connections as may be, once in a while.
+    fn tell_full(&self, open: usize) {
+        if self.full_lines.check().is_ok() {
+            warn!(
+                open,
+                "as many connections as may be are open: --max-connections, or the limit of open files, is reached"
+            );
+        }
+    }
+
+    /// Serves a connection to its end.
+    async fn serve_one(self, stream: TcpStream, address: SocketAddr, newcomer: Newcomer) {
+        let tls = self.tls.as_ref();
+        let link = match self.shutdown.run_until_cancelled(Link::open(stream, tls)).await {
+            Some(Ok(link)) => link,
+            Some(Err(error)) => return debug!(peer = %address, %error, "a connection was closed before it spoke"),
+            None => return,
+        };
+        let (peer, check) = link.peer(tls).unzip();
+        if peer.is_some() {
+            newcomer.authenticated();
+        }
+        let (calls, watches) = (0.into(), Connection::default());
+        let origin =
+            Arc::new(ClientConnection { address, peer, calls, watches, newcomer, drain: self.drain.child_token() });
+        let (service, is_http2) = (self.service, link.is_http2());
+        let connection = gather(link, |link| async move {
+            if is_http2 {
+                http2::serve(link, service, origin).await.map_err(|error| error.to_string())
+            } else {
+                http1::serve(link, service, origin).await.map_err(|error| error.to_string())
+            }
+        });
+        let check = async {
+            if let Some(check) = check {
+                check.await;
+            }
+            // Calls are told what has become of the certificate.
+            pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            ended = connection => match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(peer = %address, error, "a connection ended early"),
+                Err(error) => debug!(peer = %address, %error, "a connection broke"),
+            },
+            () = check => {}
+        }
+    }
 }

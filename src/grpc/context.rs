@@ -1,6 +1,6 @@
 //! What is known of a call besides its message.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use tonic::{Extensions, Request};
 
@@ -9,10 +9,6 @@ use crate::{
     auth::Grant,
     domain::{Identity, JobError, Unauthenticated},
 };
-
-/// The address of the other end of a connection; goes with each request on it.
-#[derive(Clone, Copy, Debug)]
-pub struct PeerAddress(pub SocketAddr);
 
 /// Goes with each call to its handler.
 #[derive(Clone)]

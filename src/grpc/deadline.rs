@@ -8,6 +8,9 @@ use tokio::time::Instant;
 /// For calls without a deadline of their own, until the response begins.
 const DEFAULT: Duration = Duration::from_secs(5);
 
+/// The longest that a unary call may take, and that a stream may take to begin, whatever its caller says.
+const MAX: Duration = Duration::from_secs(60);
+
 /// A name that is looked up as it is: one that is given as text would be read again for each call.
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -31,11 +34,16 @@ impl Deadline {
         self.arrived
     }
 
-    /// When the response must have begun; that of a unary call is then whole. Callers whom nobody `knows` have no more
-    /// time than those without a deadline.
+    /// When the response must have begun; that of a unary call must then have been read. Callers whom nobody `knows` have
+    /// no more time than those without a deadline.
     pub fn for_response(&self, knows: bool) -> Instant {
         let default = self.arrived + DEFAULT;
-        self.given.map_or(default, |given| if knows { given } else { given.min(default) })
+        self.given.map_or(default, |given| given.min(if knows { self.arrived + MAX } else { default }))
+    }
+
+    /// When the caller's own deadline passes, if there is one.
+    pub const fn given(&self) -> Option<Instant> {
+        self.given
     }
 
     /// Whether the caller no longer waits.

@@ -11,22 +11,39 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::{pending, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
     task::yield_now,
+    time::sleep,
 };
 
+/// How long a peer may take nothing of what is sent to it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Runs the connection that `connect` makes of `stream`, which gathers what it writes. Returns what it ended with, or why
-/// it could not be written to.
+/// it could not be written to: also that the peer has taken nothing for too long.
 pub async fn gather<S: AsyncWrite + Unpin, C: Future>(
     stream: S,
     connect: impl FnOnce(Gathered<S>) -> C,
 ) -> io::Result<C::Output> {
-    let stream = Gathered(Arc::new(Mutex::new(Buffered { writer: BufWriter::new(stream), is_blocked: false })));
+    gather_within(|| sleep(WRITE_TIMEOUT), stream, connect).await
+}
+
+/// The same, where the peer may take nothing until what `limit` returns is over.
+async fn gather_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
+    limit: impl Fn() -> L,
+    stream: S,
+    connect: impl FnOnce(Gathered<S>) -> C,
+) -> io::Result<C::Output> {
+    let writer = BufWriter::new(Counted { stream, written: 0 });
+    let stream = Gathered(Arc::new(Mutex::new(Buffered { writer, is_blocked: false })));
     let mut connection = pin!(connect(Gathered(stream.0.clone())));
+    // Since when the peer takes nothing: how much it had taken by then.
+    let mut blocked: Option<(u64, Pin<Box<L>>)> = None;
     loop {
         yield_now().await;
         let turn = poll!(&mut connection);
@@ -34,7 +51,18 @@ pub async fn gather<S: AsyncWrite + Unpin, C: Future>(
         match (turn, sent) {
             (Poll::Ready(ended), _) => return Ok(ended),
             (Poll::Pending, Poll::Ready(Err(error))) => return Err(error),
-            (Poll::Pending, Poll::Ready(Ok(())) | Poll::Pending) => {}
+            (Poll::Pending, Poll::Ready(Ok(()))) => blocked = None,
+            (Poll::Pending, Poll::Pending) => {
+                let written = stream.buffered().writer.get_ref().written;
+                if blocked.as_ref().is_none_or(|(before, _)| *before != written) {
+                    blocked = Some((written, Box::pin(limit())));
+                }
+                if let Some((_, limit)) = &mut blocked
+                    && poll!(limit).is_ready()
+                {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
         }
         // Until somebody wakes it.
         pending!();
@@ -47,7 +75,7 @@ pub struct Gathered<S>(Arc<Mutex<Buffered<S>>>);
 
 #[derive(Debug)]
 struct Buffered<S> {
-    writer: BufWriter<S>,
+    writer: BufWriter<Counted<S>>,
     /// The stream did not take all of it when it was last flushed.
     is_blocked: bool,
 }
@@ -60,7 +88,7 @@ impl<S> Gathered<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Buffered<S> {
-    fn writer(&mut self) -> Pin<&mut BufWriter<S>> {
+    fn writer(&mut self) -> Pin<&mut BufWriter<Counted<S>>> {
         Pin::new(&mut self.writer)
     }
 
@@ -102,6 +130,60 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
 
     fn is_write_vectored(&self) -> bool {
         true
+    }
+}
+
+/// A stream whose written bytes are counted.
+#[derive(Debug)]
+struct Counted<S> {
+    stream: S,
+    written: u64,
+}
+
+impl<S: Unpin> Counted<S> {
+    fn stream(&mut self) -> Pin<&mut S> {
+        Pin::new(&mut self.stream)
+    }
+
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(written)) = &written {
+            self.written += *written as u64;
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_read(cx, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.stream().poll_write(cx, bytes);
+        self.count(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.stream().poll_write_vectored(cx, slices);
+        self.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 
@@ -158,6 +240,11 @@ mod tests {
             self.wire().sent.push("the end".to_owned());
             Poll::Ready(Ok(()))
         }
+    }
+
+    /// Without a limit: most of these tests have no clock.
+    async fn gather<C: Future>(stream: Shared, connect: impl FnOnce(Gathered<Shared>) -> C) -> io::Result<C::Output> {
+        gather_within(pending::<()>, stream, connect).await
     }
 
     /// Counts how often it was woken.
@@ -282,6 +369,19 @@ mod tests {
         shared.wire().waker.take().expect("somebody waits").wake();
         assert!(run(connection.as_mut(), &woken).is_pending());
         assert_eq!((flushed.load(Relaxed), shared.wire().sent.concat().as_str()), (2, "ab"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_not_waited_for() {
+        let shared = Shared::default();
+        shared.wire().is_full = true;
+        let connection = super::gather(shared, |mut stream| async move {
+            say(&mut stream, &["a"]).await;
+            pending::<()>().await;
+        });
+        let began = tokio::time::Instant::now();
+        let error = connection.await.expect_err("it takes nothing");
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, WRITE_TIMEOUT.as_secs()));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The standard health service with List, over tonic's reporter.
 
+use std::sync::Arc;
+
 use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -9,20 +11,33 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-use super::stream::{Ending, Events, until};
-use crate::proto::health::{HealthListRequest, HealthListResponse, health_server::Health};
+use super::{
+    exchange::Exchange,
+    stream::{Ending, Events, until},
+};
+use crate::{
+    domain::JobError,
+    limits::Limits,
+    proto::health::{HealthListRequest, HealthListResponse, health_server::Health},
+};
 
 /// Serves `grpc.health.v1.Health` for a fixed set of services.
 pub struct ServiceHealth {
     service: HealthService,
     names: Vec<&'static str>,
+    limits: Arc<Limits>,
     drain: CancellationToken,
 }
 
 impl ServiceHealth {
-    /// Reports on `names`, whose statuses `reporter` is told.
-    pub fn new(reporter: HealthReporter, names: Vec<&'static str>, drain: CancellationToken) -> Self {
-        Self { service: HealthService::from_health_reporter(reporter), names, drain }
+    /// Reports on `names`, whose statuses `reporter` is told, to as many watchers as `limits` allow.
+    pub fn new(
+        reporter: HealthReporter,
+        names: Vec<&'static str>,
+        limits: Arc<Limits>,
+        drain: CancellationToken,
+    ) -> Self {
+        Self { service: HealthService::from_health_reporter(reporter), names, limits, drain }
     }
 }
 
@@ -52,6 +67,8 @@ impl Health for ServiceHealth {
     }
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let connection = Exchange::of_connection(|connection| connection.watches.clone()).unwrap_or_default();
+        let permit = self.limits.health_watch(&connection).map_err(JobError::Exhausted)?;
         let ending = Ending::of(request.extensions(), &self.drain);
         let known = self.names.contains(&request.get_ref().service.as_str());
         let statuses = if known {
@@ -60,6 +77,7 @@ impl Health for ServiceHealth {
             let status = health_check_response::ServingStatus::ServiceUnknown.into();
             stream::iter([Ok(HealthCheckResponse { status })]).chain(stream::pending()).boxed()
         };
+        let statuses = statuses.inspect(move |_| _ = &permit);
         Ok(Response::new(until(statuses, ending)))
     }
 }

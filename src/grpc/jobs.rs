@@ -12,10 +12,11 @@ use super::{
     MAX_RESPONSE, audit,
     context::caller,
     convert,
+    exchange::Exchange,
     stream::{Ending, Events, respond, respond_with, too_large, until},
 };
 use crate::{
-    domain::{Change, JobError, JobId, View},
+    domain::{Change, Identity, JobError, JobId, View},
     limits::Permit,
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
     tracker::{Changed, Effect, Lookup, Tracker},
@@ -52,10 +53,10 @@ impl Jobs {
     }
 }
 
-/// Room for one more watch of the caller of `request`, of so many `jobs` if they are named, until it is dropped.
-fn permit<T>(tracker: &Tracker, request: &Request<T>, jobs: usize) -> Result<Permit, JobError> {
-    let caller = caller(request)?;
-    tracker.limits().watch(&caller, jobs, request.extensions().get()).map_err(JobError::Exhausted)
+/// Room for one more watch of `caller`, of so many `jobs` if they are named, until it is dropped.
+fn permit(tracker: &Tracker, caller: &Arc<Identity>, jobs: usize) -> Result<Permit, JobError> {
+    let connection = Exchange::of_connection(|connection| connection.watches.clone());
+    tracker.limits().watch(caller, jobs, connection.as_ref()).map_err(JobError::Exhausted)
 }
 
 /// Enters the job into the call's log line.
@@ -163,8 +164,9 @@ impl JobService for Jobs {
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Answer<Self::WatchJobStream> {
         let caller = caller(&request)?;
-        let (ending, permit) = (Ending::of(request.extensions(), &self.drain), permit(&self.tracker, &request, 1)?);
+        let ending = Ending::of(request.extensions(), &self.drain);
         let (id, resume_token, pace, view) = convert::watch_job(request.into_inner())?;
+        let permit = permit(&self.tracker, &caller, 1)?;
         note(&id);
         let watch = self.tracker.on_behalf_of(&caller).watch_job(&id, &resume_token, pace).await?;
         let open = (Box::new((watch, permit)), self.tracker.clone());
@@ -177,9 +179,9 @@ impl JobService for Jobs {
 
     async fn watch_jobs(&self, request: Request<v1::WatchJobsRequest>) -> Answer<Self::WatchJobsStream> {
         let caller = caller(&request)?;
-        let permit = permit(&self.tracker, &request, request.get_ref().job_ids.len())?;
-        let ending = Ending::of(request.extensions(), &self.drain);
+        let (ending, jobs) = (Ending::of(request.extensions(), &self.drain), request.get_ref().job_ids.len());
         let (scope, resume_token, pace, view) = convert::watch_jobs(request.into_inner())?;
+        let permit = permit(&self.tracker, &caller, jobs)?;
         let watch = self.tracker.on_behalf_of(&caller).watch_jobs(scope, &resume_token, pace);
         let events = unfold(Some((Box::new((watch, permit)), self.tracker.clone())), move |open| async move {
             let (mut watch, tracker) = open?;

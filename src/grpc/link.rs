@@ -15,10 +15,10 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use crate::{auth::Peer, tls::Tls};
+use crate::{auth::Peer, socket::watch_peer, tls::Tls};
 
 /// What HTTP/2 clients send first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a connection may take until it has said which protocol it speaks.
 pub const FIRST_BYTES: Duration = Duration::from_secs(10);
@@ -40,6 +40,7 @@ impl Link {
     /// Waits until the peer has said which protocol it speaks: the whole preface of HTTP/2, or something else.
     pub async fn open(stream: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        watch_peer(&stream)?;
         let stream = match tls {
             Some(tls) => Either::Right(tls.accept(stream).await?),
             None => Either::Left(stream),
@@ -56,6 +57,11 @@ impl Link {
         };
         timeout(FIRST_BYTES, spoken).await??;
         Ok(link)
+    }
+
+    /// Whether the peer speaks HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.first == *PREFACE
     }
 
     /// Who is at the other end, if it has shown a certificate; and what says when that is no longer valid.

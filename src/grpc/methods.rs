@@ -8,7 +8,10 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
-use super::auth::{Rule, rule};
+use super::{
+    auth::{Rule, rule},
+    messages::max_request,
+};
 use crate::{
     proto::DESCRIPTORS,
     telemetry::metrics::{Counter, CounterVec, Histogram, HistogramVec, Measured, Metrics, counters, histograms},
@@ -66,6 +69,11 @@ impl Method {
     /// Its name with its service: `jobtrack.v1.JobService/GetJob`.
     pub fn full_name(&self) -> &str {
         &self.path[1..]
+    }
+
+    /// Returns the size of the largest message that it takes.
+    pub fn max_request(&self) -> usize {
+        max_request(&self.path)
     }
 
     /// Its service, and its name.

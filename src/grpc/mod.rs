@@ -8,11 +8,17 @@ mod connection;
 mod context;
 mod convert;
 mod deadline;
+mod exchange;
+mod failures;
 mod gather;
 mod health;
+mod http1;
+mod http2;
 mod jobs;
 mod link;
+mod messages;
 mod methods;
+mod newcomers;
 mod status;
 mod stream;
 
@@ -33,7 +39,7 @@ use tower::Layer;
 
 pub use connection::serve;
 
-use self::{call::Gate, methods::Methods};
+use self::{call::Gate, failures::Failures, messages::WholeMessages, methods::Methods};
 use crate::{
     auth::Authenticator,
     proto::{
@@ -55,7 +61,7 @@ const MAX_NAME_REQUEST: usize = 16 * 1024;
 const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 
 /// Everything that is served: gRPC, and gRPC-Web in front of it.
-pub type Service = GrpcWebService<Routes>;
+pub type Service = GrpcWebService<WholeMessages>;
 
 /// What takes calls as long as this server does: the server as a whole, and the job service.
 const SERVICES: [&str; 2] = ["", <JobServiceServer<jobs::Jobs> as NamedService>::NAME];
@@ -88,7 +94,7 @@ impl Face {
             names.push(REDIS);
             health::report(&reporter, &[REDIS], status).await;
         }
-        let health = health::ServiceHealth::new(reporter.clone(), names, drain.clone());
+        let health = health::ServiceHealth::new(reporter.clone(), names, tracker.limits().clone(), drain.clone());
         let service = routes(&tracker, health, authenticator, &drain, &methods);
         Self { service, reporter, mode, drain, methods }
     }
@@ -160,7 +166,7 @@ fn routes(
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let (methods, limits, drain) = (methods.clone(), tracker.limits().clone(), drain.clone());
-    let gate = Arc::new(Gate { methods, authenticator, limits, drain });
+    let gate = Arc::new(Gate { methods, authenticator, failures: Failures::default(), limits, drain });
     let valid = "the descriptors were compiled with this binary";
     let router = Routes::new(jobs)
         .add_service(admin)
@@ -169,5 +175,5 @@ fn routes(
         .add_service(reflection().build_v1alpha().expect(valid).max_decoding_message_size(MAX_NAME_REQUEST))
         .into_axum_router()
         .layer(from_fn(move |request, next| call::call(gate.clone(), request, next)));
-    GrpcWebLayer::new().layer(Routes::from(router))
+    GrpcWebLayer::new().layer(WholeMessages(Routes::from(router)))
 }

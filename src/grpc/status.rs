@@ -37,7 +37,9 @@ pub fn code(headers: &HeaderMap) -> Option<Code> {
 ///
 /// tonic answers `INTERNAL` where a request can't be decoded, and `OUT_OF_RANGE` or `RESOURCE_EXHAUSTED` where it is too
 /// large. It writes such a status into the headers, without details; ours always have some.
-pub fn restate<B>(response: &Response<B>) -> Option<Status> {
+///
+/// `limit` is that of the method's requests.
+pub fn restate<B>(response: &Response<B>, limit: usize) -> Option<Status> {
     let headers: &HeaderMap = response.headers();
     let code = code(headers)?;
     if headers.contains_key("grpc-status-details-bin") {
@@ -48,9 +50,7 @@ pub fn restate<B>(response: &Response<B>) -> Option<Status> {
             let description = UNDECODABLE.to_owned();
             Some(JobError::Invalid(vec![Violation { field: "request".to_owned(), description }]).into())
         }
-        Code::OutOfRange | Code::ResourceExhausted => {
-            Some(JobError::TooLarge { what: "request", limit: super::MAX_REQUEST }.into())
-        }
+        Code::OutOfRange | Code::ResourceExhausted => Some(JobError::TooLarge { what: "request", limit }.into()),
         _ => None,
     }
 }
@@ -130,9 +130,11 @@ fn exhausted(limit: Limit) -> ErrorDetails {
         Limit::MemoryJobs(_) => ("MEMORY_FULL", SOON),
         Limit::MemoryBytes(_) => ("TOO_MANY_BYTES", SOON),
         Limit::JobsPerOwner(_) => ("TOO_MANY_JOBS", SOON),
-        Limit::CallRate { wait, .. } => ("RATE_LIMITED", wait),
-        Limit::Watches(_) | Limit::WatchesPerIdentity(_) | Limit::WatchesPerConnection(_) => ("TOO_MANY_WATCHES", SOON),
-        Limit::Connections(_) => ("TOO_MANY_CONNECTIONS", SOON),
+        Limit::CallRate { wait, .. } | Limit::FailedAuthentications { wait, .. } => ("RATE_LIMITED", wait),
+        Limit::Watches(_) | Limit::WatchesPerIdentity(_) | Limit::WatchesPerConnection(_) | Limit::HealthWatches(_) => {
+            ("TOO_MANY_WATCHES", SOON)
+        }
+        Limit::Connections(_) | Limit::UnauthenticatedConnections(_) => ("TOO_MANY_CONNECTIONS", SOON),
     };
     let mut details = info(reason, [("name", limit.name().to_owned()), ("limit", limit.most().to_string())]);
     details.set_retry_info(Some(wait));

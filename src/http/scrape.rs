@@ -64,6 +64,8 @@ impl Source {
             let help = "Time until the server's certificate expires; negative since it has.";
             now.gauge("jobtrack_tls_certificate_remaining_seconds", help, left);
         }
+        let watches = self.tracker.limits().health_watches();
+        now.gauge("jobtrack_health_watches", "Open watches of health, which need no credentials.", watches);
         let mode = self.mode();
         let modes =
             [("memory", StorageMode::Memory), ("redis", StorageMode::Redis), ("degraded", StorageMode::Degraded)];

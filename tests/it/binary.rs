@@ -191,12 +191,12 @@ async fn watch(client: &mut Client, job_id: &str) -> Streaming<jobtrack::proto::
     client.watch_job(request).await.expect("the job can be watched").into_inner()
 }
 
-/// 10,000 idle watches on ten connections: what each costs is printed, an update reaches every one, and draining ends
+/// 10,000 idle watches on twenty connections: what each costs is printed, an update reaches every one, and draining ends
 /// them all.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_watches_hear_of_a_change_and_of_the_end() {
-    const CONNECTIONS: usize = 10;
-    const WATCHES: usize = 1000;
+    const CONNECTIONS: usize = 20;
+    const WATCHES: usize = 500;
     let process = Process::start(&[]);
     let mut client = connect(&process).await;
     create(&mut client, "a").await;

@@ -8,7 +8,8 @@ use std::{
 use jobtrack::{
     clock::SystemClock,
     domain::{
-        ANYONE, Change, Completion, Document, Identity, Job, JobError, NewJob, Owners, Removal, Report, Retention, Role,
+        ANYONE, Change, Completion, Document, Identity, IdentityKind, Job, JobError, NewJob, Owners, Removal, Report,
+        Retention, Role,
     },
     store::{CommitEvent, Listener, MemoryStore},
     tracker::Tracker,
@@ -173,7 +174,12 @@ async fn a_stream_ends_where_its_job_has_become_another_owners() {
     let (tracker, hub) = tracker();
     let new = NewJob { id: Some(id("a")), owner: "alice".into(), ..plain() };
     let (mut stored, _) = tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room");
-    let alice = Identity { name: "alice".into(), role: Some(Role::Reader), owners: Owners::one("alice") };
+    let alice = Identity {
+        kind: IdentityKind::Listed,
+        name: "alice".into(),
+        role: Some(Role::Reader),
+        owners: Owners::one("alice"),
+    };
     let watch = tracker.on_behalf_of(&alice).watch_job(&id("a"), "", pace(Duration::ZERO)).await;
     let mut stream = watch.expect("it is hers");
     stream.next().await.expect("an event").expect("a snapshot");

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Each module with those of the crate that it may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("telemetry", &[]),
     ("domain", &[]),
     ("clock", &["domain"]),
@@ -15,8 +15,10 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("reload", &[]),
     ("auth", &["domain", "reload"]),
     ("tls", &["reload"]),
-    ("grpc", &["domain", "limits", "store", "watch", "tracker", "proto", "telemetry", "auth", "tls"]),
-    ("http", &["domain", "store", "tracker", "telemetry", "tls"]),
+    ("socket", &[]),
+    ("files", &[]),
+    ("grpc", &["socket", "domain", "limits", "store", "watch", "tracker", "proto", "telemetry", "auth", "tls"]),
+    ("http", &["socket", "domain", "store", "tracker", "telemetry", "tls"]),
     ("config", &["domain", "limits", "store", "telemetry", "auth", "tls"]),
     (
         "server",
@@ -34,9 +36,10 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "auth",
             "tls",
             "reload",
+            "files",
         ],
     ),
-    ("cli", &["config", "telemetry", "server", "proto", "tls"]),
+    ("cli", &["files", "config", "telemetry", "server", "proto", "tls"]),
     ("main", &["cli"]),
 ];
 

@@ -6,6 +6,7 @@ use jobtrack::proto::v1::{CompleteJobRequest, CreateJobRequest, DeleteJobRequest
 use serde_json::json;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
 use tonic::{Code, Request, Status};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
 use crate::support::{
@@ -14,6 +15,7 @@ use crate::support::{
     error_info,
     http::Scrape,
     new_job,
+    process::{self, Process},
     redis::shared_redis,
     replicas::{in_time, read},
 };
@@ -190,7 +192,9 @@ async fn open_connections_are_limited() {
     let server = Server::with(&["--max-connections", "2"]).await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
-    let second = server.client().await;
+    // On which nobody has called gives way.
+    let mut second = server.client().await;
+    second.get_job(read("a")).await.expect("there is room for two");
     let mut third = TcpStream::connect(server.address).await.expect("the server listens");
     let closed = in_time("the end of a connection too many", third.read(&mut [0; 16])).await;
     assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
@@ -211,6 +215,151 @@ async fn open_connections_are_limited() {
     in_time("a place that has become free", again).await;
     assert!(refusals(&server, "max-connections").await >= 1);
     server.stop().await;
+}
+
+/// Connections that say nothing, or not who they are, keep nobody out.
+#[tokio::test]
+async fn silent_peers_keep_nobody_out() {
+    let server = Server::with(&["--max-connections", "20"]).await;
+    let mut known = server.client().await;
+    create(&mut known, "a").await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(server.address).await.expect("the server listens"));
+    }
+    server.client().await.get_job(read("a")).await.expect("one of the silent has given way");
+    known.get_job(read("a")).await.expect("who has called stays");
+    assert!(refusals(&server, "max-connections").await >= 20);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn connections_without_credentials_are_limited_apart() {
+    let (server, _folder) = with_two(&["--max-unauthenticated-connections", "5"]).await;
+    let mut known = server.client().await;
+    known.create_job(bearer("one", new_job("a"))).await.expect("it is not there yet");
+    let mut strangers = Vec::new();
+    for _ in 0..10 {
+        let mut stranger = HealthClient::new(server.channel().await);
+        stranger.check(HealthCheckRequest::default()).await.expect("health answers everybody");
+        strangers.push(stranger);
+    }
+    assert!(refusals(&server, "max-unauthenticated-connections").await >= 5);
+    let few = |scrape: &Scrape| scrape.count("jobtrack_connections") <= 6;
+    Scrape::until(server.http, "the end of those that came first", few).await;
+    known.get_job(bearer("one", read("a"))).await.expect("who is known stays");
+    server.client().await.get_job(bearer("other", read("a"))).await.expect("another is let in");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn watches_of_health_are_limited_and_counted() {
+    let server = Server::with(&["--max-health-watches", "20"]).await;
+    let mut open = Vec::new();
+    for (most, limit) in [(16, 16), (4, 20)] {
+        let mut health = HealthClient::new(server.channel().await);
+        for _ in 0..most {
+            open.push(health.watch(HealthCheckRequest::default()).await.expect("it may be open"));
+        }
+        let refused = health.watch(HealthCheckRequest::default()).await.expect_err("one more");
+        assert_limited(&refused, "TOO_MANY_WATCHES", "max-health-watches", limit);
+        health.check(HealthCheckRequest::default()).await.expect("checks are not limited");
+    }
+    assert_eq!(Scrape::of(server.http).await.count("jobtrack_health_watches"), 20);
+    drop(open);
+    let none = |scrape: &Scrape| scrape.count("jobtrack_health_watches") == 0;
+    Scrape::until(server.http, "the end of all watches of health", none).await;
+    server.stop().await;
+}
+
+/// A malformed request takes no place.
+#[tokio::test]
+async fn a_watch_is_valid_before_it_counts() {
+    let server = Server::with(&["--max-watches", "1"]).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let _open = client.watch_job(watch("", "a")).await.expect("it may be open");
+    let invalid = client.watch_job(watch("", "{}")).await.expect_err("it names no job");
+    assert_eq!(invalid.code(), Code::InvalidArgument);
+    let invalid = WatchJobsRequest { job_ids: vec!["{}".to_owned()], ..Default::default() };
+    assert_eq!(client.watch_jobs(invalid).await.expect_err("it names no job").code(), Code::InvalidArgument);
+    assert_eq!(refusals(&server, "max-watches").await, 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn failed_authentications_are_limited_and_logged() {
+    let folder = Folder::new();
+    let file = folder.write("identities.json", &identities(&[holder("one", "reporter", &json!("*"))]));
+    let server = Process::start(&["--auth-tokens", &file]);
+    let mut known = server.client().await;
+    known.create_job(bearer("one", new_job("a"))).await.expect("it is not there yet");
+    let mut guesses = 0;
+    let refused = loop {
+        let refused = known.get_job(bearer("guess", read("a"))).await.expect_err("nobody is called so");
+        if refused.code() != Code::Unauthenticated {
+            break refused;
+        }
+        guesses += 1;
+        assert!(guesses < 100_000, "nothing is limited");
+    };
+    assert!(guesses >= 100, "{guesses} at once");
+    assert_limited(&refused, "RATE_LIMITED", "max-auth-failures-per-second", 10);
+    known.get_job(bearer("one", read("a"))).await.expect("who is known is not limited");
+    // On a connection of which nothing else is known.
+    let mut stranger = server.client().await;
+    let gone = async {
+        while stranger.get_job(bearer("guess", read("a"))).await.is_err_and(|end| end.code() != Code::ResourceExhausted)
+        {
+        }
+    };
+    in_time("a refusal for the limit", gone).await;
+    server.signal("TERM");
+    let (_, log) = server.wait();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("authentication failed")).collect();
+    assert!((1..=3).contains(&lines.len()), "{log}");
+    for part in ["WARN", "peer=127.0.0.1:", "problem=\"INVALID\"", "JobService/GetJob"] {
+        assert!(lines[0].contains(part), "{part}: {}", lines[0]);
+    }
+}
+
+/// The binary under these limits of open files, soft and hard.
+fn with_files(soft: u32, hard: u32) -> Process {
+    let binary = process::command(&[]);
+    let mut command = std::process::Command::new("/bin/sh");
+    let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script]).arg(binary.get_program()).args(["--http-listen", "127.0.0.1:0"]);
+    Process::run(command)
+}
+
+#[tokio::test]
+async fn as_many_files_may_be_open_as_the_system_allows() {
+    let server = with_files(100, 1000);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.id())).expect("it runs");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    assert_eq!(line.split_whitespace().filter(|word| *word == "1000").count(), 2, "{line}");
+}
+
+#[tokio::test]
+async fn connections_leave_files_for_others() {
+    let server = with_files(300, 300);
+    let http = server.banner.split("http://").last().and_then(|rest| rest.split('/').next());
+    let http = http.and_then(|address| address.parse().ok()).expect("the banner has the address");
+    let mut known = server.client().await;
+    create(&mut known, "a").await;
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(TcpStream::connect(server.address).await.expect("the system takes it"));
+    }
+    server.client().await.get_job(read("a")).await.expect("one of the silent has given way");
+    let (status, _) = crate::support::http::get(http, "/livez").await;
+    assert_eq!(status, 200);
+    assert!(server.files() < 300 - 32, "{} files are open", server.files());
+    known.get_job(read("a")).await.expect("who has called stays");
+    server.signal("TERM");
+    let (_, log) = server.wait();
+    assert!(log.contains("few files may be open") && log.contains("as many connections as may be"), "{log}");
+    assert!(!log.contains("can't be accepted"), "{log}");
 }
 
 /// What is not limited costs no bookkeeping, and is no limit.

@@ -10,7 +10,8 @@ use crate::support::{
     watching::{Seen, clog, complete, delete, large, make, narrow, report, watch, watch_jobs},
 };
 
-const UPDATES: usize = 20_000;
+/// Reported in much less than the minute for which a reader may take nothing.
+const UPDATES: usize = 2_000;
 
 fn all() -> WatchJobsRequest {
     WatchJobsRequest::default()

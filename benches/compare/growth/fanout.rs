@@ -53,7 +53,7 @@ async fn cost(kind: Kind, subscribers: usize, rounds: usize) -> f64 {
     let jobs = Arc::new(Jobs::new(1));
     Target::grpc(server.address, 1).await.prepare(&jobs).await;
     let count = (EVENTS / subscribers).clamp(FEWEST, MOST);
-    let connections = subscribers.div_ceil(1000).max(subscribers.min(10));
+    let connections = subscribers.div_ceil(500).max(subscribers.min(10));
     let room = 8 + count * (rounds + 1);
     let audience = Audience::gather(server.address, jobs, subscribers, connections, room).await;
     let rate = (PACE / real(subscribers as u64)).min(FASTEST);

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jobtrack::proto::v1::{GetJobRequest, GetStatsRequest, WatchJobRequest, WatchJobsRequest};
+use jobtrack::proto::v1::{BatchGetJobsRequest, GetJobRequest, GetStatsRequest, WatchJobRequest, WatchJobsRequest};
 use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,10 +14,14 @@ use tokio::{
     time::timeout,
 };
 
-use super::assert_serves;
+use super::{assert_serves, readers::large_jobs};
+use tonic::Code;
+
 use crate::support::{
-    Server, create,
+    Server, create, error_info,
+    http::Scrape,
     raw::{Raw, answer, frame},
+    replicas::in_time,
 };
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -94,6 +98,89 @@ async fn a_connection_that_stops_answering_is_cut_off_by_the_drain() {
     assert!(stopped.is_ok(), "draining takes at most 25 s whatever is connected");
     closed(mute, Duration::from_secs(1), "after the preface").await;
     closed(half, Duration::from_secs(1), "half of a request").await;
+}
+
+/// One that is idle, answers nothing, and has not said who it is.
+#[tokio::test]
+async fn an_idle_connection_without_credentials_is_closed() {
+    let server = Server::start().await;
+    let idle = say(server.address, &[PREFACE, SETTINGS].concat()).await;
+    closed(idle, Duration::from_secs(60), "after the preface").await;
+    assert_serves(&server, &[]).await;
+    server.stop().await;
+}
+
+/// The timer of the system's end of each connection to `port`, as `/proc/net/tcp` shows it; 2: whether the peer is there.
+#[cfg(target_os = "linux")]
+fn timers(port: u16) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the system tells of its connections");
+    let fields = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let open = fields.filter(|fields| fields[1].ends_with(&format!(":{port:04X}")) && fields[3] == "01");
+    open.map(|fields| fields[5].to_owned()).collect()
+}
+
+/// A peer may vanish without a word, whatever it speaks.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_system_asks_whether_a_silent_peer_is_there() {
+    let server = Server::start().await;
+    let _client = server.client().await;
+    let _silent = say(server.address, b"P").await;
+    let _scraper = say(server.http, b"G").await;
+    for (address, count) in [(server.address, 2), (server.http, 1)] {
+        let asked = async {
+            while timers(address.port()).iter().filter(|timer| timer.starts_with("02:")).count() < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        in_time("a timer for each connection", asked).await;
+    }
+    server.stop().await;
+}
+
+/// Over HTTP/1.1 as well, a call ends by its deadline though nobody reads.
+#[tokio::test]
+async fn an_unread_answer_over_http1_is_given_up() {
+    let server = Server::start().await;
+    let job_ids = large_jobs(&mut server.client().await).await;
+    let message = frame(&BatchGetJobsRequest { job_ids, ..Default::default() }.encode_to_vec());
+    let head = format!(
+        "POST /jobtrack.v1.JobService/BatchGetJobs HTTP/1.1\r\nhost: jobtrack\r\ncontent-type: application/grpc-web\r\n\
+         content-length: {}\r\n\r\n",
+        message.len()
+    );
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("it takes a size");
+        let mut stream = socket.connect(server.address).await.expect("the server listens");
+        stream.write_all(&[head.as_bytes(), &message].concat()).await.expect("the server reads");
+        open.push(stream);
+    }
+    let begun = |scrape: &Scrape| scrape.count("jobtrack_connections") >= 10;
+    Scrape::until(server.http, "ten connections", begun).await;
+    let gone = |scrape: &Scrape| scrape.count("jobtrack_connections") <= 1;
+    Scrape::until(server.http, "the end of ten connections", gone).await;
+    server.stop().await;
+}
+
+/// Metadata that is too large is refused as gRPC refuses, and counted.
+#[tokio::test]
+async fn metadata_that_is_too_large_is_refused() {
+    let server = Server::start().await;
+    let raw = Raw::connect(server.address).await;
+    let large = "m".repeat(17 * 1024);
+    let refused = raw.send("JobService/GetJob", &[("x-large", &large)], frame(b"")).await.outcome();
+    let refused = refused.expect_err("it is too large");
+    let info = error_info(&refused);
+    assert_eq!((refused.code(), &*info.reason), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
+    assert_eq!(info.metadata["limit"], "16384");
+    assert!(refused.message().contains("metadata"), "{refused:?}");
+    let metric = "grpc_server_handled_total";
+    let counted =
+        Scrape::of(server.http).await.of_call(metric, "unary", "jobtrack.v1.JobService/GetJob", "ResourceExhausted");
+    assert_eq!(counted, 1);
+    server.stop().await;
 }
 
 #[tokio::test]
@@ -189,7 +276,7 @@ async fn five_thousand_cancelled_streams_leave_nothing_behind() {
 
 #[tokio::test]
 async fn streams_beyond_the_limit_wait_and_are_served() {
-    let server = Server::start().await;
+    let server = Server::with(&["--max-watches-per-connection", "0"]).await;
     let raw = Raw::connect(server.address).await;
     create(&mut server.client().await, "a").await;
     let one = frame(&WatchJobRequest { job_id: "a".into(), ..Default::default() }.encode_to_vec());

@@ -45,9 +45,14 @@ pub struct Answer {
 
 impl Raw {
     pub async fn connect(address: SocketAddr) -> Self {
+        Self::with_window(address, 8 << 20).await
+    }
+
+    /// A connection that lets the server send so many bytes on each stream before they are read.
+    pub async fn with_window(address: SocketAddr, window: u32) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server listens");
         let mut builder = h2::client::Builder::new();
-        builder.initial_window_size(8 << 20).initial_connection_window_size(64 << 20);
+        builder.initial_window_size(window).initial_connection_window_size(64 << 20);
         let (send, connection) = builder.handshake(stream).await.expect("the server speaks HTTP/2");
         tokio::spawn(async move { _ = connection.await });
         Self { send }
@@ -82,6 +87,19 @@ impl Raw {
     pub async fn call(&self, call: &Call) -> Result<Bytes, Status> {
         self.send(call.method, &[], frame(&call.message)).await.outcome()
     }
+}
+
+/// Waits for the end of a response whose reader makes no room for more of it. Returns its status.
+pub async fn unread(response: ResponseFuture) -> Status {
+    let (head, mut stream) = response.await.expect("a response").into_parts();
+    if let Some(status) = Status::from_header_map(&head.headers) {
+        return status;
+    }
+    while let Some(data) = stream.data().await {
+        data.expect("the response goes on to its end");
+    }
+    let trailers = stream.trailers().await.expect("the response goes on to its end");
+    trailers.as_ref().and_then(Status::from_header_map).expect("every call ends with a status")
 }
 
 /// Waits for the whole response.

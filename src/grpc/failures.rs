@@ -1,0 +1,82 @@
+//! Authentications that fail: how often they may, and what the log says of them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use tonic::Status;
+use tracing::warn;
+
+use super::{
+    exchange::{ClientConnection, Exchange},
+    methods::Method,
+};
+use crate::{
+    domain::{JobError, Unauthenticated},
+    limits::Limits,
+};
+
+/// How often a line is logged of the same address.
+const ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Lines that are logged a second, of whatever addresses.
+const LINES_PER_SECOND: NonZeroU32 = NonZeroU32::new(5).expect("it is not zero");
+
+/// After how many failures the addresses of old ones are forgotten.
+const TIDY_EVERY: u64 = 10_000;
+
+/// Refuses those who are not known, and tells the log.
+pub struct Failures {
+    addresses: DefaultKeyedRateLimiter<IpAddr>,
+    lines: DefaultDirectRateLimiter,
+    all: AtomicU64,
+    /// Since the last line.
+    unsaid: AtomicU64,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        let of_address = Quota::with_period(ADDRESS_INTERVAL).expect("it is not zero");
+        Self {
+            addresses: RateLimiter::keyed(of_address),
+            lines: RateLimiter::direct(Quota::per_second(LINES_PER_SECOND)),
+            all: AtomicU64::new(0),
+            unsaid: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Failures {
+    /// Refuses the present call of `method`, whose credentials have this `problem`. Where too many calls from its address
+    /// were refused, its connection ends too, if nobody has authenticated on it.
+    pub fn refuse(&self, problem: Unauthenticated, method: &Method, limits: &Limits) -> Status {
+        let address = Exchange::of_connection(|connection| connection.address);
+        self.log(address, problem, method);
+        let ip = address.map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
+        match limits.failed_authentication(ip) {
+            Ok(()) => JobError::Unauthenticated(problem).into(),
+            Err(limit) => {
+                Exchange::of_connection(ClientConnection::turn_away);
+                JobError::Exhausted(limit).into()
+            }
+        }
+    }
+
+    fn log(&self, address: Option<SocketAddr>, problem: Unauthenticated, method: &Method) {
+        self.unsaid.fetch_add(1, Relaxed);
+        if self.all.fetch_add(1, Relaxed).is_multiple_of(TIDY_EVERY) {
+            self.addresses.retain_recent();
+        }
+        let Some(address) = address else { return };
+        if self.addresses.check_key(&address.ip()).is_err() || self.lines.check().is_err() {
+            return;
+        }
+        let failures = self.unsaid.swap(0, Relaxed);
+        let (problem, method) = (problem.name(), method.full_name());
+        warn!(peer = %address, problem, method, failures, "authentication failed");
+    }
+}

@@ -1,0 +1,125 @@
+//! The server's side of an HTTP/1.1 connection, over which gRPC-Web may come.
+
+use std::{
+    convert::Infallible,
+    mem::take,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::{body::Incoming, server::conn::http1::Builder, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::sleep,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Status, body::Body};
+use tower::ServiceExt;
+
+use super::{
+    Service,
+    exchange::{ClientConnection, Exchange, Expiry},
+    link::FIRST_BYTES,
+};
+
+/// How long a response that must end may take to do so by itself, with a status.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bytes of a response that are given to hyper at a time.
+const MAX_PART: usize = 16 * 1024;
+
+/// Bytes that hyper holds at most, of a request's head and of a response.
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// Serves the calls that come over `io`, one after the other, until the peer ends or breaks the connection; after
+/// its `drain` is cancelled, the one that has come by then.
+pub async fn serve<T>(io: T, service: Service, origin: Arc<ClientConnection>) -> Result<(), hyper::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let cut_off = CancellationToken::new();
+    let answer = service_fn(|request| answer(service.clone(), origin.clone(), cut_off.clone(), request));
+    let mut http = Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(FIRST_BYTES).max_buf_size(MAX_BUFFER);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(io), answer));
+    let mut drained = pin!(origin.drain.cancelled());
+    let mut is_draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => return ended,
+            () = &mut drained, if !is_draining => {
+                connection.as_mut().graceful_shutdown();
+                is_draining = true;
+            }
+            () = cut_off.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Answers one request. Cancels `cut_off` where the answer must end and its reader does not take it.
+async fn answer(
+    service: Service,
+    origin: Arc<ClientConnection>,
+    cut_off: CancellationToken,
+    request: Request<Incoming>,
+) -> Result<Response<Limited>, Infallible> {
+    let mut exchange = Box::pin(Exchange::scope(origin, service.oneshot(request)));
+    let response = exchange.as_mut().await?;
+    let end = exchange.as_mut().take_value().map(|mut exchange| take(exchange.expiry())).unwrap_or_default();
+    let sent = CancellationToken::new();
+    if !response.body().is_end_stream() {
+        tokio::spawn(sent.clone().run_until_cancelled_owned(end_unread(end, cut_off)));
+    }
+    Ok(response.map(|inner| Limited { inner, rest: Bytes::new(), _sent: sent.drop_guard() }))
+}
+
+/// Cancels `cut_off` when a response must have ended.
+async fn end_unread(end: Expiry, cut_off: CancellationToken) {
+    end.reached().await;
+    sleep(END_TIMEOUT).await;
+    cut_off.cancel();
+}
+
+/// The body of a response that is watched as long as it is not sent. It is sent in parts: hyper would take a message as a
+/// whole, and nobody could tell that it is not read.
+struct Limited {
+    inner: Body,
+    /// What is left of a part of it.
+    rest: Bytes,
+    _sent: DropGuard,
+}
+
+impl HttpBody for Limited {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.rest.is_empty() {
+            let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) if data.len() > MAX_PART => self.rest = data,
+                Some(Ok(Ok(data))) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let part = self.rest.len().min(MAX_PART);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(part)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}

@@ -1,0 +1,240 @@
+//! Sends a response as fast as its reader takes it, and no longer than it may take.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, SendStream, server::SendResponse};
+use http::Response;
+use http_body::{Body as _, Frame};
+use tokio::{task::futures::TaskLocalFuture, time::sleep};
+use tonic::body::Body;
+use tracing::debug;
+
+use super::MAX_SEND_BUFFER;
+use crate::{
+    domain::JobError,
+    grpc::{
+        exchange::{Exchange, Expiry},
+        status::trailers,
+    },
+};
+
+/// How long a reader may take nothing at all of what is to be sent to it.
+pub const STALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// A reason for which nothing more of a response is sent.
+enum End {
+    /// The peer has reset the stream, or the connection broke.
+    Gone,
+    /// The body broke.
+    Broken,
+    /// The response had to end before its reader had taken all of it.
+    CutOff(JobError),
+}
+
+/// Waits for `response` and sends it by `respond`.
+pub async fn send<F>(response: TaskLocalFuture<Exchange, F>, mut respond: SendResponse<Bytes>)
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    // Kept to the end: it says that the connection is in use.
+    let Some((response, mut exchange)) = answer(response, &mut respond).await else { return };
+    let (head, body) = response.into_parts();
+    let is_whole = body.is_end_stream();
+    let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), is_whole) else {
+        return respond.send_reset(Reason::INTERNAL_ERROR);
+    };
+    if is_whole {
+        return;
+    }
+    match pipe(body, &mut stream, exchange.expiry()).await {
+        Ok(()) | Err(End::Gone) => {}
+        Err(End::Broken) => stream.send_reset(Reason::INTERNAL_ERROR),
+        Err(End::CutOff(error)) => {
+            debug!(%error, "a response was cut off that its caller did not read");
+            // Trailers need no window, and what h2 holds had one: nothing is left of the stream once they are sent.
+            if stream.send_trailers(trailers(&error.into())).is_err() {
+                stream.send_reset(Reason::CANCEL);
+            }
+        }
+    }
+}
+
+/// Waits for the head of a response; `None`: its caller has gone away.
+async fn answer<F>(
+    response: TaskLocalFuture<Exchange, F>,
+    respond: &mut SendResponse<Bytes>,
+) -> Option<(Response<Body>, Exchange)>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    let mut response = pin!(response);
+    let answered = poll_fn(|cx| match response.as_mut().poll(cx) {
+        Poll::Ready(Ok(answered)) => Poll::Ready(Some(answered)),
+        Poll::Ready(Err(error)) => match error {},
+        Poll::Pending => respond.poll_reset(cx).map(|_| None),
+    });
+    let answered = answered.await?;
+    let exchange = response.take_value().expect("it was not taken before");
+    Some((answered, exchange))
+}
+
+/// Sends `body` to its end.
+async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, expiry: &Expiry) -> Result<(), End> {
+    loop {
+        let frame = poll_fn(|cx| match to.poll_reset(cx) {
+            Poll::Ready(_) => Poll::Ready(Err(End::Gone)),
+            Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
+        });
+        let Some(frame) = frame.await? else { return send_part(to, Bytes::new(), Last::Yes) };
+        match frame.map_err(|_| End::Broken)?.into_data() {
+            Ok(data) if body.is_end_stream() => return send_all(to, data, Last::Yes, expiry).await,
+            Ok(data) => send_all(to, data, Last::No, expiry).await?,
+            Err(frame) => {
+                let Ok(trailers) = Frame::into_trailers(frame) else { continue };
+                return to.send_trailers(trailers).map_err(|_| End::Gone);
+            }
+        }
+    }
+}
+
+/// Whether more follows on a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Yes,
+    No,
+}
+
+/// Sends `data`, in the parts that the peer has room for.
+async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, expiry: &Expiry) -> Result<(), End> {
+    loop {
+        // No more than can be held: other streams of the connection share its window.
+        to.reserve_capacity(data.len().min(MAX_SEND_BUFFER));
+        let room = to.capacity();
+        if room >= data.len() {
+            return send_part(to, data, last);
+        }
+        if room > 0 {
+            send_part(to, data.split_to(room), Last::No)?;
+        } else {
+            wait_for_room(to, expiry).await?;
+        }
+    }
+}
+
+fn send_part(to: &mut SendStream<Bytes>, data: Bytes, last: Last) -> Result<(), End> {
+    debug_assert!(data.remaining() <= to.capacity(), "h2 holds nothing that it can't send");
+    to.send_data(data, last == Last::Yes).map_err(|_| End::Gone)
+}
+
+/// Waits until the peer has room for more of the response, or that must end.
+async fn wait_for_room(to: &mut SendStream<Bytes>, expiry: &Expiry) -> Result<(), End> {
+    // Boxed: few responses ever wait, and the others should not be the larger for it.
+    let ended = Box::pin(async {
+        tokio::select! {
+            error = expiry.reached() => error,
+            () = sleep(STALL_LIMIT) => JobError::DeadlineExceeded,
+        }
+    });
+    let room = poll_fn(|cx| {
+        if to.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(End::Gone));
+        }
+        while to.capacity() == 0 {
+            match to.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(End::Gone)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    });
+    tokio::select! {
+        biased;
+        room = room => room,
+        error = ended => Err(End::CutOff(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, sync::Arc};
+
+    use h2::client;
+    use http::Request;
+    use http_body_util::Full;
+    use tokio::{
+        io::duplex,
+        time::{Instant, timeout},
+    };
+    use tokio_util::sync::CancellationToken;
+    use tonic::{Code, Status};
+
+    use super::*;
+    use crate::{
+        grpc::{exchange::ClientConnection, newcomers::Newcomers},
+        limits::Connection,
+    };
+
+    /// Answers one call of a reader that lets `window` bytes come, with `size` bytes. Returns the status that it ends
+    /// with, if it has ended after `limit`, and when.
+    async fn end(window: u32, size: usize, limit: Duration) -> Option<(Option<Code>, Duration)> {
+        let (ours, theirs) = duplex(1 << 20);
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(ours).await.expect("a connection");
+            while let Some(call) = connection.accept().await {
+                let (_, respond) = call.expect("a call");
+                let address = SocketAddr::from(([127, 0, 0, 1], 1));
+                let (watches, newcomer) = (Connection::default(), Newcomers::default().enter());
+                let origin = Arc::new(ClientConnection {
+                    address,
+                    peer: None,
+                    calls: 0.into(),
+                    watches,
+                    newcomer,
+                    drain: CancellationToken::new(),
+                });
+                let response = async move { Ok(Response::new(Body::new(Full::from(vec![0; size])))) };
+                tokio::spawn(send(Exchange::scope(origin, response), respond));
+            }
+        });
+        let (mut send, connection) = client::Builder::new()
+            .initial_window_size(window)
+            .handshake::<_, Bytes>(theirs)
+            .await
+            .expect("a connection");
+        tokio::spawn(connection);
+        let began = Instant::now();
+        let (response, _) = send.send_request(Request::new(()), true).expect("a stream");
+        let mut body = response.await.expect("an answer").into_body();
+        let ended = async {
+            while let Some(data) = body.data().await {
+                data.expect("it goes on to its end");
+            }
+            let trailers = body.trailers().await.expect("it goes on to its end");
+            (trailers.as_ref().and_then(Status::from_header_map).map(|status| status.code()), began.elapsed())
+        };
+        timeout(limit, ended).await.ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_of_which_nothing_is_taken_ends() {
+        for window in [0, 1, 100] {
+            assert_eq!(end(window, 1000, STALL_LIMIT / 2).await, None, "{window}");
+            let (code, time) = end(window, 1000, 2 * STALL_LIMIT).await.expect("it ends");
+            assert_eq!((code, time.as_secs()), (Some(Code::DeadlineExceeded), STALL_LIMIT.as_secs()), "{window}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_is_taken_ends_by_itself() {
+        let (code, _) = end(1000, 1000, STALL_LIMIT).await.expect("it ends");
+        assert_eq!(code, None);
+    }
+}

@@ -1,0 +1,190 @@
+//! Requests, a message at a time.
+//!
+//! tonic makes room for a message as soon as it knows how long the message is said to be: a peer that sends five bytes
+//! would occupy as much as the largest message. So a message is handed on when all of it has come.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::Request;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::{Status, body::Body, service::Routes};
+use tower::Service;
+
+use super::{MAX_NAME_REQUEST, MAX_REQUEST};
+use crate::domain::JobError;
+
+/// How long a request may take from its head to its end.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes before each message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+/// Returns the size of the largest message that the method at `path` takes.
+pub fn max_request(path: &str) -> usize {
+    if path.starts_with("/jobtrack.") { MAX_REQUEST } else { MAX_NAME_REQUEST }
+}
+
+/// Serves requests by whole messages.
+#[derive(Clone, Debug)]
+pub struct WholeMessages(pub Routes);
+
+impl Service<Request<Body>> for WholeMessages {
+    type Response = <Routes as Service<Request<Messages>>>::Response;
+    type Error = <Routes as Service<Request<Messages>>>::Error;
+    type Future = <Routes as Service<Request<Messages>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::<Request<Messages>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        let limit = max_request(path);
+        // Who asks reflection goes on asking, and has its own limit.
+        let is_conversation = path.starts_with("/grpc.reflection.");
+        let timer = if is_conversation { Timer::Off } else { Timer::Due(Instant::now() + BODY_TIMEOUT) };
+        self.0.call(request.map(|inner| Messages { inner, held: BytesMut::new(), next: None, limit, timer }))
+    }
+}
+
+/// The body of a request, which hands on whole messages.
+///
+/// What is held here is what has come of requests in flight: a budget for their bytes counts where `held` grows.
+pub struct Messages {
+    inner: Body,
+    /// The beginning of a message whose end has not come.
+    held: BytesMut,
+    /// A frame that comes after what is held.
+    next: Option<Frame<Bytes>>,
+    /// Bytes of a message that is handed on whole; a longer one is refused for its prefix.
+    limit: usize,
+    timer: Timer,
+}
+
+/// Sees to the end of a request.
+enum Timer {
+    Off,
+    /// Not started yet: most requests are whole when they are first looked at.
+    Due(Instant),
+    Running(Pin<Box<Sleep>>),
+}
+
+impl Timer {
+    /// Whether the time is over; if not, the task is woken when it is.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Off => Poll::Pending,
+            Self::Due(time) => {
+                let mut sleep = Box::pin(sleep_until(*time));
+                let polled = sleep.as_mut().poll(cx);
+                *self = Self::Running(sleep);
+                polled
+            }
+            Self::Running(sleep) => sleep.as_mut().poll(cx),
+        }
+    }
+}
+
+impl Messages {
+    /// Takes in `data`. Returns what can be handed on.
+    fn take(&mut self, mut data: Bytes) -> Bytes {
+        if self.held.is_empty() {
+            let whole = whole(&data, self.limit);
+            if whole == data.len() {
+                return data;
+            }
+            // Copied, so that a small part does not keep a large buffer.
+            self.held.extend_from_slice(&data[whole..]);
+            data.truncate(whole);
+            return data;
+        }
+        self.held.extend_from_slice(&data);
+        let whole = whole(&self.held, self.limit);
+        self.held.split_to(whole).freeze()
+    }
+}
+
+/// How many bytes of `data` are of messages that end there, or that are too long to be waited for.
+fn whole(mut data: &[u8], limit: usize) -> usize {
+    let all = data.len();
+    while data.len() >= PREFIX {
+        let length = (&data[1..]).get_u32() as usize;
+        if length > limit {
+            return all;
+        }
+        if data.len() - PREFIX < length {
+            break;
+        }
+        data = &data[PREFIX + length..];
+    }
+    all - data.len()
+}
+
+impl HttpBody for Messages {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if let Some(next) = this.next.take() {
+            return Poll::Ready(Some(Ok(next)));
+        }
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
+                ready!(this.timer.poll(cx));
+                return Poll::Ready(Some(Err(JobError::DeadlineExceeded.into())));
+            };
+            let data = match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => data,
+                // What is held is the beginning of a message that has no end; tonic says so.
+                Some(Ok(Err(other))) if this.held.is_empty() => return Poll::Ready(Some(Ok(other))),
+                Some(Ok(Err(other))) => {
+                    this.next = Some(other);
+                    return Poll::Ready(Some(Ok(Frame::data(this.held.split().freeze()))));
+                }
+                None if this.held.is_empty() => return Poll::Ready(None),
+                None => return Poll::Ready(Some(Ok(Frame::data(this.held.split().freeze())))),
+                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+            };
+            let whole = this.take(data);
+            if !whole.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(whole))));
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_empty() && self.next.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_whole_when_their_end_has_come() {
+        assert_eq!(whole(&[], 10), 0);
+        assert_eq!(whole(&[0, 0, 0, 0], 10), 0);
+        assert_eq!(whole(&[0, 0, 0, 0, 0], 10), 5);
+        assert_eq!(whole(&[0, 0, 0, 0, 2, 7], 10), 0);
+        assert_eq!(whole(&[0, 0, 0, 0, 2, 7, 7, 0, 0], 10), 7);
+        assert_eq!(whole(&[0, 0, 0, 0, 1, 7, 1, 0, 0, 0, 1, 7], 10), 12);
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_not_waited_for() {
+        assert_eq!(whole(&[0, 0, 0, 0, 11, 7], 10), 6);
+        assert_eq!(whole(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 11, 7], 10), 11);
+    }
+}
