@@ -34,6 +34,9 @@ const FAILURES_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).expect("it is not zero"
 /// Open watches of health on each connection: a client needs one for each service that it asks about.
 const HEALTH_WATCHES_PER_CONNECTION: usize = 16;
 
+/// Divisor of the bytes of requests and answers for the share of one connection.
+const CONNECTION_SHARE: usize = 4;
+
 /// What is allowed; zero: as much as there is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowance {
@@ -49,6 +52,8 @@ pub struct Allowance {
     pub jobs_per_owner: usize,
     /// Open connections.
     pub connections: usize,
+    /// Bytes of requests and answers in memory.
+    pub call_bytes: usize,
     /// Open connections on which nobody has authenticated.
     pub unauthenticated_connections: usize,
     /// Open watches of health.
@@ -64,6 +69,7 @@ pub struct Limits {
     failures: Option<Rates<IpAddr>>,
     watches: Mutex<Watches>,
     health_watches: AtomicUsize,
+    call_bytes: AtomicUsize,
     refusals: Counters<{ Limit::NAMES.len() }>,
 }
 
@@ -129,6 +135,7 @@ pub struct Connection(Arc<Open>);
 struct Open {
     jobs: AtomicUsize,
     health: AtomicUsize,
+    call_bytes: AtomicUsize,
 }
 
 impl Allowance {
@@ -167,6 +174,7 @@ impl Limits {
             failures: failures.map(Rates::new),
             watches: Mutex::default(),
             health_watches: AtomicUsize::new(0),
+            call_bytes: AtomicUsize::new(0),
             refusals: Counters::new(
                 "jobtrack_limited_total",
                 "Calls and connections that were refused for a limit, by the flag that sets it.",
@@ -262,6 +270,30 @@ impl Limits {
             self.refused(Limit::Connections(self.allowance.connections));
         }
         allowed
+    }
+
+    /// Counts `bytes` more of a request or an answer of a call on `connection`, until they are released. A connection may
+    /// have a quarter of what is allowed.
+    pub fn hold_bytes(&self, connection: &Connection, bytes: usize) -> Result<(), Limit> {
+        let most = self.allowance.call_bytes;
+        let all = self.call_bytes.fetch_add(bytes, Relaxed) + bytes;
+        let of_connection = connection.0.call_bytes.fetch_add(bytes, Relaxed) + bytes;
+        if is_exceeded(most, all) || is_exceeded(most / CONNECTION_SHARE, of_connection) {
+            self.release_bytes(connection, bytes);
+            return Err(self.refused(Limit::MemoryBytes(most)));
+        }
+        Ok(())
+    }
+
+    /// Takes back that so many bytes were counted.
+    pub fn release_bytes(&self, connection: &Connection, bytes: usize) {
+        self.call_bytes.fetch_sub(bytes, Relaxed);
+        connection.0.call_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Returns the number of bytes of requests and answers in memory.
+    pub fn call_bytes(&self) -> usize {
+        self.call_bytes.load(Relaxed)
     }
 
     /// How many jobs an owner may have, if that is limited.

@@ -94,10 +94,10 @@ impl Server {
     pub async fn open_with_clock(config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
         let security = Security::open(&config.security).map_err(Error::msg)?;
         let hub = Arc::new(Hub::default());
-        let allowance = config.limits.allowance().with_connections(room_for_connections());
+        let memory = config.memory();
+        let allowance = config.limits.allowance(memory.for_calls()).with_connections(room_for_connections());
         let (retention, limits) = (config.retention(), Arc::new(Limits::new(allowance)));
         let timeouts = config.timeouts();
-        let memory = config.memory();
         let capacity = memory.for_jobs(config.max_memory_jobs);
         let Some(target) = config.redis.target() else {
             let store = Arc::new(MemoryStore::new(capacity, hub.clone()));

@@ -5,6 +5,7 @@
 # everything else is installed under target/.
 # With --soak MINUTES [REPLICAS] it has random faults happen for so long instead, on two replicas or that many;
 # JOBTRACK_SOAK_SEED repeats those of a former run.
+# With --hostile MINUTES it has hostile peers beside honest callers for so long instead, on the release binary.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -88,6 +89,11 @@ if [ "${1:-}" = --soak ]; then
     export JOBTRACK_SOAK_MINUTES=${2:?tests/run.sh --soak MINUTES [REPLICAS]}
     export JOBTRACK_SOAK_REPLICAS=${3:-${JOBTRACK_SOAK_REPLICAS:-2}}
     exec cargo test --locked --test it random_faults_break_no_promise_for_long -- --ignored --nocapture
+fi
+
+if [ "${1:-}" = --hostile ]; then
+    export JOBTRACK_HOSTILE_MINUTES=${2:?tests/run.sh --hostile MINUTES}
+    exec cargo test --locked --release --test it hostile_peers_disturb_no_honest_caller_for_long -- --ignored --nocapture
 fi
 
 # Takes a program out of a package of Debian, into a folder under target/. Only the program is wanted, so the package is

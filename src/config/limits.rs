@@ -48,9 +48,10 @@ pub struct LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// What that allows.
-    pub const fn allowance(&self) -> Allowance {
+    /// What that allows, with so many bytes of requests and answers.
+    pub const fn allowance(&self, call_bytes: usize) -> Allowance {
         Allowance {
+            call_bytes,
             calls_per_second: self.max_calls_per_second,
             watches: self.max_watches,
             watches_per_identity: self.max_watches_per_identity,

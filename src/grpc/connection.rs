@@ -138,8 +138,8 @@ impl Acceptor {
             newcomer.authenticated();
         }
         let (calls, watches) = (0.into(), Connection::default());
-        let origin =
-            Arc::new(ClientConnection { address, peer, calls, watches, newcomer, drain: self.drain.child_token() });
+        let (drain, limits) = (self.drain.child_token(), self.limits.clone());
+        let origin = Arc::new(ClientConnection { address, peer, calls, watches, newcomer, drain, limits });
         let (service, is_http2) = (self.service, link.is_http2());
         let connection = gather(link, |link| async move {
             if is_http2 {

@@ -4,7 +4,7 @@
 //! Both run in the task of the exchange, so that what they share needs neither a lock nor an allocation per call.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::pending,
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
@@ -21,7 +21,7 @@ use super::newcomers::Newcomer;
 use crate::{
     auth::{Grant, Peer},
     domain::{JobError, Unauthenticated},
-    limits::Connection,
+    limits::{Connection, Limits},
 };
 
 task_local! {
@@ -42,6 +42,8 @@ pub struct ClientConnection {
     pub newcomer: Newcomer,
     /// Cancelled when it takes no more calls.
     pub drain: CancellationToken,
+    /// Bounds the bytes of its calls, and of all calls.
+    pub limits: Arc<Limits>,
 }
 
 impl ClientConnection {
@@ -57,12 +59,20 @@ impl ClientConnection {
 pub struct Exchange {
     connection: Arc<ClientConnection>,
     expiry: RefCell<Expiry>,
+    /// Bytes of the request and of the response that are counted.
+    held: Cell<usize>,
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.release(self.held.get());
+    }
 }
 
 impl Exchange {
     /// Runs `response` as the answer to a request that came on `connection`.
     pub fn scope<F: Future>(connection: Arc<ClientConnection>, response: F) -> TaskLocalFuture<Self, F> {
-        EXCHANGE.scope(Self { connection, expiry: RefCell::default() }, response)
+        EXCHANGE.scope(Self { connection, expiry: RefCell::default(), held: Cell::default() }, response)
     }
 
     /// Returns what ends the response, as the middleware has said.
@@ -74,6 +84,26 @@ impl Exchange {
     pub fn expire_by(expiry: Expiry) {
         // There is none where a service is called without a connection.
         _ = EXCHANGE.try_with(|exchange| exchange.expiry.replace(expiry));
+    }
+
+    /// Counts `bytes` more of this call's request, to the end of the call.
+    pub fn hold_request(bytes: usize) -> Result<(), JobError> {
+        EXCHANGE.try_with(|exchange| exchange.hold(bytes)).unwrap_or(Ok(()))
+    }
+
+    /// Counts `bytes` more, until they are released or the call ends.
+    pub fn hold(&self, bytes: usize) -> Result<(), JobError> {
+        let connection = &*self.connection;
+        connection.limits.hold_bytes(&connection.watches, bytes).map_err(JobError::Exhausted)?;
+        self.held.set(self.held.get() + bytes);
+        Ok(())
+    }
+
+    /// Takes back that so many bytes were counted.
+    pub fn release(&self, bytes: usize) {
+        debug_assert!(bytes <= self.held.get(), "no more is released than was counted");
+        self.held.set(self.held.get() - bytes);
+        self.connection.limits.release_bytes(&self.connection.watches, bytes);
     }
 
     /// Returns what `read` finds out about the connection of this call, if it came on one.

@@ -72,12 +72,13 @@ async fn answer(
 ) -> Result<Response<Limited>, Infallible> {
     let mut exchange = Box::pin(Exchange::scope(origin, service.oneshot(request)));
     let response = exchange.as_mut().await?;
-    let end = exchange.as_mut().take_value().map(|mut exchange| take(exchange.expiry())).unwrap_or_default();
+    let mut exchange = exchange.as_mut().take_value().expect("it was not taken before");
+    let end = take(exchange.expiry());
     let sent = CancellationToken::new();
     if !response.body().is_end_stream() {
         tokio::spawn(sent.clone().run_until_cancelled_owned(end_unread(end, cut_off)));
     }
-    Ok(response.map(|inner| Limited { inner, rest: Bytes::new(), _sent: sent.drop_guard() }))
+    Ok(response.map(|inner| Limited { inner, rest: Bytes::new(), held: 0, exchange, _sent: sent.drop_guard() }))
 }
 
 /// Cancels `cut_off` when a response must have ended.
@@ -93,6 +94,9 @@ struct Limited {
     inner: Body,
     /// What is left of a part of it.
     rest: Bytes,
+    /// Bytes of this part that are counted among those in memory.
+    held: usize,
+    exchange: Exchange,
     _sent: DropGuard,
 }
 
@@ -102,9 +106,17 @@ impl HttpBody for Limited {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.rest.is_empty() {
+            let held = take(&mut self.held);
+            self.exchange.release(held);
             let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
             match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) if data.len() > MAX_PART => self.rest = data,
+                Some(Ok(Ok(data))) if data.len() > MAX_PART => {
+                    if let Err(error) = self.exchange.hold(data.len()) {
+                        return Poll::Ready(Some(Err(error.into())));
+                    }
+                    self.held = data.len();
+                    self.rest = data;
+                }
                 Some(Ok(Ok(data))) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),

@@ -16,11 +16,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
-use super::{MAX_NAME_REQUEST, MAX_REQUEST};
+use super::{MAX_NAME_REQUEST, MAX_REQUEST, exchange::Exchange};
 use crate::domain::JobError;
 
 /// How long a request may take from its head to its end.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a request from which on it is counted among those in memory: most requests are smaller, and cost nothing.
+const COUNTED_MIN: usize = 1024;
 
 /// Bytes before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -55,7 +58,8 @@ impl Service<Request<Body>> for WholeMessages {
 
 /// The body of a request, which hands on whole messages.
 ///
-/// What is held here is what has come of requests in flight: a budget for their bytes counts where `held` grows.
+/// What has come of a large request is counted among the bytes in memory, to the end of the call: its handler makes a
+/// job of it, which waits for the store.
 pub struct Messages {
     inner: Body,
     /// The beginning of a message whose end has not come.
@@ -152,6 +156,11 @@ impl HttpBody for Messages {
                 None => return Poll::Ready(Some(Ok(Frame::data(this.held.split().freeze())))),
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
             };
+            if (data.len() >= COUNTED_MIN || !this.held.is_empty())
+                && let Err(error) = Exchange::hold_request(data.len())
+            {
+                return Poll::Ready(Some(Err(error.into())));
+            }
             let whole = this.take(data);
             if !whole.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(whole))));

@@ -87,6 +87,8 @@ impl Source {
 fn tell(now: &mut Snapshot, stats: &TrackerStats) {
     now.gauge("jobtrack_uptime_seconds", "Time since the start.", stats.uptime.as_secs_f64());
     now.gauge("jobtrack_watches", "Open streams of WatchJob and WatchJobs.", stats.watchers);
+    let help = "Bytes of requests and of answers that callers are slow to read, in memory.";
+    now.gauge("jobtrack_calls_held_bytes", help, stats.call_bytes);
     let store = &stats.store;
     now.gauge("jobtrack_jobs_held", "Jobs that this process holds in memory.", store.held);
     let help = "Estimated size of these jobs and of the tombstones in memory, in bytes.";

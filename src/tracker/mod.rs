@@ -63,6 +63,8 @@ pub struct TrackerStats {
     pub store: StoreStats,
     /// Open watches.
     pub watchers: usize,
+    /// Bytes of requests and answers in memory.
+    pub call_bytes: usize,
     /// How long it has been there.
     pub uptime: Duration,
 }
@@ -147,7 +149,8 @@ impl Tracker {
     pub async fn stats(&self) -> Result<TrackerStats, JobError> {
         let store = self.store.stats().await?;
         let mode = *self.store.mode().borrow();
-        Ok(TrackerStats { mode, store, watchers: self.hub.watchers(), uptime: self.started.elapsed() })
+        let (watchers, call_bytes) = (self.hub.watchers(), self.limits.call_bytes());
+        Ok(TrackerStats { mode, store, watchers, call_bytes, uptime: self.started.elapsed() })
     }
 
     /// Applies `change` to `stored` and stores what comes of it. The inner error is what another caller stored instead.

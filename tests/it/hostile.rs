@@ -3,6 +3,7 @@
 mod arbitrary;
 mod connections;
 mod floods;
+mod mix;
 mod readers;
 
 use std::collections::BTreeSet;

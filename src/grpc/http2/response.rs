@@ -53,7 +53,7 @@ where
     if is_whole {
         return;
     }
-    match pipe(body, &mut stream, exchange.expiry()).await {
+    match pipe(body, &mut stream, &mut exchange).await {
         Ok(()) | Err(End::Gone) => {}
         Err(End::Broken) => stream.send_reset(Reason::INTERNAL_ERROR),
         Err(End::CutOff(error)) => {
@@ -86,7 +86,7 @@ where
 }
 
 /// Sends `body` to its end.
-async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, expiry: &Expiry) -> Result<(), End> {
+async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchange) -> Result<(), End> {
     loop {
         let frame = poll_fn(|cx| match to.poll_reset(cx) {
             Poll::Ready(_) => Poll::Ready(Err(End::Gone)),
@@ -94,8 +94,8 @@ async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, expiry: &Expiry) -> Re
         });
         let Some(frame) = frame.await? else { return send_part(to, Bytes::new(), Last::Yes) };
         match frame.map_err(|_| End::Broken)?.into_data() {
-            Ok(data) if body.is_end_stream() => return send_all(to, data, Last::Yes, expiry).await,
-            Ok(data) => send_all(to, data, Last::No, expiry).await?,
+            Ok(data) if body.is_end_stream() => return send_all(to, data, Last::Yes, exchange).await,
+            Ok(data) => send_all(to, data, Last::No, exchange).await?,
             Err(frame) => {
                 let Ok(trailers) = Frame::into_trailers(frame) else { continue };
                 return to.send_trailers(trailers).map_err(|_| End::Gone);
@@ -112,7 +112,7 @@ enum Last {
 }
 
 /// Sends `data`, in the parts that the peer has room for.
-async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, expiry: &Expiry) -> Result<(), End> {
+async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, exchange: &mut Exchange) -> Result<(), End> {
     loop {
         // No more than can be held: other streams of the connection share its window.
         to.reserve_capacity(data.len().min(MAX_SEND_BUFFER));
@@ -123,7 +123,12 @@ async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, expir
         if room > 0 {
             send_part(to, data.split_to(room), Last::No)?;
         } else {
-            wait_for_room(to, expiry).await?;
+            // Only what waits is counted: most answers go out at once.
+            let waiting = data.len();
+            exchange.hold(waiting).map_err(End::CutOff)?;
+            let room = wait_for_room(to, exchange.expiry()).await;
+            exchange.release(waiting);
+            room?;
         }
     }
 }
@@ -199,6 +204,7 @@ mod tests {
                     watches,
                     newcomer,
                     drain: CancellationToken::new(),
+                    limits: Arc::default(),
                 });
                 let response = async move { Ok(Response::new(Body::new(Full::from(vec![0; size])))) };
                 tokio::spawn(send(Exchange::scope(origin, response), respond));

@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 use crate::support::{
     Admin, Client, Server, create,
     credentials::{Folder, bearer, holder, identities},
+    http::Scrape,
     new_job,
     process::Process,
     raw::{Raw, answer, frame, frame_as, unread},
@@ -90,7 +91,7 @@ async fn no_watches(mut admin: Admin, token: &str) {
 
 #[tokio::test]
 async fn calls_that_nobody_reads_end_at_their_deadline() {
-    let server = Process::start(&[]);
+    let server = Process::start(&["--max-memory", "4GiB"]);
     let job_ids = large_jobs(&mut server.client().await).await;
     let before = server.resident();
     for window in WINDOWS {
@@ -203,5 +204,51 @@ async fn a_request_may_come_in_parts() {
     body.send_data(Bytes::new(), true).expect("the stream is open");
     answer(response).await.outcome().expect("it is created");
     server.client().await.get_job(read("parts")).await.expect("it is there");
+    server.stop().await;
+}
+
+/// Waits until nothing is counted of requests and answers.
+async fn none_held(server: &Server) {
+    Scrape::until(server.http, "the release of all bytes", |scrape| scrape.count("jobtrack_calls_held_bytes") == 0)
+        .await;
+}
+
+/// The calls of a connection may hold four of these 64 MiB.
+#[tokio::test]
+async fn answers_that_nobody_reads_are_bounded_in_bytes() {
+    let server = Server::with(&["--max-memory", "64MiB"]).await;
+    let job_ids = large_jobs(&mut server.client().await).await;
+    let request = BatchGetJobsRequest { job_ids, ..BatchGetJobsRequest::default() };
+    for window in WINDOWS {
+        let raw = Raw::with_window(server.address, window).await;
+        let mut calls = Vec::new();
+        for _ in 0..5 {
+            calls.push(begin(&raw, "JobService/BatchGetJobs", &[("grpc-timeout", "3S")], &request).await);
+        }
+        let mut reasons: Vec<_> = statuses(calls).await.iter().map(reason).collect();
+        reasons.sort();
+        let [in_time @ .., last] = &*reasons else { panic!("no calls") };
+        assert_eq!(last, "TOO_MANY_BYTES", "{window}");
+        assert!(in_time.contains(&"DEADLINE_EXCEEDED".to_owned()), "{window}: {in_time:?}");
+        none_held(&server).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn requests_that_do_not_end_are_bounded_in_bytes() {
+    let server = Server::with(&["--max-memory", "64MiB"]).await;
+    create(&mut server.client().await, "a").await;
+    let raw = Raw::connect(server.address).await;
+    let mut calls = Vec::new();
+    for _ in 0..6 {
+        let (response, mut body) = raw.open("JobService/CompleteJob", &[("grpc-timeout", "5S")]).await;
+        body.send_data(frame_as(0, 2 << 20, &[b'x'; 1 << 20]).into(), false).expect("the stream is open");
+        calls.push((response, body));
+    }
+    let reasons: Vec<_> = statuses(calls).await.iter().map(reason).collect();
+    assert!(reasons.contains(&"TOO_MANY_BYTES".to_owned()), "{reasons:?}");
+    assert!(reasons.contains(&"DEADLINE_EXCEEDED".to_owned()), "{reasons:?}");
+    none_held(&server).await;
     server.stop().await;
 }
