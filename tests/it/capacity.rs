@@ -5,7 +5,10 @@ use std::sync::Arc;
 use jobtrack::{
     clock::SystemClock,
     domain::{Change, Completion, Job, Limit, NewJob},
-    proto::v1::{CompleteJobRequest, CreateJobRequest},
+    proto::{
+        EncodedStruct,
+        v1::{CompleteJobRequest, CreateJobRequest},
+    },
     store::{
         Capacity, CommitEvent, Durability, JobStore, Listener, LocalCache, MemoryStore, Partitioning, Presence,
         Replaced, Source, StoreError, Stored,
@@ -169,9 +172,9 @@ fn versions_that_replace_each_other_are_counted_once() {
     assert_eq!((cache.bytes(), cache.dirty()), (0, 0));
 }
 
-fn text(bytes: usize) -> Option<Struct> {
+fn text(bytes: usize) -> EncodedStruct {
     let text = Value { kind: Some(Kind::StringValue("x".repeat(bytes))) };
-    Some(Struct { fields: [("text".to_owned(), text)].into() })
+    Struct { fields: [("text".to_owned(), text)].into() }.into()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +185,7 @@ async fn large_results_fill_the_budget_and_no_more() {
     for n in 0..60 {
         let job_id = format!("result-{n}");
         create(&mut client, &job_id).await;
-        let result = text(1_000_000).map(Into::into);
+        let result = Some(text(1_000_000));
         client.complete_job(CompleteJobRequest { job_id, result, ..Default::default() }).await.expect("there is room");
     }
     client.get_job(read("result-59")).await.expect("it is there");
@@ -192,7 +195,7 @@ async fn large_results_fill_the_budget_and_no_more() {
     assert!((BUDGET / 2..=BUDGET).contains(&held), "{held} bytes");
     let mut number = 0;
     let refused = loop {
-        let job = CreateJobRequest { metadata: text(16_000).map(Into::into), ..new_job(&format!("active-{number}")) };
+        let job = CreateJobRequest { metadata: Some(text(16_000)), ..new_job(&format!("active-{number}")) };
         match client.create_job(job).await {
             Ok(_) => number += 1,
             Err(status) => break status,

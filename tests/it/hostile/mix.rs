@@ -120,7 +120,9 @@ async fn attack(kind: Kind, server: &Process, job_ids: &[String]) {
         Kind::UnreadWatches => {
             ("/jobtrack.v1.JobService/WatchJobs", 0, "10S", frame(&WatchJobsRequest::default().encode_to_vec()))
         }
-        Kind::Unfinished => ("/jobtrack.v1.JobService/CompleteJob", 0, "5S", frame_as(0, 2 << 20, &[b'x'; 256 * 1024])),
+        Kind::Unfinished => {
+            ("/jobtrack.v1.JobService/CompleteJob", 0, "5S", frame_as(0, 2 << 20, &vec![b'x'; 256 * 1024]))
+        }
         Kind::Health => {
             ("/grpc.health.v1.Health/Watch", 0, "10S", frame(&HealthCheckRequest::default().encode_to_vec()))
         }

@@ -243,7 +243,7 @@ async fn requests_that_do_not_end_are_bounded_in_bytes() {
     let mut calls = Vec::new();
     for _ in 0..6 {
         let (response, mut body) = raw.open("JobService/CompleteJob", &[("grpc-timeout", "5S")]).await;
-        body.send_data(frame_as(0, 2 << 20, &[b'x'; 1 << 20]).into(), false).expect("the stream is open");
+        body.send_data(frame_as(0, 2 << 20, &vec![b'x'; 1 << 20]).into(), false).expect("the stream is open");
         calls.push((response, body));
     }
     let reasons: Vec<_> = statuses(calls).await.iter().map(reason).collect();

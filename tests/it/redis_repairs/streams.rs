@@ -33,7 +33,7 @@ fn talkative() -> WatchJobsRequest {
 /// Reads on until the stream has said some times that it has nothing to say: long enough for it to ask Redis.
 async fn stays_open(stream: &mut Watch) {
     for _ in 0..2 {
-        in_time("a bookmark", stream.until_bookmark()).await;
+        in_time("a bookmark", stream.until(|seen| seen.event == Event::Bookmark)).await;
     }
 }
 
