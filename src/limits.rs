@@ -37,6 +37,9 @@ const HEALTH_WATCHES_PER_CONNECTION: usize = 16;
 /// Divisor of the bytes of requests and answers for the share of one connection.
 const CONNECTION_SHARE: usize = 4;
 
+/// Minimum share of one connection in bytes: room for the largest answer.
+const CONNECTION_BYTES_MIN: usize = 5 * 1024 * 1024;
+
 /// What is allowed; zero: as much as there is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowance {
@@ -276,9 +279,10 @@ impl Limits {
     /// have a quarter of what is allowed.
     pub fn hold_bytes(&self, connection: &Connection, bytes: usize) -> Result<(), Limit> {
         let most = self.allowance.call_bytes;
+        let of_each = if most == 0 { 0 } else { (most / CONNECTION_SHARE).max(CONNECTION_BYTES_MIN) };
         let all = self.call_bytes.fetch_add(bytes, Relaxed) + bytes;
         let of_connection = connection.0.call_bytes.fetch_add(bytes, Relaxed) + bytes;
-        if is_exceeded(most, all) || is_exceeded(most / CONNECTION_SHARE, of_connection) {
+        if is_exceeded(most, all) || is_exceeded(of_each, of_connection) {
             self.release_bytes(connection, bytes);
             return Err(self.refused(Limit::MemoryBytes(most)));
         }

@@ -263,9 +263,14 @@ impl Config {
         self.redis.resolve()
     }
 
-    /// Takes in which values are defaults.
+    /// Takes in which values are flags, and which are defaults.
     pub fn note_defaults(&mut self, matches: &ArgMatches) {
         self.http_listen_is_default = matches.value_source("http_listen") == Some(ValueSource::DefaultValue);
+        // A flag overrides every variable, also that of another flag for the same thing.
+        let is_flag = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
+        if is_flag("redis_url_file") && !is_flag("redis_url") {
+            self.redis.redis_url = None;
+        }
     }
 
     /// Where to serve metrics and probes; `None`: nowhere.

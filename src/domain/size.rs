@@ -26,6 +26,16 @@ impl Job {
             + self.cancel.as_deref().map_or(0, cancellation)
             + self.outcome.as_ref().map_or(0, outcome)
     }
+
+    /// Returns how much of that are documents, which a basic view does not contain.
+    pub fn document_size(&self) -> usize {
+        let of_outcome = match &self.outcome {
+            Some(Outcome::Result(result)) => document(Some(result)),
+            Some(Outcome::Failure(failure)) => document(failure.details.as_ref()),
+            None => 0,
+        };
+        document(self.metadata.as_ref()) + document(self.progress.details.as_ref()) + of_outcome
+    }
 }
 
 fn text(text: Option<&String>) -> usize {

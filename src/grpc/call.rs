@@ -108,6 +108,7 @@ pub async fn call(gate: Arc<Gate>, mut request: Request, next: Next) -> Response
             }
             request.extensions_mut().insert(context);
             let answered = timeout_at(limit, next.run(request).instrument(call.span.clone())).await;
+            Exchange::release_request();
             match answered {
                 Ok(response) => restate(&response, call.method.max_request()).map_or(response, Status::into_http),
                 Err(_) => Status::from(JobError::DeadlineExceeded).into_http(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
-/// For calls without a deadline of their own, until the response begins.
+/// For calls without a deadline of their own: a unary answer must have been read by then, a stream have begun.
 const DEFAULT: Duration = Duration::from_secs(5);
 
 /// The longest that a unary call may take, and that a stream may take to begin, whatever its caller says.

@@ -86,7 +86,12 @@ impl Exchange {
         _ = EXCHANGE.try_with(|exchange| exchange.expiry.replace(expiry));
     }
 
-    /// Counts `bytes` more of this call's request, to the end of the call.
+    /// Takes back what was counted of this call's request: its handler has returned.
+    pub fn release_request() {
+        _ = EXCHANGE.try_with(|exchange| exchange.release(exchange.held.get()));
+    }
+
+    /// Counts `bytes` more of this call's request, until its handler has returned.
     pub fn hold_request(bytes: usize) -> Result<(), JobError> {
         EXCHANGE.try_with(|exchange| exchange.hold(bytes)).unwrap_or(Ok(()))
     }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use h2::{Ping, PingPong, server::SendResponse};
 use http::Request;
 use tokio::{
@@ -39,11 +40,14 @@ const MAX_EARLY_RESETS: usize = 1000;
 /// Streams that a peer may have reset by its mistakes.
 const MAX_ERROR_RESETS: usize = 1024;
 
-/// Bytes that a peer may send on a stream, and on a connection, before they are read.
+/// Bytes that a peer may send on a stream before they are read.
 const RECEIVE_WINDOW: u32 = 1024 * 1024;
 
+/// Bytes that a peer may send on a connection before they are read: a stream that is not read keeps no other one waiting.
+const RECEIVE_WINDOW_IN_ALL: u32 = 4 * RECEIVE_WINDOW;
+
 /// Bytes of a response that h2 holds at most.
-const MAX_SEND_BUFFER: usize = 64 * 1024;
+const MAX_SEND_BUFFER: usize = 16 * 1024;
 
 /// Bytes of a request's metadata, beyond which h2 answers by itself, without a gRPC status.
 const MAX_HEADERS: u32 = 64 * 1024;
@@ -51,8 +55,11 @@ const MAX_HEADERS: u32 = 64 * 1024;
 /// How often a peer is asked for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long it may take to give one.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to give one: on a slow link it queues behind everything that is under way.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the end of an idle connection may take.
+const IDLE_END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the calls that come over `io`, until the peer ends or breaks the connection; after its `drain` is cancelled, those
 /// that have come by then.
@@ -62,7 +69,7 @@ where
 {
     let mut connection = h2::server::Builder::new()
         .initial_window_size(RECEIVE_WINDOW)
-        .initial_connection_window_size(RECEIVE_WINDOW)
+        .initial_connection_window_size(RECEIVE_WINDOW_IN_ALL)
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_EARLY_RESETS)
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
@@ -72,7 +79,8 @@ where
         .await?;
     let mut silent = pin!(silence(connection.ping_pong(), &origin));
     let mut drained = pin!(origin.drain.cancelled());
-    let mut is_draining = false;
+    let (mut is_draining, mut is_watched) = (false, true);
+    let mut idle_end = pin!(OptionFuture::default());
     loop {
         tokio::select! {
             biased;
@@ -84,10 +92,20 @@ where
                 connection.graceful_shutdown();
                 is_draining = true;
             }
-            () = &mut silent => {
-                debug!(peer = %origin.address, "a connection was closed: its peer does not answer, or has nothing to say");
-                return Ok(());
-            }
+            silence = &mut silent, if is_watched => match silence {
+                Silence::Dead => {
+                    debug!(peer = %origin.address, "a connection was closed: its peer does not answer");
+                    return Ok(());
+                }
+                // Its peer is told, so that it loses no call that is on its way.
+                Silence::Idle => {
+                    debug!(peer = %origin.address, "an idle connection is closed");
+                    connection.graceful_shutdown();
+                    (is_draining, is_watched) = (true, false);
+                    idle_end.set(Some(sleep(IDLE_END_TIMEOUT)).into());
+                }
+            },
+            Some(()) = &mut idle_end => return Ok(()),
         }
     }
 }
@@ -105,21 +123,30 @@ async fn begin(
     tokio::spawn(response::send(Exchange::scope(origin, response), respond));
 }
 
+/// A reason to close a connection.
+enum Silence {
+    /// The peer does not answer.
+    Dead,
+    /// Nobody has authenticated, and there was no call for two intervals.
+    Idle,
+}
+
 /// Waits until the peer no longer answers, or has said nothing for long and not authenticated before.
-async fn silence(pings: Option<PingPong>, origin: &Arc<ClientConnection>) {
+async fn silence(pings: Option<PingPong>, origin: &Arc<ClientConnection>) -> Silence {
     let mut pings = pings.expect("nobody else has taken them");
-    let mut calls = 0;
+    let (mut calls, mut idle_intervals) = (0, 0);
     loop {
         sleep(PING_INTERVAL).await;
         // Each call has the connection in hand, and one more does: who serves it.
         let is_idle = Arc::strong_count(origin) == 1 && origin.calls.load(Relaxed) == calls;
-        if is_idle && !origin.newcomer.is_authenticated() {
-            return;
+        idle_intervals = if is_idle && !origin.newcomer.is_authenticated() { idle_intervals + 1 } else { 0 };
+        if idle_intervals == 2 {
+            return Silence::Idle;
         }
         calls = origin.calls.load(Relaxed);
         // That the connection has broken is told elsewhere.
         if timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await.is_err() {
-            return;
+            return Silence::Dead;
         }
     }
 }

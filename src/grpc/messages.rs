@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
-use super::{MAX_NAME_REQUEST, MAX_REQUEST, exchange::Exchange};
+use super::{MAX_HEALTH_REQUEST, MAX_NAME_REQUEST, MAX_REQUEST, exchange::Exchange};
 use crate::domain::JobError;
 
 /// How long a request may take from its head to its end.
@@ -30,7 +30,13 @@ const PREFIX: usize = 5;
 
 /// Returns the size of the largest message that the method at `path` takes.
 pub fn max_request(path: &str) -> usize {
-    if path.starts_with("/jobtrack.") { MAX_REQUEST } else { MAX_NAME_REQUEST }
+    if path.starts_with("/jobtrack.") {
+        MAX_REQUEST
+    } else if path.starts_with("/grpc.health.") {
+        MAX_HEALTH_REQUEST
+    } else {
+        MAX_NAME_REQUEST
+    }
 }
 
 /// Serves requests by whole messages.
@@ -58,7 +64,7 @@ impl Service<Request<Body>> for WholeMessages {
 
 /// The body of a request, which hands on whole messages.
 ///
-/// What has come of a large request is counted among the bytes in memory, to the end of the call: its handler makes a
+/// What has come of a large request is counted among the bytes in memory until its handler has returned: that makes a
 /// job of it, which waits for the store.
 pub struct Messages {
     inner: Body,

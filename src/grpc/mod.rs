@@ -57,6 +57,10 @@ const MAX_REQUEST: usize = 2 * 1024 * 1024;
 /// The largest message of those services that ask for nothing but names, and of callers whom nobody knows.
 const MAX_NAME_REQUEST: usize = 16 * 1024;
 
+/// The largest request to health, in bytes, which has the name of a service and needs no credentials: small, as those who
+/// have none could otherwise use up what all requests may occupy.
+const MAX_HEALTH_REQUEST: usize = 1000;
+
 /// The largest message that is sent.
 const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 
@@ -170,7 +174,7 @@ fn routes(
     let valid = "the descriptors were compiled with this binary";
     let router = Routes::new(jobs)
         .add_service(admin)
-        .add_service(HealthServer::new(health).max_decoding_message_size(MAX_NAME_REQUEST))
+        .add_service(HealthServer::new(health).max_decoding_message_size(MAX_HEALTH_REQUEST))
         .add_service(reflection().build_v1().expect(valid).max_decoding_message_size(MAX_NAME_REQUEST))
         .add_service(reflection().build_v1alpha().expect(valid).max_decoding_message_size(MAX_NAME_REQUEST))
         .into_axum_router()

@@ -23,7 +23,7 @@ const MAX_BEHIND: usize = 10_000;
 
 /// Maximum size of the changes of several jobs that a subscription keeps, in bytes: what is deleted meanwhile occupies
 /// memory for it alone. Jobs without documents come to their number first.
-const MAX_BEHIND_BYTES: usize = 16 * 1024 * 1024;
+const MAX_BEHIND_BYTES: usize = 64 * 1024 * 1024;
 
 /// After how many offers the dispatcher gives others their turn.
 const TURN: usize = 1000;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jobtrack::{
     clock::SystemClock,
-    domain::{Change, Completion, Job, Limit, NewJob},
+    domain::{Change, Completion, Job, Limit, NewJob, Progress, Report},
     proto::{
         EncodedStruct,
         v1::{CompleteJobRequest, CreateJobRequest},
@@ -119,6 +119,47 @@ async fn finished_jobs_of_the_owner_that_has_most_are_evicted_first() {
     }
 }
 
+#[tokio::test]
+async fn refused_change_evicts_nothing() {
+    let store = MemoryStore::new(CAPACITY, Arc::new(Deaf));
+    let active = sized("active", "", 60_000);
+    put(&store, &active, None).await.expect("there is room");
+    for n in 0..3 {
+        put_finished(&store, &format!("finished-{n}"), "other", 5000, 10 + n).await;
+    }
+    let outcome = document(&json!({ "text": "x".repeat(90_000) }));
+    let large = Change::Complete(Completion { outcome, attempt: None, claim: None, expected_revision: None });
+    assert_eq!(put(&store, &apply(&active, &large, 50), Some(&active)).await, Err(EXHAUSTED));
+    assert_eq!(put(&store, &sized("new", "", 90_000), None).await, Err(EXHAUSTED));
+    for n in 0..3 {
+        assert!(is_there(&store, &format!("finished-{n}")).await, "finished-{n}");
+    }
+}
+
+#[tokio::test]
+async fn many_small_changes_evict_what_they_need() {
+    let store = MemoryStore::new(CAPACITY, Arc::new(Deaf));
+    let mut active = Vec::new();
+    for n in 0..20 {
+        let job = sized(&format!("active-{n}"), "", 100);
+        put(&store, &job, None).await.expect("there is room");
+        active.push(job);
+    }
+    for n in 0..6 {
+        put_finished(&store, &format!("finished-{n}"), "", 10_000, 10 + n).await;
+    }
+    for step in 1..=4 {
+        for job in &mut active {
+            let progress = Progress { message: Some("x".repeat(900 * step)), ..Progress::default() };
+            let next = apply(job, &Change::Report(Report { progress, ..Report::default() }), 50);
+            put(&store, &next, Some(job)).await.expect("a report is accepted");
+            *job = next;
+            assert!(bytes(&store).await <= CAPACITY.bytes, "{} bytes", bytes(&store).await);
+        }
+    }
+    assert!(!is_there(&store, "finished-0").await);
+}
+
 fn recorded(job: Job) -> Stored {
     Stored { job: Arc::new(job), durability: Durability::Durable, source: Source::Redis }
 }
@@ -153,6 +194,29 @@ fn local_cache_evicts_clean_entries_and_rejects_when_all_are_dirty() {
     cache.mark_synced(&first, &recorded((*first).clone()));
     cache.accept(Arc::new(sized("next", "", 10_000)), None, false).expect("the clean entry is evicted");
     assert_eq!(cache.entry(&id("dirty-0")).map(|entry| entry.dirty), None);
+}
+
+#[test]
+fn dirty_jobs_of_one_owner_do_not_hide_clean_ones_of_others() {
+    let presence = Arc::new(Presence::new(1));
+    let capacity = Capacity { jobs: 250, bytes: usize::MAX };
+    let cache = LocalCache::new(capacity, Arc::new(Deaf), Arc::new(SystemClock), Partitioning::SINGLE, presence);
+    for n in 0..30 {
+        cache.learn(&recorded(sized(&format!("active-{n}"), "third", 10)), None);
+    }
+    for n in 0..20 {
+        cache.learn(&recorded(apply(&sized(&format!("clean-{n}"), "modest", 10), &success(), 2)), None);
+    }
+    for n in 0..200 {
+        let job = sized(&format!("dirty-{n}"), "greedy", 1000);
+        cache.accept(Arc::new(apply(&job, &success(), 3)), None, false).expect("there is room");
+    }
+    for n in 0..20 {
+        cache.accept(Arc::new(sized(&format!("new-{n}"), "", 10)), None, false).expect("a clean job is evicted");
+    }
+    for n in 0..30 {
+        assert!(cache.entry(&id(&format!("active-{n}"))).is_some(), "active-{n} was evicted before finished jobs");
+    }
 }
 
 #[test]

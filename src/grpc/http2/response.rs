@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::{Reason, SendStream, server::SendResponse};
-use http::Response;
+use http::{Response, header::CONTENT_TYPE};
 use http_body::{Body as _, Frame};
 use tokio::{task::futures::TaskLocalFuture, time::sleep};
 use tonic::body::Body;
@@ -27,6 +27,9 @@ use crate::{
 
 /// How long a reader may take nothing at all of what is to be sent to it.
 pub const STALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// The beginning of the content type of gRPC-Web.
+const GRPC_WEB: &[u8] = b"application/grpc-web";
 
 /// A reason for which nothing more of a response is sent.
 enum End {
@@ -47,6 +50,7 @@ where
     let Some((response, mut exchange)) = answer(response, &mut respond).await else { return };
     let (head, body) = response.into_parts();
     let is_whole = body.is_end_stream();
+    let is_web = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC_WEB));
     let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), is_whole) else {
         return respond.send_reset(Reason::INTERNAL_ERROR);
     };
@@ -58,8 +62,9 @@ where
         Err(End::Broken) => stream.send_reset(Reason::INTERNAL_ERROR),
         Err(End::CutOff(error)) => {
             debug!(%error, "a response was cut off that its caller did not read");
-            // Trailers need no window, and what h2 holds had one: nothing is left of the stream once they are sent.
-            if stream.send_trailers(trailers(&error.into())).is_err() {
+            // Trailers need no window, and what h2 holds had one when it was given: mostly nothing is left of the stream
+            // once they are sent. gRPC-Web has its trailers in the body, which has no room.
+            if is_web || stream.send_trailers(trailers(&error.into())).is_err() {
                 stream.send_reset(Reason::CANCEL);
             }
         }
@@ -113,6 +118,8 @@ enum Last {
 
 /// Sends `data`, in the parts that the peer has room for.
 async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, exchange: &mut Exchange) -> Result<(), End> {
+    // What was sent shares its memory with the rest.
+    let size = data.len();
     loop {
         // No more than can be held: other streams of the connection share its window.
         to.reserve_capacity(data.len().min(MAX_SEND_BUFFER));
@@ -124,17 +131,15 @@ async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, excha
             send_part(to, data.split_to(room), Last::No)?;
         } else {
             // Only what waits is counted: most answers go out at once.
-            let waiting = data.len();
-            exchange.hold(waiting).map_err(End::CutOff)?;
+            exchange.hold(size).map_err(End::CutOff)?;
             let room = wait_for_room(to, exchange.expiry()).await;
-            exchange.release(waiting);
+            exchange.release(size);
             room?;
         }
     }
 }
 
 fn send_part(to: &mut SendStream<Bytes>, data: Bytes, last: Last) -> Result<(), End> {
-    debug_assert!(data.remaining() <= to.capacity(), "h2 holds nothing that it can't send");
     to.send_data(data, last == Last::Yes).map_err(|_| End::Gone)
 }
 

@@ -8,9 +8,13 @@ use crate::{
     domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version, merge},
     store::{
         Capacity, History, StoreError,
-        table::{Row, Table, record_size},
+        table::{Need, Row, Table, record_size},
     },
 };
+
+/// Maximum number of finished jobs of one owner examined to find one to evict: the dirty ones of one owner must not hide
+/// the clean ones of others.
+const ENDED_OF_OWNER: usize = 10;
 
 /// Maximum number of entries examined to find one to evict.
 const LOOKED_AT: usize = 100;
@@ -323,12 +327,14 @@ impl Entries {
         let known = self.table.get(&job.id);
         let is_dirty = known.is_some_and(|row| row.note.dirty);
         let adds = known.is_none_or(|row| row.job.removal.is_some());
-        let growth = self.table.growth(job);
+        let Need { growth, is_small } = self.table.need(job);
+        // Not for a small change is the whole table examined.
+        let must_bytes = must && !is_small;
         let dirty_bytes = self.dirty_bytes + if is_dirty { growth } else { record_size(job) };
         if must && !is_dirty && self.dirty() >= capacity.jobs {
             return Err(StoreError::Full(capacity.jobs_exhausted()));
         }
-        if must && growth > 0 && dirty_bytes > capacity.bytes {
+        if must_bytes && growth > 0 && dirty_bytes > capacity.bytes {
             return Err(StoreError::Full(capacity.bytes_exhausted()));
         }
         let mut evicted = Vec::new();
@@ -344,8 +350,12 @@ impl Entries {
                 (true, _) => capacity.jobs_exhausted(),
                 (false, true) => capacity.bytes_exhausted(),
             };
-            let next = self.next_to_evict(&job.id, must, !lacks_jobs);
-            evicted.push(next.and_then(|id| self.forget(&id)).ok_or(StoreError::Full(exhausted))?);
+            let examines_all = if lacks_jobs { must } else { must_bytes };
+            match self.next_to_evict(&job.id, examines_all, !lacks_jobs).and_then(|id| self.forget(&id)) {
+                Some(entry) => evicted.push(entry),
+                None if is_small && !lacks_jobs => return Ok(evicted),
+                None => return Err(StoreError::Full(exhausted)),
+            }
         }
     }
 
@@ -357,7 +367,12 @@ impl Entries {
     /// job, or of a tombstone if `tombstones` count.
     fn next_to_evict(&mut self, id: &JobId, must: bool, tombstones: bool) -> Option<JobId> {
         let some = if must { usize::MAX } else { LOOKED_AT };
-        let ended = self.table.ended().take(LOOKED_AT).find(|ended| *ended != id && self.is_clean(ended)).cloned();
+        let ended = self
+            .table
+            .ended(ENDED_OF_OWNER)
+            .take(LOOKED_AT)
+            .find(|ended| *ended != id && self.is_clean(ended))
+            .cloned();
         let is_evictable =
             |row: &Row<EntryMeta>| !row.note.dirty && row.job.id != *id && (tombstones || row.job.removal.is_none());
         ended.or_else(|| self.table.next_in_turn(some, is_evictable))

@@ -18,12 +18,20 @@ mod history;
 use self::history::{Log, Logged};
 use super::{
     Capacity, CommitEvent, Decided, Decision, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced,
-    Source, StorageMode, StoreError, StoreStats, Stored, table::Table,
+    Source, StorageMode, StoreError, StoreStats, Stored,
+    table::{Need, Table, record_size},
 };
 use crate::domain::{ChangeId, Deadline, Job, JobId, ListQuery, State, Timestamp};
 
 /// Minimum time between two sweeps that shows that the process was suspended in between.
 const PAUSE_MIN: Duration = Duration::from_secs(3);
+
+/// Divisor of the capacity for the share of the tombstones: they are forgotten before finished jobs are evicted where
+/// they occupy more.
+const TOMBSTONES_SHARE: usize = 8;
+
+/// Estimated size of a tombstone in bytes.
+const TOMBSTONE_SIZE: usize = 1200;
 
 /// A store of jobs in this process's memory.
 pub struct MemoryStore {
@@ -91,27 +99,40 @@ impl MemoryStore {
         stored
     }
 
-    /// Evicts finished jobs until there is room for `job`; where bytes are short, forgets tombstones before, which it
-    /// returns: freeing them may take longer than the lock should be held.
+    /// Evicts finished jobs until there is room for `job`. Where bytes are short, forgets tombstones once they occupy
+    /// more than their share, or no finished job is left, and returns them: freeing them may take longer than the lock
+    /// should be held.
     fn make_room(&self, records: &mut Records, job: &Job) -> Result<Vec<Arc<Job>>, StoreError> {
         let previous = records.table.get(&job.id).map(|row| &*row.job);
         let adds = job.removal.is_none() && previous.is_none_or(|previous| previous.removal.is_some());
-        let growth = records.table.growth(job);
+        let Need { growth, is_small } = records.table.need(job);
+        // What can't be evicted. Known before, so that a call that is refused costs nobody else anything.
+        let is_active = |job: &&Job| job.removal.is_none() && job.end_time.is_none();
+        let own = previous.filter(|previous| !is_active(previous)).map_or(0, record_size);
+        if !is_small && growth > 0 && records.table.active_bytes() + own + growth > self.capacity.bytes {
+            return Err(StoreError::Full(self.capacity.bytes_exhausted()));
+        }
         let mut forgotten = Vec::new();
         loop {
             let exhausted = if adds && records.table.len() >= self.capacity.jobs {
                 self.capacity.jobs_exhausted()
             } else if growth > 0 && records.table.bytes() + growth > self.capacity.bytes {
+                let tombstones = records.table.tombstones().len() * TOMBSTONE_SIZE;
+                let is_over = tombstones > self.capacity.bytes / TOMBSTONES_SHARE;
+                let is_last = records.table.ended(2).all(|id| *id == job.id);
                 let oldest = records.table.tombstones().find(|id| **id != job.id).cloned();
-                if let Some(oldest) = oldest {
-                    forgotten.extend(records.forget(&oldest));
-                    continue;
+                match oldest.filter(|_| is_over || is_last) {
+                    Some(oldest) => {
+                        forgotten.extend(records.forget(&oldest));
+                        continue;
+                    }
+                    None if is_last && is_small => return Ok(forgotten),
+                    None => self.capacity.bytes_exhausted(),
                 }
-                self.capacity.bytes_exhausted()
             } else {
                 return Ok(forgotten);
             };
-            let first = records.table.ended().find(|id| **id != job.id).and_then(|id| records.table.get(id));
+            let first = records.table.ended(2).find(|id| **id != job.id).and_then(|id| records.table.get(id));
             let first = first.ok_or(StoreError::Full(exhausted))?;
             let change_id = ChangeId { process: self.epoch, counter: records.log.position() };
             let gone = Arc::new(first.job.expired(job.update_time, change_id));

@@ -58,10 +58,10 @@ impl Finished {
         }
     }
 
-    /// Returns the finished jobs, those to evict first at the beginning.
-    pub fn iter(&self) -> impl Iterator<Item = &JobId> {
+    /// Returns up to `each` finished jobs of each owner, those to evict first at the beginning.
+    pub fn iter(&self, each: usize) -> impl Iterator<Item = &JobId> {
         let shares = self.by_size.iter().rev().filter_map(|(_, owner)| self.shares.get(owner));
-        shares.flat_map(|share| share.jobs.iter().map(|(_, id)| id))
+        shares.flat_map(move |share| share.jobs.iter().take(each).map(|(_, id)| id))
     }
 }
 

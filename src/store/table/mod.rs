@@ -9,7 +9,7 @@ mod finished;
 mod index;
 
 use self::{finished::Finished, index::Index};
-use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp};
+use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp, View};
 
 /// Maximum number of records that a page examines beyond those it returns, where no index fits its filter.
 const SCAN: usize = 2000;
@@ -17,9 +17,18 @@ const SCAN: usize = 2000;
 /// Estimated size in bytes of a record besides its job: its row, and its entries in the indexes.
 const ROW_SIZE: usize = 400;
 
-/// Growth of a job, in bytes, that needs no room: otherwise a report, a heartbeat or an end would be lost because others
-/// hold much.
+/// Growth of a job, in bytes, that is never refused: otherwise a report, a heartbeat or an end would be lost because
+/// others hold much.
 const SMALL_GROWTH: usize = 1024;
+
+/// The bytes that a version needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    /// Bytes by which the version is larger than the current record.
+    pub growth: usize,
+    /// The version is stored even if there is no room.
+    pub is_small: bool,
+}
 
 /// Records by id and in every order that is needed, each with a note `T`.
 #[derive(Debug)]
@@ -28,6 +37,8 @@ pub struct Table<T> {
     orders: Orders,
     /// Estimated size of all records in bytes.
     bytes: usize,
+    /// Estimated size in bytes of the records of active jobs.
+    active_bytes: usize,
     /// Slot of the record that was last examined for eviction.
     hand: usize,
 }
@@ -64,7 +75,7 @@ pub struct Selection {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { by_id: IndexMap::default(), orders: Orders::default(), bytes: 0, hand: 0 }
+        Self { by_id: IndexMap::default(), orders: Orders::default(), bytes: 0, active_bytes: 0, hand: 0 }
     }
 }
 
@@ -82,9 +93,11 @@ impl<T> Table<T> {
     /// Stores `job` in the place of the current record, which it returns.
     pub fn put(&mut self, job: Arc<Job>, note: T) -> Option<Row<T>> {
         self.bytes += record_size(&job);
+        self.active_bytes += active_size(&job);
         match self.by_id.entry(job.id.clone()) {
             Entry::Occupied(mut entry) => {
                 self.bytes -= record_size(&entry.get().job);
+                self.active_bytes -= active_size(&entry.get().job);
                 self.orders.change(Some(&entry.get().job), Some(&job));
                 Some(replace(entry.get_mut(), Row { job, note }))
             }
@@ -100,6 +113,7 @@ impl<T> Table<T> {
     pub fn forget(&mut self, id: &JobId) -> Option<Row<T>> {
         let row = self.by_id.swap_remove(id)?;
         self.bytes -= record_size(&row.job);
+        self.active_bytes -= active_size(&row.job);
         self.orders.change(Some(&row.job), None);
         Some(row)
     }
@@ -138,11 +152,16 @@ impl<T> Table<T> {
         self.bytes
     }
 
-    /// Returns the number of bytes that `job` needs in the place of the current record.
-    pub fn growth(&self, job: &Job) -> usize {
-        let Some(current) = self.by_id.get(&job.id) else { return record_size(job) };
-        let growth = record_size(job).saturating_sub(record_size(&current.job));
-        if growth <= SMALL_GROWTH { 0 } else { growth }
+    /// Returns the estimated size of the records of active jobs, which nothing but their end makes evictable, in bytes.
+    pub const fn active_bytes(&self) -> usize {
+        self.active_bytes
+    }
+
+    /// Returns what `job` needs in the place of the current record.
+    pub fn need(&self, job: &Job) -> Need {
+        let current = self.by_id.get(&job.id).map(|row| record_size(&row.job));
+        let growth = record_size(job).saturating_sub(current.unwrap_or_default());
+        Need { growth, is_small: current.is_some() && growth <= SMALL_GROWTH }
     }
 
     /// Returns the number of jobs in each state.
@@ -155,9 +174,9 @@ impl<T> Table<T> {
         self.orders.index.count_of(owner)
     }
 
-    /// Returns the finished jobs, those to evict first at the beginning.
-    pub fn ended(&self) -> impl Iterator<Item = &JobId> {
-        self.orders.ended.iter()
+    /// Returns up to `each` finished jobs of each owner, those to evict first at the beginning.
+    pub fn ended(&self, each: usize) -> impl Iterator<Item = &JobId> {
+        self.orders.ended.iter(each)
     }
 
     /// Returns the tombstones, oldest first.
@@ -177,7 +196,10 @@ impl<T> Table<T> {
             last = Some(place);
             let Some(job) = self.by_id.get(&place.id).map(&seen) else { continue };
             if query.filter.matches(&job, query.now) && job.is_visible(query.now) {
-                bytes += job.size();
+                bytes += match query.view {
+                    View::Full => job.size(),
+                    View::Basic => job.size() - job.document_size(),
+                };
                 selection.jobs.push(job);
                 if selection.jobs.len() == query.limit || bytes >= query.max_bytes {
                     break;
@@ -238,6 +260,11 @@ impl Orders {
 /// Returns the estimated size of a record in bytes.
 pub fn record_size(job: &Job) -> usize {
     ROW_SIZE + job.size()
+}
+
+/// Returns the estimated size of the record of an active job in bytes; 0 of others.
+fn active_size(job: &Job) -> usize {
+    if job.removal.is_none() && job.end_time.is_none() { record_size(job) } else { 0 }
 }
 
 fn move_entry<E: Ord>(set: &mut BTreeSet<E>, from: Option<E>, to: Option<E>) {
