@@ -191,7 +191,7 @@ async fn who_is_not_asked_for_credentials_may_not_say_much() {
     let mut health = HealthClient::new(server.channel().await);
     let refused = health.check(HealthCheckRequest { service: "x".repeat(1 << 20) }).await.expect_err("it is too large");
     assert_eq!((refused.code(), &*reason(&refused)), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
-    assert_eq!(error_info(&refused).metadata["limit"], "16384");
+    assert_eq!(error_info(&refused).metadata["limit"], "1000");
     // A call that goes on and on, by a deadline of its own.
     let (response, _request) = Raw::connect(server.address)
         .await
