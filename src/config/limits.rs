@@ -21,7 +21,7 @@ pub struct LimitsConfig {
     pub max_watches_per_identity: usize,
 
     /// How many watches may be open on each connection, which has 1000 streams at most; 0: no other limit
-    #[arg(long, env = "JOBTRACK_MAX_WATCHES_PER_CONNECTION", default_value = "800", value_name = "COUNT")]
+    #[arg(long, env = "JOBTRACK_MAX_WATCHES_PER_CONNECTION", default_value = "1000", value_name = "COUNT")]
     pub max_watches_per_connection: usize,
 
     /// How many jobs there may be of each owner, not counting those without one; 0: no limit. Creations at the same time

@@ -162,10 +162,10 @@ class Kubernetes(unittest.TestCase):
         credentials = [("authorization", f"Bearer {TOKEN}")]
         stats = server.admin.GetStats(admin.GetStatsRequest(), metadata=credentials)
         self.assertEqual(stats.storage_mode, admin.STORAGE_MODE_REDIS)
+        self.assertNotIn('"WARN"', server.log())
         with self.assertRaises(grpc.RpcError) as refused:
             server.admin.GetStats(admin.GetStatsRequest())
         self.assertEqual(refused.exception.code(), grpc.StatusCode.UNAUTHENTICATED)
-        self.assertNotIn('"WARN"', server.log())
         # Who has no password can do no more than the probe.
         command = [*REDIS["readinessProbe"]["exec"]["command"][:1], "-p", str(redis.port)]
         ask = lambda *words: subprocess.run([*command, *words], capture_output=True, text=True).stdout  # noqa: E731
