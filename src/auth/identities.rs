@@ -127,7 +127,7 @@ fn sha256(text: &[u8]) -> Digest {
 /// Parses the digest of a token.
 fn token_digest(hex: &str) -> Result<Digest, String> {
     let digest = parse_digest(hex).ok_or("sha256 must be 64 hexadecimal digits")?;
-    // What makes the file may have been given an empty variable, with or without the end of a line.
+    // A script that makes the file may have an empty variable, with or without the end of a line.
     if ["", "\n", "\r\n", " ", " \n"].into_iter().any(|empty| sha256(empty.as_bytes()) == digest) {
         return Err(
             "sha256 is the digest of an empty token: make it of one such as openssl rand -hex 32 gives".to_owned()

@@ -33,22 +33,22 @@ pub struct LimitsConfig {
     #[arg(long, env = "JOBTRACK_MAX_CONNECTIONS", default_value = "0", value_name = "COUNT")]
     pub max_connections: usize,
 
-    /// How many connections may be open on which nobody has authenticated; for another one the oldest of them is closed.
+    /// Maximum open connections on which nobody has authenticated; for another one the oldest of them is closed.
     /// Without --auth-tokens and JWTs: on which nobody has called; 0: no limit
     #[arg(long, env = "JOBTRACK_MAX_UNAUTHENTICATED_CONNECTIONS", default_value = "1000", value_name = "COUNT")]
     pub max_unauthenticated_connections: usize,
 
-    /// How many watches of health may be open, which need no credentials, and 16 of them on each connection; 0: no limit
+    /// Maximum open watches of health, which need no credentials, with 16 on each connection; 0: no limit
     #[arg(long, env = "JOBTRACK_MAX_HEALTH_WATCHES", default_value = "4000", value_name = "COUNT")]
     pub max_health_watches: usize,
 
-    /// How many authentications of each address may fail a second, and ten times as many at once; 0: no limit
+    /// Maximum failed authentications of each address a second, and ten times as many at once; 0: no limit
     #[arg(long, env = "JOBTRACK_MAX_AUTH_FAILURES_PER_SECOND", default_value = "10", value_name = "COUNT")]
     pub max_auth_failures_per_second: u32,
 }
 
 impl LimitsConfig {
-    /// What that allows, with so many bytes of requests and answers.
+    /// Returns what that allows, with so many bytes of requests and answers.
     pub const fn allowance(&self, call_bytes: usize) -> Allowance {
         Allowance {
             call_bytes,

@@ -78,7 +78,7 @@ impl Owners {
     }
 }
 
-/// Where the name of a caller comes from. Callers of different kinds are different callers, whatever their names.
+/// Source of the name of a caller. Callers of different kinds are different callers, whatever their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IdentityKind {
     /// Everybody, where callers are not told apart.
@@ -94,7 +94,7 @@ pub enum IdentityKind {
 /// A caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Where its name comes from.
+    /// Source of its name.
     pub kind: IdentityKind,
     /// Who it is; empty where callers are not told apart.
     pub name: String,

@@ -28,7 +28,7 @@ pub enum Limit {
     CallRate {
         /// So many.
         most: u32,
-        /// How long it takes until there may be another.
+        /// Time until there may be another.
         wait: Duration,
     },
     /// Open watches in all.
@@ -47,7 +47,7 @@ pub enum Limit {
     FailedAuthentications {
         /// So many.
         most: u32,
-        /// How long it takes until there may be another.
+        /// Time until there may be another.
         wait: Duration,
     },
 }

@@ -27,7 +27,7 @@ pub mod number {
     pub const LIST: u8 = 6;
 }
 
-/// How encoders begin the fields of an entry, and the kinds of a value.
+/// Keys with which encoders begin the fields of an entry, and the kinds of a value.
 mod tag {
     use super::number;
 
@@ -198,7 +198,7 @@ fn any_entry(entry: &[u8]) -> Result<Entry<'_>> {
 /// Reads a value. Returns whether it is in its plain form, too, but for what is in it.
 #[inline]
 pub fn kind(value: &[u8]) -> Result<(Kind<'_>, bool)> {
-    // What a large document may have many of is read without a detour.
+    // Large documents have many of these, so they are read without a detour.
     let kind = match value {
         [tag::NULL, 0] => Kind::Null,
         [tag::BOOL, flag @ 0..=1] => Kind::Bool(*flag != 0),

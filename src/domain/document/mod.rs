@@ -60,7 +60,7 @@ impl Document {
         &self.0
     }
 
-    /// Whether both are the same piece of memory.
+    /// Returns whether both are the same piece of memory.
     pub fn ptr_eq(one: &Self, other: &Self) -> bool {
         Arc::ptr_eq(&one.0, &other.0)
     }

@@ -27,7 +27,7 @@ pub enum Content<'a> {
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
     rest: &'a [u8],
-    /// Whether all numbers so far were as short as they can be.
+    /// All numbers so far were as short as they can be.
     pub is_minimal: bool,
 }
 

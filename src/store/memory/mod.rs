@@ -19,7 +19,7 @@ use self::history::{Log, Logged};
 use super::{
     Capacity, CommitEvent, Decided, Decision, DueBatch, DueRecord, Durability, JobStore, Listener, Page, Replaced,
     Source, StorageMode, StoreError, StoreStats, Stored,
-    table::{Need, Table, record_size},
+    table::{Need, Table, active_size, record_size},
 };
 use crate::domain::{ChangeId, Deadline, Job, JobId, ListQuery, State, Timestamp};
 
@@ -107,8 +107,7 @@ impl MemoryStore {
         let adds = job.removal.is_none() && previous.is_none_or(|previous| previous.removal.is_some());
         let Need { growth, is_small } = records.table.need(job);
         // What can't be evicted. Known before, so that a call that is refused costs nobody else anything.
-        let is_active = |job: &&Job| job.removal.is_none() && job.end_time.is_none();
-        let own = previous.filter(|previous| !is_active(previous)).map_or(0, record_size);
+        let own = previous.map_or(0, |previous| record_size(previous) - active_size(previous));
         if !is_small && growth > 0 && records.table.active_bytes() + own + growth > self.capacity.bytes {
             return Err(StoreError::Full(self.capacity.bytes_exhausted()));
         }

@@ -245,12 +245,8 @@ impl Orders {
             }
         }
         let due = |job: &Job| job.next_due().map(|(time, _)| (time, job.id.clone()));
-        if listed(old).is_some_and(|job| job.end_time.is_some())
-            || listed(new).is_some_and(|job| job.end_time.is_some())
-        {
-            listed(old).inspect(|job| self.ended.remove(job));
-            listed(new).inspect(|job| self.ended.insert(job));
-        }
+        listed(old).inspect(|job| self.ended.remove(job));
+        listed(new).inspect(|job| self.ended.insert(job));
         let removed = |job: &Job| job.removal.map(|_| (job.update_time, job.id.clone()));
         move_entry(&mut self.due, old.and_then(due), new.and_then(due));
         move_entry(&mut self.tombstones, old.and_then(removed), new.and_then(removed));
@@ -263,7 +259,7 @@ pub fn record_size(job: &Job) -> usize {
 }
 
 /// Returns the estimated size of the record of an active job in bytes; 0 of others.
-fn active_size(job: &Job) -> usize {
+pub fn active_size(job: &Job) -> usize {
     if job.removal.is_none() && job.end_time.is_none() { record_size(job) } else { 0 }
 }
 
