@@ -139,7 +139,8 @@ impl Acceptor {
         }
         let (calls, watches) = (0.into(), Connection::default());
         let (drain, limits) = (self.drain.child_token(), self.limits.clone());
-        let origin = Arc::new(ClientConnection { address, peer, calls, watches, newcomer, drain, limits });
+        let turn = ClientConnection::turns();
+        let origin = Arc::new(ClientConnection { address, peer, calls, watches, newcomer, drain, limits, turn });
         let (service, is_http2) = (self.service, link.is_http2());
         let connection = gather(link, |link| async move {
             if is_http2 {

@@ -78,7 +78,7 @@ async fn answer(
     if !response.body().is_end_stream() {
         tokio::spawn(sent.clone().run_until_cancelled_owned(end_unread(end, cut_off)));
     }
-    Ok(response.map(|inner| Limited { inner, rest: Bytes::new(), held: 0, exchange, _sent: sent.drop_guard() }))
+    Ok(response.map(|inner| Limited { inner, rest: Bytes::new(), exchange, _sent: sent.drop_guard() }))
 }
 
 /// Cancels `cut_off` when a response must have ended.
@@ -94,8 +94,6 @@ struct Limited {
     inner: Body,
     /// What is left of a part of it.
     rest: Bytes,
-    /// Bytes of this part that are counted among those in memory.
-    held: usize,
     exchange: Exchange,
     _sent: DropGuard,
 }
@@ -106,15 +104,13 @@ impl HttpBody for Limited {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.rest.is_empty() {
-            let held = take(&mut self.held);
-            self.exchange.release(held);
+            self.exchange.release_response();
             let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) if data.len() > MAX_PART => {
-                    if let Err(error) = self.exchange.hold(data.len()) {
+                    if let Err(error) = self.exchange.hold_response(data.len()) {
                         return Poll::Ready(Some(Err(error.into())));
                     }
-                    self.held = data.len();
                     self.rest = data;
                 }
                 Some(Ok(Ok(data))) => return Poll::Ready(Some(Ok(Frame::data(data)))),

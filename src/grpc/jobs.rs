@@ -48,6 +48,7 @@ impl Jobs {
     async fn stored_change<R>(&self, request: Request<R>, read: Read<R>) -> Result<Changed, Status> {
         let caller = caller(&request)?;
         let (id, change) = read(request.into_inner())?;
+        Exchange::request_is_read();
         note(&id);
         Ok(self.tracker.on_behalf_of(&caller).change(&id, &change).await?)
     }
@@ -72,6 +73,7 @@ impl JobService for Jobs {
     async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Answer<v1::CreateJobResponse> {
         let caller = caller(&request)?;
         let new = convert::create(request.into_inner(), self.tracker.timeouts())?;
+        Exchange::request_is_read();
         let (stored, created) = self.tracker.on_behalf_of(&caller).create(new).await?;
         note(&stored.job.id);
         let job = Some(convert::job(&stored, self.tracker.now(), View::Full));
@@ -181,6 +183,7 @@ impl JobService for Jobs {
         let caller = caller(&request)?;
         let (ending, jobs) = (Ending::of(request.extensions(), &self.drain), request.get_ref().job_ids.len());
         let (scope, resume_token, pace, view) = convert::watch_jobs(request.into_inner())?;
+        Exchange::request_is_read();
         let permit = permit(&self.tracker, &caller, jobs)?;
         let watch = self.tracker.on_behalf_of(&caller).watch_jobs(scope, &resume_token, pace);
         let events = unfold(Some((Box::new((watch, permit)), self.tracker.clone())), move |open| async move {

@@ -4,6 +4,7 @@
 //! would occupy as much as the largest message. So a message is handed on when all of it has come.
 
 use std::{
+    mem::take,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -16,7 +17,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
-use super::{MAX_HEALTH_REQUEST, MAX_NAME_REQUEST, MAX_REQUEST, exchange::Exchange};
+use super::{
+    MAX_HEALTH_REQUEST, MAX_NAME_REQUEST, MAX_REQUEST,
+    exchange::{Exchange, HEAVY},
+};
 use crate::domain::JobError;
 
 /// How long a request may take from its head to its end.
@@ -58,7 +62,14 @@ impl Service<Request<Body>> for WholeMessages {
         // Who asks reflection goes on asking, and has its own limit.
         let is_conversation = path.starts_with("/grpc.reflection.");
         let timer = if is_conversation { Timer::Off } else { Timer::Due(Instant::now() + BODY_TIMEOUT) };
-        self.0.call(request.map(|inner| Messages { inner, held: BytesMut::new(), next: None, limit, timer }))
+        self.0.call(request.map(|inner| Messages {
+            inner,
+            held: BytesMut::new(),
+            next: None,
+            limit,
+            timer,
+            turn: Turn::None,
+        }))
     }
 }
 
@@ -75,6 +86,15 @@ pub struct Messages {
     /// Bytes of a message that is handed on whole; a longer one is refused for its prefix.
     limit: usize,
     timer: Timer,
+    turn: Turn,
+}
+
+/// How far a heavy request is that waits to be read.
+#[derive(Default)]
+enum Turn {
+    #[default]
+    None,
+    Waiting(Bytes, Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
 /// Sees to the end of a request.
@@ -146,6 +166,11 @@ impl HttpBody for Messages {
             return Poll::Ready(Some(Ok(next)));
         }
         loop {
+            if let Turn::Waiting(_, turn) = &mut this.turn {
+                ready!(turn.as_mut().poll(cx));
+                let Turn::Waiting(data, _) = take(&mut this.turn) else { unreachable!("it was just looked at") };
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
             let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
                 ready!(this.timer.poll(cx));
                 return Poll::Ready(Some(Err(JobError::DeadlineExceeded.into())));
@@ -168,14 +193,18 @@ impl HttpBody for Messages {
                 return Poll::Ready(Some(Err(error.into())));
             }
             let whole = this.take(data);
-            if !whole.is_empty() {
+            if whole.len() >= HEAVY
+                && let Some(turn) = Exchange::turn()
+            {
+                this.turn = Turn::Waiting(whole, Box::pin(turn));
+            } else if !whole.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(whole))));
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.next.is_none() && self.inner.is_end_stream()
+        matches!(self.turn, Turn::None) && self.held.is_empty() && self.next.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -15,7 +15,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Response, Status};
 
-use super::{MAX_RESPONSE, context::CallContext};
+use super::{
+    MAX_RESPONSE,
+    context::CallContext,
+    exchange::{Exchange, HEAVY},
+};
 use crate::{
     auth::Grant,
     domain::{JobError, Unauthenticated},
@@ -172,11 +176,15 @@ where
     }
 }
 
-/// Sends `message`, compressed only if that is worth it, unless it is larger than clients take.
+/// Sends `message`, compressed only if that is worth it, unless it is larger than clients take, or than the memory that is
+/// left for it.
 pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     let size = message.encoded_len();
     if size > MAX_RESPONSE {
         return Err(too_large());
+    }
+    if size >= HEAVY {
+        Exchange::announce_response(size)?;
     }
     let mut response = Response::new(message);
     if !COMPRESSED.contains(&size) {

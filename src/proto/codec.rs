@@ -3,8 +3,11 @@
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::codec::BufferSettings;
-use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+use tonic::{
+    Status,
+    codec::{BufferSettings, EncodeBuf},
+};
+use tonic_prost::{ProstCodec, ProstDecoder};
 
 /// How large a call's buffers are at first, in bytes: room for most messages. A larger one makes its buffer grow; a
 /// stream keeps its own while it is idle, so that ten thousand of them count.
@@ -30,14 +33,34 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = Encoder<T>;
     type Decoder = ProstDecoder<U>;
 
-    fn encoder(&mut self) -> ProstEncoder<T> {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER, SENT_FROM))
+    fn encoder(&mut self) -> Encoder<T> {
+        Encoder(PhantomData)
     }
 
     fn decoder(&mut self) -> ProstDecoder<U> {
         ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, SENT_FROM))
+    }
+}
+
+/// Writes messages, each into as much room as it needs: prost's own encoder doubles that until it is enough, which costs a
+/// large message as much again in copies and in memory.
+#[derive(Debug)]
+pub struct Encoder<T>(PhantomData<T>);
+
+impl<T: Message> tonic::codec::Encoder for Encoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        into.reserve(item.encoded_len());
+        item.encode_raw(into);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER, SENT_FROM)
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     future::poll_fn,
+    mem::take,
     pin::{Pin, pin},
     task::Poll,
     time::Duration,
@@ -92,12 +93,18 @@ where
 
 /// Sends `body` to its end.
 async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchange) -> Result<(), End> {
+    if exchange.has_heavy_response() {
+        // Boxed: few responses are.
+        Box::pin(wait_for_turn(exchange)).await.map_err(End::CutOff)?;
+    }
     loop {
         let frame = poll_fn(|cx| match to.poll_reset(cx) {
             Poll::Ready(_) => Poll::Ready(Err(End::Gone)),
             Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
         });
-        let Some(frame) = frame.await? else { return send_part(to, Bytes::new(), Last::Yes) };
+        let frame = frame.await?;
+        exchange.end_turn();
+        let Some(frame) = frame else { return send_part(to, Bytes::new(), Last::Yes) };
         match frame.map_err(|_| End::Broken)?.into_data() {
             Ok(data) if body.is_end_stream() => return send_all(to, data, Last::Yes, exchange).await,
             Ok(data) => send_all(to, data, Last::No, exchange).await?,
@@ -109,6 +116,18 @@ async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchang
     }
 }
 
+/// Waits until the response may be encoded, or must end.
+async fn wait_for_turn(exchange: &mut Exchange) -> Result<(), JobError> {
+    let expiry = take(exchange.expiry());
+    tokio::select! {
+        biased;
+        () = exchange.take_turn() => {}
+        error = expiry.reached() => return Err(error),
+    }
+    *exchange.expiry() = expiry;
+    Ok(())
+}
+
 /// Whether more follows on a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
@@ -118,23 +137,23 @@ enum Last {
 
 /// Sends `data`, in the parts that the peer has room for.
 async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, exchange: &mut Exchange) -> Result<(), End> {
-    // What was sent shares its memory with the rest.
     let size = data.len();
     loop {
         // No more than can be held: other streams of the connection share its window.
         to.reserve_capacity(data.len().min(MAX_SEND_BUFFER));
         let room = to.capacity();
         if room >= data.len() {
-            return send_part(to, data, last);
+            // A part would keep the memory of the whole until the peer has taken it.
+            let rest = if data.len() < size { Bytes::copy_from_slice(&data) } else { data };
+            exchange.release_response();
+            return send_part(to, rest, last);
         }
         if room > 0 {
-            send_part(to, data.split_to(room), Last::No)?;
+            send_part(to, Bytes::copy_from_slice(&data.split_to(room)), Last::No)?;
         } else {
-            // Only what waits is counted: most answers go out at once.
-            exchange.hold(size).map_err(End::CutOff)?;
-            let room = wait_for_room(to, exchange.expiry()).await;
-            exchange.release(size);
-            room?;
+            // Only what waits is counted, unless it is heavy: most answers go out at once.
+            exchange.hold_response(size).map_err(End::CutOff)?;
+            wait_for_room(to, exchange.expiry()).await?;
         }
     }
 }
@@ -174,7 +193,7 @@ async fn wait_for_room(to: &mut SendStream<Bytes>, expiry: &Expiry) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, sync::Arc};
+    use std::sync::Arc;
 
     use h2::client;
     use http::Request;
@@ -183,14 +202,10 @@ mod tests {
         io::duplex,
         time::{Instant, timeout},
     };
-    use tokio_util::sync::CancellationToken;
     use tonic::{Code, Status};
 
     use super::*;
-    use crate::{
-        grpc::{exchange::ClientConnection, newcomers::Newcomers},
-        limits::Connection,
-    };
+    use crate::{grpc::exchange::ClientConnection, limits::Limits};
 
     /// Answers one call of a reader that lets `window` bytes come, with `size` bytes. Returns the status that it ends
     /// with, if it has ended after `limit`, and when.
@@ -200,17 +215,7 @@ mod tests {
             let mut connection = h2::server::handshake(ours).await.expect("a connection");
             while let Some(call) = connection.accept().await {
                 let (_, respond) = call.expect("a call");
-                let address = SocketAddr::from(([127, 0, 0, 1], 1));
-                let (watches, newcomer) = (Connection::default(), Newcomers::default().enter());
-                let origin = Arc::new(ClientConnection {
-                    address,
-                    peer: None,
-                    calls: 0.into(),
-                    watches,
-                    newcomer,
-                    drain: CancellationToken::new(),
-                    limits: Arc::default(),
-                });
+                let origin = Arc::new(ClientConnection::of_test(Limits::default()));
                 let response = async move { Ok(Response::new(Body::new(Full::from(vec![0; size])))) };
                 tokio::spawn(send(Exchange::scope(origin, response), respond));
             }

@@ -252,3 +252,28 @@ async fn requests_that_do_not_end_are_bounded_in_bytes() {
     none_held(&server).await;
     server.stop().await;
 }
+
+/// The beginning of an answer that h2 holds keeps no memory of the rest of it.
+#[tokio::test]
+async fn answers_on_connections_that_are_not_read_cost_little() {
+    let server = Process::start(&["--max-memory", "64MiB"]);
+    let mut honest = server.client().await;
+    let job_ids = large_jobs(&mut honest).await;
+    let before = server.resident();
+    let request = BatchGetJobsRequest { job_ids, ..BatchGetJobsRequest::default() };
+    let (mut calls, mut largest) = (Vec::new(), 0);
+    for _ in 0..20 {
+        let raw = Raw::unread(server.address).await;
+        for _ in 0..20 {
+            calls.push(begin(&raw, "JobService/BatchGetJobs", &[("grpc-timeout", "1S")], &request).await);
+        }
+        honest.get_job(read("large-1")).await.expect("others are served");
+        largest = largest.max(server.resident());
+    }
+    for _ in 0..1000 {
+        honest.get_job(read("large-1")).await.expect("others are served");
+        largest = largest.max(server.resident());
+    }
+    let grown = largest.saturating_sub(before);
+    assert!(grown < ROOM, "the server grew by {grown} bytes");
+}

@@ -1,6 +1,12 @@
 //! Calls as plain HTTP/2, for what a proper client would not send or would hide.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::{Bytes, BytesMut};
 use h2::{
@@ -10,7 +16,10 @@ use h2::{
 use http::{HeaderName, HeaderValue, Request, StatusCode};
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tonic::{Code, Status};
 
 use super::{error_info, violations};
@@ -58,6 +67,16 @@ impl Raw {
         Self { send }
     }
 
+    /// A connection of which nothing is ever read.
+    pub async fn unread(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the server listens");
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(8 << 20).initial_connection_window_size(64 << 20);
+        let (send, connection) = builder.handshake(Unread(stream)).await.expect("the server speaks HTTP/2");
+        tokio::spawn(async move { _ = connection.await });
+        Self { send }
+    }
+
     /// Begins a call: the headers are sent, the request is not.
     pub async fn open(&self, method: &str, headers: &[(&'static str, &str)]) -> (ResponseFuture, SendStream<Bytes>) {
         self.open_at(&format!("/jobtrack.v1.{method}"), headers).await
@@ -86,6 +105,29 @@ impl Raw {
     /// Makes a call, whose answer is one message.
     pub async fn call(&self, call: &Call) -> Result<Bytes, Status> {
         self.send(call.method, &[], frame(&call.message)).await.outcome()
+    }
+}
+
+/// A stream that is only written to.
+struct Unread(TcpStream);
+
+impl AsyncRead for Unread {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Unread {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
