@@ -1,8 +1,10 @@
 //! `jobtrack serve`.
 
 use std::{
+    hint::black_box,
     io::{ErrorKind, Write, stdout},
     net::SocketAddr,
+    time::Duration,
 };
 
 use anyhow::{Context, Error, Result, anyhow};
@@ -10,6 +12,7 @@ use tokio::{
     net::TcpListener,
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -20,6 +23,12 @@ use crate::{
     server::{Control, Server},
     telemetry,
 };
+
+/// How often free memory is returned to the system.
+const FREE_MEMORY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Bytes that mimalloc takes from the system as a block of their own.
+const LARGE_BLOCK: usize = 1024 * 1024;
 
 /// Serves until SIGTERM or SIGINT. Warns of `unknown` variables.
 pub fn run(config: &Config, unknown: &[String]) -> Result<()> {
@@ -60,6 +69,7 @@ async fn serve(config: &Config) -> Result<()> {
     info!(%address, http = http_address.map(tracing::field::display), storage, %max_memory, "serving");
     let (control, drain) = (Control::default(), CancellationToken::new());
     tokio::spawn(signals.follow(control.clone(), drain.clone()));
+    tokio::spawn(return_free_memory());
     match server.run_under(control, listener, http, drain.cancelled()).await {
         0 => Ok(()),
         left => Err(anyhow!("{left} jobs have changes that Redis does not have, and that are lost: see the log")),
@@ -97,6 +107,15 @@ impl Signals {
             }
             drain.cancel();
         }
+    }
+}
+
+/// Has the allocator return free memory to the system, for ever. It does so only when a large block is freed: an idle
+/// server would keep what its busiest second needed.
+async fn return_free_memory() {
+    loop {
+        sleep(FREE_MEMORY_INTERVAL).await;
+        drop(black_box(Vec::<u8>::with_capacity(LARGE_BLOCK)));
     }
 }
 
