@@ -15,15 +15,18 @@ use jobtrack::proto::v1::{
     BatchGetJobsRequest, CompleteJobRequest, DeleteJobRequest, GetStatsRequest, UpdateProgressRequest, WatchJobsRequest,
 };
 use prost::Message;
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::sleep};
+use prost_types::{ListValue, Struct, Value, value::Kind as ValueKind};
+use rustix::process::setpriority_process;
+use tokio::{io::AsyncWriteExt, net::TcpStream, runtime::Builder, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::pb::HealthCheckRequest;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
 use super::readers::large_jobs;
 use crate::support::{
     Client, create, new_job,
     process::Process,
-    raw::{Raw, frame, frame_as, unread},
+    raw::{Raw, answer, frame, frame_as, unread},
     replicas::read,
 };
 
@@ -35,6 +38,10 @@ const CALLERS: usize = 64;
 
 /// Connections that they share.
 const CONNECTIONS: usize = 8;
+
+/// How long an honest caller waits after each call. All of them together leave the server idle for most of the time:
+/// where it is busy anyway, latency says more of the load than of the hostile peers.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Calls that one hostile peer has open at a time.
 const CALLS: usize = 20;
@@ -70,7 +77,7 @@ async fn call_honestly(mut client: Client, caller: usize, latencies: Latencies, 
             assert!(failed.is_none(), "an honest call failed in step {step}: {failed:?}");
             let micros = u64::try_from(begun.elapsed().as_micros()).expect("not that long");
             latencies.lock().expect("no caller panics here").record(micros).expect("it is resized");
-            sleep(Duration::from_millis(5)).await;
+            sleep(PAUSE).await;
         }
     }
 }
@@ -107,12 +114,47 @@ enum Kind {
     Health,
     /// Say a few bytes of HTTP/1.1 and no more.
     Silent,
+    /// Ask for large answers by gRPC-Web over HTTP/1.1 and read none.
+    Web,
+    /// Ask reflection for everything and read no answer.
+    Reflection,
     /// Read large answers as fast as they can.
     Greedy,
+    /// Send large documents as fast as they can.
+    Documents,
 }
 
-const KINDS: [Kind; 6] =
-    [Kind::Unread, Kind::UnreadWatches, Kind::Unfinished, Kind::Health, Kind::Silent, Kind::Greedy];
+const KINDS: [Kind; 9] = [
+    Kind::Unread,
+    Kind::UnreadWatches,
+    Kind::Unfinished,
+    Kind::Health,
+    Kind::Silent,
+    Kind::Web,
+    Kind::Reflection,
+    Kind::Greedy,
+    Kind::Documents,
+];
+
+/// Hostile peers of each kind.
+const PEERS: usize = 2;
+
+/// A request with a document that takes long to check: a table of numbers.
+fn heavy_request() -> Vec<u8> {
+    let number = || Value { kind: Some(ValueKind::NumberValue(0.5)) };
+    let row = || Value { kind: Some(ValueKind::ListValue(ListValue { values: (0..10).map(|_| number()).collect() })) };
+    let rows = Value { kind: Some(ValueKind::ListValue(ListValue { values: (0..9_000).map(|_| row()).collect() })) };
+    let result = Some(Struct { fields: [("rows".to_owned(), rows)].into() }.into());
+    CompleteJobRequest { job_id: "absent".into(), result, ..CompleteJobRequest::default() }.encode_to_vec()
+}
+
+/// Sends `text` on a connection of its own, reads nothing, and leaves.
+async fn say(server: &Process, text: &[u8]) {
+    let mut stream = TcpStream::connect(server.address).await.expect("it listens");
+    // It may be closed for what the peers before have done.
+    _ = stream.write_all(text).await;
+    sleep(Duration::from_secs(10)).await;
+}
 
 /// Makes the calls of one peer once, and waits for their ends.
 async fn attack(kind: Kind, server: &Process, job_ids: &[String]) {
@@ -129,11 +171,23 @@ async fn attack(kind: Kind, server: &Process, job_ids: &[String]) {
             ("/grpc.health.v1.Health/Watch", 0, "10S", frame(&HealthCheckRequest::default().encode_to_vec()))
         }
         Kind::Greedy => ("/jobtrack.v1.JobService/BatchGetJobs", 8 << 20, "5S", frame(&batch)),
-        Kind::Silent => {
-            let mut stream = TcpStream::connect(server.address).await.expect("it listens");
-            stream.write_all(b"POST /jobtrack.v1.JobService/GetJob HTTP/1.1\r\nhost: x\r\n").await.expect("it is open");
-            sleep(Duration::from_secs(10)).await;
-            return;
+        Kind::Documents => ("/jobtrack.v1.JobService/CompleteJob", 8 << 20, "5S", frame(&heavy_request())),
+        Kind::Reflection => {
+            let list = ServerReflectionRequest {
+                message_request: Some(MessageRequest::ListServices(String::new())),
+                ..ServerReflectionRequest::default()
+            };
+            let message = frame(&list.encode_to_vec()).repeat(100);
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", 0, "10S", message)
+        }
+        Kind::Silent => return say(server, b"POST /jobtrack.v1.JobService/GetJob HTTP/1.1\r\nhost: x\r\n").await,
+        Kind::Web => {
+            let (path, body) = ("/jobtrack.v1.JobService/BatchGetJobs", frame(&batch));
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc-web\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            return say(server, &[head.as_bytes(), &body].concat()).await;
         }
     };
     let raw = Raw::with_window(server.address, window).await;
@@ -144,8 +198,8 @@ async fn attack(kind: Kind, server: &Process, job_ids: &[String]) {
         _ = body.send_data(message.clone().into(), !matches!(kind, Kind::Unfinished));
         calls.push((response, body));
     }
-    if matches!(kind, Kind::Greedy) {
-        join_all(calls.into_iter().map(|(response, _)| crate::support::raw::answer(response))).await;
+    if matches!(kind, Kind::Greedy | Kind::Documents) {
+        join_all(calls.into_iter().map(|(response, _)| answer(response))).await;
     } else {
         join_all(calls.into_iter().map(|(response, _body)| unread(response))).await;
     }
@@ -162,14 +216,21 @@ async fn hostile_peers_disturb_no_honest_caller_for_long() {
     let before = server.resident();
 
     let (stop, peers, attacks) = (CancellationToken::new(), TaskTracker::new(), Arc::new(AtomicU64::new(0)));
-    for kind in KINDS.repeat(3) {
+    // The lowest priority: they stand for other machines, which take no time of this one.
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_start(|| setpriority_process(None, 19).expect("a thread may lower its priority"))
+        .build()
+        .expect("a runtime");
+    for kind in KINDS.repeat(PEERS) {
         let (server, job_ids, attacks) = (server.clone(), job_ids.clone(), attacks.clone());
-        peers.spawn(stop.clone().run_until_cancelled_owned(async move {
+        let attacking = async move {
             loop {
                 attack(kind, &server, &job_ids).await;
                 attacks.fetch_add(1, Relaxed);
             }
-        }));
+        };
+        peers.spawn_on(stop.clone().run_until_cancelled_owned(attacking), runtime.handle());
     }
     let largest = Arc::new(AtomicU64::new(0));
     let (watched, seen) = (server.clone(), largest.clone());
@@ -183,6 +244,7 @@ async fn hostile_peers_disturb_no_honest_caller_for_long() {
     stop.cancel();
     peers.close();
     peers.wait().await;
+    runtime.shutdown_background();
 
     let mut admin = server.admin().await;
     let begun = Instant::now();
