@@ -8,7 +8,7 @@ use redis::pipe;
 use super::{
     RedisStore,
     connection::{Answer, Fault, read},
-    schema::keys::{IndexKey, Partition},
+    schema::keys::{IndexKey, Partition, time_of},
     script::Write,
 };
 use crate::{
@@ -132,5 +132,5 @@ fn due_of(job: &Job, now: Timestamp) -> Option<Due> {
 
 fn places(answer: Answer) -> Result<Vec<(Timestamp, JobId)>, Fault> {
     let entries: Vec<(String, f64)> = read(answer)?;
-    Ok(entries.into_iter().filter_map(|(id, score)| Some((super::time_of(score), JobId::parse(&id)?))).collect())
+    Ok(entries.into_iter().filter_map(|(id, score)| Some((time_of(score), JobId::parse(&id)?))).collect())
 }

@@ -11,7 +11,7 @@ use redis::{Cmd, cmd};
 use super::{
     RedisStore,
     connection::Fault,
-    schema::keys::{IndexKey, Keys, PARTITIONS, Partition},
+    schema::keys::{IndexKey, Keys, PARTITIONS, Partition, time_of},
     script::Write,
 };
 use crate::{
@@ -293,7 +293,7 @@ impl RedisStore {
 fn cursors(entries: Vec<(String, f64)>) -> Vec<Cursor> {
     let place = |(id, score): (String, f64)| {
         let id = JobId::parse(&id)?;
-        Some(Cursor { create_time: super::time_of(score), id })
+        Some(Cursor { create_time: time_of(score), id })
     };
     entries.into_iter().filter_map(place).collect()
 }

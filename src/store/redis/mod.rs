@@ -35,7 +35,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 use uuid::Uuid;
 
 pub use connection::Target;
@@ -44,7 +44,7 @@ pub use preflight::Unusable;
 use self::{
     connection::{Command, Connector, Fault, LinkMetrics, Pool},
     monitor::Monitor,
-    read::PartSize,
+    read::{PartSize, corrupt},
     schema::{
         codec::{READ_FULL, decode},
         keys::{Keys, PARTITIONS, Partition},
@@ -53,8 +53,8 @@ use self::{
     subscriber::Feed,
 };
 use super::{
-    CommitEvent, Decided, Decision, DueBatch, Durability, HeldBack, History, JobStore, Listener, Page, PartitionState,
-    Partitioning, Presence, PrimaryStore, Record, RedisStats, Replaced, Replacement, ReplicaStats, Source, StorageMode,
+    CommitEvent, Decided, Decision, DueBatch, HeldBack, History, JobStore, Listener, Page, PartitionState,
+    Partitioning, Presence, PrimaryStore, Record, RedisStats, Replaced, Replacement, ReplicaStats, StorageMode,
     StoreError, StoreStats, Stored,
 };
 use crate::{
@@ -191,22 +191,6 @@ impl From<Fault> for StoreError {
             _ => Self::Unavailable,
         }
     }
-}
-
-fn stored(job: impl Into<Arc<Job>>) -> Stored {
-    Stored { job: job.into(), durability: Durability::Durable, source: Source::Redis }
-}
-
-/// Logs that a record can't be read, and returns the error.
-fn corrupt(id: &JobId) -> StoreError {
-    warn!(job_id = %id, "the record of this job can't be read");
-    StoreError::Corrupt(id.clone())
-}
-
-/// Converts a score to a time: a double holds microseconds exactly.
-#[expect(clippy::cast_possible_truncation, reason = "scores out of range saturate")]
-fn time_of(score: f64) -> Timestamp {
-    Timestamp::from_micros(score as i64)
 }
 
 impl Measured for RedisStore {

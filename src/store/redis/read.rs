@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use futures_util::future::try_join_all;
 use redis::{Cmd, Pipeline, Value, cmd};
+use tracing::warn;
 
 use super::{
     RedisStore,
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{JobId, Version, View},
-    store::Record,
+    store::{Record, StoreError},
 };
 
 /// Maximum size of a batch in bytes: it has to arrive within the time limit of one command.
@@ -152,6 +153,12 @@ impl RedisStore {
     }
 }
 
+/// Logs that a record can't be read, and returns the error.
+pub fn corrupt(id: &JobId) -> StoreError {
+    warn!(job_id = %id, "the record of this job can't be read");
+    StoreError::Corrupt(id.clone())
+}
+
 async fn record(id: &JobId, answer: Answer) -> Result<Record, Fault> {
     let record = match answer {
         Ok(fields) => decode(id, fields).await,
@@ -159,7 +166,7 @@ async fn record(id: &JobId, answer: Answer) -> Result<Record, Fault> {
         Err(error) => return Err(Fault::Refused(error)),
     };
     if let Record::Corrupt = record {
-        super::corrupt(id);
+        _ = corrupt(id);
     }
     Ok(record)
 }

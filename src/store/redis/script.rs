@@ -2,10 +2,10 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value, cmd};
+use redis::{Cmd, Script, Value, cmd};
 
 use super::{
-    connection::{Fault, Pool},
+    connection::{Fault, Pool, is_unknown_script},
     schema::{
         codec::{Fields, Message, version},
         keys::{IndexKey, Keys, Partition, Score},
@@ -122,11 +122,6 @@ impl From<Value> for Outcome {
     }
 }
 
-/// Returns whether Redis does not have the script: it forgets scripts when it restarts or is told to.
-pub fn is_unknown(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-}
-
 /// Runs a script; `add` adds its arguments.
 pub async fn run<T: redis::FromRedisValue>(pool: &Pool, source: &Source, add: impl Fn(&mut Cmd)) -> Result<T, Fault> {
     let command = |name: &str, script: &str| {
@@ -136,7 +131,7 @@ pub async fn run<T: redis::FromRedisValue>(pool: &Pool, source: &Source, add: im
         command
     };
     match pool.query(&command("EVALSHA", &source.hash)).await {
-        Err(Fault::Refused(error)) if is_unknown(&error) => pool.query(&command("EVAL", source.text)).await,
+        Err(Fault::Refused(error)) if is_unknown_script(&error) => pool.query(&command("EVAL", source.text)).await,
         answer => answer,
     }
 }

@@ -7,15 +7,14 @@ use redis::{Arg, Cmd, Pipeline, Value};
 
 use super::{
     RedisStore,
-    connection::{Answer, Fault},
-    corrupt,
+    connection::{Answer, Fault, is_unknown_script},
     monitor::{BEAT, SILENCE},
+    read::corrupt,
     schema::{
-        codec::decode,
+        codec::{decode, stored},
         keys::{PARTITIONS, Partition},
     },
-    script::{self, Extent, Outcome, Terms, Times, Write},
-    stored,
+    script::{Extent, Outcome, Terms, Times, Write},
     subscriber::Feed,
 };
 use crate::{
@@ -141,7 +140,7 @@ impl RedisStore {
                 Outcome::Legacy => self.write_extent(job, previous, Extent::Whole).await,
                 outcome => self.replaced(job, previous, outcome).await,
             },
-            Ok(Err(error)) if script::is_unknown(&error) => self.write(job, previous).await,
+            Ok(Err(error)) if is_unknown_script(&error) => self.write(job, previous).await,
             Ok(Err(error)) => Err(Self::error(Fault::Refused(error), &job.id)),
             Err(fault) => {
                 self.feed.doubt(&job.id);

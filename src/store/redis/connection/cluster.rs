@@ -29,7 +29,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::{counted::Counted, fault::is_without_answer, pooled::lane_of, reachability::LANES, server};
+use super::{
+    counted::Counted,
+    fault::is_without_answer,
+    reachability::{LANES, lane_of},
+    server,
+};
 
 /// Maximum number of sets, each of which has a connection to every master.
 const SETS_MAX: usize = 4;

@@ -50,6 +50,11 @@ pub fn is_on_the_move(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(Ask | Moved | TryAgain))
 }
 
+/// Returns whether Redis does not have the script: it forgets scripts when it restarts or is told to.
+pub fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
 /// Returns the error of an answer that did not arrive in time.
 pub fn timed_out() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()

@@ -5,10 +5,9 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, trace_span};
 
 use super::{
-    fault::{Answer, Fault},
+    fault::{Answer, Fault, is_unknown_script},
     reason::Reason,
 };
-use crate::store::redis::script::is_unknown;
 use crate::telemetry::metrics::{Counters, Histogram, Histograms, Measured, Metrics};
 
 /// An operation on Redis.
@@ -110,7 +109,7 @@ impl LinkMetrics {
 /// Returns whether an error counts as a failure: a script that Redis has forgotten is sent again, and a record that is
 /// no job is reported to its reader.
 fn is_failure(error: &RedisError) -> bool {
-    !is_unknown(error) && error.code() != Some("WRONGTYPE")
+    !is_unknown_script(error) && error.code() != Some("WRONGTYPE")
 }
 
 /// Measures the time until it is dropped.

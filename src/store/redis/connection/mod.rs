@@ -20,7 +20,7 @@ mod turns;
 pub use self::{
     address::Target,
     connector::Connector,
-    fault::{Answer, Fault, is_on_the_move, is_without_answer, read, timed_out},
+    fault::{Answer, Fault, is_on_the_move, is_unknown_script, is_without_answer, read, timed_out},
     metrics::{Command, LinkMetrics},
     pool::Pool,
     reason::{Reason, forbidden_command, text},

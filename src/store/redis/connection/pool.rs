@@ -27,7 +27,8 @@ use super::{
     fault::{Answer, Fault, is_away, is_on_the_move, read, timed_out},
     metrics::LinkMetrics,
     patience::Patience,
-    pooled::{MOVE, PooledConnection, Request, lane_of},
+    pooled::{MOVE, PooledConnection, Request},
+    reachability::lane_of,
 };
 use crate::store::jitter;
 

@@ -184,18 +184,11 @@ fn key_of(command: &Cmd) -> Option<&[u8]> {
     Some(key)
 }
 
-/// Returns the lane of a key: its hash tag, if that is a number below [`LANES`].
-pub fn lane_of(key: &[u8]) -> Option<Lane> {
-    let start = key.iter().position(|byte| *byte == b'{')? + 1;
-    let length = key[start..].iter().position(|byte| *byte == b'}')?;
-    str::from_utf8(&key[start..start + length]).ok()?.parse().ok().filter(|lane| *lane < LANES)
-}
-
 #[cfg(test)]
 mod tests {
     use redis::cmd;
 
-    use super::*;
+    use super::{super::reachability::lane_of, *};
 
     #[test]
     fn commands_of_a_partition_share_a_lane() {

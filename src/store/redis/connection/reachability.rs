@@ -33,6 +33,13 @@ pub type Lane = usize;
 /// Number of lanes. Their tags are the numbers below it; of other keys it is unknown which of them share a node.
 pub const LANES: usize = 16;
 
+/// Returns the lane of a key: its hash tag, if that is a number below [`LANES`].
+pub fn lane_of(key: &[u8]) -> Option<Lane> {
+    let start = key.iter().position(|byte| *byte == b'{')? + 1;
+    let length = key[start..].iter().position(|byte| *byte == b'}')?;
+    str::from_utf8(&key[start..start + length]).ok()?.parse().ok().filter(|lane| *lane < LANES)
+}
+
 /// The known reachability of a Redis.
 #[derive(Debug)]
 pub struct Reachability {

@@ -9,7 +9,7 @@
 //! | `since`, `heard`, `durable_time` | times of Redis's clock, which the script writes |
 //! | `rev` | always `newer`: version 0.1, which kept other fields, treats the record as damaged and leaves it alone |
 
-use std::{borrow::Cow, fmt::Write};
+use std::{borrow::Cow, fmt::Write, sync::Arc};
 
 use redis::{FromRedisValue, Value};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     domain::{ChangeId, Document, Job, JobId, Outcome, State, Timestamp, Version, View},
-    store::{Record, redis::stored},
+    store::{Durability, Record, Source, Stored},
 };
 
 /// The fields of a complete job, those of [`READ_BASIC`] first.
@@ -33,6 +33,11 @@ pub const READ_BASIC: [&str; 6] = ["v", "job", "since", "heard", "durable_time",
 
 /// The fields with the documents of a job.
 const DOCUMENTS: [&str; 3] = ["metadata", "result", "details"];
+
+/// Returns a version as Redis has it.
+pub fn stored(job: impl Into<Arc<Job>>) -> Stored {
+    Stored { job: job.into(), durability: Durability::Durable, source: Source::Redis }
+}
 
 /// Returns the fields to read for a view.
 pub fn fields(view: View) -> &'static [&'static str] {

@@ -67,6 +67,12 @@ impl<'a> IndexKey<'a> {
     }
 }
 
+/// Converts a score to a time: a double holds microseconds exactly.
+#[expect(clippy::cast_possible_truncation, reason = "scores out of range saturate")]
+pub fn time_of(score: f64) -> Timestamp {
+    Timestamp::from_micros(score as i64)
+}
+
 /// The number of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition(usize);

@@ -1,0 +1,137 @@
+//! Versions of jobs as a store returns them, and the outcomes of its operations.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::domain::{Cursor, Deadline, Due, Job, JobId, Limit, Timestamp};
+
+/// A version in a store.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The version; a tombstone if its `removal` is set.
+    pub job: Arc<Job>,
+    /// Durability of the version.
+    pub durability: Durability,
+    /// Source of the version.
+    pub source: Source,
+}
+
+/// The durability of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Stored in the primary.
+    Durable,
+    /// Only in this process's memory.
+    Volatile,
+}
+
+/// The source of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The primary.
+    Redis,
+    /// This process's memory.
+    Memory,
+}
+
+/// The outcome of a [`JobStore::replace`].
+#[derive(Clone, Debug)]
+pub enum Replaced {
+    /// The version is stored.
+    Stored(Stored),
+    /// Another version than the expected one is stored: this one, or none.
+    Conflict(Option<Stored>),
+}
+
+/// The record of an id.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// No record.
+    Missing,
+    /// A record that can't be read.
+    Corrupt,
+    /// A readable version.
+    Found(Stored),
+}
+
+impl Record {
+    /// Returns the version, if there is a readable one.
+    pub fn found(self) -> Option<Stored> {
+        if let Self::Found(stored) = self { Some(stored) } else { None }
+    }
+}
+
+/// A decision that the passing of time brings about for an active job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Time at which it is due.
+    pub deadline: Deadline,
+    /// The next report of the worker reverts it: the worker counts as lost until then. Nothing reverts any other
+    /// decision.
+    pub is_reverted: bool,
+    /// The decision is due for the job, and not only asked for: the store postpones it, if it is too early.
+    pub is_due: bool,
+    /// The time at which it is made, on this process's clock.
+    pub now: Timestamp,
+}
+
+/// The outcome of a [`JobStore::decide`].
+#[derive(Clone, Debug)]
+pub enum Decided {
+    /// The version is stored.
+    Stored(Stored),
+    /// Another version than the expected one is stored.
+    Conflict,
+    /// Too early: the worker may have reported. The record becomes due again later.
+    Deferred,
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The jobs, in the order of the query. May be fewer than requested, even where there is a next page.
+    pub jobs: Vec<Stored>,
+    /// Position of the next page; `None` on the last page.
+    pub next: Option<Cursor>,
+    /// Total number of matches, where it is known exactly.
+    pub total: Option<u64>,
+    /// The page may lack jobs: the primary is unavailable in whole or in part, or does not have all changes accepted
+    /// here.
+    pub partial: bool,
+}
+
+/// A record for which something is due.
+#[derive(Clone, Debug)]
+pub struct DueRecord {
+    /// The record.
+    pub stored: Stored,
+    /// The action that is due.
+    pub due: Due,
+}
+
+/// The records that are due now, and the time of the next one.
+#[derive(Clone, Debug, Default)]
+pub struct DueBatch {
+    /// The records, the longest overdue first.
+    pub records: Vec<DueRecord>,
+    /// Time when the next record is due; may be in the past if more were due than requested.
+    pub next: Option<Timestamp>,
+}
+
+/// The reason why a store can't fulfil a request.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// The store holds as much as it may, and nothing can be evicted.
+    #[error("the limit --{} of {} is reached", .0.name(), .0.most())]
+    Full(Limit),
+    /// The primary can't be reached, and the answer is not held here.
+    #[error("the store can't be reached")]
+    Unavailable,
+    /// The store serves reads, and rejects writes.
+    #[error("the store rejects writes")]
+    ReadOnly,
+    /// The record of this job can't be read.
+    #[error("the record of job {0} can't be read")]
+    Corrupt(JobId),
+}
