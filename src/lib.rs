@@ -1,34 +1,40 @@
 //! jobtrack: a job tracker over gRPC.
 //!
-//! # The house
+//! # Module map
 //!
-//! | module | what it is | may use |
+//! Each module with what it may use; `tests/it/layering.rs` checks that. `docs/architecture.md` follows a write and a
+//! watch through them, and lists the invariants.
+//!
+//! | module | responsibility | may use |
 //! |---|---|---|
 //! | [`telemetry`] | log lines, metrics and traces | nothing |
-//! | [`domain`] | what a job is and may become; pure | nothing |
-//! | [`clock`] | what time it is | `domain` |
-//! | [`store`] | where jobs are kept | `clock`, `domain`, `telemetry` |
-//! | [`watch`] | from a store's announcements to subscribers | the above |
-//! | [`tracker`] | the use cases | the above |
-//! | `reload` | values that follow their files | nothing |
-//! | [`auth`] | who calls | `domain`, `reload` |
-//! | [`tls`] | what connections are taken with | `reload` |
+//! | [`domain`] | jobs, changes, the state machine, merging; pure | nothing |
+//! | [`proto`] | generated messages, and events that are encoded once for all watchers | nothing |
+//! | `reload` | values that are read again when their files change | nothing |
 //! | `socket` | options of accepted sockets | nothing |
-//! | `files` | how many files may be open | nothing |
-//! | [`grpc`] | the services, and what each call passes | the above, `proto` |
-//! | [`http`] | metrics and probes | the above, but `grpc` |
-//! | [`server`] | puts one together and runs it | the above, `config` |
-//! | [`cli`] | the command line | `server`, `config`, `telemetry`, `proto` |
+//! | `files` | the limit of open files | nothing |
+//! | [`clock`] | the time that changes are dated with | `domain` |
+//! | [`store`] | keeping jobs: in memory, in Redis, and through outages of Redis | `domain`, `clock`, `telemetry` |
+//! | [`watch`] | from commits to the events of each stream | `domain`, `clock`, `store`, `telemetry` |
+//! | [`limits`] | limits of each caller and connection | `domain`, `telemetry` |
+//! | [`tracker`] | the use cases, for one caller at a time; the sweep of what is due | `domain`, `clock`, `limits`, `store`, `watch`, `telemetry` |
+//! | [`auth`] | identifying callers by tokens, JWTs and certificates | `domain`, `reload` |
+//! | [`tls`] | certificates and handshakes of the server | `reload` |
+//! | [`grpc`] | connections, what each call passes, the services, conversions | `domain`, `limits`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
+//! | [`http`] | metrics and probes | `domain`, `store`, `tracker`, `tls`, `socket`, `telemetry` |
+//! | [`config`] | flags, environment variables and their checks | `domain`, `limits`, `store`, `auth`, `tls`, `telemetry` |
+//! | [`server`] | the composition root: opens, runs and stops a server | `domain`, `clock`, `limits`, `store`, `watch`, `tracker`, `auth`, `tls`, `reload`, `files`, `grpc`, `http`, `config`, `telemetry` |
+//! | [`cli`] | the commands `serve` and `health` | `proto`, `tls`, `files`, `config`, `server`, `telemetry` |
+//! | `main` | the entry point | `cli` |
 //!
 //! # One request
 //!
-//! `UpdateProgress` comes in over a connection that `grpc/http2.rs` serves, and through `grpc/call.rs`, which sees to who may make it, its deadline and its log line, to the
-//! handler in
-//! `grpc/jobs.rs`. `grpc/convert` makes a [`Change`](domain::Change) of it, or refuses it. [`Calls::change`]
-//! reads the job, lets [`Job::apply`](domain::Job::apply) decide what becomes of it, and stores that by
-//! [`JobStore::replace`](store::JobStore::replace). The store announces it to the [`Hub`](watch::Hub), which hands it
-//! to those who watch; their events go out through `grpc/stream.rs`. A refusal is a
-//! [`JobError`](domain::JobError) up to `grpc/status.rs`.
+//! `UpdateProgress` passes the middleware of [`grpc`], which checks credentials, deadline and limits, and reaches its
+//! handler. `grpc::convert` makes a [`Change`](domain::Change) of the request, or refuses it. [`Calls::change`] reads
+//! the job, [`Job::apply`](domain::Job::apply) decides what becomes of it, and
+//! [`JobStore::replace`](store::JobStore::replace) stores that. The store announces the version to the
+//! [`Hub`](watch::Hub), which passes it on to those who watch. A refusal is a [`JobError`](domain::JobError) until
+//! `grpc::status` makes a gRPC status of it.
 //!
 //! [`Calls::change`]: tracker::Calls::change
 

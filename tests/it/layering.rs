@@ -1,25 +1,29 @@
-//! Modules import downward only: a forbidden `crate::` path fails here.
+//! Modules import downward only: an import that runs up fails here. So does a module map that says otherwise.
 
-use std::{fs, path::Path};
+mod imports;
 
-/// Each module with those of the crate that it may use, besides itself.
+use std::{collections::HashSet, fs, path::Path};
+
+use self::imports::Source;
+
+/// Each module with those of the crate that it may use, besides itself. A module may only use those above it.
 const MAY_USE: [(&str, &[&str]); 19] = [
     ("telemetry", &[]),
     ("domain", &[]),
+    ("proto", &[]),
+    ("reload", &[]),
+    ("socket", &[]),
+    ("files", &[]),
     ("clock", &["domain"]),
-    ("store", &["clock", "domain", "telemetry"]),
+    ("store", &["domain", "clock", "telemetry"]),
     ("watch", &["domain", "clock", "store", "telemetry"]),
     ("limits", &["domain", "telemetry"]),
     ("tracker", &["domain", "clock", "limits", "store", "watch", "telemetry"]),
-    ("proto", &[]),
-    ("reload", &[]),
     ("auth", &["domain", "reload"]),
     ("tls", &["reload"]),
-    ("socket", &[]),
-    ("files", &[]),
-    ("grpc", &["socket", "domain", "limits", "store", "watch", "tracker", "proto", "telemetry", "auth", "tls"]),
-    ("http", &["socket", "domain", "store", "tracker", "telemetry", "tls"]),
-    ("config", &["domain", "limits", "store", "telemetry", "auth", "tls"]),
+    ("grpc", &["domain", "limits", "store", "watch", "tracker", "proto", "auth", "tls", "socket", "telemetry"]),
+    ("http", &["domain", "store", "tracker", "tls", "socket", "telemetry"]),
+    ("config", &["domain", "limits", "store", "auth", "tls", "telemetry"]),
     (
         "server",
         &[
@@ -29,18 +33,93 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "store",
             "watch",
             "tracker",
-            "grpc",
-            "http",
-            "config",
-            "telemetry",
             "auth",
             "tls",
             "reload",
             "files",
+            "grpc",
+            "http",
+            "config",
+            "telemetry",
         ],
     ),
-    ("cli", &["files", "config", "telemetry", "server", "proto", "tls"]),
+    ("cli", &["proto", "tls", "files", "config", "server", "telemetry"]),
     ("main", &["cli"]),
+];
+
+/// A folder, and the floors that its files and child folders stand on, from the ground up.
+type Floors = (&'static str, &'static [&'static [&'static str]]);
+
+/// Order inside folders: a part imports only from the floors below its own. `mod` is the file that declares the others.
+const FLOORS: [Floors; 9] = [
+    (
+        "store",
+        &[
+            &["stored", "stats", "capacity", "table"],
+            &["changes"],
+            &["mod"],
+            &["primary"],
+            &["memory", "fallback", "redis"],
+        ],
+    ),
+    ("store/table", &[&["finished", "index"], &["mod"]]),
+    ("store/memory", &[&["history"], &["mod"]]),
+    ("store/fallback", &[&["entries", "report"], &["cache"], &["push"], &["reconcile"], &["mod"]]),
+    (
+        "store/redis",
+        &[
+            &["connection", "schema"],
+            &["script", "outage", "read"],
+            &["subscriber", "list", "due", "mistakes", "preflight"],
+            &["monitor"],
+            &["write", "replicas"],
+            &["mod"],
+        ],
+    ),
+    (
+        "store/redis/connection",
+        &[
+            &["address", "counted", "fault", "server", "turns"],
+            &["patience", "reachability", "reason", "sentinel"],
+            &["cluster", "credentials", "metrics"],
+            &["connector"],
+            &["pooled"],
+            &["connections"],
+            &["pool"],
+            &["mod"],
+        ],
+    ),
+    ("store/redis/schema", &[&["keys", "legacy", "offload", "record"], &["codec"], &["mod"]]),
+    (
+        "grpc",
+        &[
+            &["convert", "deadline", "gather", "newcomers", "link"],
+            &["status", "context", "exchange"],
+            &["auth", "audit", "messages", "stream"],
+            &["methods"],
+            &["failures"],
+            &["call"],
+            &["admin", "jobs", "health", "http1", "http2"],
+            &["connection"],
+            &["mod"],
+        ],
+    ),
+    ("grpc/convert", &[&["fields"], &["request", "response"], &["mod"]]),
+];
+
+/// Types whose methods stand in several files of their folder, which name it for that.
+const SPREAD: [(&str, &str); 2] = [("store/fallback", "FallbackStore"), ("store/redis", "RedisStore")];
+
+/// Imports that run up and have yet to be mended. Nothing may be added; what is mended must be removed.
+const TO_MEND: [&str; 8] = [
+    "grpc/connection.rs takes Service from grpc/mod",
+    "grpc/http1.rs takes Service from grpc/mod",
+    "grpc/http2.rs takes Service from grpc/mod",
+    "grpc/jobs.rs takes MAX_RESPONSE from grpc/mod",
+    "grpc/messages.rs takes MAX_HEALTH_REQUEST from grpc/mod",
+    "grpc/messages.rs takes MAX_NAME_REQUEST from grpc/mod",
+    "grpc/messages.rs takes MAX_REQUEST from grpc/mod",
+    "grpc/stream.rs takes MAX_RESPONSE from grpc/mod",
 ];
 
 /// Libraries that a module must not name.
@@ -58,91 +137,135 @@ const CONCRETE_STORES: [&str; 3] = ["FallbackStore", "MemoryStore", "RedisStore"
 #[test]
 fn modules_import_downward_only() {
     let mut offences = Vec::new();
-    for (file, text) in sources() {
-        let module = file.split(['/', '.']).next().unwrap_or_default().to_owned();
+    for file in Source::all() {
+        let module = file.module();
         if module == "lib" {
             continue;
         }
         let (_, may_use) = MAY_USE
             .iter()
             .find(|(name, _)| *name == module)
-            .unwrap_or_else(|| panic!("{file} has no place in MAY_USE"));
-        for used in used_modules(&text) {
+            .unwrap_or_else(|| panic!("{} has no place in MAY_USE", file.path));
+        for used in file.imports().into_iter().filter_map(|path| path.into_iter().next()) {
             if used != module && !may_use.contains(&used.as_str()) {
-                offences.push(format!("{file} uses crate::{used}"));
+                offences.push(format!("{} uses crate::{used}", file.path));
             }
         }
         let must_not = MUST_NOT_NAME.iter().filter(|(name, _)| *name == module).flat_map(|(_, libraries)| *libraries);
         // The record is a protobuf message, which nobody outside of the schema sees.
-        let is_record = file == "store/redis/schema/record.rs";
+        let is_record = file.path == "store/redis/schema/record.rs";
         let must_not = must_not.filter(|library| !(is_record && **library == "prost"));
-        offences
-            .extend(must_not.filter(|library| names(&text, library)).map(|library| format!("{file} names {library}")));
+        let named = must_not.filter(|library| names_library(&file.code, library));
+        offences.extend(named.map(|library| format!("{} names {library}", file.path)));
         if module != "store" && module != "server" {
-            let concrete = CONCRETE_STORES.iter().filter(|store| text.contains(**store));
-            offences.extend(concrete.map(|store| format!("{file} names {store}")));
+            let concrete = CONCRETE_STORES.iter().filter(|store| file.code.contains(**store));
+            offences.extend(concrete.map(|store| format!("{} names {store}", file.path)));
         }
     }
     assert!(offences.is_empty(), "{offences:#?}");
+    for (at, (module, may_use)) in MAY_USE.iter().enumerate() {
+        let is_above = |used: &&str| MAY_USE[..at].iter().any(|(name, _)| name == used);
+        assert!(may_use.iter().all(is_above), "{module} may only use modules above it in MAY_USE");
+    }
 }
 
-/// The modules that a file names by `crate::x` or within `use crate::{x, y::z}`.
-fn used_modules(text: &str) -> Vec<String> {
-    let mut used = Vec::new();
-    for (at, _) in text.match_indices("crate::") {
-        let rest = &text[at + "crate::".len()..];
-        let Some(group) = rest.strip_prefix('{') else {
-            used.push(identifier(rest));
-            continue;
-        };
-        let mut depth = 1;
-        let mut expect_name = true;
-        for (at, letter) in group.char_indices() {
-            match letter {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                ',' if depth == 1 => expect_name = true,
-                letter if expect_name && depth == 1 && letter.is_alphabetic() => {
-                    used.push(identifier(&group[at..]));
-                    expect_name = false;
+#[test]
+fn files_of_a_folder_import_downward_only() {
+    let sources = Source::all();
+    let mut upward = Vec::new();
+    for (folder, floors) in FLOORS {
+        let floor = |part: &str| floors.iter().position(|parts| parts.contains(&part));
+        for file in &sources {
+            let Some(part) = file.part_of(folder) else { continue };
+            let own = floor(&part).unwrap_or_else(|| panic!("{} has no place in FLOORS", file.path));
+            for (name, used) in parts_used(&sources, folder, file) {
+                let is_method = SPREAD.contains(&(folder, name.as_str()));
+                if used != part && !is_method && floor(&used).is_none_or(|used| used >= own) {
+                    upward.push(format!("{} takes {name} from {folder}/{used}", file.path));
                 }
-                _ => {}
-            }
-            if depth == 0 {
-                break;
             }
         }
+    }
+    upward.sort_unstable();
+    upward.dedup();
+    assert_eq!(upward, TO_MEND, "imports that run up or stay on their floor (left), and those of TO_MEND (right)");
+}
+
+/// Returns what `file` takes from the parts of `folder`: names, each with its part.
+fn parts_used(sources: &[Source], folder: &str, file: &Source) -> Vec<(String, String)> {
+    let face = sources.iter().find(|file| file.part_of(folder).is_some_and(|part| part == "mod")).expect("a face");
+    let defined = face.reexports();
+    let is_child = |name: &str| sources.iter().any(|file| file.part_of(folder).is_some_and(|part| part == name));
+    let below: Vec<_> = folder.split('/').collect();
+    let mut used = Vec::new();
+    for path in file.imports() {
+        if path.len() <= below.len() || path[..below.len()] != below[..] {
+            continue;
+        }
+        let (next, name) = (&path[below.len()], &path[path.len() - 1]);
+        let child = defined.iter().find(|(name, _)| name == next).map(|(_, child)| child.clone());
+        match child {
+            _ if next == "*" => {}
+            _ if is_child(next) => used.push((name.clone(), next.clone())),
+            child => used.push((next.clone(), child.unwrap_or_else(|| "mod".to_owned()))),
+        }
+    }
+    if file.path == face.path {
+        used.extend(defined.into_iter().filter(|(name, _)| face.names(name)));
     }
     used
 }
 
-fn identifier(text: &str) -> String {
-    text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
+/// The module maps of `docs/architecture.md` and of the documentation of the crate.
+#[test]
+fn module_maps_say_what_may_be_imported() {
+    for page in ["docs/architecture.md", "src/lib.rs"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+        let text = fs::read_to_string(path).expect("a readable page");
+        let rows = text.lines().map(|line| line.trim_start_matches("//! ").replace(['[', ']'], ""));
+        let rows: Vec<_> = rows.filter(|line| line.starts_with("| `")).collect();
+        let mut at = 0;
+        for (module, may_use) in MAY_USE {
+            let allowed: Vec<_> = may_use.iter().map(|used| format!("`{used}`")).collect();
+            let allowed = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
+            let (start, end) = (format!("| `{module}` | "), format!(" | {allowed} |"));
+            let is_row = |row: &String| row.starts_with(&start) && row.ends_with(&end);
+            let found = rows.iter().position(is_row);
+            let found = found.unwrap_or_else(|| panic!("{page} has no row \"{start}…{end}\""));
+            assert!(found >= at, "{page}: the row of {module} is not in the order of MAY_USE");
+            at = found;
+        }
+    }
 }
 
-fn names(text: &str, library: &str) -> bool {
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    code.into_iter().any(|line| {
-        line.split(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != ':')
-            .any(|word| word.starts_with(&format!("{library}::")) || (line.starts_with("use ") && word == library))
-    })
-}
-
-/// Every file under `src/` with its path from there.
-fn sources() -> Vec<(String, String)> {
-    fn collect(folder: &Path, root: &Path, into: &mut Vec<(String, String)>) {
-        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-            if entry.is_dir() {
-                collect(&entry, root, into);
-            } else if entry.extension().is_some_and(|extension| extension == "rs") {
-                let name = entry.strip_prefix(root).expect("it is under the root").display().to_string();
-                into.push((name, fs::read_to_string(&entry).expect("a readable file")));
+/// Names of functions and files in the guides.
+#[test]
+fn names_in_the_guides_are_those_of_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let code: String = Source::all().into_iter().map(|file| file.code + "\n").collect();
+    let words: HashSet<_> = code.split(|letter: char| !letter.is_alphanumeric() && letter != '_').collect();
+    for page in ["docs/architecture.md"] {
+        let text = fs::read_to_string(root.join(page)).expect("a readable page");
+        for name in text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
+            let is_plain = |part: &str| part.chars().all(|letter| letter.is_alphanumeric() || letter == '_');
+            if let Some((owner, member)) =
+                name.split_once("::").filter(|(owner, member)| is_plain(owner) && is_plain(member))
+            {
+                assert!(words.contains(owner) && words.contains(member), "{page}: there is no {name} any more");
+            }
+            let is_file = [".rs", ".lua", ".proto", ".md", ".sh", ".py"].iter().any(|end| name.ends_with(end));
+            let is_path = is_file && name.contains('/') && !name.contains([' ', '*', '{', '<', '…']);
+            if is_path || name.starts_with("tests/it/") {
+                let found = ["", "src"].iter().any(|folder| root.join(folder).join(name).exists());
+                assert!(found, "{page}: there is no {name} any more");
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    collect(&root, &root, &mut files);
-    assert!(files.len() > 20, "the sources were not found");
-    files
+}
+
+fn names_library(code: &str, library: &str) -> bool {
+    code.lines().any(|line| {
+        line.split(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != ':')
+            .any(|word| word.starts_with(&format!("{library}::")) || (line.starts_with("use ") && word == library))
+    })
 }
