@@ -8,6 +8,10 @@
 #[allow(dead_code, reason = "the tests use what this does not")]
 mod faketime;
 
+#[path = "../tests/it/support/programs.rs"]
+#[allow(dead_code, reason = "the tests use what this does not")]
+mod programs;
+
 #[path = "../tests/it/support/redis.rs"]
 #[allow(dead_code, reason = "the tests use what this does not")]
 mod servers;

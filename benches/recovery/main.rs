@@ -26,6 +26,10 @@ mod faketime;
 #[allow(dead_code, reason = "the tests use what this does not")]
 mod process;
 
+#[path = "../../tests/it/support/programs.rs"]
+#[allow(dead_code, reason = "the tests use what this does not")]
+mod programs;
+
 #[path = "../../tests/it/support/redis.rs"]
 #[allow(dead_code, reason = "the tests use what this does not")]
 mod servers;

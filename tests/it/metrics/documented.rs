@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    fs,
     io::Write,
     path::Path,
     process::{Command, Stdio},
@@ -12,6 +12,7 @@ use crate::support::{
     Server, create,
     credentials::{Authority, Folder},
     http::Scrape,
+    programs::PROMTOOL,
     redis::Redis,
     replicas::server_on,
 };
@@ -38,14 +39,11 @@ fn documented_reasons() -> BTreeSet<String> {
     rows.filter_map(|row| Some(row.split('`').nth(1)?.to_owned())).collect()
 }
 
-/// Fails unless `promtool` has no complaint. `JOBTRACK_TEST_PROMTOOL` says where it is.
+/// Fails unless `promtool` has no complaint.
 fn assert_liked(scrape: &Scrape) {
-    let promtool = env::var("JOBTRACK_TEST_PROMTOOL").unwrap_or_else(|_| "promtool".to_owned());
-    let mut command = Command::new(&promtool);
+    let mut command = Command::new(PROMTOOL.path());
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| {
-        panic!("{promtool} can't be started ({error}): install Prometheus, or set JOBTRACK_TEST_PROMTOOL")
-    });
+    let mut child = command.spawn().expect("promtool can be started");
     child.stdin.take().expect("it is piped").write_all(scrape.text.as_bytes()).expect("it reads");
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

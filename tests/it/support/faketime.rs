@@ -1,18 +1,14 @@
 //! Wall clocks of single processes, which a test can step while the processes run. Their steady clocks stay as they are.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use uuid::Uuid;
 
-/// The library's name. This variant of it is made for processes with threads.
-const LIBRARY: &str = "libfaketimeMT.so.1";
-
-/// Folders in which packages of the library put it, besides those of an architecture (`/usr/lib/*/faketime`).
-const FOLDERS: [&str; 3] = ["/usr/lib/faketime", "/usr/lib64/faketime", "/usr/local/lib/faketime"];
+use super::programs::FAKETIME;
 
 /// A wall clock for any number of processes, right until it is stepped.
 pub struct WallClock {
@@ -25,7 +21,7 @@ impl WallClock {
     /// Makes a clock that is right.
     pub fn new() -> Self {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clock-{}", Uuid::new_v4()));
-        let clock = Self { library: library(), file };
+        let clock = Self { library: FAKETIME.path(), file };
         clock.set_off(0);
         clock
     }
@@ -77,14 +73,4 @@ pub fn tidy(process: u32) {
     for name in [format!("faketime_shm_{process}"), format!("sem.faketime_sem_{process}")] {
         _ = fs::remove_file(Path::new("/dev/shm").join(name));
     }
-}
-
-/// The library that `JOBTRACK_TEST_FAKETIME` names, or that is found where packages put it.
-fn library() -> PathBuf {
-    let architectures = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let folders = architectures.map(|folder| folder.path().join("faketime")).chain(FOLDERS.map(PathBuf::from));
-    let mut installed = folders.map(|folder| folder.join(LIBRARY));
-    let named = env::var_os("JOBTRACK_TEST_FAKETIME").map(PathBuf::from);
-    let found = named.or_else(|| installed.find(|file| file.is_file())).filter(|file| file.is_file());
-    found.expect("libfaketime is not there: install it (on Debian or Ubuntu: apt-get install libfaketime)")
 }

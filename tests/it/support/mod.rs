@@ -7,6 +7,7 @@ pub mod jobs;
 pub mod otlp;
 pub mod pace;
 pub mod process;
+pub mod programs;
 pub mod raw;
 pub mod redis;
 pub mod relay;

