@@ -1,4 +1,4 @@
-"""README.md and docs/: every link leads somewhere, the guide names what the real binary can be told, its programs run."""
+"""README.md, docs/ and the pages for contributors: links lead somewhere, flags exist, programs and commands run."""
 
 import os
 import re
@@ -10,14 +10,14 @@ import time
 import unittest
 from subprocess import PIPE
 
-from deployment import code_block, flags, free_port
+from deployment import code_block, code_blocks, flags, free_port
 from support import PATIENCE, ROOT, STUBS, Server, ServerCase, api, job, patience
 
 PIPES = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
 WORKER = code_block("docs/clients.md", "python", "UpdateProgress")
 WATCHER = code_block("docs/clients.md", "python", "WatchJob")
 SEVERAL = code_block("docs/clients.md", "python", "grpc.default_authority")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 # Seconds that a far away server takes to hear what is sent to it, and its client what it answers.
@@ -165,8 +165,23 @@ class Guides(unittest.TestCase):
 
     def test_no_page_names_a_flag_that_does_not_exist(self):
         others = {"--addr", "--release", "--locked", "--bench", "--build", "--build-arg", "--wait", "--help", "--latency"}
+        others |= {"--lib", "--test", "--soak"}
         others |= {"--http", "--http-addr", "--python", "--grpc", "--tls-ca", "--protocol", "--http2-prior-knowledge", "--open"}
         for page in PAGES:
             with self.subTest(page.name):
                 named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text()))
                 self.assertLessEqual(named, set(flags()) | others)
+
+    def test_the_commands_for_contributors_name_tests_and_scripts_that_exist(self):
+        (tests, one) = code_blocks("CONTRIBUTING.md", "sh")
+        for command in (tests + one).splitlines():
+            with self.subTest(command):
+                words = command.split()
+                if words[0] != "cargo":
+                    script = words[1] if words[0] == "target/venv/bin/python" else words[0]
+                    self.assertTrue((ROOT / script).exists())
+                    continue
+                listed = subprocess.run(
+                    [*words, "--", "--list"], cwd=ROOT, capture_output=True, text=True, check=True
+                ).stdout
+                self.assertRegex(listed, r"(?m): test$")
