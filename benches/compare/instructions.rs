@@ -246,10 +246,10 @@ fn render(counts: &[(Case, Count, Count)], size: Size) -> String {
         ]);
     }
     format!(
-        "## Instructions per call\n\nCounted by callgrind in the server, user mode only: the median of {} times {} calls, \
-         {CALLERS} at a time over one connection, and how far apart they are. With Redis, what the server does without \
-         calls in the same time is subtracted. \"LocalCache\" is the share of reads that jobtrack answered from memory; the \
-         floor with Redis always asks Redis.\n\n{}",
+        "## Instructions per call\n\nInstructions in the server, counted by callgrind in user mode: the median of {} runs of \
+         {} calls, {CALLERS} at a time over one connection. \"Spread\" is the difference between the runs. With Redis, the \
+         instructions of an idle server in the same time are subtracted. \"Held\" is the share of reads that jobtrack \
+         answered from memory; the floor with Redis always asks Redis.\n\n{}",
         size.repetitions,
         size.calls,
         table.render()

@@ -40,8 +40,8 @@ pub async fn run(report: &Report) {
     report.write(
         "memory",
         &format!(
-            "## Memory\n\nHow much more of it is resident in the server, in memory mode. A job is an answer of {size} bytes, \
-             and has been reported on once; the floor has no index of its jobs.\n\n{}\nThat is {} MB for a million jobs.\n",
+            "## Memory\n\nGrowth of the server's resident memory, in memory mode. The encoded job has {size} bytes and one \
+             report; the floor has no index of its jobs.\n\n{}\nThat is {} MB for a million jobs.\n",
             table.render(),
             grouped(jobtrack)
         ),

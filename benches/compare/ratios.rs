@@ -200,12 +200,13 @@ fn render(in_memory: &[Comparison], with_redis: &[Comparison], size: Size) -> St
         to_others.row(others_row(comparison));
     }
     format!(
-        "## Calls side by side\n\n{CALLERS} callers on {CONNECTIONS} connections, which share the machine with all servers. \
-         Medians of {} rounds of {} ms in changing order; ratios are of the same round. \"Controls\" is the middle 80 % of \
-         the ratios of two equal floors: a ratio in there is marked ≈ and says nothing. Reads with Redis are of jobs that \
-         jobtrack holds; the floor asks Redis.\n\n{}\nLatencies under this load, in microseconds:\n\n{}\n\
-         A stock pool is bb8-redis as it comes: a connection belongs to one call at a time, with a PING before it. The \
-         seeds' way is FastAPI and redis-py in one process, with get, modify and setex.\n\n{}",
+        "## Calls side by side\n\n{CALLERS} callers on {CONNECTIONS} connections, on the same machine as all servers. \
+         Medians of {} rounds of {} ms in changing order; a ratio compares two servers in the same round. \"Controls\" is \
+         the middle 80 % of the ratios of two equal floors: a ratio in this range is marked ≈ and shows no difference. \
+         With Redis, jobtrack answers these reads from memory, while the floor asks Redis.\n\n{}\n\
+         Latencies under this load, in microseconds:\n\n{}\n\
+         \"Stock pool\" is a floor with bb8-redis in its default settings: a connection serves one call at a time, after a \
+         PING. \"Seeds' way\" is a small Python server: FastAPI and redis-py in one process, with get, modify and setex.\n\n{}",
         size.rounds,
         size.time.as_millis(),
         to_floor.render(),

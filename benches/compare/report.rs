@@ -13,8 +13,14 @@ use crate::svg::Plot;
 /// The sections, in their order.
 const SECTIONS: [&str; 6] = ["instructions", "ratios", "telemetry", "watch", "memory", "growth"];
 
-const TITLE: &str = "# Benchmarks\n\nWritten by `cargo bench --bench compare`; its documentation, in \
-                     `benches/compare/main.rs`, says what is measured and how. Do not edit.\n";
+const TITLE: &str = "# Benchmarks
+
+Written by `cargo bench --bench compare`: do not edit. `benches/compare/main.rs` documents what is measured and how.
+
+Everything is compared with the *floor*, a bare tonic server that answers the same messages from a map, or with one
+write to Redis for each change. Ratios between jobtrack and the floor in the same run mean more than absolute numbers,
+which depend on the machine.
+";
 
 /// The file of results.
 pub struct Report {

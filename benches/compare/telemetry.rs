@@ -53,9 +53,9 @@ pub async fn run(arguments: &Arguments, report: &Report) {
         ]);
     }
     let text = format!(
-        "## Metrics and traces\n\nInstructions per call of a server in memory with {JOBS} jobs, counted by callgrind as above: \
-         with `--http-listen off`, with metrics, and with each call traced besides and sent to an OTLP receiver. The median of \
-         {repetitions} times {calls} calls, {CALLERS} at a time.\n\n{}",
+        "## Metrics and traces\n\nInstructions per call of a server in memory mode with {JOBS} jobs, counted by callgrind as \
+         above: without metrics (`--http-listen off`), with metrics, and with metrics and a trace of each call, sent to an \
+         OTLP receiver. The median of {repetitions} runs of {calls} calls, {CALLERS} at a time.\n\n{}",
         table.render()
     );
     report.write("telemetry", &text);

@@ -77,10 +77,11 @@ pub async fn run(report: &Report) {
     report.write(
         "watch",
         &format!(
-            "## One job, {SUBSCRIBERS} subscribers\n\nOn {CONNECTIONS} connections, in memory; {PACE} reports a second, or \
-             one after the other. CPU is that of the server for all it does, reports included, divided by the events that \
-             arrived. jobtrack may skip versions that a newer one has overtaken. Medians of {} rounds of {} reports in \
-             changing order; marks and controls as above.\n\n{}",
+            "## One job, {SUBSCRIBERS} subscribers\n\nThe subscribers use {CONNECTIONS} connections, in memory mode. \
+             Reports come at {PACE} a second, or each after the answer to the last one. \"CPU per event\" is the whole CPU \
+             time of the server, reports included, divided by the number of events that arrived. jobtrack may skip \
+             versions that a newer one has replaced. Medians of {} rounds of {} reports in changing order; marks and \
+             controls as above.\n\n{}",
             size.rounds,
             size.reports,
             table.render()

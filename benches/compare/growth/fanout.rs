@@ -38,8 +38,9 @@ pub async fn measure(quick: bool) -> Finding {
         name: "fanout",
         title: "An event, by the number of subscribers of one job",
         text: format!(
-            "The CPU of the server, reports included, divided by the events that arrived, with {PACE} events a second \
-             and at most {FASTEST} reports. With few subscribers the report itself is most of it."
+            "The CPU time of the server, reports included, divided by the number of events that arrived, at {PACE} \
+             events and at most {FASTEST} reports a second. With few subscribers the reports themselves need most of the \
+             time."
         ),
         size: "subscribers",
         value: "CPU per event, µs",

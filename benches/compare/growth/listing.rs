@@ -34,7 +34,7 @@ pub async fn measure(quick: bool) -> Vec<Finding> {
     let listing = |name, title, lines| Finding {
         name,
         title,
-        text: format!("Pages of 50, the newest first; medians of {CALLS} calls, one after the other."),
+        text: format!("Pages of 50 jobs, the newest first; medians of {CALLS} calls, one after the other."),
         size: "jobs",
         value: "time to the answer, µs",
         lines,
@@ -43,7 +43,8 @@ pub async fn measure(quick: bool) -> Vec<Finding> {
         name: "start",
         title: "A start, by the number of jobs in Redis",
         text: format!(
-            "From the start of the process to its first answer; medians of {STARTS}. The first is with an empty Redis, drawn as one job."
+            "Time from the start of the process to its first answer; medians of {STARTS} starts. The first column is an empty \
+             Redis, drawn as one job."
         ),
         size: "jobs in Redis",
         value: "time, ms",

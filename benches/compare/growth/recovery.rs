@@ -32,8 +32,8 @@ pub async fn measure(quick: bool) -> Finding {
     Finding {
         name: "recovery",
         title: "A reconciliation, by the number of dirty jobs",
-        text: "Redis is killed, jobs are created, and Redis starts again, empty. From when it serves until all jobs are in \
-               it and it is the store of record; part of that is the pause between two tries, which is as long as an \
+        text: "Redis is killed, jobs are created, and an empty Redis is started. Time from when it serves until all jobs \
+               are in it and are served from it. Part of that is the pause between two attempts, which is as long as an \
                answer may take."
             .to_owned(),
         size: "jobs created while Redis was away",

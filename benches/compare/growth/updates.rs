@@ -39,8 +39,8 @@ pub async fn measure(quick: bool) -> Finding {
         name: "updates",
         title: "An update, by the number of watched jobs",
         text: format!(
-            "Each job is watched by one subscriber. {UPDATED} of them are updated, always the same; the CPU of the server \
-             includes the event. Medians of {ROUNDS} rounds."
+            "Each job is watched by one subscriber. {UPDATED} of the jobs are updated, always the same ones; the CPU time \
+             of the server includes sending the event. Medians of {ROUNDS} rounds."
         ),
         size: "watched jobs",
         value: "CPU per update, µs",
