@@ -69,15 +69,25 @@ pub const PROMTOOL: Program = Program {
 impl Program {
     /// Returns its file. Fails with the way to get it where it is missing.
     pub fn path(&self) -> PathBuf {
+        self.find().unwrap_or_else(|missing| panic!("this test needs {missing}"))
+    }
+
+    fn find(&self) -> Result<PathBuf, String> {
         let found = match env::var_os(self.variable) {
             Some(named) => Some(PathBuf::from(named)).filter(|file| file.is_file()),
             None => (self.places)().into_iter().map(|place| target().join(place)).find(|file| file.is_file()),
         };
-        found.unwrap_or_else(|| {
-            let Self { name, variable, way, .. } = self;
-            panic!("this test needs {name}, which is missing: run tests/run.sh once, or {way}, or set {variable}")
-        })
+        let Self { name, variable, way, .. } = self;
+        found.ok_or_else(|| format!("{name}, which is missing: run tests/run.sh once, or {way}, or set {variable}"))
     }
+}
+
+/// Names all missing programs at once; other tests name those that they need.
+#[test]
+fn programs_that_tests_need_are_there() {
+    let all = [REDIS, OLD_REDIS, VALKEY, FAKETIME, PROMTOOL];
+    let missing: Vec<_> = all.iter().filter_map(|program| program.find().err()).collect();
+    assert!(missing.is_empty(), "some tests need\n{}", missing.join("\n"));
 }
 
 fn in_path(name: &str) -> Vec<PathBuf> {
