@@ -12,7 +12,7 @@ use jobtrack::{
         ANYONE, Change, Cursor, Filter, JobId, ListQuery, NewJob, Order, Owners, Report, Retention, State, Timestamp,
         View,
     },
-    grpc::{self, Face},
+    grpc::{self, GrpcServer},
     proto::v1::{self, JobFilter, ListJobsRequest, job_service_client::JobServiceClient},
     store::{JobStore, MemoryStore},
     tracker::Tracker,
@@ -92,7 +92,7 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let limits = tracker.limits().clone();
-        let service = Face::new(tracker, Authenticator::open_to_all(), true).await.service;
+        let service = GrpcServer::new(tracker, Authenticator::open_to_all(), true).await.service;
         let (connections, never) = (TaskTracker::new(), CancellationToken::new());
         tokio::spawn(grpc::serve(listener, None, service, connections, limits, never, std::future::pending()));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");

@@ -16,7 +16,7 @@ use crate::{
     clock::{Clock, SteadyClock, SteeredClock, SystemClock},
     config::{Config, SecurityConfig},
     files::room_for_connections,
-    grpc::{self, Face},
+    grpc::{self, GrpcServer},
     http::{self, Pages, Phase, Source},
     limits::Limits,
     reload::{Refresh, follow},
@@ -149,7 +149,7 @@ impl Server {
         let Self { tracker, hub, security, redis, wall_follower } = self;
         let sources = security.sources();
         let Security { tls, authenticator } = security;
-        let face = Arc::new(Face::new(tracker.clone(), authenticator, http.is_some()).await);
+        let face = Arc::new(GrpcServer::new(tracker.clone(), authenticator, http.is_some()).await);
         let connections = TaskTracker::new();
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();

@@ -12,7 +12,7 @@ use jobtrack::{
         Applied, Change, ChangeContext, ChangeId, Completion, Document, Failure, FailureCode, Job, JobId, NewJob,
         Progress, Report, Retention, Timestamp,
     },
-    grpc::Face,
+    grpc::GrpcServer,
     proto::{
         EncodedStruct,
         v1::{self, CompleteJobRequest, CreateJobRequest, GetJobRequest, UpdateProgressRequest},
@@ -56,7 +56,7 @@ fn request(method: &str, message: &impl Message) -> Request<tonic::body::Body> {
 }
 
 /// Allocations per call, of calls that are all answered.
-async fn count(face: &Face, method: &str, messages: impl Iterator<Item = impl Message>) -> u64 {
+async fn count(face: &GrpcServer, method: &str, messages: impl Iterator<Item = impl Message>) -> u64 {
     let calls: Vec<_> = messages.map(|message| request(method, &message)).collect();
     assert_eq!(calls.len() as u64, CALLS + 1);
     let mut before = 0;
@@ -75,15 +75,15 @@ async fn count(face: &Face, method: &str, messages: impl Iterator<Item = impl Me
 }
 
 /// A server with jobs in memory.
-async fn serve() -> Face {
+async fn serve() -> GrpcServer {
     let hub = Arc::new(Hub::default());
     let store = Arc::new(MemoryStore::new(1000, hub.clone()));
     let tracker = Arc::new(Tracker::new(store, hub, Arc::new(SystemClock), RETENTION));
-    Face::new(tracker, Authenticator::open_to_all(), true).await
+    GrpcServer::new(tracker, Authenticator::open_to_all(), true).await
 }
 
 /// Makes a call, which succeeds.
-async fn call(face: &Face, method: &str, message: &impl Message) {
+async fn call(face: &GrpcServer, method: &str, message: &impl Message) {
     let answer = face.service.clone().oneshot(request(method, message)).await.expect("it answers");
     let answer = answer.into_body().collect().await.expect("an answer");
     let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));

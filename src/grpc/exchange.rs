@@ -18,15 +18,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::newcomers::Newcomer;
+use super::{message_size::HEAVY_MIN, unauthenticated::AuthenticationState};
 use crate::{
     auth::{Grant, Peer},
     domain::{JobError, Unauthenticated},
     limits::{Connection, Limits},
 };
-
-/// Bytes of a message, from which on reading or writing it is heavy: it takes so long that other calls notice.
-pub const HEAVY: usize = 64 * 1024;
 
 task_local! {
     static EXCHANGE: Exchange;
@@ -42,8 +39,8 @@ pub struct ClientConnection {
     pub calls: AtomicU64,
     /// Counts the open watches.
     pub watches: Connection,
-    /// Whether somebody has authenticated on it.
-    pub newcomer: Newcomer,
+    /// Whether a caller has authenticated on it.
+    pub authentication: AuthenticationState,
     /// Cancelled when it takes no more calls.
     pub drain: CancellationToken,
     /// Bounds the bytes of its calls, and of all calls.
@@ -61,21 +58,23 @@ impl ClientConnection {
     /// A connection from this machine.
     #[cfg(test)]
     pub fn of_test(limits: Limits) -> Self {
+        use super::unauthenticated::UnauthenticatedConnections;
+
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
             peer: None,
             calls: 0.into(),
             watches: Connection::default(),
-            newcomer: super::newcomers::Newcomers::default().enter(),
+            authentication: UnauthenticatedConnections::default().register(),
             drain: CancellationToken::new(),
             limits: Arc::new(limits),
             turn: Self::turns(),
         }
     }
 
-    /// Takes no more calls if nobody has authenticated.
-    pub fn turn_away(&self) {
-        if !self.newcomer.is_authenticated() {
+    /// Accepts no more calls unless a caller has authenticated.
+    pub fn drain_if_unauthenticated(&self) {
+        if !self.authentication.is_authenticated() {
             self.drain.cancel();
         }
     }
@@ -158,7 +157,7 @@ impl Exchange {
 
     /// Returns whether the response is known to be heavy.
     pub fn has_heavy_response(&self) -> bool {
-        self.response.get() >= HEAVY
+        self.response.get() >= HEAVY_MIN
     }
 
     /// Waits until no other call of the connection reads or writes a heavy message.

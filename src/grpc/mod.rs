@@ -1,26 +1,13 @@
 //! The gRPC face: what is served where, and what each call passes on its way.
 
-mod admin;
-mod audit;
-mod auth;
-mod call;
-mod connection;
-mod context;
 mod convert;
-mod deadline;
 mod exchange;
-mod failures;
-mod gather;
-mod health;
-mod http1;
-mod http2;
-mod jobs;
-mod link;
-mod messages;
-mod methods;
-mod newcomers;
+mod message_size;
+mod middleware;
+mod service;
 mod status;
-mod stream;
+mod transport;
+mod unauthenticated;
 
 use std::sync::Arc;
 
@@ -34,12 +21,16 @@ use tonic::{
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder as Reflection;
-use tonic_web::{GrpcWebLayer, GrpcWebService};
+use tonic_web::GrpcWebLayer;
 use tower::Layer;
 
-pub use connection::serve;
+pub use self::transport::serve;
 
-use self::{call::Gate, failures::Failures, messages::WholeMessages, methods::Methods};
+use self::{
+    message_size::{HEALTH_REQUEST_MAX, NAME_REQUEST_MAX, REQUEST_MAX, RESPONSE_MAX},
+    middleware::{CallMiddleware, Stack, auth_failures::AuthFailures, methods::Methods, whole_messages::WholeMessages},
+    service::{admin::Admin, health, jobs::Jobs},
+};
 use crate::{
     auth::Authenticator,
     proto::{
@@ -51,39 +42,23 @@ use crate::{
     tracker::Tracker,
 };
 
-/// The largest message that is accepted; a result takes half of it at most.
-const MAX_REQUEST: usize = 2 * 1024 * 1024;
-
-/// The largest message of those services that ask for nothing but names, and of callers whom nobody knows.
-const MAX_NAME_REQUEST: usize = 16 * 1024;
-
-/// The largest request to health, in bytes, which has the name of a service and needs no credentials: small, as those who
-/// have none could otherwise use up what all requests may occupy.
-const MAX_HEALTH_REQUEST: usize = 1000;
-
-/// The largest message that is sent.
-const MAX_RESPONSE: usize = 4 * 1024 * 1024;
-
-/// Everything that is served: gRPC, and gRPC-Web in front of it.
-pub type Service = GrpcWebService<WholeMessages>;
-
 /// What takes calls as long as this server does: the server as a whole, and the job service.
-const SERVICES: [&str; 2] = ["", <JobServiceServer<jobs::Jobs> as NamedService>::NAME];
+const SERVICES: [&str; 2] = ["", <JobServiceServer<Jobs> as NamedService>::NAME];
 
 /// What health says of the link to Redis, where there is to be one.
 const REDIS: &str = "redis";
 
 /// The services over one tracker, and the switch that ends them.
-pub struct Face {
+pub struct GrpcServer {
     /// To be served on each connection.
-    pub service: Service,
+    pub service: Stack,
     reporter: HealthReporter,
     mode: watch::Receiver<StorageMode>,
     drain: CancellationToken,
     methods: Arc<Methods>,
 }
 
-impl Face {
+impl GrpcServer {
     /// Serves `tracker` to those whom `authenticator` knows, and counts calls if it is `measured`. It is healthy from
     /// here on.
     pub async fn new(tracker: Arc<Tracker>, authenticator: Authenticator, measured: bool) -> Self {
@@ -122,7 +97,7 @@ impl Face {
     }
 }
 
-impl Measured for Face {
+impl Measured for GrpcServer {
     fn metrics(&self) -> Metrics {
         self.methods.metrics()
     }
@@ -141,8 +116,8 @@ fn redis_status(mode: StorageMode) -> Option<ServingStatus> {
 macro_rules! limited {
     ($server:expr) => {
         $server
-            .max_decoding_message_size(MAX_REQUEST)
-            .max_encoding_message_size(MAX_RESPONSE)
+            .max_decoding_message_size(REQUEST_MAX)
+            .max_encoding_message_size(RESPONSE_MAX)
             .accept_compressed(Gzip)
             .accept_compressed(Zstd)
             .send_compressed(Gzip)
@@ -156,9 +131,9 @@ fn routes(
     authenticator: Authenticator,
     drain: &CancellationToken,
     methods: &Arc<Methods>,
-) -> Service {
-    let jobs = limited!(JobServiceServer::new(jobs::Jobs::new(tracker.clone(), drain.clone())));
-    let admin = limited!(AdminServiceServer::new(admin::Admin::new(tracker.clone())));
+) -> Stack {
+    let jobs = limited!(JobServiceServer::new(Jobs::new(tracker.clone(), drain.clone())));
+    let admin = limited!(AdminServiceServer::new(Admin::new(tracker.clone())));
 
     let reflection = || {
         Reflection::configure()
@@ -170,14 +145,15 @@ fn routes(
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let (methods, limits, drain) = (methods.clone(), tracker.limits().clone(), drain.clone());
-    let gate = Arc::new(Gate { methods, authenticator, failures: Failures::default(), limits, drain });
+    let auth_failures = AuthFailures::default();
+    let middleware = Arc::new(CallMiddleware { methods, authenticator, auth_failures, limits, drain });
     let valid = "the descriptors were compiled with this binary";
     let router = Routes::new(jobs)
         .add_service(admin)
-        .add_service(HealthServer::new(health).max_decoding_message_size(MAX_HEALTH_REQUEST))
-        .add_service(reflection().build_v1().expect(valid).max_decoding_message_size(MAX_NAME_REQUEST))
-        .add_service(reflection().build_v1alpha().expect(valid).max_decoding_message_size(MAX_NAME_REQUEST))
+        .add_service(HealthServer::new(health).max_decoding_message_size(HEALTH_REQUEST_MAX))
+        .add_service(reflection().build_v1().expect(valid).max_decoding_message_size(NAME_REQUEST_MAX))
+        .add_service(reflection().build_v1alpha().expect(valid).max_decoding_message_size(NAME_REQUEST_MAX))
         .into_axum_router()
-        .layer(from_fn(move |request, next| call::call(gate.clone(), request, next)));
+        .layer(from_fn(move |request, next| middleware::call(middleware.clone(), request, next)));
     GrpcWebLayer::new().layer(WholeMessages(Routes::from(router)))
 }

@@ -25,10 +25,10 @@ use tokio::{
 use tower::Service as _;
 use tracing::debug;
 
-use self::body::RequestBody;
-use super::{
-    Service,
+use self::{body::RequestBody, response::SEND_BUFFER_MAX};
+use crate::grpc::{
     exchange::{ClientConnection, Exchange},
+    middleware::Stack,
 };
 
 /// Streams that a peer may have open on a connection.
@@ -46,9 +46,6 @@ const RECEIVE_WINDOW: u32 = 1024 * 1024;
 /// Bytes that a peer may send on a connection before they are read: a stream that is not read keeps no other one waiting.
 const RECEIVE_WINDOW_IN_ALL: u32 = 4 * RECEIVE_WINDOW;
 
-/// Bytes of a response that h2 holds at most.
-const MAX_SEND_BUFFER: usize = 16 * 1024;
-
 /// Bytes of a request's metadata, beyond which h2 answers by itself, without a gRPC status.
 const MAX_HEADERS: u32 = 64 * 1024;
 
@@ -63,7 +60,7 @@ const IDLE_END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the calls that come over `io`, until the peer ends or breaks the connection; after its `drain` is cancelled, those
 /// that have come by then.
-pub async fn serve<T>(io: T, mut service: Service, origin: Arc<ClientConnection>) -> Result<(), h2::Error>
+pub async fn serve<T>(io: T, mut service: Stack, origin: Arc<ClientConnection>) -> Result<(), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -73,7 +70,7 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_EARLY_RESETS)
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
-        .max_send_buffer_size(MAX_SEND_BUFFER)
+        .max_send_buffer_size(SEND_BUFFER_MAX)
         .max_header_list_size(MAX_HEADERS)
         .handshake(io)
         .await?;
@@ -112,7 +109,7 @@ where
 
 /// Begins the answer to `request`, in a task of its own.
 async fn begin(
-    service: &mut Service,
+    service: &mut Stack,
     origin: Arc<ClientConnection>,
     request: Request<h2::RecvStream>,
     respond: SendResponse<Bytes>,
@@ -139,7 +136,7 @@ async fn silence(pings: Option<PingPong>, origin: &Arc<ClientConnection>) -> Sil
         sleep(PING_INTERVAL).await;
         // Each call has the connection in hand, and one more does: who serves it.
         let is_idle = Arc::strong_count(origin) == 1 && origin.calls.load(Relaxed) == calls;
-        idle_intervals = if is_idle && !origin.newcomer.is_authenticated() { idle_intervals + 1 } else { 0 };
+        idle_intervals = if is_idle && !origin.authentication.is_authenticated() { idle_intervals + 1 } else { 0 };
         if idle_intervals == 2 {
             return Silence::Idle;
         }

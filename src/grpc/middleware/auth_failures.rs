@@ -11,12 +11,10 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use tonic::Status;
 use tracing::warn;
 
-use super::{
-    exchange::{ClientConnection, Exchange},
-    methods::Method,
-};
+use super::methods::Method;
 use crate::{
     domain::{JobError, Unauthenticated},
+    grpc::exchange::{ClientConnection, Exchange},
     limits::Limits,
 };
 
@@ -30,7 +28,7 @@ const LINES_PER_SECOND: NonZeroU32 = NonZeroU32::new(5).expect("it is not zero")
 const TIDY_EVERY: u64 = 10_000;
 
 /// Refuses those who are not known, and tells the log.
-pub struct Failures {
+pub struct AuthFailures {
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     lines: DefaultDirectRateLimiter,
     all: AtomicU64,
@@ -38,7 +36,7 @@ pub struct Failures {
     unsaid: AtomicU64,
 }
 
-impl Default for Failures {
+impl Default for AuthFailures {
     fn default() -> Self {
         let of_address = Quota::with_period(ADDRESS_INTERVAL).expect("it is not zero");
         Self {
@@ -50,7 +48,7 @@ impl Default for Failures {
     }
 }
 
-impl Failures {
+impl AuthFailures {
     /// Refuses the present call of `method`, whose credentials have this `problem`. Where too many calls from its address
     /// were refused, its connection ends too, if nobody has authenticated on it.
     pub fn refuse(&self, problem: Unauthenticated, method: &Method, limits: &Limits) -> Status {
@@ -60,7 +58,7 @@ impl Failures {
         match limits.failed_authentication(ip) {
             Ok(()) => JobError::Unauthenticated(problem).into(),
             Err(limit) => {
-                Exchange::of_connection(ClientConnection::turn_away);
+                Exchange::of_connection(ClientConnection::drain_if_unauthenticated);
                 JobError::Exhausted(limit).into()
             }
         }

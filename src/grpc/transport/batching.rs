@@ -26,22 +26,22 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the connection that `connect` makes of `stream`, which gathers what it writes. Returns what it ended with, or why
 /// it could not be written to: also that the peer has taken nothing for too long.
-pub async fn gather<S: AsyncWrite + Unpin, C: Future>(
+pub async fn batch_writes<S: AsyncWrite + Unpin, C: Future>(
     stream: S,
-    connect: impl FnOnce(Gathered<S>) -> C,
+    connect: impl FnOnce(BatchedStream<S>) -> C,
 ) -> io::Result<C::Output> {
-    gather_within(|| sleep(WRITE_TIMEOUT), stream, connect).await
+    batch_writes_within(|| sleep(WRITE_TIMEOUT), stream, connect).await
 }
 
 /// The same, where the peer may take nothing until what `limit` returns is over.
-async fn gather_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
+async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
     limit: impl Fn() -> L,
     stream: S,
-    connect: impl FnOnce(Gathered<S>) -> C,
+    connect: impl FnOnce(BatchedStream<S>) -> C,
 ) -> io::Result<C::Output> {
     let writer = BufWriter::new(Counted { stream, written: 0 });
-    let stream = Gathered(Arc::new(Mutex::new(Buffered { writer, is_blocked: false })));
-    let mut connection = pin!(connect(Gathered(stream.0.clone())));
+    let stream = BatchedStream(Arc::new(Mutex::new(Buffered { writer, is_blocked: false })));
+    let mut connection = pin!(connect(BatchedStream(stream.0.clone())));
     // Since when the peer takes nothing: how much it had taken by then.
     let mut blocked: Option<(u64, Pin<Box<L>>)> = None;
     loop {
@@ -71,7 +71,7 @@ async fn gather_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
 
 /// A stream that is flushed at the end of each turn of its connection.
 #[derive(Debug)]
-pub struct Gathered<S>(Arc<Mutex<Buffered<S>>>);
+pub struct BatchedStream<S>(Arc<Mutex<Buffered<S>>>);
 
 #[derive(Debug)]
 struct Buffered<S> {
@@ -80,7 +80,7 @@ struct Buffered<S> {
     is_blocked: bool,
 }
 
-impl<S> Gathered<S> {
+impl<S> BatchedStream<S> {
     /// Nobody else ever waits for it: it is used in turns of the connection alone.
     fn buffered(&self) -> MutexGuard<'_, Buffered<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -99,13 +99,13 @@ impl<S: AsyncWrite + Unpin> Buffered<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for BatchedStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.buffered().writer().poll_read(cx, into)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for BatchedStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.buffered().writer().poll_write(cx, bytes)
     }
@@ -243,8 +243,11 @@ mod tests {
     }
 
     /// Without a limit: most of these tests have no clock.
-    async fn gather<C: Future>(stream: Shared, connect: impl FnOnce(Gathered<Shared>) -> C) -> io::Result<C::Output> {
-        gather_within(pending::<()>, stream, connect).await
+    async fn batch_writes<C: Future>(
+        stream: Shared,
+        connect: impl FnOnce(BatchedStream<Shared>) -> C,
+    ) -> io::Result<C::Output> {
+        batch_writes_within(pending::<()>, stream, connect).await
     }
 
     /// Counts how often it was woken.
@@ -269,7 +272,7 @@ mod tests {
         }
     }
 
-    async fn say(stream: &mut Gathered<Shared>, words: &[&str]) {
+    async fn say(stream: &mut BatchedStream<Shared>, words: &[&str]) {
         for word in words {
             stream.write_all(word.as_bytes()).await.expect("it can be written to");
             stream.flush().await.expect("it can be written to");
@@ -278,7 +281,7 @@ mod tests {
 
     #[test]
     fn others_have_their_turn_before_a_connection() {
-        let mut connection = pin!(gather(Shared::default(), |_| async {}));
+        let mut connection = pin!(batch_writes(Shared::default(), |_| async {}));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         assert!(connection.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
@@ -289,7 +292,7 @@ mod tests {
     #[test]
     fn what_is_written_in_a_turn_goes_out_at_its_end_together() {
         let shared = Shared::default();
-        let connection = gather(shared.clone(), |mut stream| async move {
+        let connection = batch_writes(shared.clone(), |mut stream| async move {
             say(&mut stream, &["a", "b"]).await;
             yield_now().await;
             say(&mut stream, &["c", "d"]).await;
@@ -303,7 +306,7 @@ mod tests {
     fn what_can_not_be_sent_yet_is_sent_later() {
         let shared = Shared::default();
         shared.wire().is_full = true;
-        let mut connection = pin!(gather(shared.clone(), |mut stream| async move {
+        let mut connection = pin!(batch_writes(shared.clone(), |mut stream| async move {
             say(&mut stream, &["a"]).await;
             pending::<()>().await;
         }));
@@ -322,7 +325,7 @@ mod tests {
         shared.wire().is_full = true;
         let held = Arc::new(AtomicUsize::new(0));
         let counted = held.clone();
-        let mut connection = pin!(gather(shared.clone(), |mut stream| async move {
+        let mut connection = pin!(batch_writes(shared.clone(), |mut stream| async move {
             loop {
                 say(&mut stream, &["0123456789abcdef"]).await;
                 counted.fetch_add(16, Relaxed);
@@ -336,7 +339,7 @@ mod tests {
     fn a_connection_that_ends_has_said_everything() {
         for is_shut_down in [false, true] {
             let shared = Shared::default();
-            let connection = gather(shared.clone(), |mut stream| async move {
+            let connection = batch_writes(shared.clone(), |mut stream| async move {
                 say(&mut stream, &["a", "b"]).await;
                 if is_shut_down {
                     stream.shutdown().await.expect("it can be shut down");
@@ -354,7 +357,7 @@ mod tests {
         shared.wire().is_full = true;
         let flushed = Arc::new(AtomicUsize::new(0));
         let counted = flushed.clone();
-        let mut connection = pin!(gather(shared.clone(), |mut stream| async move {
+        let mut connection = pin!(batch_writes(shared.clone(), |mut stream| async move {
             say(&mut stream, &["a"]).await;
             counted.fetch_add(1, Relaxed);
             yield_now().await;
@@ -375,7 +378,7 @@ mod tests {
     async fn a_peer_that_takes_nothing_is_not_waited_for() {
         let shared = Shared::default();
         shared.wire().is_full = true;
-        let connection = super::gather(shared, |mut stream| async move {
+        let connection = super::batch_writes(shared, |mut stream| async move {
             say(&mut stream, &["a"]).await;
             pending::<()>().await;
         });
@@ -388,7 +391,7 @@ mod tests {
     fn a_connection_that_breaks_ends() {
         let shared = Shared::default();
         shared.wire().is_broken = true;
-        let connection = gather(shared.clone(), |mut stream| async move {
+        let connection = batch_writes(shared.clone(), |mut stream| async move {
             say(&mut stream, &["a"]).await;
             pending::<()>().await;
         });

@@ -1,4 +1,5 @@
-//! Connections on which nobody has authenticated yet: they are told apart from the others, which they must not keep out.
+//! Connections on which no caller has authenticated yet. They are bounded apart from the others, so that silent peers can't
+//! use up all connections.
 
 use std::{
     collections::BTreeMap,
@@ -10,9 +11,9 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// All of them, by the order in which they came.
+/// Registry of the connections on which no caller has authenticated, in the order in which they were accepted.
 #[derive(Clone, Default)]
-pub struct Newcomers(Arc<Shared>);
+pub struct UnauthenticatedConnections(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -20,16 +21,16 @@ struct Shared {
     open: Mutex<BTreeMap<u64, CancellationToken>>,
 }
 
-impl Newcomers {
-    /// Takes in one more.
-    pub fn enter(&self) -> Newcomer {
+impl UnauthenticatedConnections {
+    /// Registers a new connection.
+    pub fn register(&self) -> AuthenticationState {
         let number = self.0.next.fetch_add(1, Relaxed);
         let closed = CancellationToken::new();
         self.open().insert(number, closed.clone());
-        Newcomer { all: self.clone(), number, closed, is_known: AtomicBool::new(false) }
+        AuthenticationState { all: self.clone(), number, closed, is_authenticated: AtomicBool::new(false) }
     }
 
-    /// Returns how many there are.
+    /// Returns their number.
     pub fn count(&self) -> usize {
         self.open().len()
     }
@@ -45,35 +46,35 @@ impl Newcomers {
     }
 }
 
-/// A connection that is one of them until somebody authenticates on it.
-pub struct Newcomer {
-    all: Newcomers,
+/// Registration of a connection, which ends when a caller authenticates on it or when it is dropped.
+pub struct AuthenticationState {
+    all: UnauthenticatedConnections,
     number: u64,
     closed: CancellationToken,
-    is_known: AtomicBool,
+    is_authenticated: AtomicBool,
 }
 
-impl Newcomer {
-    /// Notes that somebody has authenticated.
-    pub fn authenticated(&self) {
-        // Read first: each call says so.
-        if !self.is_known.load(Relaxed) && !self.is_known.swap(true, Relaxed) {
+impl AuthenticationState {
+    /// Records that a caller has authenticated.
+    pub fn mark_authenticated(&self) {
+        // Read first, because each call gets here: a read does not take the cache line from other cores.
+        if !self.is_authenticated.load(Relaxed) && !self.is_authenticated.swap(true, Relaxed) {
             self.all.open().remove(&self.number);
         }
     }
 
-    /// Returns whether somebody has authenticated.
+    /// Returns whether a caller has authenticated.
     pub fn is_authenticated(&self) -> bool {
-        self.is_known.load(Relaxed)
+        self.is_authenticated.load(Relaxed)
     }
 
-    /// Is cancelled when the connection is to be closed.
+    /// Returns the token that is cancelled to close the connection.
     pub const fn closed(&self) -> &CancellationToken {
         &self.closed
     }
 }
 
-impl Drop for Newcomer {
+impl Drop for AuthenticationState {
     fn drop(&mut self) {
         self.all.open().remove(&self.number);
     }
@@ -84,16 +85,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_that_has_not_authenticated_gives_way() {
-        let all = Newcomers::default();
-        let [known, gone, old, new] = [(); 4].map(|()| all.enter());
-        known.authenticated();
+    fn the_oldest_unauthenticated_connection_is_closed_first() {
+        let all = UnauthenticatedConnections::default();
+        let [known, gone, old, new] = [(); 4].map(|()| all.register());
+        known.mark_authenticated();
         drop(gone);
         assert_eq!(all.count(), 2);
         assert!(all.close_oldest());
         assert_eq!([&known, &old, &new].map(|it| it.closed().is_cancelled()), [false, true, false]);
         assert!(all.close_oldest());
-        assert!(!all.close_oldest(), "nobody else gives way");
+        assert!(!all.close_oldest(), "no other is unauthenticated");
         assert!(!known.closed().is_cancelled());
     }
 }

@@ -5,13 +5,15 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{
-    audit,
-    context::{CallContext, caller},
-    convert,
-    stream::respond,
-};
+use super::response::respond;
 use crate::{
+    grpc::{
+        convert,
+        middleware::{
+            audit,
+            context::{CallContext, caller},
+        },
+    },
     proto::v1::{self, admin_service_server::AdminService},
     tracker::Tracker,
 };

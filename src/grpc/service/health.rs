@@ -11,12 +11,10 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-use super::{
-    exchange::Exchange,
-    stream::{Ending, Events, until},
-};
+use super::response::{Events, until};
 use crate::{
     domain::JobError,
+    grpc::{exchange::Exchange, middleware::ending::Ending},
     limits::Limits,
     proto::health::{HealthListRequest, HealthListResponse, health_server::Health},
 };

@@ -11,18 +11,16 @@ use std::{
 
 use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
 use pin_project_lite::pin_project;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tonic::{Extensions, Response, Status};
+use tokio::time::timeout;
+use tonic::{Response, Status};
 
-use super::{
-    MAX_RESPONSE,
-    context::CallContext,
-    exchange::{Exchange, HEAVY},
-};
 use crate::{
-    auth::Grant,
-    domain::{JobError, Unauthenticated},
+    domain::JobError,
+    grpc::{
+        exchange::Exchange,
+        message_size::{HEAVY_MIN, RESPONSE_MAX},
+        middleware::ending::Ending,
+    },
 };
 
 /// Most clients accept compression whether it helps or not: answers of other sizes, in bytes, are sent as they are. To
@@ -35,51 +33,6 @@ const FIRST_EVENT_WAIT: Duration = Duration::from_secs(1);
 
 /// A response stream.
 pub type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// What ends a stream from the server's side.
-pub struct Ending {
-    drain: CancellationToken,
-    deadline: Option<Duration>,
-    grant: Option<Grant>,
-}
-
-impl Ending {
-    /// For the call with these `extensions`, on a server whose draining `drain` tells.
-    pub fn of(extensions: &Extensions, drain: &CancellationToken) -> Self {
-        let context = CallContext::of(extensions);
-        let deadline = context.and_then(|context| context.deadline.remaining());
-        let grant = context.and_then(|context| context.grant.clone()).filter(Grant::can_end);
-        Self { drain: drain.clone(), deadline, grant }
-    }
-
-    /// For a call with this `context` that is to end after `limit` at the latest.
-    pub fn within(limit: Duration, context: &CallContext, drain: &CancellationToken) -> Self {
-        let deadline = Some(context.deadline.remaining().map_or(limit, |remaining| remaining.min(limit)));
-        Self { drain: drain.clone(), deadline, grant: context.grant.clone() }
-    }
-
-    /// Waits until then. Says what has ended the stream.
-    pub async fn reached(self) -> JobError {
-        let deadline = async {
-            match self.deadline {
-                Some(deadline) => sleep(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let grant = async {
-            match self.grant {
-                // Most streams have none, and should not be the larger for it.
-                Some(grant) => Box::pin(async move { grant.ended().await }).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = grant => JobError::Unauthenticated(Unauthenticated::Ended),
-            () = self.drain.cancelled() => JobError::Draining,
-            () = deadline => JobError::DeadlineExceeded,
-        }
-    }
-}
 
 /// Sends `items` until they end or `ending` is reached. One that is ready then is still sent, and if they end there, so
 /// does the stream: without an error. But whose credentials have ended is sent nothing more.
@@ -180,10 +133,10 @@ where
 /// left for it.
 pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     let size = message.encoded_len();
-    if size > MAX_RESPONSE {
+    if size > RESPONSE_MAX {
         return Err(too_large());
     }
-    if size >= HEAVY {
+    if size >= HEAVY_MIN {
         Exchange::announce_response(size)?;
     }
     let mut response = Response::new(message);
@@ -195,7 +148,7 @@ pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
 
 /// An answer would be larger than clients take.
 pub fn too_large() -> Status {
-    JobError::TooLarge { what: "answer", limit: MAX_RESPONSE }.into()
+    JobError::TooLarge { what: "answer", limit: RESPONSE_MAX }.into()
 }
 
 /// Sends `events`, compressed if the first one is worth it. Waits for that one, for a limited time.
@@ -218,6 +171,7 @@ where
 #[cfg(test)]
 mod tests {
     use futures_util::stream::{iter, pending};
+    use tokio_util::sync::CancellationToken;
     use tonic::Code;
 
     use super::*;
@@ -225,7 +179,7 @@ mod tests {
     async fn drained(items: impl Stream<Item = Result<u8, Status>> + Send + 'static) -> Vec<Result<u8, Code>> {
         let drain = CancellationToken::new();
         drain.cancel();
-        let sent = until(items, Ending { drain, deadline: None, grant: None }).collect::<Vec<_>>().await;
+        let sent = until(items, Ending::by_drain(drain)).collect::<Vec<_>>().await;
         sent.into_iter().map(|item| item.map_err(|status| status.code())).collect()
     }
 

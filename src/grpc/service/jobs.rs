@@ -8,15 +8,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
-use super::{
-    MAX_RESPONSE, audit,
-    context::caller,
-    convert,
-    exchange::Exchange,
-    stream::{Ending, Events, respond, respond_with, too_large, until},
-};
+use super::response::{Events, respond, respond_with, too_large, until};
 use crate::{
     domain::{Change, Identity, JobError, JobId, View},
+    grpc::{
+        convert,
+        exchange::Exchange,
+        message_size::RESPONSE_MAX,
+        middleware::{audit, context::caller, ending::Ending},
+    },
     limits::Permit,
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
     tracker::{Changed, Effect, Lookup, Tracker},
@@ -104,7 +104,7 @@ impl JobService for Jobs {
                 Lookup::Missing(id) => answer.missing_ids.push(id.to_string()),
             }
             // The rest is not read.
-            if size > MAX_RESPONSE {
+            if size > RESPONSE_MAX {
                 return Err(too_large());
             }
         }

@@ -22,10 +22,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, body::Body};
 use tower::ServiceExt;
 
-use super::{
-    Service,
+use super::client_stream::PREFACE_TIMEOUT;
+use crate::grpc::{
     exchange::{ClientConnection, Exchange, Expiry},
-    link::FIRST_BYTES,
+    middleware::Stack,
 };
 
 /// How long a response that must end may take to do so by itself, with a status.
@@ -39,14 +39,14 @@ const MAX_BUFFER: usize = 64 * 1024;
 
 /// Serves the calls that come over `io`, one after the other, until the peer ends or breaks the connection; after
 /// its `drain` is cancelled, the one that has come by then.
-pub async fn serve<T>(io: T, service: Service, origin: Arc<ClientConnection>) -> Result<(), hyper::Error>
+pub async fn serve<T>(io: T, service: Stack, origin: Arc<ClientConnection>) -> Result<(), hyper::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let cut_off = CancellationToken::new();
     let answer = service_fn(|request| answer(service.clone(), origin.clone(), cut_off.clone(), request));
     let mut http = Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(FIRST_BYTES).max_buf_size(MAX_BUFFER);
+    http.timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT).max_buf_size(MAX_BUFFER);
     let mut connection = pin!(http.serve_connection(TokioIo::new(io), answer));
     let mut drained = pin!(origin.drain.cancelled());
     let mut is_draining = false;
@@ -65,7 +65,7 @@ where
 
 /// Answers one request. Cancels `cut_off` where the answer must end and its reader does not take it.
 async fn answer(
-    service: Service,
+    service: Stack,
     origin: Arc<ClientConnection>,
     cut_off: CancellationToken,
     request: Request<Incoming>,

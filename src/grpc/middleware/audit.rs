@@ -11,8 +11,11 @@ use tokio::time::Instant;
 use tonic::Extensions;
 use tracing::{field::display, info};
 
-use super::{context::CallContext, exchange::Exchange};
-use crate::domain::{Identity, JobId};
+use super::context::CallContext;
+use crate::{
+    domain::{Identity, JobId},
+    grpc::exchange::Exchange,
+};
 
 /// Maximum number of lines about refusals in each [`REFUSALS_INTERVAL`]: callers determine how many there are.
 const REFUSALS_MAX: u32 = 20;

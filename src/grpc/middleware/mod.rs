@@ -1,6 +1,15 @@
 //! What holds for each call of every service: who may make it, its deadline, its log line, its numbers, and that errors
 //! are ours.
 
+pub mod audit;
+pub mod auth_failures;
+mod authorization;
+pub mod context;
+mod deadline;
+pub mod ending;
+pub mod methods;
+pub mod whole_messages;
+
 use std::{
     net::SocketAddr,
     pin::Pin,
@@ -23,26 +32,30 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status};
+use tonic_web::GrpcWebService;
 use tracing::{
     Instrument, Level, Span, debug, error_span,
     field::{Empty, display},
     span_enabled,
 };
 
-use super::{
-    audit::{self, Caller},
-    auth::{authorize, needed},
+use self::{
+    audit::Caller,
+    auth_failures::AuthFailures,
+    authorization::{authorize, needed},
     context::CallContext,
     deadline::Deadline,
-    exchange::{Exchange, Expiry},
-    failures::Failures,
+    ending::Ending,
     methods::{Method, Methods},
-    status::{code, restate, trailers},
-    stream::Ending,
+    whole_messages::WholeMessages,
 };
 use crate::{
     auth::{Authenticator, Grant},
     domain::{Identity, JobError},
+    grpc::{
+        exchange::{Exchange, Expiry},
+        status::{code, restate, trailers},
+    },
     limits::Limits,
     telemetry::traces,
 };
@@ -56,23 +69,26 @@ const MAX_METADATA: usize = 16 * 1024;
 /// What HTTP/2 counts for each header besides its name and value.
 const HEADER_OVERHEAD: usize = 32;
 
+/// The stack that serves every request: gRPC-Web, then whole messages, then [`CallMiddleware`] and the services.
+pub type Stack = GrpcWebService<WholeMessages>;
+
 /// What each call passes.
-pub struct Gate {
+pub struct CallMiddleware {
     /// The methods that are served.
     pub methods: Arc<Methods>,
     /// Knows who calls.
     pub authenticator: Authenticator,
     /// Tells of those whom it does not know.
-    pub failures: Failures,
+    pub auth_failures: AuthFailures,
     /// How much callers may use.
     pub limits: Arc<Limits>,
     /// The server goes away.
     pub drain: CancellationToken,
 }
 
-impl Gate {
+impl CallMiddleware {
     /// Lets `call` pass if its caller may make it now. Says who that is, if it matters.
-    fn admit(&self, call: &mut Call, request: &Request) -> Result<Option<Grant>, Status> {
+    fn admit(&self, call: &mut CallRecord, request: &Request) -> Result<Option<Grant>, Status> {
         let headers = request.headers();
         if metadata_size(headers) > MAX_METADATA {
             return Err(JobError::TooLarge { what: "metadata", limit: MAX_METADATA }.into());
@@ -80,8 +96,8 @@ impl Gate {
         let Some(needed) = needed(call.method.rule)? else { return Ok(None) };
         let peer = Exchange::of_connection(|connection| connection.peer.clone()).flatten();
         let grant = self.authenticator.authenticate(headers, peer.as_ref());
-        let grant = grant.map_err(|problem| self.failures.refuse(problem, &call.method, &self.limits))?;
-        Exchange::of_connection(|connection| connection.newcomer.authenticated());
+        let grant = grant.map_err(|problem| self.auth_failures.refuse(problem, &call.method, &self.limits))?;
+        Exchange::of_connection(|connection| connection.authentication.mark_authenticated());
         call.note_caller(&grant);
         self.limits.call(&grant.identity).map_err(JobError::Exhausted)?;
         authorize(&grant, needed)?;
@@ -90,13 +106,13 @@ impl Gate {
 }
 
 /// Passes a call on to its handler.
-pub async fn call(gate: Arc<Gate>, mut request: Request, next: Next) -> Response {
+pub async fn call(middleware: Arc<CallMiddleware>, mut request: Request, next: Next) -> Response {
     if !is_grpc(request.headers()) {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     let deadline = Deadline::take(request.headers_mut());
-    let mut call = Call::begin(gate.methods.find(request.uri().path()).clone(), &request, deadline);
-    let response = match gate.admit(&mut call, &request) {
+    let mut call = CallRecord::begin(middleware.methods.find(request.uri().path()).clone(), &request, deadline);
+    let response = match middleware.admit(&mut call, &request) {
         // A call that came too late is not begun.
         Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
         Ok(grant) => {
@@ -104,13 +120,13 @@ pub async fn call(gate: Arc<Gate>, mut request: Request, next: Next) -> Response
             let context = CallContext { deadline, grant };
             Exchange::expire_by(call.expiry(limit, &context));
             if call.method.is_bidirectional {
-                request = call.limit(request, Ending::within(CONVERSATION, &context, &gate.drain));
+                request = call.limit(request, Ending::within(CONVERSATION, &context, &middleware.drain));
             }
             request.extensions_mut().insert(context);
             let answered = timeout_at(limit, next.run(request).instrument(call.span.clone())).await;
             Exchange::release_request();
             match answered {
-                Ok(response) => restate(&response, call.method.max_request()).map_or(response, Status::into_http),
+                Ok(response) => restate(&response, call.method.request_max()).map_or(response, Status::into_http),
                 Err(_) => Status::from(JobError::DeadlineExceeded).into_http(),
             }
         }
@@ -129,7 +145,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// One call, from its arrival to its end: when it is dropped it is counted, and at debug level a line is logged.
-struct Call {
+struct CallRecord {
     method: Arc<Method>,
     deadline: Deadline,
     peer: Option<SocketAddr>,
@@ -149,7 +165,7 @@ struct CutOff {
     _request: DropGuard,
 }
 
-impl Call {
+impl CallRecord {
     fn begin(method: Arc<Method>, request: &Request, deadline: Deadline) -> Self {
         method.started();
         let peer = Exchange::of_connection(|connection| connection.address);
@@ -202,7 +218,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for CallRecord {
     fn drop(&mut self) {
         // Where nobody reads to the end of a stream, it is over with its time.
         let code = match self.code {
@@ -241,7 +257,7 @@ pin_project! {
     struct FollowedBody {
         #[pin]
         inner: Body,
-        call: Option<Call>,
+        call: Option<CallRecord>,
         // How many bytes of the last message are still to come.
         missing: usize,
     }

@@ -21,13 +21,13 @@ use crate::{auth::Peer, socket::watch_peer, tls::Tls};
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a connection may take until it has said which protocol it speaks.
-pub const FIRST_BYTES: Duration = Duration::from_secs(10);
+pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often it is seen whether a client's certificate is still valid.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(5);
 
 /// A connection on which something was said.
-pub struct Link {
+pub struct ClientStream {
     stream: Either<TcpStream, TlsStream<TcpStream>>,
     first: [u8; PREFACE.len()],
     /// How much of `first` was read from the peer.
@@ -36,7 +36,7 @@ pub struct Link {
     taken: usize,
 }
 
-impl Link {
+impl ClientStream {
     /// Waits until the peer has said which protocol it speaks: the whole preface of HTTP/2, or something else.
     pub async fn open(stream: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
@@ -45,18 +45,18 @@ impl Link {
             Some(tls) => Either::Right(tls.accept(stream).await?),
             None => Either::Left(stream),
         };
-        let mut link = Self { stream, first: [0; PREFACE.len()], said: 0, taken: 0 };
+        let mut client = Self { stream, first: [0; PREFACE.len()], said: 0, taken: 0 };
         let spoken = async {
-            while link.said < PREFACE.len() && link.first[..link.said] == PREFACE[..link.said] {
-                match link.stream.read(&mut link.first[link.said..]).await? {
+            while client.said < PREFACE.len() && client.first[..client.said] == PREFACE[..client.said] {
+                match client.stream.read(&mut client.first[client.said..]).await? {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    read => link.said += read,
+                    read => client.said += read,
                 }
             }
             io::Result::Ok(())
         };
-        timeout(FIRST_BYTES, spoken).await??;
-        Ok(link)
+        timeout(PREFACE_TIMEOUT, spoken).await??;
+        Ok(client)
     }
 
     /// Whether the peer speaks HTTP/2.
@@ -81,7 +81,7 @@ impl Link {
     }
 }
 
-impl AsyncRead for Link {
+impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.taken == self.said {
             return Pin::new(&mut self.stream).poll_read(cx, into);
@@ -93,7 +93,7 @@ impl AsyncRead for Link {
     }
 }
 
-impl AsyncWrite for Link {
+impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -8,11 +8,9 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
-use super::{
-    auth::{Rule, rule},
-    messages::max_request,
-};
+use super::authorization::{Rule, rule};
 use crate::{
+    grpc::message_size::request_max,
     proto::DESCRIPTORS,
     telemetry::metrics::{Counter, CounterVec, Histogram, HistogramVec, Measured, Metrics, counters, histograms},
 };
@@ -72,8 +70,8 @@ impl Method {
     }
 
     /// Returns the size of the largest message that it takes.
-    pub fn max_request(&self) -> usize {
-        max_request(&self.path)
+    pub fn request_max(&self) -> usize {
+        request_max(&self.path)
     }
 
     /// Its service, and its name.

@@ -2,10 +2,10 @@
 
 use tonic::Status;
 
-use super::status::unimplemented;
 use crate::{
     auth::Grant,
     domain::{JobError, Needed, Role},
+    grpc::status::unimplemented,
 };
 
 /// Who may make a call.

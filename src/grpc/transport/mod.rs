@@ -1,5 +1,10 @@
 //! Connections: accepting them, what each may use, and letting them go.
 
+mod batching;
+mod client_stream;
+mod http1;
+mod http2;
+
 use std::{future::pending, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -10,15 +15,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use super::{
-    Service,
-    exchange::ClientConnection,
-    gather::gather,
-    http1, http2,
-    link::Link,
-    newcomers::{Newcomer, Newcomers},
-};
+use self::{batching::batch_writes, client_stream::ClientStream};
 use crate::{
+    grpc::{
+        exchange::ClientConnection,
+        middleware::Stack,
+        unauthenticated::{AuthenticationState, UnauthenticatedConnections},
+    },
     limits::{Connection, Limits},
     tls::Tls,
 };
@@ -38,7 +41,7 @@ const FULL_INTERVAL: Duration = Duration::from_secs(60);
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
-    service: Service,
+    service: Stack,
     connections: TaskTracker,
     limits: Arc<Limits>,
     shutdown: CancellationToken,
@@ -48,7 +51,15 @@ pub async fn serve(
     let drain = CancellationToken::new();
     let full_lines = Quota::with_period(FULL_INTERVAL).expect("it is not zero");
     let full_lines = Arc::new(RateLimiter::direct(full_lines));
-    let acceptor = Acceptor { tls, service, limits, newcomers: Newcomers::default(), full_lines, shutdown, drain };
+    let acceptor = Acceptor {
+        tls,
+        service,
+        limits,
+        unauthenticated: UnauthenticatedConnections::default(),
+        full_lines,
+        shutdown,
+        drain,
+    };
     let mut stop = pin!(acceptor.shutdown.cancelled());
     loop {
         let (stream, address) = tokio::select! {
@@ -66,9 +77,9 @@ pub async fn serve(
             debug!(peer = %address, "connection rejected: --max-connections reached");
             continue;
         }
-        let newcomer = acceptor.newcomers.enter();
-        let closed = newcomer.closed().clone();
-        let connection = acceptor.clone().serve_one(stream, address, newcomer);
+        let authentication = acceptor.unauthenticated.register();
+        let closed = authentication.closed().clone();
+        let connection = acceptor.clone().serve_one(stream, address, authentication);
         let connection = cut_off.clone().run_until_cancelled_owned(connection);
         connections.spawn(closed.run_until_cancelled_owned(connection));
     }
@@ -90,9 +101,9 @@ pub async fn serve(
 #[derive(Clone)]
 struct Acceptor {
     tls: Option<Tls>,
-    service: Service,
+    service: Stack,
     limits: Arc<Limits>,
-    newcomers: Newcomers,
+    unauthenticated: UnauthenticatedConnections,
     /// How often the log says that there are as many connections as may be.
     full_lines: Arc<DefaultDirectRateLimiter>,
     /// A connection that has not said which protocol it speaks is not waited for.
@@ -107,10 +118,10 @@ impl Acceptor {
     fn makes_room(&self, open: usize) -> bool {
         if !self.limits.allows_connection(open) {
             self.tell_full(open);
-            return self.newcomers.close_oldest();
+            return self.unauthenticated.close_oldest();
         }
-        if !self.limits.allows_unauthenticated(self.newcomers.count()) {
-            self.newcomers.close_oldest();
+        if !self.limits.allows_unauthenticated(self.unauthenticated.count()) {
+            self.unauthenticated.close_oldest();
         }
         true
     }
@@ -126,27 +137,27 @@ impl Acceptor {
     }
 
     /// Serves a connection to its end.
-    async fn serve_one(self, stream: TcpStream, address: SocketAddr, newcomer: Newcomer) {
+    async fn serve_one(self, stream: TcpStream, address: SocketAddr, authentication: AuthenticationState) {
         let tls = self.tls.as_ref();
-        let link = match self.shutdown.run_until_cancelled(Link::open(stream, tls)).await {
-            Some(Ok(link)) => link,
+        let stream = match self.shutdown.run_until_cancelled(ClientStream::open(stream, tls)).await {
+            Some(Ok(stream)) => stream,
             Some(Err(error)) => return debug!(peer = %address, %error, "a connection was closed before it spoke"),
             None => return,
         };
-        let (peer, check) = link.peer(tls).unzip();
+        let (peer, check) = stream.peer(tls).unzip();
         if peer.is_some() {
-            newcomer.authenticated();
+            authentication.mark_authenticated();
         }
         let (calls, watches) = (0.into(), Connection::default());
         let (drain, limits) = (self.drain.child_token(), self.limits.clone());
         let turn = ClientConnection::turns();
-        let origin = Arc::new(ClientConnection { address, peer, calls, watches, newcomer, drain, limits, turn });
-        let (service, is_http2) = (self.service, link.is_http2());
-        let connection = gather(link, |link| async move {
+        let origin = Arc::new(ClientConnection { address, peer, calls, watches, authentication, drain, limits, turn });
+        let (service, is_http2) = (self.service, stream.is_http2());
+        let connection = batch_writes(stream, |stream| async move {
             if is_http2 {
-                http2::serve(link, service, origin).await.map_err(|error| error.to_string())
+                http2::serve(stream, service, origin).await.map_err(|error| error.to_string())
             } else {
-                http1::serve(link, service, origin).await.map_err(|error| error.to_string())
+                http1::serve(stream, service, origin).await.map_err(|error| error.to_string())
             }
         });
         let check = async {

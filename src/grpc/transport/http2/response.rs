@@ -17,7 +17,6 @@ use tokio::{task::futures::TaskLocalFuture, time::sleep};
 use tonic::body::Body;
 use tracing::debug;
 
-use super::MAX_SEND_BUFFER;
 use crate::{
     domain::JobError,
     grpc::{
@@ -26,7 +25,10 @@ use crate::{
     },
 };
 
-/// How long a reader may take nothing at all of what is to be sent to it.
+/// Maximum bytes of a response that h2 buffers.
+pub const SEND_BUFFER_MAX: usize = 16 * 1024;
+
+/// Maximum time in which a reader accepts nothing of a response.
 pub const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The beginning of the content type of gRPC-Web.
@@ -140,7 +142,7 @@ async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, excha
     let size = data.len();
     loop {
         // No more than can be held: other streams of the connection share its window.
-        to.reserve_capacity(data.len().min(MAX_SEND_BUFFER));
+        to.reserve_capacity(data.len().min(SEND_BUFFER_MAX));
         let room = to.capacity();
         if room >= data.len() {
             // A part would keep the memory of the whole until the peer has taken it.

@@ -17,11 +17,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
-use super::{
-    MAX_HEALTH_REQUEST, MAX_NAME_REQUEST, MAX_REQUEST,
-    exchange::{Exchange, HEAVY},
+use crate::{
+    domain::JobError,
+    grpc::{
+        exchange::Exchange,
+        message_size::{HEAVY_MIN, request_max},
+    },
 };
-use crate::domain::JobError;
 
 /// How long a request may take from its head to its end.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,17 +33,6 @@ const COUNTED_MIN: usize = 1024;
 
 /// Bytes before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
-
-/// Returns the size of the largest message that the method at `path` takes.
-pub fn max_request(path: &str) -> usize {
-    if path.starts_with("/jobtrack.") {
-        MAX_REQUEST
-    } else if path.starts_with("/grpc.health.") {
-        MAX_HEALTH_REQUEST
-    } else {
-        MAX_NAME_REQUEST
-    }
-}
 
 /// Serves requests by whole messages.
 #[derive(Clone, Debug)]
@@ -58,7 +49,7 @@ impl Service<Request<Body>> for WholeMessages {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        let limit = max_request(path);
+        let limit = request_max(path);
         // Who asks reflection goes on asking, and has its own limit.
         let is_conversation = path.starts_with("/grpc.reflection.");
         let timer = if is_conversation { Timer::Off } else { Timer::Due(Instant::now() + BODY_TIMEOUT) };
@@ -193,7 +184,7 @@ impl HttpBody for Messages {
                 return Poll::Ready(Some(Err(error.into())));
             }
             let whole = this.take(data);
-            if whole.len() >= HEAVY
+            if whole.len() >= HEAVY_MIN
                 && let Some(turn) = Exchange::turn()
             {
                 this.turn = Turn::Waiting(whole, Box::pin(turn));
