@@ -67,6 +67,6 @@ pub fn cut(mut text: String, max: usize) -> String {
 pub enum Outcome {
     /// It was completed, with this.
     Result(Document),
-    /// It failed.
-    Failure(Failure),
+    /// It failed. Boxed, since few jobs do: every job would be larger by it.
+    Failure(Box<Failure>),
 }

@@ -1,6 +1,11 @@
 //! Labels of a job.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    fmt::{self, Write},
+    iter::from_fn,
+    mem::swap,
+    sync::Arc,
+};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -8,9 +13,9 @@ use serde::{
 };
 
 /// Pairs to filter by, in the order of their keys. Shared, so that a job's next version costs no copy of them, and in
-/// one piece: most jobs have few.
+/// one piece, as netstrings: a piece of memory for each text would take several times as much as the texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Labels(Arc<[(Box<str>, Box<str>)]>);
+pub struct Labels(Arc<str>);
 
 impl Labels {
     /// Whether there are none.
@@ -20,21 +25,46 @@ impl Labels {
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let at = self.0.binary_search_by(|(other, _)| (**other).cmp(key)).ok()?;
-        Some(&self.0[at].1)
+        self.iter().find_map(|(other, value)| (other == key).then_some(value))
     }
 
     /// All pairs.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (&**key, &**value))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut rest = &*self.0;
+        from_fn(move || Some((next_text(&mut rest)?, next_text(&mut rest)?)))
     }
+
+    /// Returns the number of bytes in which they are kept.
+    pub(super) fn size(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Takes the first netstring off `rest`.
+fn next_text<'a>(rest: &mut &'a str) -> Option<&'a str> {
+    let (length, behind) = rest.split_once(':')?;
+    let (text, behind) = behind.split_at_checked(length.parse().ok()?)?;
+    *rest = behind.strip_prefix(',')?;
+    Some(text)
 }
 
 /// Of two pairs with one key the later counts.
 impl FromIterator<(String, String)> for Labels {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
-        let pairs: BTreeMap<String, String> = pairs.into_iter().collect();
-        Self(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+        let mut pairs: Vec<_> = pairs.into_iter().collect();
+        pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
+        pairs.dedup_by(|later, kept| {
+            let is_same = later.0 == kept.0;
+            if is_same {
+                swap(later, kept);
+            }
+            is_same
+        });
+        let mut text = String::with_capacity(pairs.iter().map(|(key, value)| key.len() + value.len() + 10).sum());
+        for part in pairs.iter().flat_map(|(key, value)| [key, value]) {
+            _ = write!(text, "{}:{part},", part.len());
+        }
+        Self(text.into())
     }
 }
 
@@ -67,13 +97,31 @@ impl<'de> Visitor<'de> for Pairs {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
         let mut pairs = Vec::new();
-        while let Some((key, value)) = map.next_entry::<Box<str>, Box<str>>()? {
-            pairs.push((key, value));
+        while let Some(pair) = map.next_entry::<String, String>()? {
+            pairs.push(pair);
         }
-        // As they were written, they are in order.
-        if pairs.is_sorted_by(|(one, _), (next, _)| one < next) {
-            return Ok(Labels(pairs.into()));
+        Ok(pairs.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_may_be_a_label() {
+        let texts = ["", ":", ",", "3:a,", "4:", "\0", "é", "1:é,1:é,", "a"];
+        let pairs = || texts.iter().flat_map(|key| texts.iter().rev().map(move |value| (*key, *value)));
+        let labels: Labels = pairs().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let mut keys = texts;
+        keys.sort_unstable();
+        // Of each key the last value counts.
+        assert!(labels.iter().eq(keys.iter().map(|key| (*key, ""))), "{labels:?}");
+        for (key, value) in pairs() {
+            let one = Labels::from([(key.to_owned(), value.to_owned())]);
+            assert!(one.iter().eq([(key, value)]), "{one:?}");
+            assert_eq!((one.get(key), one.get("another")), (Some(value), None));
         }
-        Ok(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+        assert!(!labels.is_empty() && Labels::default().is_empty() && Labels::default().iter().next().is_none());
     }
 }

@@ -93,7 +93,7 @@ impl Job {
                 }
                 Ok(self.next(at, |job, now| {
                     job.begin(end.attempt, now);
-                    job.end(State::Failed, Some(Outcome::Failure(end.outcome.clone())), now);
+                    job.end(State::Failed, Some(Outcome::Failure(end.outcome.clone().into())), now);
                 }))
             }
             Change::Retry(end) => self.retry(end, at),
@@ -131,9 +131,9 @@ impl Job {
     fn tombstone(&self, removal: Removal, update_time: Timestamp, now: Timestamp, change_id: ChangeId) -> Self {
         let progress = Progress { details: None, message: None, ..self.progress.clone() };
         let outcome = match &self.outcome {
-            Some(Outcome::Failure(Failure { code, reason, .. })) => {
-                let (code, reason) = (*code, reason.clone());
-                Some(Outcome::Failure(Failure { code, reason, message: String::new(), details: None }))
+            Some(Outcome::Failure(failure)) => {
+                let (code, reason) = (failure.code, failure.reason.clone());
+                Some(Outcome::Failure(Box::new(Failure { code, reason, message: String::new(), details: None })))
             }
             Some(Outcome::Result(_)) | None => None,
         };
@@ -226,7 +226,7 @@ impl Job {
             return self.next(at, |job, now| job.end(State::Cancelled, None, now));
         }
         if self.lease.fail_when_lost {
-            let failure = Outcome::Failure(self.failure_by_silence());
+            let failure = Outcome::Failure(self.failure_by_silence().into());
             return self.next(at, |job, now| job.end(State::Failed, Some(failure), now));
         }
         let mut job = Box::new(self.clone());

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    num::NonZeroU64,
     ops::Bound,
     sync::Arc,
 };
@@ -35,19 +36,19 @@ pub struct Logged {
     pub previous: Option<State>,
 }
 
-/// A version, and the positions at which its incarnation entered each state.
+/// A version, and the positions at which its incarnation entered each state. The first position is 1.
 #[derive(Clone, Debug)]
 struct Entry {
     job: Arc<Job>,
     created: u64,
-    started: Option<u64>,
-    ended: Option<u64>,
+    started: Option<NonZeroU64>,
+    ended: Option<NonZeroU64>,
 }
 
 impl Entry {
     /// Returns the state of this incarnation at a position; `None` before its creation.
     fn state_at(&self, position: u64) -> Option<State> {
-        let by = |place: Option<u64>| place.is_some_and(|place| place <= position);
+        let by = |place: Option<NonZeroU64>| place.is_some_and(|place| place.get() <= position);
         if self.created > position {
             None
         } else if by(self.ended) {
@@ -82,9 +83,9 @@ impl Log {
         let mut entry =
             incarnation.unwrap_or(Entry { job: job.clone(), created: position, started: None, ended: None });
         if job.state == State::Running {
-            entry.started.get_or_insert(position);
+            entry.started = entry.started.or(NonZeroU64::new(position));
         } else if job.state.is_terminal() {
-            entry.ended.get_or_insert(position);
+            entry.ended = entry.ended.or(NonZeroU64::new(position));
         }
         entry.job = job.clone();
         self.entries.insert(position, entry);

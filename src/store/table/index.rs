@@ -14,7 +14,7 @@ type Places = BTreeSet<Cursor>;
 /// The positions of all jobs that are not removed.
 #[derive(Debug, Default)]
 pub struct Index {
-    all: Places,
+    /// Together they have each job once: no other set has all of them.
     by_state: [Places; State::ALL.len()],
     by_owner: HashMap<String, Places>,
     by_kind: HashMap<String, Places>,
@@ -24,7 +24,6 @@ impl Index {
     /// Adds `job`.
     pub fn insert(&mut self, job: &Job) {
         let place = Cursor::of(job);
-        self.all.insert(place.clone());
         self.by_state[job.state as usize].insert(place.clone());
         self.by_owner.entry(job.owner.clone()).or_default().insert(place.clone());
         self.by_kind.entry(job.kind.clone()).or_default().insert(place);
@@ -41,7 +40,6 @@ impl Index {
             }
         }
         let place = Cursor::of(job);
-        self.all.remove(&place);
         self.by_state[job.state as usize].remove(&place);
         remove_from(&mut self.by_owner, &job.owner, &place);
         remove_from(&mut self.by_kind, &job.kind, &place);
@@ -56,7 +54,7 @@ impl Index {
 
     /// Returns the number of jobs.
     pub fn len(&self) -> usize {
-        self.all.len()
+        self.by_state.iter().map(Places::len).sum()
     }
 
     /// Returns the number of jobs in each state.
@@ -93,7 +91,7 @@ impl Index {
     fn narrowest(&self, filter: &Filter, confined: bool) -> Vec<&Places> {
         let of_owners =
             |owners: &BTreeSet<String>| owners.iter().filter_map(|owner| self.by_owner.get(owner)).collect();
-        let mut choices = vec![vec![&self.all]];
+        let mut choices = vec![self.by_state.iter().collect::<Vec<_>>()];
         if let Owners::Only(owners) = &filter.owners {
             if confined {
                 return of_owners(owners);

@@ -250,7 +250,7 @@ pub fn decode(id: &JobId, version: Version, bytes: &[u8]) -> Option<Job> {
         forget_time: time(record.forget_time),
         outcome: match record.failure {
             None => None,
-            Some(from) => Some(Outcome::Failure(read_failure(from)?)),
+            Some(from) => Some(Outcome::Failure(read_failure(from)?.into())),
         },
         durable_time: None,
         since: None,
