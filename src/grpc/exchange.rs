@@ -1,7 +1,8 @@
-//! A request and its response, as the transport that carries them and the middleware that answers them see it.
+//! One request and its response: the state that the transport and the middleware share.
 //!
-//! The middleware knows when a response must have ended; only the transport can end one that its caller does not read.
-//! Both run in the task of the exchange, so that what they share needs neither a lock nor an allocation per call.
+//! The middleware sets the time by which a response must have ended. Only the transport can end one that its caller
+//! does not read. Both run in the task of the exchange, so the shared state needs neither a lock nor an allocation per
+//! call.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,28 +30,29 @@ task_local! {
     static EXCHANGE: Exchange;
 }
 
-/// A connection, as its calls see it.
+/// State of a client's connection that its calls share.
 pub struct ClientConnection {
     /// Address of the peer.
     pub address: SocketAddr,
-    /// Holder of the certificate that the peer has shown.
+    /// Holder of the peer's certificate, if it sent one.
     pub peer: Option<Peer>,
-    /// Counts the calls that have come.
+    /// Number of calls received.
     pub calls: AtomicU64,
-    /// Counts the open watches.
+    /// Number of open watches, and of counted bytes.
     pub watches: Connection,
     /// Whether a caller has authenticated on it.
     pub authentication: AuthenticationState,
-    /// Cancelled when it takes no more calls.
+    /// Cancelled when the connection accepts no more calls.
     pub drain: CancellationToken,
     /// Bounds the bytes of its calls, and of all calls.
     pub limits: Arc<Limits>,
-    /// Bounds the calls that read or write a heavy message at a time: other connections have their turn between them.
+    /// Semaphore of one permit: one call decodes or encodes a heavy message at a time, so that the calls of other
+    /// connections run in between.
     pub turn: Semaphore,
 }
 
 impl ClientConnection {
-    /// Calls that read or write a heavy message at a time.
+    /// Creates the semaphore for [`turn`](Self::turn).
     pub const fn turns() -> Semaphore {
         Semaphore::const_new(1)
     }
@@ -80,7 +82,7 @@ impl ClientConnection {
     }
 }
 
-/// What transport and middleware share of one call.
+/// State of one call that the transport and the middleware share.
 pub struct Exchange {
     connection: Arc<ClientConnection>,
     expiry: RefCell<Expiry>,
@@ -100,7 +102,7 @@ impl Drop for Exchange {
 }
 
 impl Exchange {
-    /// Runs `response` as the answer to a request that came on `connection`.
+    /// Runs `response`, the answer to a request on `connection`, with a new exchange.
     pub fn scope<F: Future>(connection: Arc<ClientConnection>, response: F) -> TaskLocalFuture<Self, F> {
         let exchange = Self {
             connection,
@@ -112,14 +114,14 @@ impl Exchange {
         EXCHANGE.scope(exchange, response)
     }
 
-    /// Returns what ends the response, as the middleware has said.
+    /// Returns the reasons for which the response ends early, as the middleware has set them.
     pub fn expiry(&mut self) -> &mut Expiry {
         self.expiry.get_mut()
     }
 
-    /// Has the response end by `expiry`, even if its caller does not read it.
+    /// Sets the reasons for which the response ends, even if its caller does not read it.
     pub fn expire_by(expiry: Expiry) {
-        // There is none where a service is called without a connection.
+        // Tests call services without a connection, and so without an exchange.
         _ = EXCHANGE.try_with(|exchange| exchange.expiry.replace(expiry));
     }
 
@@ -129,7 +131,7 @@ impl Exchange {
         EXCHANGE.try_with(hold).unwrap_or(Ok(()))
     }
 
-    /// Takes back what was counted of this call's request: its handler has returned.
+    /// Releases the counted bytes of this call's request, and its turn: its handler has returned.
     pub fn release_request() {
         _ = EXCHANGE.try_with(|exchange| {
             exchange.end_turn();
@@ -137,12 +139,12 @@ impl Exchange {
         });
     }
 
-    /// Counts the `bytes` that this call's response is going to have, before it is encoded.
+    /// Counts the `bytes` of this call's response before it is encoded.
     pub fn announce_response(bytes: usize) -> Result<(), JobError> {
         EXCHANGE.try_with(|exchange| exchange.hold_response(bytes)).unwrap_or(Ok(()))
     }
 
-    /// Sees to it that at least so many `bytes` of the response are counted.
+    /// Counts the response as `bytes`, if fewer are counted yet.
     pub fn hold_response(&self, bytes: usize) -> Result<(), JobError> {
         match bytes.saturating_sub(self.response.get()) {
             0 => Ok(()),
@@ -150,7 +152,7 @@ impl Exchange {
         }
     }
 
-    /// Takes back what was counted of the response.
+    /// Releases the counted bytes of the response.
     pub fn release_response(&self) {
         self.release(&self.response);
     }
@@ -160,7 +162,7 @@ impl Exchange {
         self.response.get() >= HEAVY_MIN
     }
 
-    /// Waits until no other call of the connection reads or writes a heavy message.
+    /// Waits until no other call of the connection decodes or encodes a heavy message.
     pub async fn take_turn(&mut self) {
         if !self.has_turn.get() {
             wait_for_turn(&self.connection.turn).await;
@@ -168,7 +170,8 @@ impl Exchange {
         }
     }
 
-    /// The same, of the call in whose task this is polled; `None`: it has its turn already.
+    /// Waits for the turn of the call in whose task the future is polled. Returns `None` if the call has its turn
+    /// already.
     pub fn turn() -> Option<impl Future<Output = ()> + Send + use<>> {
         let waiting = |exchange: &Self| (!exchange.has_turn.get()).then(|| exchange.connection.clone());
         let connection = EXCHANGE.try_with(waiting).ok().flatten()?;
@@ -181,14 +184,14 @@ impl Exchange {
         })
     }
 
-    /// Lets another call of the connection read or write a heavy message.
+    /// Lets another call of the connection decode or encode a heavy message.
     pub fn end_turn(&self) {
         if self.has_turn.take() {
             self.connection.turn.add_permits(1);
         }
     }
 
-    /// The same, after the request of this call was read.
+    /// Ends the turn of this call after its request was decoded.
     pub fn request_is_read() {
         _ = EXCHANGE.try_with(Self::end_turn);
     }
@@ -207,34 +210,34 @@ impl Exchange {
         }
     }
 
-    /// Returns what `read` finds out about the connection of this call, if it came on one.
+    /// Returns what `read` returns for the connection of this call, if the call has one.
     pub fn of_connection<T>(read: impl FnOnce(&ClientConnection) -> T) -> Option<T> {
         EXCHANGE.try_with(|exchange| read(&exchange.connection)).ok()
     }
 }
 
-/// Waits for a permit, which is to be added again.
+/// Takes the permit of `turn`, which the caller adds again.
 async fn wait_for_turn(turn: &Semaphore) {
     if let Ok(permit) = turn.try_acquire() {
         return permit.forget();
     }
     let permit = turn.acquire().await.expect("it is never closed");
-    // The runtime runs first what was woken last: others that are ready have their turn between two calls of a connection.
+    // tokio runs the task that was woken last first. Yielding lets the calls of other connections run in between.
     yield_now().await;
     permit.forget();
 }
 
-/// What ends a response that its caller does not read.
+/// Reasons for which a response ends though its caller does not read it.
 #[derive(Debug, Default)]
 pub struct Expiry {
-    /// When it must have ended.
+    /// Time by which it must have ended.
     pub deadline: Option<Instant>,
-    /// On whose behalf it is sent, if that may end.
+    /// Authorization on which it is sent, if that may end.
     pub grant: Option<Grant>,
 }
 
 impl Expiry {
-    /// Waits until the response must end. Returns why.
+    /// Waits until the response must end. Returns the reason.
     pub async fn reached(&self) -> JobError {
         let deadline = async {
             match self.deadline {

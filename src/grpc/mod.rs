@@ -1,4 +1,4 @@
-//! The gRPC face: what is served where, and what each call passes on its way.
+//! The gRPC server: its services, and the layers that each call passes.
 
 mod convert;
 mod exchange;
@@ -42,15 +42,15 @@ use crate::{
     tracker::Tracker,
 };
 
-/// What takes calls as long as this server does: the server as a whole, and the job service.
+/// Names whose health follows the server: the server as a whole, and the job service.
 const SERVICES: [&str; 2] = ["", <JobServiceServer<Jobs> as NamedService>::NAME];
 
-/// What health says of the link to Redis, where there is to be one.
+/// Name under which health reports the connection to Redis, if one is configured.
 const REDIS: &str = "redis";
 
-/// The services over one tracker, and the switch that ends them.
+/// The services of one tracker, and the token that drains them.
 pub struct GrpcServer {
-    /// To be served on each connection.
+    /// Served on each connection.
     pub service: Stack,
     reporter: HealthReporter,
     mode: watch::Receiver<StorageMode>,
@@ -59,8 +59,8 @@ pub struct GrpcServer {
 }
 
 impl GrpcServer {
-    /// Serves `tracker` to those whom `authenticator` knows, and counts calls if it is `measured`. It is healthy from
-    /// here on.
+    /// Serves `tracker` to callers that `authenticator` identifies, and counts calls if it is `measured`. Health
+    /// reports SERVING from here on.
     pub async fn new(tracker: Arc<Tracker>, authenticator: Authenticator, measured: bool) -> Self {
         let methods = Arc::new(Methods::new(measured));
         let drain = CancellationToken::new();
@@ -78,7 +78,7 @@ impl GrpcServer {
         Self { service, reporter, mode, drain, methods }
     }
 
-    /// Says how the link to Redis is, for ever.
+    /// Reports the connection to Redis to health, for ever.
     pub async fn report_redis(&self) {
         let mut mode = self.mode.clone();
         loop {
@@ -90,7 +90,7 @@ impl GrpcServer {
         }
     }
 
-    /// Tells everyone that this server is going away: health first, then every stream ends.
+    /// Drains: health reports NOT_SERVING, then every stream ends.
     pub async fn drain(&self) {
         health::report(&self.reporter, &SERVICES, ServingStatus::NotServing).await;
         self.drain.cancel();
@@ -103,7 +103,7 @@ impl Measured for GrpcServer {
     }
 }
 
-/// What health says of the link to Redis; `None`: there is to be none.
+/// Returns what health reports of Redis; `None`: none is configured.
 fn redis_status(mode: StorageMode) -> Option<ServingStatus> {
     match mode {
         StorageMode::Memory => None,
@@ -112,7 +112,7 @@ fn redis_status(mode: StorageMode) -> Option<ServingStatus> {
     }
 }
 
-/// A generated server with our limits and compression. The servers have these methods each for itself, in no trait.
+/// Sets the limits and compression of a generated server. Each has these methods for itself, in no trait.
 macro_rules! limited {
     ($server:expr) => {
         $server
@@ -141,7 +141,7 @@ fn routes(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
-            // So that clients can decode the details of errors.
+            // Clients need these to decode the details of errors.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let (methods, limits, drain) = (methods.clone(), tracker.limits().clone(), drain.clone());

@@ -14,10 +14,11 @@ use crate::domain::{JobError, JobId, Limit, Needed, Rejected, Subject, Violation
 
 const DOMAIN: &str = "jobtrack";
 
-/// How many bad fields an error names: details travel in a header, and clients take no more than 8 KiB of them.
+/// Maximum number of invalid fields that an error names: details are sent in a header, and clients accept 8 KiB of
+/// headers.
 const MAX_VIOLATIONS: usize = 20;
 
-/// When to try again what a moment may mend.
+/// Retry delay for errors that soon pass.
 const SOON: Duration = Duration::from_secs(1);
 
 impl From<JobError> for Status {
@@ -28,15 +29,15 @@ impl From<JobError> for Status {
     }
 }
 
-/// How a call has ended, by its headers or trailers; `None`: they don't say.
+/// Returns the status code in a call's headers or trailers, if they have one.
 pub fn code(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|status| Code::from_bytes(status.as_bytes()))
 }
 
 /// A call that tonic refused before any handler saw it, in our own words. `None`: the response is to be left as it is.
 ///
-/// tonic answers `INTERNAL` where a request can't be decoded, and `OUT_OF_RANGE` or `RESOURCE_EXHAUSTED` where it is too
-/// large. It writes such a status into the headers, without details; ours always have some.
+/// tonic answers `INTERNAL` where a request can't be decoded, and `OUT_OF_RANGE` or `RESOURCE_EXHAUSTED` where it is
+/// too large. It writes such a status into the headers, without details; ours always have some.
 ///
 /// `limit` is that of the method's requests.
 pub fn restate<B>(response: &Response<B>, limit: usize) -> Option<Status> {
@@ -141,7 +142,7 @@ fn exhausted(limit: Limit) -> ErrorDetails {
     details
 }
 
-/// What a caller would need.
+/// Returns the role or scope that the caller lacks.
 fn missing(needed: Needed) -> (&'static str, String) {
     match needed {
         Needed::Role(role) => ("role", role.name().to_owned()),

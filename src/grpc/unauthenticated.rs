@@ -1,5 +1,5 @@
-//! Connections on which no caller has authenticated yet. They are bounded apart from the others, so that silent peers can't
-//! use up all connections.
+//! Connections on which no caller has authenticated yet. They are bounded apart from the others, so that silent peers
+//! can't use up all connections.
 
 use std::{
     collections::BTreeMap,

@@ -20,7 +20,7 @@ use crate::{
 /// The description of a request that is no encoded message.
 pub const UNDECODABLE: &str = "can't be decoded as the message that this method takes";
 
-/// What is wrong with a request so far. Each reader returns the field's value, or a stand-in after noting a violation:
+/// Violations found in a request so far. Each reader returns the field's value, or a stand-in after noting a violation:
 /// the request is used only if [`done`](Self::done) finds none.
 #[derive(Default)]
 pub struct Fields {

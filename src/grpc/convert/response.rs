@@ -1,4 +1,4 @@
-//! What the domain answers, on the wire.
+//! From the domain's answers to protobuf messages.
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
@@ -160,7 +160,7 @@ pub fn ignored(effect: Effect) -> v1::Ignored {
     }
 }
 
-/// Where an answer came from.
+/// Returns the source of an answer.
 pub fn source(from: Source) -> v1::Source {
     match from {
         Source::Redis => v1::Source::Redis,
@@ -225,7 +225,7 @@ fn encoded_job(stored: Stored, now: Timestamp, view: View) -> Bytes {
     })
 }
 
-/// How a server is.
+/// Returns the statistics of a server.
 pub fn stats(stats: &TrackerStats) -> v1::GetStatsResponse {
     let counts = stats.store.counts;
     let in_redis = counts.filter(|_| stats.mode == StorageMode::Redis);

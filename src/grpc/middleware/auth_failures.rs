@@ -1,4 +1,4 @@
-//! Authentications that fail: how often they may, and what the log says of them.
+//! Failed authentications: their rate limit per address, and their log lines.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -18,22 +18,22 @@ use crate::{
     limits::Limits,
 };
 
-/// How often a line is logged of the same address.
+/// Minimum interval between log lines about one address.
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lines that are logged a second, of whatever addresses.
+/// Maximum number of log lines a second about all addresses.
 const LINES_PER_SECOND: NonZeroU32 = NonZeroU32::new(5).expect("it is not zero");
 
-/// After how many failures the addresses of old ones are forgotten.
+/// Number of failures after which the addresses of old ones are forgotten.
 const TIDY_EVERY: u64 = 10_000;
 
-/// Refuses those who are not known, and tells the log.
+/// Refuses calls whose credentials are missing or invalid, and logs them.
 pub struct AuthFailures {
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     lines: DefaultDirectRateLimiter,
     all: AtomicU64,
-    /// Since the last line.
-    unsaid: AtomicU64,
+    /// Failures since the last log line.
+    unlogged: AtomicU64,
 }
 
 impl Default for AuthFailures {
@@ -43,14 +43,14 @@ impl Default for AuthFailures {
             addresses: RateLimiter::keyed(of_address),
             lines: RateLimiter::direct(Quota::per_second(LINES_PER_SECOND)),
             all: AtomicU64::new(0),
-            unsaid: AtomicU64::new(0),
+            unlogged: AtomicU64::new(0),
         }
     }
 }
 
 impl AuthFailures {
-    /// Refuses the present call of `method`, whose credentials have this `problem`. Where too many calls from its address
-    /// were refused, its connection ends too, if nobody has authenticated on it.
+    /// Refuses the present call of `method`, whose credentials have this `problem`. Where too many calls from its
+    /// address were refused, its connection ends too, if nobody has authenticated on it.
     pub fn refuse(&self, problem: Unauthenticated, method: &Method, limits: &Limits) -> Status {
         let address = Exchange::of_connection(|connection| connection.address);
         self.log(address, problem, method);
@@ -65,7 +65,7 @@ impl AuthFailures {
     }
 
     fn log(&self, address: Option<SocketAddr>, problem: Unauthenticated, method: &Method) {
-        self.unsaid.fetch_add(1, Relaxed);
+        self.unlogged.fetch_add(1, Relaxed);
         if self.all.fetch_add(1, Relaxed).is_multiple_of(TIDY_EVERY) {
             self.addresses.retain_recent();
         }
@@ -73,7 +73,7 @@ impl AuthFailures {
         if self.addresses.check_key(&address.ip()).is_err() || self.lines.check().is_err() {
             return;
         }
-        let failures = self.unsaid.swap(0, Relaxed);
+        let failures = self.unlogged.swap(0, Relaxed);
         let (problem, method) = (problem.name(), method.full_name());
         warn!(peer = %address, problem, method, failures, "authentication failed");
     }

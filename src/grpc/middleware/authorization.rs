@@ -1,4 +1,4 @@
-//! Who may make which call. What has no rule here is not served.
+//! The role that each method needs. A method without a rule is not served.
 
 use tonic::Status;
 
@@ -8,16 +8,16 @@ use crate::{
     grpc::status::unimplemented,
 };
 
-/// Who may make a call.
+/// Callers that may call a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Everybody: nothing is asked of the caller.
+    /// All, without credentials.
     Public,
-    /// Who has this role, or one above it.
+    /// Those with this role, or one above it.
     Needs(Role),
 }
 
-/// The rule for each method of each service; `None`: it is not served.
+/// Returns the rule for a method; `None`: it is not served.
 pub fn rule(service: &str, method: &str) -> Option<Rule> {
     let role = match service {
         "jobtrack.v1.JobService" => match method {
@@ -38,7 +38,7 @@ pub fn rule(service: &str, method: &str) -> Option<Rule> {
     Some(Rule::Needs(role))
 }
 
-/// The role that a call of a method with this `rule` needs; `None`: anybody may make it.
+/// Returns the role that a call of a method with this `rule` needs; `None`: none.
 pub fn needed(rule: Option<Rule>) -> Result<Option<Role>, Status> {
     match rule {
         None => Err(unimplemented()),
@@ -47,7 +47,7 @@ pub fn needed(rule: Option<Rule>) -> Result<Option<Role>, Status> {
     }
 }
 
-/// Whether a caller has a role that is needed.
+/// Fails unless the caller has the role that is `needed`.
 pub fn authorize(grant: &Grant, needed: Role) -> Result<(), JobError> {
     if grant.identity.role < Some(needed) {
         return Err(JobError::PermissionDenied(Needed::Role(needed)));

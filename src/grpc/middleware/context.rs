@@ -1,4 +1,4 @@
-//! What is known of a call besides its message.
+//! Facts about a call besides its message: its deadline and its caller.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use crate::{
     domain::{Identity, JobError, Unauthenticated},
 };
 
-/// Goes with each call to its handler.
+/// Passed with each call to its handler.
 #[derive(Clone)]
 pub struct CallContext {
-    /// When it must have ended.
+    /// Deadline of the call.
     pub deadline: Deadline,
-    /// Who calls; `None`: that is of no concern.
+    /// Authorization of the caller; `None`: the method needs none.
     pub grant: Option<Grant>,
 }
 
 impl CallContext {
-    /// That of the call with these `extensions`.
+    /// Returns the context of the call with these `extensions`.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }
 }
 
-/// Who makes this call.
+/// Returns the caller of this call.
 pub fn caller<T>(request: &Request<T>) -> Result<Arc<Identity>, JobError> {
     let grant = CallContext::of(request.extensions()).and_then(|context| context.grant.as_ref());
     grant.map(|grant| grant.identity.clone()).ok_or(JobError::Unauthenticated(Unauthenticated::Missing))

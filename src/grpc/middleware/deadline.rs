@@ -1,20 +1,20 @@
-//! Deadlines: every unary call ends by its caller's, or by ours if the caller has none.
+//! Deadlines: a unary call ends by its caller's deadline, or by a default one.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
-/// For calls without a deadline of their own: a unary answer must have been read by then, a stream have begun.
+/// Deadline of calls that have none: a unary answer must have been read by then, a stream must have begun.
 const DEFAULT: Duration = Duration::from_secs(5);
 
-/// The longest that a unary call may take, and that a stream may take to begin, whatever its caller says.
+/// Maximum duration of a unary call, and of the beginning of a stream, whatever deadline the caller sets.
 const MAX: Duration = Duration::from_secs(60);
 
-/// A name that is looked up as it is: one that is given as text would be read again for each call.
+/// Parsed once: a name given as text would be parsed for each call.
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// When a call must have ended.
+/// Deadline of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     given: Option<Instant>,
@@ -22,42 +22,43 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Takes `grpc-timeout` out: tonic's own timer would answer CANCELLED. One that is malformed counts as none.
+    /// Removes `grpc-timeout` from the headers, because tonic's own timer would answer CANCELLED. A malformed one
+    /// counts as none.
     pub fn take(headers: &mut HeaderMap) -> Self {
         let timeout = headers.remove(&GRPC_TIMEOUT).and_then(|value| parse(value.to_str().ok()?));
         let arrived = Instant::now();
         Self { given: timeout.and_then(|timeout| arrived.checked_add(timeout)), arrived }
     }
 
-    /// When the call came.
+    /// Returns the time at which the call arrived.
     pub const fn arrived(&self) -> Instant {
         self.arrived
     }
 
-    /// When the response must have begun; that of a unary call must then have been read. Callers whom nobody `knows` have
-    /// no more time than those without a deadline.
-    pub fn for_response(&self, knows: bool) -> Instant {
+    /// Returns the time by which the response must have begun; that of a unary call must have been read by then.
+    /// Callers that are not authenticated have no more time than those without a deadline.
+    pub fn for_response(&self, is_authenticated: bool) -> Instant {
         let default = self.arrived + DEFAULT;
-        self.given.map_or(default, |given| given.min(if knows { self.arrived + MAX } else { default }))
+        self.given.map_or(default, |given| given.min(if is_authenticated { self.arrived + MAX } else { default }))
     }
 
-    /// When the caller's own deadline passes, if there is one.
+    /// Returns the caller's own deadline, if there is one.
     pub const fn given(&self) -> Option<Instant> {
         self.given
     }
 
-    /// Whether the caller no longer waits.
+    /// Returns whether the caller's own deadline has passed.
     pub fn has_passed(&self) -> bool {
         self.given.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// What is left of the caller's own deadline, if there is one.
+    /// Returns the time that remains until the caller's own deadline, if there is one.
     pub fn remaining(&self) -> Option<Duration> {
         self.given.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }
 
-/// A number of at most 8 digits and a unit.
+/// Parses a number of at most 8 digits and a unit.
 fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

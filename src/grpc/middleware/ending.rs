@@ -12,7 +12,7 @@ use crate::{
     domain::{JobError, Unauthenticated},
 };
 
-/// What ends a stream from the server's side.
+/// Reasons for which the server ends a stream.
 pub struct Ending {
     drain: CancellationToken,
     deadline: Option<Duration>,
@@ -26,7 +26,7 @@ impl Ending {
         Self { drain, deadline: None, grant: None }
     }
 
-    /// For the call with these `extensions`, on a server whose draining `drain` tells.
+    /// Returns those of the call with these `extensions`, on a server that drains when `drain` is cancelled.
     pub fn of(extensions: &Extensions, drain: &CancellationToken) -> Self {
         let context = CallContext::of(extensions);
         let deadline = context.and_then(|context| context.deadline.remaining());
@@ -34,13 +34,13 @@ impl Ending {
         Self { drain: drain.clone(), deadline, grant }
     }
 
-    /// For a call with this `context` that is to end after `limit` at the latest.
+    /// Returns those of a call with this `context` that ends after `limit` at the latest.
     pub fn within(limit: Duration, context: &CallContext, drain: &CancellationToken) -> Self {
         let deadline = Some(context.deadline.remaining().map_or(limit, |remaining| remaining.min(limit)));
         Self { drain: drain.clone(), deadline, grant: context.grant.clone() }
     }
 
-    /// Waits until then. Says what has ended the stream.
+    /// Waits until the stream must end. Returns the reason.
     pub async fn reached(self) -> JobError {
         let deadline = async {
             match self.deadline {
@@ -50,7 +50,7 @@ impl Ending {
         };
         let grant = async {
             match self.grant {
-                // Most streams have none, and should not be the larger for it.
+                // Boxed, because most streams have no grant that ends, and would be the larger for it.
                 Some(grant) => Box::pin(async move { grant.ended().await }).await,
                 None => std::future::pending().await,
             }

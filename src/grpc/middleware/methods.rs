@@ -1,6 +1,6 @@
-//! Every method that is served, as the descriptors have them: who may call it, and what is counted of its calls.
+//! The methods that are served, as the descriptors list them: the role that each needs, and the counters of its calls.
 //!
-//! All numbers are there from the start, so that counting a call looks up nothing but its method.
+//! All counters exist from the start, so counting a call looks up nothing but its method.
 
 use std::{array::from_fn, sync::Arc, time::Duration};
 
@@ -43,18 +43,18 @@ const LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
 
 /// A method.
 pub struct Method {
-    /// Where it is called: `/jobtrack.v1.JobService/GetJob`.
+    /// Path of its requests: `/jobtrack.v1.JobService/GetJob`.
     path: String,
-    /// Whether it has one answer, and that is whole when it begins.
+    /// It has one answer, which is complete when its head is sent.
     pub is_unary: bool,
-    /// Whether its caller goes on speaking, and is answered each time.
+    /// Its caller sends several requests on one stream, each of which is answered.
     pub is_bidirectional: bool,
-    /// Who may call it; `None`: nobody.
+    /// Role that it needs; `None`: it is not served.
     pub rule: Option<Rule>,
     numbers: Option<Numbers>,
 }
 
-/// What is counted of a method's calls.
+/// Counters of a method's calls.
 struct Numbers {
     started: Counter,
     handled: [Counter; CODES.len()],

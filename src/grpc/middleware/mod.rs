@@ -1,5 +1,5 @@
-//! What holds for each call of every service: who may make it, its deadline, its log line, its numbers, and that errors
-//! are ours.
+//! The middleware of every call: credentials, authorization, rate limits, deadline, log line, metrics, and errors in
+//! this server's own words.
 
 pub mod audit;
 pub mod auth_failures;
@@ -60,34 +60,34 @@ use crate::{
     telemetry::traces,
 };
 
-/// How long a call may last in which both sides go on speaking: reflection, which has said everything by then.
+/// Maximum duration of a bidirectional stream. Only reflection has them, and needs less.
 const CONVERSATION: Duration = Duration::from_secs(30);
 
-/// Bytes of a request's metadata, counted as HTTP/2 counts them.
+/// Maximum size of a request's metadata, as HTTP/2 counts it.
 const MAX_METADATA: usize = 16 * 1024;
 
-/// What HTTP/2 counts for each header besides its name and value.
+/// Bytes that HTTP/2 counts for each header besides its name and value.
 const HEADER_OVERHEAD: usize = 32;
 
 /// The stack that serves every request: gRPC-Web, then whole messages, then [`CallMiddleware`] and the services.
 pub type Stack = GrpcWebService<WholeMessages>;
 
-/// What each call passes.
+/// The checks that each call passes before its handler.
 pub struct CallMiddleware {
-    /// The methods that are served.
+    /// Methods that are served.
     pub methods: Arc<Methods>,
-    /// Knows who calls.
+    /// Identifies callers.
     pub authenticator: Authenticator,
-    /// Tells of those whom it does not know.
+    /// Limits and logs failed authentications.
     pub auth_failures: AuthFailures,
-    /// How much callers may use.
+    /// Limits of callers.
     pub limits: Arc<Limits>,
-    /// The server goes away.
+    /// Cancelled when the server drains.
     pub drain: CancellationToken,
 }
 
 impl CallMiddleware {
-    /// Lets `call` pass if its caller may make it now. Says who that is, if it matters.
+    /// Checks whether the caller may make `call` now. Returns its authorization, if the method needs one.
     fn admit(&self, call: &mut CallRecord, request: &Request) -> Result<Option<Grant>, Status> {
         let headers = request.headers();
         if metadata_size(headers) > MAX_METADATA {
@@ -105,7 +105,7 @@ impl CallMiddleware {
     }
 }
 
-/// Passes a call on to its handler.
+/// Checks a call, and passes it on to its handler.
 pub async fn call(middleware: Arc<CallMiddleware>, mut request: Request, next: Next) -> Response {
     if !is_grpc(request.headers()) {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
@@ -113,7 +113,7 @@ pub async fn call(middleware: Arc<CallMiddleware>, mut request: Request, next: N
     let deadline = Deadline::take(request.headers_mut());
     let mut call = CallRecord::begin(middleware.methods.find(request.uri().path()).clone(), &request, deadline);
     let response = match middleware.admit(&mut call, &request) {
-        // A call that came too late is not begun.
+        // A call whose deadline has passed is not begun.
         Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
         Ok(grant) => {
             let limit = deadline.for_response(grant.is_some());
@@ -139,29 +139,29 @@ fn metadata_size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD).sum()
 }
 
-/// Whether the request says that it is gRPC; gRPC-Web has become that by now.
+/// Returns whether the content type is gRPC. gRPC-Web requests have been converted by now.
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// One call, from its arrival to its end: when it is dropped it is counted, and at debug level a line is logged.
+/// Record of a call from its arrival to its end. When it is dropped the call is counted, and logged at debug level.
 struct CallRecord {
     method: Arc<Method>,
     deadline: Deadline,
     peer: Option<SocketAddr>,
-    /// Who calls, as far as that is known.
+    /// Caller, if it is identified.
     caller: Option<Arc<Identity>>,
     span: Span,
-    /// How it ends. Until that is known, its caller may go away.
+    /// Status of its end. `Cancelled` until that is known, because the caller may cancel it at any time.
     code: Code,
-    /// What ends it, where its handler sees to nothing.
+    /// Reason for which it ends early, for handlers that don't end by themselves.
     cut_off: Option<CutOff>,
 }
 
-/// What ends a call.
+/// Reason for which a call ends early.
 struct CutOff {
     reached: Pin<Box<dyn Future<Output = JobError> + Send>>,
-    /// Then there is no more of the request either, so that its handler waits for nothing.
+    /// Ends the request as well, so that its handler does not wait for more of it.
     _request: DropGuard,
 }
 
@@ -173,7 +173,7 @@ impl CallRecord {
         Self { method, deadline, peer, caller: None, span, code: Code::Cancelled, cut_off: None }
     }
 
-    /// Enters into the log line who calls, where callers are told apart.
+    /// Records the caller in the log line, if callers have names.
     fn note_caller(&mut self, grant: &Grant) {
         self.caller = Some(grant.identity.clone());
         let name = grant.identity.name.as_str();
@@ -182,7 +182,7 @@ impl CallRecord {
         }
     }
 
-    /// Returns what ends its response where the caller does not read it: `limit` that of a unary call.
+    /// Returns the reasons for which its response ends though the caller does not read it: for a unary call `limit`.
     fn expiry(&self, limit: Instant, context: &CallContext) -> Expiry {
         if self.method.is_unary {
             return Expiry { deadline: Some(limit), grant: None };
@@ -192,19 +192,19 @@ impl CallRecord {
         Expiry { deadline, grant: context.grant.clone().filter(Grant::can_end) }
     }
 
-    /// Ends when `ending` is reached, if not before.
+    /// Ends the call when `ending` is reached, if not before.
     fn limit(&mut self, request: Request, ending: Ending) -> Request {
         let over = CancellationToken::new();
         self.cut_off = Some(CutOff { reached: Box::pin(ending.reached()), _request: over.clone().drop_guard() });
         request.map(|body| Body::from_stream(body.into_data_stream().take_until(over.cancelled_owned())))
     }
 
-    /// Ends with the status in these trailers.
+    /// Ends the call with the status in these trailers.
     fn end(mut self, trailers: &HeaderMap) {
         self.code = code(trailers).unwrap_or(Code::Unknown);
     }
 
-    /// Ends with `response`: at once where that is whole.
+    /// Ends the call with `response`: at once if that is complete, otherwise with the end of its body.
     fn follow(mut self, response: Response) -> Response {
         match code(response.headers()) {
             Some(code) => self.code = code,
@@ -220,7 +220,7 @@ impl CallRecord {
 
 impl Drop for CallRecord {
     fn drop(&mut self) {
-        // Where nobody reads to the end of a stream, it is over with its time.
+        // A stream that is not read to its end ends with its deadline.
         let code = match self.code {
             Code::Cancelled if self.deadline.has_passed() => Code::DeadlineExceeded,
             code => code,
@@ -237,8 +237,8 @@ impl Drop for CallRecord {
     }
 }
 
-/// The span of a call that somebody is interested in: who reads every line, who takes traces, or its `caller` that names
-/// one. All its log lines show what is in it.
+/// Returns the span of a call, whose fields all its log lines show. Calls have none unless the log is at debug level or
+/// the `caller` sent a trace context.
 fn span(method: &Method, peer: Option<SocketAddr>, caller: Option<traces::Context>) -> Span {
     if caller.is_none() && !span_enabled!(Level::DEBUG) {
         return Span::none();
@@ -253,12 +253,12 @@ fn span(method: &Method, peer: Option<SocketAddr>, caller: Option<traces::Contex
 }
 
 pin_project! {
-    /// The body of a stream, which counts its messages and ends its call.
+    /// Body of a stream, which counts its messages and ends its call.
     struct FollowedBody {
         #[pin]
         inner: Body,
         call: Option<CallRecord>,
-        // How many bytes of the last message are still to come.
+        // Bytes of the last message that have not been seen.
         missing: usize,
     }
 }
@@ -300,8 +300,8 @@ impl HttpBody for FollowedBody {
     }
 }
 
-/// How many messages begin in `data`, where so many bytes were `missing` of the one before. Each begins with a byte that
-/// says whether it is compressed and four that say how long it is; what sends them never parts those.
+/// Returns the number of messages that begin in `data`; the one before has `missing` bytes left. A message begins with
+/// five bytes, the compression flag and the length, which tonic never splits.
 fn begun(mut data: &[u8], missing: &mut usize) -> u64 {
     let mut messages = 0;
     loop {

@@ -1,7 +1,7 @@
-//! Requests, a message at a time.
+//! Requests as whole messages.
 //!
-//! tonic makes room for a message as soon as it knows how long the message is said to be: a peer that sends five bytes
-//! would occupy as much as the largest message. So a message is handed on when all of it has come.
+//! tonic allocates a message's buffer as soon as it has read the message's declared length, so a peer that sends five
+//! bytes would occupy as much memory as the largest message. Here a message is passed on when all of it has arrived.
 
 use std::{
     mem::take,
@@ -25,16 +25,16 @@ use crate::{
     },
 };
 
-/// How long a request may take from its head to its end.
+/// Maximum duration of a request from its head to its end.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of a request from which on it is counted among those in memory: most requests are smaller, and cost nothing.
+/// Size from which on a request is counted among the bytes in memory. Most requests are smaller, and cost nothing.
 const COUNTED_MIN: usize = 1024;
 
-/// Bytes before each message: whether it is compressed, and its length.
+/// Bytes before each message: its compression flag and its length.
 const PREFIX: usize = 5;
 
-/// Serves requests by whole messages.
+/// Passes whole messages of requests to the services.
 #[derive(Clone, Debug)]
 pub struct WholeMessages(pub Routes);
 
@@ -50,7 +50,7 @@ impl Service<Request<Body>> for WholeMessages {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let limit = request_max(path);
-        // Who asks reflection goes on asking, and has its own limit.
+        // A stream to reflection has several requests, and a limit of its own.
         let is_conversation = path.starts_with("/grpc.reflection.");
         let timer = if is_conversation { Timer::Off } else { Timer::Due(Instant::now() + BODY_TIMEOUT) };
         self.0.call(request.map(|inner| Messages {
@@ -64,23 +64,23 @@ impl Service<Request<Body>> for WholeMessages {
     }
 }
 
-/// The body of a request, which hands on whole messages.
+/// Body of a request, which passes on whole messages.
 ///
-/// What has come of a large request is counted among the bytes in memory until its handler has returned: that makes a
-/// job of it, which waits for the store.
+/// The received bytes of a large request are counted until its handler has returned: until then the handler holds a job
+/// made of them.
 pub struct Messages {
     inner: Body,
-    /// The beginning of a message whose end has not come.
+    /// Beginning of a message whose end has not arrived.
     held: BytesMut,
-    /// A frame that comes after what is held.
+    /// Frame that follows the held bytes.
     next: Option<Frame<Bytes>>,
-    /// Bytes of a message that is handed on whole; a longer one is refused for its prefix.
+    /// Maximum size of a message. A longer one is passed on as it is, and tonic refuses it for its prefix.
     limit: usize,
     timer: Timer,
     turn: Turn,
 }
 
-/// How far a heavy request is that waits to be read.
+/// State of a heavy message that waits to be decoded.
 #[derive(Default)]
 enum Turn {
     #[default]
@@ -88,16 +88,16 @@ enum Turn {
     Waiting(Bytes, Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
-/// Sees to the end of a request.
+/// Limits the duration of a request.
 enum Timer {
     Off,
-    /// Not started yet: most requests are whole when they are first looked at.
+    /// Not started yet, because most requests have arrived when they are first polled.
     Due(Instant),
     Running(Pin<Box<Sleep>>),
 }
 
 impl Timer {
-    /// Whether the time is over; if not, the task is woken when it is.
+    /// Returns ready when the time is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Off => Poll::Pending,
@@ -113,7 +113,7 @@ impl Timer {
 }
 
 impl Messages {
-    /// Takes in `data`. Returns what can be handed on.
+    /// Appends `data` to the held bytes. Returns the messages that are complete.
     fn take(&mut self, mut data: Bytes) -> Bytes {
         if self.held.is_empty() {
             let whole = whole(&data, self.limit);
@@ -131,7 +131,8 @@ impl Messages {
     }
 }
 
-/// How many bytes of `data` are of messages that end there, or that are too long to be waited for.
+/// Returns the number of bytes at the beginning of `data` that can be passed on: of complete messages, and of one that
+/// is longer than `limit`.
 fn whole(mut data: &[u8], limit: usize) -> usize {
     let all = data.len();
     while data.len() >= PREFIX {
@@ -168,7 +169,7 @@ impl HttpBody for Messages {
             };
             let data = match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => data,
-                // What is held is the beginning of a message that has no end; tonic says so.
+                // The held message has no end; tonic reports that.
                 Some(Ok(Err(other))) if this.held.is_empty() => return Poll::Ready(Some(Ok(other))),
                 Some(Ok(Err(other))) => {
                     this.next = Some(other);

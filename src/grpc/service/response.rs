@@ -1,5 +1,5 @@
-//! From a watch to a response stream, which also ends when the server drains, the caller's time is over, or its
-//! credentials no longer count.
+//! Responses: compression and limits of answers, and streams that end when the server drains, at the caller's deadline,
+//! or when its credentials end.
 
 use std::{
     mem::replace,
@@ -23,19 +23,19 @@ use crate::{
     },
 };
 
-/// Most clients accept compression whether it helps or not: answers of other sizes, in bytes, are sent as they are. To
-/// compress a larger one takes more than a millisecond, in which no other call has its turn on that thread.
+/// Sizes, in bytes, of answers that are compressed. Smaller ones don't get smaller by it. Compressing a larger one
+/// takes more than a millisecond, in which the thread runs no other call.
 const COMPRESSED: RangeInclusive<usize> = 1025..=64 * 1024;
 
-/// Maximum time that the head of a stream's response waits for the first event, which tells whether the call fails and
-/// whether compression is worth it. A scan for the first job that matches may take longer than clients wait for a head.
+/// Maximum time that the head of a stream's response waits for the first event, which decides whether the call fails
+/// and whether it is compressed. A scan for the first matching job may take longer than clients wait for a head.
 const FIRST_EVENT_WAIT: Duration = Duration::from_secs(1);
 
 /// A response stream.
 pub type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Sends `items` until they end or `ending` is reached. One that is ready then is still sent, and if they end there, so
-/// does the stream: without an error. But whose credentials have ended is sent nothing more.
+/// Returns a stream of `items` until they end or `ending` is reached. An item that is ready then is still sent, and if
+/// the items end there, the stream ends without an error. A caller whose credentials have ended gets nothing more.
 pub fn until<T, S>(items: S, ending: Ending) -> Pin<Box<dyn PutBack<T> + Send>>
 where
     T: Send + 'static,
@@ -45,9 +45,9 @@ where
     Box::pin(Until { put_back: None, items, ending, course: Course::Open })
 }
 
-/// A stream whose first item can be looked at.
+/// A stream whose first item can be taken out and put back.
 pub trait PutBack<T>: Stream<Item = Result<T, Status>> {
-    /// Has `item` come first.
+    /// Puts `item` at the front.
     fn put_back(self: Pin<&mut Self>, item: Result<T, Status>);
 }
 
@@ -63,7 +63,7 @@ pin_project! {
     }
 }
 
-/// How far a stream is.
+/// State of a stream.
 enum Course {
     /// Under way.
     Open,
@@ -113,7 +113,7 @@ where
             Course::Over => None,
         };
         let Some(error) = reached else { return Poll::Ready(None) };
-        // Whoever is no longer known is told nothing more.
+        // A caller whose credentials have ended gets nothing more.
         if matches!(error, JobError::Unauthenticated(_)) {
             return Poll::Ready(Some(Err(error.into())));
         }
@@ -129,8 +129,8 @@ where
     }
 }
 
-/// Sends `message`, compressed only if that is worth it, unless it is larger than clients take, or than the memory that is
-/// left for it.
+/// Answers with `message`, compressed if its size is worth it. Fails if it is larger than clients accept, or than the
+/// memory that is left for answers.
 pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     let size = message.encoded_len();
     if size > RESPONSE_MAX {
@@ -146,12 +146,12 @@ pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     Ok(response)
 }
 
-/// An answer would be larger than clients take.
+/// Returns the error of an answer that is larger than clients accept.
 pub fn too_large() -> Status {
     JobError::TooLarge { what: "answer", limit: RESPONSE_MAX }.into()
 }
 
-/// Sends `events`, compressed if the first one is worth it. Waits for that one, for a limited time.
+/// Answers with `events`, compressed if the size of the first one is worth it. Waits for that one, for a limited time.
 pub async fn respond_with<M>(mut events: Pin<Box<dyn PutBack<M> + Send>>) -> Result<Response<Events<M>>, Status>
 where
     M: prost::Message + 'static,

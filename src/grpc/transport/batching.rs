@@ -1,9 +1,9 @@
-//! What a connection has to say at a time goes out together.
+//! Batches the writes of a connection: one flush for each pass of the scheduler.
 //!
-//! Each stream is a task of its own that wakes its connection when it has something to send, and the runtime runs first
-//! who was woken last: each response, and each event of each watch, would cost a system call or two, and a packet. So a
-//! connection lets those have their turn who were ready before it, and what it writes in its own is sent at the end of
-//! that, or when a buffer is full.
+//! Each stream is a task of its own, which wakes its connection when it has something to send. tokio runs the task that
+//! was woken last first, so each response, and each event of each watch, would cost a system call or two, and a packet.
+//! A connection therefore yields to the tasks that were ready before it. Its writes are buffered and sent at the end of
+//! its own pass, or when the buffer is full.
 
 use std::{
     future::poll_fn,
@@ -21,11 +21,11 @@ use tokio::{
     time::sleep,
 };
 
-/// How long a peer may take nothing of what is sent to it.
+/// Maximum time in which a peer accepts nothing of the data sent to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs the connection that `connect` makes of `stream`, which gathers what it writes. Returns what it ended with, or why
-/// it could not be written to: also that the peer has taken nothing for too long.
+/// Runs the connection that `connect` makes of `stream`, with batched writes. Returns its result, or the error of a
+/// write; `TimedOut` if the peer accepted nothing for too long.
 pub async fn batch_writes<S: AsyncWrite + Unpin, C: Future>(
     stream: S,
     connect: impl FnOnce(BatchedStream<S>) -> C,
@@ -33,7 +33,8 @@ pub async fn batch_writes<S: AsyncWrite + Unpin, C: Future>(
     batch_writes_within(|| sleep(WRITE_TIMEOUT), stream, connect).await
 }
 
-/// The same, where the peer may take nothing until what `limit` returns is over.
+/// The same with a time limit of its own: the peer must accept something before the future that `limit` returns is
+/// ready.
 async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
     limit: impl Fn() -> L,
     stream: S,
@@ -42,7 +43,7 @@ async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
     let writer = BufWriter::new(Counted { stream, written: 0 });
     let stream = BatchedStream(Arc::new(Mutex::new(Buffered { writer, is_blocked: false })));
     let mut connection = pin!(connect(BatchedStream(stream.0.clone())));
-    // Since when the peer takes nothing: how much it had taken by then.
+    // Bytes that the peer had accepted when it stopped accepting, and the limit since then.
     let mut blocked: Option<(u64, Pin<Box<L>>)> = None;
     loop {
         yield_now().await;
@@ -64,24 +65,24 @@ async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
                 }
             }
         }
-        // Until somebody wakes it.
+        // Waits until it is woken.
         pending!();
     }
 }
 
-/// A stream that is flushed at the end of each turn of its connection.
+/// A stream that is flushed at the end of each pass of its connection.
 #[derive(Debug)]
 pub struct BatchedStream<S>(Arc<Mutex<Buffered<S>>>);
 
 #[derive(Debug)]
 struct Buffered<S> {
     writer: BufWriter<Counted<S>>,
-    /// The stream did not take all of it when it was last flushed.
+    /// The last flush could not send everything.
     is_blocked: bool,
 }
 
 impl<S> BatchedStream<S> {
-    /// Nobody else ever waits for it: it is used in turns of the connection alone.
+    /// Locks the stream. The lock is never contended, because only the task of the connection uses it.
     fn buffered(&self) -> MutexGuard<'_, Buffered<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,7 +111,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BatchedStream<S> {
         self.buffered().writer().poll_write(cx, bytes)
     }
 
-    /// Left to the end of this turn, unless the one before could not send everything: who writes has to wait then.
+    /// Does nothing, because the stream is flushed at the end of this pass. If the last flush could not send everything
+    /// it flushes, so that the writer waits.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = self.buffered();
         if held.is_blocked { held.poll_flush(cx) } else { Poll::Ready(Ok(())) }
@@ -200,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    /// What arrived at the other end, in parts; how the next part fares.
+    /// The parts that arrived at the other end, and the outcome of the next write.
     #[derive(Default)]
     struct Wire {
         sent: Vec<String>,
@@ -242,7 +244,7 @@ mod tests {
         }
     }
 
-    /// Without a limit: most of these tests have no clock.
+    /// Runs without a time limit, as most of these tests have no clock.
     async fn batch_writes<C: Future>(
         stream: Shared,
         connect: impl FnOnce(BatchedStream<Shared>) -> C,

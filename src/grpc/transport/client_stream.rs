@@ -1,4 +1,4 @@
-//! One connection, until it is known which protocol it speaks: TCP, or TLS over it.
+//! The byte stream of a client, TCP or TLS over TCP, from its first bytes, which tell the protocol.
 
 use std::{
     io::{self, IoSlice},
@@ -17,27 +17,27 @@ use tokio_util::either::Either;
 
 use crate::{auth::Peer, socket::watch_peer, tls::Tls};
 
-/// What HTTP/2 clients send first.
+/// First bytes of HTTP/2 clients: the preface.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long a connection may take until it has said which protocol it speaks.
+/// Maximum time until the first bytes have arrived.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often it is seen whether a client's certificate is still valid.
+/// Interval between checks of a client's certificate.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(5);
 
-/// A connection on which something was said.
+/// A client's stream whose first bytes were read.
 pub struct ClientStream {
     stream: Either<TcpStream, TlsStream<TcpStream>>,
     first: [u8; PREFACE.len()],
-    /// How much of `first` was read from the peer.
-    said: usize,
-    /// How much of that was passed on.
-    taken: usize,
+    /// Bytes of `first` that were read from the peer.
+    received: usize,
+    /// Bytes of `first` that were passed on.
+    passed_on: usize,
 }
 
 impl ClientStream {
-    /// Waits until the peer has said which protocol it speaks: the whole preface of HTTP/2, or something else.
+    /// Waits for the first bytes: the whole preface of HTTP/2, or something else.
     pub async fn open(stream: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         watch_peer(&stream)?;
@@ -45,12 +45,12 @@ impl ClientStream {
             Some(tls) => Either::Right(tls.accept(stream).await?),
             None => Either::Left(stream),
         };
-        let mut client = Self { stream, first: [0; PREFACE.len()], said: 0, taken: 0 };
+        let mut client = Self { stream, first: [0; PREFACE.len()], received: 0, passed_on: 0 };
         let spoken = async {
-            while client.said < PREFACE.len() && client.first[..client.said] == PREFACE[..client.said] {
-                match client.stream.read(&mut client.first[client.said..]).await? {
+            while client.received < PREFACE.len() && client.first[..client.received] == PREFACE[..client.received] {
+                match client.stream.read(&mut client.first[client.received..]).await? {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    read => client.said += read,
+                    read => client.received += read,
                 }
             }
             io::Result::Ok(())
@@ -59,12 +59,13 @@ impl ClientStream {
         Ok(client)
     }
 
-    /// Whether the peer speaks HTTP/2.
+    /// Returns whether the peer uses HTTP/2.
     pub fn is_http2(&self) -> bool {
         self.first == *PREFACE
     }
 
-    /// Who is at the other end, if it has shown a certificate; and what says when that is no longer valid.
+    /// Returns the holder of the peer's certificate, if it sent one, and a future that watches the certificate: it ends
+    /// when that is no longer valid, after it has marked the peer as expired.
     pub fn peer(&self, tls: Option<&Tls>) -> Option<(Peer, impl Future<Output = ()> + Send + use<>)> {
         let (Either::Right(stream), Some(tls)) = (&self.stream, tls.cloned()) else { return None };
         let certificates: Vec<_> =
@@ -83,12 +84,12 @@ impl ClientStream {
 
 impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.taken == self.said {
+        if self.passed_on == self.received {
             return Pin::new(&mut self.stream).poll_read(cx, into);
         }
-        let end = self.said.min(self.taken + into.remaining());
-        into.put_slice(&self.first[self.taken..end]);
-        self.taken = end;
+        let end = self.received.min(self.passed_on + into.remaining());
+        into.put_slice(&self.first[self.passed_on..end]);
+        self.passed_on = end;
         Poll::Ready(Ok(()))
     }
 }

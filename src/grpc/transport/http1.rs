@@ -1,4 +1,4 @@
-//! The server's side of an HTTP/1.1 connection, over which gRPC-Web may come.
+//! The server's side of an HTTP/1.1 connection, which gRPC-Web may use.
 
 use std::{
     convert::Infallible,
@@ -28,13 +28,13 @@ use crate::grpc::{
     middleware::Stack,
 };
 
-/// How long a response that must end may take to do so by itself, with a status.
+/// Maximum time that a response which must end takes to end by itself, with a status.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes of a response that are given to hyper at a time.
+/// Maximum bytes of a response that are passed to hyper at a time.
 const MAX_PART: usize = 16 * 1024;
 
-/// Bytes that hyper holds at most, of a request's head and of a response.
+/// Maximum bytes that hyper buffers, of a request's head and of a response.
 const MAX_BUFFER: usize = 64 * 1024;
 
 /// Serves the calls that come over `io`, one after the other, until the peer ends or breaks the connection; after
@@ -88,11 +88,11 @@ async fn end_unread(end: Expiry, cut_off: CancellationToken) {
     cut_off.cancel();
 }
 
-/// The body of a response that is watched as long as it is not sent. It is sent in parts: hyper would take a message as a
-/// whole, and nobody could tell that it is not read.
+/// Body of a response that ends at its deadline. It is passed on in parts, because hyper would take a whole message,
+/// and it would not be seen that the peer does not read.
 struct Limited {
     inner: Body,
-    /// What is left of a part of it.
+    /// Rest of a frame of it.
     rest: Bytes,
     exchange: Exchange,
     _sent: DropGuard,

@@ -1,4 +1,4 @@
-//! Connections: accepting them, what each may use, and letting them go.
+//! Connections: accepts, serves and drains them.
 
 mod batching;
 mod client_stream;
@@ -26,17 +26,17 @@ use crate::{
     tls::Tls,
 };
 
-/// How long draining may take; then what is still open is cut off.
+/// Maximum duration of draining. Calls that are still open then are cut off.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long to wait where a connection can't be accepted, as when no file descriptor is left.
+/// Pause after a connection could not be accepted, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often the log says that there are as many connections as may be.
+/// Minimum interval between log lines about the maximum number of connections.
 const FULL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Serves every connection that `limits` allow, under `tls` if there is one and each as one of `connections`, until
-/// `shutdown` is cancelled and `drained` has told the callers; then lets calls end, for a limited time, and returns when
+/// Accepts and serves connections within `limits`, with TLS if `tls` is given, each as a task of `connections`. After
+/// `shutdown` is cancelled it accepts no more; once `drained` is ready, calls may end for a limited time. Returns when
 /// the last connection is closed.
 pub async fn serve(
     listener: TcpListener,
@@ -67,13 +67,13 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    warn!(%error, "a connection can't be accepted");
+                    warn!(%error, "connection not accepted");
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             },
         };
-        if !acceptor.makes_room(connections.len()) {
+        if !acceptor.admit(connections.len()) {
             debug!(peer = %address, "connection rejected: --max-connections reached");
             continue;
         }
@@ -90,34 +90,34 @@ pub async fn serve(
     tokio::select! {
         () = connections.wait() => {}
         () = sleep(DRAIN_LIMIT) => {
-            warn!(open = connections.len(), "cutting off what has not ended in time");
+            warn!(open = connections.len(), "drain timed out: closing connections with open calls");
             cut_off.cancel();
             connections.wait().await;
         }
     }
 }
 
-/// What each connection is served with.
+/// State with which each connection is accepted and served.
 #[derive(Clone)]
 struct Acceptor {
     tls: Option<Tls>,
     service: Stack,
     limits: Arc<Limits>,
     unauthenticated: UnauthenticatedConnections,
-    /// How often the log says that there are as many connections as may be.
+    /// Limits the log lines about the maximum number of connections.
     full_lines: Arc<DefaultDirectRateLimiter>,
-    /// A connection that has not said which protocol it speaks is not waited for.
+    /// Cancelled when the server stops: connections without a preface are closed.
     shutdown: CancellationToken,
-    /// Connections take no more calls.
+    /// Cancelled when connections accept no more calls.
     drain: CancellationToken,
 }
 
 impl Acceptor {
-    /// Sees to it that a connection may be opened besides `open` others: where there are as many as may be, the oldest on
-    /// which nobody has authenticated gives way, so that silent peers keep nobody out. Returns whether one may be opened.
-    fn makes_room(&self, open: usize) -> bool {
+    /// Admits a connection besides `open` others. At the maximum the oldest unauthenticated connection is closed first,
+    /// so that silent peers keep no caller out. Returns whether the connection is admitted.
+    fn admit(&self, open: usize) -> bool {
         if !self.limits.allows_connection(open) {
-            self.tell_full(open);
+            self.log_full(open);
             return self.unauthenticated.close_oldest();
         }
         if !self.limits.allows_unauthenticated(self.unauthenticated.count()) {
@@ -126,13 +126,10 @@ impl Acceptor {
         true
     }
 
-    /// Tells the log that there are as many connections as may be, once in a while.
-    fn tell_full(&self, open: usize) {
+    /// Logs that the maximum number of connections is open, at a limited rate.
+    fn log_full(&self, open: usize) {
         if self.full_lines.check().is_ok() {
-            warn!(
-                open,
-                "as many connections as may be are open: --max-connections, or the limit of open files, is reached"
-            );
+            warn!(open, "maximum number of connections open: --max-connections or the limit of open files is reached");
         }
     }
 
@@ -141,7 +138,7 @@ impl Acceptor {
         let tls = self.tls.as_ref();
         let stream = match self.shutdown.run_until_cancelled(ClientStream::open(stream, tls)).await {
             Some(Ok(stream)) => stream,
-            Some(Err(error)) => return debug!(peer = %address, %error, "a connection was closed before it spoke"),
+            Some(Err(error)) => return debug!(peer = %address, %error, "connection closed before its first bytes"),
             None => return,
         };
         let (peer, check) = stream.peer(tls).unzip();
@@ -164,15 +161,15 @@ impl Acceptor {
             if let Some(check) = check {
                 check.await;
             }
-            // Calls are told what has become of the certificate.
+            // The calls of the connection are refused for the certificate; the connection stays open for that answer.
             pending::<()>().await;
         };
         tokio::select! {
             biased;
             ended = connection => match ended {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(peer = %address, error, "a connection ended early"),
-                Err(error) => debug!(peer = %address, %error, "a connection broke"),
+                Ok(Err(error)) => debug!(peer = %address, error, "connection ended early"),
+                Err(error) => debug!(peer = %address, %error, "connection broke"),
             },
             () = check => {}
         }

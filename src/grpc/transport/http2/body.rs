@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use http_body::{Body, Frame};
 
-/// What a peer sends on a stream.
+/// Body that a peer sends on a stream.
 pub struct RequestBody {
     stream: RecvStream,
     has_data: bool,

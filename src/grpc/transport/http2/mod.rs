@@ -1,7 +1,7 @@
 //! The server's side of an HTTP/2 connection.
 //!
-//! h2 speaks the protocol. A response is given to it only as fast as its reader takes it, so that at any time the rest
-//! can be dropped: a framework that hands over whole messages can't take them back, and a peer that opens no window
+//! h2 implements the protocol. A response is passed to it only as fast as its reader accepts it, so the rest can be
+//! dropped at any time. A framework that passes on whole messages can't take them back: a peer that opens no window
 //! would keep them in memory for as long as it likes.
 
 mod body;
@@ -31,35 +31,36 @@ use crate::grpc::{
     middleware::Stack,
 };
 
-/// Streams that a peer may have open on a connection.
+/// Maximum open streams of a connection.
 const MAX_STREAMS: u32 = 1000;
 
-/// Streams that a peer may reset before they are looked at.
+/// Maximum streams that a peer resets before they are accepted.
 const MAX_EARLY_RESETS: usize = 1000;
 
-/// Streams that a peer may have reset by its mistakes.
+/// Maximum streams that are reset for errors of the peer.
 const MAX_ERROR_RESETS: usize = 1024;
 
-/// Bytes that a peer may send on a stream before they are read.
+/// Bytes that a peer may send on a stream before they are read: the window of flow control.
 const RECEIVE_WINDOW: u32 = 1024 * 1024;
 
-/// Bytes that a peer may send on a connection before they are read: a stream that is not read keeps no other one waiting.
+/// Bytes that a peer may send on a connection before they are read: a stream that is not read keeps no other one
+/// waiting.
 const RECEIVE_WINDOW_IN_ALL: u32 = 4 * RECEIVE_WINDOW;
 
 /// Bytes of a request's metadata, beyond which h2 answers by itself, without a gRPC status.
 const MAX_HEADERS: u32 = 64 * 1024;
 
-/// How often a peer is asked for a sign of life.
+/// Interval between PINGs.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long it may take to give one: on a slow link it queues behind everything that is under way.
+/// Maximum time until a PING is answered. On a slow link the answer queues behind all data that is on its way.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long the end of an idle connection may take.
+/// Maximum duration of the graceful end of an idle connection.
 const IDLE_END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves the calls that come over `io`, until the peer ends or breaks the connection; after its `drain` is cancelled, those
-/// that have come by then.
+/// Serves the calls on `io` until the peer ends or breaks the connection. After its `drain` is cancelled, the calls
+/// that have arrived by then are served to their end.
 pub async fn serve<T>(io: T, mut service: Stack, origin: Arc<ClientConnection>) -> Result<(), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -91,12 +92,12 @@ where
             }
             silence = &mut silent, if is_watched => match silence {
                 Silence::Dead => {
-                    debug!(peer = %origin.address, "a connection was closed: its peer does not answer");
+                    debug!(peer = %origin.address, "connection closed: the peer answered no PING");
                     return Ok(());
                 }
-                // Its peer is told, so that it loses no call that is on its way.
+                // GOAWAY, so that the peer loses no call that is on its way.
                 Silence::Idle => {
-                    debug!(peer = %origin.address, "an idle connection is closed");
+                    debug!(peer = %origin.address, "idle connection closed");
                     connection.graceful_shutdown();
                     (is_draining, is_watched) = (true, false);
                     idle_end.set(Some(sleep(IDLE_END_TIMEOUT)).into());
@@ -122,26 +123,27 @@ async fn begin(
 
 /// A reason to close a connection.
 enum Silence {
-    /// The peer does not answer.
+    /// The peer answered no PING in time.
     Dead,
-    /// Nobody has authenticated, and there was no call for two intervals.
+    /// No caller has authenticated, and there was no call for two intervals.
     Idle,
 }
 
-/// Waits until the peer no longer answers, or has said nothing for long and not authenticated before.
+/// Waits until the peer answers no PING, or until a connection without an authenticated caller was idle for two
+/// intervals.
 async fn silence(pings: Option<PingPong>, origin: &Arc<ClientConnection>) -> Silence {
     let mut pings = pings.expect("nobody else has taken them");
     let (mut calls, mut idle_intervals) = (0, 0);
     loop {
         sleep(PING_INTERVAL).await;
-        // Each call has the connection in hand, and one more does: who serves it.
+        // Each open call has a reference to the connection, and so has the task that serves it.
         let is_idle = Arc::strong_count(origin) == 1 && origin.calls.load(Relaxed) == calls;
         idle_intervals = if is_idle && !origin.authentication.is_authenticated() { idle_intervals + 1 } else { 0 };
         if idle_intervals == 2 {
             return Silence::Idle;
         }
         calls = origin.calls.load(Relaxed);
-        // That the connection has broken is told elsewhere.
+        // An error means that the connection broke, which ends it elsewhere.
         if timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await.is_err() {
             return Silence::Dead;
         }

@@ -1,4 +1,4 @@
-//! Sends a response as fast as its reader takes it, and no longer than it may take.
+//! Sends a response as fast as its reader accepts it, and no longer than its deadline.
 
 use std::{
     convert::Infallible,
@@ -49,7 +49,7 @@ pub async fn send<F>(response: TaskLocalFuture<Exchange, F>, mut respond: SendRe
 where
     F: Future<Output = Result<Response<Body>, Infallible>>,
 {
-    // Kept to the end: it says that the connection is in use.
+    // Kept to the end: its reference marks the connection as used.
     let Some((response, mut exchange)) = answer(response, &mut respond).await else { return };
     let (head, body) = response.into_parts();
     let is_whole = body.is_end_stream();
@@ -64,9 +64,9 @@ where
         Ok(()) | Err(End::Gone) => {}
         Err(End::Broken) => stream.send_reset(Reason::INTERNAL_ERROR),
         Err(End::CutOff(error)) => {
-            debug!(%error, "a response was cut off that its caller did not read");
-            // Trailers need no window, and what h2 holds had one when it was given: mostly nothing is left of the stream
-            // once they are sent. gRPC-Web has its trailers in the body, which has no room.
+            debug!(%error, "response ended early: its caller did not read it");
+            // Trailers need no window, and the data in h2's buffer had one when it was passed on, so the stream usually
+            // ends here. gRPC-Web has its trailers in the body, for which there is no window.
             if is_web || stream.send_trailers(trailers(&error.into())).is_err() {
                 stream.send_reset(Reason::CANCEL);
             }
@@ -96,7 +96,7 @@ where
 /// Sends `body` to its end.
 async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchange) -> Result<(), End> {
     if exchange.has_heavy_response() {
-        // Boxed: few responses are.
+        // Boxed, because few responses are heavy, and the others should not be the larger for it.
         Box::pin(wait_for_turn(exchange)).await.map_err(End::CutOff)?;
     }
     loop {
@@ -130,7 +130,7 @@ async fn wait_for_turn(exchange: &mut Exchange) -> Result<(), JobError> {
     Ok(())
 }
 
-/// Whether more follows on a stream.
+/// Position of a part in its response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
     Yes,
@@ -141,11 +141,11 @@ enum Last {
 async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, exchange: &mut Exchange) -> Result<(), End> {
     let size = data.len();
     loop {
-        // No more than can be held: other streams of the connection share its window.
+        // No more than h2 buffers, because all streams share the window of the connection.
         to.reserve_capacity(data.len().min(SEND_BUFFER_MAX));
         let room = to.capacity();
         if room >= data.len() {
-            // A part would keep the memory of the whole until the peer has taken it.
+            // Copied, because a part of the buffer would keep all of it until the peer has accepted that part.
             let rest = if data.len() < size { Bytes::copy_from_slice(&data) } else { data };
             exchange.release_response();
             return send_part(to, rest, last);
@@ -153,7 +153,7 @@ async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, excha
         if room > 0 {
             send_part(to, Bytes::copy_from_slice(&data.split_to(room)), Last::No)?;
         } else {
-            // Only what waits is counted, unless it is heavy: most answers go out at once.
+            // Only a response that waits is counted, or a heavy one: most are sent at once.
             exchange.hold_response(size).map_err(End::CutOff)?;
             wait_for_room(to, exchange.expiry()).await?;
         }
@@ -164,9 +164,9 @@ fn send_part(to: &mut SendStream<Bytes>, data: Bytes, last: Last) -> Result<(), 
     to.send_data(data, last == Last::Yes).map_err(|_| End::Gone)
 }
 
-/// Waits until the peer has room for more of the response, or that must end.
+/// Waits until the peer's window has room for more of the response, or the response must end.
 async fn wait_for_room(to: &mut SendStream<Bytes>, expiry: &Expiry) -> Result<(), End> {
-    // Boxed: few responses ever wait, and the others should not be the larger for it.
+    // Boxed, because few responses ever wait, and the others should not be the larger for it.
     let ended = Box::pin(async {
         tokio::select! {
             error = expiry.reached() => error,
