@@ -82,7 +82,7 @@ impl Bench {
                 fail_when_lost: false,
                 retention: None,
             };
-            let (stored, _) = tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room");
+            let stored = tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room").into_stored();
             if n % 2 == 1 {
                 let heartbeat = Change::Report(Report::default());
                 tracker.on_behalf_of(&ANYONE).change(&stored.job.id, &heartbeat).await.expect("a heartbeat is allowed");

@@ -57,7 +57,7 @@ async fn main() {
 struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: CommitEvent) {}
+    fn on_commit(&self, _: CommitEvent) {}
 }
 
 async fn open(redis: &Redis, pool_size: u32) -> RedisStore {

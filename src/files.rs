@@ -1,26 +1,27 @@
-//! How many files and connections the process may have open.
+//! The limit of open files of the process, and so of connections.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files that connections of callers leave to others: to Redis, to metrics and probes, and to what is read again.
+/// Number of files that are reserved for other purposes than connections of callers: Redis, metrics and probes, files
+/// that are reloaded.
 const RESERVE: u64 = 128;
 
-/// With fewer than so many files the log says so at the start.
-pub const FEW: u64 = 4096;
+/// Limit below which a warning is logged at the start.
+pub const FILES_WARNING: u64 = 4096;
 
-/// Has the process open as many files as the system lets it: the limit that most systems begin with is low, for the sake
-/// of programs that are much older than this one. Returns how many that is, unless there is no limit.
+/// Raises the limit of open files to the maximum that the system allows: most systems start processes with a low limit,
+/// for compatibility with old programs. Returns the limit; `None` if there is none.
 pub fn raise_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
-    // Where it may not be raised, it stays.
+    // If the limit can't be raised, it stays.
     _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     getrlimit(Resource::Nofile).current
 }
 
-/// Returns how many connections of callers there is room for, unless there is no limit.
-pub fn room_for_connections() -> Option<usize> {
+/// Returns the number of connections of callers that fit into the limit; `None` if there is no limit.
+pub fn connections_max() -> Option<usize> {
     let limit = getrlimit(Resource::Nofile).current?;
-    // At least half of the files, where there are very few.
+    // With a very low limit, at least half of the files are for connections.
     let room = limit.saturating_sub(RESERVE).max(limit / 2).max(1);
     Some(usize::try_from(room).unwrap_or(usize::MAX))
 }

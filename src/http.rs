@@ -31,34 +31,34 @@ pub use scrape::Source;
 
 use crate::{socket::watch_peer, store::StorageMode, telemetry::metrics::TEXT_FORMAT};
 
-/// How long a connection may last, which has one request; what is slower has no use for the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum duration of a connection, which has one request: a scraper that takes longer has given up.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection may take to say what it wants.
-const FIRST_WORDS: Duration = Duration::from_secs(1);
+/// Maximum time to receive the headers of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many connections are served at a time; more wait for their turn.
-const AT_ONCE: usize = 256;
+/// Maximum number of connections that are served concurrently; further ones wait.
+const CONNECTIONS_MAX: usize = 256;
 
-/// How long to wait where a connection can't be accepted.
+/// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How far the server is.
+/// The phase of the server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It does not take calls yet.
+    /// It does not accept calls yet.
     Starting,
-    /// It takes calls.
+    /// It accepts calls.
     Serving,
-    /// It takes no more calls.
+    /// It accepts no more calls.
     Draining,
 }
 
-/// What the pages tell of.
+/// The data of the pages.
 pub struct Pages {
     /// The metrics.
     pub source: Source,
-    /// How far the server is.
+    /// Phase of the server.
     pub phase: watch::Receiver<Phase>,
 }
 
@@ -68,11 +68,11 @@ pub async fn serve(listener: TcpListener, pages: Pages) {
         .route("/metrics", get(metrics))
         .route("/livez", get("alive\n"))
         .route("/readyz", get(ready))
-        .fallback((StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n"))
+        .fallback((StatusCode::NOT_FOUND, "not found: the pages are /metrics, /livez and /readyz\n"))
         .with_state(Arc::new(pages));
     let mut http = Builder::new(TokioExecutor::new()).http1_only();
-    http.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_WORDS).keep_alive(false);
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
         let slot = slots.clone().acquire_owned().await.expect("it is never closed");
@@ -88,8 +88,8 @@ pub async fn serve(listener: TcpListener, pages: Pages) {
         let service = TowerToHyperService::new(router.clone());
         let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
         connections.spawn(async move {
-            // That a client went away or was too slow is of no interest.
-            _ = timeout(PATIENCE, connection).await;
+            // A client that went away or was too slow is not worth a log line.
+            _ = timeout(CONNECTION_TIMEOUT, connection).await;
             drop(slot);
         });
         while connections.try_join_next().is_some() {}
@@ -109,9 +109,9 @@ async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
 async fn ready(State(pages): State<Arc<Pages>>) -> (StatusCode, &'static str) {
     match (*pages.phase.borrow(), pages.source.mode()) {
         (Phase::Starting, _) => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        (Phase::Draining, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining: it takes no more calls\n"),
+        (Phase::Draining, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining: no more calls are accepted\n"),
         (Phase::Serving, StorageMode::Degraded) => {
-            (StatusCode::OK, "ready: Redis is away, calls are answered from memory\n")
+            (StatusCode::OK, "ready: Redis is unavailable, calls are answered from memory\n")
         }
         (Phase::Serving, StorageMode::Memory | StorageMode::Redis) => (StatusCode::OK, "ready\n"),
     }

@@ -22,7 +22,7 @@
 //! | [`tls`] | certificates and handshakes of the server | `reload` |
 //! | [`grpc`] | connections, what each call passes, the services, conversions | `domain`, `limits`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
 //! | [`http`] | metrics and probes | `domain`, `store`, `tracker`, `tls`, `socket`, `telemetry` |
-//! | [`config`] | flags, environment variables and their checks | `domain`, `limits`, `store`, `auth`, `tls`, `telemetry` |
+//! | [`config`] | flags, environment variables and their checks | `domain`, `limits`, `reload`, `store`, `auth`, `tls`, `telemetry` |
 //! | [`server`] | the composition root: opens, runs and stops a server | `domain`, `clock`, `limits`, `store`, `watch`, `tracker`, `auth`, `tls`, `reload`, `files`, `grpc`, `http`, `config`, `telemetry` |
 //! | [`cli`] | the commands `serve` and `health` | `proto`, `tls`, `files`, `config`, `server`, `telemetry` |
 //! | `main` | the entry point | `cli` |
@@ -30,13 +30,13 @@
 //! # One request
 //!
 //! `UpdateProgress` passes the middleware of [`grpc`], which checks credentials, deadline and limits, and reaches its
-//! handler. `grpc::convert` makes a [`Change`](domain::Change) of the request, or refuses it. [`Calls::change`] reads
+//! handler. `grpc::convert` makes a [`Change`](domain::Change) of the request, or refuses it. [`CallerSession::change`] reads
 //! the job, [`Job::apply`](domain::Job::apply) decides what becomes of it, and
 //! [`JobStore::replace`](store::JobStore::replace) stores that. The store announces the version to the
 //! [`Hub`](watch::Hub), which passes it on to those who watch. A refusal is a [`JobError`](domain::JobError) until
 //! `grpc::status` makes a gRPC status of it.
 //!
-//! [`Calls::change`]: tracker::Calls::change
+//! [`CallerSession::change`]: tracker::CallerSession::change
 
 pub mod auth;
 pub mod cli;

@@ -1,6 +1,8 @@
-//! How much callers may use, each by itself and all together.
+//! Limits for callers, for each and for all together.
 //!
-//! A limit of zero is none. What is refused for a limit is counted, each time it is.
+//! A limit of zero means unlimited. Each rejection is counted.
+
+mod rates;
 
 use std::{
     collections::HashMap,
@@ -9,29 +11,22 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
-use governor::{
-    Quota, RateLimiter,
-    clock::{Clock, DefaultClock},
-    state::keyed::HashMapStateStore,
-};
+use governor::Quota;
 
+use self::rates::Rates;
 use crate::{
     domain::{Identity, IdentityKind, Limit},
     telemetry::metrics::{Counters, Measured, Metrics},
 };
 
-/// After how many calls the rates of callers that have not called for long are forgotten.
-const TIDY_EVERY: u64 = 10_000;
+/// Burst of failed authentications, as a multiple of the rate per second.
+const FAILURE_BURST: NonZeroU32 = NonZeroU32::new(10).expect("it is not zero");
 
-/// How many times as many authentications as may fail a second may fail at once.
-const FAILURES_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).expect("it is not zero");
-
-/// Open watches of health on each connection: a client needs one for each service that it asks about.
+/// Maximum open watches of health on each connection: a client needs one for each service that it watches.
 const HEALTH_WATCHES_PER_CONNECTION: usize = 16;
 
 /// Divisor of the bytes of requests and answers for the share of one connection.
@@ -40,12 +35,12 @@ const CONNECTION_SHARE: usize = 4;
 /// Minimum share of one connection in bytes: room for the largest answer.
 const CONNECTION_BYTES_MIN: usize = 5 * 1024 * 1024;
 
-/// What is allowed; zero: as much as there is.
+/// The limits. Zero means unlimited.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowance {
-    /// Calls a second of each caller, and as many at once.
+    /// Calls per second of each caller, and burst of that size.
     pub calls_per_second: u32,
-    /// Open watches in all.
+    /// Open watches of all callers.
     pub watches: usize,
     /// Open watches of each caller.
     pub watches_per_identity: usize,
@@ -57,15 +52,15 @@ pub struct Allowance {
     pub connections: usize,
     /// Bytes of requests and answers in memory.
     pub call_bytes: usize,
-    /// Open connections on which nobody has authenticated.
+    /// Open connections without an authenticated call.
     pub unauthenticated_connections: usize,
     /// Open watches of health.
     pub health_watches: usize,
-    /// Authentications of each address that fail a second; ten times as many at once.
+    /// Failed authentications per second of each address, and burst of ten times that.
     pub auth_failures_per_second: u32,
 }
 
-/// Sees to it that no more is used than is allowed.
+/// Enforces the limits.
 pub struct Limits {
     allowance: Allowance,
     rates: Option<Rates<Caller>>,
@@ -76,28 +71,8 @@ pub struct Limits {
     refusals: Counters<{ Limit::NAMES.len() }>,
 }
 
-/// How often something happens, by whom it does.
-struct Rates<K: Hash + Eq + Clone> {
-    rates: RateLimiter<K, HashMapStateStore<K>, DefaultClock>,
-    checks: AtomicU64,
-}
-
-impl<K: Hash + Eq + Clone> Rates<K> {
-    fn new(quota: Quota) -> Self {
-        Self { rates: RateLimiter::hashmap(quota), checks: AtomicU64::new(0) }
-    }
-
-    /// Counts one more of `key`. An error is the time until there may be one.
-    fn check(&self, key: &K) -> Result<(), Duration> {
-        if self.checks.fetch_add(1, Relaxed).is_multiple_of(TIDY_EVERY) {
-            self.rates.retain_recent();
-        }
-        self.rates.check_key(key).map_err(|until| until.wait_time_from(DefaultClock::default().now()))
-    }
-}
-
-/// A caller by its kind and name: an entry of the identities file shares nothing with a certificate of the same name
-/// that is in no entry.
+/// A caller, identified by its kind and name: an entry of the identities file shares no limit with a certificate of the
+/// same name that is not in the file.
 #[derive(Clone)]
 struct Caller(Arc<Identity>);
 
@@ -121,19 +96,19 @@ impl Hash for Caller {
     }
 }
 
-/// Open watches.
+/// Numbers of open watches.
 #[derive(Default)]
 struct Watches {
     all: usize,
-    /// Counted only where that is limited.
+    /// Empty if there is no limit per caller.
     by_identity: HashMap<Caller, usize>,
 }
 
-/// How many watches are open on a connection.
+/// The usage of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Connection(Arc<Open>);
 
-/// Open watches on a connection.
+/// Counters of a connection.
 #[derive(Debug, Default)]
 struct Open {
     jobs: AtomicUsize,
@@ -142,7 +117,7 @@ struct Open {
 }
 
 impl Allowance {
-    /// The same, with no more than so many connections.
+    /// Lowers the limit of connections to `most`.
     pub fn with_connections(mut self, most: Option<usize>) -> Self {
         if let Some(most) = most
             && (self.connections == 0 || self.connections > most)
@@ -166,11 +141,11 @@ impl Measured for Limits {
 }
 
 impl Limits {
-    /// Nothing is used yet.
+    /// Creates limits of which nothing is used.
     pub fn new(allowance: Allowance) -> Self {
         let calls = NonZeroU32::new(allowance.calls_per_second).map(Quota::per_second);
         let failures = NonZeroU32::new(allowance.auth_failures_per_second);
-        let failures = failures.map(|most| Quota::per_second(most).allow_burst(most.saturating_mul(FAILURES_AT_ONCE)));
+        let failures = failures.map(|most| Quota::per_second(most).allow_burst(most.saturating_mul(FAILURE_BURST)));
         Self {
             allowance,
             rates: calls.map(Rates::new),
@@ -187,7 +162,7 @@ impl Limits {
         }
     }
 
-    /// One more call of `caller`.
+    /// Counts a call of `caller`.
     pub fn call(&self, caller: &Arc<Identity>) -> Result<(), Limit> {
         let Some(rates) = &self.rates else { return Ok(()) };
         rates
@@ -195,7 +170,7 @@ impl Limits {
             .map_err(|wait| self.refused(Limit::CallRate { most: self.allowance.calls_per_second, wait }))
     }
 
-    /// One more authentication from `address` that has failed.
+    /// Counts a failed authentication from `address`.
     pub fn failed_authentication(&self, address: IpAddr) -> Result<(), Limit> {
         let Some(failures) = &self.failures else { return Ok(()) };
         failures.check(&network(address)).map_err(|wait| {
@@ -203,7 +178,7 @@ impl Limits {
         })
     }
 
-    /// One more watch of health on `connection`, open until the permit is dropped.
+    /// Counts a watch of health on `connection`, open until the permit is dropped.
     pub fn health_watch(self: &Arc<Self>, connection: &Connection) -> Result<HealthPermit, Limit> {
         let most = self.allowance.health_watches;
         let permit = HealthPermit { limits: self.clone(), connection: connection.clone() };
@@ -218,12 +193,12 @@ impl Limits {
         Ok(permit)
     }
 
-    /// Returns how many watches of health are open.
+    /// Returns the number of open watches of health.
     pub fn health_watches(&self) -> usize {
         self.health_watches.load(Relaxed)
     }
 
-    /// Returns whether a connection on which nobody has authenticated may be opened besides `open` others.
+    /// Returns whether another connection without an authenticated call may be opened besides `open` ones.
     pub fn allows_unauthenticated(&self, open: usize) -> bool {
         let most = self.allowance.unauthenticated_connections;
         let allowed = !is_exceeded(most, open + 1);
@@ -233,8 +208,8 @@ impl Limits {
         allowed
     }
 
-    /// One more watch of `caller`, of so many `jobs` if they are named, on `connection` if that is limited; open until
-    /// the permit is dropped. It counts as one for each job that it names, and as one stream on the connection.
+    /// Counts a watch of `caller` on `connection`, open until the permit is dropped. It counts once for each of the
+    /// `jobs` that it names (once if it names none), and as one stream on the connection.
     pub fn watch(
         self: &Arc<Self>,
         caller: &Arc<Identity>,
@@ -252,7 +227,8 @@ impl Limits {
         if is_exceeded(watches_per_identity, of_identity + weight) {
             return Err(self.refused(Limit::WatchesPerIdentity(watches_per_identity)));
         }
-        // All that count on a connection do so under the lock.
+        // The counter of the connection is changed only under the lock, so that this check and the increment are one
+        // step.
         if connection.is_some_and(|count| is_exceeded(watches_per_connection, count.0.jobs.load(Relaxed) + 1)) {
             return Err(self.refused(Limit::WatchesPerConnection(watches_per_connection)));
         }
@@ -266,7 +242,7 @@ impl Limits {
         Ok(Permit { limits: self.clone(), weight, identity, connection: connection.cloned() })
     }
 
-    /// Whether a connection may be opened besides `open` others.
+    /// Returns whether another connection may be opened besides `open` ones.
     pub fn allows_connection(&self, open: usize) -> bool {
         let allowed = !is_exceeded(self.allowance.connections, open + 1);
         if !allowed {
@@ -275,8 +251,8 @@ impl Limits {
         allowed
     }
 
-    /// Counts `bytes` more of a request or an answer of a call on `connection`, until they are released. A connection may
-    /// have a quarter of what is allowed.
+    /// Counts `bytes` more of a request or an answer of a call on `connection`, until they are released. A connection
+    /// may have a quarter of what is allowed.
     pub fn hold_bytes(&self, connection: &Connection, bytes: usize) -> Result<(), Limit> {
         let most = self.allowance.call_bytes;
         let of_each = if most == 0 { 0 } else { (most / CONNECTION_SHARE).max(CONNECTION_BYTES_MIN) };
@@ -300,12 +276,12 @@ impl Limits {
         self.call_bytes.load(Relaxed)
     }
 
-    /// How many jobs an owner may have, if that is limited.
+    /// Returns the maximum number of jobs of an owner; `None` if it is unlimited.
     pub fn jobs_per_owner(&self) -> Option<usize> {
         Some(self.allowance.jobs_per_owner).filter(|most| *most > 0)
     }
 
-    /// Counts a refusal.
+    /// Counts a rejection because of `limit`, and returns it.
     pub fn refused(&self, limit: Limit) -> Limit {
         self.refusals.of(limit.index()).inc();
         limit
@@ -316,7 +292,7 @@ impl Limits {
     }
 }
 
-/// Returns what `address` is counted as: whoever has one IPv6 address has its whole network.
+/// Returns the network that `address` is counted as. A host with one IPv6 address usually controls the whole /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -328,7 +304,7 @@ fn is_exceeded(most: usize, used: usize) -> bool {
     most > 0 && used > most
 }
 
-/// A watch that may be open.
+/// Permit for an open watch.
 pub struct Permit {
     limits: Arc<Limits>,
     weight: usize,
@@ -339,6 +315,7 @@ pub struct Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut open = self.limits.watches();
+        debug_assert!(open.all >= self.weight, "each permit is counted once");
         open.all -= self.weight;
         self.connection.as_ref().inspect(|count| _ = count.0.jobs.fetch_sub(1, Relaxed));
         if let Some(caller) = &self.identity
@@ -352,7 +329,7 @@ impl Drop for Permit {
     }
 }
 
-/// A watch of health that may be open.
+/// Permit for an open watch of health.
 pub struct HealthPermit {
     limits: Arc<Limits>,
     connection: Connection,
@@ -375,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_of_one_name_but_of_different_kinds_share_nothing() {
+    fn callers_of_one_name_but_of_different_kinds_share_no_limit() {
         let allowance = Allowance { calls_per_second: 1, watches_per_identity: 1, ..Allowance::default() };
         let limits = Arc::new(Limits::new(allowance));
         let mut open = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Faster than the system's, and gives memory back.
+/// The allocator: faster than the system's, and returns free memory to the system.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

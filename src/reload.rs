@@ -1,6 +1,7 @@
-//! Values that are made of files, and made anew when these change.
+//! Values that are read from files, and reloaded when the files change.
 
 use std::{
+    error::Error,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io,
@@ -11,22 +12,47 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use thiserror::Error;
 use tokio::{sync::Notify, task::spawn_blocking, time::sleep};
 use tracing::{info, warn};
 
-/// How often files are looked at. Their contents are compared: times and names say little where a mount is swapped.
+/// Interval between checks of the files. Their contents are compared, as times of modification are unreliable where a
+/// mount is swapped.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Makes a value of the contents of files and of the value before. The error must not repeat what is in them.
-type Make<T> = dyn Fn(&[Vec<u8>], Option<&T>) -> Result<T, String> + Send + Sync;
+/// Creates a value from the contents of files and the previous value. The error must contain nothing of the contents.
+type Make<T> = dyn Fn(&[Vec<u8>], Option<&T>) -> Result<T, BoxError> + Send + Sync;
 
-/// What can be made anew while parts of it are in use.
-pub trait Replaceable: Send + Sync {
-    /// Called when `next` is in force in the place of this: what is not in it ends.
-    fn give_way(&self, _next: &Self) {}
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The reason why a value can't be read from its files.
+#[derive(Debug, Error)]
+pub enum ReloadError {
+    /// A file can't be read.
+    #[error("{file} can't be read: {error}")]
+    Unreadable {
+        /// Path of the file.
+        file: String,
+        /// Error of the system.
+        error: io::Error,
+    },
+    /// The contents are invalid.
+    #[error("{files}: {problem}")]
+    Invalid {
+        /// Paths of the files.
+        files: String,
+        /// The problem, which contains nothing of the contents.
+        problem: BoxError,
+    },
 }
 
-/// A value that follows the files it was made of.
+/// A value that can be replaced while parts of it are in use.
+pub trait Replaceable: Send + Sync {
+    /// Ends the uses of everything that is not in `next`, which is in force now.
+    fn on_replaced(&self, _next: &Self) {}
+}
+
+/// A value that is reloaded when its files change.
 pub struct Reloaded<T> {
     files: Vec<PathBuf>,
     make: Box<Make<T>>,
@@ -34,37 +60,39 @@ pub struct Reloaded<T> {
     value: ArcSwap<T>,
 }
 
-/// Digests of the contents.
+/// Digests of the contents of the files.
 struct Seen {
-    /// At the last look.
+    /// At the last check.
     last: u64,
-    /// When they were made use of, or found to be of no use.
+    /// At the last reload, successful or not.
     used: u64,
 }
 
 impl<T> Reloaded<T> {
-    /// Makes the value. The error says what is wrong with which file.
-    pub fn open(
+    /// Reads the value. The error names the file and the problem.
+    pub fn open<E: Error + Send + Sync + 'static>(
         files: Vec<PathBuf>,
-        make: impl Fn(&[Vec<u8>], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
-    ) -> Result<Self, String> {
+        make: impl Fn(&[Vec<u8>], Option<&T>) -> Result<T, E> + Send + Sync + 'static,
+    ) -> Result<Self, ReloadError> {
         let contents = read(&files);
         let seen = digest(&contents);
-        let value = make(&contents?, None).map_err(|problem| format!("{}: {problem}", names(&files)))?;
+        let make = move |contents: &[Vec<u8>], before: Option<&T>| Ok(make(contents, before)?);
+        let value = make(&contents?, None)
+            .map_err(|problem: BoxError| ReloadError::Invalid { files: names(&files), problem })?;
         let seen = Mutex::new(Seen { last: seen, used: seen });
         Ok(Self { files, make: Box::new(make), seen, value: ArcSwap::from_pointee(value) })
     }
 
-    /// The value as it is now.
+    /// Returns the current value.
     pub fn load(&self) -> Arc<T> {
         self.value.load_full()
     }
 }
 
-/// Something that follows files.
+/// A value that can be reloaded.
 pub trait Refresh: Send + Sync {
-    /// Looks whether the files have changed, and are as they were at the last look: what is still being written is left
-    /// alone. If they are not usable the value stays as it was, which is logged once.
+    /// Reloads the value if its files have changed since the last reload, but not since the last check: they may still
+    /// be written. If they are not usable, the value stays as it is, which is logged once.
     fn refresh(&self);
 }
 
@@ -78,45 +106,47 @@ impl<T: Replaceable> Refresh for Reloaded<T> {
             return;
         }
         seen.used = found;
-        let made = contents.and_then(|contents| (self.make)(&contents, Some(&self.value.load())));
+        let made =
+            contents.map_err(BoxError::from).and_then(|contents| (self.make)(&contents, Some(&self.value.load())));
         let files = names(&self.files);
         match made {
             Ok(value) => {
                 let value = Arc::new(value);
-                // Whoever comes back at the end of what was replaced meets what is in force now.
-                self.value.swap(value.clone()).give_way(&value);
+                // The new value is in force before uses of the old one end: callers that retry at once find it.
+                self.value.swap(value.clone()).on_replaced(&value);
                 info!(target: "jobtrack::audit", files, "read again");
             }
             Err(problem) => {
+                let problem = problem.to_string();
                 warn!(target: "jobtrack::audit", files, problem, "reload failed; keeping the previous version");
             }
         }
     }
 }
 
-/// Keeps `values` as their files are, and reads these at once when that is asked for; never returns.
+/// Reloads `values` when their files change, and at once when `now` is notified. Never returns.
 pub async fn follow(values: Vec<Arc<dyn Refresh>>, now: Arc<Notify>) {
     let values: Arc<[_]> = values.into();
     loop {
-        // Whoever asks has finished writing, so the files need not be the same at two looks.
-        let looks = tokio::select! {
+        // On request, the files are complete: two checks in a row stand for an unchanged interval.
+        let checks = tokio::select! {
             () = sleep(INTERVAL) => 1,
             () = now.notified() => 2,
         };
         let values = values.clone();
-        // A panic while reading has been reported, and the next second may fare better.
-        _ = spawn_blocking(move || (0..looks).for_each(|_| values.iter().for_each(|value| value.refresh()))).await;
+        // A panic while reading has been logged, and the next check may succeed.
+        _ = spawn_blocking(move || (0..checks).for_each(|_| values.iter().for_each(|value| value.refresh()))).await;
     }
 }
 
-fn read(files: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
-    let problem = |file: &PathBuf, error: io::Error| format!("{} can't be read: {error}", file.display());
+fn read(files: &[PathBuf]) -> Result<Vec<Vec<u8>>, ReloadError> {
+    let problem = |file: &PathBuf, error| ReloadError::Unreadable { file: file.display().to_string(), error };
     files.iter().map(|file| fs::read(file).map_err(|error| problem(file, error))).collect()
 }
 
-fn digest(contents: &Result<Vec<Vec<u8>>, String>) -> u64 {
+fn digest(contents: &Result<Vec<Vec<u8>>, ReloadError>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    contents.hash(&mut hasher);
+    contents.as_ref().map_err(ToString::to_string).hash(&mut hasher);
     hasher.finish()
 }
 

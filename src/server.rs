@@ -1,8 +1,8 @@
-//! The composition root: puts a server together, runs it, and takes it down in order.
+//! The composition root: creates the parts of a server, runs it, and stops it in order.
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -15,11 +15,11 @@ use crate::{
     auth::Authenticator,
     clock::{Clock, SteadyClock, SteeredClock, SystemClock},
     config::{Config, SecurityConfig},
-    files::room_for_connections,
+    files::connections_max,
     grpc::{self, GrpcServer},
     http::{self, Pages, Phase, Source},
     limits::Limits,
-    reload::{Refresh, follow},
+    reload::{Refresh, ReloadError, follow},
     store::{FallbackStore, LocalCache, MemoryStore, Presence, RedisStore, redis::Options},
     telemetry::metrics::Measured,
     tls::Tls,
@@ -27,16 +27,16 @@ use crate::{
     watch::Hub,
 };
 
-/// How long a stop may take from the signal on; connections are drained before.
+/// Maximum duration of a stop, from the signal on. The drain of connections is shorter.
 const STOP_TIMEOUT: Duration = Duration::from_secs(24);
 
-/// How long changes are pushed to Redis at least, however long the connections took.
+/// Minimum time to push changes to Redis, however long the drain of connections took.
 const FLUSH_MIN: Duration = Duration::from_secs(3);
 
-/// How many of the jobs that are left the log names.
-const NAMED: usize = 20;
+/// Maximum number of lost jobs that the log names.
+const LOGGED_JOBS_MAX: usize = 20;
 
-/// How often a clock is compared with the machine's.
+/// Interval between comparisons of the server's clock with the machine's.
 const WALL_CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A server that is ready to serve.
@@ -44,41 +44,41 @@ pub struct Server {
     tracker: Arc<Tracker>,
     hub: Arc<Hub>,
     security: Security,
-    /// Follows what other replicas do.
+    /// The Redis store and its fallback; `None` in memory mode.
     redis: Option<(Arc<RedisStore>, Arc<FallbackStore>)>,
-    /// Follows the machine's clock.
-    wall_follower: Option<Arc<SteeredClock>>,
+    /// The clock that is steered towards the machine's, in memory mode.
+    steered_clock: Option<Arc<SteeredClock>>,
 }
 
-/// Requests to a server that runs.
+/// Requests to a running server.
 #[derive(Clone, Default)]
 pub struct Control {
-    /// Ends a drain at once: connections are cut off, and what Redis does not have yet is lost.
+    /// Ends a drain at once: connections are closed, and changes that Redis does not have are lost.
     pub hurry: CancellationToken,
-    /// Has the files of TLS and identities read again now.
+    /// Reloads the files of TLS and identities now.
     pub reload: Arc<Notify>,
 }
 
-/// Who may connect and call.
+/// TLS and authentication.
 struct Security {
     tls: Option<Tls>,
     authenticator: Authenticator,
 }
 
 impl Security {
-    fn open(config: &SecurityConfig) -> Result<Self, String> {
+    fn open(config: &SecurityConfig) -> Result<Self, ReloadError> {
         Ok(Self { tls: config.tls()?, authenticator: config.authenticator()? })
     }
 
-    /// What follows files.
+    /// Returns the reloaders of the files.
     fn sources(&self) -> Vec<Arc<dyn Refresh>> {
         self.tls.iter().map(Tls::source).chain(self.authenticator.sources()).collect()
     }
 }
 
 impl Server {
-    /// Opens what `config` names: the store, and the files of TLS and of identities. An error is a mistake that has to be
-    /// mended first; a Redis that is away is none.
+    /// Opens the store, and the files of TLS and identities. Fails for an invalid configuration, but not if Redis is
+    /// unavailable: the server then starts in degraded mode.
     pub async fn open(config: &Config) -> Result<Self> {
         let steady = Arc::new(SteadyClock::default());
         if config.redis.target().is_some() {
@@ -87,15 +87,15 @@ impl Server {
         let clock = Arc::new(SteeredClock::new(steady));
         clock.steer(SystemClock.now(), Duration::ZERO);
         let server = Self::open_with_clock(config, clock.clone()).await?;
-        Ok(Self { wall_follower: Some(clock), ..server })
+        Ok(Self { steered_clock: Some(clock), ..server })
     }
 
-    /// The same, on another clock than the machine's.
+    /// Opens a server with another clock than the machine's.
     pub async fn open_with_clock(config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let security = Security::open(&config.security).map_err(Error::msg)?;
+        let security = Security::open(&config.security)?;
         let hub = Arc::new(Hub::default());
         let memory = config.memory();
-        let allowance = config.limits.allowance(memory.for_calls()).with_connections(room_for_connections());
+        let allowance = config.limits.allowance(memory.for_calls()).with_connections(connections_max());
         let (retention, limits) = (config.retention(), Arc::new(Limits::new(allowance)));
         let timeouts = config.timeouts();
         let capacity = memory.for_jobs(config.max_memory_jobs);
@@ -103,7 +103,7 @@ impl Server {
             let store = Arc::new(MemoryStore::new(capacity, hub.clone()));
             let tracker =
                 Arc::new(Tracker::new(store, hub.clone(), clock, retention).within(limits).with_timeouts(timeouts));
-            return Ok(Self { tracker, hub, security, redis: None, wall_follower: None });
+            return Ok(Self { tracker, hub, security, redis: None, steered_clock: None });
         };
         let options = Options {
             target: target.clone(),
@@ -122,13 +122,13 @@ impl Server {
         let store = Arc::new(FallbackStore::new(redis.clone(), cache, presence, clock.clone(), policy));
         let tracker =
             Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention).within(limits).with_timeouts(timeouts));
-        Ok(Self { tracker, hub, security, redis: Some((redis, store)), wall_follower: None })
+        Ok(Self { tracker, hub, security, redis: Some((redis, store)), steered_clock: None })
     }
 
-    /// Serves on `listener` until `shutdown` ends, then drains: health says `NOT_SERVING`, streams end, calls that are
-    /// under way may end for 20 seconds. What Redis does not have yet is pushed as long as there is time. Everything that was
-    /// started has ended when it returns. Metrics and probes are on `http` all the while; without it calls are not counted.
-    /// Returns how many jobs Redis does not have in their last version.
+    /// Serves on `listener` until `shutdown` completes, then drains: health reports `NOT_SERVING`, streams end, and
+    /// open calls have 20 seconds to end. Then pushes changes to Redis while there is time. Metrics and probes are
+    /// served on `http` until the end; without it calls are not counted. Returns when all tasks of the server have
+    /// ended, with the number of jobs whose last version Redis does not have.
     pub async fn run(
         self,
         listener: TcpListener,
@@ -138,7 +138,7 @@ impl Server {
         self.run_under(Control::default(), listener, http, shutdown).await
     }
 
-    /// The same, under `control`.
+    /// Serves as [`run`](Self::run) does, and handles the requests of `control`.
     pub async fn run_under(
         self,
         control: Control,
@@ -146,46 +146,41 @@ impl Server {
         http: Option<TcpListener>,
         shutdown: impl Future<Output = ()>,
     ) -> usize {
-        let Self { tracker, hub, security, redis, wall_follower } = self;
+        let Self { tracker, hub, security, redis, steered_clock } = self;
+        let tasks = Tasks::default();
         let sources = security.sources();
         let Security { tls, authenticator } = security;
-        let face = Arc::new(GrpcServer::new(tracker.clone(), authenticator, http.is_some()).await);
+        let grpc_server = Arc::new(GrpcServer::new(tracker.clone(), authenticator, http.is_some()).await);
         let connections = TaskTracker::new();
-        let tasks = TaskTracker::new();
-        let stop = CancellationToken::new();
         let phase = watch::Sender::new(Phase::Starting);
         if let Some(http) = http {
-            let mut measured: Vec<&dyn Measured> = vec![&*face, &*tracker, &*hub, &**tracker.limits()];
-            measured.extend(redis.iter().flat_map(|(redis, failover)| [&**redis as &dyn Measured, &**failover]));
+            let mut measured: Vec<&dyn Measured> = vec![&*grpc_server, &*tracker, &*hub, &**tracker.limits()];
+            measured.extend(redis.iter().flat_map(|(redis, fallback)| [&**redis as &dyn Measured, &**fallback]));
             let source = Source::new(&measured, tracker.clone(), connections.clone(), tls.clone());
-            let pages = Pages { source, phase: phase.subscribe() };
-            tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(http, pages)));
+            tasks.spawn(http::serve(http, Pages { source, phase: phase.subscribe() }));
         }
         let limits = tracker.limits().clone();
-        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { hub.dispatch().await }));
-        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { tracker.sweep().await }));
-        if let Some(clock) = wall_follower {
-            tasks.spawn(stop.clone().run_until_cancelled_owned(follow_wall_clock(clock)));
+        tasks.spawn(async move { hub.dispatch().await });
+        tasks.spawn(async move { tracker.sweep().await });
+        if let Some(clock) = steered_clock {
+            tasks.spawn(follow_wall_clock(clock));
         }
-        let fallback = redis.as_ref().map(|(_, fallback)| fallback.clone());
-        if let Some((redis, failover)) = redis {
-            let follower = redis.clone();
-            tasks.spawn(stop.clone().run_until_cancelled_owned(async move { Box::pin(follower.run()).await }));
-            tasks.spawn(stop.clone().run_until_cancelled_owned(async move { failover.run().await }));
-            redis.settle().await;
-        }
-        tasks.spawn(stop.clone().run_until_cancelled_owned(follow(sources, control.reload)));
-        let reports = face.clone();
-        tasks.spawn(stop.clone().run_until_cancelled_owned(async move { reports.report_redis().await }));
+        let fallback = match redis {
+            Some((redis, fallback)) => Some(start_redis(&tasks, redis, fallback).await),
+            None => None,
+        };
+        tasks.spawn(follow(sources, control.reload));
+        let reporter = grpc_server.clone();
+        tasks.spawn(async move { reporter.report_redis().await });
 
+        phase.send_replace(Phase::Serving);
         let draining = CancellationToken::new();
         let drained = async {
             info!("draining");
             phase.send_replace(Phase::Draining);
-            face.drain().await;
+            grpc_server.drain().await;
         };
-        phase.send_replace(Phase::Serving);
-        let service = face.service.clone();
+        let service = grpc_server.service.clone();
         let serving = grpc::serve(listener, tls, service, connections, limits, draining.clone(), drained);
         let (served, deadline) = tokio::join!(control.hurry.run_until_cancelled(serving), async {
             shutdown.await;
@@ -199,33 +194,59 @@ impl Server {
             Some(fallback) => flush(&fallback, deadline, &control.hurry).await,
             None => 0,
         };
-
-        stop.cancel();
-        tasks.close();
-        tasks.wait().await;
+        tasks.stop().await;
         info!("stopped");
         left
     }
 }
 
-/// Pushes what Redis does not have until `deadline`, or until it is to `hurry`. Returns how many jobs are left, which it
-/// names.
+/// The tasks that run as long as the server.
+#[derive(Default)]
+struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// Runs a task until the server stops.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(self.stop.clone().run_until_cancelled_owned(task));
+    }
+
+    /// Cancels all tasks, and waits until they have ended.
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+/// Starts the tasks of the Redis store and its fallback, and waits until the state of Redis is known.
+async fn start_redis(tasks: &Tasks, redis: Arc<RedisStore>, fallback: Arc<FallbackStore>) -> Arc<FallbackStore> {
+    let (monitored, reconciled) = (redis.clone(), fallback.clone());
+    tasks.spawn(async move { Box::pin(monitored.run()).await });
+    tasks.spawn(async move { reconciled.run().await });
+    redis.wait_until_subscribed().await;
+    fallback
+}
+
+/// Pushes dirty jobs to Redis until `deadline`, or until `hurry`. Logs and returns the number of jobs that are left.
 async fn flush(fallback: &FallbackStore, deadline: Instant, hurry: &CancellationToken) -> usize {
     let deadline = deadline.max(Instant::now() + FLUSH_MIN);
     let over = async { _ = hurry.run_until_cancelled(sleep_until(deadline)).await };
     let left = fallback.flush(over).await;
     if !left.is_empty() {
-        let named: Vec<_> = left.iter().take(NAMED).map(String::as_str).collect();
+        let named: Vec<_> = left.iter().take(LOGGED_JOBS_MAX).map(String::as_str).collect();
         error!(
             count = left.len(),
             jobs = named.join(" "),
-            "stopped with changes that Redis does not have: they are lost with this process"
+            "stopped with changes that are not stored in Redis: they are lost"
         );
     }
     left.len()
 }
 
-/// Keeps a clock close to the machine's, for ever.
+/// Steers a clock towards the machine's. Never returns.
 async fn follow_wall_clock(clock: Arc<SteeredClock>) {
     loop {
         sleep(WALL_CLOCK_INTERVAL).await;

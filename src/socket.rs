@@ -1,28 +1,28 @@
-//! Options of accepted sockets: a peer that is gone, or takes nothing, is noticed whatever is spoken over the connection.
+//! Options of accepted sockets that detect vanished and stalled peers, whatever the protocol.
 
 use std::{io, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Silence after which the peer's system is asked whether it is still there.
+/// Idle time after which keepalive probes are sent.
 const PROBE_AFTER: Duration = Duration::from_secs(20);
 
-/// Time from one such question to the next.
+/// Interval between keepalive probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Questions without an answer after which the connection is over.
-const PROBES: u32 = 3;
+/// Number of unanswered probes after which the connection is closed.
+const PROBES_MAX: u32 = 3;
 
-/// How long what was sent may wait for the peer's system to take it.
+/// Maximum time that sent data may stay unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Has the system end `stream` when its peer has vanished without saying so, or takes nothing of what is sent.
+/// Makes the system close `stream` when its peer has vanished, or acknowledges nothing.
 pub fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL).with_retries(PROBES);
+    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL).with_retries(PROBES_MAX);
     socket.set_tcp_keepalive(&keepalive)?;
-    // Other systems have no such option; there the write timeout has to do.
+    // Other systems lack this option: there only the write timeout detects a stalled peer.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     Ok(())

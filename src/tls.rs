@@ -1,4 +1,4 @@
-//! TLS: which certificate the server shows, which ones of clients it takes, and how a client connects.
+//! TLS: the server's certificate, the verification of client certificates, and connections to a server.
 
 use std::{
     fs, io,
@@ -12,107 +12,140 @@ use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::ring::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
-    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
+use thiserror::Error;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server::TlsStream};
 use tracing::warn;
 use x509_parser::{certificate::Validity, parse_x509_certificate, time::ASN1Time};
 
-use crate::reload::{Refresh, Reloaded, Replaceable};
+use crate::reload::{Refresh, ReloadError, Reloaded, Replaceable};
 
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Maximum time for a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The files, all PEM.
+/// The files of TLS, all in PEM.
 #[derive(Clone, Debug)]
 pub struct TlsOptions {
-    /// The server's certificate, and those between it and its authority.
+    /// Certificate chain of the server: leaf and intermediates.
     pub certificate: PathBuf,
-    /// The certificate's key.
+    /// Private key of the certificate.
     pub key: PathBuf,
-    /// Whose certificates clients may show.
+    /// Verification of client certificates; `None` if clients need none.
     pub clients: Option<Clients>,
 }
 
-/// What is asked of clients.
+/// The verification of client certificates.
 #[derive(Clone, Debug)]
 pub struct Clients {
     /// The authorities that sign their certificates.
     pub authorities: PathBuf,
-    /// Whether each must show one.
-    pub required: bool,
+    /// The need for a certificate.
+    pub auth: ClientAuth,
 }
 
-/// Takes connections under TLS, each with the files as they are then.
+/// The need for client certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Each client must present one.
+    Required,
+    /// Clients may present one.
+    Optional,
+}
+
+/// The reason why the files of TLS can't be used.
+#[derive(Debug, Error)]
+enum TlsError {
+    #[error("a file is missing")]
+    FileMissing,
+    #[error("the certificate is not PEM")]
+    Certificate,
+    #[error("the key is not an unencrypted PEM key")]
+    Key,
+    #[error("the key does not belong to the certificate")]
+    OtherKey,
+    #[error("the certificate or the key can't be used: {0}")]
+    Unusable(rustls::Error),
+    #[error("{0}")]
+    Versions(rustls::Error),
+    #[error("the authorities are not PEM certificates")]
+    Authorities,
+    #[error("an authority can't be used: {0}")]
+    Authority(rustls::Error),
+    #[error("the client authorities can't be used: {0}")]
+    Verifier(VerifierBuilderError),
+}
+
+/// Accepts TLS connections, each with the files as they are at that time.
 #[derive(Clone)]
 pub struct Tls(Arc<Reloaded<Settings>>);
 
 struct Settings {
     server: Arc<ServerConfig>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
-    /// When the server's certificate is valid, if it can be read that far.
+    /// Validity of the server's certificate; `None` if it can't be parsed.
     validity: Option<Validity>,
 }
 
 impl Tls {
-    /// Reads the files. The error says what is wrong with them.
-    pub fn open(options: TlsOptions) -> Result<Self, String> {
+    /// Reads the files. The error names the file and the problem.
+    pub fn open(options: TlsOptions) -> Result<Self, ReloadError> {
         let TlsOptions { certificate, key, clients } = options;
-        let required = clients.as_ref().is_some_and(|clients| clients.required);
+        let auth = clients.as_ref().map_or(ClientAuth::Optional, |clients| clients.auth);
         let files = [certificate, key].into_iter().chain(clients.map(|clients| clients.authorities)).collect();
-        Ok(Self(Arc::new(Reloaded::open(files, move |contents, _| Settings::read(contents, required))?)))
+        Ok(Self(Arc::new(Reloaded::open(files, move |contents, _| Settings::read(contents, auth))?)))
     }
 
-    /// What follows the files.
+    /// Returns the reloader of the files.
     pub fn source(&self) -> Arc<dyn Refresh> {
         self.0.clone()
     }
 
-    /// Shakes hands with a client.
+    /// Performs the handshake with a client.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.0.load().server.clone());
-        timeout(HANDSHAKE, acceptor.accept(stream)).await?
+        timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await?
     }
 
-    /// Returns for how many seconds the server's certificate will be valid; negative since it expired.
+    /// Returns the number of seconds until the server's certificate expires; negative if it has expired.
     pub fn seconds_left(&self) -> Option<i64> {
         let validity = self.0.load().validity.clone()?;
         Some(validity.not_after.timestamp() - ASN1Time::now().timestamp())
     }
 
-    /// Whether a client could still show these certificates, its own first.
-    pub fn still_takes(&self, certificates: &[CertificateDer<'_>]) -> bool {
+    /// Returns whether a client with these certificates, its own first, would be accepted now.
+    pub fn still_accepts(&self, certificates: &[CertificateDer<'_>]) -> bool {
         let settings = self.0.load();
         let (Some(clients), [own, others @ ..]) = (&settings.clients, certificates) else { return false };
         clients.verify_client_cert(own, others, UnixTime::now()).is_ok()
     }
 }
 
-/// Connections go on with what they began with.
+/// Open connections keep the settings that they began with.
 impl Replaceable for Settings {}
 
 impl Settings {
-    /// Of the certificate, the key, and the authorities of clients, if there are any.
-    fn read(contents: &[Vec<u8>], required: bool) -> Result<Self, String> {
-        let [certificate, key, authorities @ ..] = contents else { return Err("a file is missing".to_owned()) };
-        let chain = certificates(certificate).ok_or("the certificate is not PEM")?;
+    /// Reads the certificate, the key, and the authorities of clients, if there are any.
+    fn read(contents: &[Vec<u8>], auth: ClientAuth) -> Result<Self, TlsError> {
+        let [certificate, key, authorities @ ..] = contents else { return Err(TlsError::FileMissing) };
+        let chain = certificates(certificate).ok_or(TlsError::Certificate)?;
         let validity = chain.first().and_then(|own| Some(parse_x509_certificate(own).ok()?.1.validity().clone()));
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "the key is not an unencrypted PEM key")?;
-        let clients = authorities.first().map(|authorities| verifier(authorities, required)).transpose()?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Key)?;
+        let clients = authorities.first().map(|authorities| verifier(authorities, auth)).transpose()?;
         let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
+            .map_err(TlsError::Versions)?;
         let builder = match &clients {
             Some(clients) => builder.with_client_cert_verifier(clients.clone()),
             None => builder.with_no_client_auth(),
         };
         let mut server = builder.with_single_cert(chain, key).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => "the key is not that of the certificate".to_owned(),
-            error => format!("the certificate or the key can't be used: {error}"),
+            rustls::Error::InconsistentKeys(_) => TlsError::OtherKey,
+            error => TlsError::Unusable(error),
         })?;
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Who resumes a session shows no certificate, so that none would be looked at again.
+        // A client that resumes a session presents no certificate, so a removed authority would stay accepted.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         if let Some(validity) = &validity {
@@ -122,17 +155,17 @@ impl Settings {
     }
 }
 
-/// Warns of a certificate that clients which verify it will refuse. It is no reason not to serve: the clock of this
-/// machine may be wrong, and the file is read again when a new certificate is there.
+/// Warns about a certificate that clients will reject. The server runs all the same: the clock of this machine may be
+/// wrong, and the file is reloaded when it is replaced.
 fn warn_of_invalidity(validity: &Validity) {
     let now = ASN1Time::now();
     if validity.not_after < now {
         warn!(
             expired = %validity.not_after,
-            "the server's certificate has expired, so clients refuse it: replace the file, which is read again"
+            "the server's certificate has expired: clients reject it; replace the file, which is reloaded"
         );
     } else if validity.not_before > now {
-        warn!(valid_from = %validity.not_before, "the server's certificate is not valid yet, so clients refuse it");
+        warn!(valid_from = %validity.not_before, "the server's certificate is not valid yet: clients reject it");
     }
 }
 
@@ -153,35 +186,38 @@ pub async fn connect(address: &str, authorities: &Path) -> Outcome<client::TlsSt
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(explain)
 }
 
-/// Adds a way out to an error of a handshake, where its text has none.
+/// Adds a remedy to a handshake error whose text has none.
 fn explain(error: io::Error) -> anyhow::Error {
-    // The certificates that `openssl req -x509` makes without further options.
+    // `openssl req -x509` creates such certificates without further options.
     let is_authority = error.to_string().contains("CaUsedAsEndEntity");
     let error = anyhow::Error::from(error);
     if is_authority {
         return error
-            .context("the certificate of the server is one of an authority: make one with CA:FALSE, signed by it");
+            .context("the certificate of the server is that of an authority: create one with CA:FALSE, signed by it");
     }
     error
 }
 
-/// The authorities of a PEM file.
-fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+/// Reads the authorities in a PEM file.
+fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for authority in certificates(pem).ok_or("the authorities are not PEM certificates")? {
-        roots.add(authority).map_err(|error| format!("an authority can't be used: {error}"))?;
+    for authority in certificates(pem).ok_or(TlsError::Authorities)? {
+        roots.add(authority).map_err(TlsError::Authority)?;
     }
     Ok(roots)
 }
 
-fn verifier(authorities: &[u8], required: bool) -> Result<Arc<dyn ClientCertVerifier>, String> {
+fn verifier(authorities: &[u8], auth: ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let roots = roots(authorities)?;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
-    let builder = if required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(|error| format!("the client authorities can't be used: {error}"))
+    let builder = match auth {
+        ClientAuth::Required => builder,
+        ClientAuth::Optional => builder.allow_unauthenticated(),
+    };
+    builder.build().map_err(TlsError::Verifier)
 }
 
-/// All certificates of a PEM file; `None` if there is none, or one can't be read.
+/// Reads the certificates in a PEM file; `None` if there is none, or one can't be read.
 fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().ok()?;
     Some(certificates).filter(|certificates| !certificates.is_empty())

@@ -206,7 +206,7 @@ fn start(redis: &Redis) -> Process {
 struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: CommitEvent) {}
+    fn on_commit(&self, _: CommitEvent) {}
 }
 
 /// Creates jobs. Returns their ids.

@@ -1,4 +1,4 @@
-//! Who holds a client certificate.
+//! The holder of a client certificate.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 use webpki::EndEntityCert;
 
-/// The other end of a connection, by the certificate that it showed and that was verified.
+/// The client of a connection that presented a certificate, which was verified.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Its name: the first URI among the subject's alternative names, or else the first DNS name.
+    /// Name in the certificate: the first URI among the subject's alternative names, or else the first DNS name.
     pub name: Option<Arc<str>>,
     /// Cancelled when the certificate is no longer valid.
     pub expired: CancellationToken,
 }
 
 impl Peer {
-    /// The holder of `certificate`.
+    /// Creates the holder of `certificate`.
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         let name = EndEntityCert::try_from(certificate).ok().and_then(|certificate| {
             let first = certificate.valid_uri_names().next().or_else(|| certificate.valid_dns_names().next());

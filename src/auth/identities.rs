@@ -1,4 +1,4 @@
-//! The identities file: tokens, by their digests, and certificates, each with whose they are and what that one may do.
+//! The identities file: digests of tokens and names in certificates, each with the identity and rights of its holder.
 //!
 //! ```json
 //! {"identities": [
@@ -12,8 +12,12 @@ use std::collections::{BTreeSet, HashMap};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::Deserialize;
 use serde_json::Value;
+use thiserror::Error;
 
-use super::{Grant, json};
+use super::{
+    Grant,
+    json::{self, JsonError},
+};
 use crate::{
     domain::{Identity, IdentityKind, MAX_NAME, MAX_OWNERS, Owners, Role},
     reload::Replaceable,
@@ -21,16 +25,16 @@ use crate::{
 
 type Digest = [u8; SHA256_OUTPUT_LEN];
 
-/// What an entry is found by.
+/// The key of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Credential {
-    /// The digest of a token: it can be looked up without telling by the time how much of a guess was right.
+    /// Digest of a token. The time to look up a digest does not reveal how much of a guessed token is right.
     Token(Digest),
-    /// A name in a certificate.
+    /// Name in a certificate.
     Certificate(String),
 }
 
-/// Everyone who is in the file.
+/// The identities in the file.
 #[derive(Debug)]
 pub struct Identities(HashMap<Credential, Grant>);
 
@@ -50,8 +54,41 @@ struct Entry {
     owners: Value,
 }
 
+/// The reason why the identities file is invalid.
+#[derive(Debug, Error)]
+pub enum IdentitiesError {
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    #[error("identity {name}: {problem}")]
+    Entry { name: String, problem: EntryError },
+}
+
+/// The reason why an entry is invalid.
+#[derive(Debug, Error)]
+pub enum EntryError {
+    #[error(
+        "it must have name, role, owners, and either sha256 or certificate, each a string (owners a list of strings or \
+         \"*\"), and no other key"
+    )]
+    Form,
+    #[error("the name must not be empty")]
+    EmptyName,
+    #[error("it must have either sha256 or certificate")]
+    Credential,
+    #[error("the role must be reader, reporter or admin")]
+    Role,
+    #[error("owners must be \"*\" or a list of at most {MAX_OWNERS} strings of at most {MAX_NAME} bytes")]
+    Owners,
+    #[error("sha256 must be 64 hexadecimal digits")]
+    Digest,
+    #[error("sha256 is the digest of an empty token: create a token, for example with openssl rand -hex 32")]
+    EmptyToken,
+    #[error("another entry has the same token or certificate")]
+    Duplicate,
+}
+
 impl Replaceable for Identities {
-    fn give_way(&self, next: &Self) {
+    fn on_replaced(&self, next: &Self) {
         for (credential, grant) in &self.0 {
             if next.0.get(credential).is_none_or(|new| *new.identity != *grant.identity) {
                 grant.revoke();
@@ -61,54 +98,54 @@ impl Replaceable for Identities {
 }
 
 impl Identities {
-    /// Reads the file. Those who were in the one before as they are now keep their grants.
-    pub fn read(contents: &[Vec<u8>], before: Option<&Self>) -> Result<Self, String> {
+    /// Reads the file. Identities that are unchanged from `before` keep their grants, so that open streams go on.
+    pub fn read(contents: &[Vec<u8>], before: Option<&Self>) -> Result<Self, IdentitiesError> {
         let file: File = json::parse(contents, r#"{"identities": [...]}"#)?;
         let mut grants = HashMap::new();
         for (at, value) in file.identities.into_iter().enumerate() {
             let name = value.get("name").and_then(Value::as_str).filter(|name| !name.is_empty());
             let name = name.map_or_else(|| format!("number {}", at + 1), |name| format!("{name:?}"));
-            let (credential, identity) = entry(value).map_err(|problem| format!("identity {name}: {problem}"))?;
+            let invalid = |problem| IdentitiesError::Entry { name, problem };
+            let (credential, identity) = match entry(value) {
+                Ok(entry) => entry,
+                Err(problem) => return Err(invalid(problem)),
+            };
             let before = before.and_then(|before| before.0.get(&credential));
             let same = before.filter(|grant| *grant.identity == identity).cloned();
             if grants.insert(credential, same.unwrap_or_else(|| Grant::revocable(identity))).is_some() {
-                return Err(format!("identity {name}: its token or certificate is that of another entry"));
+                return Err(invalid(EntryError::Duplicate));
             }
         }
         Ok(Self(grants))
     }
 
-    /// Whose token this is.
+    /// Returns the grant for a token.
     pub fn by_token(&self, token: &str) -> Option<Grant> {
         self.0.get(&Credential::Token(sha256(token.as_bytes()))).cloned()
     }
 
-    /// Whose certificate has this name.
+    /// Returns the grant for a name in a certificate.
     pub fn by_certificate(&self, name: &str) -> Option<Grant> {
         self.0.get(&Credential::Certificate(name.to_owned())).cloned()
     }
 }
 
-fn entry(value: Value) -> Result<(Credential, Identity), String> {
-    let entry: Entry = serde_json::from_value(value).map_err(|_| {
-        "it must have name, role, owners, and either sha256 or certificate, each a text (owners a list of texts or \"*\"), and \
-         nothing else"
-    })?;
+fn entry(value: Value) -> Result<(Credential, Identity), EntryError> {
+    let entry: Entry = serde_json::from_value(value).map_err(|_| EntryError::Form)?;
     if entry.name.is_empty() {
-        return Err("the name must not be empty".to_owned());
+        return Err(EntryError::EmptyName);
     }
     let credential = match (entry.sha256, entry.certificate) {
         (Some(hex), None) => Credential::Token(token_digest(&hex)?),
         (None, Some(name)) if !name.is_empty() => Credential::Certificate(name),
-        _ => return Err("it must have either sha256 or certificate".to_owned()),
+        _ => return Err(EntryError::Credential),
     };
-    let role = Role::parse(&entry.role).ok_or("the role must be reader, reporter or admin")?;
-    let owners = owners(&entry.owners)
-        .ok_or_else(|| format!("owners must be \"*\" or a list of at most {MAX_OWNERS} texts of {MAX_NAME} bytes"))?;
+    let role = Role::parse(&entry.role).ok_or(EntryError::Role)?;
+    let owners = owners(&entry.owners).ok_or(EntryError::Owners)?;
     Ok((credential, Identity { kind: IdentityKind::Listed, name: entry.name, role: Some(role), owners }))
 }
 
-/// A list of owners, or `"*"` for all.
+/// Parses a list of owners, or `"*"` for all.
 pub fn owners(value: &Value) -> Option<Owners> {
     if value == "*" {
         return Some(Owners::All);
@@ -125,13 +162,11 @@ fn sha256(text: &[u8]) -> Digest {
 }
 
 /// Parses the digest of a token.
-fn token_digest(hex: &str) -> Result<Digest, String> {
-    let digest = parse_digest(hex).ok_or("sha256 must be 64 hexadecimal digits")?;
-    // A script that makes the file may have an empty variable, with or without the end of a line.
+fn token_digest(hex: &str) -> Result<Digest, EntryError> {
+    let digest = parse_digest(hex).ok_or(EntryError::Digest)?;
+    // A script that creates the file may hash an empty variable, with or without a line end.
     if ["", "\n", "\r\n", " ", " \n"].into_iter().any(|empty| sha256(empty.as_bytes()) == digest) {
-        return Err(
-            "sha256 is the digest of an empty token: make it of one such as openssl rand -hex 32 gives".to_owned()
-        );
+        return Err(EntryError::EmptyToken);
     }
     Ok(digest)
 }

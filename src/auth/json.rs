@@ -1,29 +1,47 @@
-//! JSON files in which no object has a key twice. The library takes the last of two values, so that a file could say
-//! something else than what a reader sees in it.
+//! JSON files without duplicate keys. The library uses the last of two values, so that a reader of the file may see one
+//! value while another is in force.
 
 use std::{collections::HashSet, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor},
 };
+use thiserror::Error;
 
-/// Parses a file, whose contents no error repeats. `form` is what it must be.
-pub fn parse<T: DeserializeOwned>(contents: &[Vec<u8>], form: &str) -> Result<T, String> {
+/// A file that is not the expected JSON.
+#[derive(Debug, Error)]
+#[error("line {line}, column {column}: {problem}")]
+pub struct JsonError {
+    line: usize,
+    column: usize,
+    problem: Problem,
+}
+
+#[derive(Debug, Error)]
+enum Problem {
+    #[error("{}", TWICE)]
+    DuplicateKey,
+    #[error("it must be {0}, in JSON")]
+    Form(&'static str),
+}
+
+/// Parses a file. `form` describes the expected value in errors, which contain nothing of the file.
+pub fn parse<T: DeserializeOwned>(contents: &[Vec<u8>], form: &'static str) -> Result<T, JsonError> {
     let contents = contents.concat();
     let checked = serde_json::from_slice::<UniqueKeys>(&contents).map(drop);
     checked.and_then(|()| serde_json::from_slice(&contents)).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        // The message of an error in the data may repeat some of it.
+        // The library's message may quote a part of the data.
         let is_twice = error.to_string().starts_with(TWICE);
-        let problem = if is_twice { TWICE.to_owned() } else { format!("it must be {form}, in JSON") };
-        format!("line {line}, column {column}: {problem}")
+        let problem = if is_twice { Problem::DuplicateKey } else { Problem::Form(form) };
+        JsonError { line, column, problem }
     })
 }
 
-const TWICE: &str = "a key is there twice in one object: leave out one of the two";
+const TWICE: &str = "an object has a key twice: remove one of the two";
 
-/// Any JSON in which no object has a key twice.
+/// Any JSON without duplicate keys.
 struct UniqueKeys;
 
 impl<'de> Deserialize<'de> for UniqueKeys {
@@ -56,27 +74,27 @@ impl<'de> Visitor<'de> for UniqueKeysVisitor {
         Ok(UniqueKeys)
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<UniqueKeys, E> {
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<UniqueKeys, E> {
         Ok(UniqueKeys)
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<UniqueKeys, E> {
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<UniqueKeys, E> {
         Ok(UniqueKeys)
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<UniqueKeys, E> {
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<UniqueKeys, E> {
         Ok(UniqueKeys)
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<UniqueKeys, E> {
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<UniqueKeys, E> {
         Ok(UniqueKeys)
     }
 
-    fn visit_str<E: Error>(self, _: &str) -> Result<UniqueKeys, E> {
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<UniqueKeys, E> {
         Ok(UniqueKeys)
     }
 
-    fn visit_unit<E: Error>(self) -> Result<UniqueKeys, E> {
+    fn visit_unit<E: serde::de::Error>(self) -> Result<UniqueKeys, E> {
         Ok(UniqueKeys)
     }
 }
@@ -88,16 +106,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_is_there_twice_is_an_error_at_its_place() {
+    fn a_duplicate_key_is_an_error_with_its_position() {
         let good = r#"{"a": [{"b": 1, "c": null}, {"b": -2.5, "c": "b"}], "b": true}"#;
         assert!(parse::<Value>(&[good.into()], "x").is_ok());
         for bad in [r#"{"secret":1,"secret":2}"#, r#"{"a":[{"b":{"c":1,"d":2,"c":1}}]}"#, r#"{"a":1,"\u0061":2}"#] {
-            let problem = parse::<Value>(&[b"\n".into(), bad.into()], "x").expect_err(bad);
+            let problem = parse::<Value>(&[b"\n".into(), bad.into()], "x").expect_err(bad).to_string();
             assert!(problem.starts_with("line 2, column ") && problem.contains("twice"), "{bad}: {problem}");
             assert!(!problem.contains("secret"), "{problem}");
         }
         for bad in ["", "{", r#"{"a":1}}"#, "[1,]"] {
-            let problem = parse::<Value>(&[bad.into()], "a list").expect_err(bad);
+            let problem = parse::<Value>(&[bad.into()], "a list").expect_err(bad).to_string();
             assert!(problem.contains("it must be a list, in JSON"), "{bad}: {problem}");
         }
     }

@@ -1,4 +1,4 @@
-//! JWTs: signed by a key of the issuer's, for us, and not for ever.
+//! Verification of JWTs: signature by a key of the issuer, issuer, audience and expiry.
 
 use std::{
     collections::HashMap,
@@ -13,28 +13,48 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 use serde_json::Value;
+use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{Grant, identities::owners, json, jwk, signatures::PROVIDER};
+use super::{
+    Grant,
+    identities::owners,
+    json::{self, JsonError},
+    jwk::{self, KeyError},
+    signatures::PROVIDER,
+};
 use crate::{
     domain::{Identity, IdentityKind, Owners, Role},
-    reload::{Refresh, Reloaded, Replaceable},
+    reload::{Refresh, ReloadError, Reloaded, Replaceable},
 };
 
-/// By how much the issuer's clock may differ from ours.
+/// Maximum difference between the issuer's clock and this machine's.
 const LEEWAY: Duration = Duration::from_secs(10);
 
-/// Which JWTs count.
+/// The JWTs to accept.
 #[derive(Clone, Debug)]
 pub struct JwtOptions {
-    /// The file with the issuer's keys, a JWK set.
+    /// File with the issuer's keys, a JWK set.
     pub jwks: PathBuf,
-    /// What `iss` must be.
+    /// Required value of `iss`.
     pub issuer: String,
-    /// What `aud` must be, or name among others.
+    /// Required value of `aud`, or one of its values.
     pub audience: String,
+}
+
+/// The reason why a JWK set is invalid.
+#[derive(Debug, Error)]
+enum JwksError {
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    #[error("a key has no kid")]
+    NoId,
+    #[error("key {name} {problem}")]
+    Key { name: String, problem: KeyError },
+    #[error("it has no key for verifying signatures")]
+    Empty,
 }
 
 /// Verifies JWTs.
@@ -48,12 +68,12 @@ struct Keys(HashMap<String, Key>);
 struct Key {
     jwk: Jwk,
     decoding: DecodingKey,
-    /// The one algorithm that this key is for, and what the claims must be.
+    /// The only accepted algorithm of the key, and the required claims.
     validation: Validation,
     revoked: CancellationToken,
 }
 
-/// The claims that matter besides those that are [validated](Validation).
+/// The claims that are used besides those that [`Validation`] checks.
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
@@ -64,31 +84,31 @@ struct Claims {
 
 impl Jwts {
     /// Reads the keys.
-    pub fn open(options: JwtOptions) -> Result<Self, String> {
-        // It is there already if another server in this process was first.
+    pub fn open(options: JwtOptions) -> Result<Self, ReloadError> {
+        // Fails if another server in this process has installed it.
         _ = PROVIDER.install_default();
         let JwtOptions { jwks, issuer, audience } = options;
         let read = move |contents: &[Vec<u8>], before: Option<&Keys>| Keys::read(contents, before, &issuer, &audience);
         Ok(Self { keys: Arc::new(Reloaded::open(vec![jwks], read)?) })
     }
 
-    /// What follows the file of keys.
+    /// Returns the reloader of the file of keys.
     pub fn source(&self) -> Arc<dyn Refresh> {
         self.keys.clone()
     }
 
-    /// Whose token this is.
+    /// Returns the grant for a token, if it is valid.
     pub fn verify(&self, token: &str) -> Option<Grant> {
         let keys = self.keys.load();
-        let refused = |why: &dyn std::fmt::Display| debug!(%why, "a JWT was refused");
-        let header = decode_header(token).inspect_err(|error| refused(error)).ok()?;
+        let rejected = |why: &dyn std::fmt::Display| debug!(%why, "JWT rejected");
+        let header = decode_header(token).inspect_err(|error| rejected(error)).ok()?;
         let key = header.kid.and_then(|kid| keys.0.get(&kid));
         let Some(key) = key.filter(|_| header.crit.is_none()) else {
-            refused(&"it names no known key, or asks for an extension");
+            rejected(&"it names no known key, or requires an extension");
             return None;
         };
         let claims = decode::<Claims>(token, &key.decoding, &key.validation);
-        let claims = claims.inspect_err(|error| refused(error)).ok()?.claims;
+        let claims = claims.inspect_err(|error| rejected(error)).ok()?.claims;
         let identity = identity(&claims)?;
         let ends = Duration::try_from_secs_f64(claims.exp).unwrap_or(Duration::MAX).saturating_add(LEEWAY);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -97,19 +117,19 @@ impl Jwts {
     }
 }
 
-/// Whom the claims are about. Without a role, or without owners, it may do nothing, or touch no job.
+/// Returns the identity in the claims. Without a role it may call nothing, and without owners it may see no job.
 fn identity(claims: &Claims) -> Option<Identity> {
     if claims.sub.is_empty() {
         return None;
     }
     let role = claims.role.as_ref().and_then(Value::as_str).and_then(Role::parse);
     let owners = claims.owners.as_ref().and_then(owners).unwrap_or(Owners::Only([].into()));
-    // A subject is nobody of the identities file.
+    // The kind keeps a subject apart from an entry of the identities file with the same name.
     Some(Identity { kind: IdentityKind::Subject, name: format!("jwt:{}", claims.sub), role, owners })
 }
 
 impl Replaceable for Keys {
-    fn give_way(&self, next: &Self) {
+    fn on_replaced(&self, next: &Self) {
         for (id, key) in &self.0 {
             if next.0.get(id).is_none_or(|new| new.jwk != key.jwk) {
                 key.revoked.cancel();
@@ -119,31 +139,34 @@ impl Replaceable for Keys {
 }
 
 impl Keys {
-    /// Reads the file. What was signed by a key that was in the one before goes on.
-    fn read(contents: &[Vec<u8>], before: Option<&Self>, issuer: &str, audience: &str) -> Result<Self, String> {
+    /// Reads the file. Grants by keys that are unchanged from `before` stay valid.
+    fn read(contents: &[Vec<u8>], before: Option<&Self>, issuer: &str, audience: &str) -> Result<Self, JwksError> {
         let set: Value = json::parse(contents, "a JWK set")?;
-        jwk::refuse_private(&set)?;
+        if let Some(name) = jwk::private_key(&set) {
+            return Err(JwksError::Key { name, problem: KeyError::Private });
+        }
         let set: JwkSet = json::parse(contents, "a JWK set")?;
         let mut keys = HashMap::new();
         for jwk in set.keys {
             if jwk.common.public_key_use.as_ref().is_some_and(|purpose| *purpose != PublicKeyUse::Signature) {
                 continue;
             }
-            let Some(id) = jwk.common.key_id.clone() else { return Err("a key has no kid".to_owned()) };
-            let Some(algorithm) = jwk::algorithm(&jwk).map_err(|problem| format!("key {id:?} {problem}"))? else {
+            let Some(id) = jwk.common.key_id.clone() else { return Err(JwksError::NoId) };
+            let invalid = |problem| JwksError::Key { name: format!("{id:?}"), problem };
+            let Some(algorithm) = jwk::algorithm(&jwk).map_err(invalid)? else {
                 continue;
             };
-            let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| format!("key {id:?} can't be read"))?;
-            jwk::refuse_weak(&decoding, algorithm).map_err(|problem| format!("key {id:?} {problem}"))?;
+            let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| invalid(KeyError::Unreadable))?;
+            jwk::refuse_weak(&decoding, algorithm).map_err(invalid)?;
             let before = before.and_then(|before| before.0.get(&id)).filter(|key| key.jwk == jwk);
             let revoked = before.map(|key| key.revoked.clone()).unwrap_or_default();
             let validation = validation(algorithm, issuer, audience);
             if keys.insert(id.clone(), Key { jwk, decoding, validation, revoked }).is_some() {
-                return Err(format!("there are two keys {id:?}"));
+                return Err(invalid(KeyError::Duplicate));
             }
         }
         if keys.is_empty() {
-            return Err("it has no key that signatures can be verified with".to_owned());
+            return Err(JwksError::Empty);
         }
         Ok(Self(keys))
     }

@@ -1,7 +1,7 @@
-//! Who calls: from the credentials that come with a call to an identity.
+//! Authentication: from the credentials of a call to an identity.
 //!
-//! A bearer token is one of the identities file, or a JWT. A caller that brings none is who its client certificate says.
-//! What a caller may do is decided elsewhere.
+//! A bearer token is one of the identities file, or a JWT. A caller without a token is identified by its client
+//! certificate. Authorization happens elsewhere.
 
 mod certificate;
 mod identities;
@@ -21,29 +21,29 @@ pub use self::{certificate::Peer, jwt::JwtOptions};
 use self::{identities::Identities, jwt::Jwts};
 use crate::{
     domain::{ANYONE, Identity, Unauthenticated},
-    reload::{Refresh, Reloaded},
+    reload::{Refresh, ReloadError, Reloaded},
 };
 
-/// A caller that is known, for as long as its credentials count.
+/// The identity of an authenticated caller, with the end of its credentials.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    /// Who it is.
+    /// The identity.
     pub identity: Arc<Identity>,
-    /// The credentials say until when they count.
+    /// Time when the credentials expire.
     expires: Option<Instant>,
-    /// They were taken back.
+    /// Cancelled when the credentials are removed from their file.
     revoked: Option<CancellationToken>,
-    /// They were a certificate, which is no longer valid.
+    /// Cancelled when the client certificate of the connection is no longer valid.
     outdated: Option<CancellationToken>,
 }
 
 impl Grant {
-    /// For ever.
+    /// Creates a grant without an end.
     fn endless(identity: Identity) -> Self {
         Self { identity: Arc::new(identity), expires: None, revoked: None, outdated: None }
     }
 
-    /// For as long as nobody takes it back.
+    /// Creates a grant that ends when it is revoked.
     fn revocable(identity: Identity) -> Self {
         Self { revoked: Some(CancellationToken::new()), ..Self::endless(identity) }
     }
@@ -52,12 +52,12 @@ impl Grant {
         self.revoked.iter().for_each(CancellationToken::cancel);
     }
 
-    /// Whether there may be an end to it.
+    /// Returns whether the grant may end.
     pub const fn can_end(&self) -> bool {
         self.expires.is_some() || self.revoked.is_some() || self.outdated.is_some()
     }
 
-    /// Waits until the credentials no longer count.
+    /// Waits until the credentials are no longer valid.
     pub async fn ended(&self) {
         let expired = async {
             match self.expires {
@@ -84,44 +84,45 @@ async fn cancelled(token: Option<&CancellationToken>) {
     }
 }
 
-/// Knows callers by their credentials.
+/// Identifies callers by their credentials.
 pub struct Authenticator {
-    /// For those without credentials; `None`: they are turned away.
+    /// Grant of all callers, if authentication is off.
     anonymous: Option<Grant>,
     identities: Option<Arc<Reloaded<Identities>>>,
     jwts: Option<Jwts>,
 }
 
 impl Authenticator {
-    /// Tells no callers apart: each may do everything.
+    /// Creates an authenticator that gives every caller full access, without credentials.
     pub fn open_to_all() -> Self {
         Self { anonymous: Some(Grant::endless(ANYONE.clone())), identities: None, jwts: None }
     }
 
-    /// Knows those of the file `identities` and the bearers of `jwt`; nobody else. The error says what is wrong.
-    pub fn open(identities: Option<PathBuf>, jwt: Option<JwtOptions>) -> Result<Self, String> {
+    /// Creates an authenticator for the callers in the file `identities` and for JWTs. The error names the file and the
+    /// problem.
+    pub fn open(identities: Option<PathBuf>, jwt: Option<JwtOptions>) -> Result<Self, ReloadError> {
         let identities = identities.map(|file| Reloaded::open(vec![file], Identities::read)).transpose()?;
         let jwts = jwt.map(Jwts::open).transpose()?;
         Ok(Self { anonymous: None, identities: identities.map(Arc::new), jwts })
     }
 
-    /// What follows files.
+    /// Returns the reloaders of the files.
     pub fn sources(&self) -> Vec<Arc<dyn Refresh>> {
         let identities = self.identities.iter().map(|identities| identities.clone() as _);
         identities.chain(self.jwts.iter().map(Jwts::source)).collect()
     }
 
-    /// Who calls, with these headers over a connection of `peer`.
+    /// Authenticates a call with these headers on a connection of `peer`.
     pub fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, Unauthenticated> {
         if let Some(anonymous) = &self.anonymous {
             return Ok(anonymous.clone());
         }
         let mut grant = self.find(headers, peer)?;
         if grant.has_ended() {
-            // The file was read again while it was looked for.
+            // The file was reloaded during the lookup: the new one may have the same credentials.
             grant = self.find(headers, peer)?;
         }
-        // A connection is no better than the certificate it began with, whatever comes over it.
+        // Even a call with a token ends with the certificate that opened the connection.
         grant.outdated = peer.map(|peer| peer.expired.clone());
         if grant.has_ended() { Err(Unauthenticated::Invalid) } else { Ok(grant) }
     }
@@ -131,12 +132,12 @@ impl Authenticator {
         match (authorizations.next(), authorizations.next(), peer) {
             (Some(one), None, _) => self.bearer(one).ok_or(Unauthenticated::Invalid),
             (Some(_), Some(_), _) => Err(Unauthenticated::Invalid),
-            (None, _, Some(peer)) => self.holder(peer),
+            (None, _, Some(peer)) => self.by_certificate(peer),
             (None, _, None) => Err(Unauthenticated::Missing),
         }
     }
 
-    /// Who has the token of this header.
+    /// Returns the grant for the bearer token in a header.
     fn bearer(&self, header: &HeaderValue) -> Option<Grant> {
         let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
         let token = Some(token.trim()).filter(|token| scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())?;
@@ -144,8 +145,8 @@ impl Authenticator {
         known.or_else(|| self.jwts.as_ref()?.verify(token))
     }
 
-    /// Who holds the certificate of `peer`.
-    fn holder(&self, peer: &Peer) -> Result<Grant, Unauthenticated> {
+    /// Returns the grant for the certificate of `peer`.
+    fn by_certificate(&self, peer: &Peer) -> Result<Grant, Unauthenticated> {
         let name = peer.name.as_deref().ok_or(Unauthenticated::Invalid)?;
         let known = self.identities.as_ref().and_then(|identities| identities.load().by_certificate(name));
         Ok(known.unwrap_or_else(|| Grant::endless(Identity::stranger(name))))

@@ -1,5 +1,5 @@
-//! The signatures of JWTs, verified by the library that TLS uses too. Nothing is signed here, and secrets shared with an
-//! issuer (HS256 and the like) are not known.
+//! Verification of the signatures of JWTs, with the library that TLS uses. Signing and shared secrets (HS256 and the
+//! like) are not supported.
 
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey,
@@ -13,14 +13,14 @@ use ring::signature::{
     RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
 };
 
-/// What `jsonwebtoken` is to use.
+/// The cryptography that `jsonwebtoken` uses.
 pub static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: refuse_to_sign,
     verifier_factory: verifier,
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// How an algorithm is verified.
+/// The verification of an algorithm.
 enum Scheme {
     Plain(&'static dyn VerificationAlgorithm),
     Rsa(&'static RsaParameters),
@@ -32,12 +32,12 @@ struct Signer {
     public: DecodingKey,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the library has it so")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the library defines the signature")]
 fn refuse_to_sign(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
     Err(ErrorKind::UnsupportedAlgorithm.into())
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the library has it so")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the library defines the signature")]
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
     let (family, scheme) = match algorithm {
         Algorithm::ES256 => (AlgorithmFamily::Ec, Scheme::Plain(&ECDSA_P256_SHA256_FIXED)),
@@ -97,7 +97,7 @@ mod tests {
                              IhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
 
     #[test]
-    fn a_signature_of_another_implementation_is_verified() {
+    fn a_signature_of_rfc_7515_is_verified() {
         _ = PROVIDER.install_default();
         let key = DecodingKey::from_rsa_components(MODULUS, "AQAB").expect("a key");
         let good =

@@ -1,4 +1,4 @@
-//! `jobtrack health`: the container's probe.
+//! `jobtrack health`: a probe for containers.
 
 use std::{
     future::ready,
@@ -24,42 +24,42 @@ use crate::{
     tls,
 };
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Maximum time for the answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Whom to ask.
+/// The server to probe.
 #[derive(Args)]
 pub struct Probe {
-    /// The server's address
+    /// Address of the server
     #[arg(long, env = "JOBTRACK_LISTEN", default_value = DEFAULT_LISTEN, value_name = "HOST:PORT")]
     addr: String,
 
-    /// Ask with TLS; the certificate must be for the host of --addr, and of an authority in this file, PEM
+    /// Connect with TLS; the certificate must be for the host of --addr, signed by an authority in this file, PEM
     #[arg(long, value_name = "FILE", conflicts_with = "http")]
     tls_ca: Option<PathBuf>,
 
-    /// Ask at the HTTP port instead, which never has TLS; at --addr if that is off
+    /// Probe the HTTP port instead, which never has TLS; --addr if the HTTP port is off
     #[arg(long)]
     http: bool,
 
-    /// The server's HTTP port, for --http
+    /// HTTP address of the server, for --http
     #[arg(long, env = "JOBTRACK_HTTP_LISTEN", default_value = DEFAULT_HTTP_LISTEN, value_name = "HOST:PORT")]
     http_addr: String,
 }
 
-/// Asks; an error unless the server takes calls.
+/// Probes the server. Returns an error unless it accepts calls.
 pub fn run(probe: &Probe) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Where there is no HTTP port the other one has to do, unless it takes TLS alone.
+    // Without an HTTP port the gRPC port is probed, which fails if that requires TLS.
     let http = probe.http && probe.http_addr != OFF;
     let (flag, address) = if http { ("--http-addr", &probe.http_addr) } else { ("--addr", &probe.addr) };
-    // The other address is not needed, and may be a variable of the server that is none here.
+    // Only the address in use is checked: the other one may come from a variable that is meant for the server.
     if let Err(advice) = host_port(address) {
         super::reject(&format!("{flag} {address:?}: {advice}"));
     }
     let answer = async { if http { check_http(address).await } else { check(address, probe.tls_ca.as_deref()).await } };
-    let answer = runtime.block_on(async { timeout(PATIENCE, answer).await });
-    answer.with_context(|| format!("{address} did not answer within {PATIENCE:?}"))??;
+    let answer = runtime.block_on(async { timeout(ANSWER_TIMEOUT, answer).await });
+    answer.with_context(|| format!("{address} did not answer within {ANSWER_TIMEOUT:?}"))??;
     println!("serving");
     Ok(())
 }
@@ -89,7 +89,7 @@ async fn check(address: &str, authorities: Option<&Path>) -> Result<()> {
         }
     };
     let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
-    let answer = answer.with_context(|| format!("{address} does not tell its health"))?.into_inner();
+    let answer = answer.with_context(|| format!("{address} does not report its health"))?.into_inner();
     if answer.status != ServingStatus::Serving as i32 {
         bail!("{address} is not serving");
     }

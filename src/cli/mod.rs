@@ -10,17 +10,17 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, build
 
 use crate::config::Config;
 
-/// Maximum time to write the last line: standard error may be a pipe that nobody reads.
+/// Maximum time to write the last line: standard error may be a pipe without a reader.
 const LAST_LINE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Tracks jobs that run elsewhere: create them, report progress, watch them, over gRPC.
+/// A job tracker over gRPC: create jobs, report their progress, watch them.
 ///
-/// Without a command it serves, in memory, on 127.0.0.1:50051:
+/// Without a command it serves on 127.0.0.1:50051 and stores jobs in memory:
 ///
 ///   jobtrack
 ///   grpcurl -plaintext -d '{"kind":"demo"}' 127.0.0.1:50051 jobtrack.v1.JobService/CreateJob
 ///
-/// Every flag can be set in the environment too: --listen is JOBTRACK_LISTEN. Times are written 250ms, 1s, 12h, 7d.
+/// Every flag has an environment variable: --listen is JOBTRACK_LISTEN. Times are written as 250ms, 1s, 12h, 7d.
 #[derive(Parser)]
 #[expect(clippy::doc_markdown, reason = "it is read in a terminal")]
 #[command(version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]
@@ -33,35 +33,35 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve; the same as without a command
+    /// Serve (the default command)
     Serve(Box<Config>),
-    /// Ask a server whether it takes calls: exit code 0 if it does, 1 if not; for container probes
+    /// Probe a server, for containers: exit code 0 if it accepts calls, 1 if not
     Health(health::Probe),
 }
 
-/// Returns the command line. Where the `first` word is a subcommand, the flags that stand for `serve` are not given, and
-/// their variables must not be read either: they may be another subcommand's, or overridden by flags of `serve`.
+/// Returns the command line parser. If the `first` word is a subcommand, the flags before it do not apply, and their
+/// variables must not be read: they may belong to another subcommand, or be overridden by flags of `serve`.
 fn command(first: Option<&OsStr>) -> clap::Command {
     let command = Cli::command();
     let is_subcommand = first.is_some_and(|word| word == "help" || command.find_subcommand(word).is_some());
     if is_subcommand { command.mut_args(|arg| arg.env(Resettable::Reset)) } else { command }
 }
 
-/// The configuration with what is not on the command line; exits where that is not usable.
+/// Returns the resolved configuration; exits if it is not usable.
 fn resolved(mut config: Config, matches: &ArgMatches) -> Config {
     config.note_defaults(matches);
     match config.resolve() {
         Ok(()) => config,
-        Err(problem) => reject(&problem),
+        Err(problem) => reject(&problem.to_string()),
     }
 }
 
-/// Exits as for a bad flag.
+/// Exits as for an invalid flag.
 fn reject(problem: &str) -> ! {
     Cli::command().error(ErrorKind::ValueValidation, problem).exit()
 }
 
-/// Runs what the command line asks for. A bad flag has exit code 2, a command that fails has 1.
+/// Runs the command. The exit code is 2 for an invalid flag, and 1 if the command fails.
 pub fn run() -> ExitCode {
     let mut command = command(env::args_os().nth(1).as_deref());
     let matches = command.get_matches_mut();
@@ -82,7 +82,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Writes the last line, for which the end of the process does not wait long.
+/// Writes the last line; the end of the process waits for it only for [`LAST_LINE_TIMEOUT`].
 fn write_last_line(line: String) {
     let (done, written) = mpsc::channel();
     thread::spawn(move || {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
@@ -19,36 +19,36 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Config, HttpListen},
-    files::{FEW, raise_limit},
+    files::{FILES_WARNING, raise_limit},
     server::{Control, Server},
     telemetry,
 };
 
-/// How often free memory is returned to the system.
+/// Interval at which free memory is returned to the system.
 const FREE_MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bytes that mimalloc takes from the system as a block of their own.
+/// Size of a block that mimalloc allocates from the system directly, in bytes.
 const LARGE_BLOCK: usize = 1024 * 1024;
 
-/// Serves until SIGTERM or SIGINT. Warns of `unknown` variables.
+/// Serves until SIGTERM or SIGINT. Warns about `unknown` variables.
 pub fn run(config: &Config, unknown: &[String]) -> Result<()> {
     let runtime = Runtime::new().context("the runtime can't be started")?;
     let _entered = runtime.enter();
-    let _telling = telemetry::init(config.log_format, &config.log)?;
+    let _guard = telemetry::init(config.log_format, &config.log)?;
     for variable in unknown {
-        warn!(variable, "there is no such variable: nothing is set by it");
+        warn!(variable, "unknown variable; it sets nothing");
     }
     runtime.block_on(serve(config))
 }
 
 async fn serve(config: &Config) -> Result<()> {
     let signals = Signals::new()?;
-    if let Some(files) = raise_limit().filter(|files| *files < FEW) {
-        warn!(files, "few files may be open, and each connection is one: raise the limit (ulimit -Hn, LimitNOFILE)");
+    if let Some(files) = raise_limit().filter(|files| *files < FILES_WARNING) {
+        warn!(files, "few files may be open, and each connection needs one: raise the limit (ulimit -Hn, LimitNOFILE)");
     }
     let listener = listen("--listen", &config.listen).await?;
     let address = listener.local_addr()?;
-    config.security.permits(address).map_err(Error::msg)?;
+    config.security.permits(address)?;
     let http = match config.http_listen() {
         Some(HttpListen::Chosen(address)) => Some(listen("--http-listen", address).await?),
         Some(HttpListen::Default(address)) => listen("--http-listen", address)
@@ -60,19 +60,19 @@ async fn serve(config: &Config) -> Result<()> {
     let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
     let server = Server::open(config).await?;
     let storage = config.redis.target().map_or_else(|| "memory".to_owned(), ToString::to_string);
-    // A closed standard output is no reason not to serve.
+    // The server runs even if standard output is closed.
     _ = stdout().write_all(banner(address, http_address, &storage, config.security.tls_cert.is_some()).as_bytes());
     if config.security.is_open(address) {
-        warn!("whoever reaches this port may do everything: --auth-tokens says who may do what");
+        warn!("no authentication configured: anyone who can connect has full access; set --auth-tokens");
     }
     let max_memory = config.memory().total();
     info!(%address, http = http_address.map(tracing::field::display), storage, %max_memory, "serving");
     let (control, drain) = (Control::default(), CancellationToken::new());
-    tokio::spawn(signals.follow(control.clone(), drain.clone()));
+    tokio::spawn(signals.handle(control.clone(), drain.clone()));
     tokio::spawn(return_free_memory());
     match server.run_under(control, listener, http, drain.cancelled()).await {
         0 => Ok(()),
-        left => Err(anyhow!("{left} jobs have changes that Redis does not have, and that are lost: see the log")),
+        left => Err(anyhow!("changes of {left} jobs were not stored in Redis and are lost: see the log")),
     }
 }
 
@@ -89,9 +89,9 @@ impl Signals {
         Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)?, hangup: signal(hangup)? })
     }
 
-    /// Carries out the signals: SIGHUP has files read again, the first SIGTERM or SIGINT begins to drain, and the second
-    /// one ends that.
-    async fn follow(mut self, control: Control, drain: CancellationToken) {
+    /// Handles the signals: SIGHUP reloads files, the first SIGTERM or SIGINT starts to drain, and the second one ends
+    /// the drain at once.
+    async fn handle(mut self, control: Control, drain: CancellationToken) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => {}
@@ -110,8 +110,8 @@ impl Signals {
     }
 }
 
-/// Has the allocator return free memory to the system, for ever. It does so only when a large block is freed: an idle
-/// server would keep what its busiest second needed.
+/// Makes the allocator return free memory to the system; never returns. The allocator does so only when a large block is
+/// freed: an idle server would keep the memory of its busiest second.
 async fn return_free_memory() {
     loop {
         sleep(FREE_MEMORY_INTERVAL).await;
@@ -119,7 +119,7 @@ async fn return_free_memory() {
     }
 }
 
-/// Listens where `flag` says.
+/// Listens on `address`, the value of `flag`.
 async fn listen(flag: &str, address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => {
@@ -132,7 +132,7 @@ async fn listen(flag: &str, address: &str) -> Result<TcpListener> {
     })
 }
 
-/// Where somebody on this machine reaches `address`.
+/// Returns the address by which programs on this machine reach `address`.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip([127, 0, 0, 1].into());

@@ -1,19 +1,19 @@
-//! Variables in the environment that look as if they were to set something, and do not.
+//! Environment variables that look like those of flags, but set nothing.
 
 use std::env;
 
 const PREFIX: &str = "JOBTRACK_";
 
-/// Returns the names of the variables that no flag of `command` has, although they begin as those do.
+/// Returns the names of the variables that have the prefix of those of flags, but belong to no flag of `command`.
 pub fn unknown(command: &clap::Command) -> Vec<String> {
     let known: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
     let given = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    let looks_ours = |name: &String| name.starts_with(PREFIX) && !is_of_kubernetes(name);
-    given.filter(looks_ours).filter(|name| !known.contains(&name.as_str())).collect()
+    let has_prefix = |name: &String| name.starts_with(PREFIX) && !is_of_kubernetes(name);
+    given.filter(has_prefix).filter(|name| !known.contains(&name.as_str())).collect()
 }
 
 /// Returns whether Kubernetes sets a variable of this name in each container, for a service whose name begins with
-/// `jobtrack`.
+/// `jobtrack`: it is no mistake of the user.
 fn is_of_kubernetes(name: &str) -> bool {
     let is_port = |rest: &str| rest.is_empty() || rest.starts_with('_');
     name.contains("_SERVICE_HOST")
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_of_kubernetes_are_nobodys_mistake() {
+    fn variables_that_kubernetes_sets_are_recognized() {
         for name in [
             "JOBTRACK_SERVICE_HOST",
             "JOBTRACK_REDIS_SERVICE_PORT_REDIS",

@@ -1,54 +1,54 @@
-//! How much callers may use.
+//! Limits for callers and connections.
 
 use clap::Args;
 
 use crate::limits::Allowance;
 
-/// How much each caller may use, and all together. Zero is no limit.
+/// Limits for each caller, and for all together. Zero means unlimited.
 #[derive(Args, Clone, Debug)]
 pub struct LimitsConfig {
-    /// How many calls each identity may make a second, and as many at once; 0: no limit. Callers that are not told apart
-    /// are one
+    /// Maximum calls per second of each identity, and burst of that size; 0: unlimited. Without authentication, all
+    /// callers are one identity
     #[arg(long, env = "JOBTRACK_MAX_CALLS_PER_SECOND", default_value = "0", value_name = "COUNT")]
     pub max_calls_per_second: u32,
 
-    /// How many watches may be open at a time, one of many jobs by their ids counting as many; 0: no limit
+    /// Maximum open watches; a stream counts once per job id that it names; 0: unlimited
     #[arg(long, env = "JOBTRACK_MAX_WATCHES", default_value = "100000", value_name = "COUNT")]
     pub max_watches: usize,
 
-    /// How many watches each identity may have open; 0: no limit
+    /// Maximum open watches of each identity; 0: unlimited
     #[arg(long, env = "JOBTRACK_MAX_WATCHES_PER_IDENTITY", default_value = "20000", value_name = "COUNT")]
     pub max_watches_per_identity: usize,
 
-    /// How many watches may be open on each connection, which has 1000 streams at most; 0: no other limit
+    /// Maximum open watches on each connection; 0: only the limit of 1000 streams on a connection
     #[arg(long, env = "JOBTRACK_MAX_WATCHES_PER_CONNECTION", default_value = "1000", value_name = "COUNT")]
     pub max_watches_per_connection: usize,
 
-    /// How many jobs there may be of each owner, not counting those without one; 0: no limit. Creations at the same time
-    /// may exceed it
+    /// Maximum jobs of each owner; jobs without an owner are not limited; 0: unlimited. Concurrent creations may exceed
+    /// it
     #[arg(long, env = "JOBTRACK_MAX_JOBS_PER_OWNER", default_value = "0", value_name = "COUNT")]
     pub max_jobs_per_owner: usize,
 
-    /// How many connections may be open; more are closed at once; 0: no limit
+    /// Maximum open connections; further ones are closed at once; 0: unlimited
     #[arg(long, env = "JOBTRACK_MAX_CONNECTIONS", default_value = "0", value_name = "COUNT")]
     pub max_connections: usize,
 
-    /// Maximum open connections on which nobody has authenticated; for another one the oldest of them is closed.
-    /// Without --auth-tokens and JWTs: on which nobody has called; 0: no limit
+    /// Maximum open connections without an authenticated call; for a further one, the oldest of them is closed. Without
+    /// --auth-tokens and JWTs: connections without any call; 0: unlimited
     #[arg(long, env = "JOBTRACK_MAX_UNAUTHENTICATED_CONNECTIONS", default_value = "1000", value_name = "COUNT")]
     pub max_unauthenticated_connections: usize,
 
-    /// Maximum open watches of health, which need no credentials, with 16 on each connection; 0: no limit
+    /// Maximum open watches of health, which need no credentials; at most 16 of them on each connection; 0: unlimited
     #[arg(long, env = "JOBTRACK_MAX_HEALTH_WATCHES", default_value = "4000", value_name = "COUNT")]
     pub max_health_watches: usize,
 
-    /// Maximum failed authentications of each address a second, and ten times as many at once; 0: no limit
+    /// Maximum failed authentications per second of each address, and burst of ten times that; 0: unlimited
     #[arg(long, env = "JOBTRACK_MAX_AUTH_FAILURES_PER_SECOND", default_value = "10", value_name = "COUNT")]
     pub max_auth_failures_per_second: u32,
 }
 
 impl LimitsConfig {
-    /// Returns what that allows, with so many bytes of requests and answers.
+    /// Returns these limits, with `call_bytes` for requests and answers in memory.
     pub const fn allowance(&self, call_bytes: usize) -> Allowance {
         Allowance {
             call_bytes,

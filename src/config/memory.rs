@@ -1,17 +1,18 @@
-//! The memory that the server may use.
+//! The memory budget of the server.
 
 use bytesize::ByteSize;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
+use super::values::InvalidValue;
 use crate::store::Capacity;
 
 /// Minimum of `--max-memory`: with less, a few large jobs and answers fill it.
 const MAX_MEMORY_MIN: ByteSize = ByteSize::mib(64);
 
 /// Parses a number of bytes.
-pub fn bytes(text: &str) -> Result<ByteSize, String> {
-    let bytes: ByteSize = text.parse().map_err(|_| "write it as 512MiB or 2GiB")?;
-    if bytes < MAX_MEMORY_MIN { Err(format!("it must be at least {MAX_MEMORY_MIN}")) } else { Ok(bytes) }
+pub fn bytes(text: &str) -> Result<ByteSize, InvalidValue> {
+    let bytes: ByteSize = text.parse().map_err(|_| InvalidValue::Bytes)?;
+    if bytes < MAX_MEMORY_MIN { Err(InvalidValue::TooFewBytes(MAX_MEMORY_MIN)) } else { Ok(bytes) }
 }
 
 /// The memory that documents, requests and answers may occupy together.
@@ -19,12 +20,13 @@ pub fn bytes(text: &str) -> Result<ByteSize, String> {
 pub struct MemoryBudget(ByteSize);
 
 impl MemoryBudget {
-    /// Returns the budget of `max_memory`, by default half of the memory of the container or, without one, of the machine.
+    /// Returns the budget of `max_memory`, by default half of the memory of the container or, without one, of the
+    /// machine.
     pub fn new(max_memory: Option<ByteSize>) -> Self {
         Self(max_memory.unwrap_or_else(|| ByteSize::b(machine() / 2).max(MAX_MEMORY_MIN)))
     }
 
-    /// Returns all of it.
+    /// Returns the whole budget.
     pub const fn total(self) -> ByteSize {
         self.0
     }
@@ -35,7 +37,7 @@ impl MemoryBudget {
         Capacity { jobs: max_jobs, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
     }
 
-    /// Returns the number of bytes for requests and answers that are under way: a quarter of the budget.
+    /// Returns the number of bytes for requests and answers in memory: a quarter of the budget.
     pub fn for_calls(self) -> usize {
         usize::try_from(self.0.as_u64() / 4).unwrap_or(usize::MAX)
     }
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn sizes_have_decimal_and_binary_units() {
         assert_eq!(bytes("64MiB"), Ok(ByteSize::mib(64)));
         assert_eq!(bytes("2 GiB"), Ok(ByteSize::gib(2)));
         assert_eq!(bytes("1GB"), Ok(ByteSize::gb(1)));
@@ -64,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_half_of_the_memory_there_is() {
+    fn the_default_is_half_of_the_available_memory() {
         let budget = MemoryBudget::new(None);
         assert!(budget.total() >= MAX_MEMORY_MIN);
         assert_eq!(budget.total().as_u64().max(machine() / 2), budget.total().as_u64());

@@ -1,4 +1,4 @@
-//! What can be set: flag over environment over default.
+//! The configuration: a flag overrides its environment variable, which overrides the default.
 
 mod limits;
 mod memory;
@@ -8,6 +8,7 @@ mod values;
 use std::{
     env,
     fmt::{self, Debug, Formatter},
+    net::SocketAddr,
     path::PathBuf,
     time::Duration,
 };
@@ -18,6 +19,7 @@ use clap::{
     builder::{OsStringValueParser, TypedValueParser},
     parser::ValueSource,
 };
+use thiserror::Error;
 
 pub use limits::LimitsConfig;
 pub use memory::MemoryBudget;
@@ -28,21 +30,55 @@ use self::values::{connections, count, duration, host_port_or_off, key_prefix, t
 
 use crate::{
     domain::{Retention, Timeouts},
-    store::{FallbackPolicy, redis::Target},
+    store::{
+        FallbackPolicy,
+        redis::{AddressError, Target},
+    },
     telemetry::{LogFormat, log_filter},
 };
 
-/// In the place of an address: nowhere.
+/// An invalid configuration. The text says what to do, and contains no secret.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The address of Redis can't be used.
+    #[error("{name} is not usable: {problem}")]
+    Redis {
+        /// Flag or variable of the address.
+        name: &'static str,
+        /// The problem.
+        problem: AddressError,
+    },
+    /// The flag or variable of the address of Redis is empty.
+    #[error("{0} is empty: write redis://HOST:PORT, or leave it out to store jobs in memory")]
+    EmptyRedis(&'static str),
+    /// A variable is not text.
+    #[error("{0} is not valid UTF-8")]
+    NotUtf8(&'static str),
+    /// Client certificates without roles of their holders.
+    #[error(
+        "--tls-client-ca alone gives no caller a role: set --auth-tokens, which assigns roles to the names in certificates"
+    )]
+    ClientCaAlone,
+    /// An address that others can reach, without TLS.
+    #[error(
+        "{0} is reachable by others, and without TLS everyone on the network path can read and change all traffic: set \
+         --tls-cert and --tls-key, or --insecure if that network is trusted"
+    )]
+    Plaintext(SocketAddr),
+}
+
+/// Value of an address that turns the listener off.
 pub const OFF: &str = "off";
 
-/// How to serve.
+/// The configuration of `jobtrack serve`.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Where to serve gRPC; port 0 picks a free one, which the banner names
+    /// Address for gRPC; port 0 picks a free port, which the banner names
     #[arg(long, env = "JOBTRACK_LISTEN", default_value = DEFAULT_LISTEN, value_name = "HOST:PORT", value_parser = host_port)]
     pub listen: String,
 
-    /// Where to serve metrics and probes over HTTP (/metrics, /livez, /readyz); port 0 picks a free one, off: nowhere
+    /// Address for metrics and probes over HTTP (/metrics, /livez, /readyz); port 0 picks a free port, off disables
+    /// them
     #[arg(
         long,
         env = "JOBTRACK_HTTP_LISTEN",
@@ -52,23 +88,23 @@ pub struct Config {
     )]
     http_listen: String,
 
-    /// The address for metrics and probes is the default: nobody chose it.
+    /// The address for metrics and probes is the default.
     #[arg(skip)]
     http_listen_is_default: bool,
 
-    /// How long a succeeded job is kept after its end; 0: for ever
+    /// Time that a succeeded job is kept after its end; 0: unlimited
     #[arg(long, env = "JOBTRACK_TTL_SUCCEEDED", default_value = "7d", value_name = "TIME", value_parser = duration)]
     pub ttl_succeeded: Duration,
 
-    /// How long a failed job is kept after its end; 0: for ever
+    /// Time that a failed job is kept after its end; 0: unlimited
     #[arg(long, env = "JOBTRACK_TTL_FAILED", default_value = "3d", value_name = "TIME", value_parser = duration)]
     pub ttl_failed: Duration,
 
-    /// How long a cancelled job is kept after its end; 0: for ever
+    /// Time that a cancelled job is kept after its end; 0: unlimited
     #[arg(long, env = "JOBTRACK_TTL_CANCELLED", default_value = "3d", value_name = "TIME", value_parser = duration)]
     pub ttl_cancelled: Duration,
 
-    /// How long an active job is kept after its last change; 0: for ever
+    /// Time that an active job is kept after its last change; 0: unlimited
     #[arg(long, env = "JOBTRACK_TTL_ACTIVE", default_value = "0", value_name = "TIME", value_parser = duration)]
     pub ttl_active: Duration,
 
@@ -80,7 +116,8 @@ pub struct Config {
     #[arg(long, env = "JOBTRACK_DEFAULT_START_TIMEOUT", default_value = "0", value_name = "TIME", value_parser = duration)]
     default_start_timeout: Duration,
 
-    /// How many jobs are held in memory at most; then ended jobs give way, and after that new ones are refused
+    /// Maximum jobs in memory; when it is full, finished jobs are evicted (with Redis: jobs that Redis has), then new
+    /// jobs are rejected
     #[arg(long, env = "JOBTRACK_MAX_MEMORY_JOBS", default_value = "100000", value_name = "COUNT", value_parser = count)]
     pub max_memory_jobs: usize,
 
@@ -89,19 +126,19 @@ pub struct Config {
     #[arg(long, env = "JOBTRACK_MAX_MEMORY", value_name = "BYTES", value_parser = memory::bytes)]
     max_memory: Option<ByteSize>,
 
-    /// Where jobs are kept, if not in memory
+    /// The store, if it is not memory
     #[command(flatten)]
     pub redis: RedisConfig,
 
-    /// Who may connect, and who may do what
+    /// TLS, authentication and authorization
     #[command(flatten)]
     pub security: SecurityConfig,
 
-    /// How much callers may use
+    /// Limits for callers and connections
     #[command(flatten)]
     pub limits: LimitsConfig,
 
-    /// How log lines are written, to standard error
+    /// Format of log lines, which are written to standard error
     #[arg(long, env = "JOBTRACK_LOG_FORMAT", default_value = "human", value_enum)]
     pub log_format: LogFormat,
 
@@ -111,39 +148,39 @@ pub struct Config {
     pub log: String,
 }
 
-/// Which Redis to keep jobs in.
+/// The configuration of the Redis that stores jobs.
 #[derive(Args, Clone, Debug)]
 pub struct RedisConfig {
-    /// Keep jobs in this Redis or Valkey: redis://HOST:PORT, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER,
+    /// Store jobs in this Redis or Valkey: redis://HOST:PORT, rediss:// for TLS, redis+sentinel://HOST,HOST/MASTER,
     /// redis+cluster://HOST,HOST. Also read from REDIS_URL
     #[expect(clippy::doc_markdown, reason = "it is read in a terminal")]
     #[arg(long, env = "JOBTRACK_REDIS_URL", hide_env_values = true, value_name = "URL")]
     redis_url: Option<Secret>,
 
-    /// File that contains the address of --redis-url, which wins; read again when Redis refuses the password. Also read
+    /// File that contains the address; --redis-url overrides it. Read again when Redis rejects the password. Also read
     /// from REDIS_URL_FILE
     #[expect(clippy::doc_markdown, reason = "it is read in a terminal")]
     #[arg(long, env = "JOBTRACK_REDIS_URL_FILE", value_name = "FILE", value_parser = path())]
     redis_url_file: Option<PathBuf>,
 
-    /// How many connections to Redis carry calls at most
+    /// Maximum connections to Redis that carry calls
     #[arg(long, env = "JOBTRACK_REDIS_POOL_SIZE", default_value = "8", value_name = "COUNT", value_parser = connections)]
     pub redis_pool_size: u32,
 
-    /// How long Redis may take for an answer
+    /// Maximum time for an answer of Redis
     #[arg(long, env = "JOBTRACK_REDIS_TIMEOUT", default_value = "250ms", value_name = "TIME", value_parser = timeout)]
     pub redis_timeout: Duration,
 
-    /// What happens to changes while Redis is away: memory accepts them and merges them later, reject refuses them
+    /// Handling of changes while Redis is unavailable: memory accepts them and merges them later, reject rejects them
     #[arg(long, env = "JOBTRACK_FALLBACK", default_value = "memory", value_enum)]
     pub fallback: FallbackMode,
 
-    /// What the keys of jobs in Redis begin with
+    /// Prefix of the keys of jobs in Redis
     #[arg(long, env = "JOBTRACK_KEY_PREFIX", default_value = "job:", value_name = "TEXT", value_parser = key_prefix)]
     pub key_prefix: String,
 
-    /// The longest that a replica may be cut off from Redis before the others fail or expire jobs whose workers may have
-    /// reported to it alone
+    /// Maximum time that a replica may be cut off from Redis before the others fail or expire jobs whose workers may
+    /// have reported only to that replica
     #[arg(long, env = "JOBTRACK_REPLICA_GRACE", default_value = "30s", value_name = "TIME", value_parser = duration)]
     pub replica_grace: Duration,
 
@@ -152,36 +189,36 @@ pub struct RedisConfig {
 }
 
 impl RedisConfig {
-    /// Reads the address of Redis from wherever it is given. The error repeats no secret.
-    fn resolve(&mut self) -> Result<(), String> {
+    /// Reads the address of Redis from its source. The error contains no secret.
+    fn resolve(&mut self) -> Result<(), ConfigError> {
         let Some((name, source)) = self.source()? else { return Ok(()) };
         let target = match source {
             AddressSource::Url(url) => Target::parse(url.0.trim()),
             AddressSource::File(path) => Target::read(&path),
         };
-        self.target = Some(target.map_err(|problem| format!("{name} is not usable: {problem}"))?);
+        self.target = Some(target.map_err(|problem| ConfigError::Redis { name, problem })?);
         Ok(())
     }
 
-    /// Where Redis is; `None`: jobs are kept in memory.
+    /// Returns the address of Redis; `None` if jobs are stored in memory.
     pub const fn target(&self) -> Option<&Target> {
         self.target.as_ref()
     }
 
-    /// Returns the first source of the address that is given, and its name.
-    fn source(&self) -> Result<Option<(&'static str, AddressSource)>, String> {
+    /// Returns the source of the address that takes precedence, with its name.
+    fn source(&self) -> Result<Option<(&'static str, AddressSource)>, ConfigError> {
         if let Some(url) = &self.redis_url {
             let source = ("--redis-url (or JOBTRACK_REDIS_URL)", AddressSource::Url(url.clone()));
-            // The variable that was to be put in its place may be missing: jobs must not be kept in memory unawares.
-            return if url.0.trim().is_empty() { Err(empty(source.0)) } else { Ok(Some(source)) };
+            // A variable that was to be substituted may be missing: jobs must not be stored in memory by mistake.
+            return if url.0.trim().is_empty() { Err(ConfigError::EmptyRedis(source.0)) } else { Ok(Some(source)) };
         }
         let is_given = |path: &PathBuf| !path.as_os_str().is_empty();
         if let Some(path) = self.redis_url_file.clone() {
             let source = ("--redis-url-file (or JOBTRACK_REDIS_URL_FILE)", AddressSource::File(path.clone()));
-            return if is_given(&path) { Ok(Some(source)) } else { Err(empty(source.0)) };
+            return if is_given(&path) { Ok(Some(source)) } else { Err(ConfigError::EmptyRedis(source.0)) };
         }
         if let Some(url) = env::var_os("REDIS_URL").filter(|url| !url.is_empty()) {
-            let url = url.into_string().map_err(|_| "REDIS_URL is not valid UTF-8".to_owned())?;
+            let url = url.into_string().map_err(|_| ConfigError::NotUtf8("REDIS_URL"))?;
             return Ok(Some(("REDIS_URL", AddressSource::Url(Secret(url)))));
         }
         let path = env::var_os("REDIS_URL_FILE").map(PathBuf::from).filter(is_given);
@@ -189,13 +226,9 @@ impl RedisConfig {
     }
 }
 
-/// Parses a path, which may be empty: that is refused with more words.
+/// Parses a path, which may be empty: the error for that is more helpful than clap's.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
-}
-
-fn empty(name: &str) -> String {
-    format!("{name} is empty: write redis://HOST:PORT, or leave it out to keep jobs in memory")
 }
 
 /// The source of the address of Redis.
@@ -206,12 +239,12 @@ enum AddressSource {
     File(PathBuf),
 }
 
-/// What happens to changes while Redis is away.
+/// The handling of changes while Redis is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FallbackMode {
-    /// They are accepted in memory, and merged when Redis is back.
+    /// Accept them in memory, and merge them into Redis when it is available again.
     Memory,
-    /// They are refused.
+    /// Reject them.
     Reject,
 }
 
@@ -224,7 +257,7 @@ impl From<FallbackMode> for FallbackPolicy {
     }
 }
 
-/// Text that is not shown.
+/// A text that `Debug` does not show.
 #[derive(Clone)]
 struct Secret(String);
 
@@ -240,30 +273,30 @@ impl Debug for Secret {
     }
 }
 
-/// Where to serve metrics and probes if nothing else is said.
+/// Default address for metrics and probes.
 pub const DEFAULT_HTTP_LISTEN: &str = "127.0.0.1:8080";
 
-/// Where to serve if nothing else is said.
+/// Default address for gRPC.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
 
 /// An address for metrics and probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpListen<'a> {
-    /// Chosen by a flag or a variable.
+    /// Set by a flag or a variable: it must be free.
     Chosen(&'a str),
-    /// The default, which another program may have on a machine that nobody prepared for jobtrack.
+    /// The default, which another program may use: it is no error if it is not free.
     Default(&'a str),
 }
 
 impl Config {
-    /// Takes in what is not on the command line. To be called once, before anything is read. The error says what is
-    /// wrong, without secrets.
-    pub fn resolve(&mut self) -> Result<(), String> {
+    /// Reads the values that are not on the command line, and checks the combination. Must be called once, before any
+    /// value is used. The error contains no secret.
+    pub fn resolve(&mut self) -> Result<(), ConfigError> {
         self.security.resolve()?;
         self.redis.resolve()
     }
 
-    /// Takes in which values are flags, and which are defaults.
+    /// Records which values are flags, and which are defaults.
     pub fn note_defaults(&mut self, matches: &ArgMatches) {
         self.http_listen_is_default = matches.value_source("http_listen") == Some(ValueSource::DefaultValue);
         // A flag overrides every variable, also that of another flag for the same thing.
@@ -273,7 +306,7 @@ impl Config {
         }
     }
 
-    /// Where to serve metrics and probes; `None`: nowhere.
+    /// Returns the address for metrics and probes; `None` if they are off.
     pub fn http_listen(&self) -> Option<HttpListen<'_>> {
         match self.http_listen.as_str() {
             OFF => None,
@@ -282,17 +315,17 @@ impl Config {
         }
     }
 
-    /// Returns the memory that the server may use.
+    /// Returns the memory budget of the server.
     pub fn memory(&self) -> MemoryBudget {
         MemoryBudget::new(self.max_memory)
     }
 
-    /// Returns the limits for jobs that name none.
+    /// Returns the timeouts of jobs that name none.
     pub const fn timeouts(&self) -> Timeouts {
         Timeouts { lease: self.default_lease, start: self.default_start_timeout }
     }
 
-    /// How long jobs are kept.
+    /// Returns the retention of jobs that name none.
     pub const fn retention(&self) -> Retention {
         Retention {
             succeeded: self.ttl_succeeded,

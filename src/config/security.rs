@@ -1,4 +1,4 @@
-//! Who may connect, and who may do what.
+//! TLS, authentication and authorization.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -7,44 +7,47 @@ use clap::{
     builder::{BoolishValueParser, NonEmptyStringValueParser},
 };
 
+use super::ConfigError;
 use crate::{
     auth::{Authenticator, JwtOptions},
-    tls::{Clients, Tls, TlsOptions},
+    reload::ReloadError,
+    tls::{self, Clients, Tls, TlsOptions},
 };
 
-/// Who may connect, and who may do what.
+/// The configuration of TLS, authentication and authorization.
 #[derive(Args, Clone, Debug)]
 pub struct SecurityConfig {
-    /// Serve with TLS: the certificate, with those between it and its authority, PEM. Read again when it changes
+    /// Serve with TLS: certificate chain (leaf and intermediates, PEM); reloaded when it changes
     #[arg(long, env = "JOBTRACK_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
 
-    /// The key of --tls-cert, PEM
+    /// Private key of --tls-cert, PEM
     #[arg(long, env = "JOBTRACK_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// Ask clients for certificates of these authorities, PEM; --auth-tokens says what their holders may do
+    /// Request client certificates signed by these authorities, PEM; --auth-tokens assigns roles to their names
     #[arg(long, env = "JOBTRACK_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Whether each client must show a certificate, or may bring a token instead; required by default
+    /// Need for client certificates: required (the default), or optional, so that callers may use tokens instead
     #[arg(long, env = "JOBTRACK_TLS_CLIENT_AUTH", value_enum, requires = "tls_client_ca")]
     pub tls_client_auth: Option<ClientAuth>,
 
-    /// Listen without TLS where others can listen in: beyond loopback
+    /// Allow plaintext on non-loopback addresses
     #[arg(long, env = "JOBTRACK_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 
-    /// Turn away who is not in this file: {"identities": [{"name": ..., "sha256": digest of a token, or "certificate":
-    /// a URI or DNS name in one, "role": reader, reporter or admin, "owners": [...] or "*"}]}. Read again when it changes
+    /// Require callers to be listed in this identities file: {"identities": [{"name": ..., "sha256": digest of a token,
+    /// or "certificate": a URI or DNS name in one, "role": reader, reporter or admin, "owners": [...] or "*"}]}.
+    /// Reloaded when it changes
     #[arg(long, env = "JOBTRACK_AUTH_TOKENS", value_name = "FILE")]
     pub auth_tokens: Option<PathBuf>,
 
-    /// Take JWTs signed by a key of this JWK set, with the claims role and owners. Read again when it changes
+    /// Accept JWTs signed by a key of this JWK set, with the claims role and owners. Reloaded when it changes
     #[arg(long, env = "JOBTRACK_JWT_JWKS_FILE", value_name = "FILE", requires_all = ["jwt_issuer", "jwt_audience"])]
     pub jwt_jwks_file: Option<PathBuf>,
 
-    /// What iss must be in a JWT
+    /// Required value of iss in a JWT
     #[arg(
         long,
         env = "JOBTRACK_JWT_ISSUER",
@@ -54,7 +57,7 @@ pub struct SecurityConfig {
     )]
     pub jwt_issuer: Option<String>,
 
-    /// What aud must name in a JWT
+    /// Required value of aud in a JWT, or one of its values
     #[arg(
         long,
         env = "JOBTRACK_JWT_AUDIENCE",
@@ -65,52 +68,50 @@ pub struct SecurityConfig {
     pub jwt_audience: Option<String>,
 }
 
-/// Whether each client must show a certificate.
+/// The need for client certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClientAuth {
-    /// It must.
+    /// Each client must present one.
     Required,
-    /// It may.
+    /// Clients may present one.
     Optional,
 }
 
 impl SecurityConfig {
-    /// Whether what is given makes sense together. The error says what to do.
-    pub(super) fn resolve(&self) -> Result<(), String> {
+    /// Checks the combination of the values. The error says what to do.
+    pub(super) const fn resolve(&self) -> Result<(), ConfigError> {
         if self.tls_client_ca.is_some() && self.auth_tokens.is_none() && self.jwt_jwks_file.is_none() {
-            return Err("--tls-client-ca alone lets nobody do anything: --auth-tokens says what the holder of which \
-                        certificate may do"
-                .to_owned());
+            return Err(ConfigError::ClientCaAlone);
         }
         Ok(())
     }
 
-    /// Whether a server may listen there. The error says what to do.
-    pub fn permits(&self, address: SocketAddr) -> Result<(), String> {
+    /// Checks that a server may listen on `address`. The error says what to do.
+    pub fn permits(&self, address: SocketAddr) -> Result<(), ConfigError> {
         if self.tls_cert.is_some() || self.insecure || address.ip().to_canonical().is_loopback() {
             return Ok(());
         }
-        Err(format!(
-            "{address} is open to others, and without TLS whoever is between can read and change everything: give \
-             --tls-cert and --tls-key, or --insecure if that network is trusted"
-        ))
+        Err(ConfigError::Plaintext(address))
     }
 
-    /// Whether everybody who reaches `address` may do everything, though others than this machine do.
+    /// Returns whether anyone who can connect from another machine has full access.
     pub fn is_open(&self, address: SocketAddr) -> bool {
         self.auth_tokens.is_none() && self.jwt_jwks_file.is_none() && !address.ip().to_canonical().is_loopback()
     }
 
-    /// TLS, if it is to be used. The error says what is wrong with which file.
-    pub fn tls(&self) -> Result<Option<Tls>, String> {
+    /// Reads the files of TLS, if it is configured. The error names the file and the problem.
+    pub fn tls(&self) -> Result<Option<Tls>, ReloadError> {
         let (Some(certificate), Some(key)) = (self.tls_cert.clone(), self.tls_key.clone()) else { return Ok(None) };
-        let required = self.tls_client_auth != Some(ClientAuth::Optional);
-        let clients = self.tls_client_ca.clone().map(|authorities| Clients { authorities, required });
+        let auth = match self.tls_client_auth {
+            Some(ClientAuth::Optional) => tls::ClientAuth::Optional,
+            Some(ClientAuth::Required) | None => tls::ClientAuth::Required,
+        };
+        let clients = self.tls_client_ca.clone().map(|authorities| Clients { authorities, auth });
         Tls::open(TlsOptions { certificate, key, clients }).map(Some)
     }
 
-    /// Who is known. The error says what is wrong with which file.
-    pub fn authenticator(&self) -> Result<Authenticator, String> {
+    /// Reads the files of callers. The error names the file and the problem.
+    pub fn authenticator(&self) -> Result<Authenticator, ReloadError> {
         let jwt = match (&self.jwt_jwks_file, &self.jwt_issuer, &self.jwt_audience) {
             (Some(jwks), Some(issuer), Some(audience)) => {
                 Some(JwtOptions { jwks: jwks.clone(), issuer: issuer.clone(), audience: audience.clone() })

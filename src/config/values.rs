@@ -1,58 +1,85 @@
-//! The values of flags: what each may be. The errors say what to write.
+//! Parsers of the values of flags. The errors say what to write.
 
 use std::time::Duration;
+
+use bytesize::ByteSize;
+use thiserror::Error;
 
 use super::OFF;
 use crate::domain::MAX_DURATION;
 
-pub fn duration(text: &str) -> Result<Duration, String> {
+/// An invalid value of a flag. The text says what to write.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum InvalidValue {
+    #[error("write it as 250ms, 1s, 12h or 7d, or 0")]
+    Duration,
+    #[error("it is more than 3650 days")]
+    DurationTooLong,
+    #[error("it must be 1 to 1000")]
+    Connections,
+    #[error("it must be 10ms to 4s")]
+    Timeout,
+    #[error("it must be a whole number from 1")]
+    Count,
+    #[error("it must be visible ASCII without {{}}*?[], end with one colon, but not with s:")]
+    KeyPrefix,
+    #[error("it must be HOST:PORT, such as 127.0.0.1:50051, 0.0.0.0:50051 or [::]:50051")]
+    Address,
+    #[error("{}, or {OFF}", Self::Address)]
+    AddressOrOff,
+    #[error("write it as 512MiB or 2GiB")]
+    Bytes,
+    #[error("it must be at least {0}")]
+    TooFewBytes(ByteSize),
+}
+
+pub fn duration(text: &str) -> Result<Duration, InvalidValue> {
     let duration = match text {
         "0" => Duration::ZERO,
-        text => humantime::parse_duration(text).map_err(|_| "write it as 250ms, 1s, 12h or 7d, or 0")?,
+        text => humantime::parse_duration(text).map_err(|_| InvalidValue::Duration)?,
     };
-    if duration > MAX_DURATION { Err("it is more than 3650 days".to_owned()) } else { Ok(duration) }
+    if duration > MAX_DURATION { Err(InvalidValue::DurationTooLong) } else { Ok(duration) }
 }
 
-pub fn connections(text: &str) -> Result<u32, String> {
-    text.parse().ok().filter(|count| (1..=1000).contains(count)).ok_or_else(|| "it must be 1 to 1000".to_owned())
+pub fn connections(text: &str) -> Result<u32, InvalidValue> {
+    text.parse().ok().filter(|count| (1..=1000).contains(count)).ok_or(InvalidValue::Connections)
 }
 
-pub fn timeout(text: &str) -> Result<Duration, String> {
+pub fn timeout(text: &str) -> Result<Duration, InvalidValue> {
     let limits = Duration::from_millis(10)..=Duration::from_secs(4);
     let time = duration(text)?;
-    if limits.contains(&time) { Ok(time) } else { Err("it must be 10ms to 4s".to_owned()) }
+    if limits.contains(&time) { Ok(time) } else { Err(InvalidValue::Timeout) }
 }
 
-pub fn count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "it must be a whole number from 1".to_owned())
+pub fn count(text: &str) -> Result<usize, InvalidValue> {
+    text.parse().ok().filter(|count| *count > 0).ok_or(InvalidValue::Count)
 }
 
-/// Parses the prefix of keys. The keys of two prefixes are apart because each prefix ends with its only last colon, and
-/// because none ends as that of an index: the indexes of `job:` are under `jobs:`.
-pub fn key_prefix(text: &str) -> Result<String, String> {
+/// Parses the prefix of keys. Keys of different prefixes never collide: a prefix ends with exactly one colon, and never
+/// with `s:` as those of indexes do (the indexes of `job:` are under `jobs:`).
+pub fn key_prefix(text: &str) -> Result<String, InvalidValue> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'*' | b'?' | b'[' | b']');
     let is_plain = (2..=128).contains(&text.len()) && text.bytes().all(allowed);
     if is_plain && text.ends_with(':') && !text.ends_with("::") && !text.ends_with("s:") {
         Ok(text.to_owned())
     } else {
-        Err("it must be visible ASCII without {}*?[], end with one colon, but not with s:".to_owned())
+        Err(InvalidValue::KeyPrefix)
     }
 }
 
-/// Checks that an address has a host and a port. The host may still be unknown.
-pub fn host_port(text: &str) -> Result<String, String> {
+/// Checks that an address has a host and a port. The host is not resolved.
+pub fn host_port(text: &str) -> Result<String, InvalidValue> {
     let is_address = text.rsplit_once(':').is_some_and(|(host, port)| {
         let is_in_brackets = host.starts_with('[') && host.ends_with(']');
         let is_host = !host.is_empty() && (is_in_brackets || !host.contains(['[', ']', ':', '/', ' ']));
         is_host && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
     });
-    let advice = "it must be HOST:PORT, such as 127.0.0.1:50051, 0.0.0.0:50051 or [::]:50051";
-    if is_address { Ok(text.to_owned()) } else { Err(advice.to_owned()) }
+    if is_address { Ok(text.to_owned()) } else { Err(InvalidValue::Address) }
 }
 
-/// Checks an address as [`host_port`] does, or takes [`OFF`].
-pub fn host_port_or_off(text: &str) -> Result<String, String> {
-    if text == OFF { Ok(text.to_owned()) } else { host_port(text).map_err(|advice| format!("{advice}, or {OFF}")) }
+/// Checks an address as [`host_port`] does, or accepts [`OFF`].
+pub fn host_port_or_off(text: &str) -> Result<String, InvalidValue> {
+    if text == OFF { Ok(text.to_owned()) } else { host_port(text).map_err(|_| InvalidValue::AddressOrOff) }
 }
 
 #[cfg(test)]
@@ -60,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_that_would_share_keys_are_refused() {
+    fn prefixes_whose_keys_could_collide_are_rejected() {
         for prefix in ["job:", "a::b:", "jobtrack:", "team.jobs.x:"] {
             assert_eq!(key_prefix(prefix), Ok(prefix.to_owned()));
         }
@@ -78,6 +105,6 @@ mod tests {
             assert!(host_port(address).is_err(), "{address:?}");
         }
         assert_eq!(host_port_or_off("off"), Ok("off".to_owned()));
-        assert!(host_port_or_off("of").is_err_and(|advice| advice.contains("off")));
+        assert!(host_port_or_off("of").is_err_and(|advice| advice.to_string().contains("off")));
     }
 }

@@ -5,6 +5,9 @@ use std::time::Instant;
 use super::Stored;
 use crate::domain::{JobId, State};
 
+/// A position in the order of a store's commits: that of the first commit is 1.
+pub type CommitPosition = u64;
+
 /// A committed version, and its position in the order of commits.
 #[derive(Clone, Debug)]
 pub struct CommitEvent {
@@ -12,7 +15,7 @@ pub struct CommitEvent {
     pub stored: Stored,
     /// Position of the commit: rises with each commit of the store, and is at most
     /// [`position`](super::JobStore::position) from then on.
-    pub position: u64,
+    pub position: CommitPosition,
     /// State of this incarnation of the job before the commit; `None` if the incarnation is new, or the state is
     /// unknown.
     pub previous: Option<State>,
@@ -38,10 +41,10 @@ pub struct ChangeNotification<'a> {
 pub trait Listener: Send + Sync + 'static {
     /// Receives a committed version. Called in the order of commits and under the store's lock: it must be quick, and
     /// must not call the store.
-    fn changed(&self, announcement: CommitEvent);
+    fn on_commit(&self, event: CommitEvent);
 
     /// Receives the notification of a commit. Returns whether the version should be read and announced.
-    fn hinted(&self, _: &ChangeNotification<'_>) -> bool {
+    fn on_notification(&self, _: &ChangeNotification<'_>) -> bool {
         true
     }
 
@@ -52,7 +55,7 @@ pub trait Listener: Send + Sync + 'static {
     }
 
     /// Records that every commit before `time` has been announced or notified.
-    fn heard_until(&self, _: Instant) {}
+    fn notified_until(&self, _: Instant) {}
 
     /// Returns the jobs that must be read again after notifications were lost.
     fn watched(&self) -> Vec<JobId> {
@@ -60,9 +63,9 @@ pub trait Listener: Send + Sync + 'static {
     }
 
     /// Reports that the record of a job is missing although the indexes name it: it was evicted, or removed by hand.
-    fn vanished(&self, _: &JobId) {}
+    fn on_missing_record(&self, _: &JobId) {}
 
     /// Reports that notifications may have been lost. The jobs in [`watched`](Self::watched) are read again; lost
     /// changes of other jobs are not reported later.
-    fn missed(&self) {}
+    fn on_gap(&self) {}
 }

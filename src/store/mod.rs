@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 pub use self::{
     capacity::Capacity,
-    changes::{ChangeNotification, CommitEvent, Listener},
+    changes::{ChangeNotification, CommitEvent, CommitPosition, Listener},
     fallback::{FallbackPolicy, FallbackStore, FreshnessToken, LocalCache, Route},
     memory::MemoryStore,
     primary::{History, PartitionState, Partitioning, Presence, PrimaryStore, Replacement},
@@ -95,7 +95,7 @@ pub trait JobStore: Send + Sync + 'static {
     fn epoch(&self) -> u64;
 
     /// Returns the position of the last commit.
-    fn position(&self) -> u64;
+    fn position(&self) -> CommitPosition;
 
     /// Returns the newest version of each incarnation of a job that changed after the position `after`, tombstones
     /// included, in the order of commits: at most `limit` versions, and none after the one that brings their size to

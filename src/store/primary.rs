@@ -45,7 +45,7 @@ pub enum PartitionState {
     /// Serves reads, and rejects writes.
     ReadOnly,
     /// Does not answer.
-    Away,
+    Unavailable,
 }
 
 /// The identity of the data in a partition: while it stays the same, every version that was confirmed there is still

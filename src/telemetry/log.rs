@@ -13,14 +13,15 @@ use tracing::{Subscriber, error, level_filters::LevelFilter};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry::LookupSpan};
 
-/// Maximum number of lines that wait to be written: standard error may be a pipe that nobody reads. Further lines are
-/// lost, and counted.
+/// Maximum number of lines that wait to be written: standard error may be a pipe without a reader. Further lines are
+/// dropped and counted.
 const WAITING_LINES_MAX: usize = 8192;
 
-/// The directives that precede those of `--log`: libraries only warn, and what the client of Redis logs is logged here.
+/// The directives that precede those of `--log`: libraries log warnings only, and the client of Redis less, because its
+/// errors are logged by this crate.
 const LIBRARIES: &str = "warn,redis=error";
 
-/// The lines that were lost.
+/// The counter of dropped lines.
 static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// The format of log lines.
@@ -32,8 +33,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Creates a layer that writes log lines which `filter` lets pass to standard error. A thread writes them, so that
-/// nobody else waits for standard error, until the guard is dropped.
+/// Creates a layer that writes the log lines selected by `filter` to standard error. A thread of its own writes them,
+/// so that calls do not wait for standard error. Dropping the guard writes the remaining lines.
 pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(
     format: LogFormat,
     filter: &str,
@@ -54,18 +55,18 @@ pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(
     Ok((lines.with_filter(filter), guard))
 }
 
-/// Has panics logged, as writing them to standard error could wait for ever.
+/// Logs panics instead of writing them to standard error, which could block for ever.
 pub fn log_panics() {
     panic::set_hook(Box::new(|panic| error!("{panic}")));
 }
 
-/// Returns the number of lines that were lost because standard error was not read fast enough.
+/// Returns the number of lines that were dropped because standard error was not read fast enough.
 pub fn lost_lines() -> u64 {
     LOST.get().map_or(0, |lost| lost.dropped_lines() as u64)
 }
 
-/// Returns the directives of a filter in which each bare level applies to this crate, and to libraries only if they say
-/// less with it.
+/// Returns the directives of a filter, in which a bare level of warn or above applies to this crate only: debug must
+/// not flood the log with lines of libraries.
 fn directives(filter: &str) -> String {
     let directives = filter.split(',').map(|directive| match LevelFilter::from_str(directive.trim()) {
         Ok(level) if level >= LevelFilter::WARN => format!("{}={level}", env!("CARGO_PKG_NAME")),

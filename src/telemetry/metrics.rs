@@ -1,91 +1,91 @@
-//! What is counted and measured. Whoever does a thing owns its metrics and hands them out by [`Measured`]; the server
-//! gathers them, so that many servers in one process have nothing in common.
+//! Metrics. Each component owns its metrics and exposes them by [`Measured`]; the server collects them. There are no
+//! global metrics, so that several servers in one process share none.
 
 use std::array::from_fn;
 
 pub use prometheus::{Gauge, Histogram, HistogramVec, IntCounter as Counter, IntCounterVec as CounterVec, TEXT_FORMAT};
 use prometheus::{HistogramOpts, Opts, core::Collector};
 
-/// What somebody has to tell.
+/// The metrics of a component.
 pub type Metrics = Vec<Box<dyn Collector>>;
 
-/// Somebody who has something to tell.
+/// A component that exposes metrics.
 pub trait Measured {
-    /// Its metrics, which go on changing with it.
+    /// Returns the metrics, which stay connected to the component.
     fn metrics(&self) -> Metrics;
 }
 
-/// Only mistakes in this source are errors.
+/// Names and labels are constants: only a mistake in this source could make them invalid.
 pub(super) const VALID: &str = "names and labels are valid";
 
-/// A counter.
+/// Creates a counter.
 pub fn counter(name: &str, help: &str) -> Counter {
     Counter::new(name, help).expect(VALID)
 }
 
-/// A number that rises and falls.
+/// Creates a gauge.
 pub fn gauge(name: &str, help: &str) -> Gauge {
     Gauge::new(name, help).expect(VALID)
 }
 
-/// A histogram with these upper bounds.
+/// Creates a histogram with these upper bounds.
 pub fn histogram(name: &str, help: &str, bounds: &[f64]) -> Histogram {
     Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec())).expect(VALID)
 }
 
-/// Counters that differ in `labels`.
+/// Creates a family of counters with these labels.
 pub fn counters(name: &str, help: &str, labels: &[&str]) -> CounterVec {
     CounterVec::new(Opts::new(name, help), labels).expect(VALID)
 }
 
-/// Histograms with these upper bounds that differ in `labels`.
+/// Creates a family of histograms with these upper bounds and labels.
 pub fn histograms(name: &str, help: &str, bounds: &[f64], labels: &[&str]) -> HistogramVec {
     HistogramVec::new(HistogramOpts::new(name, help).buckets(bounds.to_vec()), labels).expect(VALID)
 }
 
-/// Counters that differ in one label, all of them there from the beginning.
+/// A family of counters with one label. All values of the label are exposed from the start.
 pub struct Counters<const N: usize> {
     all: CounterVec,
     each: [Counter; N],
 }
 
 impl<const N: usize> Counters<N> {
-    /// One counter for each of the `values` of `label`.
+    /// Creates one counter for each of the `values` of `label`.
     pub fn new(name: &str, help: &str, label: &str, values: [&str; N]) -> Self {
         let all = counters(name, help, &[label]);
         Self { each: from_fn(|at| all.with_label_values(&[values[at]])), all }
     }
 
-    /// The counter of the value at this place.
+    /// Returns the counter of the value at an index.
     pub fn of(&self, at: usize) -> &Counter {
         &self.each[at]
     }
 
-    /// All of them.
+    /// Returns the collector of the family.
     pub fn collector(&self) -> Box<dyn Collector> {
         Box::new(self.all.clone())
     }
 }
 
-/// Histograms that differ in one label, all of them there from the beginning.
+/// A family of histograms with one label. All values of the label are exposed from the start.
 pub struct Histograms<const N: usize> {
     all: HistogramVec,
     each: [Histogram; N],
 }
 
 impl<const N: usize> Histograms<N> {
-    /// One histogram with these upper bounds for each of the `values` of `label`.
+    /// Creates one histogram with these upper bounds for each of the `values` of `label`.
     pub fn new(name: &str, help: &str, bounds: &[f64], label: &str, values: [&str; N]) -> Self {
         let all = histograms(name, help, bounds, &[label]);
         Self { each: from_fn(|at| all.with_label_values(&[values[at]])), all }
     }
 
-    /// The histogram of the value at this place.
+    /// Returns the histogram of the value at an index.
     pub fn of(&self, at: usize) -> &Histogram {
         &self.each[at]
     }
 
-    /// All of them.
+    /// Returns the collector of the family.
     pub fn collector(&self) -> Box<dyn Collector> {
         Box::new(self.all.clone())
     }

@@ -1,4 +1,4 @@
-//! What a running server tells of itself: log lines, metrics and traces.
+//! Log lines, metrics and traces.
 
 mod filter;
 pub mod log;
@@ -14,19 +14,19 @@ use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 use self::traces::Traces;
 
-/// Traces and log lines, which are sent and written until it is dropped; then the last ones are.
-pub struct Telling {
+/// The guard of traces and log lines. Dropping it sends and writes the last ones.
+pub struct TelemetryGuard {
     _traces: Option<Traces>,
-    // Dropped last: sending the last spans may fail, which is logged.
+    // Dropped after the traces: sending the last spans may fail, which is logged.
     _lines: WorkerGuard,
 }
 
-/// Writes log lines that `filter` lets pass to standard error from here on, panics too, and sends traces where the
-/// environment says so. Must be called within the runtime.
-pub fn init(format: LogFormat, filter: &str) -> Result<Telling> {
+/// Starts to write the log lines selected by `filter`, and panics, to standard error, and to send traces if the
+/// environment configures it. Must be called within the runtime.
+pub fn init(format: LogFormat, filter: &str) -> Result<TelemetryGuard> {
     let (lines, guard) = log::layer(format, filter)?;
     let traces = Traces::from_env()?;
     tracing_subscriber::registry().with(lines).with(traces.as_ref().map(Traces::layer)).init();
     log::log_panics();
-    Ok(Telling { _traces: traces, _lines: guard })
+    Ok(TelemetryGuard { _traces: traces, _lines: guard })
 }

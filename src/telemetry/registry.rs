@@ -1,14 +1,14 @@
-//! The metrics of one server, gathered.
+//! The metrics of one server in the text format of Prometheus.
 
 use prometheus::{GaugeVec, Opts, TextEncoder, process_collector::ProcessCollector};
 
 use super::metrics::{Measured, VALID, counters};
 
-/// What goes on changing.
+/// The metrics that components update as they run.
 pub struct Registry(prometheus::Registry);
 
 impl Registry {
-    /// What all of these have to tell, and what the system tells of the process.
+    /// Creates a registry of the metrics of all components, and of the process.
     pub fn of(measured: &[&dyn Measured]) -> Self {
         let registry = prometheus::Registry::new();
         let metrics = measured.iter().flat_map(|measured| measured.metrics());
@@ -18,7 +18,7 @@ impl Registry {
         Self(registry)
     }
 
-    /// All of it and `now` in Prometheus's text format.
+    /// Returns these metrics and those of `now` in the text format of Prometheus.
     pub fn text(&self, now: &Snapshot) -> anyhow::Result<String> {
         let mut families = self.0.gather();
         families.extend(now.0.gather());
@@ -26,13 +26,13 @@ impl Registry {
     }
 }
 
-/// What holds at one moment.
+/// The metrics that are computed for one scrape.
 #[derive(Default)]
 pub struct Snapshot(prometheus::Registry);
 
-/// A number as it is told.
+/// A number that can be the value of a metric.
 pub trait Number {
-    /// It.
+    /// Returns the number as a float.
     fn real(self) -> f64;
 }
 
@@ -55,14 +55,14 @@ macro_rules! whole {
 whole!(u8, i32, i64, u32, u64, usize);
 
 impl Snapshot {
-    /// A number.
+    /// Adds a gauge.
     pub fn gauge(&mut self, name: &str, help: &str, value: impl Number) {
         let gauge = super::metrics::gauge(name, help);
         gauge.set(value.real());
         self.0.register(Box::new(gauge)).expect(VALID);
     }
 
-    /// Numbers by the values of a label.
+    /// Adds a family of gauges, by the values of a label.
     pub fn gauge_of<'a, N: Number>(
         &mut self,
         name: &str,
@@ -77,14 +77,14 @@ impl Snapshot {
         self.0.register(Box::new(gauges)).expect(VALID);
     }
 
-    /// A count that is kept elsewhere.
+    /// Adds a counter whose value is counted elsewhere.
     pub fn counter(&mut self, name: &str, help: &str, value: u64) {
         let counter = super::metrics::counter(name, help);
         counter.inc_by(value);
         self.0.register(Box::new(counter)).expect(VALID);
     }
 
-    /// Counts, kept elsewhere, by the values of a label.
+    /// Adds a family of counters whose values are counted elsewhere, by the values of a label.
     pub fn counter_of<'a>(
         &mut self,
         name: &str,

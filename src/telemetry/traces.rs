@@ -1,6 +1,6 @@
-//! Traces: a span for each call and for each command to the store, sent to an OTLP receiver where one is named.
+//! Traces: a span for each call and for each command to the store, sent to an OTLP receiver if one is configured.
 //!
-//! Without a receiver no span is made, except for a call whose caller names its trace: its log lines name it too.
+//! Without a receiver no span is exported. If a caller names its trace, the log lines of the call contain the trace id.
 
 use std::{
     env,
@@ -27,34 +27,35 @@ use tracing::{Span, Subscriber, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{Layer, filter, registry::LookupSpan};
 
-/// What says where the receiver is.
+/// The variables that contain the address of the receiver.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
-/// How long the last spans may take at the end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time to send the last spans at the end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is said that the receiver is away.
-const REMINDER: Duration = Duration::from_secs(60);
+/// Minimum interval between warnings about an unavailable receiver.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The header in which a caller names its trace.
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Sends spans to the receiver, and what is left when it is dropped.
+/// Sends spans to the receiver. Dropping it sends the remaining ones.
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// To the receiver that the environment names, if it does. To be called within the runtime.
+    /// Creates traces to the receiver that the environment names; `None` if it names none. Must be called within the
+    /// runtime.
     pub fn from_env() -> Result<Option<Self>> {
         let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_disabled = env::var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
         if is_disabled || !ENDPOINTS.into_iter().any(is_set) {
             return Ok(None);
         }
-        // The error may repeat the address, which may hold a secret.
+        // The error is dropped: it may contain the address, and that may contain a secret.
         let exporter = SpanExporter::builder().with_tonic().build().ok();
         let exporter = exporter.with_context(|| {
             format!(
-                "{} is not usable: write http://HOST:PORT, and look at the other OTEL_EXPORTER_OTLP variables",
+                "{} is not usable: write http://HOST:PORT, and check the other OTEL_EXPORTER_OTLP variables",
                 ENDPOINTS[1]
             )
         })?;
@@ -64,13 +65,13 @@ impl Traces {
         }
         let resource =
             resource.with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-        let exporter = Patient { exporter, warned: Mutex::default() };
+        let exporter = RateLimitedWarnings { exporter, warned: Mutex::default() };
         let provider =
             SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build();
         Ok(Some(Self(provider)))
     }
 
-    /// Takes the spans of this crate.
+    /// Returns a layer that records the spans of this crate.
     pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> + use<S> {
         let tracer = self.0.tracer(env!("CARGO_PKG_NAME"));
         let ours = filter::filter_fn(|it| it.is_span() && it.target().starts_with(env!("CARGO_PKG_NAME")));
@@ -81,26 +82,26 @@ impl Traces {
 
 impl Drop for Traces {
     fn drop(&mut self) {
-        // A receiver that is away was told of before.
-        _ = self.0.shutdown_with_timeout(PATIENCE);
+        // An unavailable receiver has been logged.
+        _ = self.0.shutdown_with_timeout(SHUTDOWN_TIMEOUT);
     }
 }
 
-/// Says now and then, rather than each time, that the receiver is away.
+/// An exporter that logs failures at intervals, rather than each time.
 #[derive(Debug)]
-struct Patient {
+struct RateLimitedWarnings {
     exporter: SpanExporter,
     warned: Mutex<Option<Instant>>,
 }
 
-impl Export for Patient {
+impl Export for RateLimitedWarnings {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let outcome = self.exporter.export(batch).await;
         if outcome.is_err() {
             let mut warned = self.warned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if warned.is_none_or(|time| time.elapsed() > REMINDER) {
+            if warned.is_none_or(|time| time.elapsed() > WARNING_INTERVAL) {
                 *warned = Some(Instant::now());
-                warn!("the OTLP receiver takes no spans; they are dropped, and the next ones are tried");
+                warn!("the OTLP receiver is unavailable; these spans are dropped, and later ones will be sent");
             }
         }
         outcome
@@ -119,7 +120,7 @@ impl Export for Patient {
     }
 }
 
-/// The trace that a caller's `headers` name, if they do.
+/// Returns the trace that the `headers` of a call name, if they do.
 pub fn named_in(headers: &HeaderMap) -> Option<Context> {
     headers.get(&TRACEPARENT)?;
     let context = TraceContextPropagator::new().extract(&Headers(headers));
@@ -138,19 +139,19 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// Makes `span` that of a call of `service` and `method`, in the trace that its caller named if it did, and enters the
-/// trace into its field `trace_id`.
+/// Sets the name and attributes of the `span` of a call of `service` and `method`, makes it a part of the caller's
+/// trace if there is one, and records the id of the trace in its field `trace_id`.
 pub fn begin_call(span: &Span, caller: Option<Context>, service: &str, method: &str) {
     let caller = caller.unwrap_or_default();
-    // Without a receiver nobody takes it, and the caller's trace is the one to name.
-    let is_taken = span.set_parent(caller.clone()).is_ok();
-    if is_taken {
+    // Without a receiver there is no layer that records the span: then the caller's trace is named.
+    let is_recorded = span.set_parent(caller.clone()).is_ok();
+    if is_recorded {
         span.record("otel.kind", "server");
         span.set_attribute("rpc.system", "grpc");
         span.set_attribute("rpc.service", service.to_owned());
         span.set_attribute("rpc.method", method.to_owned());
     }
-    let context = if is_taken { span.context() } else { caller };
+    let context = if is_recorded { span.context() } else { caller };
     let current = context.span();
     current.update_name(format!("{service}/{method}"));
     if current.span_context().is_valid() {
@@ -158,11 +159,11 @@ pub fn begin_call(span: &Span, caller: Option<Context>, service: &str, method: &
     }
 }
 
-/// Enters how a call ended.
+/// Records the status of a call.
 pub fn end_call(span: &Span, code: tonic::Code) {
     use tonic::Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
     span.set_attribute("rpc.grpc.status_code", code as i64);
-    // What is the server's fault, as OpenTelemetry has it.
+    // The statuses that are errors of the server, as OpenTelemetry defines them.
     if matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss) {
         span.set_status(Status::error(code.description()));
     }

@@ -1,18 +1,18 @@
-//! What a tracker tells of the changes that it stored.
+//! Metrics of the changes that a tracker stored.
 
 use crate::{
     domain::{Job, State, Timestamp},
     telemetry::metrics::{Counter, Counters, Gauge, Histograms, Measured, Metrics, counter, gauge},
 };
 
-/// The ends that a job can come to, as label values.
+/// The outcomes of a job, as values of a label.
 const OUTCOMES: [&str; 3] = ["succeeded", "failed", "cancelled"];
 
-/// Upper bounds of how long jobs take: from a moment to a week.
-const PROCESSING: [f64; 14] =
+/// Upper bounds of the processing time of jobs, in seconds: up to a week.
+const PROCESSING_SECONDS: [f64; 14] =
     [0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0, 86_400.0, 604_800.0];
 
-/// Counts what becomes of jobs.
+/// Metrics of created, finished and lost jobs.
 pub struct JobMetrics {
     created: Counter,
     finished: Counters<3>,
@@ -34,29 +34,29 @@ impl Default for JobMetrics {
             processing: Histograms::new(
                 "jobtrack_job_processing_seconds",
                 "Time from the start to the end of the jobs whose end was stored through this replica.",
-                &PROCESSING,
+                &PROCESSING_SECONDS,
                 "outcome",
                 OUTCOMES,
             ),
             lost: counter(
                 "jobtrack_workers_lost_total",
-                "Leases that ran out without a report, and start timeouts without a worker, as far as this replica noticed it first.",
+                "Leases that ran out without a report, and start timeouts without a worker, as far as this replica detected them first.",
             ),
             lag: gauge(
                 "jobtrack_sweeper_lag_seconds",
-                "How late the most overdue record of the last sweep was carried out; 0 when nothing was due.",
+                "Delay of the most overdue record of the last sweep; 0 if none was due.",
             ),
         }
     }
 }
 
 impl JobMetrics {
-    /// `job` was stored in the place of `before`.
+    /// Records that `job` replaced `before` in the store.
     pub fn stored(&self, before: Option<&Job>, job: &Job) {
         if job.removal.is_some() {
             return;
         }
-        // A tombstone is no job.
+        // After a tombstone the id was used again: another job was created.
         let Some(before) = before.filter(|before| before.removal.is_none()) else { return self.created.inc() };
         let outcome = match job.state {
             _ if before.state.is_terminal() => return,
@@ -71,12 +71,12 @@ impl JobMetrics {
         }
     }
 
-    /// A lease ran out.
+    /// Counts an expired lease or start timeout.
     pub fn lost(&self) {
         self.lost.inc();
     }
 
-    /// A sweep at `now` has come to what was due at `due`; `None`: nothing was.
+    /// Records a sweep at `now` whose most overdue record was due at `due`; `None` if none was due.
     pub fn swept(&self, due: Option<Timestamp>, now: Timestamp) {
         self.lag.set(due.map_or(0.0, |due| now.since(due).as_secs_f64()));
     }

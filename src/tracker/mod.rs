@@ -1,14 +1,15 @@
-//! The use cases: what callers can do, put together from the state machine, a store and the watch hub.
+//! The use cases, composed of the state machine, a store and the watch hub.
 //!
-//! Whoever calls does so through [`Tracker::on_behalf_of`], and so meets the jobs of its owners and no others.
+//! Callers act through [`Tracker::on_behalf_of`], which shows them the jobs of their owners only.
 //!
-//! A change is read, applied, and stored by compare and set; where another came first, it is applied again to what is
-//! there now. So racing callers each see the rules hold, and none is lost.
+//! A change reads the current version, applies itself to it, and stores the result by compare and set. If another
+//! change was stored in between, it is applied again to the new current version. So the rules hold for each of several
+//! concurrent changes, and none overwrites another.
 
-mod calls;
 mod metrics;
 mod purge;
 mod quota;
+mod session;
 mod sweep;
 
 use std::{
@@ -22,10 +23,10 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
-pub use calls::{Calls, Lookup};
 pub use purge::{Purge, Purged};
+pub use session::{CallerSession, CreateOutcome, Lookup};
 
-use self::{metrics::JobMetrics, quota::QuotaLooks, sweep::Sweeper};
+use self::{metrics::JobMetrics, quota::QuotaScans, sweep::Sweeper};
 use crate::{
     clock::Clock,
     domain::{
@@ -38,34 +39,36 @@ use crate::{
     watch::Hub,
 };
 
-/// Tracks jobs.
+/// Tracks the jobs of a store.
 pub struct Tracker {
     store: Arc<dyn JobStore>,
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     retention: Retention,
+    /// Random id of this process, which makes change ids unique.
     process: u64,
+    /// Number of changes so far.
     changes: AtomicU64,
     sweeper: Sweeper,
     metrics: JobMetrics,
     started: Instant,
     limits: Arc<Limits>,
-    quota_looks: QuotaLooks,
+    quota_scans: QuotaScans,
     timeouts: Timeouts,
 }
 
-/// How a tracker is.
+/// Statistics of a tracker.
 #[derive(Clone, Debug)]
 pub struct TrackerStats {
-    /// Where jobs are kept at the moment.
+    /// Current storage mode.
     pub mode: StorageMode,
-    /// Its store.
+    /// Statistics of the store.
     pub store: StoreStats,
-    /// Open watches.
+    /// Number of open watches.
     pub watchers: usize,
-    /// Bytes of requests and answers in memory.
+    /// Size of the requests and answers in memory, in bytes.
     pub call_bytes: usize,
-    /// How long it has been there.
+    /// Time since the start.
     pub uptime: Duration,
 }
 
@@ -76,8 +79,17 @@ pub struct Changed {
     pub stored: Stored,
     /// The effect of the change.
     pub effect: Effect,
-    /// Whether the change stored a version.
-    pub(crate) is_stored: bool,
+}
+
+/// The outcome of an attempt to change a job.
+#[derive(Clone, Debug)]
+enum TryChange {
+    /// A version was stored.
+    Changed(Changed),
+    /// The change needed no new version.
+    Unchanged(Changed),
+    /// Another change was stored first: this is the current version, if there is one.
+    Conflict(Option<Stored>),
 }
 
 /// The effect of a change.
@@ -92,7 +104,7 @@ pub enum Effect {
 }
 
 impl Tracker {
-    /// A tracker of what `store` keeps. `hub` must be what the store announces to.
+    /// Creates a tracker of the jobs in `store`. `hub` must be the listener of the store.
     pub fn new(store: Arc<dyn JobStore>, hub: Arc<Hub>, clock: Arc<dyn Clock>, retention: Retention) -> Self {
         Self {
             store,
@@ -105,47 +117,47 @@ impl Tracker {
             metrics: JobMetrics::default(),
             started: Instant::now(),
             limits: Arc::default(),
-            quota_looks: QuotaLooks::default(),
+            quota_scans: QuotaScans::default(),
             timeouts: Timeouts::default(),
         }
     }
 
-    /// The same, with `timeouts` for jobs that name none.
+    /// Sets the timeouts of jobs that name none.
     pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
         Self { timeouts, ..self }
     }
 
-    /// Returns the limits for jobs that name none.
+    /// Returns the timeouts of jobs that name none.
     pub const fn timeouts(&self) -> Timeouts {
         self.timeouts
     }
 
-    /// The same, within `limits`.
+    /// Sets the limits for callers.
     pub fn within(self, limits: Arc<Limits>) -> Self {
         Self { limits, ..self }
     }
 
-    /// How much callers may use.
+    /// Returns the limits for callers.
     pub const fn limits(&self) -> &Arc<Limits> {
         &self.limits
     }
 
-    /// Now, on the clock that changes are dated by.
+    /// Returns the current time on the clock that dates changes.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// What `caller` can do.
-    pub const fn on_behalf_of<'a>(&'a self, caller: &'a Identity) -> Calls<'a> {
-        Calls { tracker: self, caller }
+    /// Returns the tracker as `caller` sees it.
+    pub const fn on_behalf_of<'a>(&'a self, caller: &'a Identity) -> CallerSession<'a> {
+        CallerSession { tracker: self, caller }
     }
 
-    /// Where jobs are kept at the moment, and each change of that.
+    /// Returns a receiver of the storage mode and of its changes.
     pub fn mode(&self) -> watch::Receiver<StorageMode> {
         self.store.mode()
     }
 
-    /// How this tracker is.
+    /// Returns the statistics of the tracker.
     pub async fn stats(&self) -> Result<TrackerStats, JobError> {
         let store = self.store.stats().await?;
         let mode = *self.store.mode().borrow();
@@ -153,48 +165,49 @@ impl Tracker {
         Ok(TrackerStats { mode, store, watchers, call_bytes, uptime: self.started.elapsed() })
     }
 
-    /// Applies `change` to `stored` and stores what comes of it. The inner error is what another caller stored instead.
-    async fn try_change(&self, stored: Stored, change: &Change) -> Result<Result<Changed, Option<Stored>>, JobError> {
+    /// Applies `change` to `stored`, and stores the result if `stored` is still the current version.
+    async fn try_change(&self, stored: Stored, change: &Change) -> Result<TryChange, JobError> {
         let job = &stored.job;
-        let (next, effect) = match job.apply(change, &self.moment()) {
+        let (next, effect) = match job.apply(change, &self.change_context()) {
             Ok(Applied::Changed(next)) => (Some(next), Effect::Applied),
             Ok(Applied::ChangedIfLost(next)) => return self.replace_lost(stored, next).await,
             Ok(Applied::Unchanged) => (None, Effect::None),
             Ok(Applied::Ignored { why, renewed }) => (renewed, Effect::Ignored(why)),
             Err(reason) => return Err(JobError::Rejected(Subject::from(&**job), reason)),
         };
-        let Some(next) = next else { return Ok(Ok(Changed { stored, effect, is_stored: false })) };
+        let Some(next) = next else { return Ok(TryChange::Unchanged(Changed { stored, effect })) };
         Ok(match self.replace(Arc::from(next), Some(job)).await? {
-            Replaced::Stored(stored) => Ok(Changed { stored, effect, is_stored: true }),
-            Replaced::Conflict(current) => Err(current),
+            Replaced::Stored(stored) => TryChange::Changed(Changed { stored, effect }),
+            Replaced::Conflict(current) => TryChange::Conflict(current),
         })
     }
 
-    /// Stores the next attempt in the place of a job whose worker seems lost, if no replica can have heard that worker.
-    async fn replace_lost(&self, lost: Stored, next: Box<Job>) -> Result<Result<Changed, Option<Stored>>, JobError> {
+    /// Replaces the attempt of a worker whose lease seems expired by the `next` one, if no replica can have received a
+    /// report of that worker.
+    async fn replace_lost(&self, lost: Stored, next: Box<Job>) -> Result<TryChange, JobError> {
         let running = || JobError::Rejected(Subject::from(&*lost.job), Rejected::AttemptRunning);
         let deadline = lost.job.silence_deadline().ok_or_else(running)?;
         match self.decide(next, &lost.job, deadline, false).await? {
-            Decided::Stored(stored) => Ok(Ok(Changed { stored, effect: Effect::Applied, is_stored: true })),
-            Decided::Conflict => Ok(Err(self.store.get(&lost.job.id).await?)),
+            Decided::Stored(stored) => Ok(TryChange::Changed(Changed { stored, effect: Effect::Applied })),
+            Decided::Conflict => Ok(TryChange::Conflict(self.store.get(&lost.job.id).await?)),
             Decided::Deferred => Err(running()),
         }
     }
 
-    /// Ends a job whose cancellation is requested, if its worker is lost: nobody else will.
+    /// Ends a job whose cancellation is requested, if the lease of its worker expired: no worker will confirm it.
     async fn end_if_lost(&self, changed: Changed) -> Result<Changed, JobError> {
         let job = &changed.stored.job;
         if job.state.is_terminal() || job.cancel.is_none() || job.liveness(self.now()) != Liveness::Lost {
             return Ok(changed);
         }
-        // Otherwise the sweeper does it.
+        // If it is too early or the job changed, the sweeper ends the job later.
         Ok(match self.decide_due(&changed.stored, Due::LoseWorker).await? {
             Decided::Stored(stored) => Changed { stored, ..changed },
             Decided::Conflict | Decided::Deferred => changed,
         })
     }
 
-    /// Stores `job` in the place of `previous`, counts that, and sees to what time will bring about.
+    /// Replaces `previous` by `job`, counts it, and schedules the next sweep for it.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         let replaced = self.store.replace(job, previous).await.inspect_err(|error| {
             if let StoreError::Full(limit) = error {
@@ -208,22 +221,22 @@ impl Tracker {
         Ok(replaced)
     }
 
-    /// What was just read, where a job whose time is over has become a tombstone.
-    async fn settle(&self, mut current: Option<Stored>) -> Result<Option<Stored>, JobError> {
+    /// Returns the record that was read; if its job has expired, stores and returns the tombstone.
+    async fn expire_if_due(&self, mut current: Option<Stored>) -> Result<Option<Stored>, JobError> {
         loop {
             match current {
                 Some(stored) if stored.job.removal.is_none() && !stored.job.is_visible(self.now()) => {
                     match self.try_change(stored, &Change::Expire).await? {
-                        Ok(changed) => return Ok(Some(changed.stored)),
-                        Err(conflict) => current = conflict,
+                        TryChange::Changed(changed) | TryChange::Unchanged(changed) => return Ok(Some(changed.stored)),
+                        TryChange::Conflict(conflict) => current = conflict,
                     }
                 }
-                settled => return Ok(settled),
+                current => return Ok(current),
             }
         }
     }
 
-    fn moment(&self) -> ChangeContext {
+    fn change_context(&self) -> ChangeContext {
         let change_id = ChangeId { process: self.process, counter: self.changes.fetch_add(1, Relaxed) };
         ChangeContext { now: self.now(), change_id, retention: self.retention }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::yield_now;
 
-use super::Calls;
+use super::{CallerSession, TryChange};
 use crate::{
     domain::{Change, Cursor, Filter, JobError, ListQuery, MAX_PAGE_BYTES, Order, Timestamp, View},
     store::Stored,
@@ -28,7 +28,7 @@ pub struct Purge {
     pub ended_by: Option<Timestamp>,
     /// Count, but delete nothing.
     pub dry_run: bool,
-    /// Only jobs behind this place.
+    /// Only jobs after this position.
     pub after: Option<Cursor>,
 }
 
@@ -37,14 +37,14 @@ pub struct Purge {
 pub struct Purged {
     /// Number of jobs that were deleted, or would be.
     pub count: u64,
-    /// Place behind which the next part begins; `None`: nothing is left.
+    /// Position after which the next part begins; `None` if nothing is left.
     pub next: Option<Cursor>,
     /// There may be more jobs than those that could be examined: the primary is unavailable in whole or in part.
     pub partial: bool,
 }
 
-impl Calls<'_> {
-    /// Deletes some of the jobs that `purge` selects, within about `time`; at least one is examined.
+impl CallerSession<'_> {
+    /// Deletes some of the jobs that `purge` selects, for about `time`; examines at least one.
     pub async fn purge(&self, purge: &Purge, time: Duration) -> Result<Purged, JobError> {
         let (started, time) = (Instant::now(), time.min(PART_TIME));
         let is_over = || started.elapsed() >= time;
@@ -66,22 +66,22 @@ impl Calls<'_> {
                 if purged.next.is_some() && is_over() {
                     return Ok(purged);
                 }
-                let place = Cursor::of(&stored.job);
+                let position = Cursor::of(&stored.job);
                 purged.count += u64::from(self.purge_one(purge, stored).await?);
-                purged.next = Some(place);
+                purged.next = Some(position);
             }
             purged.next = page.next;
             if purged.next.is_none() || is_over() {
                 break;
             }
             query.after.clone_from(&purged.next);
-            // A store that answers at once would give nobody else a turn.
+            // A store that answers without waiting would keep other tasks from running.
             yield_now().await;
         }
         Ok(purged)
     }
 
-    /// Deletes a job, if it ended early enough. Returns whether it did, or would have.
+    /// Deletes a job, if it ended early enough. Returns whether it was deleted, or would be without a dry run.
     async fn purge_one(&self, purge: &Purge, stored: Stored) -> Result<bool, JobError> {
         if !matches!(stored.job.end_time, Some(end) if purge.ended_by.is_none_or(|time| end <= time)) {
             return Ok(false);
@@ -89,10 +89,10 @@ impl Calls<'_> {
         if purge.dry_run {
             return Ok(true);
         }
-        // What was changed since it was listed is no longer what was asked for.
+        // A job that changed since it was listed may no longer be selected: it is left alone.
         match self.tracker.try_change(stored, &Change::Delete { force: false }).await {
             Err(JobError::Corrupt(_)) => Ok(false),
-            outcome => Ok(outcome?.is_ok()),
+            outcome => Ok(!matches!(outcome?, TryChange::Conflict(_))),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Limits how often the list of an owner at its quota is read. Records that have vanished leave the indexes, and so the
-//! counts, where a list meets them.
+//! Limits how often the list of an owner at its limit is read. Records that have vanished from the store leave the
+//! indexes, and so the counts, only when a list meets them.
 
 use std::{
     collections::HashMap,
@@ -14,49 +14,49 @@ use crate::domain::Cursor;
 /// Minimum interval between reads of the list of one owner, however often its creations are refused.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Maximum number of owners that are remembered.
+/// Maximum number of owners whose last scan is remembered.
 const MAX_OWNERS: usize = 1000;
 
-/// The last read of the list of each owner.
+/// The last scan of the list of each owner.
 #[derive(Debug, Default)]
-pub struct QuotaLooks(Mutex<HashMap<String, Look>>);
+pub struct QuotaScans(Mutex<HashMap<String, Scan>>);
 
 #[derive(Debug)]
-struct Look {
+struct Scan {
     at: Instant,
-    /// The start of the next one.
-    next: Place,
+    /// Start of the next scan.
+    next: ScanStart,
 }
 
-/// A place in a list; `None`: its beginning.
+/// The start of a scan in a list; `None` for the beginning of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place(pub Option<Cursor>);
+pub struct ScanStart(pub Option<Cursor>);
 
-impl QuotaLooks {
-    fn looks(&self) -> MutexGuard<'_, HashMap<String, Look>> {
+impl QuotaScans {
+    fn scans(&self) -> MutexGuard<'_, HashMap<String, Scan>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a read, and returns its start in the list of `owner`; `None` if the last one was just now.
-    pub fn begin(&self, owner: &str) -> Option<Place> {
-        let mut looks = self.looks();
-        let next = match looks.get(owner) {
-            Some(look) if look.at.elapsed() < INTERVAL => return None,
-            Some(look) => look.next.clone(),
-            None => Place(None),
+    /// Begins a scan of the list of `owner`, and returns its start; `None` if the last one began within [`INTERVAL`].
+    pub fn begin(&self, owner: &str) -> Option<ScanStart> {
+        let mut scans = self.scans();
+        let next = match scans.get(owner) {
+            Some(scan) if scan.at.elapsed() < INTERVAL => return None,
+            Some(scan) => scan.next.clone(),
+            None => ScanStart(None),
         };
-        if looks.len() >= MAX_OWNERS && !looks.contains_key(owner) {
-            let oldest = looks.iter().min_by_key(|(_, look)| look.at).map(|(owner, _)| owner.clone());
-            oldest.inspect(|oldest| _ = looks.remove(oldest));
+        if scans.len() >= MAX_OWNERS && !scans.contains_key(owner) {
+            let oldest = scans.iter().min_by_key(|(_, scan)| scan.at).map(|(owner, _)| owner.clone());
+            oldest.inspect(|oldest| _ = scans.remove(oldest));
         }
-        looks.insert(owner.to_owned(), Look { at: Instant::now(), next: next.clone() });
+        scans.insert(owner.to_owned(), Scan { at: Instant::now(), next: next.clone() });
         Some(next)
     }
 
-    /// Ends a read that came as far as `next` in the list of `owner`; `None`: to its end.
+    /// Records that a scan of the list of `owner` ended at `next`; `None` if at the end of the list.
     pub fn end(&self, owner: &str, next: Option<Cursor>) {
-        if let Some(look) = self.looks().get_mut(owner) {
-            look.next = Place(next);
+        if let Some(scan) = self.scans().get_mut(owner) {
+            scan.next = ScanStart(next);
         }
     }
 }
@@ -66,30 +66,30 @@ mod tests {
     use super::*;
     use crate::domain::{JobId, Timestamp};
 
-    const BEGINNING: Place = Place(None);
+    const BEGINNING: ScanStart = ScanStart(None);
 
     #[tokio::test(start_paused = true)]
-    async fn a_list_is_looked_through_bit_by_bit_and_once_in_an_interval() {
-        let looks = QuotaLooks::default();
-        assert_eq!(looks.begin("a"), Some(BEGINNING));
-        assert_eq!((looks.begin("a"), looks.begin("b")), (None, Some(BEGINNING)));
-        let place = Cursor { create_time: Timestamp::from_micros(1), id: JobId::lower_bound() };
-        looks.end("a", Some(place.clone()));
+    async fn a_list_is_scanned_in_parts_at_most_once_in_an_interval() {
+        let scans = QuotaScans::default();
+        assert_eq!(scans.begin("a"), Some(BEGINNING));
+        assert_eq!((scans.begin("a"), scans.begin("b")), (None, Some(BEGINNING)));
+        let position = Cursor { create_time: Timestamp::from_micros(1), id: JobId::lower_bound() };
+        scans.end("a", Some(position.clone()));
         tokio::time::advance(INTERVAL).await;
-        assert_eq!(looks.begin("a"), Some(Place(Some(place))));
-        looks.end("a", None);
+        assert_eq!(scans.begin("a"), Some(ScanStart(Some(position))));
+        scans.end("a", None);
         tokio::time::advance(INTERVAL).await;
-        assert_eq!(looks.begin("a"), Some(BEGINNING));
+        assert_eq!(scans.begin("a"), Some(BEGINNING));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_owners_take_no_more_memory() {
-        let looks = QuotaLooks::default();
+    async fn the_number_of_remembered_owners_is_bounded() {
+        let scans = QuotaScans::default();
         for owner in 0..MAX_OWNERS {
-            assert!(looks.begin(&owner.to_string()).is_some());
+            assert!(scans.begin(&owner.to_string()).is_some());
             tokio::time::advance(Duration::from_micros(1)).await;
         }
-        assert_eq!(looks.begin("another"), Some(BEGINNING));
-        assert_eq!(looks.looks().len(), MAX_OWNERS);
+        assert_eq!(scans.begin("another"), Some(BEGINNING));
+        assert_eq!(scans.scans().len(), MAX_OWNERS);
     }
 }

@@ -1,4 +1,4 @@
-//! What time brings about: lost leases, expiries, forgotten tombstones.
+//! The sweeper: carries out what becomes due as time passes: expired leases, expired jobs, old tombstones.
 
 use std::{
     sync::{
@@ -18,27 +18,28 @@ use crate::{
     store::{Decided, Decision, DueRecord, StorageMode, Stored},
 };
 
-/// How many due records are handled at a time.
+/// Number of due records that are read at a time.
 const SWEEP_BATCH: usize = 100;
 
-/// How many of them are handled side by side; each may be large.
-const AT_ONCE: usize = 4;
+/// Number of records that are handled concurrently; each may be large.
+const SWEEP_CONCURRENCY: usize = 4;
 
-/// The longest that the sweeper sleeps: bounds what another replica's change can delay.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Maximum interval between sweeps. It bounds the delay of records that other replicas wrote.
+const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
-/// The same where jobs are in memory: the store takes a longer silence for time in which the process did not run.
-const MEMORY_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum interval between sweeps in memory mode: the store regards a longer one as time in which the process did not
+/// run.
+const MEMORY_SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// How soon a decision is tried again that was too early.
-const DEFERRED: Duration = Duration::from_millis(500);
+/// Time until a decision that was too early is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// The least time between two sweeps: what comes due meanwhile is handled together.
+/// Minimum pause between two sweeps: records that become due meanwhile are handled together.
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
-/// When the sweeper means to wake, so that a change that is due sooner can wake it.
+/// The time of the next sweep, so that a change that is due sooner can wake the sweeper.
 pub struct Sweeper {
-    /// Microseconds; the latest time while it is at work.
+    /// Time of the next sweep in microseconds; the maximum during a sweep.
     planned: AtomicI64,
     sooner: Notify,
 }
@@ -49,39 +50,48 @@ impl Default for Sweeper {
     }
 }
 
+/// The outcome of carrying out what is due for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SweepOutcome {
+    /// Done, or no longer due.
+    Done,
+    /// Too early: a worker may have reported. The record becomes due again.
+    TooEarly,
+}
+
 impl Tracker {
-    /// Carries out what time brings about, for ever: lost leases, expiries, forgotten tombstones.
+    /// Carries out what becomes due: expired leases, expired jobs, old tombstones. Never returns.
     pub async fn sweep(&self) {
         let mut mode = self.store.mode();
-        // What was to be due next when the store was last asked.
-        let mut awaited = None;
+        // Time of the next due record, as of the last successful sweep.
+        let mut next_due = None;
         loop {
             self.sweeper.planned.store(i64::MAX, Relaxed);
             let next = self.sweep_due().await.unwrap_or_else(|error| {
-                // That the store is away, it says itself.
+                // An unavailable store is logged by the store.
                 debug!(%error, "the sweep failed and will be tried again");
-                self.metrics.swept(awaited, self.now());
+                self.metrics.swept(next_due, self.now());
                 None
             });
-            awaited = next.or(awaited);
+            next_due = next.or(next_due);
             let next = next.unwrap_or(Timestamp::MAX);
             let planned = self.sweeper.planned.fetch_min(next.as_micros(), Relaxed).min(next.as_micros());
             sleep(SWEEP_PAUSE).await;
             let longest = match *mode.borrow_and_update() {
-                StorageMode::Memory => MEMORY_SWEEP_INTERVAL,
-                StorageMode::Redis | StorageMode::Degraded => SWEEP_INTERVAL,
+                StorageMode::Memory => MEMORY_SWEEP_INTERVAL_MAX,
+                StorageMode::Redis | StorageMode::Degraded => SWEEP_INTERVAL_MAX,
             };
             let wait = Timestamp::from_micros(planned).since(self.now()).min(longest);
             tokio::select! {
                 () = sleep(wait) => {}
                 () = self.sweeper.sooner.notified() => {}
-                // What could not be carried out meanwhile is due.
+                // Records that could not be handled in the other mode are due.
                 Ok(()) = mode.changed() => {}
             }
         }
     }
 
-    /// Carries out what is due now. Returns when something will be due next.
+    /// Carries out what is due now. Returns the time when the next record will be due.
     pub async fn sweep_due(&self) -> Result<Option<Timestamp>, JobError> {
         let mut first_due = None;
         loop {
@@ -91,12 +101,12 @@ impl Tracker {
             self.metrics.swept(first_due, self.now());
             let (mut handled, mut deferred, mut failure) = (0, false, None);
             let mut outcomes =
-                stream::iter(batch.records).map(|record| self.carry_out(record)).buffer_unordered(AT_ONCE);
+                stream::iter(batch.records).map(|record| self.carry_out(record)).buffer_unordered(SWEEP_CONCURRENCY);
             while let Some(outcome) = outcomes.next().await {
                 match outcome {
-                    Ok(true) => handled += 1,
-                    Ok(false) => deferred = true,
-                    // It must not keep the others from their turn.
+                    Ok(SweepOutcome::Done) => handled += 1,
+                    Ok(SweepOutcome::TooEarly) => deferred = true,
+                    // The other records are handled all the same.
                     Err(error) => failure = Some(error),
                 }
             }
@@ -104,29 +114,31 @@ impl Tracker {
                 return Err(error);
             }
             if handled == 0 {
-                let again = deferred.then(|| self.now() + DEFERRED);
+                let again = deferred.then(|| self.now() + RETRY_PAUSE);
                 return Ok(batch.next.into_iter().chain(again).min());
             }
             yield_now().await;
         }
     }
 
-    /// Carries out what is due for a record. Says whether it was; `false`: it was too early.
-    async fn carry_out(&self, record: DueRecord) -> Result<bool, JobError> {
+    /// Carries out what is due for a record.
+    async fn carry_out(&self, record: DueRecord) -> Result<SweepOutcome, JobError> {
         let DueRecord { stored, due } = record;
         debug!(job_id = %stored.job.id, ?due, "due");
         match due {
             Due::Forget => self.store.delete(&stored.job).await?,
             Due::Expire if stored.job.state.is_terminal() => drop(self.try_change(stored, &Change::Expire).await?),
             Due::Expire | Due::LoseWorker | Due::ForceCancel => {
-                // A conflict: it is no longer due, or comes again.
-                return Ok(!matches!(self.decide_due(&stored, due).await?, Decided::Deferred));
+                // After a conflict the record is either no longer due, or in a later sweep again.
+                if let Decided::Deferred = self.decide_due(&stored, due).await? {
+                    return Ok(SweepOutcome::TooEarly);
+                }
             }
         }
-        Ok(true)
+        Ok(SweepOutcome::Done)
     }
 
-    /// Has the store decide whether it is time for what is due for an active job.
+    /// Carries out what is due for an active job, if the store agrees that it is time.
     pub(super) async fn decide_due(&self, stored: &Stored, due: Due) -> Result<Decided, JobError> {
         let job = &stored.job;
         let change = match due {
@@ -134,13 +146,13 @@ impl Tracker {
             Due::ForceCancel => Change::ForceCancel,
             Due::Expire | Due::Forget => Change::Expire,
         };
-        let (deadline, applied) = (job.deadline_of(due), job.apply(&change, &self.moment()));
+        let (deadline, applied) = (job.deadline_of(due), job.apply(&change, &self.change_context()));
         let (Some(deadline), Ok(Applied::Changed(next))) = (deadline, applied) else { return Ok(Decided::Deferred) };
         self.decide(next, job, deadline, true).await
     }
 
-    /// Stores `next` in the place of the active job `previous`, if `deadline` has passed; `is_due`: that is what is due
-    /// for the job.
+    /// Replaces the active job `previous` by `next`, if `deadline` has passed. `is_due`: the deadline is the next one
+    /// of the job, rather than one that a caller asks for.
     pub(super) async fn decide(
         &self,
         next: Box<Job>,
@@ -153,7 +165,7 @@ impl Tracker {
         let decided = self.store.decide(Arc::from(next), previous, decision).await?;
         if let Decided::Stored(stored) = &decided {
             self.metrics.stored(Some(previous), &stored.job);
-            // A loss that was stored before is no second one.
+            // The same expiry may be stored twice, and is counted once.
             let lapsed = previous.lease.expire_time.is_some() && !previous.lease.lost;
             if deadline.due == Due::LoseWorker && lapsed {
                 self.metrics.lost();
@@ -163,7 +175,7 @@ impl Tracker {
         Ok(decided)
     }
 
-    /// Sees to it that a sweep comes when something is due for `job`.
+    /// Schedules a sweep for the time when `job` will be due.
     pub(super) fn plan_sweep(&self, job: &Job) {
         if let Some((time, _)) = job.next_due() {
             let due = time.as_micros();

@@ -1,39 +1,39 @@
-//! What a stream of many jobs has taken from its subscription and not sent yet.
+//! Changes that a stream of many jobs has taken from its subscription and not sent yet.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
-use super::Conflated;
-use crate::domain::JobId;
+use super::CoalescedChanges;
+use crate::{domain::JobId, store::CommitPosition};
 
-/// Maximum size of the changes that wait, in bytes. More is sent before its time.
+/// Maximum size of the waiting changes, in bytes. Beyond it, changes are sent before their time.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
 
-/// Changes that wait to be sent: of each job once, first come first served, some held back for a time.
+/// Changes that wait to be sent, of each job once, in the order of arrival; some are delayed until a given time.
 #[derive(Default)]
 pub struct Backlog {
-    /// With the time until which they are held back.
-    changes: HashMap<JobId, (Conflated, Option<Instant>)>,
+    /// Changes of each job, with the time until which they are delayed.
+    changes: HashMap<JobId, (CoalescedChanges, Option<Instant>)>,
     ready: VecDeque<JobId>,
-    held: BTreeSet<(Instant, JobId)>,
-    /// The place of each one's first commit.
-    firsts: BTreeSet<u64>,
+    delayed: BTreeSet<(Instant, JobId)>,
+    /// Positions of the first commit of each job.
+    firsts: BTreeSet<CommitPosition>,
     /// Size of all changes.
     bytes: usize,
 }
 
 impl Backlog {
     /// Adds changes that may be sent at `ready_at`, or at once.
-    pub fn push(&mut self, changes: Conflated, ready_at: Option<Instant>) {
+    pub fn push(&mut self, changes: CoalescedChanges, ready_at: Option<Instant>) {
         let id = changes.latest().id.clone();
-        if let Some((waiting, held)) = self.changes.get_mut(&id) {
+        if let Some((waiting, delayed_until)) = self.changes.get_mut(&id) {
             self.bytes -= waiting.size();
             waiting.append(changes);
             self.bytes += waiting.size();
-            if let (Some(time), None) = (*held, ready_at) {
-                *held = None;
-                self.held.remove(&(time, id.clone()));
+            if let (Some(time), None) = (*delayed_until, ready_at) {
+                *delayed_until = None;
+                self.delayed.remove(&(time, id.clone()));
                 self.ready.push_back(id);
             }
             return;
@@ -42,24 +42,25 @@ impl Backlog {
         self.firsts.insert(changes.first);
         self.changes.insert(id.clone(), (changes, ready_at));
         match ready_at {
-            Some(time) => _ = self.held.insert((time, id)),
+            Some(time) => _ = self.delayed.insert((time, id)),
             None => self.ready.push_back(id),
         }
     }
 
-    /// Takes the changes of one job that may be sent at `now`, or of any one if too much waits.
-    pub fn pop(&mut self, now: Instant) -> Option<Conflated> {
+    /// Takes the changes of one job that may be sent at `now`; those of any job if the backlog exceeds its maximum
+    /// size.
+    pub fn pop(&mut self, now: Instant) -> Option<CoalescedChanges> {
         if self.bytes > MAX_BYTES {
             return self.pop_any();
         }
-        while self.held.first().is_some_and(|(time, _)| *time <= now) {
+        while self.delayed.first().is_some_and(|(time, _)| *time <= now) {
             self.release_first();
         }
         self.pop_ready()
     }
 
-    /// Takes the changes of one job, held back or not.
-    pub fn pop_any(&mut self) -> Option<Conflated> {
+    /// Takes the changes of one job, delayed or not.
+    pub fn pop_any(&mut self) -> Option<CoalescedChanges> {
         if self.ready.is_empty() {
             self.release_first();
         }
@@ -67,33 +68,34 @@ impl Backlog {
     }
 
     fn release_first(&mut self) {
-        if let Some((_, id)) = self.held.pop_first() {
-            if let Some((_, held)) = self.changes.get_mut(&id) {
-                *held = None;
+        if let Some((_, id)) = self.delayed.pop_first() {
+            if let Some((_, delayed_until)) = self.changes.get_mut(&id) {
+                *delayed_until = None;
             }
             self.ready.push_back(id);
         }
     }
 
-    fn pop_ready(&mut self) -> Option<Conflated> {
+    fn pop_ready(&mut self) -> Option<CoalescedChanges> {
         let (changes, _) = self.changes.remove(&self.ready.pop_front()?)?;
         self.firsts.remove(&changes.first);
         self.bytes -= changes.size();
+        debug_assert!(self.bytes == 0 || !self.changes.is_empty(), "sizes are counted once");
         Some(changes)
     }
 
-    /// Whether nothing can be sent before [`next_ready`](Self::next_ready).
+    /// Returns whether nothing can be sent before [`next_ready`](Self::next_ready).
     pub fn is_idle(&self) -> bool {
         self.ready.is_empty()
     }
 
-    /// When something that is held back may be sent.
+    /// Returns the time when the next delayed change may be sent.
     pub fn next_ready(&self) -> Option<Instant> {
-        self.held.first().map(|(time, _)| *time)
+        self.delayed.first().map(|(time, _)| *time)
     }
 
-    /// The place of the oldest commit that waits.
-    pub fn oldest(&self) -> Option<u64> {
+    /// Returns the position of the oldest waiting commit.
+    pub fn oldest(&self) -> Option<CommitPosition> {
         self.firsts.first().copied()
     }
 }
@@ -110,8 +112,8 @@ mod tests {
         store::{CommitEvent, Durability, Source, Stored},
     };
 
-    /// Changes of a job of about a megabyte.
-    fn large(position: u64) -> Conflated {
+    /// Returns changes of a job of about a megabyte.
+    fn large(position: u64) -> CoalescedChanges {
         let none = Duration::ZERO;
         let context = ChangeContext {
             now: Timestamp::from_micros(1),
@@ -122,11 +124,11 @@ mod tests {
         let id = JobId::from(Uuid::new_v4());
         let job = Job::create(id, NewJob { metadata, ..NewJob::default() }, None, Uuid::new_v4(), &context);
         let stored = Stored { job: Arc::new(job), durability: Durability::Volatile, source: Source::Memory };
-        Conflated::new(CommitEvent { stored, position, previous: None })
+        CoalescedChanges::new(CommitEvent { stored, position, previous: None })
     }
 
     #[test]
-    fn too_much_is_not_held_back() {
+    fn a_backlog_over_its_maximum_size_delays_nothing() {
         let now = Instant::now();
         let later = Some(now + Duration::from_secs(3600));
         let mut backlog = Backlog::default();
@@ -134,7 +136,7 @@ mod tests {
             backlog.push(large(position), later);
         }
         let sent: Vec<_> = std::iter::from_fn(|| backlog.pop(now)).map(|changes| changes.first).collect();
-        assert_eq!(sent.len(), 9, "as much waits as may");
+        assert_eq!(sent.len(), 9, "the maximum size waits");
         assert_eq!(std::iter::from_fn(|| backlog.pop_any()).count(), 31);
         assert_eq!(backlog.bytes, 0);
     }

@@ -1,38 +1,29 @@
-//! Who watches what, and the way of a change from the store to them.
+//! Delivery of committed versions from the store to the subscribers that watch them.
 
 use std::{
     collections::HashMap,
-    future::poll_fn,
     mem::take,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Poll, Waker},
 };
 
 use indexmap::{IndexMap, map::Entry};
 use tokio::{sync::Notify, task::yield_now};
 
-use super::Conflated;
+use super::{CoalescedChanges, inbox::Inbox};
 use crate::{
     domain::{Filter, JobId},
-    store::{ChangeNotification, CommitEvent, Listener},
+    store::{ChangeNotification, CommitEvent, CommitPosition, Listener},
     telemetry::metrics::{Counter, Measured, Metrics, counter},
 };
 
-/// How many jobs a subscription keeps changes of; behind by more, it has to ask the store.
-const MAX_BEHIND: usize = 10_000;
+/// Number of deliveries after which the dispatcher yields to other tasks.
+const DELIVERIES_PER_TURN: usize = 1000;
 
-/// Maximum size of the changes of several jobs that a subscription keeps, in bytes: what is deleted meanwhile occupies
-/// memory for it alone. Jobs without documents come to their number first.
-const MAX_BEHIND_BYTES: usize = 64 * 1024 * 1024;
-
-/// After how many offers the dispatcher gives others their turn.
-const TURN: usize = 1000;
-
-/// Hands what a store announces to those who watch it.
+/// Delivers the versions that a store commits to the subscribers that watch them.
 pub struct Hub {
     registry: Mutex<Registry>,
     /// Wakes the dispatcher.
-    announced: Notify,
+    pending_added: Notify,
     skipped: Counter,
 }
 
@@ -42,46 +33,61 @@ impl Default for Hub {
             "jobtrack_watch_revisions_skipped_total",
             "Revisions that watchers were not sent, as a newer one had overtaken them.",
         );
-        Self { registry: Mutex::default(), announced: Notify::new(), skipped }
+        Self { registry: Mutex::default(), pending_added: Notify::new(), skipped }
     }
 }
 
 #[derive(Default)]
 struct Registry {
     by_id: HashMap<JobId, Arc<Topic>>,
-    /// Those who watch jobs of any id.
+    /// Subscribers of jobs of any id.
     broad: Arc<Topic>,
+    /// Number of inboxes in `broad`: a commit must not take the lock of the topic.
     broad_count: usize,
     watchers: usize,
     last_key: u64,
-    /// What was announced of watched jobs since the dispatcher last looked.
-    pending: IndexMap<JobId, Conflated>,
-    /// The dispatcher has taken what was pending, and not handed out all of it yet.
-    handing_out: bool,
-    /// The place of the last commit that was announced.
-    announced: u64,
-    /// All that was announced up to here has been handed out.
-    handed_out: u64,
+    /// Changes of watched jobs that the dispatcher has not taken yet.
+    pending: IndexMap<JobId, CoalescedChanges>,
+    /// The dispatcher has taken pending changes, and has not delivered all of them yet.
+    dispatching: bool,
+    /// Position of the last commit.
+    committed: CommitPosition,
+    /// All commits up to this position were delivered.
+    delivered: CommitPosition,
 }
 
-/// Those who watch the same.
+/// The inboxes of the subscribers of one job, or of jobs of any id.
 #[derive(Default)]
 struct Topic {
     inboxes: Mutex<HashMap<u64, Arc<Inbox>>>,
 }
 
+impl Topic {
+    /// Delivers changes to all inboxes, and returns their number.
+    fn deliver(&self, changes: &CoalescedChanges) -> usize {
+        // The lock is released before the delivery: subscribing and unsubscribing wait for it while they hold the lock
+        // of the registry, for which writers wait.
+        let inboxes: Vec<_> = lock(&self.inboxes).values().cloned().collect();
+        for inbox in &inboxes {
+            inbox.push(changes);
+        }
+        inboxes.len()
+    }
+}
+
 impl Hub {
-    /// Hands out announcements, for ever.
+    /// Delivers changes as they are committed. Never returns.
     pub async fn dispatch(&self) {
         loop {
-            self.announced.notified().await;
-            self.hand_out().await;
+            self.pending_added.notified().await;
+            self.deliver_pending().await;
         }
     }
 
-    /// Watches the jobs `ids`, or those of any id if there are none, as far as `filter` can match them in some condition.
+    /// Subscribes to the jobs `ids`, or to those of any id if there are none, as far as `filter` can match them in some
+    /// condition.
     pub fn subscribe(self: &Arc<Self>, ids: Vec<JobId>, filter: Filter) -> Subscription {
-        let inbox = Arc::new(Inbox { filter, state: Mutex::default() });
+        let inbox = Arc::new(Inbox::new(filter));
         let mut guard = self.registry();
         let registry = &mut *guard;
         registry.last_key += 1;
@@ -97,39 +103,40 @@ impl Hub {
         Subscription { hub: self.clone(), key, ids, inbox, is_watcher: false }
     }
 
-    /// How many streams are open.
+    /// Returns the number of open streams.
     pub fn watchers(&self) -> usize {
         self.registry().watchers
     }
 
-    async fn hand_out(&self) {
-        let (pending, broad, announced) = {
+    async fn deliver_pending(&self) {
+        let (pending, broad, committed) = {
             let mut registry = self.registry();
-            registry.handing_out = true;
+            registry.dispatching = true;
             let pending: Vec<_> = take(&mut registry.pending)
                 .into_iter()
                 .map(|(id, changes)| (registry.by_id.get(&id).cloned(), changes))
                 .collect();
-            (pending, registry.broad.clone(), registry.announced)
+            (pending, registry.broad.clone(), registry.committed)
         };
-        let mut offers = 0;
+        let mut deliveries = 0;
         for (topic, changes) in pending {
-            offers += topic.map_or(0, |topic| topic.offer(&changes)) + broad.offer(&changes);
-            if offers >= TURN {
-                offers = 0;
+            deliveries += topic.map_or(0, |topic| topic.deliver(&changes)) + broad.deliver(&changes);
+            if deliveries >= DELIVERIES_PER_TURN {
+                deliveries = 0;
                 yield_now().await;
             }
         }
         let mut registry = self.registry();
-        registry.handing_out = false;
-        registry.handed_out = announced;
+        debug_assert!(registry.delivered <= committed, "positions rise");
+        registry.dispatching = false;
+        registry.delivered = committed;
     }
 
-    /// All commits up to here that concern a subscriber have reached its inbox.
-    fn reached(&self) -> u64 {
+    /// Returns the position up to which all commits that concern a subscriber are in its inbox.
+    fn delivered_until(&self) -> CommitPosition {
         let registry = self.registry();
-        let idle = registry.pending.is_empty() && !registry.handing_out;
-        if idle { registry.announced } else { registry.handed_out }
+        let is_idle = registry.pending.is_empty() && !registry.dispatching;
+        if is_idle { registry.committed } else { registry.delivered }
     }
 
     fn unsubscribe(&self, subscription: &Subscription) {
@@ -147,7 +154,9 @@ impl Hub {
         }
         if subscription.ids.is_empty() {
             registry.broad_count -= 1;
-            lock(&registry.broad.inboxes).remove(&subscription.key);
+            let mut inboxes = lock(&registry.broad.inboxes);
+            inboxes.remove(&subscription.key);
+            debug_assert_eq!(inboxes.len(), registry.broad_count);
         }
     }
 
@@ -157,36 +166,39 @@ impl Hub {
 }
 
 impl Listener for Hub {
-    fn changed(&self, announcement: CommitEvent) {
+    fn on_commit(&self, event: CommitEvent) {
         let mut registry = self.registry();
-        registry.announced = announcement.position;
-        let id = &announcement.stored.job.id;
-        // What is pending must not be handed out as the newest after it has become old.
-        let pending = registry.pending.contains_key(id);
-        if registry.broad_count == 0 && !pending && !registry.by_id.contains_key(id) {
+        debug_assert!(event.position > registry.committed, "commits are announced in their order");
+        registry.committed = event.position;
+        let id = &event.stored.job.id;
+        // A pending change is replaced even if its last subscriber has left: it must not be delivered as the newest
+        // version to a subscriber that comes after this commit.
+        let is_pending = registry.pending.contains_key(id);
+        if registry.broad_count == 0 && !is_pending && !registry.by_id.contains_key(id) {
             return;
         }
         match registry.pending.entry(id.clone()) {
-            Entry::Occupied(mut entry) => entry.get_mut().push(announcement),
-            Entry::Vacant(entry) => _ = entry.insert(Conflated::new(announcement)),
+            Entry::Occupied(mut entry) => entry.get_mut().push(event),
+            Entry::Vacant(entry) => _ = entry.insert(CoalescedChanges::new(event)),
         }
         drop(registry);
-        self.announced.notify_one();
+        self.pending_added.notify_one();
     }
 
-    fn hinted(&self, hint: &ChangeNotification<'_>) -> bool {
+    fn on_notification(&self, notification: &ChangeNotification<'_>) -> bool {
+        let ChangeNotification { id, kind, owner, .. } = *notification;
         let registry = self.registry();
-        if registry.by_id.contains_key(hint.id) || registry.pending.contains_key(hint.id) {
+        if registry.by_id.contains_key(id) || registry.pending.contains_key(id) {
             return true;
         }
-        lock(&registry.broad.inboxes).values().any(|inbox| inbox.filter.matches_names(hint.id, hint.kind, hint.owner))
+        lock(&registry.broad.inboxes).values().any(|inbox| inbox.accepts(id, kind, owner))
     }
 
     fn watched(&self) -> Vec<JobId> {
         self.registry().by_id.keys().cloned().collect()
     }
 
-    fn missed(&self) {
+    fn on_gap(&self) {
         let broad = self.registry().broad.clone();
         lock(&broad.inboxes).values().for_each(|inbox| inbox.overflow());
     }
@@ -198,116 +210,7 @@ impl Measured for Hub {
     }
 }
 
-impl Topic {
-    /// Returns to how many.
-    fn offer(&self, changes: &Conflated) -> usize {
-        // The lock is not held while handing out: writers wait for those who come and go, who wait for it.
-        let inboxes: Vec<_> = lock(&self.inboxes).values().cloned().collect();
-        for inbox in &inboxes {
-            inbox.offer(changes);
-        }
-        inboxes.len()
-    }
-}
-
-/// What one subscriber has not taken yet.
-struct Inbox {
-    filter: Filter,
-    state: Mutex<InboxState>,
-}
-
-#[derive(Default)]
-struct InboxState {
-    changes: Waiting,
-    overflowed: bool,
-    /// The subscriber, if it waits.
-    waker: Option<Waker>,
-}
-
-/// Changes of each job once, in the order of their first change. Mostly there is one job.
-#[derive(Default)]
-struct Waiting {
-    first: Option<Conflated>,
-    others: IndexMap<JobId, Conflated>,
-    /// Size of the others.
-    bytes: usize,
-}
-
-impl Waiting {
-    fn push(&mut self, changes: &Conflated) {
-        let id = &changes.latest().id;
-        match &mut self.first {
-            None => self.first = Some(changes.clone()),
-            Some(first) if first.latest().id == *id => first.append(changes.clone()),
-            Some(_) => match self.others.entry(id.clone()) {
-                Entry::Occupied(mut entry) => {
-                    self.bytes -= entry.get().size();
-                    entry.get_mut().append(changes.clone());
-                    self.bytes += entry.get().size();
-                }
-                Entry::Vacant(entry) => {
-                    self.bytes += changes.size();
-                    entry.insert(changes.clone());
-                }
-            },
-        }
-    }
-
-    fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.others.len()
-    }
-
-    /// Whether it is more than a subscription keeps.
-    fn is_too_much(&self) -> bool {
-        self.len() > MAX_BEHIND || self.bytes > MAX_BEHIND_BYTES
-    }
-
-    fn into_values(self) -> impl Iterator<Item = Conflated> {
-        self.first.into_iter().chain(self.others.into_values())
-    }
-}
-
-impl InboxState {
-    /// From now on nothing is kept: the store has to be asked.
-    fn overflow(&mut self) {
-        self.changes = Waiting::default();
-        self.overflowed = true;
-    }
-
-    fn is_empty(&self) -> bool {
-        self.changes.len() == 0 && !self.overflowed
-    }
-}
-
-impl Inbox {
-    fn offer(&self, changes: &Conflated) {
-        if !changes.versions().any(|job| self.filter.matches_identity(job)) {
-            return;
-        }
-        let mut state = lock(&self.state);
-        if state.overflowed {
-            return;
-        }
-        state.changes.push(changes);
-        if state.changes.is_too_much() {
-            state.overflow();
-        }
-        let waker = state.waker.take();
-        drop(state);
-        waker.into_iter().for_each(Waker::wake);
-    }
-
-    /// Something is not here that should be: the store has to be asked.
-    fn overflow(&self) {
-        let mut state = lock(&self.state);
-        state.overflow();
-        let waker = state.waker.take();
-        drop(state);
-        waker.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// A place among those who watch, given up when it is dropped.
+/// The subscription of one stream; ends when it is dropped.
 pub struct Subscription {
     hub: Arc<Hub>,
     key: u64,
@@ -317,49 +220,35 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The same, counted among the open streams.
+    /// Counts the subscription among the open streams.
     pub fn as_watcher(mut self) -> Self {
         self.hub.registry().watchers += 1;
         self.is_watcher = true;
         self
     }
 
-    /// All commits up to here that concern this subscriber are in what was taken, or in what the next
-    /// [`take`](Self::take) gives.
-    pub fn reached(&self) -> u64 {
-        self.hub.reached()
+    /// Returns a position: all commits up to it that concern this subscriber were taken, or are returned by the next
+    /// [`take`](Self::take).
+    pub fn delivered_until(&self) -> CommitPosition {
+        self.hub.delivered_until()
     }
 
-    /// What came since the last call, of each job once, in the order of their first change. `None`: it was too much to
-    /// be kept, and the store has to be asked; what comes from now on is kept again.
-    pub fn take(&self) -> Option<impl Iterator<Item = Conflated> + use<>> {
-        let mut state = lock(&self.inbox.state);
-        let (changes, overflowed) = (take(&mut state.changes), take(&mut state.overflowed));
-        drop(state);
-        (!overflowed).then(|| changes.into_values())
+    /// Takes the changes since the last call, of each job once, in the order of their first change. Returns `None` if
+    /// there were too many and the store has to be read; later changes are kept again.
+    pub fn take(&self) -> Option<impl Iterator<Item = CoalescedChanges> + use<>> {
+        self.inbox.take()
     }
 
-    /// So many revisions were passed over in what this subscriber is sent.
-    pub fn skip(&self, revisions: i64) {
+    /// Counts revisions that were not sent to this subscriber.
+    pub fn count_skipped(&self, revisions: i64) {
         if revisions > 0 {
             self.hub.skipped.inc_by(revisions.cast_unsigned());
         }
     }
 
-    /// Waits until something has come since the last [`take`](Self::take). Only one may wait.
+    /// Waits until there is something to [`take`](Self::take). Only one task may wait at a time.
     pub async fn arrived(&self) {
-        poll_fn(|context| {
-            let mut state = lock(&self.inbox.state);
-            if !state.is_empty() {
-                return Poll::Ready(());
-            }
-            match &mut state.waker {
-                Some(waker) => waker.clone_from(context.waker()),
-                waker => *waker = Some(context.waker().clone()),
-            }
-            Poll::Pending
-        })
-        .await;
+        self.inbox.arrived().await;
     }
 }
 
@@ -369,7 +258,7 @@ impl Drop for Subscription {
     }
 }
 
-/// A lock that outlives a panic under it: what it guards is valid between any two statements.
+/// Takes a lock. A poisoned lock is used on: its data is valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,34 +3,35 @@
 use tokio::time::Instant;
 
 use super::{
-    Alarm, Conflated, EventKind, Freshness, JobToken, Pace, ResumeToken, Sent, Subscription, WatchEvent,
-    conflate::is_end,
+    Alarm, CoalescedChanges, EventKind, JobToken, Pace, Reset, ResumeToken, Subscription, WatchEvent,
+    last_sent::{LastSent, VersionOrder, is_end},
 };
 use crate::{
     domain::{Identity, Job, JobError, JobId, Owners},
     store::{CommitEvent, Stored},
 };
 
-/// A stream of one job: from its state now to its end.
+/// A stream of one job, from its current state to its end.
 pub struct JobWatch {
     subscription: Subscription,
     epoch: u64,
     owners: Owners,
     pace: Pace,
     first: Option<WatchEvent>,
-    /// What was sent last; `None` once the stream is over.
-    sent: Option<Sent>,
+    /// Last version that was sent; `None` once the stream is over.
+    sent: Option<LastSent>,
     token: JobToken,
-    waiting: Option<Conflated>,
-    /// No update before then.
+    waiting: Option<CoalescedChanges>,
+    /// Time before which no update is sent, unless it is urgent.
     quiet_until: Instant,
-    spoke: Instant,
+    /// Time of the last event.
+    last_event: Instant,
     alarm: Alarm,
 }
 
 impl JobWatch {
-    /// Starts a stream of `caller` behind `resume_token`, or at `current`: what the store held for `id`, read after
-    /// `subscription` was made.
+    /// Starts a stream for `caller` after `resume_token`, or at `current`: the record of `id`, which must have been
+    /// read after `subscription` was made, so that no change is missed between the two.
     pub fn start(
         subscription: Subscription,
         epoch: u64,
@@ -40,7 +41,7 @@ impl JobWatch {
         resume_token: &str,
         pace: Pace,
     ) -> Result<Self, JobError> {
-        // Tokens of another caller are as those of another data set.
+        // The digest makes tokens of another caller as invalid as those of another data set.
         let epoch = epoch ^ caller.digest();
         let resumed = JobToken::decode(resume_token).filter(|token| token.epoch == epoch && token.id == *id);
         let stored = current.ok_or_else(|| JobError::NotFound(id.clone()))?;
@@ -52,28 +53,32 @@ impl JobWatch {
             owners: caller.owners.clone(),
             pace,
             first: None,
-            sent: Some(Sent::of(&job)),
-            token: JobToken::behind(epoch, &job),
+            sent: Some(LastSent::of(&job)),
+            token: JobToken::after(epoch, &job),
             waiting: None,
             quiet_until: now,
-            spoke: now,
+            last_event: now,
             alarm: Alarm::at(now + pace.bookmark_interval),
         };
-        let behind = |token: &JobToken| token.revision < job.version.revision;
-        let at = |token: &JobToken| (token.revision, token.change_id) == (job.version.revision, job.version.change_id);
+        let is_valid = |token: &JobToken| {
+            let (version, at) = (job.version, (token.revision, token.change_id));
+            token.revision < version.revision || at == (version.revision, version.change_id)
+        };
         watch.first = Some(match resumed {
-            Some(token) if job.removal.is_some() && (behind(&token) || at(&token)) => {
+            Some(token) if job.removal.is_some() && is_valid(&token) => {
                 let skipped = (job.version.revision - token.revision - 1).max(0);
-                watch.event(EventKind::Removed, stored, skipped, false)
+                watch.event(EventKind::Removed, stored, skipped, Reset::No)
             }
             _ if job.removal.is_some() => return Err(JobError::NotFound(id.clone())),
-            Some(token) if behind(&token) || at(&token) => watch.resume(&token, stored),
-            _ => watch.event(EventKind::Snapshot, stored, 0, !resume_token.is_empty()),
+            Some(token) if is_valid(&token) => watch.resume(&token, stored),
+            // A token that can't be honoured starts the stream over.
+            _ => watch.event(EventKind::Snapshot, stored, 0, Reset::from_token(resume_token)),
         });
         Ok(watch)
     }
 
-    /// The next event; `None` once the stream is over. An error if the id has become another owner's, and the end.
+    /// Returns the next event; `None` once the stream is over. An error ends the stream: the id now belongs to a job of
+    /// another owner.
     pub async fn next(&mut self) -> Option<Result<WatchEvent, JobError>> {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
@@ -83,7 +88,7 @@ impl JobWatch {
             if let Some(event) = self.ready() {
                 return Some(event);
             }
-            let bookmark_due = self.spoke + self.pace.bookmark_interval;
+            let bookmark_due = self.last_event + self.pace.bookmark_interval;
             let wake = if self.waiting.is_some() { bookmark_due.min(self.quiet_until) } else { bookmark_due };
             tokio::select! {
                 () = self.subscription.arrived() => {}
@@ -96,7 +101,7 @@ impl JobWatch {
         }
     }
 
-    /// What can be sent at once.
+    /// Returns the event that can be sent now, if there is one.
     fn ready(&mut self) -> Option<Result<WatchEvent, JobError>> {
         for change in self.subscription.take().into_iter().flatten() {
             match &mut self.waiting {
@@ -107,15 +112,15 @@ impl JobWatch {
         }
         let waiting = self.waiting.take()?;
         let sent = self.sent?;
-        let is_news = |job: &Job| sent.compare(job) != Freshness::Stale;
+        let is_new = |job: &Job| sent.compare(job) != VersionOrder::NotNewer;
         let urgent = waiting.has_more() || sent.is_urgent(waiting.latest());
-        if !urgent && is_news(waiting.latest()) && Instant::now() < self.quiet_until {
+        if !urgent && is_new(waiting.latest()) && Instant::now() < self.quiet_until {
             self.waiting = Some(waiting);
             return None;
         }
-        // What comes behind an end is of no interest: the stream is over then.
-        let stored = waiting.into_versions().find(|change| is_news(&change.stored.job))?.stored;
-        // Of two jobs that replicas made apart under one id, another's may be the one that stands.
+        // Only the first new version is sent. Any further one follows an end or a removal, which ends the stream.
+        let stored = waiting.into_versions().find(|change| is_new(&change.stored.job))?.stored;
+        // Where two replicas created jobs under one id independently, the remaining one may be another owner's.
         if !self.owners.include(&stored.job.owner) {
             self.sent = None;
             return Some(Err(JobError::NotFound(stored.job.id.clone())));
@@ -123,14 +128,12 @@ impl JobWatch {
         Some(Ok(self.update(stored)))
     }
 
-    /// Goes on behind a token: a bookmark, and what is newer waits its turn.
+    /// Resumes after a token: sends a bookmark first, then the newer version, if there is one.
     fn resume(&mut self, token: &JobToken, stored: Stored) -> WatchEvent {
         self.token = token.clone();
         if token.revision < stored.job.version.revision {
-            // The state at the token is not known, so whatever came since counts as urgent.
-            let sent = Sent::of(&stored.job);
-            self.sent = Some(Sent { revision: token.revision, incarnation_id: uuid::Uuid::nil(), ..sent });
-            self.waiting = Some(Conflated::new(CommitEvent { stored, position: 0, previous: None }));
+            self.sent = Some(LastSent::unknown_at(token.revision, &stored.job));
+            self.waiting = Some(CoalescedChanges::new(CommitEvent { stored, position: 0, previous: None }));
         } else {
             self.sent = self.sent.filter(|_| !is_end(&stored.job));
         }
@@ -140,27 +143,30 @@ impl JobWatch {
     fn update(&mut self, stored: Stored) -> WatchEvent {
         let kind = EventKind::Update.of(&stored.job);
         match self.sent.map(|sent| sent.compare(&stored.job)) {
-            Some(Freshness::StartedOver) => self.event(EventKind::Snapshot.of(&stored.job), stored, 0, true),
-            Some(Freshness::Newer(skipped)) => self.event(kind, stored, skipped, false),
-            Some(Freshness::Stale) | None => self.event(kind, stored, 0, false),
+            Some(VersionOrder::Replaced) => self.event(EventKind::Snapshot.of(&stored.job), stored, 0, Reset::Yes),
+            Some(VersionOrder::Newer(skipped)) => self.event(kind, stored, skipped, Reset::No),
+            Some(VersionOrder::NotNewer) | None => {
+                debug_assert!(false, "only new versions are sent, and none after the end");
+                self.event(kind, stored, 0, Reset::No)
+            }
         }
     }
 
-    fn event(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: bool) -> WatchEvent {
+    fn event(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: Reset) -> WatchEvent {
         let job: &Job = &stored.job;
-        self.sent = (!is_end(job)).then(|| Sent::of(job));
-        self.token = JobToken::behind(self.epoch, job);
-        self.spoke = Instant::now();
-        self.subscription.skip(skipped);
+        self.sent = (!is_end(job)).then(|| LastSent::of(job));
+        self.token = JobToken::after(self.epoch, job);
+        self.last_event = Instant::now();
+        self.subscription.count_skipped(skipped);
         if kind == EventKind::Update {
-            self.quiet_until = self.spoke + self.pace.min_interval;
+            self.quiet_until = self.last_event + self.pace.min_interval;
         }
         let resume_token = ResumeToken::Job(self.token.clone());
-        WatchEvent { kind, stored: Some(stored), skipped, resume_token, reset, snapshot_pending: false }
+        WatchEvent { kind, stored: Some(stored), skipped, resume_token, reset: reset.into(), snapshot_pending: false }
     }
 
     fn bookmark(&mut self) -> WatchEvent {
-        self.spoke = Instant::now();
+        self.last_event = Instant::now();
         let resume_token = ResumeToken::Job(self.token.clone());
         WatchEvent {
             kind: EventKind::Bookmark,

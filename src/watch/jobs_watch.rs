@@ -1,7 +1,7 @@
-//! The stream of many jobs.
+//! The stream of many jobs: a snapshot or the changes since a token, then changes as they are committed.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -14,77 +14,29 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Alarm, Conflated, EventKind, Freshness, JobsToken, Pace, ResumeToken, Sent, Subscription, WatchEvent,
-    backlog::Backlog, conflate::is_end,
+    Alarm, CoalescedChanges, EventKind, JobsToken, Pace, Reset, ResumeToken, Scope, Subscription, WatchEvent,
+    backlog::Backlog,
+    last_sent::{LastSent, VersionOrder, is_end},
 };
 use crate::{
     clock::Clock,
-    domain::{Cursor, Filter, Identity, Job, JobId, ListQuery, Order, Owners, State, Timestamp, View},
-    store::{CommitEvent, JobStore, StoreError, Stored},
+    domain::{Cursor, JobId, ListQuery, Order, View},
+    store::{CommitEvent, CommitPosition, JobStore, StoreError, Stored},
 };
 
-/// How many jobs are read at a time.
+/// Maximum number of jobs that are read at a time.
 const BATCH: usize = 500;
 
-/// Size of the jobs that are read at a time, in bytes: the last of them may exceed it.
+/// Size of the jobs that are read at a time, in bytes; the last of them may exceed it.
 const BATCH_BYTES: usize = 1024 * 1024;
 
-/// How many jobs are read at once by their ids.
+/// Number of concurrent reads of jobs by id.
 const READ_AHEAD: usize = 16;
 
-/// How long a stream that is under way waits before it asks a store again that is away.
+/// Time until a stream reads an unavailable store again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Which jobs a stream is about; both must hold.
-#[derive(Clone, Debug, Default)]
-pub struct Scope {
-    /// Only these; empty: any.
-    pub ids: BTreeSet<JobId>,
-    /// Only those that match.
-    pub filter: Filter,
-    /// Others do not exist for the subscriber.
-    pub owners: Owners,
-}
-
-impl Scope {
-    fn covers(&self, job: &Job) -> bool {
-        (self.ids.is_empty() || self.ids.contains(&job.id)) && self.filter.matches_identity(job)
-    }
-
-    /// Whether `job` matched at some time since it was in state `since`, or since its creation: a subscriber may have
-    /// been sent more than its token says.
-    fn matched_since(&self, since: Option<State>, job: &Job) -> bool {
-        let since = since.unwrap_or(State::Pending);
-        // An attempt may have ended in a retry, and another one may have begun since.
-        let had_attempt = !since.is_terminal() && job.attempt > 0;
-        let waited = had_attempt.then_some(State::Pending);
-        let ran = had_attempt || (since == State::Pending && job.start_time.is_some());
-        let states = [Some(since), waited, ran.then_some(State::Running), Some(job.state)];
-        states.into_iter().flatten().any(|state| self.filter.matches_state(state))
-    }
-
-    fn matches(&self, job: &Job, now: Timestamp) -> bool {
-        job.removal.is_none() && self.filter.matches_condition(job, now)
-    }
-
-    /// A page of the jobs that match now.
-    fn query(&self, after: Option<Cursor>, now: Timestamp) -> ListQuery {
-        let (filter, order, view) = (self.filter.clone(), Order::Newest, View::Full);
-        ListQuery { filter, order, limit: BATCH, max_bytes: BATCH_BYTES, after, now, confined: false, view }
-    }
-
-    /// Binds a token to what `caller` asked for.
-    pub fn digest(&self, caller: &Identity) -> Uuid {
-        let mut text = self.filter.digest(caller).simple().to_string();
-        for id in &self.ids {
-            text.push(' ');
-            text.push_str(id.as_str());
-        }
-        Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes())
-    }
-}
-
-/// A stream of many jobs, without an end.
+/// A stream of many jobs, which does not end by itself.
 pub struct JobsWatch {
     store: Arc<dyn JobStore>,
     clock: Arc<dyn Clock>,
@@ -93,42 +45,45 @@ pub struct JobsWatch {
     digest: Uuid,
     pace: Pace,
     phase: Phase,
-    /// What the subscriber was told of jobs that match, and of active ones that did.
+    /// Last versions that were sent of jobs that match, and of active ones that did.
     known: HashMap<JobId, Known>,
-    /// The subscriber knows others too, from before its token: those that have not changed since then, and matched.
+    /// The stream resumed after a token: the subscriber may have received jobs before it that are not in `known`.
     resumed: bool,
     backlog: Backlog,
     events: VecDeque<WatchEvent>,
-    /// What was committed up to here, as far as it matters, was sent or is in the backlog.
-    taken: u64,
-    /// What was committed up to here was read from the store; what is taken from the subscription of it is old.
-    read: u64,
-    spoke: Instant,
-    /// The subscriber was sent something.
-    spoken: bool,
+    /// All commits in the scope up to this position were sent or are in the backlog.
+    received: CommitPosition,
+    /// All commits up to this position were read from the store: the subscription delivers them again, and they are
+    /// ignored.
+    read: CommitPosition,
+    /// Time of the last event, or of the start.
+    last_event: Instant,
+    /// An event was sent.
+    has_sent: bool,
     alarm: Alarm,
 }
 
+/// A job as the subscriber knows it.
 struct Known {
-    sent: Sent,
+    sent: LastSent,
     matching: bool,
-    /// No update before then.
+    /// Time before which no update is sent, unless it is urgent.
     quiet_until: Instant,
 }
 
-/// Where the stream is in its course.
+/// The phase of a stream.
 enum Phase {
-    /// Sending what matches now: either the rest of `ids`, or the pages from `page` on.
-    Snapshot { reset: bool, ids: VecDeque<JobId>, page: Option<Cursor>, all_read: bool },
-    /// Sending what changed between `since`, the place of a token or of what was delivered last, and now.
-    CatchUp { since: u64, greeted: bool },
-    /// Sending changes.
+    /// Sends the jobs that match now: the remaining `ids` or, without ids, the pages from `page` on.
+    Snapshot { reset: Reset, ids: VecDeque<JobId>, page: Option<Cursor>, all_read: bool },
+    /// Sends the changes between the position `since` and now.
+    CatchUp { since: CommitPosition, bookmark_sent: bool },
+    /// Sends changes as they are committed.
     Live,
 }
 
 impl JobsWatch {
-    /// Starts a stream behind `resume_token`, if that has this `digest`, or from now. `subscription` must have been made
-    /// before.
+    /// Starts a stream after `resume_token` if that has this `digest`, otherwise with a snapshot. `subscription` must
+    /// have begun before, so that no change is missed.
     pub fn start(
         store: Arc<dyn JobStore>,
         clock: Arc<dyn Clock>,
@@ -141,7 +96,8 @@ impl JobsWatch {
         let epoch = store.epoch();
         let resumed = JobsToken::decode(resume_token)
             .filter(|token| token.epoch == epoch && token.scope == digest)
-            // Of the time of the token only the states of jobs are known: which of them matched then can't be told.
+            // The store remembers only the states of jobs at the token, not the other properties that a filter selects
+            // by.
             .filter(|_| scope.filter.depends_on_state_alone())
             .and_then(|token| token.position);
         let mut watch = Self {
@@ -151,68 +107,68 @@ impl JobsWatch {
             scope,
             digest,
             pace,
-            phase: Phase::CatchUp { since: resumed.unwrap_or_default(), greeted: false },
+            phase: Phase::CatchUp { since: resumed.unwrap_or_default(), bookmark_sent: false },
             known: HashMap::new(),
             resumed: resumed.is_some(),
             backlog: Backlog::default(),
             events: VecDeque::new(),
-            taken: resumed.unwrap_or_default(),
+            received: resumed.unwrap_or_default(),
             read: 0,
-            spoke: Instant::now(),
-            spoken: false,
+            last_event: Instant::now(),
+            has_sent: false,
             alarm: Alarm::at(Instant::now() + pace.bookmark_interval),
         };
         if resumed.is_none() {
-            watch.start_over(!resume_token.is_empty());
+            watch.start_over(Reset::from_token(resume_token));
         }
         watch
     }
 
-    /// The next event.
+    /// Returns the next event.
     pub async fn next(&mut self) -> Result<WatchEvent, StoreError> {
         loop {
             if let Some(event) = self.events.pop_front() {
-                self.spoke = Instant::now();
-                self.spoken = true;
+                self.last_event = Instant::now();
+                self.has_sent = true;
                 return Ok(event);
             }
             let read = match self.phase {
                 Phase::Snapshot { .. } => self.read_snapshots().await,
-                Phase::CatchUp { since, greeted } => self.catch_up(since, greeted).await,
+                Phase::CatchUp { since, bookmark_sent } => self.catch_up(since, bookmark_sent).await,
                 Phase::Live => {
-                    self.follow().await;
+                    self.advance().await;
                     Ok(())
                 }
             };
             match read {
-                // A stream that is under way stays open while the store is away.
-                Err(StoreError::Unavailable) if self.spoken => sleep(STORE_PAUSE).await,
+                // A stream that has begun stays open while the store is unavailable.
+                Err(StoreError::Unavailable) if self.has_sent => sleep(STORE_PAUSE).await,
                 read => read?,
             }
-            // A scan of many jobs that do not match is as silent as a store that is away.
+            // A scan of many jobs that do not match sends nothing, nor does an unavailable store.
             if self.events.is_empty() && !matches!(self.phase, Phase::Live) && self.is_bookmark_due() {
-                let reset = matches!(self.phase, Phase::Snapshot { reset: true, .. });
+                let reset = if let Phase::Snapshot { reset, .. } = self.phase { reset } else { Reset::No };
                 self.events.push_back(self.bookmark(reset));
             }
         }
     }
 
-    /// Returns whether nothing was sent for the interval of bookmarks.
+    /// Returns whether no event was sent for the interval of bookmarks.
     fn is_bookmark_due(&self) -> bool {
-        Instant::now() >= self.spoke + self.pace.bookmark_interval
+        Instant::now() >= self.last_event + self.pace.bookmark_interval
     }
 
-    fn start_over(&mut self, reset: bool) {
+    fn start_over(&mut self, reset: Reset) {
         self.known.clear();
         self.resumed = false;
         self.backlog = Backlog::default();
-        self.taken = self.store.position();
-        self.read = self.taken;
+        self.received = self.store.position();
+        self.read = self.received;
         let ids = self.scope.ids.iter().cloned().collect();
         self.phase = Phase::Snapshot { reset, ids, page: None, all_read: false };
     }
 
-    /// Reads some of the jobs that match now, or ends the snapshot if all were read.
+    /// Sends some of the jobs that match now, or completes the snapshot if all were sent.
     async fn read_snapshots(&mut self) -> Result<(), StoreError> {
         let now = self.clock.now();
         let Phase::Snapshot { reset, ids, page, all_read } = &mut self.phase else { return Ok(()) };
@@ -222,38 +178,29 @@ impl JobsWatch {
             self.events.push_back(self.bookmark(reset));
             return Ok(());
         }
-        let mut found = Vec::new();
-        if self.scope.ids.is_empty() {
-            let listed = self.store.list(&self.scope.query(page.clone(), now)).await?;
+        let found = if self.scope.ids.is_empty() {
+            let query = ListQuery {
+                filter: self.scope.filter.clone(),
+                order: Order::Newest,
+                limit: BATCH,
+                max_bytes: BATCH_BYTES,
+                after: page.clone(),
+                now,
+                confined: false,
+                view: View::Full,
+            };
+            let listed = self.store.list(&query).await?;
             *all_read = listed.next.is_none();
             *page = listed.next;
-            found = listed.jobs;
+            listed.jobs
         } else {
-            // What is fresh is no more than a moment behind, and what came since will be announced.
-            let read = async |id: &JobId| match self.store.get_fresh(id) {
-                Some(fresh) => Ok(Some(fresh)),
-                None => self.store.get(id).await,
-            };
-            let mut reads = stream::iter(ids.iter().take(BATCH)).map(read).buffered(READ_AHEAD);
-            let (mut some, mut bytes) = (0, 0);
-            while bytes < BATCH_BYTES
-                && let Some(stored) = reads.next().await
-            {
-                let stored = stored?;
-                some += 1;
-                bytes += stored.as_ref().map_or(0, |stored| stored.job.size());
-                if let Some(others) = stored.as_ref().filter(|stored| !self.scope.owners.include(&stored.job.owner)) {
-                    self.store.absence(others).await?;
-                }
-                found.extend(stored);
-            }
-            drop(reads);
-            ids.drain(..some);
+            let mut found = read_some(&*self.store, &self.scope, ids).await?;
             *all_read = ids.is_empty();
             found.retain(|stored| stored.job.is_visible(now) && self.scope.filter.matches(&stored.job, now));
-        }
+            found
+        };
         if found.is_empty() {
-            // A store that answers at once would give nobody else a turn.
+            // A store that answers without waiting would keep other tasks from running.
             yield_now().await;
         }
         for stored in found {
@@ -262,57 +209,60 @@ impl JobsWatch {
         Ok(())
     }
 
-    /// Reads some of what changed since the token, or since too much came to be kept.
-    async fn catch_up(&mut self, since: u64, greeted: bool) -> Result<(), StoreError> {
-        let Some(changes) = self.store.changed_since(since, self.taken, BATCH, BATCH_BYTES).await? else {
-            self.start_over(true);
+    /// Sends some of the changes since the token, or since the inbox overflowed.
+    async fn catch_up(&mut self, since: CommitPosition, bookmark_sent: bool) -> Result<(), StoreError> {
+        let Some(changes) = self.store.changed_since(since, self.received, BATCH, BATCH_BYTES).await? else {
+            self.start_over(Reset::Yes);
             return Ok(());
         };
-        if !greeted {
-            self.events.push_back(self.bookmark(false));
+        if !bookmark_sent {
+            self.events.push_back(self.bookmark(Reset::No));
         }
         let bytes: usize = changes.iter().map(|change| change.stored.job.size()).sum();
         let is_last = changes.len() < BATCH && bytes < BATCH_BYTES;
-        self.phase = if is_last { Phase::Live } else { Phase::CatchUp { since, greeted: true } };
+        self.phase = if is_last { Phase::Live } else { Phase::CatchUp { since, bookmark_sent: true } };
         for change in changes {
-            self.taken = change.position;
+            debug_assert!(change.position > self.received, "changes are returned in the order of commits");
+            self.received = change.position;
             let may_know = self.resumed && self.scope.matched_since(change.previous, &change.stored.job);
-            self.consider(change, may_know, None);
+            self.send_if_new(change, may_know, None);
         }
-        self.read = self.taken;
+        self.read = self.received;
         if self.events.is_empty() {
             yield_now().await;
         }
         Ok(())
     }
 
-    /// Waits for something to send, and prepares it.
-    async fn follow(&mut self) {
+    /// Prepares the next events, or waits for changes.
+    async fn advance(&mut self) {
         if self.backlog.is_idle() {
-            let reached = self.subscription.reached();
+            // Before the changes are taken: commits in between are in a later batch.
+            let delivered = self.subscription.delivered_until();
             let Some(arrived) = self.subscription.take() else {
-                // It was too much to be kept, but the store may still know. What was taken before is not asked for.
+                // The inbox overflowed, but the store may still have the changes. Those in the backlog are sent first:
+                // the store is read from the position after them.
                 while let Some(changes) = self.backlog.pop_any() {
                     self.deliver(changes);
                 }
-                self.phase = Phase::CatchUp { since: self.taken, greeted: true };
+                self.phase = Phase::CatchUp { since: self.received, bookmark_sent: true };
                 return;
             };
             for changes in arrived {
-                let ready_at = self.hold(&changes);
+                let ready_at = self.delay_until(&changes);
                 self.backlog.push(changes, ready_at);
             }
-            self.taken = self.taken.max(reached);
+            self.received = self.received.max(delivered);
         }
         if self.is_bookmark_due() {
-            self.events.push_back(self.bookmark(false));
+            self.events.push_back(self.bookmark(Reset::No));
             return;
         }
         if let Some(changes) = self.backlog.pop(Instant::now()) {
             self.deliver(changes);
             return consume_budget().await;
         }
-        let bookmark_due = self.spoke + self.pace.bookmark_interval;
+        let bookmark_due = self.last_event + self.pace.bookmark_interval;
         let wake = self.backlog.next_ready().map_or(bookmark_due, |ready| ready.min(bookmark_due));
         tokio::select! {
             () = self.subscription.arrived() => {}
@@ -320,35 +270,35 @@ impl JobsWatch {
         }
     }
 
-    /// Sends what of a job's changes is news for this subscriber.
-    fn deliver(&mut self, changes: Conflated) {
+    /// Sends those of a job's changes that are new to this subscriber.
+    fn deliver(&mut self, changes: CoalescedChanges) {
         let mut changes = changes.into_versions().filter(|change| change.position > self.read).collect::<VecDeque<_>>();
         while let Some(change) = changes.pop_front() {
             let matched = |state| self.scope.filter.matches_state(state);
             let may_know = self.resumed && change.previous.is_some_and(matched);
-            self.consider(change, may_know, changes.front());
+            self.send_if_new(change, may_know, changes.front());
         }
     }
 
-    /// Until when changes of a job are held back; `None`: not at all.
-    fn hold(&self, changes: &Conflated) -> Option<Instant> {
+    /// Returns the time until which changes of a job are delayed; `None` if they are sent at once.
+    fn delay_until(&self, changes: &CoalescedChanges) -> Option<Instant> {
         let known = self.known.get(&changes.latest().id)?;
         let urgent = changes.has_more() || known.sent.is_urgent(changes.latest());
         (!urgent).then_some(known.quiet_until)
     }
 
-    /// Sends a version, if it is news for this subscriber, before `next`. `may_know` says whether the subscriber may
-    /// know the job from before its token.
-    fn consider(&mut self, change: CommitEvent, may_know: bool, next: Option<&CommitEvent>) {
+    /// Sends a version, if it is new to this subscriber; `next` is sent after it. `may_know`: the subscriber may have
+    /// received the job before its token.
+    fn send_if_new(&mut self, change: CommitEvent, may_know: bool, next: Option<&CommitEvent>) {
         let job = &*change.stored.job;
         if !self.scope.covers(job) {
             return;
         }
         let matches = self.scope.matches(job, self.clock.now());
-        let (kind, anew) = (EventKind::Update.of(job), EventKind::Snapshot.of(job));
+        let (update, snapshot) = (EventKind::Update.of(job), EventKind::Snapshot.of(job));
         let Some(known) = self.known.get(&job.id) else {
             if matches || may_know {
-                self.send(kind, change.stored, 0, false, next);
+                self.send(update, change.stored, 0, Reset::No, next);
             }
             return;
         };
@@ -359,45 +309,70 @@ impl JobsWatch {
             return;
         }
         match known.sent.compare(job) {
-            Freshness::Stale => {}
-            Freshness::StartedOver => self.send(anew, change.stored, 0, true, next),
-            Freshness::Newer(skipped) => self.send(kind, change.stored, skipped, false, next),
+            VersionOrder::NotNewer => {}
+            VersionOrder::Replaced => self.send(snapshot, change.stored, 0, Reset::Yes, next),
+            VersionOrder::Newer(skipped) => self.send(update, change.stored, skipped, Reset::No, next),
         }
     }
 
-    fn send(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: bool, next: Option<&CommitEvent>) {
+    fn send(&mut self, kind: EventKind, stored: Stored, skipped: i64, reset: Reset, next: Option<&CommitEvent>) {
         let job = &*stored.job;
         let matching = self.scope.matches(job, self.clock.now());
         if matching || !is_end(job) {
             let quiet = if kind == EventKind::Update { self.pace.min_interval } else { Duration::ZERO };
-            let known = Known { sent: Sent::of(job), matching, quiet_until: Instant::now() + quiet };
+            let known = Known { sent: LastSent::of(job), matching, quiet_until: Instant::now() + quiet };
             self.known.insert(job.id.clone(), known);
         } else {
             self.known.remove(&job.id);
         }
         let resume_token = self.token(next);
-        self.subscription.skip(skipped);
-        let stored = Some(stored);
+        self.subscription.count_skipped(skipped);
+        let (stored, reset) = (Some(stored), reset.into());
         self.events.push_back(WatchEvent { kind, stored, skipped, resume_token, reset, snapshot_pending: false });
     }
 
-    fn bookmark(&self, reset: bool) -> WatchEvent {
+    fn bookmark(&self, reset: Reset) -> WatchEvent {
         WatchEvent {
             kind: EventKind::Bookmark,
             stored: None,
             skipped: 0,
             resume_token: self.token(None),
-            reset,
+            reset: reset.into(),
             snapshot_pending: matches!(self.phase, Phase::Snapshot { .. }),
         }
     }
 
-    /// A token behind what was sent so far: everything from the oldest change that is still to be sent, among them
-    /// `next`, will be sent again.
+    /// Returns a token after the events so far. It is before the oldest change that was not sent yet, including `next`:
+    /// a resumed stream sends some changes again rather than missing one.
     fn token(&self, next: Option<&CommitEvent>) -> ResumeToken {
         let waiting = [self.backlog.oldest(), next.map(|next| next.position)];
-        let position = waiting.into_iter().flatten().map(|place| place - 1).fold(self.taken, u64::min);
+        let position = waiting.into_iter().flatten().map(|position| position - 1).fold(self.received, u64::min);
         let position = (!matches!(self.phase, Phase::Snapshot { .. })).then_some(position);
         ResumeToken::Jobs(JobsToken { epoch: self.store.epoch(), position, scope: self.digest })
     }
+}
+
+/// Reads the jobs of some `ids`, which it removes from them.
+async fn read_some(store: &dyn JobStore, scope: &Scope, ids: &mut VecDeque<JobId>) -> Result<Vec<Stored>, StoreError> {
+    // A fresh version is at most a moment behind, and the subscription delivers later ones.
+    let read = async |id: &JobId| match store.get_fresh(id) {
+        Some(fresh) => Ok(Some(fresh)),
+        None => store.get(id).await,
+    };
+    let mut reads = stream::iter(ids.iter().take(BATCH)).map(read).buffered(READ_AHEAD);
+    let (mut found, mut count, mut bytes) = (Vec::new(), 0, 0);
+    while bytes < BATCH_BYTES
+        && let Some(stored) = reads.next().await
+    {
+        let stored = stored?;
+        count += 1;
+        bytes += stored.as_ref().map_or(0, |stored| stored.job.size());
+        if let Some(others) = stored.as_ref().filter(|stored| !scope.owners.include(&stored.job.owner)) {
+            store.absence(others).await?;
+        }
+        found.extend(stored);
+    }
+    drop(reads);
+    ids.drain(..count);
+    Ok(found)
 }

@@ -1,86 +1,111 @@
-//! Watching: from what a store announces to what each subscriber is sent.
+//! Watching: delivery of changes from the store to each subscriber.
 //!
-//! A [`Hub`] listens to the store. It keeps the newest version of each job that somebody watches until its dispatcher
-//! has handed it to the subscribers, so writers pay for a map entry and never for those who watch. A [`Subscription`]
-//! keeps what its stream has not yet taken: of each job the newest version, and its end. [`JobWatch`] and [`JobsWatch`]
-//! make the events of `WatchJob` and `WatchJobs` from it.
+//! The [`Hub`] listens to the store. It keeps the newest version of each watched job until its dispatcher has delivered
+//! it to the inboxes of the subscribers: a write costs one map entry, however many watch. The inbox behind a
+//! [`Subscription`] keeps, of each job, the newest version and its end until the stream takes them. [`JobWatch`] and
+//! [`JobsWatch`] produce the events of `WatchJob` and `WatchJobs` from it.
 //!
-//! What a stream promises: it subscribes before it reads, so nothing falls between; revisions rise; what came between
-//! two events may be passed over, but neither the newest version nor an end (of an id that was used again
-//! meanwhile: the end of the job that the subscriber knew). A subscriber that does not read delays nobody, and what
-//! waits for it is bounded: a stream of many jobs that falls too far behind catches up from the store.
-//! A stream of one job has a fixed size; one of many jobs remembers a few words of each that matches, and what it holds
-//! back on request.
+//! Guarantees of a stream:
+//!
+//! - It subscribes before it reads, so no change is missed between the two.
+//! - Revisions rise. Versions between two events may be skipped, but never the newest one, nor an end; where an id was
+//!   used again meanwhile, the end of the incarnation that the subscriber has seen.
+//! - A subscriber that does not read delays nobody, and its waiting changes are bounded: a stream of many jobs that
+//!   falls too far behind catches up from the store.
+//! - The memory of a stream of one job is constant. A stream of many jobs keeps a few words for each job that matches,
+//!   and the changes that it delays on request.
 
 mod backlog;
-mod conflate;
+mod coalesced;
 mod hub;
+mod inbox;
 mod job_watch;
 mod jobs_watch;
+mod last_sent;
+mod scope;
 mod token;
 
 use std::{pin::Pin, time::Duration};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-pub use conflate::Conflated;
+pub use coalesced::CoalescedChanges;
 pub use hub::{Hub, Subscription};
 pub use job_watch::JobWatch;
-pub use jobs_watch::{JobsWatch, Scope};
+pub use jobs_watch::JobsWatch;
+pub use scope::Scope;
 pub use token::{JobToken, JobsToken, ResumeToken};
 
-use crate::{
-    domain::{ChangeId, Job, State, Timestamp},
-    store::Stored,
-};
+use crate::{domain::Job, store::Stored};
 
-/// How often a stream speaks.
+/// The rates of a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// At most one update of a job in this time, state changes, cancellation and the end aside.
+    /// Minimum interval between updates of a job. Changes of state, cancellation and the end are sent at once.
     pub min_interval: Duration,
-    /// A bookmark whenever nothing was sent for this long.
+    /// Time without an event after which a bookmark is sent.
     pub bookmark_interval: Duration,
 }
 
-/// What an event says.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// The job as it is now.
+    /// The current version of a job.
     Snapshot,
-    /// The job has changed.
+    /// A change of a job.
     Update,
-    /// Nothing new.
+    /// A position in the stream, without news.
     Bookmark,
-    /// The job is gone.
+    /// The removal of a job.
     Removed,
 }
 
 impl EventKind {
-    /// What is said of this version in the place of that: the removal, if it is a tombstone.
+    /// Returns the kind of an event with this version: the removal for a tombstone, otherwise this kind.
     fn of(self, job: &Job) -> Self {
         if job.removal.is_some() { Self::Removed } else { self }
+    }
+}
+
+/// The effect of an event on those before it: a reset starts the stream over, so that they no longer count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reset {
+    Yes,
+    No,
+}
+
+impl Reset {
+    /// Returns the reset of a stream that does not resume after `resume_token`: `Yes` unless it is empty.
+    const fn from_token(resume_token: &str) -> Self {
+        if resume_token.is_empty() { Self::No } else { Self::Yes }
+    }
+}
+
+impl From<Reset> for bool {
+    fn from(reset: Reset) -> Self {
+        reset == Reset::Yes
     }
 }
 
 /// One event of a stream.
 #[derive(Clone, Debug)]
 pub struct WatchEvent {
-    /// What it says.
+    /// Kind of the event.
     pub kind: EventKind,
     /// The job; `None` in a bookmark.
     pub stored: Option<Stored>,
-    /// How many revisions were passed over.
+    /// Number of revisions that were skipped since the last event with this job.
     pub skipped: i64,
-    /// Resumes the stream behind this event.
+    /// Token that resumes the stream after this event.
     pub resume_token: ResumeToken,
-    /// What came before no longer counts.
+    /// The stream starts over: the events before this one no longer count.
     pub reset: bool,
-    /// The snapshot of a stream of many jobs is not complete, in a bookmark.
+    /// In a bookmark of a stream of many jobs: the snapshot is not complete yet.
     pub snapshot_pending: bool,
 }
 
-/// Wakes a stream. It is set anew when it rings or has to ring sooner, not for each event.
+/// A timer for a deadline that moves later with each event. It is reset only when it has elapsed or the deadline is
+/// earlier: resetting it for each event would cost more than the rare early wake-up.
 #[derive(Debug)]
 struct Alarm(Pin<Box<Sleep>>);
 
@@ -89,72 +114,11 @@ impl Alarm {
         Self(Box::pin(sleep_until(time)))
     }
 
-    /// Waits until `time`, or a little less.
+    /// Waits until `time`, or until an earlier time that was waited for before.
     async fn wait(&mut self, time: Instant) {
         if self.0.is_elapsed() || time < self.0.deadline() {
             self.0.as_mut().reset(time);
         }
         self.0.as_mut().await;
-    }
-}
-
-/// The last version of a job that a stream sent.
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    incarnation_id: uuid::Uuid,
-    change_id: ChangeId,
-    create_time: Timestamp,
-    revision: i64,
-    state: State,
-    cancelled: bool,
-}
-
-/// How a version stands to the last one sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Freshness {
-    /// It came later; so many revisions lie between.
-    Newer(i64),
-    /// It was sent already, or it came before.
-    Stale,
-    /// It belongs to a later life of the id whose revisions start over, or it took the place of the one sent.
-    StartedOver,
-}
-
-impl Sent {
-    fn of(job: &Job) -> Self {
-        Self {
-            incarnation_id: job.version.incarnation_id,
-            change_id: job.version.change_id,
-            create_time: job.create_time,
-            revision: job.version.revision,
-            state: job.state,
-            cancelled: job.cancel.is_some(),
-        }
-    }
-
-    fn compare(&self, job: &Job) -> Freshness {
-        let version = job.version;
-        // Of two lives that replicas began apart, the one that stands may be the one that began earlier.
-        if version.revision > self.revision {
-            return Freshness::Newer(version.revision - self.revision - 1);
-        }
-        let in_its_place = version.revision == self.revision && version.change_id != self.change_id;
-        let starts_over = if version.incarnation_id == self.incarnation_id {
-            in_its_place
-        } else if version.revision == self.revision && version.change_id == self.change_id {
-            // A merge gave it the identity of another creation by the same request.
-            true
-        } else {
-            job.create_time > self.create_time
-        };
-        if starts_over { Freshness::StartedOver } else { Freshness::Stale }
-    }
-
-    /// Whether subscribers must hear of `job` at once, whatever interval they asked for.
-    fn is_urgent(&self, job: &Job) -> bool {
-        job.removal.is_some()
-            || job.version.incarnation_id != self.incarnation_id
-            || job.state != self.state
-            || job.cancel.is_some() != self.cancelled
     }
 }

@@ -1,20 +1,23 @@
-//! Resume tokens: where a stream was, readable on any replica of the same data set.
+//! Resume tokens: positions in a stream, valid on every replica of the same data set.
 
 use uuid::Uuid;
 
-use crate::domain::{ChangeId, Job, JobId};
+use crate::{
+    domain::{ChangeId, Job, JobId},
+    store::CommitPosition,
+};
 
-/// Where a stream was.
+/// A position in a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResumeToken {
-    /// One of `WatchJob`.
+    /// Position in a stream of `WatchJob`.
     Job(JobToken),
-    /// One of `WatchJobs`.
+    /// Position in a stream of `WatchJobs`.
     Jobs(JobsToken),
 }
 
 impl ResumeToken {
-    /// Writes it.
+    /// Encodes the token as text.
     pub fn encode(&self) -> String {
         match self {
             Self::Job(token) => token.encode(),
@@ -23,32 +26,32 @@ impl ResumeToken {
     }
 }
 
-/// Where a stream of one job was.
+/// A position in a stream of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobToken {
-    /// The data set.
+    /// Id of the data set.
     pub epoch: u64,
-    /// The revision that was sent.
+    /// Revision that was sent last.
     pub revision: i64,
-    /// The change that made it.
+    /// Id of the change that created the revision.
     pub change_id: ChangeId,
-    /// The job.
+    /// Id of the job.
     pub id: JobId,
 }
 
 impl JobToken {
-    /// Behind this version of `job`.
-    pub fn behind(epoch: u64, job: &Job) -> Self {
+    /// Returns the position after this version of `job` was sent.
+    pub fn after(epoch: u64, job: &Job) -> Self {
         Self { epoch, revision: job.version.revision, change_id: job.version.change_id, id: job.id.clone() }
     }
 
-    /// Writes it.
+    /// Encodes the token as text.
     pub fn encode(&self) -> String {
         let ChangeId { process, counter } = self.change_id;
         format!("{:x}.{:x}.{process:x}.{counter:x}.{}", self.epoch, self.revision, self.id)
     }
 
-    /// Reads it; `None` if it is malformed.
+    /// Decodes a token; `None` if it is malformed.
     pub fn decode(token: &str) -> Option<Self> {
         let mut parts = token.splitn(5, '.');
         let epoch = hex(parts.next()?)?;
@@ -58,25 +61,25 @@ impl JobToken {
     }
 }
 
-/// Where a stream of many jobs was.
+/// A position in a stream of many jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobsToken {
-    /// The data set.
+    /// Id of the data set.
     pub epoch: u64,
-    /// All commits up to here were delivered; `None` before all snapshots were.
-    pub position: Option<u64>,
+    /// All commits up to this position were sent; `None` until the snapshot was complete.
+    pub position: Option<CommitPosition>,
     /// Digest of the ids and the filter.
     pub scope: Uuid,
 }
 
 impl JobsToken {
-    /// Writes it.
+    /// Encodes the token as text.
     pub fn encode(&self) -> String {
         let position = self.position.map(|position| format!("{position:x}")).unwrap_or_default();
         format!("{:x}.{position}.{}", self.epoch, self.scope.simple())
     }
 
-    /// Reads it; `None` if it is malformed.
+    /// Decodes a token; `None` if it is malformed.
     pub fn decode(token: &str) -> Option<Self> {
         let mut parts = token.splitn(3, '.');
         let epoch = hex(parts.next()?)?;

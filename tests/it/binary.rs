@@ -81,7 +81,7 @@ fn what_would_not_be_secure_is_refused_with_the_ways_out() {
     with(&folder.path("absent.pem"), &key, &["absent.pem", "can't be read"]);
     with(&key, &key, &["certificate is not PEM"]);
     with(&cert, &cert, &["key is not"]);
-    with(&cert, &folder.write("other.pem", &other.key), &["not that of the certificate"]);
+    with(&cert, &folder.write("other.pem", &other.key), &["does not belong to the certificate"]);
 }
 
 #[test]
@@ -124,7 +124,7 @@ async fn beyond_loopback_it_serves_where_that_is_said_to_be_safe() {
     let probe = |authority: &str| output(&["health", "--addr", &address, "--tls-ca", authority]).status.code();
     assert_eq!(probe(&folder.write("ca.pem", &authority.pem())), Some(0));
     assert_eq!(probe(&folder.write("other.pem", &Authority::new().pem())), Some(1));
-    fails(&["health", "--addr", &address], 1, &["does not tell its health"]);
+    fails(&["health", "--addr", &address], 1, &["does not report its health"]);
     fails(&["health", "--addr", &address, "--tls-ca", &key], 1, &["not PEM certificates"]);
 }
 

@@ -34,7 +34,7 @@ const EXHAUSTED: StoreError = StoreError::Full(Limit::MemoryBytes(CAPACITY.bytes
 struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: CommitEvent) {}
+    fn on_commit(&self, _: CommitEvent) {}
 }
 
 /// A job whose metadata is so large.

@@ -23,7 +23,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("tls", &["reload"]),
     ("grpc", &["domain", "limits", "store", "watch", "tracker", "proto", "auth", "tls", "socket", "telemetry"]),
     ("http", &["domain", "store", "tracker", "tls", "socket", "telemetry"]),
-    ("config", &["domain", "limits", "store", "auth", "tls", "telemetry"]),
+    ("config", &["domain", "limits", "reload", "store", "auth", "tls", "telemetry"]),
     (
         "server",
         &[
@@ -64,14 +64,14 @@ const FLOORS: [Floors; 13] = [
     ),
     ("store/table", &[&["finished", "index"], &["mod"]]),
     ("store/memory", &[&["history"], &["mod"]]),
-    ("store/fallback", &[&["entries", "report"], &["cache"], &["push"], &["reconcile"], &["mod"]]),
+    ("store/fallback", &[&["partition", "report"], &["entries"], &["cache"], &["push"], &["reconcile"], &["mod"]]),
     (
         "store/redis",
         &[
             &["connection", "schema"],
             &["script", "outage", "read"],
-            &["subscriber", "list", "due", "mistakes", "preflight"],
-            &["monitor"],
+            &["monitor", "subscriber", "list", "due", "mistakes", "preflight"],
+            &["probe"],
             &["write", "replicas"],
             &["mod"],
         ],
@@ -80,7 +80,7 @@ const FLOORS: [Floors; 13] = [
         "store/redis/connection",
         &[
             &["address", "counted", "fault", "server", "turns"],
-            &["patience", "reachability", "reason", "sentinel"],
+            &["command_wait", "reachability", "reason", "sentinel"],
             &["cluster", "credentials", "metrics"],
             &["connector"],
             &["pooled"],

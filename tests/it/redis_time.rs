@@ -42,7 +42,7 @@ const HOUR: i64 = 3600;
 struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: CommitEvent) {}
+    fn on_commit(&self, _: CommitEvent) {}
 }
 
 /// A store whose replica beats only when it is told to.

@@ -39,7 +39,7 @@ pub struct Bench {
 pub struct Ear(Mutex<Vec<CommitEvent>>);
 
 impl Listener for Ear {
-    fn changed(&self, announcement: CommitEvent) {
+    fn on_commit(&self, announcement: CommitEvent) {
         self.0.lock().expect("no test panics here").push(announcement);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     },
     limits::Permit,
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
-    tracker::{Changed, Effect, Lookup, Tracker},
+    tracker::{Changed, CreateOutcome, Effect, Lookup, Tracker},
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -74,7 +74,10 @@ impl JobService for Jobs {
         let caller = caller(&request)?;
         let new = convert::create(request.into_inner(), self.tracker.timeouts())?;
         Exchange::request_is_read();
-        let (stored, created) = self.tracker.on_behalf_of(&caller).create(new).await?;
+        let (stored, created) = match self.tracker.on_behalf_of(&caller).create(new).await? {
+            CreateOutcome::Created(stored) => (stored, true),
+            CreateOutcome::Existing(stored) => (stored, false),
+        };
         note(&stored.job.id);
         let job = Some(convert::job(&stored, self.tracker.now(), View::Full));
         respond(v1::CreateJobResponse { job, created })

@@ -73,7 +73,7 @@ impl ClientStream {
         let peer = Peer::of(certificates.first()?);
         let expired = peer.expired.clone();
         let watch = async move {
-            while tls.still_takes(&certificates) {
+            while tls.still_accepts(&certificates) {
                 sleep(CERTIFICATE_CHECK).await;
             }
             expired.cancel();

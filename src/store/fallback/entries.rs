@@ -2,22 +2,30 @@
 
 use std::{sync::Arc, time::Instant};
 
-use indexmap::IndexSet;
-
+use super::partition::Partition;
 use crate::{
     domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version, merge},
     store::{
-        Capacity, History, StoreError,
+        Capacity, CommitPosition, StoreError,
         table::{Need, Row, Table, record_size},
     },
 };
 
-/// Maximum number of finished jobs of one owner examined to find one to evict: the dirty ones of one owner must not hide
-/// the clean ones of others.
+/// Maximum number of finished jobs of one owner examined to find one to evict: the dirty ones of one owner must not
+/// hide the clean ones of others.
 const ENDED_OF_OWNER: usize = 10;
 
 /// Maximum number of entries examined to find one to evict.
-const LOOKED_AT: usize = 100;
+const EXAMINED_MAX: usize = 100;
+
+/// The effort to evict entries for a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// The version must be cached, as the primary does not have it: all entries are examined if necessary.
+    Required,
+    /// The primary has the version: only a few entries are examined.
+    Optional,
+}
 
 /// The entries, and the known state of the primary.
 #[derive(Default)]
@@ -28,10 +36,10 @@ pub struct Entries {
     pub partitions: Vec<Partition>,
     /// Estimated size of the dirty entries in bytes.
     dirty_bytes: usize,
-    /// Number of announced versions.
-    pub announced: u64,
+    /// Position of the last announced version.
+    pub position: CommitPosition,
     /// Time before which every commit is known here, or has made its entry stale.
-    pub heard_until: Option<Instant>,
+    pub notified_until: Option<Instant>,
     /// Number of gaps in the notifications: entries that were fresh before the last one no longer are.
     gaps: u64,
     /// Time of the last gap while the primary served.
@@ -40,85 +48,6 @@ pub struct Entries {
     made: u64,
     /// Number of microseconds by which the clock stepped when it was set, and the time on it then.
     clock_set: Option<(i64, Timestamp)>,
-}
-
-/// A partition of the primary.
-#[derive(Debug, Default)]
-pub struct Partition {
-    /// Start of its unavailability, and whether it can be read nevertheless; `None` if it is available.
-    pub unavailable: Option<Unavailable>,
-    /// Dirty entries of active jobs.
-    dirty_active: IndexSet<JobId>,
-    /// Dirty entries of finished and removed jobs.
-    dirty_finished: IndexSet<JobId>,
-    /// Number of the reconciliation pass that is under way, or was last.
-    pass: u64,
-    /// The history that the pass compares with, until it ends.
-    pass_history: Option<History>,
-}
-
-/// The unavailability of a partition.
-#[derive(Clone, Copy, Debug)]
-pub struct Unavailable {
-    /// Start of the unavailability.
-    pub since: Timestamp,
-    /// The partition answers reads, and rejects writes.
-    pub readable: bool,
-}
-
-impl Partition {
-    /// Returns whether it serves reads and writes.
-    pub const fn is_available(&self) -> bool {
-        self.unavailable.is_none()
-    }
-
-    /// Returns whether it answers reads.
-    pub fn is_readable(&self) -> bool {
-        self.unavailable.is_none_or(|unavailable| unavailable.readable)
-    }
-
-    /// Returns the number of its dirty entries.
-    pub fn dirty(&self) -> usize {
-        self.dirty_active.len() + self.dirty_finished.len()
-    }
-
-    /// Returns up to `limit` of its dirty entries, finished jobs first.
-    pub fn first_dirty(&self, limit: usize) -> impl Iterator<Item = &JobId> {
-        self.dirty_finished.iter().chain(&self.dirty_active).take(limit)
-    }
-
-    /// Records whether the entry of `job` is dirty.
-    fn note_dirty(&mut self, job: &Job, dirty: bool) {
-        self.forget(&job.id);
-        if dirty {
-            let is_finished = job.state.is_terminal() || job.removal.is_some();
-            let dirty = if is_finished { &mut self.dirty_finished } else { &mut self.dirty_active };
-            dirty.insert(job.id.clone());
-        }
-    }
-
-    fn forget(&mut self, id: &JobId) {
-        self.dirty_active.swap_remove(id);
-        self.dirty_finished.swap_remove(id);
-    }
-
-    /// Begins a pass over the entries, or continues the last one if it compared with the same history.
-    pub fn begin_pass(&mut self, history: History) {
-        if !self.pass_history.is_some_and(|known| known.is_continued_by(&history)) {
-            self.pass += 1;
-            self.pass_history = Some(history);
-        }
-    }
-
-    /// Ends the pass: after the next unavailability all entries are compared anew.
-    pub fn end_pass(&mut self) {
-        self.pass_history = None;
-    }
-
-    /// Returns the number of the pass that is under way, or was last.
-    pub const fn pass(&self) -> u64 {
-        self.pass
-    }
 }
 
 /// The identity of an entry and of the last gap in the notifications: an answer of the primary is fresh if both are
@@ -193,8 +122,7 @@ impl CacheEntry {
 impl Entries {
     /// Creates an empty set of entries. All partitions are unavailable since `now`.
     pub fn new(partitions: usize, now: Timestamp) -> Self {
-        let unavailable = Some(Unavailable { since: now, readable: false });
-        let partitions = (0..partitions).map(|_| Partition { unavailable, ..Partition::default() }).collect();
+        let partitions = (0..partitions).map(|_| Partition::unavailable_since(now)).collect();
         Self { partitions, ..Self::default() }
     }
 
@@ -270,7 +198,7 @@ impl Entries {
         CacheEntry { job: row.job.clone(), dirty, base, unconfirmed_since }
     }
 
-    /// Stores an entry in the place of the current one.
+    /// Stores an entry, which replaces the current one.
     pub fn put(&mut self, job: Arc<Job>, meta: EntryMeta) {
         self.partitions[meta.partition].note_dirty(&job, meta.dirty);
         self.dirty_bytes += if meta.dirty { record_size(&job) } else { 0 };
@@ -278,7 +206,7 @@ impl Entries {
         self.dirty_bytes -= displaced.as_ref().map_or(0, dirty_size);
     }
 
-    /// Removes and returns an entry: freeing it may take longer than a lock should be held.
+    /// Removes and returns an entry: freeing it may take longer than a lock should be cached.
     pub fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
         self.dirty_bytes -= dirty_size(&row);
@@ -316,19 +244,24 @@ impl Entries {
     /// Makes all entries stale. `gap` is the time of a loss of notifications while the primary served.
     pub fn lose_track(&mut self, gap: Option<Timestamp>) {
         self.gaps += 1;
-        self.heard_until = None;
+        self.notified_until = None;
         self.last_gap = gap.or(self.last_gap);
     }
 
-    /// Makes room for a version within `capacity`: clean entries are evicted, those of finished jobs first. Returns the
-    /// evicted entries: freeing them may take longer than a lock should be held. Unless it `must`, it examines only a few
-    /// entries.
-    pub fn make_room(&mut self, capacity: Capacity, job: &Job, must: bool) -> Result<Vec<Arc<Job>>, StoreError> {
+    /// Evicts clean entries until a version fits into `capacity`, those of finished jobs first. Returns the evicted
+    /// entries: freeing them may take longer than a lock should be cached.
+    pub fn evict_for(
+        &mut self,
+        capacity: Capacity,
+        job: &Job,
+        eviction: Eviction,
+    ) -> Result<Vec<Arc<Job>>, StoreError> {
+        let must = eviction == Eviction::Required;
         let known = self.table.get(&job.id);
         let is_dirty = known.is_some_and(|row| row.note.dirty);
         let adds = known.is_none_or(|row| row.job.removal.is_some());
         let Need { growth, is_small } = self.table.need(job);
-        // Not for a small change is the whole table examined.
+        // A small change does not justify to examine the whole table.
         let must_bytes = must && !is_small;
         let dirty_bytes = self.dirty_bytes + if is_dirty { growth } else { record_size(job) };
         if must && !is_dirty && self.dirty() >= capacity.jobs {
@@ -339,7 +272,7 @@ impl Entries {
         }
         let mut evicted = Vec::new();
         if self.table.tombstones().len() > capacity.jobs {
-            let oldest = self.table.tombstones().take(LOOKED_AT).find(|id| self.is_clean(id)).cloned();
+            let oldest = self.table.tombstones().take(EXAMINED_MAX).find(|id| self.is_clean(id)).cloned();
             evicted.extend(oldest.and_then(|oldest| self.forget(&oldest)));
         }
         loop {
@@ -366,11 +299,11 @@ impl Entries {
     /// Returns the clean entry to evict next for a version of `id`: of a finished job if there is one, otherwise of any
     /// job, or of a tombstone if `tombstones` count.
     fn next_to_evict(&mut self, id: &JobId, must: bool, tombstones: bool) -> Option<JobId> {
-        let some = if must { usize::MAX } else { LOOKED_AT };
+        let some = if must { usize::MAX } else { EXAMINED_MAX };
         let ended = self
             .table
             .ended(ENDED_OF_OWNER)
-            .take(LOOKED_AT)
+            .take(EXAMINED_MAX)
             .find(|ended| *ended != id && self.is_clean(ended))
             .cloned();
         let is_evictable =
@@ -383,12 +316,12 @@ fn dirty_size(row: &Row<EntryMeta>) -> usize {
     if row.note.dirty { record_size(&row.job) } else { 0 }
 }
 
-/// Returns whether `job` is later than `held`, or prevails if the two are of incarnations that were created
+/// Returns whether `job` is later than `cached`, or prevails if the two are of incarnations that were created
 /// independently.
-pub fn comes_after(job: &Job, held: &Job) -> bool {
-    if job.version.incarnation_id == held.version.incarnation_id {
-        job.version.revision > held.version.revision
+pub fn comes_after(job: &Job, cached: &Job) -> bool {
+    if job.version.incarnation_id == cached.version.incarnation_id {
+        job.version.revision > cached.version.revision
     } else {
-        merge(job, held).job.version.incarnation_id == job.version.incarnation_id
+        merge(job, cached).job.version.incarnation_id == job.version.incarnation_id
     }
 }

@@ -10,6 +10,7 @@
 
 mod cache;
 mod entries;
+mod partition;
 mod push;
 mod reconcile;
 mod report;
@@ -165,7 +166,7 @@ impl FallbackStore {
 
     /// Handles a change that the primary does not take, or that it may have received: `sent`.
     fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
-        // Nobody can tell now whether a cached tombstone is the latest version of its id.
+        // A cached tombstone may not be the latest version of its id, which is unknown now.
         let over_tombstone = previous.is_some_and(|previous| previous.removal.is_some()) && job.removal.is_none();
         match self.policy {
             FallbackPolicy::Accept if !over_tombstone => self.cache.accept(job, previous, sent),
@@ -222,7 +223,7 @@ impl FallbackStore {
     /// Returns the version to answer with for a job of which the primary, asked after `since` was taken, has no record:
     /// if the record was lost, the cached version, which is put back.
     fn without_record(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
-        let lost = self.cache.mark_lost(id, since)?;
+        let lost = self.cache.mark_record_lost(id, since)?;
         tracing::warn!(job_id = %id, "Redis has lost the record of this job; it is put back");
         Some(lost)
     }

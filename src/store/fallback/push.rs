@@ -47,14 +47,14 @@ impl Pushes {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims those of `entries` that nobody is pushing, and removes the others.
+    /// Claims those of `entries` that no other task is pushing, and removes the others.
     fn claim(&self, entries: &mut Vec<CacheEntry>) -> Claim<'_> {
         let mut ids = self.ids();
         entries.retain(|entry| ids.insert(entry.job.id.clone()));
         Claim { pushes: self, ids: entries.iter().map(|entry| entry.job.id.clone()).collect() }
     }
 
-    /// Waits until nobody is pushing `id`.
+    /// Waits until no task is pushing `id`.
     async fn wait(&self, id: &JobId) {
         loop {
             let ended = self.ended.notified();
@@ -96,7 +96,7 @@ impl FallbackStore {
         }
     }
 
-    /// Pushes entries that nobody else is pushing.
+    /// Pushes entries that no other task is pushing.
     pub(super) async fn push(&self, mut entries: Vec<CacheEntry>) -> Result<(), StoreError> {
         let _claim = self.pushes.claim(&mut entries);
         self.push_claimed(entries).await
@@ -215,7 +215,7 @@ impl FallbackStore {
 
     fn note_outcome(&self, entry: &CacheEntry, outcome: ReconcileOutcome, reason: &'static str) {
         self.metrics.count(outcome);
-        self.report().enter(&entry.job.id, outcome, reason);
+        self.report().record_outcome(&entry.job.id, outcome, reason);
     }
 
     /// Runs a part of a reconciliation. In the report the reconciliation lasts until none of its parts is under way.
@@ -248,7 +248,7 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Returns whether neither `theirs` nor the entry was derived from the other, as far as this replica can tell; `lost`
+/// Returns whether neither `theirs` nor the entry was derived from the other, as far as is known here; `lost`
 /// is the change that is discarded.
 fn is_apart(entry: &CacheEntry, theirs: &Job, lost: ChangeId) -> bool {
     let ours = &entry.job;

@@ -49,7 +49,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Interval between checks whether everything is pushed, during a stop.
 const FLUSH_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Maximum time to tell the primary that this replica leaves, during a stop.
+/// Maximum time to deregister this replica from the primary, during a stop.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl FallbackStore {
@@ -71,8 +71,8 @@ impl FallbackStore {
             () = all => {}
             () = over => {}
         }
-        let settled = (0..self.cache.partitions()).filter(|partition| !self.cache.is_unsettled(*partition));
-        let leaving = settled.map(|partition| {
+        let synced = (0..self.cache.partitions()).filter(|partition| !self.cache.needs_sync(*partition));
+        let leaving = synced.map(|partition| {
             // Prevents a later beat from adding this replica again.
             self.presence.set_serving(partition, false);
             self.primary.leave(partition)
@@ -108,7 +108,7 @@ impl FallbackStore {
             let is_other = || !self.reconciled()[partition].is_continued_by(&self.primary.history(partition));
             match state {
                 PartitionState::Serving if !is_other() => {}
-                PartitionState::Serving | PartitionState::Away => self.cache.set_unavailable(partition, false),
+                PartitionState::Serving | PartitionState::Unavailable => self.cache.set_unavailable(partition, false),
                 PartitionState::ReadOnly => self.cache.set_unavailable(partition, true),
             }
         }
@@ -118,9 +118,9 @@ impl FallbackStore {
     async fn restore(&self, partition: usize) {
         let mut states = self.primary.states();
         loop {
-            self.cache.unsettled(partition).await;
+            self.cache.sync_needed(partition).await;
             let mut pause = PAUSE_MIN;
-            while self.cache.is_unsettled(partition) {
+            while self.cache.needs_sync(partition) {
                 select! {
                     () = sleep(pause / 2 + jitter(pause / 2)) => {}
                     () = begins_to_serve(&mut states, partition) => {}
@@ -137,7 +137,7 @@ impl FallbackStore {
                 }
             }
             if !self.cache.is_any_unavailable() && self.cache.dirty() == 0 {
-                self.report().settle(self.clock.now());
+                self.report().end_interrupted(self.clock.now());
             }
         }
     }
@@ -153,7 +153,7 @@ impl FallbackStore {
                 self.cache.set_unavailable(partition, true);
                 return Err(StoreError::ReadOnly);
             }
-            PartitionState::Away => return Err(StoreError::Unavailable),
+            PartitionState::Unavailable => return Err(StoreError::Unavailable),
         }
         let started = Instant::now();
         let history = self.primary.history(partition);

@@ -10,7 +10,7 @@ use crate::{
     store::{ReconcileOutcome, ReconcileReport},
 };
 
-/// Maximum pause between reconciliations that share a report: nobody could have read it in between.
+/// Maximum pause between reconciliations that share a report: there is hardly time to read it in between.
 const EPISODE: Duration = Duration::from_secs(60);
 
 /// Number of jobs with which a report is full, so that the next reconciliation begins a new one.
@@ -30,14 +30,14 @@ pub struct ReconcileLog {
     by_id: HashMap<JobId, Entry>,
     /// Ids in the order in which their outcomes were recorded.
     in_order: BTreeMap<u64, JobId>,
-    last_place: u64,
+    last_order: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     outcome: ReconcileOutcome,
     reason: &'static str,
-    place: u64,
+    order: u64,
 }
 
 impl ReconcileLog {
@@ -62,25 +62,25 @@ impl ReconcileLog {
     }
 
     /// Ends a reconciliation of which nothing is left, though its last part was interrupted.
-    pub fn settle(&mut self, now: Timestamp) {
+    pub fn end_interrupted(&mut self, now: Timestamp) {
         if self.began && self.under_way == 0 {
             self.end_time.get_or_insert(now);
         }
     }
 
     /// Records the outcome of a job, and its reason in plain text. A worse outcome from before stays.
-    pub fn enter(&mut self, id: &JobId, outcome: ReconcileOutcome, reason: &'static str) {
+    pub fn record_outcome(&mut self, id: &JobId, outcome: ReconcileOutcome, reason: &'static str) {
         if let Some(before) = self.by_id.get(id).copied() {
             if before.outcome > outcome {
                 return;
             }
-            self.in_order.remove(&before.place);
+            self.in_order.remove(&before.order);
             self.counts[before.outcome as usize] -= 1;
         }
-        self.last_place += 1;
-        let entry = Entry { outcome, reason, place: self.last_place };
+        self.last_order += 1;
+        let entry = Entry { outcome, reason, order: self.last_order };
         self.by_id.insert(id.clone(), entry);
-        self.in_order.insert(entry.place, id.clone());
+        self.in_order.insert(entry.order, id.clone());
         self.counts[outcome as usize] += 1;
     }
 
@@ -103,8 +103,8 @@ mod tests {
         (summary.jobs.iter().map(|(id, outcome, _)| (id.to_string(), *outcome)).collect(), summary.counts)
     }
 
-    fn enter(log: &mut ReconcileLog, id: &str, outcome: ReconcileOutcome) {
-        log.enter(&JobId::parse(id).expect("a valid id"), outcome, "");
+    fn record(log: &mut ReconcileLog, id: &str, outcome: ReconcileOutcome) {
+        log.record_outcome(&JobId::parse(id).expect("a valid id"), outcome, "");
     }
 
     #[test]
@@ -115,12 +115,12 @@ mod tests {
         for (id, outcome) in
             [("a", ReconcileOutcome::Merged), ("b", ReconcileOutcome::Conflicted), ("a", ReconcileOutcome::Dropped)]
         {
-            enter(&mut log, id, outcome);
+            record(&mut log, id, outcome);
         }
-        enter(&mut log, "b", ReconcileOutcome::Merged);
+        record(&mut log, "b", ReconcileOutcome::Merged);
         let (a, b) = (("a".to_owned(), ReconcileOutcome::Dropped), ("b".to_owned(), ReconcileOutcome::Conflicted));
         assert_eq!(told(&log), (vec![a.clone(), b.clone()], [0, 1, 1]));
-        enter(&mut log, "b", ReconcileOutcome::Conflicted);
+        record(&mut log, "b", ReconcileOutcome::Conflicted);
         assert_eq!(told(&log), (vec![b, a], [0, 1, 1]));
     }
 
@@ -128,7 +128,7 @@ mod tests {
     fn it_goes_on_with_what_was_a_moment_ago() {
         let mut log = ReconcileLog::default();
         log.begin(BEGIN);
-        enter(&mut log, "a", ReconcileOutcome::Conflicted);
+        record(&mut log, "a", ReconcileOutcome::Conflicted);
         log.end(BEGIN, true);
         log.begin(BEGIN + EPISODE);
         assert_eq!(told(&log).1, [0, 1, 0]);
@@ -138,7 +138,7 @@ mod tests {
         log.begin(BEGIN + EPISODE * 3);
         assert_eq!(told(&log).1, [0, 1, 0]);
         // Nor has one of which a part is under way.
-        log.settle(BEGIN + EPISODE * 3);
+        log.end_interrupted(BEGIN + EPISODE * 3);
         log.end(BEGIN + EPISODE * 3, true);
         assert!(log.summary().is_some_and(|summary| summary.end_time.is_none()));
         log.end(BEGIN + EPISODE * 3, true);

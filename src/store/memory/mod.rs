@@ -95,7 +95,7 @@ impl MemoryStore {
     fn commit(&self, records: &mut Records, job: Arc<Job>) -> Stored {
         let (position, previous) = records.put(&job);
         let stored = stored(job);
-        self.listener.changed(CommitEvent { stored: stored.clone(), position, previous });
+        self.listener.on_commit(CommitEvent { stored: stored.clone(), position, previous });
         stored
     }
 

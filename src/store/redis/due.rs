@@ -19,7 +19,7 @@ use crate::{
 /// Delay until a record that can't be read is tried again.
 const POSTPONED: Duration = Duration::from_secs(3600);
 
-/// Time for which a due record is left to the replica whose share it is in, before the others handle it.
+/// Time for which a due record is left to the replica that it is assigned to, before the others handle it.
 const HANDOVER: Duration = Duration::from_secs(3);
 
 /// The sets that are sorted by due time.

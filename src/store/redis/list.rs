@@ -167,7 +167,7 @@ impl RedisStore {
         leaving.extend(read.iter().filter(|key| matches!(key, IndexKey::Owner(_) | IndexKey::Kind(_))));
         for (id, _) in missing {
             Write::removal(id, None, &leaving).run(None, &self.bulk, &self.keys).await?;
-            self.listener.vanished(id);
+            self.listener.on_missing_record(id);
         }
         Ok(())
     }

@@ -4,8 +4,8 @@
 //! Redis before. Reads go to the master. Commits of other replicas arrive as notifications over pub/sub, which only say
 //! that it is worth reading a job again; a lost notification is noticed within seconds, and then all watched jobs are
 //! read again. A command fails when Redis has sent nothing on its connection for the time limit; while other answers
-//! arrive it waits on, up to four times the limit or 5 s (`connection/patience.rs`). After a command without an answer
-//! it is unknown whether Redis executed it.
+//! arrive it waits on, up to four times the limit or 5 s (`connection/command_wait.rs`). After a command without an
+//! answer it is unknown whether Redis executed it.
 
 mod connection;
 mod due;
@@ -14,6 +14,7 @@ mod mistakes;
 mod monitor;
 mod outage;
 mod preflight;
+mod probe;
 mod read;
 mod replicas;
 mod schema;
@@ -38,7 +39,7 @@ use tokio::{
 use tracing::debug;
 use uuid::Uuid;
 
-pub use connection::Target;
+pub use connection::{AddressError, Target};
 pub use preflight::Unusable;
 
 use self::{
@@ -103,7 +104,7 @@ pub struct RedisStore {
     /// Number of commits announced here.
     announced: Mutex<u64>,
     monitor: Monitor,
-    /// What this replica reports to Redis about itself.
+    /// The state that this replica reports to Redis.
     presence: Arc<Presence>,
     replica_grace: Duration,
     part_size: PartSize,
@@ -169,7 +170,7 @@ impl RedisStore {
     fn announce(&self, stored: Stored, previous: Option<State>) {
         let mut announced = self.announced();
         *announced += 1;
-        self.listener.changed(CommitEvent { stored, position: *announced, previous });
+        self.listener.on_commit(CommitEvent { stored, position: *announced, previous });
     }
 
     /// Converts a fault with the record of `id` to the error that the caller receives.
@@ -247,7 +248,7 @@ impl JobStore for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let states = self.metrics.time(Command::Ping, self.look_now()).await;
+        let states = self.metrics.time(Command::Ping, self.probe_now()).await;
         match states.into_iter().find(|state| *state != PartitionState::Serving) {
             None => Ok(()),
             Some(PartitionState::ReadOnly) => Err(StoreError::ReadOnly),
@@ -296,7 +297,7 @@ impl PrimaryStore for RedisStore {
     }
 
     fn suspect(&self) {
-        self.feed.look.notify_one();
+        self.feed.probe_requested.notify_one();
     }
 
     fn states(&self) -> watch::Receiver<Vec<PartitionState>> {

@@ -1,5 +1,5 @@
-//! Checks before the first call: mistakes that time does not mend abort the start, other problems are logged. What can't
-//! be checked then is checked as soon as it can be, and a mistake is logged.
+//! Checks before the first call: mistakes that time does not mend abort the start, other problems are logged. What
+//! can't be checked then is checked as soon as it can be, and a mistake is logged.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -52,7 +52,7 @@ impl RedisStore {
         }
         match outcome {
             Ok(()) => {
-                self.look_now().await;
+                self.probe_now().await;
                 Ok(())
             }
             Err(error) => {
@@ -68,8 +68,8 @@ impl RedisStore {
         }
     }
 
-    /// Checks what could not be checked at the start, until nothing is wrong; returns then. The server goes on with what
-    /// is wrong: others may mend it, and jobs are accepted in memory meanwhile.
+    /// Checks what could not be checked at the start, until nothing is wrong; returns then. The server goes on with
+    /// what is wrong: others may mend it, and jobs are accepted in memory meanwhile.
     pub(super) async fn check_later(&self) {
         let mut told = None;
         while self.is_unchecked.load(Relaxed) {

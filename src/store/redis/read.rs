@@ -61,7 +61,7 @@ impl PartSize {
         let size = self.get();
         match outcome {
             Ok(_) => self.0.store((size + size / 2).min(PART_MAX), Relaxed),
-            Err(Fault::Away(_)) => self.0.store((size / 2).max(PART_MIN), Relaxed),
+            Err(Fault::Unavailable(_)) => self.0.store((size / 2).max(PART_MIN), Relaxed),
             Err(Fault::Refused(_)) => {}
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::future::try_join_all;
 use redis::cmd;
 
-use super::{RedisStore, connection::Fault, monitor::SILENCE, schema::keys::Partition};
+use super::{RedisStore, connection::Fault, probe::SILENCE, schema::keys::Partition};
 use crate::{
     domain::Timestamp,
     store::{HeldBack, ReplicaStats},
@@ -114,7 +114,7 @@ fn micros(text: &str) -> Option<Timestamp> {
 }
 
 impl RedisStore {
-    /// Returns the registered replicas, and the reason why decisions by time are held back, if they are.
+    /// Returns the registered replicas, and the reason why decisions by time are postponed, if they are.
     pub(super) async fn registered(&self) -> Result<(Vec<ReplicaStats>, Option<HeldBack>), Fault> {
         let partitions = try_join_all(Partition::all().map(|partition| self.beats_in(partition))).await?;
         let replicas = replicas(&partitions);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::domain::{Job, JobId, Timestamp};
 
-/// A script, and the hash by which Redis knows it.
+/// A script, and the hash that names it in Redis.
 pub struct Source {
     text: &'static str,
     hash: String,

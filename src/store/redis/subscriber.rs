@@ -25,7 +25,7 @@ use tracing::debug;
 use super::{
     RedisStore,
     schema::{
-        codec::{Message, Received},
+        codec::{Message, ReceivedNotification},
         keys::{PARTITIONS, Partition},
     },
 };
@@ -35,32 +35,32 @@ use crate::{
     store::{ChangeNotification, Record, jitter},
 };
 
-/// Interval between checks of the connection, the clock and the counts of commits.
-pub(super) const LOOK: Duration = Duration::from_millis(250);
+/// Interval between probes of the connection, the clock and the counts of commits.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Maximum number of jobs of a partition that are read again at a time.
 const BATCH: usize = 50;
 
 /// Minimum duration of a subscription that resets the pause between attempts; also the maximum wait for the first
 /// attempt.
-const SETTLED: Duration = Duration::from_secs(5);
+const STABLE_TIME: Duration = Duration::from_secs(5);
 
 /// Maximum pause between attempts to subscribe.
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The state of the notifications of commits.
 #[derive(Default)]
 pub struct Feed {
     /// Jobs that must be read again, by partition.
-    hinted: [Hinted; PARTITIONS],
+    stale: [StaleJobs; PARTITIONS],
     /// Number of the last known commit in each partition; `None` if it is unknown.
     heard: Mutex<Counts>,
     /// At least one subscription was attempted.
     tried: watch::Sender<bool>,
     /// Requests a new subscription in place of the current one.
-    pub(super) distrust: Notify,
-    /// Requests a check now.
-    pub(super) look: Notify,
+    pub(super) gap_suspected: Notify,
+    /// Requests a probe now.
+    pub(super) probe_requested: Notify,
     /// Time until when the notification of an own commit may be the first sign of it, in microseconds: see
     /// [`doubt`](Self::doubt).
     doubt_until: AtomicI64,
@@ -68,12 +68,12 @@ pub struct Feed {
 
 /// Jobs of one partition that must be read again.
 #[derive(Default)]
-struct Hinted {
+struct StaleJobs {
     ids: Mutex<IndexSet<JobId>>,
     arrived: Notify,
 }
 
-impl Hinted {
+impl StaleJobs {
     fn ids(&self) -> MutexGuard<'_, IndexSet<JobId>> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +94,7 @@ impl Feed {
         self.read_again([id.clone()]);
     }
 
-    /// Records that Redis answers again: earlier writes come to light by `then`, or not at all.
+    /// Records that Redis answers again: earlier writes take effect by `then`, or not at all.
     pub(super) fn doubt_ends(&self, then: Timestamp) {
         _ = self.doubt_until.compare_exchange(i64::MAX, then.as_micros(), Relaxed, Relaxed);
     }
@@ -105,9 +105,9 @@ impl Feed {
 
     fn read_again(&self, ids: impl IntoIterator<Item = JobId>) {
         for id in ids {
-            let hinted = &self.hinted[Partition::of(&id).index()];
-            hinted.ids().insert(id);
-            hinted.arrived.notify_one();
+            let stale = &self.stale[Partition::of(&id).index()];
+            stale.ids().insert(id);
+            stale.arrived.notify_one();
         }
     }
 }
@@ -116,54 +116,55 @@ impl Feed {
 pub(super) type Counts = [Option<i64>; PARTITIONS];
 
 impl RedisStore {
-    /// Follows the commits of other replicas, and maintains the connections; never returns.
+    /// Runs the subscription to the commits of other replicas, the monitor, and the maintenance of connections. Never
+    /// returns.
     pub async fn run(&self) {
         tokio::join!(
-            self.follow(),
-            join_all(self.feed.hinted.iter().map(|hinted| self.read_hinted(hinted))),
-            self.look_after(),
+            self.subscribe_loop(),
+            join_all(self.feed.stale.iter().map(|stale| self.read_stale(stale))),
+            self.monitor_loop(),
             self.check_later(),
-            self.pool.look_after(),
-            self.bulk.look_after(),
-            self.pulse.look_after()
+            self.pool.maintain(),
+            self.bulk.maintain(),
+            self.pulse.maintain()
         );
     }
 
     /// Waits until notifications arrive, if possible: a stream that begins earlier would soon have to start over.
-    pub async fn settle(&self) {
-        _ = timeout(SETTLED, self.feed.tried.subscribe().wait_for(|tried| *tried)).await;
+    pub async fn wait_until_subscribed(&self) {
+        _ = timeout(STABLE_TIME, self.feed.tried.subscribe().wait_for(|tried| *tried)).await;
     }
 
-    async fn follow(&self) {
+    async fn subscribe_loop(&self) {
         let mut failures = 0;
         for turn in 0.. {
             // Discards a request that concerned the former subscription.
-            _ = self.feed.distrust.notified().now_or_never();
+            _ = self.feed.gap_suspected.notified().now_or_never();
             let started = Instant::now();
             match self.subscribe(turn).await {
                 Ok(messages) => {
                     self.listen(messages).await;
-                    self.feed.look.notify_one();
+                    self.feed.probe_requested.notify_one();
                 }
                 Err(error) => debug!(%error, "subscribing to notifications failed"),
             }
             self.feed.tried.send_replace(true);
             // Each new subscription causes all watched jobs to be read again, so attempts become rarer.
-            failures = if started.elapsed() > SETTLED { 0 } else { failures + 1 };
+            failures = if started.elapsed() > STABLE_TIME { 0 } else { failures + 1 };
             let pause = Duration::from_millis(10) * 2_u32.saturating_pow(failures);
-            sleep(jitter(pause.min(MAX_PAUSE))).await;
+            sleep(jitter(pause.min(PAUSE_MAX))).await;
         }
     }
 
-    /// Subscribes. Earlier commits count as missed.
+    /// Subscribes. The notifications of earlier commits count as lost.
     async fn subscribe(&self, turn: usize) -> RedisResult<PubSub> {
         let channels: Vec<_> = Partition::all().map(|partition| self.keys.changes(partition)).collect();
         let messages = self.connector.subscribe(&channels, turn).await?;
         let heard = *self.feed.heard();
         let counts = self.commits().await;
-        self.look_for_losses(&heard, &counts);
+        self.detect_losses(&heard, &counts);
         *self.feed.heard() = counts;
-        self.missed(|_| true);
+        self.recover_gap(|_| true);
         self.feed.tried.send_replace(true);
         Ok(messages)
     }
@@ -173,66 +174,68 @@ impl RedisStore {
         loop {
             tokio::select! {
                 message = messages.next() => match message {
-                    Some(message) => self.hear(&message),
+                    Some(message) => self.receive(&message),
                     None => return,
                 },
-                () = self.feed.distrust.notified() => return,
+                () = self.feed.gap_suspected.notified() => return,
             }
         }
     }
 
-    fn hear(&self, message: &Msg) {
+    fn receive(&self, message: &Msg) {
         let Some(partition) = self.keys.partition_of_channel(message.get_channel_name()) else { return };
-        let Some(Received { number, by, message }) = Received::parse(message.get_payload_bytes()) else {
-            debug!("a message that is no notification");
+        let Some(ReceivedNotification { number, by, message }) =
+            ReceivedNotification::parse(message.get_payload_bytes())
+        else {
+            debug!("ignored a message that is not a notification");
             return;
         };
-        let lost = {
+        let is_gap = {
             let heard = &mut self.feed.heard()[partition.index()];
-            let lost = heard.is_none_or(|heard| number > heard + 1);
+            let is_gap = heard.is_none_or(|heard| number > heard + 1);
             *heard = (*heard).max(Some(number));
-            lost
+            is_gap
         };
-        if lost {
-            self.missed(|other| other == partition);
+        if is_gap {
+            self.recover_gap(|other| other == partition);
         }
         let own = by == self.by;
         if own && !self.is_in_doubt() {
             return;
         }
-        let Some(hint) = Message::decode(message) else { return };
-        let Some(id) = JobId::parse(&hint.id) else { return };
-        let hint = ChangeNotification { id: &id, revision: hint.rev, kind: &hint.kind, owner: &hint.owner, own };
-        if self.listener.hinted(&hint) {
+        let Some(Message { id, rev, kind, owner, .. }) = Message::decode(message) else { return };
+        let Some(id) = JobId::parse(&id) else { return };
+        let notification = ChangeNotification { id: &id, revision: rev, kind: &kind, owner: &owner, own };
+        if self.listener.on_notification(&notification) {
             self.feed.read_again([id]);
         }
     }
 
-    /// Returns whether a write of this store without an answer may still come to light.
+    /// Returns whether a write of this store without an answer may still take effect.
     fn is_in_doubt(&self) -> bool {
         let until = self.feed.doubt_until.load(Relaxed);
         until > 0 && until > self.clock.now().as_micros()
     }
 
-    /// Handles a loss of notifications in the partitions for which `lost` holds.
-    pub(super) fn missed(&self, lost: impl Fn(Partition) -> bool) {
-        self.feed.read_again(self.listener.watched().into_iter().filter(|id| lost(Partition::of(id))));
-        self.listener.missed();
+    /// Handles a gap in the notifications of the partitions for which `has_gap` holds: watched jobs are read again.
+    pub(super) fn recover_gap(&self, has_gap: impl Fn(Partition) -> bool) {
+        self.feed.read_again(self.listener.watched().into_iter().filter(|id| has_gap(Partition::of(id))));
+        self.listener.on_gap();
     }
 
     /// Reads and announces the jobs of one partition that must be read again; never returns. Each partition has its
     /// own loop: in a cluster the node of one may be lost, and the others must not wait for it.
-    async fn read_hinted(&self, hinted: &Hinted) {
+    async fn read_stale(&self, stale: &StaleJobs) {
         loop {
-            let arrived = hinted.arrived.notified();
-            let ids = hinted.take();
+            let arrived = stale.arrived.notified();
+            let ids = stale.take();
             if ids.is_empty() {
                 arrived.await;
                 continue;
             }
             let Ok(records) = self.read_many(&ids, View::Full).await else {
-                hinted.ids().extend(ids);
-                sleep(jitter(LOOK)).await;
+                stale.ids().extend(ids);
+                sleep(jitter(PROBE_INTERVAL)).await;
                 continue;
             };
             for stored in records.into_iter().filter_map(Record::found) {

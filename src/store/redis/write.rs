@@ -8,7 +8,7 @@ use redis::{Arg, Cmd, Pipeline, Value};
 use super::{
     RedisStore,
     connection::{Answer, Fault, is_unknown_script},
-    monitor::{BEAT, SILENCE},
+    probe::{BEAT, SILENCE},
     read::corrupt,
     schema::{
         codec::{decode, stored},
@@ -153,7 +153,7 @@ impl RedisStore {
         Write { id: &job.id, previous, next: Some(job), by: Some(&self.by), leaving: &[], extent: Extent::Part }
     }
 
-    /// Converts the outcome of storing `job` in the place of `previous`. Announces the version that was stored.
+    /// Converts the outcome of replacing `previous` by `job`. Announces the version that was stored.
     async fn replaced(
         &self,
         mut job: Arc<Job>,

@@ -150,7 +150,7 @@ fn a_bad_identities_file_is_refused_by_name_and_without_secrets() {
         ("[]".to_owned(), "JSON"),
         (format!("{{\"identities\": [], \"{canary}\": 1}}"), "JSON"),
         (with(|entry| entry["sha256"] = json!("canary-2fb1")), "64 hexadecimal"),
-        (with(|entry| entry["token"] = json!("canary-2fb1")), "nothing else"),
+        (with(|entry| entry["token"] = json!("canary-2fb1")), "no other key"),
         (with(|entry| entry["role"] = json!("canary-2fb1")), "reader, reporter or admin"),
         (with(|entry| entry["owners"] = json!("canary-2fb1")), "owners"),
         (with(|entry| entry["owners"] = json!([1])), "owners"),

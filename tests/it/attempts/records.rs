@@ -22,7 +22,7 @@ use crate::support::{
 struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: CommitEvent) {}
+    fn on_commit(&self, _: CommitEvent) {}
 }
 
 /// What the version before attempts kept of a record. Messages are opaque here.

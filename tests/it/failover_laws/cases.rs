@@ -106,7 +106,7 @@ async fn a_deletion_that_was_not_heard_of_stands() {
     let mut world = World::new();
     world.call(1, "a", Op::Create).await;
     world.call(0, "a", Op::Report).await;
-    world.replicas[0].link.held.missed();
+    world.replicas[0].link.held.on_gap();
     world.call(1, "a", Op::Delete).await;
     world.clock.advance(LONG);
     world.replicas[1].tracker.sweep_due().await.expect("it answers");
@@ -177,7 +177,7 @@ async fn a_lost_end_stands_against_a_later_one() {
     world.replicas[1].whole().await;
     world.call(1, "a", Op::Fail).await;
     let there = world.record.store().get(&id("a")).await.expect("it answers").map(durable).expect("it is there");
-    world.replicas[0].link.held.changed(CommitEvent { stored: there, position: 0, previous: None });
+    world.replicas[0].link.held.on_commit(CommitEvent { stored: there, position: 0, previous: None });
     world.replicas[0].whole().await;
     assert_eq!(world.there("a").await.expect("it is there").state, State::Succeeded);
     assert_eq!(world.replicas[0].conflicts().await, 1);
@@ -387,7 +387,7 @@ pub fn recorded(job: Job) -> Stored {
 struct Counter(Mutex<usize>);
 
 impl Listener for Counter {
-    fn changed(&self, _: CommitEvent) {
+    fn on_commit(&self, _: CommitEvent) {
         *self.0.lock().expect("no test panics here") += 1;
     }
 }
@@ -439,7 +439,7 @@ fn what_was_accepted_is_announced_again_when_it_is_stored() {
 struct Record(Mutex<Vec<(String, Option<Removal>, i64)>>);
 
 impl Listener for Record {
-    fn changed(&self, event: CommitEvent) {
+    fn on_commit(&self, event: CommitEvent) {
         let job = &event.stored.job;
         self.0.lock().expect("no test panics here").push((job.owner.clone(), job.removal, job.version.revision));
     }

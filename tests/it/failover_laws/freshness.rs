@@ -42,7 +42,7 @@ fn with_fresh_entry() -> (LocalCache, JobId) {
     let entry = job("a", 1);
     held.learn(&recorded(entry.clone()), None);
     held.mark_fresh(&entry, freshness(&held, &entry.id));
-    held.heard_until(Instant::now());
+    held.notified_until(Instant::now());
     assert!(held.get_fresh(&entry.id).is_some());
     (held, entry.id)
 }
@@ -50,9 +50,9 @@ fn with_fresh_entry() -> (LocalCache, JobId) {
 #[test]
 fn entry_is_no_longer_fresh_after_a_gap_in_the_notifications() {
     let (held, id) = with_fresh_entry();
-    held.missed();
+    held.on_gap();
     assert!(held.get_fresh(&id).is_none(), "nothing was heard since");
-    held.heard_until(Instant::now());
+    held.notified_until(Instant::now());
     assert!(held.get_fresh(&id).is_none(), "a notification may be lost");
 }
 
@@ -60,8 +60,8 @@ fn entry_is_no_longer_fresh_after_a_gap_in_the_notifications() {
 fn entry_is_no_longer_fresh_when_a_newer_version_is_notified() {
     let (held, id) = with_fresh_entry();
     let notify = |revision| {
-        held.hinted(&ChangeNotification { id: &id, revision, kind: "", owner: "", own: false });
-        held.heard_until(Instant::now());
+        held.on_notification(&ChangeNotification { id: &id, revision, kind: "", owner: "", own: false });
+        held.notified_until(Instant::now());
     };
     notify(1);
     assert!(held.get_fresh(&id).is_some(), "it is this version");
@@ -79,10 +79,10 @@ fn an_entry_is_not_followed_for_what_was_asked_before_it() {
     let following = freshness(&held, &first.id);
     held.learn(&recorded(job("b", 1)), None);
     let revision = apply(&first, &heartbeat(), 2).version.revision;
-    held.hinted(&ChangeNotification { id: &first.id, revision, kind: "", owner: "", own: false });
+    held.on_notification(&ChangeNotification { id: &first.id, revision, kind: "", owner: "", own: false });
     held.learn(&recorded(first.clone()), None);
     held.mark_fresh(&first, following);
-    held.heard_until(Instant::now());
+    held.notified_until(Instant::now());
     assert!(held.get_fresh(&first.id).is_none(), "an outdated entry is served");
 }
 

@@ -18,7 +18,7 @@ use jobtrack::{
         Listener, LocalCache, MemoryStore, Page, PartitionState, Partitioning, Presence, PrimaryStore,
         Record as StoredRecord, Replaced, StorageMode, StoreError, StoreStats, Stored,
     },
-    tracker::Tracker,
+    tracker::{CreateOutcome, Tracker},
     watch::Hub,
 };
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
@@ -36,7 +36,7 @@ pub struct Record(Arc<Mutex<Arc<MemoryStore>>>, Arc<AtomicI64>);
 pub struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: CommitEvent) {}
+    fn on_commit(&self, _: CommitEvent) {}
 }
 
 impl Record {
@@ -142,7 +142,7 @@ impl JobStore for Link {
         Ok(match outcome {
             Replaced::Stored(stored) => {
                 let stored = durable(stored);
-                self.held.changed(CommitEvent { stored: stored.clone(), position: 0, previous: None });
+                self.held.on_commit(CommitEvent { stored: stored.clone(), position: 0, previous: None });
                 Replaced::Stored(stored)
             }
             Replaced::Conflict(there) => Replaced::Conflict(there.map(durable)),
@@ -220,7 +220,7 @@ impl PrimaryStore for Link {
     }
 
     fn suspect(&self) {
-        let state = if self.up.load(Relaxed) { PartitionState::Serving } else { PartitionState::Away };
+        let state = if self.up.load(Relaxed) { PartitionState::Serving } else { PartitionState::Unavailable };
         self.states.send_if_modified(|states| std::mem::replace(&mut states[0], state) != state);
     }
 
@@ -397,7 +397,7 @@ impl World {
             Op::Delete => Some(Change::Delete { force: true }),
         };
         let outcome = match change {
-            None => tracker.create(NewJob { id: Some(id(name)), ..plain() }).await.map(|(stored, _)| stored),
+            None => tracker.create(NewJob { id: Some(id(name)), ..plain() }).await.map(CreateOutcome::into_stored),
             Some(change) => tracker.change(&id(name), &change).await.map(|changed| changed.stored),
         };
         match outcome {

@@ -59,7 +59,7 @@ async fn an_outage_is_told_step_by_step() {
     assert!(failures(&scrape) > failed_before);
     assert_eq!(
         get(server.http, "/readyz").await,
-        (200, "ready: Redis is away, calls are answered from memory\n".into())
+        (200, "ready: Redis is unavailable, calls are answered from memory\n".into())
     );
 
     redis.restart_empty().await;

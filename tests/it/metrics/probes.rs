@@ -36,7 +36,7 @@ async fn it_is_ready_until_it_drains_and_alive_until_it_ends() {
     let begun = async { while !get(http, "/metrics").await.1.contains("jobtrack_connections 1") {} };
     timeout(Duration::from_secs(20), begun).await.expect("it is connected");
     process.signal("TERM");
-    until_ready_is(http, (503, "draining: it takes no more calls\n")).await;
+    until_ready_is(http, (503, "draining: no more calls are accepted\n")).await;
     assert_eq!(get(http, "/livez").await.0, 200);
     assert_eq!(get(http, "/metrics").await.0, 200);
     drop((response, request, connection));

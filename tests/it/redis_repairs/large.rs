@@ -43,7 +43,7 @@ const KEPT: i64 = 86_400;
 struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: CommitEvent) {}
+    fn on_commit(&self, _: CommitEvent) {}
 }
 
 /// Puts jobs into Redis that ended so many seconds ago with a result nearly as large as it may be.

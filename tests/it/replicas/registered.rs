@@ -148,7 +148,7 @@ async fn a_replica_that_tells_nothing_of_itself_is_named() {
 struct Deaf;
 
 impl Listener for Deaf {
-    fn changed(&self, _: CommitEvent) {}
+    fn on_commit(&self, _: CommitEvent) {}
 }
 
 #[tokio::test]

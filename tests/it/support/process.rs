@@ -177,7 +177,7 @@ impl Drop for Process {
 
 /// The number of jobs that a log counts as left behind by a stop.
 pub fn count_left(log: &str) -> Option<usize> {
-    let line = log.lines().find(|line| line.contains("stopped with changes that Redis does not have"))?;
+    let line = log.lines().find(|line| line.contains("stopped with changes that are not stored in Redis"))?;
     let (_, count) = line.split_once("count=")?;
     count.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
+use thiserror::Error;
 
 /// The address of a Redis in one of its topologies. Shown without its secrets.
 #[derive(Clone)]
@@ -41,27 +42,79 @@ pub(super) enum Topology {
 const FORMS: &str = "write redis://HOST:PORT, rediss://HOST:PORT (TLS), redis+sentinel://HOST,HOST/MASTER or \
                      redis+cluster://HOST,HOST, with USER:PASSWORD@ before the first host if needed";
 
+/// The reason why an address can't be used. The text contains nothing of the address: it may contain a password.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AddressError {
+    /// The form is unknown.
+    #[error("{}", FORMS)]
+    Form,
+    /// A question mark in front of an at sign.
+    #[error("write ? and @ in a user or a password as %3F and %40")]
+    NotEncoded,
+    /// A fragment.
+    #[error(
+        "leave out # and what follows it (certificates are always verified), or write it as %23 in a user or a password"
+    )]
+    Fragment,
+    /// The database is a parameter.
+    #[error("write the database behind the host: redis://HOST:PORT/5")]
+    DatabaseParameter,
+    /// An unknown parameter; contains the known ones.
+    #[error("leave out what follows ?: there are no parameters{0}; in a user or a password write ? as %3F")]
+    Parameter(String),
+    /// A parameter occurs twice.
+    #[error("{0} is there twice")]
+    DuplicateParameter(String),
+    /// Several hosts of one server.
+    #[error("several hosts need redis+sentinel://HOST,HOST/MASTER or redis+cluster://HOST,HOST")]
+    Hosts,
+    /// Sentinels without a master.
+    #[error("name the master behind the sentinels: redis+sentinel://HOST,HOST/MASTER")]
+    Master,
+    /// A user of sentinels without a password.
+    #[error("sentinel_username needs sentinel_password")]
+    SentinelPassword,
+    /// No sentinel.
+    #[error("name at least one sentinel: redis+sentinel://HOST,HOST/MASTER")]
+    Sentinels,
+    /// A database of a cluster.
+    #[error("a cluster has one database: leave out what follows the hosts")]
+    ClusterDatabase,
+    /// No node of a cluster.
+    #[error("name at least one node: redis+cluster://HOST,HOST")]
+    Nodes,
+    /// The database is not a number from 0.
+    #[error("the database must be a number from 0")]
+    Database,
+    /// The library rejects the address.
+    #[error("{0}; {FORMS}")]
+    Library(String),
+    /// The file of the address can't be read.
+    #[error("{file} can't be read: {error}")]
+    Unreadable {
+        /// Path of the file.
+        file: String,
+        /// Error of the system.
+        error: String,
+    },
+}
+
 impl Target {
-    /// Parses an address. The error describes the mistake, and repeats nothing of the address: it may contain a
-    /// password.
-    pub fn parse(url: &str) -> Result<Self, String> {
-        let (scheme, rest) = url.split_once("://").ok_or(FORMS)?;
+    /// Parses an address.
+    pub fn parse(url: &str) -> Result<Self, AddressError> {
+        let (scheme, rest) = url.split_once("://").ok_or(AddressError::Form)?;
         if rest.split_once('?').is_some_and(|(_, query)| query.contains('@')) {
-            return Err("write ? and @ in a user or a password as %3F and %40".to_owned());
+            return Err(AddressError::NotEncoded);
         }
         if rest.contains('#') {
-            return Err(
-                "leave out # and what follows it (certificates are always verified), or write it as %23 in a user \
-                        or a password"
-                    .to_owned(),
-            );
+            return Err(AddressError::Fragment);
         }
         let (base, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
         let base = match (base, kind) {
             ("valkey", _) => "redis",
             ("valkeys", _) => "rediss",
             ("redis" | "rediss" | "unix", _) => base,
-            _ => return Err(FORMS.to_owned()),
+            _ => return Err(AddressError::Form),
         };
         let parts = Parts::of(rest);
         let topology = match kind {
@@ -69,16 +122,17 @@ impl Target {
             "" => node(url, &parts)?,
             "sentinel" => sentinel(base, &parts)?,
             "cluster" => cluster(base, &parts)?,
-            _ => return Err(FORMS.to_owned()),
+            _ => return Err(AddressError::Form),
         };
         Ok(Self { topology, shown: redacted(scheme, rest), url: url.to_owned(), file: None })
     }
 }
 
 impl Target {
-    /// Reads an address from a file. The error repeats nothing of the address.
-    pub fn read(file: &Path) -> Result<Self, String> {
-        let problem = |error: io::Error| format!("{} can't be read: {error}", file.display());
+    /// Reads an address from a file.
+    pub fn read(file: &Path) -> Result<Self, AddressError> {
+        let problem =
+            |error: io::Error| AddressError::Unreadable { file: file.display().to_string(), error: error.to_string() };
         let url = fs::read_to_string(file).map_err(problem)?;
         Ok(Self { file: Some(file.to_owned()), ..Self::parse(url.trim())? })
     }
@@ -89,9 +143,9 @@ impl Target {
     }
 
     /// Returns whether another address leads to the same database of the same servers, perhaps with other credentials.
-    pub fn is_same_place(&self, other: &Self) -> bool {
-        let place = |target: &Self| (target.shown.replacen("***@", "", 1), target.database());
-        place(self) == place(other)
+    pub fn is_same_database(&self, other: &Self) -> bool {
+        let server = |target: &Self| (target.shown.replacen("***@", "", 1), target.database());
+        server(self) == server(other)
     }
 
     /// Returns the number of the database.
@@ -142,22 +196,20 @@ impl<'a> Parts<'a> {
         self.query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 
-    /// Fails unless the parameters are among these, each at most once: one that is not known would be ignored. The error
-    /// does not name it, as it may be a part of a password that was not encoded.
-    fn check_parameters(&self, known: &[&str]) -> Result<(), String> {
+    /// Fails unless the parameters are among these, each at most once: one that is not known would be ignored. The
+    /// error does not name it, as it may be a part of a password that was not encoded.
+    fn check_parameters(&self, known: &[&str]) -> Result<(), AddressError> {
         let mut seen = Vec::new();
         for (name, _) in self.parameters() {
             if matches!(name, "db" | "database") && !known.contains(&name) {
-                return Err("write the database behind the host: redis://HOST:PORT/5".to_owned());
+                return Err(AddressError::DatabaseParameter);
             }
             if !known.contains(&name) {
                 let but = if known.is_empty() { String::new() } else { format!(" but {}", known.join(" and ")) };
-                return Err(format!(
-                    "leave out what follows ?: there are no parameters{but}; in a user or a password write ? as %3F"
-                ));
+                return Err(AddressError::Parameter(but));
             }
             if seen.contains(&name) {
-                return Err(format!("{name} is there twice"));
+                return Err(AddressError::DuplicateParameter(name.to_owned()));
             }
             seen.push(name);
         }
@@ -165,28 +217,28 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn node(url: &str, parts: &Parts<'_>) -> Result<Topology, String> {
+fn node(url: &str, parts: &Parts<'_>) -> Result<Topology, AddressError> {
     parts.check_parameters(&[])?;
     if parts.hosts.len() > 1 {
-        return Err("several hosts need redis+sentinel://HOST,HOST/MASTER or redis+cluster://HOST,HOST".to_owned());
+        return Err(AddressError::Hosts);
     }
     Ok(Topology::Node(Box::new(connection(url)?)))
 }
 
-fn socket(url: &str, parts: &Parts<'_>) -> Result<Topology, String> {
+fn socket(url: &str, parts: &Parts<'_>) -> Result<Topology, AddressError> {
     parts.check_parameters(&["db", "user", "pass"])?;
     Ok(Topology::Node(Box::new(connection(url)?)))
 }
 
-fn sentinel(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
+fn sentinel(scheme: &str, parts: &Parts<'_>) -> Result<Topology, AddressError> {
     let (master, database) = match parts.path[..] {
         [master] => (master, "0"),
         [master, database] => (master, database),
-        _ => return Err("name the master behind the sentinels: redis+sentinel://HOST,HOST/MASTER".to_owned()),
+        _ => return Err(AddressError::Master),
     };
     parts.check_parameters(&["sentinel_username", "sentinel_password"])?;
     if parts.parameter("sentinel_username").is_some() && parts.parameter("sentinel_password").is_none() {
-        return Err("sentinel_username needs sentinel_password".to_owned());
+        return Err(AddressError::SentinelPassword);
     }
     let user = parts.parameter("sentinel_username").unwrap_or_default();
     let credentials = parts.parameter("sentinel_password").map(|password| format!("{user}:{password}@"));
@@ -197,30 +249,30 @@ fn sentinel(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
     };
     let sentinels: Vec<_> = parts.hosts.iter().map(sentinel).collect::<Result<_, _>>()?;
     if sentinels.is_empty() {
-        return Err("name at least one sentinel: redis+sentinel://HOST,HOST/MASTER".to_owned());
+        return Err(AddressError::Sentinels);
     }
     let node = connection(&format!("{scheme}://{}localhost/{database}", parts.credentials))?;
     Ok(Topology::Sentinel { sentinels, master: master.to_owned(), node: Box::new(node) })
 }
 
-fn cluster(scheme: &str, parts: &Parts<'_>) -> Result<Topology, String> {
+fn cluster(scheme: &str, parts: &Parts<'_>) -> Result<Topology, AddressError> {
     parts.check_parameters(&[])?;
     if !parts.path.is_empty() {
-        return Err("a cluster has one database: leave out what follows the hosts".to_owned());
+        return Err(AddressError::ClusterDatabase);
     }
     let node = |host: &&str| connection(&format!("{scheme}://{}{host}", parts.credentials));
     let nodes: Vec<_> = parts.hosts.iter().map(node).collect::<Result<_, _>>()?;
     if nodes.is_empty() {
-        return Err("name at least one node: redis+cluster://HOST,HOST".to_owned());
+        return Err(AddressError::Nodes);
     }
     Ok(Topology::Cluster(nodes))
 }
 
-fn connection(url: &str) -> Result<ConnectionInfo, String> {
+fn connection(url: &str) -> Result<ConnectionInfo, AddressError> {
     // The library's errors name the part that is wrong without repeating it.
-    let info = url.into_connection_info().map_err(|error| format!("{error}; {FORMS}"))?;
+    let info = url.into_connection_info().map_err(|error| AddressError::Library(error.to_string()))?;
     if info.redis_settings().db() < 0 {
-        return Err("the database must be a number from 0".to_owned());
+        return Err(AddressError::Database);
     }
     Ok(info)
 }
@@ -229,7 +281,7 @@ fn has_port(host: &str) -> bool {
     host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Returns the address without user, password and query: some users put a password in the place of the user.
+/// Returns the address without user, password and query: some addresses have the password where the user belongs.
 fn redacted(scheme: &str, rest: &str) -> String {
     let Parts { credentials, hosts, path, .. } = Parts::of(rest);
     let secret = if credentials.is_empty() { "" } else { "***@" };
@@ -242,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_be_ignored_is_refused() {
+    fn parts_that_would_be_ignored_are_rejected() {
         for url in [
             "redis://u:p@h:1/5",
             "rediss://h",
@@ -269,7 +321,7 @@ mod tests {
             ("redis://h/-1", "from 0"),
             ("unix:///run/redis.sock?db=-1", "from 0"),
         ] {
-            let problem = Target::parse(url).expect_err(url);
+            let problem = Target::parse(url).expect_err(url).to_string();
             assert!(problem.contains(words) && !problem.contains("secret"), "{url}: {problem}");
         }
     }

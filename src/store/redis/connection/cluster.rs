@@ -39,13 +39,13 @@ use super::{
 /// Maximum number of sets, each of which has a connection to every master.
 const SETS_MAX: usize = 4;
 
-/// Interval at which a command that waits for its place looks whether those before it are answered.
+/// Interval at which a command that waits for its slot checks whether those before it were answered.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Maximum number of commands that a set carries at a time, apart from those whose callers have given up. With many,
-/// the task of the library can use up the steps that tokio allows it at a time before a command has taken a lock that is
-/// granted to it; if the task then looks for slots that have moved, it waits for that lock for ever. Seen with 32 in 3
-/// of 10 moves of a slot, with 12 in none.
+/// the task of the library can use up the steps that tokio allows it at a time before a command has taken a lock that
+/// is granted to it; if the task then looks for slots that have moved, it waits for that lock for ever. Seen with 32 in
+/// 3 of 10 moves of a slot, with 12 in none.
 const UNDER_WAY_MAX: usize = 12;
 
 /// Number of slots of a cluster.
@@ -63,13 +63,13 @@ pub struct ClusterWire {
     keyless: AtomicUsize,
 }
 
-/// A connection to each master, and the places for commands.
+/// A connection to each master, and the slots for commands.
 struct Set {
     connection: ClusterConnection,
     places: Semaphore,
     /// Number of answers.
     answers: AtomicUsize,
-    /// Number of commands that wait for a place.
+    /// Number of commands that wait for a slot.
     waiting: AtomicU32,
 }
 
@@ -83,8 +83,8 @@ impl Set {
         }
     }
 
-    /// Waits for a place. Tells of `progress` when it has one, and while commands before it are answered.
-    async fn place(&self, progress: &impl Fn()) -> Result<SemaphorePermit<'_>, AcquireError> {
+    /// Waits for a slot. Reports `progress` when it has one, and while commands before it are answered.
+    async fn slot(&self, progress: &impl Fn()) -> Result<SemaphorePermit<'_>, AcquireError> {
         if let Ok(place) = self.places.try_acquire() {
             progress();
             return Ok(place);
@@ -123,12 +123,12 @@ impl ClusterWire {
         Ok(Self { sets, ranges, keyless: AtomicUsize::new(0) })
     }
 
-    /// Returns the number of commands that wait for a place.
+    /// Returns the number of commands that wait for a slot.
     pub fn waiting(&self) -> u32 {
         self.sets.iter().map(|set| set.waiting.load(Relaxed)).sum()
     }
 
-    /// Sends a command with this key, and tells of `progress`: of answers, its own or to commands before it. Commands
+    /// Sends a command with this key, and reports `progress`: answers to it or to commands before it. Commands
     /// without a key go through each set in turn.
     pub async fn send(&self, command: &Cmd, key: Option<&[u8]>, progress: &impl Fn()) -> RedisResult<Value> {
         let set = match key {
@@ -137,7 +137,7 @@ impl ClusterWire {
         };
         let set = &self.sets[set];
         // It is never closed.
-        let _place = set.place(progress).await;
+        let _slot = set.slot(progress).await;
         let answer = set.connection.clone().req_packed_command(command).await;
         if !answer.as_ref().is_err_and(is_without_answer) {
             set.answers.fetch_add(1, Relaxed);
@@ -183,7 +183,7 @@ fn set_of(ranges: &[(u16, usize)], slot: u16) -> usize {
     ranges.get(at).map_or(0, |(_, set)| *set)
 }
 
-/// Returns the number of the slot of a key, which the library does not tell.
+/// Returns the number of the slot of a key, which the library does not expose.
 fn slot_of(key: impl AsRef<[u8]>) -> u16 {
     let slot = Slot::for_key(key);
     (0..SLOTS).find(|number| Slot::new(*number) == Some(slot)).unwrap_or_default()

@@ -71,12 +71,12 @@ impl Connections {
         self.pool.state().connections
     }
 
-    /// Returns the number of commands that wait for a place on the current connection.
+    /// Returns the number of commands that wait for a slot on the current connection.
     pub fn waiting(&self) -> u32 {
         self.shared().as_ref().map_or(0, |(connection, _)| connection.waiting())
     }
 
-    /// Returns the current connection, unless it is known to be broken. After enough uses another one takes its place,
+    /// Returns the current connection, unless it is known to be broken. After enough uses another one replaces it,
     /// if one is available.
     pub fn current(&self) -> Option<PooledConnection> {
         let mut current = self.shared();

@@ -20,9 +20,9 @@ use tokio::time::timeout;
 use super::{
     address::{Target, Topology},
     cluster::ClusterWire,
+    command_wait::longest,
     credentials::Credentials,
     fault::timed_out,
-    patience::longest,
     reachability::Reachability,
     reason::{RESTARTED, Reason},
     sentinel::{Address, Sentinels},
@@ -90,7 +90,7 @@ impl Place {
                         .tcp_settings(tcp())
                         // The library waits for every node, including those that are silent.
                         .connection_timeout(timeout)
-                        // The silence of a node is limited by `Patience`; this is the upper bound.
+                        // The silence of a node is limited by `CommandWait`; this is the upper bound.
                         .response_timeout(longest(timeout))
                         .overall_response_timeout(None)
                         .retries(3)
@@ -110,7 +110,7 @@ impl Connector {
         // Fails if a provider is installed already, which is as good.
         _ = rustls::crypto::ring::default_provider().install_default();
         let connect_timeout = timeout * CONNECT_FACTOR;
-        // The time limit of a command is enforced by `Patience`.
+        // The time limit of a command is enforced by `CommandWait`.
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(connect_timeout)).set_response_timeout(None);
         let place = ArcSwap::from_pointee(Place::of(target, timeout, &config)?);

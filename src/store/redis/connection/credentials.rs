@@ -3,10 +3,23 @@
 use std::sync::{Mutex, PoisonError};
 
 use redis::RedisError;
+use thiserror::Error;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use super::{address::Target, reason::Reason};
+use super::{
+    address::{AddressError, Target},
+    reason::Reason,
+};
+
+/// The reason why the file has no other credentials for the same Redis.
+#[derive(Debug, PartialEq, Eq, Error)]
+enum CredentialsError {
+    #[error("the file names another Redis: restart to use that")]
+    OtherRedis,
+    #[error(transparent)]
+    Address(#[from] AddressError),
+}
 
 /// The address of Redis with the credentials in use.
 pub struct Credentials(Mutex<State>);
@@ -14,7 +27,7 @@ pub struct Credentials(Mutex<State>);
 struct State {
     in_use: Target,
     /// The problem that was logged last.
-    problem: Option<String>,
+    problem: Option<CredentialsError>,
 }
 
 impl Credentials {
@@ -35,23 +48,23 @@ impl Credentials {
 }
 
 impl State {
-    /// Takes what was read, if it differs from what is in use.
-    fn take(&mut self, read: Result<Target, String>) -> Option<Target> {
+    /// Uses the credentials that were read, if they differ from those in use.
+    fn take(&mut self, read: Result<Target, AddressError>) -> Option<Target> {
         let redis = self.in_use.clone();
         let problem = match read {
             Ok(target) if target == self.in_use => return None,
-            Ok(target) if target.is_same_place(&self.in_use) => {
+            Ok(target) if target.is_same_database(&self.in_use) => {
                 self.in_use = target.clone();
                 self.problem = None;
                 info!(target: "jobtrack::audit", %redis, "credentials of Redis read again");
                 return Some(target);
             }
-            Ok(_) => "the file names another Redis: restart to use that".to_owned(),
-            Err(problem) => problem,
+            Ok(_) => CredentialsError::OtherRedis,
+            Err(problem) => problem.into(),
         };
         // Attempts to connect are frequent.
         if self.problem.as_ref() != Some(&problem) {
-            warn!(%redis, problem, "Redis refuses the credentials, and its file has no others");
+            warn!(%redis, problem = problem.to_string(), "Redis refuses the credentials, and its file has no others");
             self.problem = Some(problem);
         }
         None
@@ -75,7 +88,7 @@ mod tests {
         for other in ["redis://c:3@other/2", "redis://c:3@host/3", "rediss://c:3@host/2"] {
             assert!(state.take(Ok(target(other))).is_none(), "{other}");
         }
-        assert!(state.take(Err("unreadable".to_owned())).is_none());
+        assert!(state.take(Err(AddressError::Form)).is_none());
         assert!(state.take(Ok(target("redis://host/2"))).is_some(), "no credentials are credentials, too");
         let mut state = State { in_use: target("redis+unix:///socket?db=1&pass=1"), problem: None };
         assert!(state.take(Ok(target("redis+unix:///socket?db=2&pass=2"))).is_none());

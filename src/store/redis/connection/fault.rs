@@ -6,7 +6,7 @@ use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind,
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// Redis did not answer in time, or can't serve now. It may have executed the command, or may do so later.
-    Away(RedisError),
+    Unavailable(RedisError),
     /// Redis answered with an error.
     Refused(RedisError),
 }
@@ -15,14 +15,14 @@ impl Fault {
     /// Returns the error of the library.
     pub const fn error(&self) -> &RedisError {
         match self {
-            Self::Away(error) | Self::Refused(error) => error,
+            Self::Unavailable(error) | Self::Refused(error) => error,
         }
     }
 
     /// Returns the error of the library.
     pub fn into_error(self) -> RedisError {
         match self {
-            Self::Away(error) | Self::Refused(error) => error,
+            Self::Unavailable(error) | Self::Refused(error) => error,
         }
     }
 }

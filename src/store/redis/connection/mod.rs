@@ -2,13 +2,13 @@
 
 mod address;
 mod cluster;
+mod command_wait;
 mod connections;
 mod connector;
 mod counted;
 mod credentials;
 mod fault;
 mod metrics;
-mod patience;
 mod pool;
 mod pooled;
 mod reachability;
@@ -18,7 +18,7 @@ mod server;
 mod turns;
 
 pub use self::{
-    address::Target,
+    address::{AddressError, Target},
     connector::Connector,
     fault::{Answer, Fault, is_on_the_move, is_unknown_script, is_without_answer, read, timed_out},
     metrics::{Command, LinkMetrics},

@@ -21,12 +21,12 @@ use tokio::{
 use tracing::debug;
 
 use super::{
+    command_wait::CommandWait,
     connections::Connections,
     connector::{Connector, Wire},
     counted::Counted,
     fault::{Answer, Fault, is_away, is_on_the_move, read, timed_out},
     metrics::LinkMetrics,
-    patience::Patience,
     pooled::{MOVE, PooledConnection, Request},
     reachability::lane_of,
 };
@@ -58,7 +58,7 @@ pub struct PoolStats {
     pub in_use: u32,
     /// Number of connections that carry none.
     pub idle: u32,
-    /// Number of callers that wait for a connection, or in a cluster for a place on it.
+    /// Number of callers that wait for a connection, or in a cluster for a slot on it.
     pub waiting: u32,
 }
 
@@ -105,14 +105,14 @@ impl Pool {
 
     async fn try_send(&self, request: Request<'_>) -> Result<Vec<Answer>, Fault> {
         let lane = if self.connector.is_cluster() { request.key().and_then(lane_of) } else { Some(0) };
-        self.connector.reachability().check(lane).map_err(Fault::Away)?;
+        self.connector.reachability().check(lane).map_err(Fault::Unavailable)?;
         let _under_way = Counted::new(&self.under_way);
-        let mut patience = Patience::new(self.timeout);
+        let mut command_wait = CommandWait::new(self.timeout);
         let mut attempt = 1;
         loop {
-            let mut connection = self.connection(&mut patience).await?;
+            let mut connection = self.connection(&mut command_wait).await?;
             let (sending, heard) = connection.send(request, lane);
-            let error = match self.wait(&mut patience, heard, sending).await {
+            let error = match self.wait(&mut command_wait, heard, sending).await {
                 Ok(Ok(answers)) => return Ok(answers),
                 Ok(Err(error)) | Err(error) => error,
             };
@@ -121,36 +121,36 @@ impl Pool {
                 return Err(Fault::Refused(error));
             }
             // A lost node moves no keys, though other nodes still redirect callers to it.
-            if is_on_the_move && patience.allows(MOVE) && self.connector.reachability().check(lane).is_ok() {
+            if is_on_the_move && command_wait.allows(MOVE) && self.connector.reachability().check(lane).is_ok() {
                 sleep(MOVE).await;
                 continue;
             }
             debug!(%error, "Redis failed a command");
             // While other answers kept arriving, Redis was only slow.
-            if !error.is_timeout() || patience.doubted().is_some() {
+            if !error.is_timeout() || command_wait.doubted().is_some() {
                 self.give_up(&connection, request, &error);
             }
             if attempt == ATTEMPTS || !error.is_connection_dropped() || error.is_connection_refusal() {
-                return Err(Fault::Away(error));
+                return Err(Fault::Unavailable(error));
             }
             attempt += 1;
         }
     }
 
     /// Returns a connection that is not known to be broken.
-    async fn connection(&self, patience: &mut Patience) -> Result<PooledConnection, Fault> {
+    async fn connection(&self, command_wait: &mut CommandWait) -> Result<PooledConnection, Fault> {
         if let Some(connection) = self.connections.current() {
             return Ok(connection);
         }
         let _waiting = Counted::new(&self.waiting);
-        self.wait(patience, || None, Box::pin(self.connections.get())).await.flatten().map_err(Fault::Away)
+        self.wait(command_wait, || None, Box::pin(self.connections.get())).await.flatten().map_err(Fault::Unavailable)
     }
 
-    /// Waits for `work` as long as there is `patience` with a server whose last answer was `heard`. In a cluster, the
+    /// Waits for `work` as long as `command_wait` allows for a server whose last answer was `heard`. In a cluster, the
     /// silence of one node says nothing of the others, so it raises no doubt.
     async fn wait<T>(
         &self,
-        patience: &mut Patience,
+        command_wait: &mut CommandWait,
         heard: impl Fn() -> Option<Instant>,
         work: impl Future<Output = T>,
     ) -> RedisResult<T> {
@@ -160,10 +160,10 @@ impl Pool {
                 reachability.doubt();
             }
         };
-        if let Some(outcome) = patience.wait(heard, doubt, reachability.turns(), work).await {
+        if let Some(outcome) = command_wait.wait(heard, doubt, reachability.turns(), work).await {
             return Ok(outcome);
         }
-        if let Some(doubted) = patience.doubted().filter(|_| !is_cluster) {
+        if let Some(doubted) = command_wait.doubted().filter(|_| !is_cluster) {
             reachability.found_silent(doubted);
         }
         Err(timed_out())
@@ -192,7 +192,7 @@ impl Pool {
 
     /// Pings Redis when there are doubts, and replaces the connections to a cluster when one of its nodes failed; never
     /// returns.
-    pub async fn look_after(&self) {
+    pub async fn maintain(&self) {
         let mut doubts = self.connector.reachability().doubts();
         let mut stale = self.stale.subscribe();
         loop {
@@ -201,7 +201,7 @@ impl Pool {
                     let key = stale.borrow_and_update().clone();
                     self.replace_connections(key.as_deref()).await;
                 }
-                Ok(()) = doubts.changed() => self.look_for_life().await,
+                Ok(()) = doubts.changed() => self.ping().await,
             }
         }
     }
@@ -226,7 +226,7 @@ impl Pool {
     }
 
     /// Pings Redis.
-    async fn look_for_life(&self) {
+    async fn ping(&self) {
         let ask = async {
             let mut connection = match self.connections.current() {
                 Some(connection) => connection,
@@ -235,8 +235,8 @@ impl Pool {
             connection.send(Request::Command(&PING), None).0.await
         };
         let reachability = self.connector.reachability();
-        let mut patience = Patience::new(self.timeout);
-        if let Some(Ok(_)) = patience.wait(|| None, || {}, reachability.turns(), ask).await {
+        let mut command_wait = CommandWait::new(self.timeout);
+        if let Some(Ok(_)) = command_wait.wait(|| None, || {}, reachability.turns(), ask).await {
             reachability.lives();
         }
     }

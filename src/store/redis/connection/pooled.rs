@@ -81,7 +81,7 @@ impl PooledConnection {
         self.wire.is_cluster()
     }
 
-    /// Returns the number of commands that wait for a place on it.
+    /// Returns the number of commands that wait for a slot on it.
     pub fn waiting(&self) -> u32 {
         match &self.wire {
             Wire::Node(_) => 0,

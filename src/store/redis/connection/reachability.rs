@@ -179,7 +179,7 @@ impl Reachability {
     }
 
     /// Records that a command whose doubt began at `doubted` has found Redis silent, unless a ping was answered since
-    /// then, or nobody sends pings.
+    /// then, or no pings are sent.
     pub fn found_silent(&self, doubted: Instant) {
         if self.doubts.receiver_count() > 0 && self.sign.load(Relaxed) < self.clock.at(doubted) {
             self.silent_until.store(self.clock.at(Instant::now() + SILENCE_PAUSE), Relaxed);

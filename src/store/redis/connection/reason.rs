@@ -74,7 +74,7 @@ reasons! {
     UnknownMaster = "unknown-master",
     /// Redis is too old, or a replica of jobtrack 0.1 uses it.
     Version = "version",
-    /// Anything else: the text of the error tells.
+    /// Anything else, as the text of the error describes.
     Other = "other",
 }
 

@@ -1,4 +1,4 @@
-//! What a server tells of itself in `INFO server`: servers that jobtrack can't use are refused when it connects, at any
+//! The reply to `INFO server`: servers that jobtrack can't use are rejected when it connects, at any
 //! time, since a failover may lead to another one.
 
 use redis::{ErrorKind, RedisError, RedisResult};
@@ -6,8 +6,8 @@ use redis::{ErrorKind, RedisError, RedisResult};
 /// The servers that have all commands that jobtrack uses.
 pub const REQUIRED: &str = "jobtrack needs 7.0 or later, or Valkey 7.2";
 
-/// The fields with the version of a server, its name, and the first version that is new enough. Valkey tells the version
-/// of the Redis that it is compatible with as well.
+/// The fields with the version of a server, its name, and the first version that is new enough. Valkey reports the
+/// version of the Redis that it is compatible with as well.
 const VERSIONS: [(&str, &str, (u32, u32)); 2] =
     [("valkey_version", "Valkey", (7, 2)), ("redis_version", "Redis", (7, 0))];
 
@@ -16,7 +16,7 @@ pub fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// Fails if the server that tells this of itself is too old, or a Sentinel.
+/// Fails if the server with this reply is too old, or a Sentinel.
 pub fn check(info: &str) -> RedisResult<()> {
     if field(info, "redis_mode") == Some("sentinel") {
         return Err(mistake("it is a Sentinel: write redis+sentinel://HOST,HOST/MASTER".to_owned()));

@@ -229,7 +229,7 @@ pub struct Message<'a> {
     pub id: Cow<'a, str>,
     /// Revision of the version.
     pub rev: i64,
-    /// State of the job, for people who listen.
+    /// State of the job, for people who read the channel.
     pub state: State,
     /// Kind of the job.
     #[serde(borrow)]
@@ -267,7 +267,7 @@ impl<'a> Message<'a> {
 }
 
 /// A notification as it was received.
-pub struct Received<'a> {
+pub struct ReceivedNotification<'a> {
     /// Number of the commit.
     pub number: i64,
     /// The replica that committed.
@@ -276,7 +276,7 @@ pub struct Received<'a> {
     pub message: &'a str,
 }
 
-impl<'a> Received<'a> {
+impl<'a> ReceivedNotification<'a> {
     /// Splits the payload of a message.
     pub fn parse(payload: &'a [u8]) -> Option<Self> {
         let mut parts = std::str::from_utf8(payload).ok()?.splitn(3, ' ');

@@ -1,5 +1,5 @@
-//! Work on large documents. Writing or reading one as JSON takes milliseconds, in which no other call would have its turn
-//! on the same thread.
+//! Work on large documents. Writing or reading one as JSON takes milliseconds, in which no other call would have its
+//! turn on the same thread.
 
 use std::{sync::LazyLock, thread::available_parallelism};
 

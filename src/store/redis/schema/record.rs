@@ -64,7 +64,7 @@ struct LeaseRecord {
     fail_when_lost: bool,
     #[prost(uint64, tag = "5")]
     start_timeout: u64,
-    /// In the place of `expire_time` while the job is PENDING: versions that do not know it would take that for a lease.
+    /// Replaces `expire_time` while the job is PENDING: versions without this field would regard that as a lease.
     #[prost(sfixed64, optional, tag = "6")]
     start_expire_time: Option<i64>,
 }

@@ -1,9 +1,9 @@
 //! The time limit of a command.
 //!
 //! A time-out means that Redis was silent for that long, and not that this process was busy: a command waits as long as
-//! answers to others keep arriving on its connection. Half-way through a silence there is a *doubt*, upon which other
-//! connections ping Redis; at the end of the silence, the outcome of that ping tells a connection that hangs from a
-//! Redis that is silent.
+//! answers to other commands keep arriving on its connection. Half-way through a silence there is a *doubt*, upon which
+//! other connections ping Redis; at the end of the silence, the outcome of that ping distinguishes a connection that
+//! hangs from a Redis that is silent.
 
 use std::{pin::pin, time::Duration};
 
@@ -21,14 +21,14 @@ const PROGRESS_MIN: Duration = Duration::from_secs(5);
 
 /// The wait for one command.
 #[derive(Debug)]
-pub struct Patience {
+pub struct CommandWait {
     limit: Duration,
     started: Instant,
     silent_since: Instant,
     doubted: Option<Instant>,
 }
 
-/// The action when a command has waited until [`Patience::due`].
+/// The action when a command has waited until [`CommandWait::due`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Wait on.
@@ -39,7 +39,7 @@ enum Step {
     GiveUp,
 }
 
-impl Patience {
+impl CommandWait {
     /// Begins the wait. A silence may last as long as `limit`.
     pub fn new(limit: Duration) -> Self {
         let started = Instant::now();
@@ -130,49 +130,49 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(200);
 
-    fn begin() -> (Patience, Instant) {
-        let patience = Patience::new(LIMIT);
-        let started = patience.started;
-        (patience, started)
+    fn begin() -> (CommandWait, Instant) {
+        let command_wait = CommandWait::new(LIMIT);
+        let started = command_wait.started;
+        (command_wait, started)
     }
 
     #[test]
     fn silence_is_doubted_after_half_of_the_limit_and_ends_at_the_limit() {
-        let (mut patience, started) = begin();
-        assert_eq!(patience.due(), started + LIMIT / 2);
-        assert_eq!(patience.step(patience.due(), None), Step::Doubt);
-        assert_eq!(patience.due(), started + LIMIT);
-        assert_eq!(patience.step(patience.due(), None), Step::GiveUp);
+        let (mut command_wait, started) = begin();
+        assert_eq!(command_wait.due(), started + LIMIT / 2);
+        assert_eq!(command_wait.step(command_wait.due(), None), Step::Doubt);
+        assert_eq!(command_wait.due(), started + LIMIT);
+        assert_eq!(command_wait.step(command_wait.due(), None), Step::GiveUp);
     }
 
     #[test]
     fn answers_of_before_do_not_count() {
-        let (mut patience, started) = begin();
+        let (mut command_wait, started) = begin();
         let before = Some(started - LIMIT / 10);
-        assert_eq!(patience.step(patience.due(), before), Step::Doubt);
-        assert_eq!(patience.step(patience.due(), before), Step::GiveUp);
+        assert_eq!(command_wait.step(command_wait.due(), before), Step::Doubt);
+        assert_eq!(command_wait.step(command_wait.due(), before), Step::GiveUp);
     }
 
     #[test]
     fn each_answer_begins_another_silence() {
-        let (mut patience, started) = begin();
+        let (mut command_wait, started) = begin();
         for answers in 1..8 {
             let heard = started + LIMIT / 4 * answers;
-            assert_eq!(patience.step(patience.due(), Some(heard)), Step::Wait);
-            assert_eq!(patience.due(), heard + LIMIT / 2);
+            assert_eq!(command_wait.step(command_wait.due(), Some(heard)), Step::Wait);
+            assert_eq!(command_wait.due(), heard + LIMIT / 2);
         }
         let heard = started + LIMIT / 4 * 7;
-        assert_eq!(patience.step(patience.due(), Some(heard)), Step::Doubt);
-        assert_eq!(patience.due(), heard + LIMIT);
-        assert_eq!(patience.step(patience.due(), Some(heard)), Step::GiveUp);
+        assert_eq!(command_wait.step(command_wait.due(), Some(heard)), Step::Doubt);
+        assert_eq!(command_wait.due(), heard + LIMIT);
+        assert_eq!(command_wait.step(command_wait.due(), Some(heard)), Step::GiveUp);
     }
 
     #[test]
     fn answers_to_others_are_not_waited_for_without_end() {
-        let (mut patience, started) = begin();
+        let (mut command_wait, started) = begin();
         let mut now = started;
-        while patience.step(now, Some(now)) != Step::GiveUp {
-            now = patience.due();
+        while command_wait.step(now, Some(now)) != Step::GiveUp {
+            now = command_wait.due();
             assert!(now <= started + longest(LIMIT));
         }
         assert_eq!(now, started + longest(LIMIT));
@@ -180,33 +180,34 @@ mod tests {
 
     #[test]
     fn late_doubt_leaves_time_for_a_sign_of_life() {
-        let (mut patience, started) = begin();
+        let (mut command_wait, started) = begin();
         let late = started + LIMIT * 3;
-        assert_eq!(patience.step(late, None), Step::Doubt);
-        assert_eq!(patience.due(), late + LIMIT / 2);
-        assert_eq!(patience.step(patience.due(), None), Step::GiveUp);
+        assert_eq!(command_wait.step(late, None), Step::Doubt);
+        assert_eq!(command_wait.due(), late + LIMIT / 2);
+        assert_eq!(command_wait.step(command_wait.due(), None), Step::GiveUp);
     }
 
     #[tokio::test(start_paused = true)]
     async fn answer_that_is_there_counts_however_late_it_is_looked_at() {
-        let mut patience = Patience::new(LIMIT);
+        let mut command_wait = CommandWait::new(LIMIT);
         advance(longest(LIMIT) * 3).await;
-        assert_eq!(patience.wait(|| None, || panic!("a doubt"), &Turns::default(), async { 7 }).await, Some(7));
+        assert_eq!(command_wait.wait(|| None, || panic!("a doubt"), &Turns::default(), async { 7 }).await, Some(7));
     }
 
     #[tokio::test(start_paused = true)]
     async fn answer_that_other_tasks_still_have_to_bring_is_waited_for() {
-        let mut patience = Patience::new(LIMIT);
+        let mut command_wait = CommandWait::new(LIMIT);
         advance(longest(LIMIT) * 3).await;
         // One task each to write, to read and to hand over.
         let bring = async { spawn(async { spawn(yield_now()).await }).await };
-        assert!(patience.wait(|| None, || {}, &Turns::default(), bring).await.is_some());
+        assert!(command_wait.wait(|| None, || {}, &Turns::default(), bring).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_costs_the_limit() {
         let begun = Instant::now();
-        let outcome = Patience::new(LIMIT).wait(|| None, || {}, &Turns::default(), std::future::pending::<()>()).await;
+        let outcome =
+            CommandWait::new(LIMIT).wait(|| None, || {}, &Turns::default(), std::future::pending::<()>()).await;
         assert_eq!(outcome, None);
         assert!(begun.elapsed() < LIMIT + Duration::from_millis(5), "{:?}", begun.elapsed());
     }

@@ -1,4 +1,4 @@
-//! What a caller can do. A job that is not the caller's is met here with what is said of one that is not there.
+//! The use cases, as one caller sees them. Jobs of owners that the caller may not see are reported as not found.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Changed, Tracker, TrackerStats, quota::Place};
+use super::{Changed, Tracker, TrackerStats, TryChange, quota::ScanStart};
 use crate::{
     domain::{
         Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, MAX_PAGE_BYTES, Needed, NewJob,
@@ -16,40 +16,58 @@ use crate::{
     watch::{JobToken, JobWatch, JobsWatch, Pace, Scope},
 };
 
-/// How long a read waits for the revision it was asked for.
-const REVISION_WAIT: Duration = Duration::from_secs(1);
+/// Maximum time for which a read waits for the requested revision.
+const REVISION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many jobs of many are read at a time: each may have a megabyte.
+/// Number of concurrent reads of a batch. Each job may have a size of a megabyte.
 const READ_AHEAD: usize = 8;
 
-/// What was found for an id.
+/// The result of looking up an id.
 #[derive(Clone, Debug)]
 pub enum Lookup {
-    /// The job.
+    /// The job exists.
     Found(Stored),
     /// There is no such job.
     Missing(JobId),
 }
 
-/// The use cases, as one caller has them: only the jobs of its owners exist for it.
+/// The outcome of creating a job.
+#[derive(Clone, Debug)]
+pub enum CreateOutcome {
+    /// The job was created.
+    Created(Stored),
+    /// The same request created the job before.
+    Existing(Stored),
+}
+
+impl CreateOutcome {
+    /// Returns the job, created now or before.
+    pub fn into_stored(self) -> Stored {
+        let (Self::Created(stored) | Self::Existing(stored)) = self;
+        stored
+    }
+}
+
+/// The tracker as one caller sees it: only jobs of the caller's owners exist.
 #[derive(Clone, Copy)]
-pub struct Calls<'a> {
+pub struct CallerSession<'a> {
     pub(super) tracker: &'a Tracker,
     pub(super) caller: &'a Identity,
 }
 
-impl<'a> Calls<'a> {
-    /// Creates a job, or returns the one that the same request made. Says whether it was created.
-    pub async fn create(&self, new: NewJob) -> Result<(Stored, bool), JobError> {
+impl<'a> CallerSession<'a> {
+    /// Creates a job, or returns the job that the same request created before.
+    pub async fn create(&self, new: NewJob) -> Result<CreateOutcome, JobError> {
         if !self.caller.owners.include(&new.owner) {
             return Err(JobError::PermissionDenied(Needed::Owner(new.owner)));
         }
         let derived = || new.request_id.as_ref().map(|request_id| JobId::derived(&new.owner, request_id));
         let id = new.id.clone().or_else(derived).unwrap_or_else(|| JobId::from(Uuid::now_v7()));
-        let full = self.full(&new.owner).await?;
-        // Mostly there is none; if there is, the store says so when one is to be stored.
-        let mut current = match full {
-            Some(_) => self.tracker.settle(self.tracker.store.get(&id).await?).await?,
+        let exceeded = self.exceeded_limit(&new.owner).await?;
+        // Assumes that the id is free, and reads nothing: otherwise storing the job ends in a conflict. An owner at its
+        // limit creates nothing, but its repeated requests are still answered with the jobs that they created.
+        let mut current = match exceeded {
+            Some(_) => self.tracker.expire_if_due(self.tracker.store.get(&id).await?).await?,
             None => None,
         };
         loop {
@@ -59,26 +77,26 @@ impl<'a> Calls<'a> {
                     return Err(JobError::Taken(id));
                 }
                 if new.request_id.is_some() && new.request_id == job.request_id {
-                    return Ok((existing.clone(), false));
+                    return Ok(CreateOutcome::Existing(existing.clone()));
                 }
                 return Err(JobError::Exists(Subject::from(&**job)));
             }
-            if let Some(limit) = full {
+            if let Some(limit) = exceeded {
                 return Err(JobError::Exhausted(self.tracker.limits.refused(limit)));
             }
             let previous = current.as_ref().map(|stored| &*stored.job);
-            let job = Job::create(id.clone(), new.clone(), previous, Uuid::new_v4(), &self.tracker.moment());
+            let job = Job::create(id.clone(), new.clone(), previous, Uuid::new_v4(), &self.tracker.change_context());
             current = match self.tracker.replace(Arc::new(job), previous).await? {
-                Replaced::Stored(stored) => return Ok((stored, true)),
-                Replaced::Conflict(there) => self.tracker.settle(there).await?,
+                Replaced::Stored(stored) => return Ok(CreateOutcome::Created(stored)),
+                Replaced::Conflict(current) => self.tracker.expire_if_due(current).await?,
             };
         }
     }
 
-    /// A job as it is now, at `min_revision` or later if that is given.
+    /// Returns the current version of a job. With `min_revision`, waits until the revision is at least that.
     pub async fn get(&self, id: &JobId, min_revision: Option<i64>) -> Result<Stored, JobError> {
-        let stored = match self.recent(id) {
-            Some(recent) => recent,
+        let stored = match self.get_fresh(id) {
+            Some(fresh) => fresh,
             None => self.visible(id).await?,
         };
         let Some(wanted) = min_revision.filter(|wanted| *wanted > stored.job.version.revision) else {
@@ -86,7 +104,7 @@ impl<'a> Calls<'a> {
         };
         let mut newest = stored;
         let subscription = self.tracker.hub.subscribe(vec![id.clone()], Filter::default());
-        let reached = timeout(REVISION_WAIT, async {
+        let reached = timeout(REVISION_TIMEOUT, async {
             loop {
                 newest = self.visible(id).await?;
                 if newest.job.version.revision >= wanted {
@@ -102,81 +120,83 @@ impl<'a> Calls<'a> {
         Err(JobError::RevisionNotReached(Subject::from(&*newest.job), wanted))
     }
 
-    /// Reads the jobs of `ids`, in their order. Whoever drops the stream has read no more than a few ahead.
+    /// Returns a stream of the jobs of `ids`, in their order, which reads only a few jobs ahead.
     pub fn batch_get(self, ids: Vec<JobId>) -> impl Stream<Item = Result<Lookup, JobError>> + use<'a> {
-        let look = move |id: JobId| async move {
+        let look_up = move |id: JobId| async move {
             match self.get(&id, None).await {
                 Ok(stored) => Ok(Lookup::Found(stored)),
                 Err(JobError::NotFound(id)) => Ok(Lookup::Missing(id)),
                 Err(error) => Err(error),
             }
         };
-        stream::iter(ids).map(look).buffered(READ_AHEAD)
+        stream::iter(ids).map(look_up).buffered(READ_AHEAD)
     }
 
-    /// A page of the jobs that a query selects.
+    /// Returns a page of the jobs that a query selects.
     pub async fn list(&self, query: &ListQuery) -> Result<Page, JobError> {
         let store = &self.tracker.store;
         let page = match &self.caller.owners {
             Owners::All => store.list(query).await,
             Owners::Only(_) => {
-                let filter = self.limited(query.filter.clone());
+                let filter = self.restrict(query.filter.clone());
                 store.list(&ListQuery { filter, confined: true, ..query.clone() }).await
             }
         };
         Ok(page?)
     }
 
-    /// Makes a change. Returns the job as stored, and the effect of the change.
+    /// Applies a change to a job.
     pub async fn change(&self, id: &JobId, change: &Change) -> Result<Changed, JobError> {
         let changed = self.apply(id, change).await?;
         if let Change::Cancel { .. } = change { self.tracker.end_if_lost(changed).await } else { Ok(changed) }
     }
 
     async fn apply(&self, id: &JobId, change: &Change) -> Result<Changed, JobError> {
-        let mut current = match self.recent(id) {
-            Some(recent) => match self.tracker.try_change(recent, change).await {
-                Ok(Ok(changed)) if changed.is_stored => return Ok(changed),
-                Ok(Err(conflict)) => self.own(id, conflict).await?,
-                // It may be a moment behind: what does not fit it may fit what is there.
-                Ok(Ok(_)) | Err(JobError::Rejected(..)) => self.found(id).await?,
+        let mut current = match self.get_fresh(id) {
+            Some(fresh) => match self.tracker.try_change(fresh, change).await {
+                Ok(TryChange::Changed(changed)) => return Ok(changed),
+                Ok(TryChange::Conflict(current)) => self.of_caller(id, current).await?,
+                // A fresh version may be a moment behind: the change may still apply to the current one.
+                Ok(TryChange::Unchanged(_)) | Err(JobError::Rejected(..)) => self.read(id).await?,
                 Err(error) => return Err(error),
             },
-            None => self.found(id).await?,
+            None => self.read(id).await?,
         };
         loop {
             let Some(stored) = current.filter(|stored| stored.job.is_visible(self.tracker.now())) else {
                 return Err(JobError::NotFound(id.clone()));
             };
             match self.tracker.try_change(stored, change).await? {
-                Ok(done) => return Ok(done),
-                Err(conflict) => current = self.own(id, conflict).await?,
+                TryChange::Changed(done) | TryChange::Unchanged(done) => return Ok(done),
+                TryChange::Conflict(conflict) => current = self.of_caller(id, conflict).await?,
             }
         }
     }
 
-    /// Watches a job, from `resume_token` on or from now.
+    /// Watches a job from `resume_token` on; without a token, from now.
     pub async fn watch_job(&self, id: &JobId, resume_token: &str, pace: Pace) -> Result<JobWatch, JobError> {
         let subscription = self.tracker.hub.subscribe(vec![id.clone()], Filter::default()).as_watcher();
+        // The subscription began before this read, so that no change is missed between the two.
         let current = match self.fresh_for(id, resume_token) {
             Some(fresh) => Some(fresh),
-            None => self.tracker.settle(self.found(id).await?).await?,
+            None => self.tracker.expire_if_due(self.read(id).await?).await?,
         };
-        let current = self.own(id, current).await?;
+        let current = self.of_caller(id, current).await?;
         JobWatch::start(subscription, self.tracker.store.epoch(), self.caller, id, current, resume_token, pace)
     }
 
-    /// Watches the jobs of a scope, from `resume_token` on or from now.
+    /// Watches the jobs of a scope from `resume_token` on; without a token, from now.
     pub fn watch_jobs(&self, scope: Scope, resume_token: &str, pace: Pace) -> JobsWatch {
         let Tracker { store, hub, clock, .. } = self.tracker;
         let owners = self.caller.owners.clone();
-        let scope = Scope { filter: self.limited(scope.filter), owners, ..scope };
+        let scope = Scope { filter: self.restrict(scope.filter), owners, ..scope };
         let digest = scope.digest(self.caller);
         let subscription = hub.subscribe(scope.ids.iter().cloned().collect(), scope.filter.clone()).as_watcher();
         JobsWatch::start(store.clone(), clock.clone(), subscription, scope, digest, resume_token, pace)
     }
 
-    /// How the tracker is, which tells of the jobs of all owners.
+    /// Returns the statistics of the tracker. Only callers that may see all owners may read them: they count the jobs
+    /// of all.
     pub async fn stats(&self) -> Result<TrackerStats, JobError> {
         if self.caller.owners != Owners::All {
             return Err(JobError::PermissionDenied(Needed::AllOwners));
@@ -187,66 +207,72 @@ impl<'a> Calls<'a> {
         Ok(stats)
     }
 
-    /// The same filter, for what is the caller's.
-    fn limited(&self, filter: Filter) -> Filter {
+    /// Restricts a filter to jobs that the caller may see.
+    fn restrict(&self, filter: Filter) -> Filter {
         Filter { owners: filter.owners.and(&self.caller.owners), ..filter }
     }
 
-    /// The limit of jobs that `owner` has come to, if there is one.
-    async fn full(&self, owner: &str) -> Result<Option<Limit>, JobError> {
-        let limit = self.tracker.limits.jobs_per_owner().filter(|_| !owner.is_empty());
-        let Some(most) = limit else { return Ok(None) };
+    /// Returns the limit of jobs per owner, if `owner` has reached it.
+    ///
+    /// The count may include records that have vanished from the store, as an index keeps them until a list meets them.
+    /// So an owner at its limit has a part of its list read now and then.
+    async fn exceeded_limit(&self, owner: &str) -> Result<Option<Limit>, JobError> {
+        let max = self.tracker.limits.jobs_per_owner().filter(|_| !owner.is_empty());
+        let Some(max) = max else { return Ok(None) };
         let store = &self.tracker.store;
-        if store.count_of_owner(owner).await? < most as u64 {
+        if store.count_of_owner(owner).await? < max as u64 {
             return Ok(None);
         }
-        let refused = Some(Limit::JobsPerOwner(most));
-        let looks = &self.tracker.quota_looks;
-        let Some(Place(after)) = looks.begin(owner) else { return Ok(refused) };
+        let exceeded = Some(Limit::JobsPerOwner(max));
+        let scans = &self.tracker.quota_scans;
+        let Some(ScanStart(after)) = scans.begin(owner) else { return Ok(exceeded) };
         let owners = Owners::Only([owner.to_owned()].into());
         let filter = Filter { owners, ..Filter::default() };
         let (now, view) = (self.tracker.now(), View::Basic);
         let order = Order::Newest;
         let (limit, max_bytes) = (MAX_PAGE, MAX_PAGE_BYTES);
         let page = store.list(&ListQuery { filter, order, limit, max_bytes, after, now, confined: true, view }).await?;
-        looks.end(owner, page.next);
+        scans.end(owner, page.next);
         let jobs = store.count_of_owner(owner).await?;
-        Ok(refused.filter(|_| jobs >= most as u64))
+        Ok(exceeded.filter(|_| jobs >= max as u64))
     }
 
-    /// A version that is at most a moment behind, if one is at hand.
-    fn recent(&self, id: &JobId) -> Option<Stored> {
-        let recent = self.tracker.store.get_fresh(id)?;
-        let is_there = recent.job.is_visible(self.tracker.now()) && self.caller.owners.include(&recent.job.owner);
-        is_there.then_some(recent)
+    /// Returns a version from memory that is at most a moment behind the current one, if there is one.
+    fn get_fresh(&self, id: &JobId) -> Option<Stored> {
+        let fresh = self.tracker.store.get_fresh(id)?;
+        let is_visible = fresh.job.is_visible(self.tracker.now()) && self.caller.owners.include(&fresh.job.owner);
+        is_visible.then_some(fresh)
     }
 
-    /// A version for a stream to begin with, if one is at hand that is no older than what the stream has sent: what came
-    /// since will be announced.
+    /// Returns a fresh version for the start of a stream, unless it is older than the token: the stream must not go
+    /// back. The subscription delivers later versions.
     fn fresh_for(&self, id: &JobId, resume_token: &str) -> Option<Stored> {
         let sent = JobToken::decode(resume_token).map_or(0, |token| token.revision);
-        self.recent(id).filter(|fresh| sent <= fresh.job.version.revision)
+        self.get_fresh(id).filter(|fresh| sent <= fresh.job.version.revision)
     }
 
-    /// A job as it is now.
+    /// Returns the current version of a job.
     async fn visible(&self, id: &JobId) -> Result<Stored, JobError> {
-        let stored = self.found(id).await?.filter(|stored| stored.job.is_visible(self.tracker.now()));
+        let stored = self.read(id).await?.filter(|stored| stored.job.is_visible(self.tracker.now()));
         stored.ok_or_else(|| JobError::NotFound(id.clone()))
     }
 
-    /// What the store has for `id`, a tombstone too.
-    async fn found(&self, id: &JobId) -> Result<Option<Stored>, JobError> {
-        self.own(id, self.tracker.store.get(id).await?).await
+    /// Reads the record of `id`, which may be a tombstone.
+    async fn read(&self, id: &JobId) -> Result<Option<Stored>, JobError> {
+        self.of_caller(id, self.tracker.store.get(id).await?).await
     }
 
-    /// What was found for `id`, if it is the caller's.
-    async fn own(&self, id: &JobId, found: Option<Stored>) -> Result<Option<Stored>, JobError> {
+    /// Returns a record of `id` unchanged, or an error if the caller may not see it: the same error as for a missing
+    /// job.
+    async fn of_caller(&self, id: &JobId, found: Option<Stored>) -> Result<Option<Stored>, JobError> {
         match found {
             Some(stored) if !self.caller.owners.include(&stored.job.owner) => {
+                // While the store could not report a missing job, this must not look like one: the caller could tell a
+                // job of another owner from a missing one.
                 self.tracker.store.absence(&stored).await?;
                 Err(JobError::NotFound(id.clone()))
             }
-            own => Ok(own),
+            found => Ok(found),
         }
     }
 }

@@ -1,0 +1,204 @@
+//! Changes of entries: versions that are accepted here, and versions of the primary.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{LocalCache, volatile};
+use crate::{
+    domain::{Job, JobId, State, TOMBSTONE_LIFE, Timestamp},
+    store::{
+        Replaced, StoreError, Stored,
+        fallback::entries::{Entries, EntryMeta, Eviction, FreshnessToken, comes_after},
+    },
+};
+
+/// Time for which changes of a job are accepted here after the primary failed a command for it: two probes of a primary
+/// that is silent.
+const SUSPICION: Duration = Duration::from_millis(500);
+
+impl LocalCache {
+    /// Accepts a version that the primary did not take. `previous` is the version that it was derived from; `sent`: the
+    /// primary may have received it.
+    pub fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
+        let partition = self.partition_of(&job.id);
+        let mut entries = self.entries();
+        let now = self.clock.now();
+        let there = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now));
+        // An entry that is not cached has just been read from the primary.
+        if let Some(row) = there {
+            if row.job.version == job.version {
+                return Ok(Replaced::Stored(volatile(job)));
+            }
+            // The times differ if the clock was set since `previous` was read.
+            let known = |job: &Job| (job.version, job.create_time);
+            if previous.map(known) != Some(known(&row.job)) {
+                return Ok(Replaced::Conflict(Some(volatile(row.job.clone()))));
+            }
+        }
+        let job = if previous.is_none() { entries.by_set_clock(job, now) } else { job };
+        let before = there.map(|row| row.note);
+        let base = before.map_or_else(|| previous.map(|job| job.version), |before| before.base);
+        let confirmed = before.map_or(now, |before| before.confirmed);
+        let unsent = !sent && before.map_or(previous.is_none(), |before| before.unsent);
+        let (lost, suspect_until) = before.map_or((false, None), |before| (before.lost, before.suspect_until));
+        let evicted = entries.evict_for(self.capacity, &job, Eviction::Required)?;
+        // Before the acknowledgement: no beat may claim that the primary has this version.
+        self.presence.begin_dirty(partition);
+        let before = previous.filter(|before| before.version.incarnation_id == job.version.incarnation_id);
+        let meta = EntryMeta { lost, unsent, suspect_until, base, ..entries.meta(&job, partition, true, confirmed) };
+        entries.put(job.clone(), meta);
+        self.report_dirty(&entries, partition);
+        self.announce(&mut entries, volatile(job.clone()), before.map(|before| before.state));
+        drop(entries);
+        drop(evicted);
+        self.sync_needed[partition].notify_one();
+        Ok(Replaced::Stored(volatile(job)))
+    }
+
+    /// Records that the primary failed a command for a job. Until the primary has been checked, changes of the job are
+    /// accepted here: a caller that has waited to read from a silent primary does not wait again.
+    pub fn suspect(&self, id: &JobId) {
+        if let Some((_, meta)) = self.entries().table.note(id) {
+            meta.suspect_until = Some(Instant::now() + SUSPICION);
+        }
+    }
+
+    /// Records that these entries are about to be sent to the primary.
+    pub fn mark_sent(&self, ids: &[JobId]) {
+        let mut entries = self.entries();
+        for id in ids {
+            entries.table.note(id).into_iter().for_each(|(_, meta)| meta.unsent = false);
+        }
+    }
+
+    /// Records a version of the primary. `before` is the state before it, if that is known. A later version replaces
+    /// the entry; if it is unclear which is later, a reconciliation merges the two.
+    pub fn learn(&self, stored: &Stored, before: Option<State>) {
+        let (job, now) = (&stored.job, self.clock.now());
+        let partition = self.partition_of(&job.id);
+        let mut entries = self.entries();
+        let meta = entries.meta(job, partition, false, now);
+        if let Some(row) = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now)) {
+            let (cached, is_dirty) = (row.job.version, row.note.dirty);
+            let is_compared = row.note.compared_in == entries.partitions[partition].pass();
+            if cached == job.version {
+                if !is_dirty {
+                    entries.table.note(&job.id).into_iter().for_each(|(_, known)| *known = meta);
+                    return;
+                }
+                self.put_clean(&mut entries, job.clone(), meta);
+                return self.announce(&mut entries, stored.clone(), before);
+            }
+            // A reconciliation decides about entries that it has not compared yet.
+            if is_dirty || !(entries.partitions[partition].is_readable() || is_compared) {
+                return;
+            }
+            if cached.incarnation_id == job.version.incarnation_id && cached.revision == job.version.revision {
+                // The primary had another change under this revision, so it has lost data.
+                return self.mark_unavailable(&mut entries, partition, false);
+            }
+            if !comes_after(job, &row.job) {
+                return;
+            }
+            let displaced = row.job.clone();
+            self.announce_displaced(&mut entries, &displaced, job, now);
+        }
+        let evicted = entries.evict_for(self.capacity, job, Eviction::Optional);
+        if evicted.is_ok() {
+            self.put_clean(&mut entries, job.clone(), meta);
+        } else {
+            // There is no space for this version, and an older one must not be served.
+            entries.forget(&job.id);
+        }
+        self.announce(&mut entries, stored.clone(), before);
+        drop(entries);
+        drop(evicted);
+    }
+
+    fn put_clean(&self, entries: &mut Entries, job: Arc<Job>, meta: EntryMeta) {
+        debug_assert!(!meta.dirty, "the primary has it");
+        entries.put(job, meta);
+        self.report_dirty(entries, meta.partition);
+    }
+
+    fn report_dirty(&self, entries: &Entries, partition: usize) {
+        self.presence.set_dirty_jobs(partition, entries.partitions[partition].dirty());
+    }
+
+    /// Records that the version `sent` was pushed, and the primary has `stored` now. Later changes of the entry stay.
+    pub fn mark_synced(&self, sent: &Job, stored: &Stored) {
+        let partition = self.partition_of(&sent.id);
+        let mut entries = self.entries();
+        let Some(row) = entries.table.get(&sent.id) else { return };
+        if row.job.version != sent.version && row.job.version != stored.job.version {
+            return;
+        }
+        // A subscriber that listed jobs in the primary may have missed a version that was accepted here.
+        let is_news = row.note.dirty || row.job.version != stored.job.version;
+        let same = row.job.version.incarnation_id == stored.job.version.incarnation_id;
+        let before = Some(row.job.state).filter(|_| same);
+        let displaced = row.job.clone();
+        let now = self.clock.now();
+        self.announce_displaced(&mut entries, &displaced, &stored.job, now);
+        let meta = entries.meta(&stored.job, partition, false, now);
+        let compared_in = entries.partitions[partition].pass();
+        self.put_clean(&mut entries, stored.job.clone(), EntryMeta { fresh: None, compared_in, ..meta });
+        if is_news {
+            self.announce(&mut entries, stored.clone(), before);
+        }
+    }
+
+    /// Removes the entry of this version.
+    pub fn forget(&self, job: &Job) {
+        let partition = self.partition_of(&job.id);
+        let mut entries = self.entries();
+        if entries.table.get(&job.id).is_some_and(|row| row.job.version == job.version) {
+            let forgotten = entries.forget(&job.id);
+            self.report_dirty(&entries, partition);
+            drop(entries);
+            drop(forgotten);
+        }
+    }
+
+    /// Handles a missing record: the primary was asked for `id` after `since` was taken, and has none. If the same
+    /// entry is still cached, and a deletion would have left a tombstone, the record was lost: the entry becomes dirty,
+    /// and is returned.
+    pub fn mark_record_lost(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
+        let now = self.clock.now();
+        let mut entries = self.entries();
+        if !since?.is_of_same_entry(&entries.freshness(id)?) {
+            return None;
+        }
+        let row = entries.table.get(id)?;
+        let (job, meta) = (row.job.clone(), row.note);
+        let unconfirmed_since = entries.entry(row, now).unconfirmed_since;
+        let is_remembered = now.since(unconfirmed_since) < TOMBSTONE_LIFE;
+        if job.removal.is_some() || !job.is_visible(now) || !(meta.dirty || is_remembered) {
+            return None;
+        }
+        if meta.dirty {
+            return Some(volatile(job));
+        }
+        self.presence.begin_dirty(meta.partition);
+        entries.put(job.clone(), EntryMeta { dirty: true, lost: true, fresh: None, ..meta });
+        self.report_dirty(&entries, meta.partition);
+        drop(entries);
+        self.sync_needed[meta.partition].notify_one();
+        Some(volatile(job))
+    }
+
+    /// Announces the removal of a job that was replaced by another one under its id. Its watchers, which watch by owner
+    /// and kind, may not match the other job and would not learn of it.
+    fn announce_displaced(&self, entries: &mut Entries, displaced: &Job, by: &Job, now: Timestamp) {
+        let is_other = displaced.version.incarnation_id != by.version.incarnation_id;
+        let is_hidden = displaced.owner != by.owner || displaced.kind != by.kind;
+        if is_other && is_hidden && displaced.removal.is_none() {
+            let mut removed = displaced.expired(now, by.version.change_id);
+            // The other job may have the next revision, and must be newer than the removal.
+            removed.version.revision = displaced.version.revision;
+            self.announce(entries, volatile(removed.into()), Some(displaced.state));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The partitions of the primary as known to the local cache: their availability, dirty entries and comparisons.
+
+use indexmap::IndexSet;
+
+use crate::{
+    domain::{Job, JobId, Timestamp},
+    store::History,
+};
+
+/// A partition of the primary.
+#[derive(Debug, Default)]
+pub struct Partition {
+    /// Start of its unavailability, and whether it can be read nevertheless; `None` if it is available.
+    pub unavailable: Option<Unavailable>,
+    /// Dirty entries of active jobs.
+    dirty_active: IndexSet<JobId>,
+    /// Dirty entries of finished and removed jobs.
+    dirty_finished: IndexSet<JobId>,
+    /// Number of the reconciliation pass that is under way, or was last.
+    pass: u64,
+    /// The history that the pass compares with, until it ends.
+    pass_history: Option<History>,
+}
+
+/// The unavailability of a partition.
+#[derive(Clone, Copy, Debug)]
+pub struct Unavailable {
+    /// Start of the unavailability.
+    pub since: Timestamp,
+    /// The partition answers reads, and rejects writes.
+    pub readable: bool,
+}
+
+impl Partition {
+    /// Creates a partition that is unavailable since `since`.
+    pub fn unavailable_since(since: Timestamp) -> Self {
+        Self { unavailable: Some(Unavailable { since, readable: false }), ..Self::default() }
+    }
+
+    /// Returns whether it serves reads and writes.
+    pub const fn is_available(&self) -> bool {
+        self.unavailable.is_none()
+    }
+
+    /// Returns whether it answers reads.
+    pub fn is_readable(&self) -> bool {
+        self.unavailable.is_none_or(|unavailable| unavailable.readable)
+    }
+
+    /// Returns the number of its dirty entries.
+    pub fn dirty(&self) -> usize {
+        self.dirty_active.len() + self.dirty_finished.len()
+    }
+
+    /// Returns up to `limit` of its dirty entries, finished jobs first.
+    pub fn first_dirty(&self, limit: usize) -> impl Iterator<Item = &JobId> {
+        self.dirty_finished.iter().chain(&self.dirty_active).take(limit)
+    }
+
+    /// Records whether the entry of `job` is dirty.
+    pub fn note_dirty(&mut self, job: &Job, dirty: bool) {
+        self.forget(&job.id);
+        if dirty {
+            let is_finished = job.state.is_terminal() || job.removal.is_some();
+            let dirty = if is_finished { &mut self.dirty_finished } else { &mut self.dirty_active };
+            dirty.insert(job.id.clone());
+        }
+    }
+
+    /// Removes an entry.
+    pub fn forget(&mut self, id: &JobId) {
+        self.dirty_active.swap_remove(id);
+        self.dirty_finished.swap_remove(id);
+    }
+
+    /// Begins a pass over the entries, or continues the last one if it compared with the same history.
+    pub fn begin_pass(&mut self, history: History) {
+        if !self.pass_history.is_some_and(|known| known.is_continued_by(&history)) {
+            self.pass += 1;
+            self.pass_history = Some(history);
+        }
+    }
+
+    /// Ends the pass: after the next unavailability all entries are compared anew.
+    pub fn end_pass(&mut self) {
+        self.pass_history = None;
+    }
+
+    /// Returns the number of the pass that is under way, or was last.
+    pub const fn pass(&self) -> u64 {
+        self.pass
+    }
+}
