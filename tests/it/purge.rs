@@ -1,23 +1,37 @@
 //! Purges go in parts: each answers in time, and its token leads on to the next one.
 
-use std::time::Duration;
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use jobtrack::proto::{
-    EncodedStruct,
-    v1::{
-        CancelJobRequest, CompleteJobRequest, CreateJobRequest, Durability, FailJobRequest, Failure, JobFilter,
-        ListJobsRequest, Order, Progress, PurgeJobsRequest, PurgeJobsResponse, UpdateProgressRequest, job::State,
+use jobtrack::{
+    clock::SystemClock,
+    domain::{
+        ANYONE, Change, Completion, Filter, NewJob, Retention,
+        State::{Cancelled, Failed, Succeeded},
     },
+    proto::{
+        EncodedStruct,
+        v1::{
+            CancelJobRequest, CompleteJobRequest, CreateJobRequest, Durability, FailJobRequest, Failure, JobFilter,
+            ListJobsRequest, Order, Progress, PurgeJobsRequest, PurgeJobsResponse, UpdateProgressRequest, job::State,
+        },
+    },
+    store::MemoryStore,
+    tracker::{Purge, Tracker},
+    watch::Hub,
 };
 use prost_types::{Struct, Value, value::Kind};
 use redis::from_redis_value;
 use rstest::rstest;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tonic::{Code, Status};
 use tonic_health::ServingStatus::{NotServing, Serving};
 
 use crate::support::{
-    Admin, Client, Server, create, new_job,
+    Admin, Client, Server, create,
+    jobs::{id, plain},
+    new_job,
+    pace::thread_time,
+    process::Process,
     raw::assert_invalid,
     redis::Redis,
     replicas::{Health, server_on},
@@ -26,6 +40,9 @@ use crate::support::{
 
 /// How many callers make jobs.
 const MAKERS: usize = 8;
+
+/// Time within which memory that was freed is given back.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Makes jobs that have succeeded, and one that runs.
 async fn make_ended(client: &Client, count: usize) {
@@ -256,6 +273,90 @@ async fn redis_has_its_memory_back_after_a_purge() {
         assert!(size <= 950, "the tombstone {key} takes {size} bytes");
     }
     server.stop().await;
+}
+
+/// Makes large jobs that have ended, several at a time.
+async fn make_many_large(server: &Process, numbers: Range<usize>) {
+    let mut makers = JoinSet::new();
+    for maker in 0..MAKERS {
+        let (mut client, numbers) = (server.client().await, numbers.clone());
+        makers.spawn(async move {
+            for number in numbers.skip(maker).step_by(MAKERS) {
+                make_large(&mut client, number).await;
+            }
+        });
+    }
+    makers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_given_back_after_a_purge() {
+    const JOBS: usize = 1_000;
+    let server = Process::start(&[]);
+    let mut admin = server.admin().await;
+    // What grows once, as the buffers of connections, is there before.
+    make_many_large(&server, JOBS..JOBS + 50).await;
+    purge_all(&mut admin, PurgeJobsRequest::default()).await;
+    let before = server.resident();
+    make_many_large(&server, 0..JOBS).await;
+    let full = server.resident();
+    let purged: i64 = purge_all(&mut admin, PurgeJobsRequest::default()).await.iter().sum();
+    assert_eq!(purged, 1_000);
+    let of_a_job = |resident: u64| resident.saturating_sub(before) / JOBS as u64;
+    assert!(of_a_job(full) > 60_000, "a job takes {} bytes", of_a_job(full));
+    // Less than the texts of a job, without its documents, take.
+    let released = async {
+        while of_a_job(server.resident()) > 10_000 {
+            purge(&mut admin, &PurgeJobsRequest::default()).await;
+        }
+    };
+    let is_released = timeout(RELEASE_TIMEOUT, released).await.is_ok();
+    let left = of_a_job(server.resident());
+    println!("a job takes {} bytes, its tombstone {left}", of_a_job(full));
+    assert!(is_released, "{left} bytes of a job are left");
+}
+
+/// Returns the time that purging one of so many jobs takes.
+async fn time_per_purged_job(jobs: u32) -> Duration {
+    let hub = Arc::new(Hub::default());
+    let store = Arc::new(MemoryStore::new(100_000, hub.clone()));
+    let zero = Duration::ZERO;
+    let retention = Retention { succeeded: zero, failed: zero, cancelled: zero, active: zero };
+    let tracker = Tracker::new(store, hub, Arc::new(SystemClock), retention);
+    let calls = tracker.on_behalf_of(&ANYONE);
+    let completion = Completion { outcome: None, attempt: None, claim: None, expected_revision: None };
+    for number in 0..jobs {
+        let id = id(&format!("j-{number}"));
+        calls.create(NewJob { id: Some(id.clone()), ..plain() }).await.expect("there is room");
+        calls.change(&id, &Change::Complete(completion.clone())).await.expect("it ends");
+    }
+    let states = [Succeeded, Failed, Cancelled].into();
+    let filter = Filter { states, ..Filter::default() };
+    let mut request = Purge { filter, ended_by: None, dry_run: false, after: None };
+    let (begun, mut count) = (thread_time(), 0);
+    loop {
+        let part = calls.purge(&request, Duration::from_secs(60)).await.expect("memory answers");
+        count += part.count;
+        request.after = part.next;
+        if request.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(count, u64::from(jobs));
+    (thread_time() - begun) / jobs
+}
+
+#[tokio::test]
+async fn time_to_purge_a_job_does_not_grow_with_their_number() {
+    let mut times = [Duration::MAX; 2];
+    for _ in 0..3 {
+        for (time, jobs) in times.iter_mut().zip([2_000, 20_000]) {
+            *time = (*time).min(time_per_purged_job(jobs).await);
+        }
+    }
+    let [few, many] = times;
+    println!("{few:?} for each of 2000 jobs, {many:?} for each of 20000");
+    assert!(many <= 2 * few, "{few:?} for each of 2000 jobs, {many:?} for each of 20000");
 }
 
 /// What is to be done when a Redis is full.

@@ -51,3 +51,8 @@ fn scheduled() -> [Duration; 2] {
     let mut next = || fields.next().expect("a field").expect("a number");
     [next(), next()]
 }
+
+/// Returns the time for which this thread has run: what others do on the machine is not in it.
+pub fn thread_time() -> Duration {
+    scheduled()[0]
+}
