@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod connections;
+mod costs;
 mod floods;
 mod mix;
 mod readers;
