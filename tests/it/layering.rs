@@ -110,9 +110,9 @@ const FLOORS: [Floors; 13] = [
         ],
     ),
     ("grpc/service", &[&["response"], &["admin", "health", "jobs"], &["mod"]]),
-    ("grpc/transport", &[&["batching", "client_stream"], &["http1", "http2"], &["mod"]]),
+    ("grpc/transport", &[&["client_stream", "counted_stream"], &["batching"], &["http1", "http2"], &["mod"]]),
     ("grpc/transport/http2", &[&["body", "response"], &["mod"]]),
-    ("grpc/convert", &[&["fields"], &["request", "response"], &["mod"]]),
+    ("grpc/convert", &[&["fields", "values"], &["job", "request", "stats"], &["event", "response"], &["mod"]]),
 ];
 
 /// Types whose methods stand in several files of their folder, which name it for that.

@@ -113,6 +113,15 @@ impl Timer {
 }
 
 impl Messages {
+    /// Ends with `last`, after a held message without an end: tonic reports that.
+    fn finish(&mut self, last: Option<Frame<Bytes>>) -> Option<Frame<Bytes>> {
+        if self.held.is_empty() {
+            return last;
+        }
+        self.next = last;
+        Some(Frame::data(self.held.split().freeze()))
+    }
+
     /// Appends `data` to the held bytes. Returns the messages that are complete.
     fn take(&mut self, mut data: Bytes) -> Bytes {
         if self.held.is_empty() {
@@ -169,15 +178,9 @@ impl HttpBody for Messages {
             };
             let data = match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => data,
-                // The held message has no end; tonic reports that.
-                Some(Ok(Err(other))) if this.held.is_empty() => return Poll::Ready(Some(Ok(other))),
-                Some(Ok(Err(other))) => {
-                    this.next = Some(other);
-                    return Poll::Ready(Some(Ok(Frame::data(this.held.split().freeze()))));
-                }
-                None if this.held.is_empty() => return Poll::Ready(None),
-                None => return Poll::Ready(Some(Ok(Frame::data(this.held.split().freeze())))),
+                Some(Ok(Err(trailers))) => return Poll::Ready(this.finish(Some(trailers)).map(Ok)),
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                None => return Poll::Ready(this.finish(None).map(Ok)),
             };
             if (data.len() >= COUNTED_MIN || !this.held.is_empty())
                 && let Err(error) = Exchange::hold_request(data.len())

@@ -21,6 +21,8 @@ use tokio::{
     time::sleep,
 };
 
+use super::counted_stream::CountedStream;
+
 /// Maximum time in which a peer accepts nothing of the data sent to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -40,7 +42,7 @@ async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
     stream: S,
     connect: impl FnOnce(BatchedStream<S>) -> C,
 ) -> io::Result<C::Output> {
-    let writer = BufWriter::new(Counted { stream, written: 0 });
+    let writer = BufWriter::new(CountedStream::new(stream));
     let stream = BatchedStream(Arc::new(Mutex::new(Buffered { writer, is_blocked: false })));
     let mut connection = pin!(connect(BatchedStream(stream.0.clone())));
     // Bytes that the peer had accepted when it stopped accepting, and the limit since then.
@@ -54,7 +56,7 @@ async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
             (Poll::Pending, Poll::Ready(Err(error))) => return Err(error),
             (Poll::Pending, Poll::Ready(Ok(()))) => blocked = None,
             (Poll::Pending, Poll::Pending) => {
-                let written = stream.buffered().writer.get_ref().written;
+                let written = stream.buffered().writer.get_ref().written();
                 if blocked.as_ref().is_none_or(|(before, _)| *before != written) {
                     blocked = Some((written, Box::pin(limit())));
                 }
@@ -76,7 +78,7 @@ pub struct BatchedStream<S>(Arc<Mutex<Buffered<S>>>);
 
 #[derive(Debug)]
 struct Buffered<S> {
-    writer: BufWriter<Counted<S>>,
+    writer: BufWriter<CountedStream<S>>,
     /// The last flush could not send everything.
     is_blocked: bool,
 }
@@ -89,7 +91,7 @@ impl<S> BatchedStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Buffered<S> {
-    fn writer(&mut self) -> Pin<&mut BufWriter<Counted<S>>> {
+    fn writer(&mut self) -> Pin<&mut BufWriter<CountedStream<S>>> {
         Pin::new(&mut self.writer)
     }
 
@@ -132,60 +134,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BatchedStream<S> {
 
     fn is_write_vectored(&self) -> bool {
         true
-    }
-}
-
-/// A stream whose written bytes are counted.
-#[derive(Debug)]
-struct Counted<S> {
-    stream: S,
-    written: u64,
-}
-
-impl<S: Unpin> Counted<S> {
-    fn stream(&mut self) -> Pin<&mut S> {
-        Pin::new(&mut self.stream)
-    }
-
-    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(written)) = &written {
-            self.written += *written as u64;
-        }
-        written
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_read(cx, into)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.stream().poll_write(cx, bytes);
-        self.count(written)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = self.stream().poll_write_vectored(cx, slices);
-        self.count(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

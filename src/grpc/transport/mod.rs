@@ -2,10 +2,11 @@
 
 mod batching;
 mod client_stream;
+mod counted_stream;
 mod http1;
 mod http2;
 
-use std::{future::pending, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::{
@@ -48,31 +49,8 @@ pub async fn serve(
     drained: impl Future<Output = ()>,
 ) {
     let cut_off = CancellationToken::new();
-    let drain = CancellationToken::new();
-    let full_lines = Quota::with_period(FULL_INTERVAL).expect("it is not zero");
-    let full_lines = Arc::new(RateLimiter::direct(full_lines));
-    let acceptor = Acceptor {
-        tls,
-        service,
-        limits,
-        unauthenticated: UnauthenticatedConnections::default(),
-        full_lines,
-        shutdown,
-        drain,
-    };
-    let mut stop = pin!(acceptor.shutdown.cancelled());
-    loop {
-        let (stream, address) = tokio::select! {
-            () = &mut stop => break,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    warn!(%error, "connection not accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
-        };
+    let acceptor = Acceptor::new(tls, service, limits, shutdown);
+    while let Some((stream, address)) = acceptor.shutdown.run_until_cancelled(accept(&listener)).await {
         if !acceptor.admit(connections.len()) {
             debug!(peer = %address, "connection rejected: --max-connections reached");
             continue;
@@ -97,6 +75,17 @@ pub async fn serve(
     }
 }
 
+/// Accepts the next connection. Waits while none can be accepted.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => warn!(%error, "connection not accepted"),
+        }
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
+
 /// State with which each connection is accepted and served.
 #[derive(Clone)]
 struct Acceptor {
@@ -113,6 +102,13 @@ struct Acceptor {
 }
 
 impl Acceptor {
+    fn new(tls: Option<Tls>, service: Stack, limits: Arc<Limits>, shutdown: CancellationToken) -> Self {
+        let full_lines = Quota::with_period(FULL_INTERVAL).expect("it is not zero");
+        let full_lines = Arc::new(RateLimiter::direct(full_lines));
+        let (unauthenticated, drain) = (UnauthenticatedConnections::default(), CancellationToken::new());
+        Self { tls, service, limits, unauthenticated, full_lines, shutdown, drain }
+    }
+
     /// Admits a connection besides `open` others. At the maximum the oldest unauthenticated connection is closed first,
     /// so that silent peers keep no caller out. Returns whether the connection is admitted.
     fn admit(&self, open: usize) -> bool {

@@ -65,16 +65,7 @@ pub async fn serve<T>(io: T, mut service: Stack, origin: Arc<ClientConnection>) 
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut connection = h2::server::Builder::new()
-        .initial_window_size(RECEIVE_WINDOW)
-        .initial_connection_window_size(RECEIVE_WINDOW_IN_ALL)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(MAX_EARLY_RESETS)
-        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
-        .max_send_buffer_size(SEND_BUFFER_MAX)
-        .max_header_list_size(MAX_HEADERS)
-        .handshake(io)
-        .await?;
+    let mut connection = builder().handshake(io).await?;
     let mut silent = pin!(silence(connection.ping_pong(), &origin));
     let mut drained = pin!(origin.drain.cancelled());
     let (mut is_draining, mut is_watched) = (false, true);
@@ -106,6 +97,20 @@ where
             Some(()) = &mut idle_end => return Ok(()),
         }
     }
+}
+
+/// Returns the builder of connections, with all limits set.
+fn builder() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(RECEIVE_WINDOW)
+        .initial_connection_window_size(RECEIVE_WINDOW_IN_ALL)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_EARLY_RESETS)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .max_send_buffer_size(SEND_BUFFER_MAX)
+        .max_header_list_size(MAX_HEADERS);
+    builder
 }
 
 /// Begins the answer to `request`, in a task of its own.
