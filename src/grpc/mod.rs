@@ -90,7 +90,7 @@ impl GrpcServer {
         }
     }
 
-    /// Drains: health reports NOT_SERVING, then every stream ends.
+    /// Drains: health reports `NOT_SERVING`, then every stream ends.
     pub async fn drain(&self) {
         health::report(&self.reporter, &SERVICES, ServingStatus::NotServing).await;
         self.drain.cancel();

@@ -15,18 +15,18 @@ type Places = BTreeSet<Cursor>;
 #[derive(Debug, Default)]
 pub struct Index {
     /// Together they have each job once: no other set has all of them.
-    by_state: [Places; State::ALL.len()],
-    by_owner: HashMap<String, Places>,
-    by_kind: HashMap<String, Places>,
+    states: [Places; State::ALL.len()],
+    owners: HashMap<String, Places>,
+    kinds: HashMap<String, Places>,
 }
 
 impl Index {
     /// Adds `job`.
     pub fn insert(&mut self, job: &Job) {
         let place = Cursor::of(job);
-        self.by_state[job.state as usize].insert(place.clone());
-        self.by_owner.entry(job.owner.clone()).or_default().insert(place.clone());
-        self.by_kind.entry(job.kind.clone()).or_default().insert(place);
+        self.states[job.state as usize].insert(place.clone());
+        self.owners.entry(job.owner.clone()).or_default().insert(place.clone());
+        self.kinds.entry(job.kind.clone()).or_default().insert(place);
     }
 
     /// Removes `job`, which must be the version that was added.
@@ -40,26 +40,26 @@ impl Index {
             }
         }
         let place = Cursor::of(job);
-        self.by_state[job.state as usize].remove(&place);
-        remove_from(&mut self.by_owner, &job.owner, &place);
-        remove_from(&mut self.by_kind, &job.kind, &place);
+        self.states[job.state as usize].remove(&place);
+        remove_from(&mut self.owners, &job.owner, &place);
+        remove_from(&mut self.kinds, &job.kind, &place);
     }
 
     /// Moves `job` from the set of its state to that of another.
     pub fn change_state(&mut self, job: &Job, to: State) {
         let place = Cursor::of(job);
-        self.by_state[job.state as usize].remove(&place);
-        self.by_state[to as usize].insert(place);
+        self.states[job.state as usize].remove(&place);
+        self.states[to as usize].insert(place);
     }
 
     /// Returns the number of jobs.
     pub fn len(&self) -> usize {
-        self.by_state.iter().map(Places::len).sum()
+        self.states.iter().map(Places::len).sum()
     }
 
     /// Returns the number of jobs in each state.
     pub fn counts(&self) -> [u64; State::ALL.len()] {
-        State::ALL.map(|state| self.by_state[state as usize].len() as u64)
+        State::ALL.map(|state| self.states[state as usize].len() as u64)
     }
 
     /// Returns the number of jobs that `filter` selects, if a single index determines it.
@@ -73,7 +73,7 @@ impl Index {
 
     /// Returns the number of jobs of an owner.
     pub fn count_of(&self, owner: &str) -> u64 {
-        self.by_owner.get(owner).map_or(0, |places| places.len() as u64)
+        self.owners.get(owner).map_or(0, |places| places.len() as u64)
     }
 
     /// Returns the positions of all jobs that a query may select, and perhaps of others, in the order of the query.
@@ -90,8 +90,8 @@ impl Index {
     /// owners.
     fn narrowest(&self, filter: &Filter, confined: bool) -> Vec<&Places> {
         let of_owners =
-            |owners: &BTreeSet<String>| owners.iter().filter_map(|owner| self.by_owner.get(owner)).collect();
-        let mut choices = vec![self.by_state.iter().collect::<Vec<_>>()];
+            |owners: &BTreeSet<String>| owners.iter().filter_map(|owner| self.owners.get(owner)).collect();
+        let mut choices = vec![self.states.iter().collect::<Vec<_>>()];
         if let Owners::Only(owners) = &filter.owners {
             if confined {
                 return of_owners(owners);
@@ -99,10 +99,10 @@ impl Index {
             choices.push(of_owners(owners));
         }
         if !filter.states.is_empty() {
-            choices.push(filter.states.iter().map(|state| &self.by_state[*state as usize]).collect());
+            choices.push(filter.states.iter().map(|state| &self.states[*state as usize]).collect());
         }
         if !filter.kind.is_empty() {
-            choices.push(self.by_kind.get(&filter.kind).into_iter().collect());
+            choices.push(self.kinds.get(&filter.kind).into_iter().collect());
         }
         choices.into_iter().min_by_key(|sets| sets.iter().map(|places| places.len()).sum::<usize>()).unwrap_or_default()
     }
