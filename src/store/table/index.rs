@@ -89,8 +89,7 @@ impl Index {
     /// Returns the smallest sets that together contain every job `filter` may select; if `confined`, those of its
     /// owners.
     fn narrowest(&self, filter: &Filter, confined: bool) -> Vec<&Places> {
-        let of_owners =
-            |owners: &BTreeSet<String>| owners.iter().filter_map(|owner| self.owners.get(owner)).collect();
+        let of_owners = |owners: &BTreeSet<String>| owners.iter().filter_map(|owner| self.owners.get(owner)).collect();
         let mut choices = vec![self.states.iter().collect::<Vec<_>>()];
         if let Owners::Only(owners) = &filter.owners {
             if confined {
