@@ -1,7 +1,7 @@
 //! How many times answering a call allocates, and how much memory jobs occupy. Counts and not times: they are the same
 //! on every machine.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Version, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
@@ -13,6 +13,7 @@ use jobtrack::{
         Progress, Report, Retention, Timestamp,
     },
     grpc::GrpcServer,
+    limits::Limits,
     proto::{
         EncodedStruct,
         v1::{self, CompleteJobRequest, CreateJobRequest, GetJobRequest, UpdateProgressRequest},
@@ -23,7 +24,12 @@ use jobtrack::{
 };
 use prost::Message;
 use prost_types::{ListValue, Struct, Value, value::Kind};
-use tokio::sync::Mutex;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Mutex,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -284,6 +290,41 @@ async fn a_job_occupies_no_more_than_it_did() {
     let occupied = (dhat::HeapStats::get().curr_bytes - before) / JOBS;
     // With what the allocator adds to each piece it must be less than 1350.
     assert!(occupied <= 1150, "a job occupies {occupied} bytes");
+}
+
+/// Opens a connection of HTTP/2, on which nothing happens then.
+async fn connect(address: SocketAddr) -> TcpStream {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const ACKNOWLEDGED: &[u8] = &[0, 0, 0, 4, 1, 0, 0, 0, 0];
+    let mut stream = TcpStream::connect(address).await.expect("the server listens");
+    stream.write_all(&[PREFACE, SETTINGS].concat()).await.expect("the server reads");
+    let mut said = Vec::new();
+    while !said.windows(ACKNOWLEDGED.len()).any(|words| words == ACKNOWLEDGED) {
+        assert!(stream.read_buf(&mut said).await.expect("the server answers") > 0, "the server has closed it");
+    }
+    stream.write_all(ACKNOWLEDGED).await.expect("the server reads");
+    stream
+}
+
+#[tokio::test]
+async fn an_idle_connection_occupies_no_more_than_it_did() {
+    const CONNECTIONS: usize = 50;
+    let _counting = COUNTING.lock().await;
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let face = serve().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let (tasks, limits, stop) = (TaskTracker::new(), Arc::new(Limits::default()), CancellationToken::new());
+    let served = jobtrack::grpc::serve(listener, None, face.service.clone(), tasks, limits, stop, ready(()));
+    tokio::spawn(served);
+    let mut open = vec![connect(address).await];
+    let before = dhat::HeapStats::get().curr_bytes;
+    for _ in 0..CONNECTIONS {
+        open.push(connect(address).await);
+    }
+    let occupied = (dhat::HeapStats::get().curr_bytes - before) / CONNECTIONS;
+    assert!(occupied <= 42_000, "a connection occupies {occupied} bytes");
 }
 
 #[tokio::test]

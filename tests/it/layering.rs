@@ -110,7 +110,10 @@ const FLOORS: [Floors; 13] = [
         ],
     ),
     ("grpc/service", &[&["response"], &["admin", "health", "jobs"], &["mod"]]),
-    ("grpc/transport", &[&["client_stream", "counted_stream"], &["batching"], &["http1", "http2"], &["mod"]]),
+    (
+        "grpc/transport",
+        &[&["client_stream", "counted_stream", "lazy_writer"], &["batching"], &["http1", "http2"], &["mod"]],
+    ),
     ("grpc/transport/http2", &[&["body", "response"], &["mod"]]),
     ("grpc/convert", &[&["fields", "values"], &["job", "request", "stats"], &["event", "response"], &["mod"]]),
 ];

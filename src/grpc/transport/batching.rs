@@ -16,12 +16,12 @@ use std::{
 
 use futures_util::{pending, poll};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     task::yield_now,
     time::sleep,
 };
 
-use super::counted_stream::CountedStream;
+use super::{counted_stream::CountedStream, lazy_writer::LazyBufWriter};
 
 /// Maximum time in which a peer accepts nothing of the data sent to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,7 +42,7 @@ async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
     stream: S,
     connect: impl FnOnce(BatchedStream<S>) -> C,
 ) -> io::Result<C::Output> {
-    let writer = BufWriter::new(CountedStream::new(stream));
+    let writer = LazyBufWriter::new(CountedStream::new(stream));
     let stream = BatchedStream(Arc::new(Mutex::new(Buffered { writer, is_blocked: false })));
     let mut connection = pin!(connect(BatchedStream(stream.0.clone())));
     // Bytes that the peer had accepted when it stopped accepting, and the limit since then.
@@ -78,7 +78,7 @@ pub struct BatchedStream<S>(Arc<Mutex<Buffered<S>>>);
 
 #[derive(Debug)]
 struct Buffered<S> {
-    writer: BufWriter<CountedStream<S>>,
+    writer: LazyBufWriter<CountedStream<S>>,
     /// The last flush could not send everything.
     is_blocked: bool,
 }
@@ -91,7 +91,7 @@ impl<S> BatchedStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Buffered<S> {
-    fn writer(&mut self) -> Pin<&mut BufWriter<CountedStream<S>>> {
+    fn writer(&mut self) -> Pin<&mut LazyBufWriter<CountedStream<S>>> {
         Pin::new(&mut self.writer)
     }
 

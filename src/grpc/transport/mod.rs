@@ -5,6 +5,7 @@ mod client_stream;
 mod counted_stream;
 mod http1;
 mod http2;
+mod lazy_writer;
 
 use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -57,7 +58,8 @@ pub async fn serve(
         }
         let authentication = acceptor.unauthenticated.register();
         let closed = authentication.closed().clone();
-        let connection = acceptor.clone().serve_one(stream, address, authentication);
+        // Boxed, as each of the two wrappers below would reserve room for the whole future twice.
+        let connection = Box::pin(acceptor.clone().serve_one(stream, address, authentication));
         let connection = cut_off.clone().run_until_cancelled_owned(connection);
         connections.spawn(closed.run_until_cancelled_owned(connection));
     }
@@ -132,7 +134,8 @@ impl Acceptor {
     /// Serves a connection to its end.
     async fn serve_one(self, stream: TcpStream, address: SocketAddr, authentication: AuthenticationState) {
         let tls = self.tls.as_ref();
-        let stream = match self.shutdown.run_until_cancelled(ClientStream::open(stream, tls)).await {
+        // Boxed, so that the memory of the handshake is free after it.
+        let stream = match self.shutdown.run_until_cancelled(Box::pin(ClientStream::open(stream, tls))).await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return debug!(peer = %address, %error, "connection closed before its first bytes"),
             None => return,
@@ -150,7 +153,8 @@ impl Acceptor {
             if is_http2 {
                 http2::serve(stream, service, origin).await.map_err(|error| error.to_string())
             } else {
-                http1::serve(stream, service, origin).await.map_err(|error| error.to_string())
+                // Boxed, so that connections of HTTP/2 reserve no room for it.
+                Box::pin(http1::serve(stream, service, origin)).await.map_err(|error| error.to_string())
             }
         });
         let check = async {
