@@ -4,6 +4,7 @@ mod arbitrary;
 mod connections;
 mod costs;
 mod floods;
+mod latency;
 mod mix;
 mod readers;
 
