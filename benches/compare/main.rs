@@ -12,6 +12,7 @@
 //! | `telemetry` | instructions per call with metrics and traces, next to neither |
 //! | `watch` | one job with many subscribers: CPU per event and time to delivery |
 //! | `memory` | bytes per idle watch and per job |
+//! | `purge` | time per purged job, and bytes per job before and after |
 //! | `growth` | how costs grow with watched jobs, subscribers, jobs, and jobs to reconcile |
 //! | (nothing) | all of these |
 //!
@@ -32,6 +33,7 @@ mod instructions;
 mod load;
 mod memory;
 mod process;
+mod purge;
 mod ratios;
 mod report;
 mod seeds;
@@ -90,6 +92,8 @@ enum Command {
     Watch,
     /// Bytes per idle watch and per job
     Memory,
+    /// Time per purged job, and bytes per job before and after
+    Purge,
     /// How costs grow
     Growth(growth::Arguments),
     /// Serves the floor
@@ -112,6 +116,7 @@ async fn run(command: Option<Command>, quick: bool) {
             telemetry::run(&telemetry::Arguments::default(), &report).await;
             watch::run(&report).await;
             memory::run(&report).await;
+            purge::run(&report).await;
             growth::run(&growth::Arguments::default(), &report).await;
         }
         Some(Command::Ratios) => ratios::run(&report).await,
@@ -119,6 +124,7 @@ async fn run(command: Option<Command>, quick: bool) {
         Some(Command::Telemetry(arguments)) => telemetry::run(&arguments, &report).await,
         Some(Command::Watch) => watch::run(&report).await,
         Some(Command::Memory) => memory::run(&report).await,
+        Some(Command::Purge) => purge::run(&report).await,
         Some(Command::Growth(arguments)) => growth::run(&arguments, &report).await,
         Some(Command::Floor(arguments)) => floor::serve(arguments).await,
         Some(Command::Load(arguments)) => load::run(&arguments).await,
