@@ -144,7 +144,7 @@ mod tests {
             writer.shutdown().await.expect("it is open");
         };
         let mut said = Vec::new();
-        let (_, read) = tokio::join!(sent, peer.read_to_end(&mut said));
+        let ((), read) = tokio::join!(sent, peer.read_to_end(&mut said));
         read.expect("it is open");
         assert_eq!(said, [b"first", &*large, b"last"].concat());
     }
