@@ -86,6 +86,11 @@ impl Partition {
         self.pass_history = None;
     }
 
+    /// Returns whether the pass that is under way has compared an entry, which was `compared_in` this pass.
+    pub const fn has_compared(&self, compared_in: u64) -> bool {
+        self.pass_history.is_some() && compared_in == self.pass
+    }
+
     /// Returns the number of the pass that is under way, or was last.
     pub const fn pass(&self) -> u64 {
         self.pass

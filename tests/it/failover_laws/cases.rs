@@ -1,20 +1,25 @@
 //! Cases that were found by thinking, or by the random walk.
 
 use std::{
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use jobtrack::{
     domain::{ANYONE, Job, Limit, NewJob, Removal, State},
     store::{
-        CommitEvent, Durability, JobStore, Listener, LocalCache, Partitioning, Presence, Source, StoreError, Stored,
+        CommitEvent, Durability, JobStore, Listener, LocalCache, Partitioning, Presence, PrimaryStore, Source,
+        StorageMode, StoreError, Stored,
     },
     watch::{Pace, Scope},
 };
 use rstest::rstest;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::world::{Deaf, Op, Replica, Step, StepClock, World, durable};
@@ -151,6 +156,31 @@ async fn a_replica_that_is_cut_off_expires_no_job_that_is_well() {
     assert!(world.there("a").await.is_some_and(|job| job.removal.is_none()));
 }
 
+/// A push may have been executed though no answer came: then others may hear the worker.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_cut_off_fails_no_job_that_it_may_have_pushed() {
+    let mut world = World::new();
+    world.part(0).await;
+    let lease_timeout = Duration::from_secs(30);
+    let new = NewJob { id: Some(id("a")), lease_timeout, fail_when_lost: true, ..plain() };
+    world.replicas[0].tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room");
+    world.call(0, "a", Op::Report).await;
+    world.take(Step::LoseAnswer(0)).await;
+    let link = &world.replicas[0].link;
+    link.up.store(true, Relaxed);
+    link.suspect();
+    while world.there("a").await.is_none() {
+        // The next attempt comes much later.
+        sleep(Duration::from_millis(1)).await;
+    }
+    world.part(0).await;
+    world.clock.advance(2 * lease_timeout);
+    let replica = &world.replicas[0].tracker;
+    replica.sweep_due().await.expect("it answers");
+    let told = replica.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it is held");
+    assert_eq!((told.durability, told.job.state), (Durability::Volatile, State::Running));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_begins_in_an_outage_gets_what_was_not_held() {
     let mut world = World::new();
@@ -166,8 +196,11 @@ async fn a_stream_that_begins_in_an_outage_gets_what_was_not_held() {
 
 /// The first end was in the store of record, which lost it and took another. What the replica that knows the first hears
 /// of that before it has reconciled changes nothing.
+#[rstest]
+#[case::of_the_same_revision(0)]
+#[case::of_a_higher_revision(1)]
 #[tokio::test(start_paused = true)]
-async fn a_lost_end_stands_against_a_later_one() {
+async fn a_lost_end_stands_against_a_later_one(#[case] reports: usize) {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
     world.call(1, "a", Op::Report).await;
@@ -175,6 +208,9 @@ async fn a_lost_end_stands_against_a_later_one() {
     world.call(0, "a", Op::Succeed).await;
     world.take(Step::Lose { all: false }).await;
     world.replicas[1].whole().await;
+    for _ in 0..reports {
+        world.call(1, "a", Op::Report).await;
+    }
     world.call(1, "a", Op::Fail).await;
     let there = world.record.store().get(&id("a")).await.expect("it answers").map(durable).expect("it is there");
     world.replicas[0].link.held.on_commit(CommitEvent { stored: there, position: 0, previous: None });
@@ -213,6 +249,42 @@ async fn a_job_that_is_given_up_is_told() {
     assert_eq!(world.replicas[0].conflicts().await, 1);
 }
 
+/// A deletion would have left a tombstone, or the server may have lost the job when it was restarted.
+#[rstest]
+#[case::within_the_life_of_a_tombstone(LONG / 2, false)]
+#[case::after_a_restart(LONG, true)]
+#[tokio::test(start_paused = true)]
+async fn a_job_that_can_not_have_been_deleted_is_put_back(#[case] away: Duration, #[case] restarted: bool) {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    world.part(0).await;
+    world.clock.advance(away);
+    let there = world.there("a").await.expect("it is there");
+    world.record.store().delete(&there).await.expect("it answers");
+    if restarted {
+        world.replicas[0].link.run.fetch_add(1, Relaxed);
+    }
+    world.replicas[0].whole().await;
+    assert!(world.there("a").await.is_some());
+    assert_eq!(world.replicas[0].conflicts().await, 0);
+}
+
+/// Of a job that nothing was heard of for long, nobody can tell whether it was deleted.
+#[rstest]
+#[case::within_the_life_of_a_tombstone(LONG / 2, true)]
+#[case::beyond(LONG, false)]
+#[tokio::test(start_paused = true)]
+async fn a_missing_job_is_lost_as_long_as_deletions_are_remembered(#[case] unheard: Duration, #[case] is_lost: bool) {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    world.replicas[0].link.held.missed();
+    world.clock.advance(unheard);
+    let there = world.there("a").await.expect("it is there");
+    world.record.store().delete(&there).await.expect("it answers");
+    let told = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await;
+    assert_eq!(told.is_ok(), is_lost, "{told:?}");
+}
+
 /// It was lost and not deleted, however long it takes until it can be put back.
 #[tokio::test(start_paused = true)]
 async fn a_job_that_was_seen_to_be_lost_is_put_back_after_any_time() {
@@ -246,6 +318,141 @@ async fn pass_that_is_cut_short_goes_on_where_it_was() {
     assert!((JOBS..JOBS + first_part).contains(&count), "{count} reads for {JOBS} jobs: it began anew");
 }
 
+/// What was compared with data that is lost since is compared again: with a loss while the pass was interrupted, and with
+/// one in the middle of it that leaves the link alone.
+#[rstest]
+#[case::interrupted(true)]
+#[case::under_way(false)]
+#[tokio::test(start_paused = true)]
+async fn pass_begins_anew_when_data_was_lost(#[case] interrupted: bool) {
+    const JOBS: usize = 1000;
+    let world = World::new();
+    let calls = world.replicas[0].tracker.on_behalf_of(&ANYONE);
+    let ids: Vec<_> = (0..JOBS).map(|number| id(&format!("j{number}"))).collect();
+    for id in &ids {
+        calls.create(NewJob { id: Some(id.clone()), ..plain() }).await.expect("there is room");
+    }
+    world.part(0).await;
+    let link = &world.replicas[0].link;
+    let lost_at = link.reads.count.load(Relaxed) + JOBS * 6 / 10;
+    if interrupted {
+        link.reads.failing.store(lost_at, Relaxed);
+    }
+    link.reads.millis.store(1, Relaxed);
+    link.up.store(true, Relaxed);
+    link.suspect();
+    while link.reads.count.load(Relaxed) < lost_at {
+        sleep(Duration::from_millis(1)).await;
+    }
+    world.record.restore(Vec::new()).await;
+    world.replicas[0].whole().await;
+    for id in &ids {
+        let there = world.record.store().get(id).await.expect("it answers");
+        assert!(there.is_some(), "{id} was not put back");
+    }
+}
+
+/// What others changed in an outage is known in the next one, also if it is the second of two.
+#[tokio::test(start_paused = true)]
+async fn every_outage_has_a_pass_of_its_own() {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    for revision in 2..=3 {
+        world.part(0).await;
+        world.call(1, "a", Op::Report).await;
+        world.replicas[0].whole().await;
+        world.part(0).await;
+        let told = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it is held");
+        assert_eq!((told.durability, told.job.version.revision), (Durability::Volatile, revision));
+        world.replicas[0].whole().await;
+    }
+}
+
+/// After one pass it serves, although a job has changed again meanwhile.
+#[tokio::test(start_paused = true)]
+async fn replica_comes_back_while_a_job_keeps_changing() {
+    const MOST: usize = 1000;
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    world.part(0).await;
+    world.call(0, "a", Op::Report).await;
+    let Replica { link, store, tracker } = &world.replicas[0];
+    // A push takes longer than the time between two changes.
+    link.reads.millis.store(50, Relaxed);
+    link.up.store(true, Relaxed);
+    link.suspect();
+    let mode = store.mode();
+    for _ in 0..MOST {
+        if *mode.borrow() == StorageMode::Redis {
+            return;
+        }
+        tracker.on_behalf_of(&ANYONE).change(&id("a"), &heartbeat()).await.expect("it is accepted");
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it does not serve after {MOST} changes");
+}
+
+/// The first beat says that it hears workers again, and the second that Redis has what it acknowledged before. Before
+/// that nobody else knows that it acknowledges reports.
+#[tokio::test(start_paused = true)]
+async fn replica_that_comes_back_beats_twice_before_it_serves() {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    world.part(0).await;
+    let replica = &world.replicas[0];
+    let before = replica.link.beats.load(Relaxed);
+    let mut mode = replica.store.mode();
+    replica.link.up.store(true, Relaxed);
+    mode.wait_for(|mode| *mode == StorageMode::Redis).await.expect("it is there");
+    assert_eq!(replica.link.beats.load(Relaxed) - before, 2);
+}
+
+/// Callers wait for the lock under which it is removed.
+#[test]
+fn what_is_over_is_removed_a_few_at_a_time() {
+    const OVER: usize = 1000;
+    let held = cache(2 * OVER, Arc::new(Deaf));
+    assert!(held.set_available(0));
+    for number in 0..OVER {
+        let ended = apply(&job(&format!("j{number}"), 1), &success(), 2);
+        held.learn(&recorded(Job { expire_time: Some(at(3)), ..ended }), None);
+    }
+    assert!(held.tidy().now_or_never().is_none(), "nobody else had a turn");
+    let removed = OVER - held.count();
+    assert!((1..=OVER / 2).contains(&removed), "{removed} of {OVER} were removed at once");
+}
+
+/// Callers come between: the lock is not held for the whole search, however many jobs are due about which
+/// others decide.
+#[test]
+fn search_for_due_jobs_lets_callers_in() {
+    const DUE: usize = 20_000;
+    const SEARCHES_MAX: usize = 100;
+    const TURNS: usize = 3;
+    let held = cache(2 * DUE, Arc::new(Deaf));
+    for number in 0..DUE {
+        let due = Job { expire_time: Some(at(2)), ..job(&format!("j{number}"), 1) };
+        held.accept(Arc::new(due), None, true).expect("there is room");
+    }
+    let (turns, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                held.dirty();
+                turns.fetch_add(1, Relaxed);
+            }
+        });
+        // On a busy machine the other thread may get no processor for the time of one search.
+        let got_turns = (0..SEARCHES_MAX).any(|_| {
+            let before = turns.load(Relaxed);
+            held.due(at(100), 1);
+            turns.load(Relaxed) - before >= TURNS
+        });
+        is_over.store(true, Relaxed);
+        assert!(got_turns, "nobody gets the lock during a search");
+    });
+}
+
 /// A replica that serves, and holds a job whose record was lost alone.
 async fn serving_with_a_dirty_job() -> World {
     let mut world = World::new();
@@ -263,6 +470,21 @@ async fn next_change_of_a_dirty_job_has_it_pushed_before() {
     let tracker = &world.replicas[0].tracker;
     let told = tracker.on_behalf_of(&ANYONE).change(&id("a"), &heartbeat()).await.expect("it is accepted").stored;
     assert_eq!((told.durability, told.job.version.revision), (Durability::Durable, 2));
+}
+
+/// A caller that has waited for one answer in vain does not wait for another one, whether or not the check of the
+/// primary is over by then.
+#[tokio::test(start_paused = true)]
+async fn call_that_waited_in_vain_to_read_does_not_wait_to_write() {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    let link = &world.replicas[0].link;
+    link.hides.store(true, Relaxed);
+    link.up.store(false, Relaxed);
+    let calls = world.replicas[0].tracker.on_behalf_of(&ANYONE);
+    let told = calls.change(&id("a"), &heartbeat()).await.expect("it is accepted").stored;
+    assert_eq!((told.durability, told.job.version.revision), (Durability::Volatile, 2));
+    assert_eq!(link.unanswered.load(Relaxed), 1);
 }
 
 /// Each would find what the other has just written.

@@ -102,6 +102,14 @@ pub struct Link {
     /// What is asked next is done, and the answer is lost.
     loses_answer: AtomicBool,
     pub reads: Reads,
+    /// Id of the server's process.
+    pub run: AtomicU64,
+    /// Whether it does not tell that it is down.
+    pub hides: AtomicBool,
+    /// Number of questions that had no answer because it was down.
+    pub unanswered: AtomicUsize,
+    /// Number of beats that arrived.
+    pub beats: AtomicUsize,
     states: watch::Sender<Vec<PartitionState>>,
     mode: watch::Sender<StorageMode>,
     /// Is told of what is stored.
@@ -110,7 +118,11 @@ pub struct Link {
 
 impl Link {
     fn check(&self) -> Result<Arc<MemoryStore>, StoreError> {
-        if self.up.load(Relaxed) { Ok(self.record.store()) } else { Err(StoreError::Unavailable) }
+        if self.up.load(Relaxed) {
+            return Ok(self.record.store());
+        }
+        self.unanswered.fetch_add(1, Relaxed);
+        Err(StoreError::Unavailable)
     }
 }
 
@@ -220,8 +232,15 @@ impl PrimaryStore for Link {
     }
 
     fn suspect(&self) {
-        let state = if self.up.load(Relaxed) { PartitionState::Serving } else { PartitionState::Unavailable };
+        let seems_up = self.up.load(Relaxed) || self.hides.load(Relaxed);
+        let state = if seems_up { PartitionState::Serving } else { PartitionState::Unavailable };
         self.states.send_if_modified(|states| std::mem::replace(&mut states[0], state) != state);
+    }
+
+    async fn beat(&self, _: usize) -> Result<(), StoreError> {
+        self.check()?;
+        self.beats.fetch_add(1, Relaxed);
+        Ok(())
     }
 
     fn states(&self) -> watch::Receiver<Vec<PartitionState>> {
@@ -229,7 +248,7 @@ impl PrimaryStore for Link {
     }
 
     fn history(&self, _: usize) -> History {
-        History { epoch: self.epoch(), ..History::default() }
+        History { epoch: self.epoch(), run: self.run.load(Relaxed), ..History::default() }
     }
 }
 
@@ -272,7 +291,21 @@ impl Replica {
         let (up, loses_answer) = (true.into(), false.into());
         let states = watch::Sender::new(vec![PartitionState::Serving]);
         let (record, reads) = (record.clone(), Reads::default());
-        let link = Arc::new(Link { record, up, loses_answer, reads, states, mode, held: held.clone() });
+        let (run, hides) = (AtomicU64::new(1), false.into());
+        let (unanswered, beats) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let link = Arc::new(Link {
+            record,
+            up,
+            loses_answer,
+            reads,
+            run,
+            hides,
+            unanswered,
+            beats,
+            states,
+            mode,
+            held: held.clone(),
+        });
         let policy = FallbackPolicy::Accept;
         let store = Arc::new(FallbackStore::new(link.clone(), held, presence, clock.clone(), policy));
         let none = Duration::ZERO;

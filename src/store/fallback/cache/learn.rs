@@ -82,7 +82,7 @@ impl LocalCache {
         let meta = entries.meta(job, partition, false, now);
         if let Some(row) = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now)) {
             let (cached, is_dirty) = (row.job.version, row.note.dirty);
-            let is_compared = row.note.compared_in == entries.partitions[partition].pass();
+            let is_compared = entries.partitions[partition].has_compared(row.note.compared_in);
             if cached == job.version {
                 if !is_dirty {
                     entries.table.note(&job.id).into_iter().for_each(|(_, known)| *known = meta);
