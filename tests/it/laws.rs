@@ -455,10 +455,14 @@ fn jobs_of_one_request_become_one() {
 #[test]
 fn expiry_of_an_active_job_stands_over_its_own_base_alone() {
     let base = apply(&job("a", 1), &heartbeat(), 2);
-    let expired = base.expired(at(90), moment(90).change_id);
-    for merged in [merged(&expired, &base), merged(&base, &expired)] {
-        assert_eq!((merged.removal, merged.version), (Some(Removal::Expired), expired.version));
+    // The process that decided may have the lower or the higher id.
+    for process in [u64::MIN, u64::MAX] {
+        let expired = base.expired(at(90), ChangeId { process, counter: 0 });
+        for merged in [merged(&expired, &base), merged(&base, &expired)] {
+            assert_eq!((merged.removal, merged.version), (Some(Removal::Expired), expired.version));
+        }
     }
+    let expired = base.expired(at(90), moment(90).change_id);
     let reported = apply(&base, &heartbeat(), 3);
     for merged in [merged(&expired, &reported), merged(&reported, &expired)] {
         assert_eq!((merged.removal, merged.version.change_id), (None, reported.version.change_id));
@@ -468,6 +472,27 @@ fn expiry_of_an_active_job_stands_over_its_own_base_alone() {
     let other_end = apply(&base, &failure(), 4);
     for merged in [merged(&expired, &other_end), merged(&other_end, &expired)] {
         assert_eq!(merged.removal, Some(Removal::Expired), "the expiry of an ended job is final");
+    }
+}
+
+/// What either version knows of the same life is kept: since when it is recorded, and when its last report was heard.
+#[test]
+fn times_of_the_primary_that_either_version_knows_are_kept() {
+    let first = job("a", 1);
+    let second = apply(&first, &heartbeat(), 2);
+    let cases = [(None, Some(5), 5), (Some(7), Some(5), 5), (Some(5), Some(7), 5), (Some(5), None, 5)];
+    for (of_second, of_first, since) in cases {
+        let [second, first] =
+            [(&second, of_second), (&first, of_first)].map(|(job, since)| Job { since: since.map(at), ..job.clone() });
+        for merged in [merged(&first, &second), merged(&second, &first)] {
+            assert_eq!((merged.version, merged.since), (second.version, Some(at(since))));
+        }
+    }
+    for (one, other, heard) in [(None, Some(5), 5), (Some(5), Some(7), 7)] {
+        let [one, other] = [one, other].map(|heard| Job { heard: heard.map(at), ..second.clone() });
+        for merged in [merged(&one, &other), merged(&other, &one)] {
+            assert_eq!(merged.heard, Some(at(heard)));
+        }
     }
 }
 
