@@ -2,15 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use jobtrack::proto::v1::{Durability, GetJobResponse, GetStatsRequest, Job, Source, UpdateProgressRequest};
+use jobtrack::{
+    proto::v1::{Durability, Event, GetJobResponse, GetStatsRequest, Job, Source, UpdateProgressRequest},
+    store::RedisStore,
+};
+use tokio::time::sleep;
 use tonic::Code;
 
 use crate::support::{
     Client, Server, create,
+    jobs::id,
     redis::Redis,
     relay::{Carrying::Messages, Link, Relay},
     replicas::{Health, in_time, read, server_on},
-    watching::{complete, delete, report},
+    watching::{complete, delete, report, watch},
 };
 use tonic_health::ServingStatus::Serving;
 
@@ -151,6 +156,86 @@ async fn a_change_is_judged_by_what_redis_has() {
         assert_eq!(next.job.expect("a job").revision, revision + 1);
         relay.set(Messages, Link::Pass);
     }
+    server.stop().await;
+    other.stop().await;
+}
+
+/// The counts of commits show that nothing has changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn watched_jobs_that_do_not_change_are_not_read_again() {
+    const WATCHED: usize = 20;
+    /// Looks at the counts of commits, in each of the 16 partitions: more than in the 5 s within which a lost
+    /// notification is made up for.
+    const COUNTS: i64 = 30 * 16;
+    let redis = Redis::start().await;
+    let server = Server::with(&["--redis-url", &redis.url(), "--redis-timeout", "4s"]).await;
+    whole(&server).await;
+    let mut client = server.client().await;
+    let mut streams = Vec::new();
+    for number in 0..WATCHED {
+        let id = format!("watched-{number}");
+        create(&mut client, &id).await;
+        let mut stream = watch(&client, &id).await;
+        stream.expect(Event::Snapshot).await;
+        streams.push(stream);
+    }
+    let [reads, counts] = redis.calls(["hmget", "get"]).await;
+    in_time("looks at the counts", async {
+        while redis.calls(["get"]).await[0] < counts + COUNTS {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(redis.calls(["hmget"]).await[0], reads, "jobs were read again");
+    drop(streams);
+    server.stop().await;
+}
+
+/// What is held and fresh needs no question to Redis, however many open a stream of it at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_of_a_job_that_is_held_is_opened_without_redis() {
+    const WATCHES: i64 = 50;
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    whole(&server).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    from_memory(&mut client, "a").await;
+    let [before] = redis.calls(["hmget"]).await;
+    for _ in 0..WATCHES {
+        let mut stream = watch(&client, "a").await;
+        assert_eq!(stream.expect(Event::Snapshot).await.job.expect("a job").revision, 1);
+    }
+    let [after] = redis.calls(["hmget"]).await;
+    // On a machine that is very busy a moment may pass without a look at Redis; then it is asked.
+    assert!(after - before < WATCHES / 5, "{} reads for {WATCHES} streams", after - before);
+    server.stop().await;
+}
+
+/// After a loss of notifications in one partition, the jobs of the others are not read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_notification_concerns_its_partition_alone() {
+    const OTHERS: usize = 20;
+    let redis = Redis::start().await;
+    let (server, other) = (server_on(&redis).await, server_on(&redis).await);
+    whole(&server).await;
+    let (mut client, mut elsewhere) = (server.client().await, other.client().await);
+    let partition_of = |name: &str| (RedisStore::PARTITIONING.of)(&id(name));
+    let elsewhere_ids = (0..).map(|number| format!("other-{number}"));
+    let others = elsewhere_ids.filter(|name| partition_of(name) != partition_of("a")).take(OTHERS);
+    let mut streams = Vec::new();
+    for name in others.chain(["a".to_owned()]) {
+        create(&mut client, &name).await;
+        let mut stream = watch(&client, &name).await;
+        stream.expect(Event::Snapshot).await;
+        streams.push(stream);
+    }
+    let [before] = redis.calls(["hmget"]).await;
+    redis.command(&["INCR", &format!("jobs:{{{}}}:commits", partition_of("a"))]).await;
+    report(&mut elsewhere, "a").await;
+    assert_eq!(streams[OTHERS].update().await.revision, 2);
+    let [after] = redis.calls(["hmget"]).await;
+    assert!((1..OTHERS as i64).contains(&(after - before)), "{} jobs were read again", after - before);
     server.stop().await;
     other.stop().await;
 }

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jobtrack::proto::v1::{ListJobsRequest, View, job::State};
+use jobtrack::{
+    proto::v1::{ListJobsRequest, View, job::State},
+    store::RedisStore,
+};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -19,7 +22,9 @@ use tonic_health::ServingStatus::Serving;
 
 use super::{PATIENCE, complete, degraded, each, get, ids, is_serving, report, result, stored, told, until, whole};
 use crate::support::{
-    Client, Server, new_job,
+    Client, Server,
+    jobs::id as id_of,
+    new_job,
     redis::Redis,
     relay::{Link, Relay},
     replicas::Health,
@@ -245,6 +250,41 @@ async fn only_what_has_changed_is_read_when_a_replica_comes_back() {
     for id in [&held[..1], &changing].concat() {
         let job = stored(&mut client.clone(), &id, 2).await;
         assert_eq!(job.state(), State::Succeeded);
+    }
+    server.stop().await;
+    other.stop().await;
+}
+
+/// Documents that a slow link can't carry together within the limit of one command are read in smaller parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_come_over_a_link_that_carries_few_at_a_time() {
+    const BYTES: usize = 200_000;
+    const JOBS: usize = 12;
+    /// It carries half of the largest part in a second, which is the limit of a command.
+    const SLOW: u32 = 1_000_000;
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let server = Server::with(&[&["--redis-url", &relay.url()][..], &PATIENT].concat()).await;
+    let other = Server::with(&["--redis-url", &redis.url()]).await;
+    let (client, elsewhere) = (server.client().await, other.client().await);
+    // Of several partitions the answers would arrive one by one.
+    let all = ids("large", JOBS * 50).into_iter();
+    let partition = |id: &String| (RedisStore::PARTITIONING.of)(&id_of(id));
+    let large: Vec<_> = all.filter(|id| partition(id) == 0).take(JOBS).collect();
+    assert_eq!(large.len(), JOBS);
+    for made in each(&client, &large, async |mut client, id| client.create_job(new_job(&id)).await).await {
+        made.expect("it can be created");
+    }
+    whole(server.channel().await).await;
+    relay.set_all(Link::Cut);
+    degraded(server.channel().await).await;
+    for id in &large {
+        complete(&mut elsewhere.clone(), id, Some(result(BYTES))).await.expect("it can be completed");
+    }
+    relay.set_all(Link::Narrow(SLOW));
+    whole(server.channel().await).await;
+    for id in &large {
+        assert_eq!(get(&mut client.clone(), id).await.expect("it is there").state(), State::Succeeded);
     }
     server.stop().await;
     other.stop().await;

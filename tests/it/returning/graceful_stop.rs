@@ -11,6 +11,7 @@ use std::{
 };
 
 use jobtrack::proto::v1::{Durability, job::State};
+use prost::Message;
 use redis::from_redis_value;
 use tokio::{task::JoinSet, time::sleep};
 use tonic::Code;
@@ -19,6 +20,7 @@ use super::{complete, degraded, each, get, ids, until, whole};
 use crate::support::{
     Client, Server, new_job,
     process::{Process, count_left},
+    raw::{Raw, answer, frame},
     reason,
     redis::Redis,
     relay::{Link, Relay},
@@ -205,6 +207,47 @@ async fn replica_that_has_stopped_is_not_waited_for() {
     let (redis, code, log) = world.stop();
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(count_marks(&redis).await, 0, "partitions wait for a replica that has stopped");
+}
+
+/// A call that was under way when the stop began may be accepted when everything else has been pushed.
+#[tokio::test(flavor = "multi_thread")]
+async fn change_that_is_accepted_last_is_counted() {
+    let world = World::start().await;
+    world.cut().await;
+    let raw = Raw::connect(world.process.address).await;
+    let (response, mut request) = raw.open("JobService/CreateJob", &[]).await;
+    world.process.signal("TERM");
+    world.process.logged(&["draining"]).await;
+    // A process that did not wait for the call would have counted by then.
+    sleep(Duration::from_secs(1)).await;
+    request.send_data(frame(&new_job("last").encode_to_vec()).into(), true).expect("the connection is open");
+    answer(response).await.outcome().expect("it is accepted");
+    // The second signal ends the wait for Redis.
+    let (_, code, log) = world.stop();
+    assert_eq!((code, count_left(&log)), (Some(1), Some(1)), "{log}");
+}
+
+/// Others wait for a replica that took changes with it which Redis does not have, as they would if it had crashed.
+#[tokio::test(flavor = "multi_thread")]
+async fn replica_that_has_stopped_with_changes_is_waited_for() {
+    let world = World::start().await;
+    let ids = ids("job", 5);
+    world.record(&ids).await;
+    until("each partition knows that the replica serves", async || {
+        (count_marks(&world.redis).await == PARTITIONS).then_some(())
+    })
+    .await;
+    world.redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let client = world.process.client().await;
+    let made = each(&client, &["full".to_owned()], async |mut client, id| client.create_job(new_job(&id)).await).await;
+    let job = made.into_iter().next().expect("one").expect("it is accepted").into_inner().job.expect("a job");
+    assert_eq!(job.durability(), Durability::Volatile, "{job:?}");
+    world.process.signal("TERM");
+    world.process.logged(&["draining"]).await;
+    // The second one ends the wait for Redis.
+    let (redis, code, log) = world.stop();
+    assert_eq!((code, count_left(&log)), (Some(1), Some(1)), "{log}");
+    assert!(count_marks(&redis).await >= 1, "nobody waits for a replica that lost a change");
 }
 
 /// In how many partitions a replica has told up to when Redis has all that it acknowledged.
