@@ -33,6 +33,7 @@ mod redis_link;
 mod redis_own_load;
 mod redis_repairs;
 mod redis_start;
+mod redis_store;
 mod redis_support;
 mod redis_time;
 mod replicas;

@@ -31,10 +31,13 @@ use crate::{
 };
 
 /// The partition of the job.
-const PARTITION: usize = 3;
+pub const PARTITION: usize = 3;
 
 /// The promised time of return. A final decision waits for replicas for two beats longer.
 const REPLICA_GRACE: Duration = Duration::from_secs(60);
+
+/// Time that Redis has for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Longer than anything that is waited for.
 const HOUR: i64 = 3600;
@@ -46,43 +49,42 @@ impl Listener for Deaf {
 }
 
 /// A store whose replica beats only when it is told to.
-struct Bench {
-    redis: &'static Redis,
-    prefix: String,
-    store: RedisStore,
-    presence: Arc<Presence>,
+pub struct Bench {
+    pub redis: &'static Redis,
+    pub prefix: String,
+    pub store: RedisStore,
+    pub presence: Arc<Presence>,
 }
 
 impl Bench {
     /// A store that serves, in a part of its own of the shared Redis.
-    async fn start() -> Self {
-        let redis = shared_redis().await;
+    pub async fn start() -> Self {
+        Self::on(shared_redis().await).await
+    }
+
+    /// The same, on this Redis.
+    pub async fn on(redis: &'static Redis) -> Self {
         let prefix = Uuid::new_v4().simple().to_string();
-        let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
-        let options = Options {
-            target: Target::parse(&redis.url()).expect("a valid address"),
-            pool_size: 2,
-            timeout: Duration::from_secs(2),
-            key_prefix: format!("{prefix}:"),
-            replica_grace: REPLICA_GRACE,
-        };
-        let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
-        let store = RedisStore::open(options, Arc::new(Deaf), clock, presence.clone()).await.expect("Redis is usable");
-        presence.set_serving(PARTITION, true);
+        let (store, presence) = open(&redis.url(), &prefix, PATIENCE).await;
         Self { redis, prefix, store, presence }
     }
 
-    async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+    /// The store of another replica on the same data.
+    pub async fn another(&self) -> RedisStore {
+        open(&self.redis.url(), &self.prefix, PATIENCE).await.0
+    }
+
+    pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         from_redis_value(self.redis.command(words).await).expect("an answer of this type")
     }
 
     /// The time on the clock of Redis, in microseconds.
-    async fn now(&self) -> i64 {
+    pub async fn now(&self) -> i64 {
         let (seconds, micros): (i64, i64) = self.ask(&["TIME"]).await;
         seconds * 1_000_000 + micros
     }
 
-    fn beat_key(&self) -> String {
+    pub fn beat_key(&self) -> String {
         format!("{}s:{{{PARTITION}}}:beat", self.prefix)
     }
 
@@ -91,12 +93,12 @@ impl Bench {
     }
 
     /// Writes the moment that was so many seconds ago into a field.
-    async fn set_ago(&self, key: &str, field: &str, seconds: i64) {
+    pub async fn set_ago(&self, key: &str, field: &str, seconds: i64) {
         let moment = self.now().await - seconds * 1_000_000;
         let _: i64 = self.ask(&["HSET", key, field, &moment.to_string()]).await;
     }
 
-    async fn beat(&self) -> Beat {
+    pub async fn beat(&self) -> Beat {
         let begun = self.now().await;
         self.store.beat(PARTITION).await.expect("Redis answers");
         let ended = self.now().await;
@@ -104,7 +106,7 @@ impl Bench {
     }
 
     /// Stores a running job under a lease.
-    async fn run(&self, lease: Duration, fail_when_lost: bool) -> Job {
+    pub async fn run(&self, lease: Duration, fail_when_lost: bool) -> Job {
         let new = NewJob { lease_timeout: lease, fail_when_lost, ..plain() };
         let made = make(id_of_partition().as_str(), 0, new);
         self.put(&made, None).await;
@@ -112,7 +114,7 @@ impl Bench {
         self.put(&running, Some(&made)).await
     }
 
-    async fn put(&self, job: &Job, previous: Option<&Job>) -> Job {
+    pub async fn put(&self, job: &Job, previous: Option<&Job>) -> Job {
         match self.store.replace(Arc::new(job.clone()), previous).await.expect("Redis answers") {
             Replaced::Stored(stored) => Job::clone(&stored.job),
             Replaced::Conflict(there) => panic!("a conflict with {there:?}"),
@@ -128,14 +130,34 @@ impl Bench {
     }
 }
 
-fn id_of_partition() -> JobId {
+/// Opens the store of a replica that serves.
+pub async fn open(url: &str, prefix: &str, timeout: Duration) -> (RedisStore, Arc<Presence>) {
+    let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
+    let options = Options {
+        target: Target::parse(url).expect("a valid address"),
+        pool_size: 2,
+        timeout,
+        key_prefix: format!("{prefix}:"),
+        replica_grace: REPLICA_GRACE,
+    };
+    let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
+    let store = RedisStore::open(options, Arc::new(Deaf), clock, presence.clone()).await.expect("Redis is usable");
+    presence.set_serving(PARTITION, true);
+    (store, presence)
+}
+
+pub fn ids_of_partition() -> impl Iterator<Item = JobId> {
     let ids = (0..).map(|number| id(&format!("j{number}")));
-    ids.into_iter().find(|id| (RedisStore::PARTITIONING.of)(id) == PARTITION).expect("one of many")
+    ids.filter(|id| (RedisStore::PARTITIONING.of)(id) == PARTITION)
+}
+
+pub fn id_of_partition() -> JobId {
+    ids_of_partition().next().expect("one of many")
 }
 
 /// The notes of a beat, and when it was sent and answered.
-struct Beat {
-    fields: HashMap<String, String>,
+pub struct Beat {
+    pub fields: HashMap<String, String>,
     begun: i64,
     ended: i64,
 }
@@ -203,6 +225,7 @@ enum Due {
 #[case::loss_where_nobody_serves(Due::Lost(30), Past { last: 10, ..SILENT }, false)]
 #[case::loss_does_not_wait_for_the_bound(Due::Lost(30), Past { heard_since: 40, ..SILENT }, true)]
 #[case::loss_does_not_wait_for_replicas(Due::Lost(30), Past { heard: 40, mark: Some(20), ..SILENT }, true)]
+#[case::loss_does_not_wait_for_a_mark_of_the_future(Due::Lost(30), Past { mark: Some(-HOUR), ..SILENT }, true)]
 #[tokio::test]
 async fn decision_waits_until_no_report_can_be_missing(#[case] due: Due, #[case] past: Past, #[case] taken: bool) {
     let bench = Bench::start().await;
@@ -392,6 +415,7 @@ async fn mark_is_the_time_of_the_last_beat_before_anything_was_dirty() {
     assert!((first.begun..=first.ended).contains(&mark), "{:?}", second.fields);
 
     bench.presence.begin_dirty(PARTITION);
+    bench.presence.set_dirty_jobs(PARTITION, 1);
     bench.beat().await;
     let (_, dirty) = bench.beat().await.mark().expect("it serves");
     assert!((second.begun..=second.ended).contains(&dirty), "{mark}, {dirty}");
@@ -421,6 +445,11 @@ async fn mark_is_only_raised_and_never_in_the_future() {
     bench.set_ago(&key, &name, -HOUR).await;
     let (_, mark) = (bench.beat().await.mark()).map(|(name, mark)| (name.to_owned(), mark)).expect("it serves");
     assert!(mark <= bench.now().await, "a mark of the future stays");
+
+    // The clock of Redis was set back since the last beat.
+    bench.presence.beat_answered(PARTITION, Timestamp::from_micros(bench.now().await + HOUR * 1_000_000), at(0));
+    let (_, mark) = bench.beat().await.mark().expect("it is there");
+    assert!(mark <= bench.now().await, "a mark of the future is noted");
 }
 
 /// A replica that stopped with everything stored is not waited for; one that is gone without a word is, for a while.
