@@ -277,7 +277,7 @@ async fn a_job_that_can_not_have_been_deleted_is_put_back(#[case] away: Duration
 async fn a_missing_job_is_lost_as_long_as_deletions_are_remembered(#[case] unheard: Duration, #[case] is_lost: bool) {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
-    world.replicas[0].link.held.missed();
+    world.replicas[0].link.held.on_gap();
     world.clock.advance(unheard);
     let there = world.there("a").await.expect("it is there");
     world.record.store().delete(&there).await.expect("it answers");
