@@ -51,7 +51,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
 type Floors = (&'static str, &'static [&'static [&'static str]]);
 
 /// Order inside folders: a part imports only from the floors below its own. `mod` is the file that declares the others.
-const FLOORS: [Floors; 13] = [
+const FLOORS: [Floors; 14] = [
     (
         "store",
         &[
@@ -65,6 +65,7 @@ const FLOORS: [Floors; 13] = [
     ("store/table", &[&["finished", "index"], &["mod"]]),
     ("store/memory", &[&["history"], &["mod"]]),
     ("store/fallback", &[&["partition", "report"], &["entries"], &["cache"], &["push"], &["reconcile"], &["mod"]]),
+    ("store/fallback/cache", &[&["availability", "due", "learn"], &["mod"]]),
     (
         "store/redis",
         &[
@@ -119,7 +120,8 @@ const FLOORS: [Floors; 13] = [
 ];
 
 /// Types whose methods stand in several files of their folder, which name it for that.
-const SPREAD: [(&str, &str); 2] = [("store/fallback", "FallbackStore"), ("store/redis", "RedisStore")];
+const SPREAD: [(&str, &str); 3] =
+    [("store/fallback", "FallbackStore"), ("store/fallback/cache", "LocalCache"), ("store/redis", "RedisStore")];
 
 /// Libraries that a module must not name.
 const MUST_NOT_NAME: [(&str, &[&str]); 5] = [

@@ -6,7 +6,7 @@ use super::partition::Partition;
 use crate::{
     domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version, merge},
     store::{
-        Capacity, CommitPosition, StoreError,
+        Capacity, CommitPosition, Durability, Source, StoreError, Stored,
         table::{Need, Row, Table, record_size},
     },
 };
@@ -17,6 +17,9 @@ const ENDED_OF_OWNER: usize = 10;
 
 /// Maximum number of entries examined to find one to evict.
 const EXAMINED_MAX: usize = 100;
+
+/// Maximum number of entries examined under one lock.
+pub const LOCKED_MAX: usize = 2000;
 
 /// The effort to evict entries for a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,4 +327,9 @@ pub fn comes_after(job: &Job, cached: &Job) -> bool {
     } else {
         merge(job, cached).job.version.incarnation_id == job.version.incarnation_id
     }
+}
+
+/// Returns a version as this process serves it from its memory.
+pub fn volatile(job: Arc<Job>) -> Stored {
+    Stored { job, durability: Durability::Volatile, source: Source::Memory }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{EXAMINED_MAX, LocalCache};
+use super::LocalCache;
 use crate::{
     domain::Job,
     store::{
         History, StorageMode,
         fallback::{
-            entries::{CacheEntry, Entries, EntryMeta},
+            entries::{CacheEntry, Entries, EntryMeta, LOCKED_MAX},
             partition::{Partition, Unavailable},
         },
     },
@@ -131,7 +131,7 @@ impl LocalCache {
         if slot == 0 {
             return None;
         }
-        let end = slot.saturating_sub(EXAMINED_MAX);
+        let end = slot.saturating_sub(LOCKED_MAX);
         let mut found = Vec::new();
         while slot > end && found.len() < limit {
             slot -= 1;

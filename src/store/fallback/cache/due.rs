@@ -2,10 +2,14 @@
 
 use tokio::task::yield_now;
 
-use super::{EXAMINED_MAX, LocalCache, volatile};
+use super::LocalCache;
 use crate::{
     domain::{Deadline, Due, Job, JobId, TOMBSTONE_LIFE, Timestamp},
-    store::{DueBatch, DueRecord, fallback::entries::EntryMeta, table::Row},
+    store::{
+        DueBatch, DueRecord,
+        fallback::entries::{EntryMeta, LOCKED_MAX, volatile},
+        table::Row,
+    },
 };
 
 /// Maximum number of entries removed under one lock.
@@ -20,7 +24,7 @@ impl LocalCache {
         loop {
             let entries = self.entries();
             let mut last = None;
-            for (time, row, due) in entries.table.due_after(after.as_ref()).take(EXAMINED_MAX) {
+            for (time, row, due) in entries.table.due_after(after.as_ref()).take(LOCKED_MAX) {
                 if time > now || batch.records.len() == limit {
                     batch.next = Some(time.max(now));
                     return batch;

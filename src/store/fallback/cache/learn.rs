@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{LocalCache, volatile};
+use super::LocalCache;
 use crate::{
     domain::{Job, JobId, State, TOMBSTONE_LIFE, Timestamp},
     store::{
         Replaced, StoreError, Stored,
-        fallback::entries::{Entries, EntryMeta, Eviction, FreshnessToken, comes_after},
+        fallback::entries::{Entries, EntryMeta, Eviction, FreshnessToken, comes_after, volatile},
     },
 };
 

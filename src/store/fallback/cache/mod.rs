@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::{
-    entries::{CacheEntry, Entries, EntryMeta, FreshnessToken},
+    entries::{CacheEntry, Entries, EntryMeta, FreshnessToken, volatile},
     partition::Partition,
 };
 use crate::{
@@ -34,9 +34,6 @@ use crate::{
 
 /// Maximum time that a fresh entry may be behind the primary.
 const LAG_MAX: Duration = Duration::from_secs(1);
-
-/// Maximum number of entries examined under one lock.
-const EXAMINED_MAX: usize = 2000;
 
 /// The local cache of a replica.
 pub struct LocalCache {
@@ -286,8 +283,4 @@ impl Listener for LocalCache {
             self.listener.on_gap();
         }
     }
-}
-
-fn volatile(job: Arc<Job>) -> Stored {
-    Stored { job, durability: Durability::Volatile, source: Source::Memory }
 }
