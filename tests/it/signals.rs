@@ -78,5 +78,5 @@ async fn the_second_signal_ends_a_flush_and_names_the_jobs_that_are_left() {
     let (code, log) = wait(process).await;
     assert!(begun.elapsed() < SOON, "{log}");
     assert_eq!((code, count_left(&log)), (Some(1), Some(1)), "{log}");
-    assert!(log.contains("jobs=\"dirty\"") && log.contains("error: 1 jobs have changes"), "{log}");
+    assert!(log.contains("jobs=\"dirty\"") && log.contains("error: changes of 1 jobs"), "{log}");
 }
