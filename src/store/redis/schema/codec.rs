@@ -290,7 +290,7 @@ mod tests {
 
     use futures_util::poll;
 
-    use super::*;
+    use super::{super::offload::occupy, *};
 
     /// A document of `count` numbers.
     fn table(count: usize) -> Document {
@@ -301,12 +301,15 @@ mod tests {
     async fn large_documents_are_written_and_read_on_another_thread() {
         for (count, is_large) in [(10, false), (90_000, true)] {
             let document = table(count);
+            let occupied = occupy().await;
             let mut encoding = pin!(encode_document(&document));
             let begun = poll!(&mut encoding);
             assert_eq!(begun.is_pending(), is_large);
+            drop(occupied);
             let json = if let Poll::Ready(json) = begun { json } else { encoding.await };
             assert_eq!(record::decode_document(&json).as_ref(), Some(&document));
             let id = JobId::parse("a").expect("an id");
+            let _occupied = occupy().await;
             let mut decoding = pin!(decode(&id, Value::Array(vec![Value::BulkString(json)])));
             assert_eq!(poll!(&mut decoding).is_pending(), is_large);
         }

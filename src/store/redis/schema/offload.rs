@@ -16,3 +16,10 @@ pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     let _thread = THREADS.acquire().await.ok()?;
     spawn_blocking(work).await.ok()
 }
+
+/// Occupies all threads until the permit is dropped, so that tests find offloaded work pending however fast it is.
+#[cfg(test)]
+pub async fn occupy() -> tokio::sync::SemaphorePermit<'static> {
+    let all = available_parallelism().map_or(1, usize::from);
+    THREADS.acquire_many(u32::try_from(all).expect("few processors")).await.expect("it is never closed")
+}
