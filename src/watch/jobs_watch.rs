@@ -63,7 +63,7 @@ pub struct JobsWatch {
     alarm: Alarm,
 }
 
-/// A job as the subscriber knows it.
+/// The last version of a job that was sent, and its timing.
 struct Known {
     sent: LastSent,
     matching: bool,

@@ -43,7 +43,7 @@ pub use connection::{AddressError, Target};
 pub use preflight::Unusable;
 
 use self::{
-    connection::{Command, Connector, Fault, LinkMetrics, Pool},
+    connection::{Command, ConnectionMetrics, Connector, Fault, Pool},
     monitor::Monitor,
     read::{PartSize, corrupt},
     schema::{
@@ -112,7 +112,7 @@ pub struct RedisStore {
     older_is_there: AtomicBool,
     /// Redis could not be checked at the start.
     is_unchecked: AtomicBool,
-    metrics: Arc<LinkMetrics>,
+    metrics: Arc<ConnectionMetrics>,
 }
 
 impl RedisStore {
@@ -130,7 +130,7 @@ impl RedisStore {
         let Options { target, pool_size, timeout, key_prefix, replica_grace } = options;
         let process = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
         let connector = Arc::new(Connector::new(&target, timeout).map_err(|error| Unusable::new(&target, &error))?);
-        let metrics = Arc::new(LinkMetrics::default());
+        let metrics = Arc::new(ConnectionMetrics::default());
         let pool = |size| Pool::new(connector.clone(), size, timeout, metrics.clone());
         let store = Self {
             pool: pool(pool_size),

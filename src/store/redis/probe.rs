@@ -203,7 +203,7 @@ impl RedisStore {
         self.older_is_there.load(Relaxed) && !(0..PARTITIONS).any(|partition| self.presence.is_serving(partition))
     }
 
-    /// Detects losses of data: partitions with fewer commits than were `heard` of before.
+    /// Detects losses of data: partitions with fewer commits than `heard`, the number known before.
     pub(super) fn detect_losses(&self, heard: &Counts, counts: &Counts) {
         if !is_behind(counts, heard) {
             return;

@@ -57,7 +57,7 @@ pub struct Feed {
     heard: Mutex<Counts>,
     /// At least one subscription was attempted.
     tried: watch::Sender<bool>,
-    /// Requests a new subscription in place of the current one.
+    /// Requests a new subscription, which replaces the current one.
     pub(super) gap_suspected: Notify,
     /// Requests a probe now.
     pub(super) probe_requested: Notify,

@@ -55,7 +55,7 @@ const SLOTS: u16 = 16384;
 static LANE_SLOTS: LazyLock<[u16; LANES]> = LazyLock::new(|| std::array::from_fn(|lane| slot_of(lane.to_string())));
 
 /// Sets of connections to the masters of a cluster.
-pub struct ClusterWire {
+pub struct RawCluster {
     sets: Vec<Set>,
     /// The last slot of each range of slots in their order, and the set of its master.
     ranges: Vec<(u16, usize)>,
@@ -105,7 +105,7 @@ impl Set {
     }
 }
 
-impl ClusterWire {
+impl RawCluster {
     /// Connects to a cluster.
     pub async fn connect(client: &ClusterClient) -> RedisResult<Self> {
         let mut first = client.get_async_connection().await?;

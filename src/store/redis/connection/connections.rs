@@ -19,7 +19,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    connector::{Connector, Wire},
+    connector::{Connector, RawConnection},
     pooled::{Generation, PooledConnection},
 };
 use crate::store::jitter;
@@ -107,11 +107,11 @@ impl Connections {
         Ok(connection)
     }
 
-    /// Replaces all connections by one over `wire`.
-    pub fn replace(&self, wire: Wire) {
+    /// Replaces all connections by one over `raw`.
+    pub fn replace(&self, raw: RawConnection) {
         let Generations { connector, replaced } = &self.generations;
         let generation = (connector.generation(), replaced.fetch_add(1, Relaxed) + 1);
-        let connection = PooledConnection::new(wire, generation);
+        let connection = PooledConnection::new(raw, generation);
         *self.shared() = Some((connection.clone(), 0));
         // If the pool has no room for it, it makes another one later.
         _ = self.pool.add(connection);
@@ -184,8 +184,8 @@ impl ManageConnection for Manager {
         if generation != (0, 0) {
             sleep(jitter(RECONNECT_JITTER)).await;
         }
-        let wire = self.0.connector.connect().await?;
-        Ok(PooledConnection::new(wire, generation))
+        let raw = self.0.connector.connect().await?;
+        Ok(PooledConnection::new(raw, generation))
     }
 
     async fn is_valid(&self, _: &mut PooledConnection) -> RedisResult<()> {

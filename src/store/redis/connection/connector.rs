@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::{
     address::{Target, Topology},
-    cluster::ClusterWire,
+    cluster::RawCluster,
     command_wait::longest,
     credentials::Credentials,
     fault::timed_out,
@@ -37,14 +37,14 @@ const CLUSTER_CONNECT_FACTOR: u32 = 4;
 
 /// A connection to a server, or the connections to the nodes of a cluster.
 #[derive(Clone)]
-pub enum Wire {
+pub enum RawConnection {
     /// To one server.
     Node(MultiplexedConnection),
     /// To the nodes of a cluster, as they are needed.
-    Cluster(Arc<ClusterWire>),
+    Cluster(Arc<RawCluster>),
 }
 
-impl Wire {
+impl RawConnection {
     /// Returns whether it is to a cluster.
     pub const fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
@@ -149,7 +149,7 @@ impl Connector {
     }
 
     /// Makes a connection for commands. Fails at once if Redis has just refused one, with the error of that refusal.
-    pub async fn connect(&self) -> RedisResult<Wire> {
+    pub async fn connect(&self) -> RedisResult<RawConnection> {
         let _turn = self.reachability.attempt().await?;
         let mut outcome = self.try_connect().await;
         if self.has_other_credentials(&outcome).await {
@@ -159,15 +159,15 @@ impl Connector {
         outcome
     }
 
-    async fn try_connect(&self) -> RedisResult<Wire> {
+    async fn try_connect(&self) -> RedisResult<RawConnection> {
         let connecting = async {
             if let Place::Cluster { cluster, .. } = &*self.place.load_full() {
-                return ClusterWire::connect(cluster).await.map(|wire| Wire::Cluster(Arc::new(wire)));
+                return RawCluster::connect(cluster).await.map(|raw| RawConnection::Cluster(Arc::new(raw)));
             }
             let client = self.client(0).await?;
-            let mut wire = client.get_multiplexed_async_connection_with_config(&self.config).await?;
-            self.recognise(&mut wire).await?;
-            Ok(Wire::Node(wire))
+            let mut raw = client.get_multiplexed_async_connection_with_config(&self.config).await?;
+            self.recognise(&mut raw).await?;
+            Ok(RawConnection::Node(raw))
         };
         // Each set of connections to a cluster waits for a node that is silent.
         let most = if self.is_cluster() { self.connect_timeout * CLUSTER_CONNECT_FACTOR } else { self.connect_timeout };
@@ -185,8 +185,8 @@ impl Connector {
 
     /// Fails if this server can't be used, if it is another one than the last, or if it was restarted: it may have lost
     /// data.
-    async fn recognise(&self, wire: &mut MultiplexedConnection) -> RedisResult<()> {
-        let info: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(wire).await;
+    async fn recognise(&self, raw: &mut MultiplexedConnection) -> RedisResult<()> {
+        let info: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(raw).await;
         if let Err(error) = &info
             && Reason::of(error) == Reason::NoAuth
         {
@@ -229,8 +229,8 @@ impl Connector {
     /// Returns a section of `INFO` of one server.
     pub async fn info(&self, section: &str) -> RedisResult<String> {
         let asking = async {
-            let mut wire = self.client(0).await?.get_multiplexed_async_connection_with_config(&self.config).await?;
-            redis::cmd("INFO").arg(section).query_async(&mut wire).await
+            let mut raw = self.client(0).await?.get_multiplexed_async_connection_with_config(&self.config).await?;
+            redis::cmd("INFO").arg(section).query_async(&mut raw).await
         };
         timeout(self.connect_timeout, asking).await.map_err(|_| timed_out())?
     }

@@ -50,7 +50,7 @@ pub fn is_on_the_move(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(Ask | Moved | TryAgain))
 }
 
-/// Returns whether Redis does not have the script: it forgets scripts when it restarts or is told to.
+/// Returns whether Redis does not have the script: it forgets scripts when it restarts, or after SCRIPT FLUSH.
 pub fn is_unknown_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }

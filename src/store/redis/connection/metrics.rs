@@ -46,12 +46,12 @@ impl Command {
 const SECONDS: [f64; 14] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 4.0];
 
 /// Durations of operations, and failures of commands.
-pub struct LinkMetrics {
+pub struct ConnectionMetrics {
     seconds: Histograms<{ Command::NAMES.len() }>,
     failures: Counters<{ Reason::COUNT }>,
 }
 
-impl Default for LinkMetrics {
+impl Default for ConnectionMetrics {
     fn default() -> Self {
         Self {
             seconds: Histograms::new(
@@ -71,7 +71,7 @@ impl Default for LinkMetrics {
     }
 }
 
-impl LinkMetrics {
+impl ConnectionMetrics {
     /// Measures the duration of `work`, even if it is abandoned; within a call, in a span that only traces show.
     pub async fn time<T>(&self, command: Command, work: impl Future<Output = T>) -> T {
         let _timed = Timed { histogram: self.seconds.of(command as usize), started: Instant::now() };
@@ -125,7 +125,7 @@ impl Drop for Timed<'_> {
 }
 
 /// A request that was not answered yet.
-pub struct Sent<'a>(Option<&'a LinkMetrics>);
+pub struct Sent<'a>(Option<&'a ConnectionMetrics>);
 
 impl Sent<'_> {
     /// Records the answer.
@@ -140,7 +140,7 @@ impl Drop for Sent<'_> {
     }
 }
 
-impl Measured for LinkMetrics {
+impl Measured for ConnectionMetrics {
     fn metrics(&self) -> Metrics {
         vec![self.seconds.collector(), self.failures.collector()]
     }

@@ -21,7 +21,7 @@ pub use self::{
     address::{AddressError, Target},
     connector::Connector,
     fault::{Answer, Fault, is_on_the_move, is_unknown_script, is_without_answer, read, timed_out},
-    metrics::{Command, LinkMetrics},
+    metrics::{Command, ConnectionMetrics},
     pool::Pool,
     reason::{Reason, forbidden_command, text},
     sentinel::Address,

@@ -23,10 +23,10 @@ use tracing::debug;
 use super::{
     command_wait::CommandWait,
     connections::Connections,
-    connector::{Connector, Wire},
+    connector::{Connector, RawConnection},
     counted::Counted,
     fault::{Answer, Fault, is_away, is_on_the_move, read, timed_out},
-    metrics::LinkMetrics,
+    metrics::ConnectionMetrics,
     pooled::{MOVE, PooledConnection, Request},
     reachability::lane_of,
 };
@@ -48,7 +48,7 @@ pub struct Pool {
     stale: watch::Sender<Option<Vec<u8>>>,
     under_way: AtomicU32,
     waiting: AtomicU32,
-    metrics: Arc<LinkMetrics>,
+    metrics: Arc<ConnectionMetrics>,
 }
 
 /// The state of a pool.
@@ -65,7 +65,7 @@ pub struct PoolStats {
 impl Pool {
     /// Creates a pool of at most `size` connections. A command fails when Redis was silent on its connection for
     /// `timeout`.
-    pub fn new(connector: Arc<Connector>, size: u32, timeout: Duration, metrics: Arc<LinkMetrics>) -> Self {
+    pub fn new(connector: Arc<Connector>, size: u32, timeout: Duration, metrics: Arc<ConnectionMetrics>) -> Self {
         Self {
             connections: Connections::new(connector.clone(), size, timeout),
             connector,
@@ -210,13 +210,13 @@ impl Pool {
     /// the node of `key` either: the new connection would look for that node with each command, and delay all others.
     async fn replace_connections(&self, key: Option<&[u8]>) {
         let replacing = async {
-            let wire = self.connector.connect().await?;
-            if let (Wire::Cluster(connection), Some(key)) = (&wire, key) {
+            let raw = self.connector.connect().await?;
+            if let (RawConnection::Cluster(connection), Some(key)) = (&raw, key) {
                 let look = cmd("EXISTS").arg(key).take();
                 let looking = connection.send(&look, Some(key), &|| {});
                 timeout(self.timeout, looking).await.map_err(|_| timed_out())??.extract_error()?;
             }
-            self.connections.replace(wire);
+            self.connections.replace(raw);
             RedisResult::Ok(())
         };
         if let Err(error) = Box::pin(replacing).await {

@@ -13,7 +13,7 @@ use redis::{Arg, Cmd, Pipeline, RedisError, RedisResult, Value, aio::ConnectionL
 use tokio::time::{Instant, sleep};
 
 use super::{
-    connector::Wire,
+    connector::RawConnection,
     fault::{Answer, is_away, is_on_the_move, is_without_answer},
     reachability::{Clock, LANES, Lane},
 };
@@ -52,7 +52,7 @@ pub type Generation = (u64, u64);
 /// A connection that is shared by its clones.
 #[derive(Clone)]
 pub struct PooledConnection {
-    wire: Wire,
+    raw: RawConnection,
     generation: Generation,
     known: Arc<Known>,
 }
@@ -68,24 +68,24 @@ struct Known {
 
 impl PooledConnection {
     /// Creates the first clone of a connection that was made just now.
-    pub fn new(wire: Wire, generation: Generation) -> Self {
+    pub fn new(raw: RawConnection, generation: Generation) -> Self {
         let clock = Clock::new();
         // Making the connection counts as a first answer.
-        let lanes = if wire.is_cluster() { LANES } else { 1 };
+        let lanes = if raw.is_cluster() { LANES } else { 1 };
         let heard = (0..lanes).map(|_| AtomicU64::new(clock.now())).collect();
-        Self { wire, generation, known: Arc::new(Known { broken: AtomicBool::new(false), clock, heard }) }
+        Self { raw, generation, known: Arc::new(Known { broken: AtomicBool::new(false), clock, heard }) }
     }
 
     /// Returns whether it is to a cluster.
     pub const fn is_cluster(&self) -> bool {
-        self.wire.is_cluster()
+        self.raw.is_cluster()
     }
 
     /// Returns the number of commands that wait for a slot on it.
     pub fn waiting(&self) -> u32 {
-        match &self.wire {
-            Wire::Node(_) => 0,
-            Wire::Cluster(wire) => wire.waiting(),
+        match &self.raw {
+            RawConnection::Node(_) => 0,
+            RawConnection::Cluster(raw) => raw.waiting(),
         }
     }
 
@@ -111,14 +111,14 @@ impl PooledConnection {
         request: Request<'a>,
         lane: Option<Lane>,
     ) -> (impl Future<Output = RedisResult<Vec<Answer>>> + 'a, impl Fn() -> Option<Instant> + 'a) {
-        let Self { wire, known, .. } = self;
+        let Self { raw, known, .. } = self;
         let (clock, last) = (known.clock, lane.map(|lane| &known.heard[lane]));
         // Of a cluster, where a request may consist of many commands, the last answer to one of them.
-        let own = wire.is_cluster().then(|| Arc::new(AtomicU64::new(0)));
+        let own = raw.is_cluster().then(|| Arc::new(AtomicU64::new(0)));
         let progress = own.clone();
         let progress = move || progress.iter().for_each(|own| own.store(clock.now(), Relaxed));
         let sending = async move {
-            let outcome = carry(wire, request, &progress).await;
+            let outcome = carry(raw, request, &progress).await;
             if let Some(last) = last
                 && !outcome.as_ref().is_err_and(is_without_answer)
             {
@@ -134,26 +134,28 @@ impl PooledConnection {
     }
 }
 
-async fn carry(wire: &mut Wire, request: Request<'_>, progress: &impl Fn()) -> RedisResult<Vec<Answer>> {
-    match (wire, request) {
-        (Wire::Node(wire), Request::Command(command)) => one(wire.req_packed_command(command).await?),
-        (Wire::Cluster(wire), Request::Command(command)) => one(wire.send(command, request.key(), progress).await?),
-        (Wire::Node(wire), Request::Commands(commands)) => {
-            let answers = wire.req_packed_commands(commands, 0, commands.len()).await?;
+async fn carry(raw: &mut RawConnection, request: Request<'_>, progress: &impl Fn()) -> RedisResult<Vec<Answer>> {
+    match (raw, request) {
+        (RawConnection::Node(raw), Request::Command(command)) => one(raw.req_packed_command(command).await?),
+        (RawConnection::Cluster(raw), Request::Command(command)) => {
+            one(raw.send(command, request.key(), progress).await?)
+        }
+        (RawConnection::Node(raw), Request::Commands(commands)) => {
+            let answers = raw.req_packed_commands(commands, 0, commands.len()).await?;
             unless_failed(answers.into_iter().map(Value::extract_error).collect())
         }
         // One by one: of commands that are sent as one, only the first would find keys that are moving.
-        (Wire::Cluster(wire), Request::Commands(commands)) => {
-            let (wire, key) = (&*wire, request.key());
+        (RawConnection::Cluster(raw), Request::Commands(commands)) => {
+            let (raw, key) = (&*raw, request.key());
             let ask = async |command| {
                 for _ in 0..MOVES {
-                    let answer = wire.send(command, key, progress).await.and_then(Value::extract_error);
+                    let answer = raw.send(command, key, progress).await.and_then(Value::extract_error);
                     if !answer.as_ref().is_err_and(is_on_the_move) {
                         return answer;
                     }
                     sleep(MOVE).await;
                 }
-                wire.send(command, key, progress).await?.extract_error()
+                raw.send(command, key, progress).await?.extract_error()
             };
             unless_failed(join_all(commands.cmd_iter().map(ask)).await)
         }

@@ -6,7 +6,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::server::REQUIRED;
 
-/// The text by which an old Redis refuses commands that it does not know in this form.
+/// The error text of an old Redis for commands in a form that it does not support.
 const UNKNOWN_SYNTAX: &str = "syntax error";
 
 /// The error of a server that is not the last one any more; see [`Connector`](super::Connector).
@@ -70,7 +70,7 @@ reasons! {
     MaxClients = "maxclients",
     /// Another process serves at the address than before, and data may be lost: it is compared first.
     Restarted = "restarted",
-    /// The sentinels know no master of this name.
+    /// No sentinel has a master of this name.
     UnknownMaster = "unknown-master",
     /// Redis is too old, or a replica of jobtrack 0.1 uses it.
     Version = "version",

@@ -29,7 +29,7 @@ pub struct Sentinels {
 }
 
 impl Sentinels {
-    /// Creates a group of sentinels that know the master by `name`; `node` has the settings of a connection to it.
+    /// Creates a group of sentinels whose master is called `name`; `node` has the settings of a connection to it.
     pub fn new(
         sentinels: Vec<Client>,
         name: String,

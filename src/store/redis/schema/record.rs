@@ -153,7 +153,7 @@ struct JobRecord {
     claim: Vec<u8>,
     #[prost(message, repeated, tag = "26")]
     attempts: Vec<AttemptRecord>,
-    /// Older versions know neither this nor the start of an attempt.
+    /// Older versions have neither this nor the start of an attempt.
     #[prost(bool, tag = "27")]
     between_attempts: bool,
 }
