@@ -475,6 +475,15 @@ fn expiry_of_an_active_job_stands_over_its_own_base_alone() {
     }
 }
 
+/// Each life of an id has it since the first one, however often it is deleted and made anew.
+#[test]
+fn job_made_over_a_tombstone_has_the_id_since_the_first_one() {
+    let first = Job { since: Some(at(5)), ..job("a", 1) };
+    let gone = first.expired(at(2), moment(2).change_id);
+    let second = Job::create(first.id.clone(), plain(), Some(&gone), Uuid::new_v4(), &moment(7));
+    assert_eq!(second.since, first.since);
+}
+
 /// What either version knows of the same life is kept: since when it is recorded, and when its last report was heard.
 #[test]
 fn times_of_the_primary_that_either_version_knows_are_kept() {

@@ -1,19 +1,15 @@
 //! Cases that were found by thinking, or by the random walk.
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use futures_util::{FutureExt, future::join_all};
 use jobtrack::{
-    domain::{ANYONE, Job, Limit, NewJob, Removal, State},
+    domain::{ANYONE, Job, JobError, Limit, NewJob, Removal, State},
     store::{
-        CommitEvent, Durability, JobStore, Listener, LocalCache, Partitioning, Presence, PrimaryStore, Source,
+        CommitEvent, Durability, JobStore, Listener, LocalCache, Partitioning, Presence, PrimaryStore, Route, Source,
         StorageMode, StoreError, Stored,
     },
     watch::{Pace, Scope},
@@ -285,6 +281,51 @@ async fn a_missing_job_is_lost_as_long_as_deletions_are_remembered(#[case] unhea
     assert_eq!(told.is_ok(), is_lost, "{told:?}");
 }
 
+/// What is not known here is not denied: a job may have been deleted or kept elsewhere, or another one may have the id.
+#[rstest]
+#[case::time_is_over(false)]
+#[case::removed_and_never_recorded(true)]
+#[tokio::test(start_paused = true)]
+async fn absence_that_nobody_can_confirm_is_not_told(#[case] was_cut_off: bool) {
+    let mut world = World::new();
+    if was_cut_off {
+        world.part(0).await;
+        world.call(0, "a", Op::Create).await;
+        world.call(0, "a", Op::Delete).await;
+    } else {
+        let new = NewJob { id: Some(id("a")), retention: Some(Duration::from_secs(1)), ..plain() };
+        world.replicas[0].tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room");
+        world.call(0, "a", Op::Succeed).await;
+        world.part(0).await;
+        world.clock.advance(Duration::from_secs(2));
+    }
+    let told = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await;
+    assert!(matches!(told, Err(JobError::StoreUnavailable)), "{told:?}");
+}
+
+/// Redis lacks what was acknowledged of a dirty job, so the mark stays at the time of the last beat before.
+#[rstest]
+#[case::accepted(false)]
+#[case::lost(true)]
+fn dirty_job_holds_the_mark_back(#[case] is_lost: bool) {
+    let presence = Arc::new(Presence::new(1));
+    presence.set_serving(0, true);
+    let clock = Arc::new(StepClock::default());
+    let held = LocalCache::new(100, Arc::new(Deaf), clock, Partitioning::SINGLE, presence.clone());
+    assert!(held.set_available(0));
+    let job = job("a", 1);
+    held.learn(&recorded(job.clone()), None);
+    presence.beat_answered(0, at(10), at(1));
+    if is_lost {
+        let Route::Primary(token) = held.route_read(&job.id) else { panic!("it is clean") };
+        held.mark_record_lost(&job.id, token).expect("it is held");
+    } else {
+        held.accept(Arc::new(apply(&job, &heartbeat(), 2)), Some(&job), true).expect("there is room");
+    }
+    presence.beat_answered(0, at(20), at(1));
+    assert_eq!(presence.mark(0), Some(at(10)));
+}
+
 /// It was lost and not deleted, however long it takes until it can be put back.
 #[tokio::test(start_paused = true)]
 async fn a_job_that_was_seen_to_be_lost_is_put_back_after_any_time() {
@@ -420,37 +461,6 @@ fn what_is_over_is_removed_a_few_at_a_time() {
     assert!(held.tidy().now_or_never().is_none(), "nobody else had a turn");
     let removed = OVER - held.count();
     assert!((1..=OVER / 2).contains(&removed), "{removed} of {OVER} were removed at once");
-}
-
-/// Callers come between: the lock is not held for the whole search, however many jobs are due about which
-/// others decide.
-#[test]
-fn search_for_due_jobs_lets_callers_in() {
-    const DUE: usize = 20_000;
-    const SEARCHES_MAX: usize = 100;
-    const TURNS: usize = 3;
-    let held = cache(2 * DUE, Arc::new(Deaf));
-    for number in 0..DUE {
-        let due = Job { expire_time: Some(at(2)), ..job(&format!("j{number}"), 1) };
-        held.accept(Arc::new(due), None, true).expect("there is room");
-    }
-    let (turns, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(Relaxed) {
-                held.dirty();
-                turns.fetch_add(1, Relaxed);
-            }
-        });
-        // On a busy machine the other thread may get no processor for the time of one search.
-        let got_turns = (0..SEARCHES_MAX).any(|_| {
-            let before = turns.load(Relaxed);
-            held.due(at(100), 1);
-            turns.load(Relaxed) - before >= TURNS
-        });
-        is_over.store(true, Relaxed);
-        assert!(got_turns, "nobody gets the lock during a search");
-    });
 }
 
 /// A replica that serves, and holds a job whose record was lost alone.

@@ -106,6 +106,28 @@ async fn records_that_vanished_leave_lists_totals_counts_and_quotas() {
     server.stop().await;
 }
 
+/// Nobody lists them: the caller whose quota seems used up has it looked into.
+#[tokio::test(flavor = "multi_thread")]
+async fn quota_has_room_again_when_records_vanished() {
+    let redis = Redis::start().await;
+    let flags = ["--redis-url", &redis.url(), "--max-jobs-per-owner", &QUOTA.to_string()];
+    let all = ids("j", QUOTA);
+    let server = Server::with(&flags).await;
+    for made in each(&server.client().await, &all, async |mut client, id| client.create_job(owned(&id)).await).await {
+        made.expect("the quota has room");
+    }
+    // Afterwards no replica has them in memory.
+    server.stop().await;
+    redis.command(&["DEL", &key_of(&redis, &all[0]).await]).await;
+    let server = Server::with(&flags).await;
+    whole(server.channel().await).await;
+    let mut client = server.client().await;
+    client.create_job(owned("new")).await.expect("the quota has room again");
+    let refused = client.create_job(owned("one-more")).await.expect_err("the quota is used up");
+    assert_eq!((refused.code(), &*reason(&refused)), (Code::ResourceExhausted, "TOO_MANY_JOBS"));
+    server.stop().await;
+}
+
 /// Creates jobs that end now and expire together.
 async fn make_brief(client: &Client, ids: &[String]) {
     let made = each(client, ids, async |mut client, id| {
