@@ -1,4 +1,4 @@
-//! Who calls, and what that caller may do.
+//! The identity of a caller, and the calls and jobs that it may use.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,7 @@ use std::{
 use thiserror::Error;
 use uuid::Uuid;
 
-/// What sort of calls a caller may make. Each role may do what those before it may.
+/// Determines which calls a caller may make. Each role includes the rights of the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// Reads, lists and watches jobs.
@@ -20,10 +20,10 @@ pub enum Role {
 }
 
 impl Role {
-    /// Every role, from the least to the most.
+    /// All roles, from the fewest rights to the most.
     pub const ALL: [Self; 3] = [Self::Reader, Self::Reporter, Self::Admin];
 
-    /// The role's name, as operators write it.
+    /// Returns the name of the role in configuration files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Reader => "reader",
@@ -32,7 +32,7 @@ impl Role {
         }
     }
 
-    /// The role of this name.
+    /// Returns the role with this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
@@ -44,23 +44,23 @@ impl Display for Role {
     }
 }
 
-/// Whose jobs are meant.
+/// A set of owners, which selects the jobs that belong to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Owners {
-    /// Everybody's.
+    /// All owners, and jobs without an owner.
     #[default]
     All,
-    /// Those of these owners; an empty one stands for jobs without an owner.
+    /// These owners; an empty name stands for jobs without an owner.
     Only(BTreeSet<String>),
 }
 
 impl Owners {
-    /// Those of this owner alone.
+    /// Returns the set of one owner.
     pub fn one(owner: impl Into<String>) -> Self {
         Self::Only([owner.into()].into())
     }
 
-    /// Whether the jobs of `owner` are among them.
+    /// Returns whether the jobs of `owner` are selected.
     pub fn include(&self, owner: &str) -> bool {
         match self {
             Self::All => true,
@@ -68,7 +68,7 @@ impl Owners {
         }
     }
 
-    /// Those that are among both.
+    /// Returns the intersection of two sets.
     pub fn and(self, others: &Self) -> Self {
         match (self, others) {
             (owners, Self::All) => owners,
@@ -78,44 +78,44 @@ impl Owners {
     }
 }
 
-/// Source of the name of a caller. Callers of different kinds are different callers, whatever their names.
+/// The source of a caller's name. Callers of different kinds are different callers, even if their names are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IdentityKind {
-    /// Everybody, where callers are not told apart.
+    /// No authentication is configured: all callers share this identity.
     Anyone,
     /// An entry of the identities file.
     Listed,
     /// The subject of a JWT.
     Subject,
-    /// A certificate that is in no entry.
+    /// A valid certificate that no entry of the identities file lists.
     Stranger,
 }
 
 /// A caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Source of its name.
+    /// The source of `name`.
     pub kind: IdentityKind,
-    /// Who it is; empty where callers are not told apart.
+    /// The caller's name; empty if no authentication is configured.
     pub name: String,
-    /// What it may do; `None`: nothing.
+    /// The rights of the caller; `None`: no rights.
     pub role: Option<Role>,
-    /// Whose jobs exist for it.
+    /// The owners whose jobs the caller can see. All other jobs are reported as not found.
     pub owners: Owners,
 }
 
-/// Every caller, where they are not told apart: may do everything.
+/// The identity of every caller if no authentication is configured: full access.
 pub static ANYONE: Identity =
     Identity { kind: IdentityKind::Anyone, name: String::new(), role: Some(Role::Admin), owners: Owners::All };
 
 impl Identity {
-    /// Somebody whose name is known and no more: may do nothing.
+    /// Returns the identity of a caller with a known name and no rights.
     pub fn stranger(name: &str) -> Self {
         let kind = IdentityKind::Stranger;
         Self { kind, name: name.to_owned(), role: None, owners: Owners::Only(BTreeSet::new()) }
     }
 
-    /// Tells callers apart in tokens, the same in every process.
+    /// Returns a number that binds tokens to the caller. It is the same in every process.
     pub fn digest(&self) -> u64 {
         if self.name.is_empty() {
             return 0;
@@ -124,22 +124,22 @@ impl Identity {
     }
 }
 
-/// What is wrong with a caller's credentials.
+/// The reason why a caller's credentials are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Unauthenticated {
-    /// There are none.
+    /// The call has no credentials.
     #[error("this server needs a bearer token or a client certificate")]
     Missing,
-    /// They are not known here, or do not count any more.
+    /// The credentials are unknown, expired or revoked.
     #[error("the credentials are not known here, or no longer valid")]
     Invalid,
-    /// They were valid when the stream began.
+    /// The credentials were valid when the stream began, and are no longer.
     #[error("the credentials that this stream began with are no longer valid")]
     Ended,
 }
 
 impl Unauthenticated {
-    /// Its name for programs.
+    /// Returns the machine-readable name, as in the details of an error.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Missing => "MISSING",
@@ -149,16 +149,16 @@ impl Unauthenticated {
     }
 }
 
-/// What a caller would need to be allowed.
+/// The right that a caller lacks for a call.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Needed {
-    /// This role.
+    /// A role.
     #[error("this call needs the role {0}")]
     Role(Role),
-    /// The right to touch the jobs of everybody.
+    /// Access to the jobs of all owners.
     #[error("this call is about the jobs of all owners, and the caller is limited to some")]
     AllOwners,
-    /// The right to touch the jobs of this owner.
+    /// Access to the jobs of this owner.
     #[error("the caller may not touch the jobs of owner {0:?}")]
     Owner(String),
 }

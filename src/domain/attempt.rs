@@ -1,4 +1,4 @@
-//! The attempts of a job: what names the one that runs, and the history of those that ended.
+//! The attempts of a job: the claim of the current one, and the history of those that ended.
 
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
@@ -6,25 +6,25 @@ use uuid::Uuid;
 
 use super::{ChangeId, Failure, MAX_ATTEMPTS, MAX_PAST_FAILURE_MESSAGE, Timestamp};
 
-/// The name of one attempt of one creation of a job, given to the worker that started it. No other attempt has it.
+/// Identifies one attempt of one incarnation of a job. Given to the worker that started the attempt; unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Claim(Uuid);
 
 impl Claim {
-    /// Reads a claim from a request. Text that no claim is written as becomes one that no attempt has.
+    /// Reads a claim from a request. Malformed text becomes the nil claim, which matches no attempt.
     pub fn parse(text: &str) -> Self {
         Self(Uuid::try_parse(text).unwrap_or_default())
     }
 
-    /// Returns the claim of an attempt that `change_id` starts.
+    /// Returns the claim of an attempt that was started without a request id.
     pub fn of_change(incarnation_id: Uuid, attempt: i32, change_id: ChangeId) -> Self {
         let ChangeId { process, counter } = change_id;
         Self::derived(incarnation_id, &format!("{attempt} change {process:x}.{counter:x}"))
     }
 
-    /// Returns the claim of an attempt that `request_id` starts: the same on every replica, so that the request may be
-    /// repeated at another one.
+    /// Returns the claim of an attempt that was started with a request id. Every replica computes the same claim, so
+    /// that the request can be retried on another replica.
     pub fn of_request(incarnation_id: Uuid, attempt: i32, request_id: &str) -> Self {
         Self::derived(incarnation_id, &format!("{attempt} request {request_id}"))
     }
@@ -49,33 +49,33 @@ impl Claim {
     }
 }
 
-/// An attempt that ended, and was not the last one.
+/// An attempt that ended and was followed by another one.
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Number of the attempt, from 1.
     pub number: i32,
-    /// Worker that reported last; may be empty.
+    /// The worker that reported last; may be empty.
     pub worker: String,
-    /// Time of its first report or of its claim.
+    /// Time of the attempt's first report, or of its claim.
     pub start_time: Timestamp,
-    /// Time at which it failed, or at which the next one began.
+    /// Time at which the attempt failed, or at which the next one began.
     pub end_time: Timestamp,
-    /// The change that ended it.
+    /// The change that ended the attempt.
     pub ended_by: ChangeId,
-    /// Reason for which it failed; absent if the next attempt began before it ended. Whole only in the last attempt that
-    /// failed.
+    /// The reason for the failure; absent if the next attempt began before this one ended. Only the most recent failure
+    /// is kept in full; see [`tidy`].
     pub failure: Option<Failure>,
 }
 
 impl Attempt {
-    /// Returns the order by which one of two records of the same attempt is kept: a failure tells more than a later
-    /// attempt.
+    /// Returns the key by which one of two records of the same attempt is chosen: a record with a failure has more
+    /// information than one without.
     fn rank(&self) -> (bool, Timestamp, ChangeId) {
         (self.failure.is_some(), self.end_time, self.ended_by)
     }
 
-    /// Removes what only the last failure keeps.
+    /// Drops the details and cuts the message of the failure.
     fn shorten(&mut self) {
         if let Some(failure) = &mut self.failure {
             failure.details = None;
@@ -84,17 +84,17 @@ impl Attempt {
     }
 }
 
-/// Returns the attempts with `attempt` behind those before it.
+/// Appends `attempt` to the attempts before it.
 pub fn record(attempts: Box<[Attempt]>, attempt: Attempt) -> Box<[Attempt]> {
     let mut attempts = attempts.into_vec();
     debug_assert!(attempts.last().is_none_or(|last| last.number <= attempt.number), "attempts end in their order");
-    // Only the highest number of all can be used again.
+    // A merge can bring records of higher numbers, from a version that lost; they are replaced.
     attempts.retain(|earlier| earlier.number < attempt.number);
     attempts.push(attempt);
     tidy(attempts)
 }
 
-/// Returns the attempts that either of two versions of a job knows of.
+/// Returns the attempts of two versions of a job together, one record for each number.
 pub fn union(one: &[Attempt], other: &[Attempt]) -> Box<[Attempt]> {
     let mut all: Vec<_> = one.iter().chain(other).cloned().collect();
     all.sort_by(|a, b| a.number.cmp(&b.number).then_with(|| b.rank().cmp(&a.rank())));
@@ -102,10 +102,11 @@ pub fn union(one: &[Attempt], other: &[Attempt]) -> Box<[Attempt]> {
     tidy(all)
 }
 
-/// Keeps the last attempts, and of their failures only the last one whole.
+/// Keeps the last [`MAX_ATTEMPTS`] attempts, and only the most recent failure in full.
 fn tidy(mut attempts: Vec<Attempt>) -> Box<[Attempt]> {
     let surplus = attempts.len().saturating_sub(MAX_ATTEMPTS);
     attempts.drain(..surplus);
+    debug_assert!(attempts.is_sorted_by(|one, next| one.number < next.number), "each attempt has one record");
     let last_failed = attempts.iter().rposition(|attempt| attempt.failure.is_some());
     for earlier in attempts.iter_mut().take(last_failed.unwrap_or_default()) {
         earlier.shorten();

@@ -1,4 +1,4 @@
-//! The request to stop a job.
+//! A request to cancel a job.
 
 use std::time::Duration;
 
@@ -6,47 +6,47 @@ use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 
-/// A request to stop a job.
+/// A request to cancel a job, and the time that the worker has to comply.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cancellation {
-    /// Time of the request. First, so that the order of cancellations is that of time.
+    /// Time of the request. The first field, so that the derived order of cancellations is by time.
     pub request_time: Timestamp,
-    /// Reason, for people.
+    /// The reason, as free text for people.
     pub reason: String,
-    /// Name of whoever asked.
+    /// The name of the caller that asked for it.
     pub requester: String,
-    /// Time that the worker has to stop, if that is limited.
+    /// The maximum time that the worker has to stop; absent: unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace: Option<Grace>,
 }
 
 impl Cancellation {
-    /// Returns what two replicas know of the same job's cancellation: the first request, and the earliest end of a grace.
+    /// Merges two replicas' records of a job's cancellation: keeps the first request and the earliest grace deadline.
     pub fn merged(&self, other: &Self) -> Self {
         let grace = [self.grace, other.grace].into_iter().flatten().min_by_key(|grace| (grace.time(), *grace));
-        // The same request may have lost its reason with a tombstone.
+        // The same request has no reason if it comes from a tombstone; prefer the record that has one.
         let order = |cancel: &Self| (cancel.request_time, cancel.reason.is_empty());
         let first = if (order(self), self) <= (order(other), other) { self } else { other };
         Self { grace, ..first.clone() }
     }
 
-    /// Returns what a tombstone keeps of it.
+    /// Returns a copy without the reason, as a tombstone keeps it.
     pub fn without_reason(&self) -> Self {
         Self { reason: String::new(), requester: self.requester.clone(), ..*self }
     }
 }
 
-/// The time that a worker has to stop after a request.
+/// The time that a worker has to stop after a cancellation request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Grace {
-    /// Time from which it counts.
+    /// Start of the grace period.
     pub since: Timestamp,
-    /// Its length.
+    /// Length of the grace period.
     pub length: Duration,
 }
 
 impl Grace {
-    /// Returns its end.
+    /// Returns the end of the grace period.
     pub fn time(&self) -> Timestamp {
         self.since + self.length
     }

@@ -1,4 +1,4 @@
-//! What can be done to a job, and the ways it can go.
+//! The changes of a job, and their possible results.
 
 use std::time::Duration;
 
@@ -6,24 +6,25 @@ use thiserror::Error;
 
 use super::{ChangeId, Claim, Document, Failure, Job, Progress, State, Timestamp};
 
-/// How long a tombstone is kept: longer than any entry of a replica stays unconfirmed.
+/// The time for which a tombstone is kept. Longer than any replica holds an entry that the primary has not confirmed,
+/// so that such an entry can't bring a deleted job back.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// How long jobs are kept by state, where the job itself does not say. Zero: for ever.
+/// The time for which jobs are kept, by state. Applies to jobs that set no retention of their own. Zero: for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// After success.
+    /// Time after success.
     pub succeeded: Duration,
-    /// After failure.
+    /// Time after failure.
     pub failed: Duration,
-    /// After cancellation.
+    /// Time after cancellation.
     pub cancelled: Duration,
-    /// After the last change of a job that has not ended.
+    /// Time after the last change or report of an active job.
     pub active: Duration,
 }
 
 impl Retention {
-    /// How long a job in `state` is kept.
+    /// Returns the retention of a job in `state`.
     pub const fn of(&self, state: State) -> Duration {
         match state {
             State::Pending | State::Running => self.active,
@@ -34,69 +35,69 @@ impl Retention {
     }
 }
 
-/// Limits for jobs that name none. Zero: unlimited.
+/// Default limits of jobs that set none. Zero: unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
     /// Maximum time without a report until the worker counts as lost.
     pub lease: Duration,
-    /// Maximum time that a job waits for a worker.
+    /// Maximum time that a pending job waits for a worker.
     pub start: Duration,
 }
 
-/// The time and the id of a change, and how long what it makes is kept.
+/// The time and the id of a change, and the retention that applies to its result.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangeContext {
-    /// The time.
+    /// Time of the change.
     pub now: Timestamp,
-    /// Names the change.
+    /// Id of the change.
     pub change_id: ChangeId,
-    /// How long jobs are kept.
+    /// Retention of jobs that set none.
     pub retention: Retention,
 }
 
-/// Something done to a job.
+/// A change of a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// A worker claims the next attempt.
     Start(Start),
-    /// A worker says how far it is.
+    /// A worker reports progress.
     Report(Report),
-    /// A worker is done.
+    /// A worker completes the job.
     Complete(Completion<Option<Document>>),
-    /// A worker gave up.
+    /// A worker reports that the job failed.
     Fail(Completion<Failure>),
-    /// A worker gave up, and another attempt will follow.
+    /// A worker reports that the attempt failed and that the job is to be tried again.
     Retry(Completion<Failure>),
-    /// Somebody asks to stop.
+    /// A caller asks to cancel the job.
     Cancel {
-        /// Why.
+        /// The reason, for people.
         reason: String,
-        /// Who asks.
+        /// The name of the caller that asks.
         requester: String,
-        /// Without waiting for the worker.
+        /// Cancels at once, without waiting for the worker.
         force: bool,
         /// Maximum time to wait for the worker. Zero: unlimited.
         grace: Duration,
     },
-    /// The worker stopped as asked.
+    /// The worker confirms that it stopped because of a cancellation.
     ConfirmCancel {
-        /// Which try stopped; the current one if `None`.
+        /// The attempt that stopped; `None`: the current one.
         attempt: Option<i32>,
         /// The claim of the attempt that stopped.
         claim: Option<Claim>,
-        /// Becomes the message of the progress.
+        /// Replaces the message of the progress.
         message: Option<String>,
     },
-    /// The job is deleted.
+    /// A caller deletes the job.
     Delete {
-        /// Even though it has not ended.
+        /// Deletes an active job, too.
         force: bool,
     },
-    /// Nobody was heard in time: the worker within its lease, or a worker that starts the job.
+    /// The lease expired: no worker reported, or none started the job, within the time limit.
     LoseWorker,
-    /// The time that a worker had to stop is over.
+    /// The grace period of a cancellation is over.
     ForceCancel,
-    /// The job's time is over.
+    /// The retention of the job is over.
     Expire,
 }
 
@@ -105,61 +106,62 @@ pub enum Change {
 pub struct Start {
     /// The worker that claims it; may be empty.
     pub worker: String,
-    /// Makes the request safe to repeat.
+    /// Makes the request idempotent.
     pub request_id: Option<String>,
-    /// Replaces the lease's length; zero ends the lease.
+    /// Replaces the length of the lease; zero removes the lease.
     pub lease_timeout: Option<Duration>,
-    /// Even though the attempt before it runs.
+    /// Starts the next attempt although the current one is running.
     pub takeover: bool,
 }
 
-/// How far a worker is.
+/// A progress report.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
-    /// What is new.
+    /// The fields that changed.
     pub progress: Progress,
-    /// Who reports; the last one if empty.
+    /// The worker that reports; empty: the one that reported last.
     pub worker: String,
-    /// Numbers the reports of an attempt.
+    /// Sequence number of the report within its attempt.
     pub sequence: Option<i64>,
-    /// Which try this belongs to; the current one if `None`.
+    /// The attempt that the report belongs to; `None`: the current one.
     pub attempt: Option<i32>,
-    /// The claim of the attempt that this belongs to.
+    /// The claim of that attempt.
     pub claim: Option<Claim>,
-    /// Apply only to this revision.
+    /// Applies only to this revision.
     pub expected_revision: Option<i64>,
-    /// Replaces the lease's length; zero ends the lease.
+    /// Replaces the length of the lease; zero removes the lease.
     pub lease_timeout: Option<Duration>,
 }
 
-/// A worker's last word, with what came of the work.
+/// A worker's last report of an attempt, with the outcome.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion<T> {
-    /// What came of it.
+    /// The outcome of the attempt.
     pub outcome: T,
-    /// Which try ended; the current one if `None`.
+    /// The attempt that ended; `None`: the current one.
     pub attempt: Option<i32>,
     /// The claim of the attempt that ended.
     pub claim: Option<Claim>,
-    /// Apply only to this revision.
+    /// Applies only to this revision.
     pub expected_revision: Option<i64>,
 }
 
-/// What a change made of a job.
+/// The result of applying a change to a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Applied {
-    /// This is the next version, to be stored.
+    /// The next version, to be stored.
     Changed(Box<Job>),
-    /// This is the next version, to be stored only if no replica can have heard the worker within its lease.
+    /// The next version, to be stored only if the lease has expired on the primary's clock: another replica may have
+    /// received a report since.
     ChangedIfLost(Box<Job>),
-    /// Nothing is to be stored: the job is already so.
+    /// The job is already in the requested condition; nothing is stored.
     Unchanged,
-    /// The report was ignored. It renews the lease nevertheless: `renewed` is the next version, to be stored, unless
-    /// nothing depends on when the worker reported.
+    /// The report was ignored, but still renews the lease. `renewed` is the version to be stored; `None` if nothing
+    /// depends on the time of the last report.
     Ignored {
-        /// The reason.
+        /// The reason for ignoring the report.
         why: Ignored,
-        /// The next version.
+        /// The next version, with a renewed lease.
         renewed: Option<Box<Job>>,
     },
 }
@@ -167,28 +169,28 @@ pub enum Applied {
 /// The reason why a report was ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ignored {
-    /// Its sequence is not higher than that of an earlier report.
+    /// Its sequence number is not higher than that of an earlier report.
     OlderSequence,
-    /// It has no sequence, and its stage or its numbers are lower than those of an earlier report.
+    /// It has no sequence number, and its stage or its numbers are lower than those of an earlier report.
     LowerProgress,
 }
 
-/// Why a change can't be made.
+/// The reason why a change is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Rejected {
-    /// The job has ended, otherwise than the change would end it.
+    /// The job has ended in a different state than the change asks for.
     #[error("the job has ended")]
     Finished,
-    /// The attempt that is named is not the one that runs.
+    /// The change names an attempt other than the current one.
     #[error("this attempt has ended, or a later one has begun")]
     StaleAttempt,
-    /// The current attempt runs, as far as is known.
+    /// The current attempt is still running, as far as is known.
     #[error("an attempt is running; wait for its end, or set takeover to end it")]
     AttemptRunning,
-    /// The revision is not the expected one.
+    /// The revision differs from the expected one.
     #[error("the job is not at the expected revision")]
     RevisionMismatch,
-    /// Nobody asked for cancellation.
+    /// The job has no cancellation request.
     #[error("nobody asked for this job to be cancelled")]
     CancelNotRequested,
     /// The job has not ended.
@@ -196,7 +198,7 @@ pub enum Rejected {
     Active,
 }
 
-/// Something that time alone brings about.
+/// An action that becomes due by time alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// [`Change::LoseWorker`].
@@ -205,6 +207,6 @@ pub enum Due {
     ForceCancel,
     /// [`Change::Expire`].
     Expire,
-    /// The tombstone is forgotten.
+    /// Forgets the tombstone.
     Forget,
 }

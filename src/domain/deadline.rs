@@ -1,4 +1,4 @@
-//! The times within which a job is to be heard of, and what is due when it is not.
+//! Leases and deadlines: the actions that become due when a job is silent for too long.
 
 use std::time::Duration;
 
@@ -7,32 +7,31 @@ use serde_with::skip_serializing_none;
 
 use super::{Due, Job, State, Timestamp};
 
-/// The times within which a job is heard of: while it is PENDING it is to be started, while it is RUNNING its worker is to
-/// report.
+/// The time limits of an active job: a worker must start it while it is PENDING, and must report while it is RUNNING.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Lease {
-    /// Maximum time without a report until the worker counts as lost. Zero: no lease.
+    /// Maximum time between two reports; then the worker counts as lost. Zero: no lease.
     pub timeout: Duration,
-    /// Maximum time that it waits for a worker, from its creation or from a retry. Zero: unlimited.
+    /// Maximum time that the job waits for a worker after its creation or a retry. Zero: unlimited.
     pub start_timeout: Duration,
-    /// Time at which the limit of the present state runs out, if it has one.
+    /// Time at which the limit of the present state expires, if it has one.
     pub expire_time: Option<Timestamp>,
-    /// That it ran out was stored.
+    /// Set once the expiry has been stored.
     pub lost: bool,
-    /// The job fails when it runs out.
+    /// Fails the job when the lease expires.
     pub fail_when_lost: bool,
 }
 
-/// A point in time at which something is due for an active job.
+/// A point in time at which an action is due for an active job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
-    /// The time from which it is counted; absent: the time at which the primary last heard of the job.
+    /// Start of the wait; `None`: the time at which the primary last received a report of the job.
     pub since: Option<Timestamp>,
-    /// The time after that.
+    /// Length of the wait.
     pub wait: Duration,
-    /// The action that is due then.
+    /// The action that is due at the end.
     pub due: Due,
 }
 
@@ -42,19 +41,19 @@ impl Deadline {
     }
 }
 
-/// Whether the worker still reports.
+/// The state of a job's lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Liveness {
-    /// The job has no lease, waits for its start or has ended.
+    /// The job has no lease, waits for its start without a limit, or has ended.
     Unspecified,
-    /// The lease holds.
+    /// The lease has not expired.
     Live,
-    /// The lease or the time for the start ran out.
+    /// The lease or the start timeout has expired.
     Lost,
 }
 
 impl Liveness {
-    /// The name as callers know it, without the prefix of its enum.
+    /// Returns the name on the wire, without the prefix of its enum.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unspecified => "UNSPECIFIED",
@@ -65,7 +64,7 @@ impl Liveness {
 }
 
 impl Job {
-    /// Whether the worker still reports, at `now`.
+    /// Returns the state of the lease at `now`.
     pub fn liveness(&self, now: Timestamp) -> Liveness {
         match self.lease.expire_time {
             None => Liveness::Unspecified,
@@ -75,7 +74,7 @@ impl Job {
         }
     }
 
-    /// Returns the maximum time without a report, or without a start, in the job's state. Zero: unlimited.
+    /// Returns the maximum time without a report, or without a start, in the present state. Zero: unlimited.
     pub const fn silence_allowed(&self) -> Duration {
         match self.state {
             State::Pending => self.lease.start_timeout,
@@ -85,14 +84,14 @@ impl Job {
 
     /// Returns the next deadline of this active job.
     pub fn deadline(&self) -> Option<Deadline> {
-        // Of equals the first.
+        // Of equal deadlines the first in this list is chosen.
         [Due::Expire, Due::LoseWorker, Due::ForceCancel]
             .into_iter()
             .filter_map(|due| self.deadline_of(due))
             .min_by_key(|deadline| self.time_of(deadline))
     }
 
-    /// Returns the deadline of `due` for this active job, if it has one.
+    /// Returns the deadline for `due` of this active job, if it has one.
     pub fn deadline_of(&self, due: Due) -> Option<Deadline> {
         if self.removal.is_some() || self.state.is_terminal() {
             return None;
@@ -102,7 +101,7 @@ impl Job {
             Due::Expire => {
                 self.expire_time.map(|expires| Deadline::after_heard(expires.since(self.report_or_creation()), due))
             }
-            // Only a merge leaves the cancellation of a job that waits.
+            // Only a merge leaves a cancellation on a job that waits for a worker: no worker will confirm it.
             Due::LoseWorker if is_pending && is_cancelled => Some(Deadline::after_heard(Duration::ZERO, due)),
             Due::LoseWorker => self.silence_deadline().filter(|_| !self.lease.lost || is_cancelled),
             Due::ForceCancel => {
@@ -113,17 +112,18 @@ impl Job {
         }
     }
 
-    /// Returns the time up to which somebody must be heard of this active job, whether or not its loss was stored.
+    /// Returns the deadline for the next report or start of this active job, even if its expiry has been stored
+    /// already.
     pub fn silence_deadline(&self) -> Option<Deadline> {
         self.lease.expire_time.map(|_| Deadline::after_heard(self.silence_allowed(), Due::LoseWorker))
     }
 
-    /// Returns the time of a deadline as this version knows it; the primary may have heard of the job a little later.
+    /// Returns the time of a deadline as this version knows it. The primary may have received a report a little later.
     pub fn time_of(&self, deadline: &Deadline) -> Timestamp {
         deadline.since.unwrap_or(self.report_or_creation()) + deadline.wait
     }
 
-    /// The time of the last report, or else of the creation.
+    /// Returns the time of the last report; without one, that of the creation.
     fn report_or_creation(&self) -> Timestamp {
         self.report_time.unwrap_or(self.create_time)
     }

@@ -1,4 +1,4 @@
-//! Everything a call can be refused for, with the data that a caller needs to go on.
+//! The reasons for refusing a call, with the data that a caller needs to react.
 
 use std::time::Duration;
 
@@ -6,54 +6,54 @@ use thiserror::Error;
 
 use super::{Job, JobId, Needed, State, Timestamp, Unauthenticated, change::Rejected};
 
-/// One bad field of a request.
+/// One invalid field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Its path in the request, such as `progress.percent` or `job_ids[3]`.
+    /// Path of the field in the request, such as `progress.percent` or `job_ids[3]`.
     pub field: String,
-    /// What is wrong and what would be right.
+    /// The rule that the field violates.
     pub description: String,
 }
 
-/// A limit that was reached, and how much it allows. All pass with time, or when something ends or is deleted.
+/// A limit that was reached, with its value. Every limit clears with time, or when something ends or is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Jobs in memory, none of which can be evicted.
     MemoryJobs(usize),
     /// Bytes in memory, none of which can be freed.
     MemoryBytes(usize),
-    /// Jobs of the owner.
+    /// Jobs of one owner.
     JobsPerOwner(usize),
-    /// Calls of the caller a second.
+    /// Calls per second of one caller.
     CallRate {
-        /// So many.
+        /// Maximum number per second.
         most: u32,
-        /// Time until there may be another.
+        /// Time until the next call is allowed.
         wait: Duration,
     },
-    /// Open watches in all.
+    /// Open watches of all callers.
     Watches(usize),
-    /// Open watches of the caller.
+    /// Open watches of one caller.
     WatchesPerIdentity(usize),
-    /// Open watches on the connection.
+    /// Open watches of one connection.
     WatchesPerConnection(usize),
     /// Open connections.
     Connections(usize),
-    /// Open connections on which nobody has authenticated.
+    /// Open connections without a successful authentication.
     UnauthenticatedConnections(usize),
     /// Open watches of health.
     HealthWatches(usize),
-    /// Failed authentications of an address a second.
+    /// Failed authentications per second from one address.
     FailedAuthentications {
-        /// So many.
+        /// Maximum number per second.
         most: u32,
-        /// Time until there may be another.
+        /// Time until the next attempt is allowed.
         wait: Duration,
     },
 }
 
 impl Limit {
-    /// The names of all limits, which are those of the flags that set them.
+    /// The names of all limits; each is the name of the flag that sets the limit.
     pub const NAMES: [&str; 11] = [
         "max-memory-jobs",
         "max-jobs-per-owner",
@@ -68,7 +68,7 @@ impl Limit {
         "max-auth-failures-per-second",
     ];
 
-    /// The place of its name among [`NAMES`](Self::NAMES).
+    /// Returns the index of the limit's name in [`NAMES`](Self::NAMES).
     pub const fn index(self) -> usize {
         match self {
             Self::MemoryJobs(_) => 0,
@@ -85,12 +85,12 @@ impl Limit {
         }
     }
 
-    /// Its name.
+    /// Returns the name of the limit.
     pub const fn name(self) -> &'static str {
         Self::NAMES[self.index()]
     }
 
-    /// How much it allows.
+    /// Returns the value of the limit.
     pub const fn most(self) -> usize {
         match self {
             Self::CallRate { most, .. } | Self::FailedAuthentications { most, .. } => most as usize,
@@ -107,20 +107,20 @@ impl Limit {
     }
 }
 
-/// The job that a call was about, as it was then.
+/// The condition of the job that a call was about, at the time of the call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// Which job.
+    /// The id.
     pub id: JobId,
-    /// Where it is in its life.
+    /// The state.
     pub state: State,
-    /// Its attempt.
+    /// The current attempt.
     pub attempt: i32,
-    /// Its revision.
+    /// The revision.
     pub revision: i64,
-    /// Who reported last; may be empty.
+    /// The worker that reported last; may be empty.
     pub worker: String,
-    /// Time at which its lease runs out, if it runs under one.
+    /// Time at which the lease expires, if there is one.
     pub lease_expire_time: Option<Timestamp>,
 }
 
@@ -137,59 +137,59 @@ impl From<&Job> for Subject {
     }
 }
 
-/// Why a call was refused.
+/// The reason why a call was refused.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum JobError {
-    /// Fields of the request are malformed.
+    /// Fields of the request are invalid.
     #[error("{}", first_violation(.0))]
     Invalid(Vec<Violation>),
-    /// The store of record was asked and has no such job.
+    /// The primary was asked and has no such job.
     #[error("there is no job {0}")]
     NotFound(JobId),
-    /// The id belongs to a job that another request made.
+    /// The id belongs to a job that was created by a different request.
     #[error("job {} exists already, made by another request", .0.id)]
     Exists(Subject),
-    /// The id belongs to a job that is not the caller's, of which no more is told.
+    /// The id belongs to a job of another owner. Nothing else about that job is disclosed.
     #[error("job {0} exists already, made by another request")]
     Taken(JobId),
-    /// The job is not in a condition to be changed so.
+    /// The job's condition does not allow the change.
     #[error("{1}")]
     Rejected(Subject, Rejected),
-    /// The revision asked for, given last, did not come in time.
+    /// The expected revision, given last, was not reached in time.
     #[error("job {} is at revision {}, which is not yet {}", .0.id, .0.revision, .1)]
     RevisionNotReached(Subject, i64),
-    /// A limit is reached.
+    /// A limit was reached.
     #[error("the limit --{} of {} is reached", .0.name(), .0.most())]
     Exhausted(Limit),
-    /// A message is larger than this many bytes.
+    /// A message exceeds the maximum size.
     #[error("the {what} is larger than {limit} bytes")]
     TooLarge {
-        /// Which message.
+        /// The kind of message.
         what: &'static str,
         /// The limit in bytes.
         limit: usize,
     },
-    /// The job is not held here, and the store of record can't be asked.
+    /// The job is not cached, and the primary is unavailable.
     #[error("the store can't be reached")]
     StoreUnavailable,
-    /// What the store holds for this job can't be read.
+    /// The stored record of this job can't be decoded.
     #[error("what is stored for job {0} can't be read")]
     Corrupt(JobId),
     /// The server is shutting down.
     #[error("the server is shutting down; go on elsewhere")]
     Draining,
-    /// The caller's time is over.
+    /// The caller's deadline has passed.
     #[error("the call's deadline has passed")]
     DeadlineExceeded,
-    /// It is not known who calls.
+    /// The caller could not be authenticated.
     #[error("{0}")]
     Unauthenticated(Unauthenticated),
-    /// The caller may not do this.
+    /// The caller lacks a right.
     #[error("{0}")]
     PermissionDenied(Needed),
 }
 
-/// Describes the first violation, and counts the others.
+/// Describes the first violation, and the number of others.
 fn first_violation(violations: &[Violation]) -> String {
     match violations {
         [] => "the request is not valid".to_owned(),

@@ -1,4 +1,4 @@
-//! What came of a job.
+//! The outcome of a job.
 
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
@@ -11,47 +11,47 @@ use super::Document;
 pub struct FailureCode(i32);
 
 impl FailureCode {
-    /// Nothing more is known.
+    /// No more specific code is known.
     pub const UNKNOWN: Self = Self(2);
-    /// It took too long.
+    /// A time limit was exceeded.
     pub const DEADLINE_EXCEEDED: Self = Self(4);
 
-    /// Takes `code` for one if it is 1 to 16.
+    /// Accepts `code` if it is 1 to 16.
     pub fn parse(code: i32) -> Option<Self> {
         (1..=16).contains(&code).then_some(Self(code))
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> i32 {
         self.0
     }
 }
 
-/// Why a job failed.
+/// The reason for a failure.
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What sort of failure.
+    /// The code.
     pub code: FailureCode,
-    /// What happened, for programs; may be empty.
+    /// The reason, for programs; may be empty.
     pub reason: String,
-    /// What happened, for people.
+    /// The description, for people.
     pub message: String,
     /// The worker's own data.
     pub details: Option<Document>,
 }
 
 impl Failure {
-    /// Cuts the message at `max` bytes.
+    /// Cuts the message to `max` bytes.
     pub fn shorten(&mut self, max: usize) {
         self.message = cut(std::mem::take(&mut self.message), max);
     }
 }
 
-/// The end of a text that was cut.
+/// Marks the end of a text that was cut.
 const CUT: &str = "…";
 
-/// Returns text for people, cut at `max` bytes, at a character boundary.
+/// Cuts a text to `max` bytes, at a character boundary.
 pub fn cut(mut text: String, max: usize) -> String {
     if text.len() > max {
         let end = (0..=max.saturating_sub(CUT.len())).rev().find(|end| text.is_char_boundary(*end));
@@ -61,12 +61,12 @@ pub fn cut(mut text: String, max: usize) -> String {
     text
 }
 
-/// What came of a job.
+/// The outcome of a job that ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It was completed, with this.
+    /// The result of a job that succeeded.
     Result(Document),
-    /// It failed. Boxed, since few jobs do: every job would be larger by it.
+    /// The failure of a job that failed. Boxed because few jobs fail: every job would otherwise be larger.
     Failure(Box<Failure>),
 }

@@ -13,30 +13,30 @@ use uuid::Uuid;
 
 use super::{Attempt, Cancellation, Claim, Document, Failure, Labels, Lease, MAX_ID, Outcome, Timestamp, Version};
 
-/// A job's name: 1 to 128 of `A-Z a-z 0-9 . _ : -`, so that it is safe in a key, a log line and a shell.
+/// The id of a job: 1 to 128 of `A-Z a-z 0-9 . _ : -`, so that it is safe in a key, a log line and a shell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(Arc<str>);
 
 impl JobId {
-    /// Takes `raw` for an id if it is one.
+    /// Accepts `raw` if it is a valid id.
     pub fn parse(raw: &str) -> Option<Self> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
         ((1..=MAX_ID).contains(&raw.len()) && raw.bytes().all(allowed)).then(|| Self(raw.into()))
     }
 
-    /// The id of a job that is made by `request_id` of `owner` without a name: always the same.
+    /// Returns the id of a job that `owner` creates with `request_id` and without an id of its own: the same each time.
     pub fn derived(owner: &str, request_id: &str) -> Self {
         const NAMESPACE: Uuid = Uuid::from_u128(0x5a1f_6d1c_0b3e_4c52_9d55_7f0c_2e8b_91a4);
         Self::from(Uuid::new_v5(&NAMESPACE, format!("{}:{owner}{request_id}", owner.len()).as_bytes()))
     }
 
-    /// Sorts before every id, and is none.
+    /// Returns a bound that sorts before every valid id, and is itself not valid.
     pub(crate) fn lower_bound() -> Self {
         Self("".into())
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -60,32 +60,32 @@ impl Display for JobId {
     }
 }
 
-/// Where a job is in its life.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
-    /// No worker has reported yet.
+    /// No worker has started or reported yet.
     Pending,
-    /// A worker has reported.
+    /// A worker has started or reported.
     Running,
-    /// Ended well.
+    /// The job was completed.
     Succeeded,
-    /// Ended badly.
+    /// The job failed.
     Failed,
-    /// Stopped on request.
+    /// The job was cancelled.
     Cancelled,
 }
 
 impl State {
-    /// Every state, in the order of a job's life.
+    /// All states, in the order in which a job passes through them.
     pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
 
-    /// Whether nothing comes after it.
+    /// Returns whether the state is final.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 
-    /// The state's name as callers know it, without the prefix of its enum.
+    /// Returns the name on the wire, without the prefix of its enum.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -97,7 +97,7 @@ impl State {
     }
 }
 
-/// How far a job is. Also the patch that a report carries: what is `None` there keeps its value.
+/// The progress of a job. Also the patch of a report, in which a field that is `None` keeps its value.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -108,27 +108,27 @@ pub struct Progress {
     pub completed: Option<i64>,
     /// Units to do, not negative.
     pub total: Option<i64>,
-    /// What is counted.
+    /// The unit of `completed` and `total`.
     pub unit: Option<String>,
-    /// The current step.
+    /// Name of the current stage.
     pub stage: Option<String>,
-    /// Which step this is.
+    /// Number of the current stage.
     pub stage_index: Option<i32>,
-    /// How many steps there are.
+    /// Number of stages.
     pub stage_count: Option<i32>,
-    /// A line for people.
+    /// A message for people.
     pub message: Option<String>,
     /// The worker's own data.
     pub details: Option<Document>,
 }
 
-/// Why a job is gone.
+/// The reason why a job was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Removal {
-    /// Somebody deleted or purged it.
+    /// A caller deleted or purged it.
     Deleted,
-    /// Its time was over, or it was evicted, or after an outage another job stands under its id.
+    /// Its retention was over, or it was evicted, or it lost its id to another incarnation in a merge after an outage.
     Expired,
 }
 
@@ -140,114 +140,117 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
-    /// Its name.
+    /// The id.
     pub id: JobId,
-    /// Which version of it this is.
+    /// Identifies this version.
     pub version: Version,
-    /// The request that made it, if that can be repeated.
+    /// The request id of the creation, if the creator gave one.
     pub request_id: Option<String>,
-    /// What sort of work it is.
+    /// The kind of work.
     pub kind: String,
-    /// Whom it belongs to; may be empty.
+    /// The owner; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
-    /// The name for people; may be empty.
+    /// A title for people; may be empty.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub title: Box<str>,
-    /// Pairs to filter by.
+    /// Key-value pairs, for filters.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
     /// The creator's own data.
     pub metadata: Option<Document>,
-    /// Where it is in its life; in a tombstone, where it was.
+    /// The state; in a tombstone, the state at the removal.
     pub state: State,
-    /// Which try this is: 0 before the first report or finish.
+    /// Number of the current attempt: 0 before the first report or end.
     pub attempt: i32,
-    /// Time at which this attempt began. `None`: it ended in a retry, or there was none yet.
+    /// Time at which the current attempt began. `None`: it ended in a retry, or no attempt has begun yet.
     #[serde(default)]
     pub attempt_start_time: Option<Timestamp>,
-    /// The claim of this attempt, if a worker claimed it.
+    /// The claim of the current attempt, if a worker claimed it.
     #[serde(default)]
     pub claim: Option<Claim>,
-    /// The attempts before this one, and this one if it ended in a retry; the last [`MAX_ATTEMPTS`](super::MAX_ATTEMPTS),
-    /// by their numbers. After a merge it may hold some that have no part in the version that stands.
+    /// Records of the attempts before the current one, and of the current one if it ended in a retry: the last
+    /// [`MAX_ATTEMPTS`](super::MAX_ATTEMPTS), by number. After a merge the list may contain attempts of the version
+    /// that lost; [`past_attempts`](Self::past_attempts) leaves them out.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     pub attempts: Box<[Attempt]>,
-    /// The last report's number within the attempt.
+    /// Sequence number of the last report of the current attempt.
     pub sequence: Option<i64>,
-    /// How far it is.
+    /// Progress of the current attempt.
     #[serde(default, skip_serializing_if = "is_default")]
     pub progress: Progress,
-    /// Who reported last; may be empty.
+    /// The worker that reported last; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub worker: String,
-    /// The request to stop it.
+    /// The cancellation request.
     pub cancel: Option<Box<Cancellation>>,
-    /// What was promised about reports.
+    /// Time limits for the start and for reports.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lease: Lease,
-    /// How long it is kept after its end, if not as its state says. Zero: for ever.
+    /// Retention after the end; `None`: as configured for the state. Zero: for ever.
     pub retention: Option<Duration>,
-    /// When it was created.
+    /// Time of the creation.
     pub create_time: Timestamp,
-    /// When the first report or finish came.
+    /// Time of the first report or end.
     pub start_time: Option<Timestamp>,
-    /// When it last changed through a call.
+    /// Time of the last change through a call.
     pub update_time: Timestamp,
-    /// When a worker reported last; it names that report, too.
+    /// Time of the last report, which also identifies that report.
     pub report_time: Option<Timestamp>,
-    /// Time when the work last advanced in this attempt: when the percentage, the number of units done or the stage last
-    /// changed.
+    /// Time at which the percentage, the number of units done or the stage of the current attempt last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_time: Option<Timestamp>,
-    /// When it ended.
+    /// Time of the end.
     pub end_time: Option<Timestamp>,
-    /// From when on it counts as gone.
+    /// Time from which the job counts as removed.
     pub expire_time: Option<Timestamp>,
-    /// When this tombstone is forgotten.
+    /// Time at which this tombstone is forgotten.
     pub forget_time: Option<Timestamp>,
-    /// What came of it.
+    /// The outcome, once the job has ended.
     pub outcome: Option<Outcome>,
-    /// When this job's end first entered the primary, on the primary's clock.
+    /// Time on the primary's clock at which the end of this job was first stored in the primary.
     #[serde(skip)]
     pub durable_time: Option<Timestamp>,
-    /// When the primary first knew this id taken by this chain of incarnations, each made over the tombstone of the one
-    /// before, on its clock. `None`: no version of this incarnation was ever in the primary.
+    /// Time on the primary's clock at which the primary first stored a job under this id, in an unbroken chain of
+    /// incarnations, each created over the tombstone of the one before. `None`: no version of this incarnation was ever
+    /// stored in the primary.
     #[serde(skip)]
     pub since: Option<Timestamp>,
-    /// When the newest report, or else the job, entered the primary, on its clock. Leases run from here.
+    /// Time on the primary's clock at which the newest report, or else the job, was stored there. Leases are counted
+    /// from here.
     #[serde(skip)]
     pub heard: Option<Timestamp>,
-    /// Set: this is a tombstone.
+    /// The reason for the removal; `Some` makes this version a tombstone.
     pub removal: Option<Removal>,
 }
 
 impl Job {
-    /// Returns whether the last attempt ended in a retry, and no other has begun since.
+    /// Returns whether the last attempt ended in a retry, and no other attempt has begun since.
     pub const fn is_between_attempts(&self) -> bool {
         self.attempt > 0 && self.attempt_start_time.is_none()
     }
 
-    /// Returns the attempts that ended before this version's own, or were ended by it.
+    /// Returns the attempts that ended before this version's own, or were ended by this version.
     pub fn past_attempts(&self) -> impl DoubleEndedIterator<Item = &Attempt> {
         let next = self.attempt.saturating_add(i32::from(self.is_between_attempts()));
         self.attempts.iter().filter(move |attempt| attempt.number < next)
     }
 
-    /// Returns the last failure that was followed by another attempt.
+    /// Returns the most recent failure that was followed by another attempt.
     pub fn last_failure(&self) -> Option<&Failure> {
         self.past_attempts().rev().find_map(|attempt| attempt.failure.as_ref())
     }
 
-    /// Whether the job is there for callers at `now`: not removed, and its retention is not over. An active job that was
-    /// recorded is there until its expiry is stored: only the primary can tell whether its worker was heard.
+    /// Returns whether callers see the job at `now`: it is not removed, and its retention is not over. A recorded
+    /// active job is visible until its expiry has been stored, because only the primary knows when the last report
+    /// came.
     pub fn is_visible(&self, now: Timestamp) -> bool {
         let is_decided_by_primary = self.is_recorded() && !self.state.is_terminal();
         self.removal.is_none() && (is_decided_by_primary || self.expire_time.is_none_or(|expires| now < expires))
     }
 
-    /// This version with all its times moved by this number of microseconds: they were read from a clock that was wrong
-    /// by as much.
+    /// Returns this version with all its times moved by `by` microseconds. Corrects times that were read from a wrong
+    /// clock.
     #[must_use]
     pub fn moved(&self, by: i64) -> Self {
         let mut job = self.clone();
@@ -273,13 +276,13 @@ impl Job {
         job
     }
 
-    /// Whether any version of this incarnation was ever in the primary.
+    /// Returns whether any version of this incarnation was ever stored in the primary.
     pub const fn is_recorded(&self) -> bool {
         self.since.is_some()
     }
 
-    /// Whether this is a tombstone that no version of the same incarnation overrules: a deletion, or the expiry of a job
-    /// that had ended.
+    /// Returns whether this is a tombstone that no version of the same incarnation can replace: a deletion, or the
+    /// expiry of a job that had ended.
     pub const fn is_final_tombstone(&self) -> bool {
         match self.removal {
             Some(Removal::Deleted) => true,
@@ -289,29 +292,29 @@ impl Job {
     }
 }
 
-/// What a creator says of a job.
+/// The content of a request to create a job.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NewJob {
-    /// Its name, if the creator chose one.
+    /// The id, if the creator chose one.
     pub id: Option<JobId>,
-    /// Makes the request safe to repeat.
+    /// Makes the request idempotent.
     pub request_id: Option<String>,
-    /// What sort of work it is.
+    /// The kind of work.
     pub kind: String,
-    /// Whom it belongs to; may be empty.
+    /// The owner; may be empty.
     pub owner: String,
-    /// The name for people; may be empty.
+    /// A title for people; may be empty.
     pub title: String,
-    /// Pairs to filter by.
+    /// Key-value pairs, for filters.
     pub labels: Labels,
     /// The creator's own data.
     pub metadata: Option<Document>,
-    /// How long without a report until the worker counts as lost. Zero: no lease.
+    /// Maximum time between two reports; then the worker counts as lost. Zero: no lease.
     pub lease_timeout: Duration,
-    /// Maximum time that it waits for a worker. Zero: unlimited.
+    /// Maximum time that the job waits for a worker. Zero: unlimited.
     pub start_timeout: Duration,
-    /// The job fails when its worker is lost, or no worker starts it.
+    /// Fails the job when its worker is lost, or when no worker starts it.
     pub fail_when_lost: bool,
-    /// How long it is kept after its end. Zero: for ever.
+    /// Retention after the end. Zero: for ever.
     pub retention: Option<Duration>,
 }

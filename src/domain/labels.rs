@@ -1,4 +1,4 @@
-//! Labels of a job.
+//! The labels of a job.
 
 use std::{
     fmt::{self, Write},
@@ -12,35 +12,35 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-/// Pairs to filter by, in the order of their keys. Shared, so that a job's next version costs no copy of them, and in
-/// one piece, as netstrings: a piece of memory for each text would take several times as much as the texts.
+/// Key-value pairs for filters, ordered by key. Shared, so that the next version of a job needs no copy, and in one
+/// allocation, as netstrings: an allocation for each text would take several times the memory of the texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels(Arc<str>);
 
 impl Labels {
-    /// Whether there are none.
+    /// Returns whether there are no labels.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.iter().find_map(|(other, value)| (other == key).then_some(value))
     }
 
-    /// All pairs.
+    /// Returns all pairs, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut rest = &*self.0;
         from_fn(move || Some((next_text(&mut rest)?, next_text(&mut rest)?)))
     }
 
-    /// Returns the number of bytes in which they are kept.
+    /// Returns the size of the encoded pairs in bytes.
     pub(super) fn size(&self) -> usize {
         self.0.len()
     }
 }
 
-/// Takes the first netstring off `rest`.
+/// Splits the first netstring off `rest`.
 fn next_text<'a>(rest: &mut &'a str) -> Option<&'a str> {
     let (length, behind) = rest.split_once(':')?;
     let (text, behind) = behind.split_at_checked(length.parse().ok()?)?;
@@ -48,7 +48,7 @@ fn next_text<'a>(rest: &mut &'a str) -> Option<&'a str> {
     Some(text)
 }
 
-/// Of two pairs with one key the later counts.
+/// Collects pairs; of two pairs with one key the later one counts.
 impl FromIterator<(String, String)> for Labels {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
         let mut pairs: Vec<_> = pairs.into_iter().collect();
@@ -115,7 +115,7 @@ mod tests {
         let labels: Labels = pairs().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let mut keys = texts;
         keys.sort_unstable();
-        // Of each key the last value counts.
+        // The later value of each key counts.
         assert!(labels.iter().eq(keys.iter().map(|key| (*key, ""))), "{labels:?}");
         for (key, value) in pairs() {
             let one = Labels::from([(key.to_owned(), value.to_owned())]);

@@ -1,18 +1,18 @@
-//! How large each part of a job may be, from the wire contract. Lengths are UTF-8 bytes.
+//! Size limits of the parts of a job, as in the wire contract. Lengths are UTF-8 bytes.
 
 /// A job id.
 pub const MAX_ID: usize = 128;
 /// `kind`, `owner`, `worker`, `requester`, `request_id` and `claim`.
 pub const MAX_NAME: usize = 128;
-/// A job's title.
+/// The title of a job.
 pub const MAX_TITLE: usize = 256;
-/// Owners that one caller is limited to.
+/// Owners that one caller can be restricted to.
 pub const MAX_OWNERS: usize = 100;
 /// Labels of one job.
 pub const MAX_LABELS: usize = 32;
-/// A label's key.
+/// The key of a label.
 pub const MAX_LABEL_KEY: usize = 63;
-/// A label's value.
+/// The value of a label.
 pub const MAX_LABEL_VALUE: usize = 256;
 /// Metadata, encoded.
 pub const MAX_METADATA: usize = 16 * 1024;
@@ -22,7 +22,7 @@ pub const MAX_RESULT: usize = 1024 * 1024;
 pub const MAX_PROGRESS_DETAILS: usize = 4 * 1024;
 /// Details of a failure, encoded.
 pub const MAX_FAILURE_DETAILS: usize = 16 * 1024;
-/// How deep a document nests.
+/// Nesting of a document.
 pub const MAX_DEPTH: usize = 16;
 /// The unit of progress.
 pub const MAX_UNIT: usize = 32;
@@ -34,9 +34,9 @@ pub const MAX_PROGRESS_MESSAGE: usize = 4 * 1024;
 pub const MAX_FAILURE_REASON: usize = 63;
 /// The message of a failure.
 pub const MAX_FAILURE_MESSAGE: usize = 16 * 1024;
-/// The message of a failure that other attempts have followed, but for the last one.
+/// The message of a failure that other attempts have followed, except for the most recent one.
 pub const MAX_PAST_FAILURE_MESSAGE: usize = 1024;
-/// Attempts that a job remembers.
+/// Past attempts that a job records.
 pub const MAX_ATTEMPTS: usize = 16;
 /// The reason of a cancellation.
 pub const MAX_CANCEL_REASON: usize = 1024;
@@ -44,9 +44,9 @@ pub const MAX_CANCEL_REASON: usize = 1024;
 pub const MAX_BATCH: usize = 100;
 /// Ids of one `WatchJobs`.
 pub const MAX_WATCHED_IDS: usize = 1000;
-/// Jobs on a page, and how many where the caller does not say.
+/// Jobs on a page.
 pub const MAX_PAGE: usize = 1000;
-/// Jobs on a page where the caller does not say.
+/// Jobs on a page if the caller sets no limit.
 pub const DEFAULT_PAGE: usize = 50;
-/// Jobs of a page together, in bytes: leaves room in an answer for what is around them.
+/// Total bytes of the jobs on a page. Leaves room in a response for the other fields.
 pub const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;

@@ -1,25 +1,34 @@
-//! Which of two versions of a job stands, where replicas changed it apart from each other.
+//! The choice between two versions of a job that replicas changed independently.
 //!
-//! One order over versions, so that replicas that have exchanged what they know agree, in whatever order and however
-//! often they exchange it. Among versions of one incarnation the content picked is commutative, associative and
-//! idempotent. Between incarnations it is commutative and idempotent.
+//! Versions are totally ordered, so that replicas that have exchanged their versions agree, in whatever order and
+//! however often they exchange them. Between versions of one incarnation the merge of the content is commutative,
+//! associative and idempotent. Between incarnations it is commutative and idempotent.
 
 use std::cmp::{Ordering, max, min};
 
 use super::{ChangeId, Job, Removal, Timestamp, Version, attempt};
 
-/// What a merge came to.
+/// The result of a merge.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Merged {
-    /// The version that stands, with the revision it is to be stored under.
+    /// The winning version, with the revision to store it under.
     pub job: Job,
-    /// The change that gave way, if the two were not versions of the same change.
+    /// The change that was discarded; `None` if both are versions of the same change.
     pub lost: Option<ChangeId>,
 }
 
-/// Which of `a` and `b`, two versions under one id, stands.
+/// Merges `a` and `b`, two versions under one id.
 pub fn merge(a: &Job, b: &Job) -> Merged {
     debug_assert_eq!(a.id, b.id, "versions of different jobs are never merged");
+    let merged = merge_versions(a, b);
+    debug_assert!(
+        merged.lost.is_none() || merged.job.version.revision >= max(a.version.revision, b.version.revision),
+        "revisions only rise"
+    );
+    merged
+}
+
+fn merge_versions(a: &Job, b: &Job) -> Merged {
     let same_incarnation = a.version.incarnation_id == b.version.incarnation_id;
     if same_incarnation && a.version.change_id == b.version.change_id {
         let key = |job: &Job| (job.version.first_revision, job.version.revision, std::cmp::Reverse(taken_since(job)));
@@ -30,7 +39,7 @@ pub fn merge(a: &Job, b: &Job) -> Merged {
         let (winner, loser) = if compare_versions(a, b) == Ordering::Less { (b, a) } else { (a, b) };
         let mut job = with_shared(winner, loser);
         job.version = raised(winner, loser);
-        // It may have taken the place of a tombstone, in a version that the winner was made apart from.
+        // The loser may have been created over a tombstone at a later revision than the winner knows.
         job.version.first_revision = max(winner.version.first_revision, loser.version.first_revision);
         if !same_incarnation {
             adopt_identity(&mut job, winner, loser);
@@ -47,7 +56,7 @@ pub fn merge(a: &Job, b: &Job) -> Merged {
     let (winner, loser, revived) = pick_incarnation(a, b);
     let mut job = winner.clone();
     if revived {
-        // It takes the place of the other's tombstone, as if it had been created over it.
+        // The winner replaces the other incarnation's tombstone, as if it had been created over it.
         let revision = max(winner.version.revision, loser.version.revision) + 1;
         job.version = Version { first_revision: revision, revision, ..winner.version };
         job.since = loser.since.or(winner.since);
@@ -57,13 +66,13 @@ pub fn merge(a: &Job, b: &Job) -> Merged {
     Merged { job, lost: Some(loser.version.change_id) }
 }
 
-/// The winner's version, with a revision that is new to whoever knows the loser.
+/// Returns the winner's version, with a revision that is new to every replica that knows the loser.
 fn raised(winner: &Job, loser: &Job) -> Version {
     let (won, lost) = (winner.version, loser.version);
     Version { revision: if won.revision > lost.revision { won.revision } else { lost.revision + 1 }, ..won }
 }
 
-/// Whether two replicas made the same job apart from each other, for one request.
+/// Returns whether two replicas created the same job independently, for retries of one request.
 fn are_one_request(a: &Job, b: &Job) -> bool {
     let is_live = |job: &Job| job.removal.is_none();
     is_live(a)
@@ -73,7 +82,7 @@ fn are_one_request(a: &Job, b: &Job) -> bool {
         && a.version.first_revision == b.version.first_revision
 }
 
-/// Gives `job`, merged from the same request's two jobs, the identity of the one that was recorded first.
+/// Gives `job`, merged from two jobs of the same request, the identity of the one that was recorded first.
 fn adopt_identity(job: &mut Job, winner: &Job, loser: &Job) {
     let first = min_by_key(winner, loser, |job| (taken_since(job), job.create_time, job.version.incarnation_id));
     job.version.incarnation_id = first.version.incarnation_id;
@@ -85,7 +94,7 @@ fn min_by_key<'a, K: Ord>(a: &'a Job, b: &'a Job, key: impl Fn(&Job) -> K) -> &'
     if key(b) < key(a) { b } else { a }
 }
 
-/// Of two versions of one incarnation, the one that stands is the greater.
+/// Compares two versions of one incarnation; the greater one wins.
 fn compare_versions(a: &Job, b: &Job) -> Ordering {
     let later = |job: &Job| (job.update_time, job.version.change_id);
     match (a.is_final_tombstone(), b.is_final_tombstone()) {
@@ -93,7 +102,8 @@ fn compare_versions(a: &Job, b: &Job) -> Ordering {
         (true, false) => Ordering::Greater,
         (false, true) => Ordering::Less,
         (false, false) => {
-            // The expiry of an active job keeps the time of the version that it was made from, and stands over that alone.
+            // The expiry of an active job keeps the time of the version that it was made from, so that it wins over
+            // that version only.
             let rank = |job: &Job| (job.update_time, job.removal == Some(Removal::Expired), job.version.change_id);
             compare_ends(a, b)
                 .then_with(|| a.attempt.cmp(&b.attempt))
@@ -103,8 +113,8 @@ fn compare_versions(a: &Job, b: &Job) -> Ordering {
     }
 }
 
-/// Returns the phase of a version's attempt: it runs, it ended in a retry, or the job ended with it. Whoever ended an attempt knew
-/// more of it than a report that would have been refused after that.
+/// Returns the phase of a version's attempt: running, ended in a retry, or ended with the job. The end of an attempt
+/// wins over a report, which would have been rejected after that end.
 fn attempt_phase(job: &Job) -> u8 {
     match () {
         () if job.state.is_terminal() => 2,
@@ -113,7 +123,7 @@ fn attempt_phase(job: &Job) -> u8 {
     }
 }
 
-/// Of two incarnations of one id, the one that stands, the other, and whether it takes the place of the other's tombstone.
+/// Returns the winning and the losing incarnation of one id, and whether the winner replaces the loser's tombstone.
 fn pick_incarnation<'a>(a: &'a Job, b: &'a Job) -> (&'a Job, &'a Job, bool) {
     if a.since != b.since {
         let (first, later) = if taken_since(a) < taken_since(b) { (a, b) } else { (b, a) };
@@ -127,23 +137,23 @@ fn pick_incarnation<'a>(a: &'a Job, b: &'a Job) -> (&'a Job, &'a Job, bool) {
         .then_with(|| a.is_recorded().cmp(&b.is_recorded()))
         .then_with(|| (b.create_time, b.version.incarnation_id).cmp(&(a.create_time, a.version.incarnation_id)));
     let (winner, loser) = if order == Ordering::Less { (b, a) } else { (a, b) };
-    let same_place = winner.version.first_revision == loser.version.first_revision;
-    (winner, loser, same_place && !is_final(winner) && is_final(loser))
+    let same_slot = winner.version.first_revision == loser.version.first_revision;
+    (winner, loser, same_slot && !is_final(winner) && is_final(loser))
 }
 
-/// When the id was taken, as far as the primary knows: recorded before never recorded, the earlier first.
+/// Returns the time at which the primary first stored the id; an incarnation that was never stored sorts last.
 fn taken_since(job: &Job) -> Timestamp {
     job.since.unwrap_or(Timestamp::MAX)
 }
 
-/// An end that is in the primary stands over anything else, the first one over later ones.
+/// Compares ends: one that is stored in the primary wins over anything else, and the first one wins over later ones.
 fn compare_ends(a: &Job, b: &Job) -> Ordering {
     let key = |job: &Job| job.durable_time.unwrap_or(Timestamp::MAX);
     key(b).cmp(&key(a))
 }
 
-/// The winner, with what both versions of one incarnation know: since when it was recorded, who first asked to stop it, and
-/// the attempts that ended.
+/// Returns the winner with the data that both versions of one incarnation contribute to: the time of the first
+/// recording, the first cancellation request, and the attempts that ended.
 fn with_shared(winner: &Job, loser: &Job) -> Job {
     let mut job = winner.clone();
     job.since = [winner.since, loser.since].into_iter().flatten().reduce(min);

@@ -1,7 +1,7 @@
-//! What a job is and may become, without any I/O: no clock, no runtime, no wire, no store.
+//! Rules of the life of a job, without I/O: no clock, no runtime, no wire format, no store.
 //!
-//! Everything here is a value or a pure function. [`Job::apply`] is the only place that knows the rules of a job's
-//! life, [`merge`](merge::merge) the only one that decides between two versions of it.
+//! Everything here is a value or a pure function. [`Job::apply`] alone implements the rules of a job's life, and
+//! [`merge`](merge::merge) alone chooses between two versions of a job.
 
 mod access;
 mod attempt;

@@ -1,24 +1,24 @@
-//! How far a job is: what a report makes of it.
+//! Progress of a job, and the effect of a report on it.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 
 use super::Progress;
 
-/// The stage of a report in relation to the last one.
+/// The stage of a report compared with that of the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StageChange {
-    /// The same stage, or none is named.
+    /// The same stage, or the report names none.
     Same,
-    /// No stage was known before.
+    /// The first stage that is reported.
     First,
-    /// Another stage, by a higher index or by another name.
+    /// A different stage: a higher index, or a different name.
     Other,
     /// A stage with a lower index.
     Earlier,
 }
 
 impl Progress {
-    /// Takes over what `new` says. Another stage starts the numbers again.
+    /// Applies the fields that `new` sets. A different stage resets the numbers.
     pub fn update(&mut self, new: &Self) {
         fn take<T: Clone>(field: &mut Option<T>, new: Option<&T>) {
             if let Some(new) = new {
@@ -37,13 +37,13 @@ impl Progress {
         take(&mut self.details, new.details.as_ref());
     }
 
-    /// Returns whether the work has advanced since `before`: the percentage, the number of units done or the stage differ.
+    /// Returns whether the percentage, the number of units done or the stage differ from `before`.
     pub fn has_advanced_since(&self, before: &Self) -> bool {
         (self.percent, self.completed, self.stage_index) != (before.percent, before.completed, before.stage_index)
             || self.stage != before.stage
     }
 
-    /// Takes over the numbers, and derives the percentage where it is not given.
+    /// Applies the numbers, and derives the percentage if it is not given.
     fn update_numbers(&mut self, new: &Self) {
         self.completed = new.completed.or(self.completed);
         self.total = new.total.or(self.total);
@@ -55,7 +55,7 @@ impl Progress {
         self.percent = new.percent.or(derived).or(self.percent);
     }
 
-    /// Returns how the stage of `report` relates to the last one: by the indexes, or else by the names.
+    /// Compares the stage of `report` with the last one: by index, or else by name.
     fn compare_stage(&self, report: &Self) -> StageChange {
         if let (Some(last), Some(index)) = (self.stage_index, report.stage_index) {
             return match index.cmp(&last) {
@@ -73,8 +73,8 @@ impl Progress {
         }
     }
 
-    /// Returns whether `report` was made before what is known here: in an earlier stage, or it counts less in the same
-    /// one, or comes to less without more to do.
+    /// Returns whether `report` is older than what is known: it has an earlier stage, or lower numbers in the same
+    /// stage, or a lower percentage without a higher total.
     pub fn is_ahead_of(&self, report: &Self) -> bool {
         fn fell<T: PartialOrd>(old: Option<T>, new: Option<T>) -> bool {
             matches!((old, new), (Some(old), Some(new)) if new < old)

@@ -1,4 +1,4 @@
-//! Which jobs are meant, and where a page begins.
+//! Filters for jobs, and positions in lists.
 
 use std::{cmp::Ordering, collections::BTreeSet};
 
@@ -6,43 +6,43 @@ use uuid::Uuid;
 
 use super::{Identity, Job, JobId, Labels, Liveness, Owners, State, Timestamp};
 
-/// Selects jobs; all that is given must hold.
+/// Selects jobs that meet all criteria.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Any of these; empty: all.
+    /// Any of these states; empty: all.
     pub states: BTreeSet<State>,
-    /// Exactly this one; empty: all.
+    /// Exactly this kind; empty: all.
     pub kind: String,
-    /// Whose jobs.
+    /// Any of these owners.
     pub owners: Owners,
-    /// Each of these pairs.
+    /// All of these labels.
     pub labels: Labels,
-    /// Created then or later.
+    /// Created at this time or later.
     pub created_after: Option<Timestamp>,
-    /// Created before then.
+    /// Created before this time.
     pub created_before: Option<Timestamp>,
     /// Any of these; empty: all.
     pub liveness: BTreeSet<Liveness>,
     /// The worker that reported last; empty: any.
     pub worker: String,
-    /// The beginning of the id.
+    /// A prefix of the id.
     pub id_prefix: String,
-    /// Last changed then or later.
+    /// Last changed at this time or later.
     pub updated_after: Option<Timestamp>,
 }
 
 impl Filter {
-    /// Returns whether it selects `job` as it is at `now`.
+    /// Returns whether `job` is selected at `now`.
     pub fn matches(&self, job: &Job, now: Timestamp) -> bool {
         self.matches_condition(job, now) && self.matches_identity(job)
     }
 
-    /// Whether it selects jobs in `state`.
+    /// Returns whether jobs in `state` are selected.
     pub fn matches_state(&self, state: State) -> bool {
         self.states.is_empty() || self.states.contains(&state)
     }
 
-    /// Returns whether it selects jobs that are as `job` is at `now`, as far as that changes in the life of a job.
+    /// Returns whether `job` meets the criteria that depend on its present condition at `now`.
     pub fn matches_condition(&self, job: &Job, now: Timestamp) -> bool {
         self.matches_state(job.state)
             && (self.liveness.is_empty() || self.liveness.contains(&job.liveness(now)))
@@ -50,7 +50,7 @@ impl Filter {
             && self.updated_after.is_none_or(|time| time <= job.update_time)
     }
 
-    /// Returns whether it selects `job` in some condition: the criteria here stay as they were at the creation.
+    /// Returns whether `job` meets the criteria that never change after its creation.
     pub fn matches_identity(&self, job: &Job) -> bool {
         self.matches_names(&job.id, &job.kind, &job.owner)
             && self.created_after.is_none_or(|time| time <= job.create_time)
@@ -58,19 +58,19 @@ impl Filter {
             && (self.labels.is_empty() || self.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value)))
     }
 
-    /// Returns whether it selects some job of this id, kind and owner.
+    /// Returns whether a job of this id, kind and owner can be selected.
     pub fn matches_names(&self, id: &JobId, kind: &str, owner: &str) -> bool {
         id.as_str().starts_with(&self.id_prefix)
             && (self.kind.is_empty() || self.kind == kind)
             && self.owners.include(owner)
     }
 
-    /// Returns whether it selects by no other part of a job's condition than its state.
+    /// Returns whether the state is the only part of a job's condition that the filter depends on.
     pub fn depends_on_state_alone(&self) -> bool {
         self.liveness.is_empty() && self.worker.is_empty() && self.updated_after.is_none()
     }
 
-    /// Returns whether it selects by states, kind and owners alone: only these have indexes.
+    /// Returns whether the filter uses states, kind and owners alone: only these are indexed.
     pub fn is_indexed(&self) -> bool {
         self.labels.is_empty()
             && self.created_after.is_none()
@@ -79,8 +79,8 @@ impl Filter {
             && self.depends_on_state_alone()
     }
 
-    /// A digest of what it selects for `caller`, the same in every process: binds a token to both. Criteria that earlier
-    /// versions do not have change it only where they are set, so that tokens of those versions stay valid.
+    /// Returns a digest of the filter and of `caller`, the same in every process, that binds a token to both. Criteria
+    /// that older versions do not have are included only if they are set, so that tokens of those versions stay valid.
     pub fn digest(&self, caller: &Identity) -> Uuid {
         let mut text = String::new();
         let mut push = |part: &str| {
@@ -117,7 +117,7 @@ impl Filter {
         Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes())
     }
 
-    /// The criteria that are set of those that earlier versions do not have, each with its name.
+    /// Returns the names and values of those criteria that are set and that older versions do not have.
     fn newer_criteria(&self) -> impl Iterator<Item = (&'static str, String)> {
         let liveness = self.liveness.iter().map(|liveness| ("liveness", liveness.name().to_owned()));
         let updated_after = self.updated_after.map(|time| time.as_micros().to_string()).unwrap_or_default();
@@ -127,7 +127,7 @@ impl Filter {
     }
 }
 
-/// The direction of a list.
+/// The direction of a list, by creation time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// From the newest job to the oldest.
@@ -138,7 +138,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// Compares two places: the one that comes first in the list is less.
+    /// Compares two positions: the one that comes first in the list is less.
     pub fn compare(self, one: &Cursor, other: &Cursor) -> Ordering {
         match self {
             Self::Newest => other.cmp(one),
@@ -146,7 +146,8 @@ impl Order {
         }
     }
 
-    /// Binds the `digest` of a filter to this order, too. Tokens of versions that know no order are for the newest first.
+    /// Binds the `digest` of a filter to this order, too. The tokens of versions without an order are for the newest
+    /// first.
     pub fn bind(self, digest: Uuid) -> Uuid {
         match self {
             Self::Newest => digest,
@@ -155,27 +156,27 @@ impl Order {
     }
 }
 
-/// A job's place in a list.
+/// A position in a list.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
-    /// When the job was created.
+    /// Creation time of the job.
     pub create_time: Timestamp,
-    /// Tells jobs of one time apart.
+    /// Distinguishes jobs with the same creation time.
     pub id: JobId,
 }
 
 impl Cursor {
-    /// The place of `job`.
+    /// Returns the position of `job`.
     pub fn of(job: &Job) -> Self {
         Self { create_time: job.create_time, id: job.id.clone() }
     }
 
-    /// Writes it as a page token that is bound to what has this `digest`.
+    /// Encodes the position as a page token that is bound to `digest`.
     pub fn to_token(&self, digest: Uuid) -> String {
         format!("{}.{:x}.{}", digest.simple(), self.create_time.as_micros(), self.id)
     }
 
-    /// Reads a page token; `None` if it is malformed, or bound to something else.
+    /// Decodes a page token; `None` if it is malformed, or bound to a different digest.
     pub fn from_token(token: &str, digest: Uuid) -> Option<Self> {
         let mut parts = token.splitn(3, '.');
         let bound_to = Uuid::parse_str(parts.next()?).ok()?;
@@ -185,29 +186,29 @@ impl Cursor {
     }
 }
 
-/// A page to be listed.
+/// A request for one page of a list.
 #[derive(Clone, Debug)]
 pub struct ListQuery {
-    /// Which jobs.
+    /// Selects the jobs.
     pub filter: Filter,
     /// The direction of the list.
     pub order: Order,
-    /// How many at most, at least 1.
+    /// Maximum number of jobs, at least 1.
     pub limit: usize,
-    /// The page ends with the job with which its jobs have this size in bytes, or more.
+    /// The page ends with the job with which its total size in bytes reaches this number.
     pub max_bytes: usize,
-    /// Only what comes after this place in the order.
+    /// Only jobs after this position.
     pub after: Option<Cursor>,
-    /// Jobs whose time is over by then are left out.
+    /// Jobs that have expired by this time are left out.
     pub now: Timestamp,
-    /// Only jobs of the filter's owners are looked at, so that where a page ends tells nothing of others.
+    /// Only jobs of the filter's owners are examined, so that the end of a page discloses nothing about other jobs.
     pub confined: bool,
-    /// How much of each job is read.
+    /// The part of each job that is read.
     pub view: View,
 }
 
 impl ListQuery {
-    /// The places between which the jobs of the page are, both exclusive: the older one, and the newer one.
+    /// Returns the positions between which the jobs of the page are, both exclusive: first the older one.
     pub fn bounds(&self) -> (Option<Cursor>, Option<Cursor>) {
         let at = |create_time| Cursor { create_time, id: JobId::lower_bound() };
         let (oldest, newest) = (self.filter.created_after.map(at), self.filter.created_before.map(at));
@@ -219,14 +220,14 @@ impl ListQuery {
     }
 }
 
-/// How much of a job is read.
+/// The part of a job that is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum View {
-    /// All of it.
+    /// The whole job.
     #[default]
     Full,
-    /// All but its documents: `metadata`, `result` and `progress.details`. Never to be cached, nor
-    /// changed but into a tombstone, which has no documents. The details of a
-    /// failure are read with the rest, and left out of the answer.
+    /// All fields but the documents `metadata`, `result` and `progress.details`. Such a job must not be cached, nor
+    /// changed, except into a tombstone, which has no documents. The details of a failure are read, and removed from
+    /// the response.
     Basic,
 }

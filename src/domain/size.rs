@@ -1,15 +1,15 @@
-//! The memory that a version of a job occupies.
+//! The memory that a version of a job uses.
 
 use std::mem::size_of;
 
 use super::{Attempt, Cancellation, Document, Failure, Job, Labels, Outcome, Progress};
 
-/// The two counts of an `Arc`, in bytes.
+/// Size of the two reference counts of an `Arc`, in bytes.
 const COUNTS: usize = 2 * size_of::<usize>();
 
 impl Job {
-    /// Returns the size of this version in bytes, with all that it refers to: what other versions share with it counts
-    /// in each of them. An estimate: allocators round up.
+    /// Returns the size of this version in bytes, including everything that it refers to. Data that is shared with
+    /// other versions counts in each of them. An estimate: allocators round up.
     pub fn size(&self) -> usize {
         let texts = [&self.kind, &self.owner, &self.worker].map(String::capacity);
         COUNTS
@@ -27,7 +27,7 @@ impl Job {
             + self.outcome.as_ref().map_or(0, outcome)
     }
 
-    /// Returns how much of that are documents, which a basic view does not contain.
+    /// Returns the part of the size that is documents, which a basic view does not contain.
     pub fn document_size(&self) -> usize {
         let of_outcome = match &self.outcome {
             Some(Outcome::Result(result)) => document(Some(result)),
@@ -47,7 +47,7 @@ fn document(document: Option<&Document>) -> usize {
 }
 
 fn labels(labels: &Labels) -> usize {
-    // Those that have none share one piece of memory.
+    // All empty label sets share one allocation.
     if labels.is_empty() { 0 } else { COUNTS + labels.size() }
 }
 

@@ -1,4 +1,4 @@
-//! Points in time, in microseconds: what Redis's clock gives and what a double in a sorted set holds exactly.
+//! Points in time, in microseconds: the resolution of Redis's clock, and exact as a double in a sorted set.
 
 use std::{
     fmt::{self, Debug, Display, Formatter},
@@ -8,15 +8,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// The longest duration that a job may carry: ten years.
+/// The maximum duration in a job: ten years.
 pub const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 3600);
 
-/// Microseconds since the Unix epoch. Kept so that `Option<Timestamp>` is no larger: a job has a dozen of them.
+/// Microseconds since the Unix epoch. The representation makes `Option<Timestamp>` no larger: a job has a dozen of
+/// them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "i64", into = "i64")]
 pub struct Timestamp(
-    /// The microseconds with their sign bit inverted, which keeps their order. 0 would stand for `i64::MIN`, which is no
-    /// point in time.
+    /// The microseconds with their sign bit inverted, which preserves their order. 0 would stand for `i64::MIN`, which
+    /// is not a valid time.
     NonZeroU64,
 );
 
@@ -28,7 +29,7 @@ impl Timestamp {
     /// The latest point in time.
     pub const MAX: Self = Self::from_micros(i64::MAX);
 
-    /// The point `micros` microseconds after the Unix epoch.
+    /// Returns the time `micros` microseconds after the Unix epoch.
     pub const fn from_micros(micros: i64) -> Self {
         match NonZeroU64::new(micros.cast_unsigned() ^ SIGN) {
             Some(inverted) => Self(inverted),
@@ -36,29 +37,29 @@ impl Timestamp {
         }
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns the microseconds since the Unix epoch.
     pub const fn as_micros(self) -> i64 {
         (self.0.get() ^ SIGN).cast_signed()
     }
 
-    /// The next point that can be told from this one.
+    /// Returns the time one microsecond later.
     pub const fn next(self) -> Self {
         self.moved(1)
     }
 
-    /// The point this number of microseconds later, or earlier if it is negative.
+    /// Returns the time this number of microseconds later, or earlier if it is negative.
     #[must_use]
     pub const fn moved(self, by: i64) -> Self {
         Self::from_micros(self.as_micros().saturating_add(by))
     }
 
-    /// Formats it for people and programs: `2026-01-31T12:00:00.250Z`.
+    /// Formats the time as RFC 3339: `2026-01-31T12:00:00.250Z`.
     pub fn rfc3339(self) -> impl Display {
         let since_epoch = Duration::from_micros(u64::try_from(self.as_micros()).unwrap_or_default());
         humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since_epoch)
     }
 
-    /// How long it is from `earlier` to here; zero if `earlier` is later.
+    /// Returns the time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.as_micros().saturating_sub(earlier.as_micros()).try_into().unwrap_or(0))
     }

@@ -1,8 +1,8 @@
-//! The state machine: what each change makes of a job. All rules of a job's life stand here and nowhere else.
+//! The state machine of a job. It alone implements the rules of a job's life.
 //!
-//! Checks come in one order, for reports too: the attempt and its claim, the state, the expected revision, and for a
-//! confirmed cancellation whether anybody asked. A change that is stored is one revision more, under the id of its
-//! [`ChangeContext`]; a change that has nothing to do leaves the job as it is.
+//! Checks have one order, for reports, too: the attempt and its claim, the state, the expected revision, and for a
+//! confirmed cancellation the existence of the request. A change that is stored raises the revision by one, under the
+//! id of its [`ChangeContext`]; a change without an effect leaves the job unchanged.
 
 mod attempts;
 mod cancel;
@@ -19,7 +19,7 @@ use super::{
 type Result = std::result::Result<Applied, Rejected>;
 
 impl Job {
-    /// A new job, PENDING, in place of `previous`: the tombstone under its id, if there is one.
+    /// Creates a job in PENDING; `previous` is the tombstone under its id, if there is one.
     pub fn create(id: JobId, new: NewJob, previous: Option<&Self>, incarnation_id: Uuid, at: &ChangeContext) -> Self {
         let first_revision = previous.map_or(0, |tombstone| tombstone.version.revision) + 1;
         let now = previous.map_or(at.now, |tombstone| max(at.now, tombstone.update_time.next()));
@@ -67,7 +67,7 @@ impl Job {
         job
     }
 
-    /// What `change` makes of this job at `at`. A tombstone takes no change.
+    /// Applies `change` to this job. A tombstone accepts no change.
     pub fn apply(&self, change: &Change, at: &ChangeContext) -> Result {
         if self.removal.is_some() {
             return Ok(Applied::Unchanged);
@@ -120,14 +120,15 @@ impl Job {
         }
     }
 
-    /// The tombstone that is left of this job when its retention is over, or when it is evicted. The expiry of an active job
-    /// keeps the time of its last change: it stands over the version that it was made from, and over no newer one.
+    /// Returns the tombstone of this job after its retention, or after its eviction. The expiry of an active job keeps
+    /// the time of its last change, so that a merge prefers it to that version, and to no newer one.
     pub fn expired(&self, now: Timestamp, change_id: ChangeId) -> Self {
         let update_time = if self.state.is_terminal() { max(now, self.update_time.next()) } else { self.update_time };
         self.tombstone(Removal::Expired, update_time, now, change_id)
     }
 
-    /// What is left of a removed job: its identity, what filters look at and its last numbers, without documents and texts.
+    /// Returns the tombstone of a removed job: its identity, the fields that filters use and its last numbers, without
+    /// documents and texts.
     fn tombstone(&self, removal: Removal, update_time: Timestamp, now: Timestamp, change_id: ChangeId) -> Self {
         let progress = Progress { details: None, message: None, ..self.progress.clone() };
         let outcome = match &self.outcome {
@@ -154,7 +155,7 @@ impl Job {
         }
     }
 
-    /// What time alone brings about next, and when.
+    /// Returns the next action that becomes due by time alone, and its time.
     pub fn next_due(&self) -> Option<(Timestamp, Due)> {
         if self.removal.is_some() {
             let forgotten = self.forget_time.unwrap_or(self.update_time + TOMBSTONE_LIFE);
@@ -194,7 +195,8 @@ impl Job {
         }))
     }
 
-    /// Returns why a report of the current attempt is ignored: it was made before the last one that was applied.
+    /// Returns the reason to ignore a report of the current attempt, if it was made before the last one that was
+    /// applied.
     fn why_ignored(&self, report: &Report) -> Option<Ignored> {
         match report.sequence {
             Some(sequence) => self.sequence.is_some_and(|last| sequence <= last).then_some(Ignored::OlderSequence),
@@ -202,8 +204,8 @@ impl Job {
         }
     }
 
-    /// Returns the version with which an ignored report renews the lease, and the retention of an active job: the worker
-    /// is there, whatever it says. The time of the last change stays: a merge must not prefer this version to a newer
+    /// Returns the version with which an ignored report renews the lease and the retention of an active job: the worker
+    /// is alive, whatever it reports. `update_time` is kept, so that a merge does not prefer this version to a newer
     /// report.
     fn renewed(&self, at: &ChangeContext) -> Option<Box<Self>> {
         if self.lease.timeout.is_zero() && at.retention.active.is_zero() {
@@ -218,7 +220,7 @@ impl Job {
     }
 
     fn lose_worker(&self, at: &ChangeContext) -> Applied {
-        // That it is time, the store decides, which knows when the worker was heard.
+        // Whether the lease has expired is the store's decision: only the store knows when the last report arrived.
         if self.deadline_of(Due::LoseWorker).is_none() {
             return Applied::Unchanged;
         }
@@ -248,7 +250,8 @@ impl Job {
         }
     }
 
-    /// Whether the job may still come to `end`: `false` if it has already, an error if it came to another.
+    /// Returns whether the job can still move to `end`: `false` if it is there already, an error if it ended
+    /// differently.
     fn may_end(
         &self,
         end: State,
@@ -279,7 +282,7 @@ impl Job {
         Applied::Changed(self.next_version(at, edit))
     }
 
-    /// The next version: `edit` is given the time of the change, which is later than that of the one before.
+    /// Returns the next version. `edit` receives the time of the change, which is later than that of the last change.
     fn next_version(&self, at: &ChangeContext, edit: impl FnOnce(&mut Self, Timestamp)) -> Box<Self> {
         let mut job = Box::new(self.clone());
         job.version = self.version.next(at.change_id);
@@ -289,6 +292,10 @@ impl Job {
         edit(&mut job, now);
         job.plan_expiry(&at.retention);
         debug_assert!(job.attempt >= self.attempt, "attempts only rise");
+        debug_assert!(job.update_time > self.update_time, "the time of the last change only rises");
+        debug_assert_eq!(job.end_time.is_some(), job.state.is_terminal(), "a job has an end if its state is final");
+        debug_assert!(job.outcome.is_none() || job.state.is_terminal(), "only a job that ended has an outcome");
+        debug_assert!(job.lease.expire_time.is_none() || !job.state.is_terminal(), "the lease ends with the job");
         job
     }
 
@@ -300,7 +307,7 @@ impl Job {
         self.lease.lost = false;
     }
 
-    /// A worker was heard, which may set the length of its lease.
+    /// Records that a worker was heard. The worker may set the length of the lease.
     fn hear(&mut self, lease_timeout: Option<Duration>, now: Timestamp, at: &ChangeContext) {
         if let Some(timeout) = lease_timeout {
             self.lease.timeout = timeout;

@@ -1,35 +1,36 @@
-//! What tells two versions of a job apart.
+//! Identification of a version of a job.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-/// Which change made a version: a random id of the process and a counter in it. Never used twice, and kept when a
-/// merge stores that change under a new revision.
+/// Identifies the change that made a version: a random id of the process, and a counter. Never used twice. A merge that
+/// stores the change under a new revision keeps its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChangeId {
-    /// The process that made the change.
+    /// Random id of the process that made the change.
     pub process: u64,
-    /// Which of its changes.
+    /// Number of the change within the process.
     pub counter: u64,
 }
 
-/// Names one version of one job. Two versions are the same only if all of it is.
-/// Written as a list, since it goes with every record: revision, `first_revision`, `incarnation_id`, and the process and counter
-/// of the change.
+/// Identifies one version of one job. Two versions are the same only if all fields are equal.
+///
+/// Serialized as a list, because every record has one: revision, `first_revision`, `incarnation_id`, and the process
+/// and counter of the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
-    /// Random for each creation, so that a job made anew under an old id is not mistaken for the old one.
+    /// Random id of the incarnation. A job that is created under the id of a removed one gets another.
     pub incarnation_id: Uuid,
-    /// The revision at which this `incarnation_id` was created.
+    /// The revision at which this incarnation was created.
     pub first_revision: i64,
-    /// Counts the stored changes of the id, from 1.
+    /// Number of stored changes under the job's id, from 1.
     pub revision: i64,
     /// The change that made this version.
     pub change_id: ChangeId,
 }
 
 impl Version {
-    /// The version that `change_id` makes of this one.
+    /// Returns the version that `change_id` makes of this one.
     pub const fn next(self, change_id: ChangeId) -> Self {
         Self { revision: self.revision + 1, change_id, ..self }
     }

@@ -1,24 +1,24 @@
-//! The check of a document that a caller sent, and its plain form.
+//! Validation of a caller's document, and its canonical encoding.
 //!
-//! Encoders write a document in one way, but for the order of its fields; that way is called plain, and the bytes stay
-//! as they came. Parsers accept more: fields that nobody knows, numbers that are longer than they have to be, the
-//! value of a field before its key. Such a document is written anew. So whoever reads a document that is kept finds one
-//! kind of each value and nothing else, and a document that was JSON in between has the same bytes as before.
+//! Encoders write a document in one way, except for the order of its fields. That encoding is canonical, and its bytes
+//! are kept unchanged. Parsers accept more: unknown fields, numbers with superfluous bytes, the value of an entry
+//! before its key. Such a document is re-encoded. Readers of stored documents can thus rely on one encoding of each
+//! value, and a document that was converted to JSON and back has the same bytes as before.
 
 use super::{
     Illegal, MAX_DEPTH,
     wire::{Content, Fields, Malformed, Writer},
 };
 
-/// The numbers of fields of `google.protobuf.Struct`, its entries, `Value` and `ListValue`.
+/// Field numbers of `google.protobuf.Struct`, its entries, `Value` and `ListValue`.
 pub mod number {
-    /// The fields of a Struct, and the values of a list.
+    /// The entries of a Struct, and the values of a list.
     pub const ITEMS: u8 = 1;
-    /// The key of an entry; absent if it is empty.
+    /// The key of an entry; absent if empty.
     pub const KEY: u8 = 1;
     /// The value of an entry.
     pub const VALUE: u8 = 2;
-    /// The kinds of a value.
+    /// The kinds of a Value.
     pub const NULL: u8 = 1;
     pub const NUMBER: u8 = 2;
     pub const TEXT: u8 = 3;
@@ -27,7 +27,7 @@ pub mod number {
     pub const LIST: u8 = 6;
 }
 
-/// Keys with which encoders begin the fields of an entry, and the kinds of a value.
+/// First bytes of the fields of an entry, and of the kinds of a Value.
 mod tag {
     use super::number;
 
@@ -41,7 +41,7 @@ mod tag {
     pub const LIST: u8 = number::LIST << 3 | 2;
 }
 
-/// The kind of a value, with what it holds.
+/// A decoded Value.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind<'a> {
     Null,
@@ -54,15 +54,15 @@ pub enum Kind<'a> {
 
 type Result<T> = std::result::Result<T, Illegal>;
 
-/// Fails unless this is a legal document: at most [`MAX_DEPTH`] deep, of finite numbers, each value of one kind. Returns
-/// whether it is in its plain form.
+/// Fails unless this is a legal document: at most [`MAX_DEPTH`] deep, finite numbers only, one kind for each value.
+/// Returns whether its encoding is canonical.
 pub fn check(document: &[u8]) -> Result<bool> {
     let mut check = Check { is_plain: true };
     check.object(document, MAX_DEPTH)?;
     Ok(check.is_plain)
 }
 
-/// Writes a document that was checked in its plain form.
+/// Re-encodes a checked document in its canonical form.
 pub fn plain(document: &[u8]) -> Result<Vec<u8>> {
     let mut into = Writer::with_capacity(document.len());
     write_object(document, &mut into)?;
@@ -121,7 +121,7 @@ pub const fn items(message: &[u8]) -> Items<'_> {
 /// See [`items`].
 pub struct Items<'a> {
     fields: Fields<'a>,
-    /// No field so far was passed over.
+    /// No unknown field has been skipped so far.
     knows_all: bool,
 }
 
@@ -148,7 +148,7 @@ impl<'a> Iterator for Items<'a> {
 
 /// An entry of a Struct.
 pub struct Entry<'a> {
-    /// The name of the field.
+    /// The key.
     pub key: &'a str,
     /// The encoded value.
     pub value: &'a [u8],
@@ -170,7 +170,7 @@ pub fn entry(entry: &[u8]) -> Result<Entry<'_>> {
     any_entry(entry)
 }
 
-/// Returns whether a message is one field of up to 127 bytes, if its first field is one of bytes.
+/// Returns whether a message is a single field of up to 127 bytes, assuming that its first field is length-delimited.
 #[inline]
 fn is_single(message: &[u8]) -> bool {
     message.len() < 2 + 0x80 && message.get(1).is_some_and(|length| usize::from(*length) + 2 == message.len())
@@ -195,10 +195,10 @@ fn any_entry(entry: &[u8]) -> Result<Entry<'_>> {
     Ok(Entry { key: key.unwrap_or_default(), value, is_plain: is_plain && fields.is_minimal })
 }
 
-/// Reads a value. Returns whether it is in its plain form, too, but for what is in it.
+/// Reads a value. Also returns whether its encoding is canonical, apart from nested values.
 #[inline]
 pub fn kind(value: &[u8]) -> Result<(Kind<'_>, bool)> {
-    // Large documents have many of these, so they are read without a detour.
+    // A fast path: large documents have many of these.
     let kind = match value {
         [tag::NULL, 0] => Kind::Null,
         [tag::BOOL, flag @ 0..=1] => Kind::Bool(*flag != 0),

@@ -1,4 +1,4 @@
-//! Documents as JSON, written and read without a tree in between.
+//! Converts documents to and from JSON without an intermediate tree.
 
 use std::fmt;
 
@@ -65,7 +65,7 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
-/// Writes the fields of an object as they are read. Of two with one name both are kept, and the later counts.
+/// Encodes the fields of an object while they are parsed. Keeps both of two fields with one name; the later one counts.
 struct Fields<'a>(&'a mut Writer);
 
 impl<'de> Visitor<'de> for Fields<'_> {

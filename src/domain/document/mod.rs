@@ -1,4 +1,4 @@
-//! Documents: JSON objects that jobtrack keeps but does not look into.
+//! Documents: JSON objects that jobtrack stores without interpreting them.
 
 mod check;
 mod json;
@@ -14,30 +14,31 @@ use thiserror::Error;
 use self::wire::Malformed;
 use super::MAX_DEPTH;
 
-/// A JSON object that jobtrack keeps but does not look into, as the bytes of a `google.protobuf.Struct`: in one piece, so
-/// that it takes no more memory than it has bytes, and shared, so that a job's next version costs no copy of it.
+/// A JSON object that jobtrack stores without interpreting it, as the bytes of a `google.protobuf.Struct`: in one
+/// allocation, so that its memory is that of its bytes, and shared, so that the next version of a job needs no copy.
 ///
-/// Two documents are equal if their bytes are. The order of fields is kept, as JSON too, so the same document read from
-/// Redis is equal. Of two fields with one name the later counts, as with any map of protobuf; both are kept.
+/// Two documents are equal if their bytes are equal. The order of fields is kept in JSON, too, so a document read from
+/// Redis equals the one that was written. Of two fields with one name both are kept, and the later one counts, as in
+/// any protobuf map.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Document(Arc<[u8]>);
 
-/// The reason why a document can't be taken.
+/// The reason why a document is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Illegal {
-    /// The bytes are no encoded Struct, or a text in it is not UTF-8.
+    /// The bytes are not an encoded Struct, or a string in it is not UTF-8.
     #[error("is no Struct")]
     Malformed,
-    /// It nests more than [`MAX_DEPTH`] deep.
+    /// It is nested deeper than [`MAX_DEPTH`].
     #[error("nests more than {MAX_DEPTH} deep")]
     TooDeep,
-    /// JSON knows no such number.
+    /// A number is infinite or NaN, which JSON can't represent.
     #[error("holds a number that is not finite")]
     NotFinite,
-    /// A value is missing, or of a kind that nobody knows.
+    /// A value has no kind, or an unknown one.
     #[error("holds a value of no kind")]
     NoKind,
-    /// A value is of two kinds, or a field has two values. Parsers would take one of them, or merge them.
+    /// A value has two kinds, or an entry has two values. Parsers would take one of them, or merge them.
     #[error("holds a value that is given twice")]
     Twice,
 }
@@ -49,24 +50,24 @@ impl From<Malformed> for Illegal {
 }
 
 impl Document {
-    /// Takes an encoded Struct, if it is a legal document. Bytes that no encoder writes are written as encoders do.
+    /// Accepts an encoded Struct if it is a legal document. Re-encodes it if its encoding is not canonical.
     pub fn parse(encoded: Vec<u8>) -> Result<Self, Illegal> {
         let is_plain = check::check(&encoded)?;
         Ok(Self(if is_plain { encoded.into() } else { check::plain(&encoded)?.into() }))
     }
 
-    /// The encoded Struct.
+    /// Returns the encoded Struct.
     pub const fn encoded(&self) -> &Arc<[u8]> {
         &self.0
     }
 
-    /// Returns whether both are the same piece of memory.
+    /// Returns whether both share one allocation.
     pub fn ptr_eq(one: &Self, other: &Self) -> bool {
         Arc::ptr_eq(&one.0, &other.0)
     }
 }
 
-/// Shows the document as JSON.
+/// Formats the document as JSON.
 impl Debug for Document {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)

@@ -1,25 +1,25 @@
-//! The few parts of the protobuf encoding that documents are made of.
+//! The part of the protobuf encoding that documents use.
 
-/// Highest number of a field.
+/// Highest valid field number.
 const MAX_NUMBER: u64 = (1 << 29) - 1;
 
-/// Maximum nesting of groups in a field that is not known: prost's.
+/// Maximum nesting of groups in an unknown field; the same as prost's.
 const MAX_GROUPS: usize = 100;
 
-/// The bytes are no encoded message.
+/// The bytes are not a valid message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
 /// The content of a field.
 #[derive(Clone, Copy, Debug)]
 pub enum Content<'a> {
-    /// A number of variable length.
+    /// A varint.
     Varint(u64),
-    /// A number of eight bytes.
+    /// A fixed 64-bit number.
     Fixed64([u8; 8]),
-    /// Bytes, a text or a message.
+    /// A length-delimited field: bytes, a string or a message.
     Bytes(&'a [u8]),
-    /// Something that no document has.
+    /// A wire type that documents do not use.
     Other,
 }
 
@@ -27,12 +27,12 @@ pub enum Content<'a> {
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
     rest: &'a [u8],
-    /// All numbers so far were as short as they can be.
+    /// All varints so far had their shortest encoding.
     pub is_minimal: bool,
 }
 
 impl<'a> Fields<'a> {
-    /// Reads `message`.
+    /// Returns a reader of `message`.
     pub const fn of(message: &'a [u8]) -> Self {
         Self { rest: message, is_minimal: true }
     }
@@ -82,7 +82,7 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
-    /// Most numbers have one byte.
+    /// Reads a varint. The first branch is a fast path: most numbers have one byte.
     #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
         match self.rest {
@@ -103,7 +103,7 @@ impl<'a> Fields<'a> {
             value |= u64::from(byte & 0x7f) << (7 * at);
             if *byte < 0x80 {
                 self.is_minimal &= *byte != 0 || at == 0;
-                // The last byte has room for one bit.
+                // The tenth byte has room for one bit.
                 return if at == 9 && *byte > 1 { Err(Malformed) } else { Ok(value) };
             }
         }
@@ -135,24 +135,24 @@ impl<'a> Fields<'a> {
 #[derive(Debug, Default)]
 pub struct Writer(Vec<u8>);
 
-/// The beginning of a field whose length is not known yet.
+/// Position of a field whose length is not known yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Begun(usize);
 
 impl Writer {
-    /// Starts with room for `capacity` bytes.
+    /// Returns a writer with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
         Self(Vec::with_capacity(capacity))
     }
 
-    /// Begins a field of bytes, a text or a message.
+    /// Begins a length-delimited field.
     pub fn begin(&mut self, number: u8) -> Begun {
         let begun = Begun(self.0.len());
         self.0.extend([number << 3 | 2, 0]);
         begun
     }
 
-    /// Ends a field: its length is known now. What is longer than 127 bytes moves to make room for that.
+    /// Ends a field and writes its length. A content of more than 127 bytes is moved to make room for a longer length.
     pub fn end(&mut self, begun: Begun) {
         let (length_at, start) = (begun.0 + 1, begun.0 + 2);
         match varint(self.0.len() - start) {
@@ -161,36 +161,36 @@ impl Writer {
         }
     }
 
-    /// Takes a field back that was begun.
+    /// Removes a field that was begun, with its content.
     pub fn undo(&mut self, begun: Begun) {
         self.0.truncate(begun.0);
     }
 
-    /// Writes a field of bytes, a text or a message.
+    /// Writes a length-delimited field.
     pub fn bytes(&mut self, number: u8, bytes: &[u8]) {
         let begun = self.begin(number);
         self.0.extend_from_slice(bytes);
         self.end(begun);
     }
 
-    /// Writes a number of eight bytes.
+    /// Writes a fixed 64-bit field.
     pub fn fixed64(&mut self, number: u8, bytes: [u8; 8]) {
         self.0.push(number << 3 | 1);
         self.0.extend_from_slice(&bytes);
     }
 
-    /// Writes a number of one byte.
+    /// Writes a varint of one byte.
     pub fn flag(&mut self, number: u8, flag: bool) {
         self.0.extend([number << 3, u8::from(flag)]);
     }
 
-    /// Returns what was written.
+    /// Returns the encoded message.
     pub fn finish(self) -> Vec<u8> {
         self.0
     }
 }
 
-/// Returns a number as it is encoded, and how many of these bytes it has.
+/// Returns the varint encoding of a number, and its length.
 #[expect(clippy::cast_possible_truncation, reason = "seven bits at a time fit")]
 const fn varint(mut number: usize) -> ([u8; 10], usize) {
     let mut bytes = [0; 10];

@@ -1,4 +1,4 @@
-//! The beginning and the end of attempts.
+//! Start and end of attempts.
 
 use std::mem::take;
 
@@ -60,7 +60,7 @@ impl Job {
         }))
     }
 
-    /// Refuses a word of another attempt than the current one, or a later one that it begins.
+    /// Rejects a request that names an attempt other than the current one, or than a later one that it begins.
     pub(super) fn check_attempt(
         &self,
         attempt: Option<i32>,
@@ -75,7 +75,7 @@ impl Job {
         Ok(())
     }
 
-    /// A worker speaks, for `attempt` or the current one: a first word starts the job, a higher attempt starts it over.
+    /// Starts the job with its first report. Starts a new attempt if `attempt` is higher than the current one.
     pub(super) fn begin(&mut self, attempt: Option<i32>, now: Timestamp) {
         let current = self.attempt.saturating_add(i32::from(self.is_between_attempts()));
         let attempt = attempt.unwrap_or(current).max(1);
@@ -85,7 +85,7 @@ impl Job {
         self.start_time.get_or_insert(now);
     }
 
-    /// Begins attempt `number`, which nobody has claimed.
+    /// Begins attempt `number`, without a claim.
     fn open_attempt(&mut self, number: i32, now: Timestamp) {
         self.close_attempt(None, now);
         self.attempt = number;
@@ -97,7 +97,7 @@ impl Job {
         self.sequence = None;
     }
 
-    /// Ends the attempt that runs, if one does, because another one follows.
+    /// Records the end of the current attempt, if one is running, because another one follows.
     fn close_attempt(&mut self, failure: Option<&Failure>, now: Timestamp) {
         let Some(start_time) = self.attempt_start_time.take() else { return };
         let ended = Attempt {

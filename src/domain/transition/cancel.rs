@@ -1,4 +1,4 @@
-//! Requests to stop a job, and their confirmation.
+//! Cancellation requests, and their confirmation.
 
 use super::Result;
 use crate::domain::{Applied, Cancellation, Change, ChangeContext, Claim, Grace, Job, Rejected, State};
