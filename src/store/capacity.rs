@@ -1,8 +1,8 @@
-//! The memory that jobs may occupy.
+//! Limits of the memory that jobs may use.
 
 use crate::domain::Limit;
 
-/// Maximum number of jobs in a process's memory, and of the bytes that they occupy together with their tombstones.
+/// The maximum number of jobs in a process's memory, and of the bytes of these jobs with their tombstones.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
     /// Maximum number of jobs.
@@ -18,12 +18,12 @@ impl From<usize> for Capacity {
 }
 
 impl Capacity {
-    /// Returns the error of a store that has as many jobs as it may, none of which can be evicted.
+    /// Returns the limit to report if the number of jobs is at its maximum and none can be evicted.
     pub const fn jobs_exhausted(self) -> Limit {
         Limit::MemoryJobs(self.jobs)
     }
 
-    /// Returns the error of a store whose jobs occupy as many bytes as they may, and none can be evicted.
+    /// Returns the limit to report if the bytes are at their maximum and no job can be evicted.
     pub const fn bytes_exhausted(self) -> Limit {
         Limit::MemoryBytes(self.bytes)
     }

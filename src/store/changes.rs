@@ -32,12 +32,12 @@ pub struct ChangeNotification<'a> {
     pub kind: &'a str,
     /// Owner of the job; may be empty.
     pub owner: &'a str,
-    /// The commit was made by this store, which may not have received the answer to its write.
+    /// The commit was made by this store, which may not have received the response to its write.
     pub own: bool,
 }
 
-/// A recipient of every version that a store commits. Where others write to the same data, versions of one job may
-/// arrive out of order, and more than once.
+/// A recipient of every version that a store commits. If others write to the same data, versions of one job may arrive
+/// out of order and more than once.
 pub trait Listener: Send + Sync + 'static {
     /// Receives a committed version. Called in the order of commits and under the store's lock: it must be quick, and
     /// must not call the store.
@@ -48,8 +48,8 @@ pub trait Listener: Send + Sync + 'static {
         true
     }
 
-    /// Sets the clock with `set`, which returns the number of microseconds by which it stepped, and moves the times of
-    /// all that was accepted before by as much: a step of the clock makes nothing due.
+    /// Sets the clock with `set`, which returns the number of microseconds by which it stepped, and shifts the times of
+    /// everything accepted before by that number: a step of the clock makes nothing due.
     fn set_clock(&self, set: &dyn Fn() -> i64) {
         set();
     }
@@ -57,7 +57,7 @@ pub trait Listener: Send + Sync + 'static {
     /// Records that every commit before `time` has been announced or notified.
     fn notified_until(&self, _: Instant) {}
 
-    /// Returns the jobs that must be read again after notifications were lost.
+    /// Returns the jobs that must be read again if notifications are lost.
     fn watched(&self) -> Vec<JobId> {
         Vec::new()
     }

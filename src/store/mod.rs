@@ -1,9 +1,9 @@
-//! Storage of jobs: what every store promises, whatever it keeps them in.
+//! Storage of jobs: the contract of every store.
 //!
 //! The only write is *compare and set*: [`JobStore::replace`] stores a version if the current version is still the one
 //! that it was derived from, and otherwise returns the current one, so that the caller applies its change again. A
-//! store knows no rule of the state machine of jobs. The store that commits also announces: it passes each version to
-//! its [`Listener`], in the order of commits.
+//! store does not know the rules of the state machine. The store that commits a version also announces it: it passes
+//! each version to its [`Listener`], in the order of commits.
 
 mod capacity;
 mod changes;
@@ -48,18 +48,18 @@ pub trait JobStore: Send + Sync + 'static {
     /// Returns the current version of `id`, which may be a tombstone.
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError>;
 
-    /// Succeeds if a not-found answer would be authoritative now in place of `instead`, which [`get`](Self::get)
+    /// Succeeds if a not-found response would be authoritative now, in place of `instead`, which [`get`](Self::get)
     /// returned.
     async fn absence(&self, _instead: &Stored) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Stores `job`, if the current version is exactly `previous`, or if there is none for `None`. If `job` itself is
-    /// stored already, that counts as success: a write whose answer was lost may be repeated.
+    /// Stores `job`, if the current version is exactly `previous`, or if there is none for `None`. Succeeds, too, if
+    /// `job` itself is stored already: a write whose response was lost may be repeated.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError>;
 
-    /// Stores a change that time alone brings about for the active job `previous`, if no worker can have reported
-    /// within the time that `decision` allows.
+    /// Stores a time-driven change of the active job `previous`, if no worker can have reported within the time that
+    /// `decision` allows.
     async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError>;
 
     /// Returns the jobs that a query selects, in its order, without tombstones. The cost depends on the page, not on
@@ -70,20 +70,20 @@ pub trait JobStore: Send + Sync + 'static {
     /// number of jobs without one.
     async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError>;
 
-    /// Removes a record permanently, without a tombstone, if it is still this version.
+    /// Removes a record without leaving a tombstone, if it is still this version.
     async fn delete(&self, job: &Job) -> Result<(), StoreError>;
 
-    /// Returns up to `limit` records for which something is due at `now`.
+    /// Returns up to `limit` records for which an action is due at `now`.
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError>;
 
-    /// Checks that the store takes writes.
+    /// Checks that the store accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Returns statistics without reading the collection, within a second even if the primary does not answer.
     async fn stats(&self) -> Result<StoreStats, StoreError>;
 
-    /// Returns the replicas that are registered with the primary, and the reason for which decisions by time are held
-    /// back, if they are; within a second even if the primary does not answer.
+    /// Returns the replicas that are registered with the primary, and the reason for which time-driven decisions are
+    /// held back, if they are. Returns within a second even if the primary does not answer.
     async fn registration(&self) -> (Vec<ReplicaStats>, Option<HeldBack>) {
         (Vec::new(), None)
     }

@@ -1,4 +1,4 @@
-//! The authoritative store: what a fallback needs of it besides what every store promises.
+//! The authoritative store: the contract that a fallback needs in addition to [`JobStore`].
 
 use std::sync::{
     Arc,
@@ -33,7 +33,7 @@ impl Partitioning {
 pub struct Replacement {
     /// The version to store.
     pub job: Arc<Job>,
-    /// The version that must be stored now; `None`: there must be none.
+    /// The version that must be stored at present; `None`: there must be none.
     pub previous: Option<Arc<Job>>,
 }
 
@@ -48,7 +48,7 @@ pub enum PartitionState {
     Unavailable,
 }
 
-/// The identity of the data in a partition: while it stays the same, every version that was confirmed there is still
+/// The identity of the data in a partition. As long as it is unchanged, every version that was confirmed there is still
 /// there, or was changed since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct History {
@@ -84,18 +84,17 @@ pub trait PrimaryStore: JobStore {
     /// Returns the history of a partition's data.
     fn history(&self, partition: usize) -> History;
 
-    /// Sets whether a primary that was restarted or replaced may be used. Set to `true` only while no partition is
-    /// served from.
+    /// Sets whether a restarted or replaced primary may be used. Set to `true` only while no partition serves.
     fn expect_restart(&self, _expected: bool) {}
 
-    /// Sends a beat: this replica serves from `partition`, and the primary has everything that it acknowledged up to
-    /// its mark.
+    /// Sends a beat: this replica serves from `partition`, and the primary has everything that the replica acknowledged
+    /// up to its mark.
     async fn beat(&self, _partition: usize) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Removes this replica from those that serve from `partition`. Called when the primary has everything that it
-    /// acknowledged.
+    /// Removes this replica from those that serve from `partition`. Called once the primary has everything that the
+    /// replica acknowledged.
     async fn leave(&self, _partition: usize) -> Result<(), StoreError> {
         Ok(())
     }
@@ -133,20 +132,21 @@ pub trait PrimaryStore: JobStore {
     }
 }
 
-/// What this replica reports to the primary about itself, by partition: whether it serves, and up to which time the
-/// primary has everything that it acknowledged.
+/// The data that this replica reports about itself to the primary, by partition: whether it serves, and the time up to
+/// which the primary has everything that it acknowledged.
 #[derive(Debug)]
 pub struct Presence(Vec<PartitionPresence>);
 
 #[derive(Debug)]
 struct PartitionPresence {
     serving: AtomicBool,
-    /// Time of the last answered beat, on the primary's clock, in microseconds; 0 if there was none since it serves.
+    /// Time of the last answered beat, on the primary's clock, in microseconds; 0 if there was none since the replica
+    /// serves.
     last_beat: AtomicI64,
-    /// Time of the last beat before the first acknowledged report that the primary may lack; `i64::MAX` if it lacks
-    /// none.
+    /// Time of the last beat before the first acknowledged report that the primary may lack; `i64::MAX` if the primary
+    /// lacks none.
     dirty_since: AtomicI64,
-    /// Time since when workers can report, on the primary's clock, in microseconds.
+    /// Time since which workers have been able to report, on the primary's clock, in microseconds.
     heard_since: AtomicI64,
     /// Number of jobs that the primary lacks, or has in an earlier version.
     dirty_jobs: AtomicUsize,
@@ -165,7 +165,8 @@ impl Presence {
         Self((0..partitions).map(|_| none()).collect())
     }
 
-    /// Sets whether this replica serves from a partition. While it does not, nobody else knows what it acknowledges.
+    /// Sets whether this replica serves from a partition. While it does not, no other replica knows what it
+    /// acknowledges.
     pub fn set_serving(&self, partition: usize, serving: bool) {
         let presence = &self.0[partition];
         presence.serving.store(serving, Release);
@@ -185,7 +186,7 @@ impl Presence {
         presence.dirty_since.fetch_min(presence.last_beat.load(Acquire), AcqRel);
     }
 
-    /// Records the number of jobs that the primary lacks; with none it has everything that was acknowledged.
+    /// Records the number of jobs that the primary lacks. At zero, the primary has everything that was acknowledged.
     pub fn set_dirty_jobs(&self, partition: usize, count: usize) {
         let presence = &self.0[partition];
         presence.dirty_jobs.store(count, Release);
@@ -199,29 +200,29 @@ impl Presence {
         self.0[partition].dirty_jobs.load(Acquire)
     }
 
-    /// Returns the mark: the time up to which the primary has everything that was acknowledged here, or `None` if it is
-    /// unknown. Must be called before the beat that sends it.
+    /// Returns the mark: the time up to which the primary has everything that was acknowledged here; `None` if it is
+    /// unknown. Must be called before the beat that carries it.
     pub fn mark(&self, partition: usize) -> Option<Timestamp> {
         let presence = &self.0[partition];
         let mark = presence.last_beat.load(Acquire).min(presence.dirty_since.load(Acquire));
         (presence.serving.load(Acquire) && mark > 0).then(|| Timestamp::from_micros(mark))
     }
 
-    /// Records that a beat was answered at `time`, and that workers can report since `heard_since`, both on the
-    /// primary's clock.
+    /// Records that a beat was answered at `time`, and that workers have been able to report since `heard_since`, both
+    /// on the primary's clock.
     pub fn beat_answered(&self, partition: usize, time: Timestamp, heard_since: Timestamp) {
         let presence = &self.0[partition];
         presence.last_beat.store(time.as_micros(), Release);
         presence.heard_since.store(heard_since.as_micros(), Release);
     }
 
-    /// Returns the time since when workers can report, on the primary's clock.
+    /// Returns the time since which workers have been able to report, on the primary's clock.
     pub fn heard_since(&self, partition: usize) -> Timestamp {
         Timestamp::from_micros(self.0[partition].heard_since.load(Acquire))
     }
 
-    /// Returns a version that the primary has with its lease as it runs at `now`: from the last report, or from the time
-    /// since when workers can report. Time in which nobody could report does not count.
+    /// Returns a version that the primary has, with its lease as it runs at `now`: from the last report, or from the
+    /// time since which workers have been able to report. Time in which nobody could report does not count.
     pub fn with_running_lease(&self, partition: usize, job: &Arc<Job>, now: Timestamp) -> Arc<Job> {
         match job.lease.expire_time {
             Some(expires) if expires <= now && !job.lease.lost => {

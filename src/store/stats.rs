@@ -7,7 +7,7 @@ use std::{
 
 use crate::domain::{JobId, State, Timestamp};
 
-/// The place where jobs are stored at the moment.
+/// The place where jobs are stored at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageMode {
     /// In this process only.
@@ -36,9 +36,9 @@ pub struct StoreStats {
     pub dirty: u64,
     /// Report of the last reconciliation with the primary.
     pub last_reconciliation: Option<ReconcileReport>,
-    /// The replicas that are registered with the primary; none if it can't be asked.
+    /// The replicas that are registered with the primary; none if the primary can't be asked.
     pub replicas: Vec<ReplicaStats>,
-    /// The reason why no active job fails or expires now because of the time, if that is so.
+    /// The reason why no time-driven decision about active jobs is made at present, if that is so.
     pub held_back: Option<HeldBack>,
 }
 
@@ -49,38 +49,38 @@ pub struct ReplicaStats {
     pub id: String,
     /// Version of the process; empty if it does not report one.
     pub version: String,
-    /// Time of its last beat, on the primary's clock.
+    /// Time of the replica's last beat, on the primary's clock.
     pub last_seen: Timestamp,
-    /// Number of jobs that it had accepted by then and that the primary did not have.
+    /// Number of jobs that the replica had accepted by then and that the primary did not have.
     pub dirty: u64,
 }
 
-/// The reason why decisions by time about active jobs are held back: a worker may have reported where the primary does
-/// not know of it.
+/// The reason why time-driven decisions about active jobs are held back: a worker may have reported without the primary
+/// knowing of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeldBack {
     /// The primary does not answer.
     Unavailable,
     /// This replica does not serve from the primary.
     NotServing,
-    /// Workers can report for no longer than `heard_for`; decisions wait for `bound`.
+    /// Workers have been able to report for only `heard_for`; decisions wait for `bound`.
     JustBack {
-        /// Time for which they can.
+        /// Time for which workers have been able to report.
         heard_for: Duration,
-        /// Time for which replicas may be cut off.
+        /// Maximum time for which replicas may be cut off.
         bound: Duration,
     },
     /// No replica has sent a beat for some seconds.
     NobodyServes,
-    /// There are beats of the future.
+    /// Beats have times in the future.
     ClockSetBack,
     /// A replica may have acknowledged reports that the primary does not have.
     Replica {
-        /// Its id.
+        /// Id of the replica.
         id: String,
-        /// Time since its last beat, if that is long.
+        /// Time since the replica's last beat, if that is long.
         silence: Option<Duration>,
-        /// Number of its jobs that the primary does not have, as of its last beat.
+        /// Number of the replica's jobs that the primary does not have, as of its last beat.
         dirty: u64,
     },
 }
@@ -129,7 +129,7 @@ pub struct ReconcileReport {
     pub end_time: Option<Timestamp>,
     /// Number of jobs by outcome, in the order of [`ReconcileOutcome::ALL`].
     pub counts: [u64; ReconcileOutcome::ALL.len()],
-    /// The last thousand jobs, the latest first, each with its outcome and the reason in plain text.
+    /// The last thousand jobs, the latest first, each with its outcome and the reason as text.
     pub jobs: Vec<(JobId, ReconcileOutcome, &'static str)>,
 }
 
@@ -138,7 +138,7 @@ pub struct ReconcileReport {
 pub enum ReconcileOutcome {
     /// Stored without discarding a change.
     Merged,
-    /// Changed on two sides; one of the changes was discarded.
+    /// Changed by two replicas; one of the changes was discarded.
     Conflicted,
     /// Not stored.
     Dropped,
@@ -156,7 +156,7 @@ pub struct RedisStats {
     pub ping: Option<Duration>,
     /// Number of connections that carry commands.
     pub in_use: u32,
-    /// Number of connections that carry none.
+    /// Number of connections that carry no command.
     pub idle: u32,
     /// Number of callers that wait for a connection.
     pub waiting: u32,

@@ -40,7 +40,7 @@ pub enum Source {
 pub enum Replaced {
     /// The version is stored.
     Stored(Stored),
-    /// Another version than the expected one is stored: this one, or none.
+    /// A different version than the expected one is stored: this one, or none.
     Conflict(Option<Stored>),
 }
 
@@ -62,17 +62,16 @@ impl Record {
     }
 }
 
-/// A decision that the passing of time brings about for an active job.
+/// A time-driven decision about an active job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Time at which it is due.
     pub deadline: Deadline,
-    /// The next report of the worker reverts it: the worker counts as lost until then. Nothing reverts any other
-    /// decision.
+    /// The worker's next report reverts the decision: until then the worker counts as lost. Other decisions are final.
     pub is_reverted: bool,
-    /// The decision is due for the job, and not only asked for: the store postpones it, if it is too early.
+    /// The job is due, and this is not only an inquiry: the store postpones a decision that is too early.
     pub is_due: bool,
-    /// The time at which it is made, on this process's clock.
+    /// The time of the decision, on this process's clock.
     pub now: Timestamp,
 }
 
@@ -81,27 +80,26 @@ pub struct Decision {
 pub enum Decided {
     /// The version is stored.
     Stored(Stored),
-    /// Another version than the expected one is stored.
+    /// A different version than the expected one is stored.
     Conflict,
-    /// Too early: the worker may have reported. The record becomes due again later.
+    /// Too early: a worker may have reported. The record becomes due again later.
     Deferred,
 }
 
 /// A page of a list.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// The jobs, in the order of the query. May be fewer than requested, even where there is a next page.
+    /// The jobs, in the order of the query. May be fewer than requested, even if there is a next page.
     pub jobs: Vec<Stored>,
     /// Position of the next page; `None` on the last page.
     pub next: Option<Cursor>,
-    /// Total number of matches, where it is known exactly.
+    /// Total number of matches, if it is known exactly.
     pub total: Option<u64>,
-    /// The page may lack jobs: the primary is unavailable in whole or in part, or does not have all changes accepted
-    /// here.
+    /// Jobs may be missing: the primary is unavailable in whole or in part, or does not have all changes accepted here.
     pub partial: bool,
 }
 
-/// A record for which something is due.
+/// A record for which an action is due.
 #[derive(Clone, Debug)]
 pub struct DueRecord {
     /// The record.
@@ -115,23 +113,23 @@ pub struct DueRecord {
 pub struct DueBatch {
     /// The records, the longest overdue first.
     pub records: Vec<DueRecord>,
-    /// Time when the next record is due; may be in the past if more were due than requested.
+    /// Time at which the next record is due; may be in the past if more are due than requested.
     pub next: Option<Timestamp>,
 }
 
 /// The reason why a store can't fulfil a request.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
-    /// The store holds as much as it may, and nothing can be evicted.
+    /// The store is at its capacity, and nothing can be evicted.
     #[error("the limit --{} of {} is reached", .0.name(), .0.most())]
     Full(Limit),
-    /// The primary can't be reached, and the answer is not held here.
+    /// The primary can't be reached, and the record is not cached.
     #[error("the store can't be reached")]
     Unavailable,
     /// The store serves reads, and rejects writes.
     #[error("the store rejects writes")]
     ReadOnly,
-    /// The record of this job can't be read.
+    /// The record of this job can't be decoded.
     #[error("the record of job {0} can't be read")]
     Corrupt(JobId),
 }

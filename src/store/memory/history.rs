@@ -1,4 +1,4 @@
-//! The log of commits: which jobs changed since a position, and in which state they were there.
+//! The log of commits, which returns the jobs that changed after a position, with their states at that position.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,7 +9,7 @@ use std::{
 
 use crate::domain::{Job, State, TOMBSTONE_LIFE};
 
-/// Maximum number of tombstones that are kept after their ids were reused.
+/// Maximum number of tombstones kept after the reuse of their ids.
 const MAX_BURIED: usize = 10_000;
 
 /// The newest commit of each incarnation of a job, by its position in the order of commits.
@@ -18,10 +18,10 @@ pub struct Log {
     entries: BTreeMap<u64, Entry>,
     /// Position of the last commit.
     position: u64,
-    /// Position of the newest commit that was forgotten: the changes since an earlier position are not known
-    /// completely.
+    /// Position of the newest commit that was dropped from the log. Changes since an earlier position are no longer
+    /// known completely.
     horizon: u64,
-    /// Positions of tombstones whose ids were reused, in the order of reuse.
+    /// Positions of tombstones whose ids were reused, in the order of reuse. They are no longer in the table.
     buried: VecDeque<u64>,
 }
 
@@ -48,7 +48,7 @@ struct Entry {
 impl Entry {
     /// Returns the state of this incarnation at a position; `None` before its creation.
     fn state_at(&self, position: u64) -> Option<State> {
-        let by = |place: Option<NonZeroU64>| place.is_some_and(|place| place.get() <= position);
+        let by = |entered: Option<NonZeroU64>| entered.is_some_and(|entered| entered.get() <= position);
         if self.created > position {
             None
         } else if by(self.ended) {
@@ -67,8 +67,14 @@ impl Log {
         self.position
     }
 
+    /// Returns the number of versions that are the newest of their id.
+    pub fn current_len(&self) -> usize {
+        self.entries.len() - self.buried.len()
+    }
+
     /// Appends `job`, which replaced the version at position `old`. Returns its position.
     pub fn append(&mut self, job: &Arc<Job>, old: Option<u64>) -> u64 {
+        debug_assert!(old.is_none_or(|old| old <= self.position), "positions only rise");
         self.position += 1;
         let position = self.position;
         let before = old.and_then(|old| self.entries.get(&old)).cloned();
@@ -99,8 +105,9 @@ impl Log {
         self.horizon = self.horizon.max(position);
     }
 
-    /// Returns up to `limit` versions committed after `after`, with their states at `since`, which is not later; `None`
-    /// if the changes since then are no longer known. They end with the one with which they have `max_bytes` or more.
+    /// Returns up to `limit` versions committed after `after`, with their states at `since`, which must not be later;
+    /// `None` if the changes since then are no longer known. The result ends with the version that brings its size to
+    /// `max_bytes`.
     pub fn since(&self, since: u64, after: u64, limit: usize, max_bytes: usize) -> Option<Vec<Logged>> {
         if since < self.horizon || after > self.position {
             return None;
@@ -112,8 +119,8 @@ impl Log {
                 bytes += entry.job.size();
                 is_room
             });
-        let logged = |(place, entry): (&u64, &Entry)| Logged {
-            position: *place,
+        let logged = |(position, entry): (&u64, &Entry)| Logged {
+            position: *position,
             job: entry.job.clone(),
             previous: entry.state_at(since),
         };

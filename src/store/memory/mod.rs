@@ -1,8 +1,8 @@
 //! The in-memory store of a single process: bounded, and lost when the process ends.
 //!
-//! Every operation runs under one lock, held for a few map operations and never across an await, so commits have one
-//! order and are announced in it. When the store is full, finished jobs are evicted, the first to end first; active
-//! jobs never are.
+//! Every operation holds one lock for a few map operations, and never across an await. Commits are therefore totally
+//! ordered and announced in that order. When the store is full, finished jobs are evicted, in the order of their ends
+//! within an owner; active jobs are never evicted.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,11 +23,11 @@ use super::{
 };
 use crate::domain::{ChangeId, Deadline, Job, JobId, ListQuery, State, Timestamp};
 
-/// Minimum time between two sweeps that shows that the process was suspended in between.
+/// Minimum time between two sweeps from which the process counts as suspended in between.
 const PAUSE_MIN: Duration = Duration::from_secs(3);
 
-/// Divisor of the capacity for the share of the tombstones: they are forgotten before finished jobs are evicted where
-/// they occupy more.
+/// Divisor of the capacity for the memory that tombstones may use. Above it, they are forgotten before finished jobs
+/// are evicted.
 const TOMBSTONES_SHARE: usize = 8;
 
 /// Estimated size of a tombstone in bytes.
@@ -43,7 +43,7 @@ pub struct MemoryStore {
     mode: watch::Sender<StorageMode>,
 }
 
-/// The time since when workers can report. Time in which this process was suspended does not count.
+/// The time since which workers have been able to report. Time in which this process was suspended does not count.
 #[derive(Debug, Default)]
 struct Hearing {
     since: Timestamp,
@@ -51,7 +51,7 @@ struct Hearing {
 }
 
 impl Hearing {
-    /// Notes whether this process was suspended. Called at each sweep, about once a second.
+    /// Detects whether this process was suspended. Called at each sweep, about once a second.
     fn look(&mut self, now: Timestamp) -> &Self {
         let paused = self.last_look.replace(Instant::now()).is_some_and(|last| last.elapsed() > PAUSE_MIN);
         if paused {
@@ -60,7 +60,7 @@ impl Hearing {
         self
     }
 
-    /// Returns when a deadline of `job` comes: its wait counts only while workers can report.
+    /// Returns the time of a deadline of `job`. Its wait counts only while workers can report.
     fn time_of(&self, job: &Job, deadline: &Deadline) -> Timestamp {
         job.time_of(deadline).max(self.since + deadline.wait)
     }
@@ -74,15 +74,14 @@ struct Records {
 }
 
 impl MemoryStore {
-    /// Creates an empty store of this capacity, and for as many tombstones as jobs, which reports each commit to
-    /// `listener`.
+    /// Creates an empty store that reports each commit to `listener`. It keeps at most as many tombstones as jobs.
     pub fn new(capacity: impl Into<Capacity>, listener: Arc<dyn Listener>) -> Self {
         let epoch = Uuid::new_v4().as_u64_pair().0;
         let mode = watch::Sender::new(StorageMode::Memory);
         Self { epoch, capacity: capacity.into(), listener, records: Mutex::default(), hearing: Mutex::default(), mode }
     }
 
-    /// Locks the records. A panic under the lock would leave at worst a surplus index entry, which readers skip.
+    /// Locks the records. A panic under the lock leaves at worst a surplus index entry, which readers skip.
     fn records(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,14 +98,14 @@ impl MemoryStore {
         stored
     }
 
-    /// Evicts finished jobs until there is room for `job`. Where bytes are short, forgets tombstones once they occupy
-    /// more than their share, or no finished job is left, and returns them: freeing them may take longer than the lock
-    /// should be held.
+    /// Evicts finished jobs until there is room for `job`. If bytes are short, forgets tombstones while they use more
+    /// than their share or no finished job is left. Returns these, to be freed after the lock is released, because that
+    /// may take long.
     fn make_room(&self, records: &mut Records, job: &Job) -> Result<Vec<Arc<Job>>, StoreError> {
         let previous = records.table.get(&job.id).map(|row| &*row.job);
         let adds = job.removal.is_none() && previous.is_none_or(|previous| previous.removal.is_some());
         let Need { growth, is_small } = records.table.need(job);
-        // What can't be evicted. Known before, so that a call that is refused costs nobody else anything.
+        // Checks first what no eviction can free, so that a refused call evicts nothing.
         let own = previous.map_or(0, |previous| record_size(previous) - active_size(previous));
         if !is_small && growth > 0 && records.table.active_bytes() + own + growth > self.capacity.bytes {
             return Err(StoreError::Full(self.capacity.bytes_exhausted()));
@@ -141,18 +140,19 @@ impl MemoryStore {
 }
 
 impl Records {
-    /// Stores `job` in the place of the current version. Returns the position of the commit, and the state before.
+    /// Stores `job` in place of the current version. Returns the position of the commit, and the previous state.
     fn put(&mut self, job: &Arc<Job>) -> (u64, Option<State>) {
         let old = self.table.get(&job.id).map(|row| row.note);
         let position = self.log.append(job, old);
         let old = self.table.put(job.clone(), position);
+        debug_assert_eq!(self.log.current_len(), self.table.slots(), "the log has each record's newest version");
         (
             position,
             old.filter(|old| old.job.version.incarnation_id == job.version.incarnation_id).map(|old| old.job.state),
         )
     }
 
-    /// Removes and returns a record: freeing it may take longer than the lock should be held.
+    /// Removes and returns a record, to be freed after the lock is released, because that may take long.
     fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
         self.log.forget(row.note);

@@ -6,8 +6,8 @@ use ahash::HashMap;
 
 use crate::domain::{Job, JobId, Timestamp};
 
-/// Finished jobs by owner. Evicted first is the job that ended first, of the owner whose finished jobs occupy most: so
-/// no owner's jobs displace those of an owner that has less.
+/// Finished jobs by owner. The owner whose finished jobs use the most memory loses its oldest one first, so that no
+/// owner's jobs displace those of an owner that uses less.
 #[derive(Debug, Default)]
 pub struct Finished {
     shares: HashMap<Arc<str>, Share>,
@@ -58,7 +58,7 @@ impl Finished {
         }
     }
 
-    /// Returns up to `each` finished jobs of each owner, those to evict first at the beginning.
+    /// Returns up to `each` finished jobs of each owner, in the order of eviction.
     pub fn iter(&self, each: usize) -> impl Iterator<Item = &JobId> {
         let shares = self.by_size.iter().rev().filter_map(|(_, owner)| self.shares.get(owner));
         shares.flat_map(move |share| share.jobs.iter().take(each).map(|(_, id)| id))

@@ -1,4 +1,4 @@
-//! Records in memory, and the indexes by which they are found.
+//! Records in memory, and their indexes.
 
 use std::{collections::BTreeSet, mem::replace, ops::Bound, sync::Arc};
 
@@ -11,14 +11,15 @@ mod index;
 use self::{finished::Finished, index::Index};
 use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp, View};
 
-/// Maximum number of records that a page examines beyond those it returns, where no index fits its filter.
+/// Maximum number of records that a page examines beyond those it returns. Bounds the time under the lock if no index
+/// fits the filter.
 const SCAN: usize = 2000;
 
-/// Estimated size in bytes of a record besides its job: its row, and its entries in the indexes.
+/// Estimated size in bytes of a record apart from its job: its row, and its index entries.
 const ROW_SIZE: usize = 400;
 
-/// Growth of a job, in bytes, that is never refused: otherwise a report, a heartbeat or an end would be lost because
-/// others hold much.
+/// Growth of a job, in bytes, that is never refused. Otherwise a report, a heartbeat or an end would be lost because
+/// other jobs use all memory.
 const SMALL_GROWTH: usize = 1024;
 
 /// The bytes that a version needs.
@@ -30,7 +31,7 @@ pub struct Need {
     pub is_small: bool,
 }
 
-/// Records by id and in every order that is needed, each with a note `T`.
+/// Records by id and in the order of each index, each with data `T` of the store.
 #[derive(Debug)]
 pub struct Table<T> {
     by_id: IndexMap<JobId, Row<T>, RandomState>,
@@ -39,11 +40,11 @@ pub struct Table<T> {
     bytes: usize,
     /// Estimated size in bytes of the records of active jobs.
     active_bytes: usize,
-    /// Slot of the record that was last examined for eviction.
+    /// Slot of the record that was last examined for eviction: the hand of a clock algorithm.
     hand: usize,
 }
 
-/// The indexes, besides the one by id.
+/// The indexes, apart from the one by id.
 #[derive(Debug, Default)]
 struct Orders {
     index: Index,
@@ -94,7 +95,7 @@ impl<T> Table<T> {
     pub fn put(&mut self, job: Arc<Job>, note: T) -> Option<Row<T>> {
         self.bytes += record_size(&job);
         self.active_bytes += active_size(&job);
-        match self.by_id.entry(job.id.clone()) {
+        let replaced = match self.by_id.entry(job.id.clone()) {
             Entry::Occupied(mut entry) => {
                 self.bytes -= record_size(&entry.get().job);
                 self.active_bytes -= active_size(&entry.get().job);
@@ -106,16 +107,25 @@ impl<T> Table<T> {
                 entry.insert(Row { job, note });
                 None
             }
-        }
+        };
+        self.assert_indexes_agree();
+        replaced
     }
 
-    /// Removes and returns a record: freeing it may take longer than a lock should be held.
+    /// Removes and returns a record. Its owner should free it after releasing its lock, because that may take long.
     pub fn forget(&mut self, id: &JobId) -> Option<Row<T>> {
         let row = self.by_id.swap_remove(id)?;
         self.bytes -= record_size(&row.job);
         self.active_bytes -= active_size(&row.job);
         self.orders.change(Some(&row.job), None);
+        self.assert_indexes_agree();
         Some(row)
+    }
+
+    /// Checks in debug builds that each record is either a job in the index or a tombstone.
+    fn assert_indexes_agree(&self) {
+        debug_assert_eq!(self.by_id.len(), self.orders.index.len() + self.orders.tombstones.len());
+        debug_assert!(self.active_bytes <= self.bytes, "active jobs are part of all records");
     }
 
     /// Returns the number of slots: one for each record, from 0. When a record is removed, the last record moves to its
@@ -129,8 +139,8 @@ impl<T> Table<T> {
         self.by_id.get_index(slot).map(|(_, row)| row)
     }
 
-    /// Returns the next record that `is_evictable`, of at most `most` examined. Records take turns: none is examined
-    /// again before all others.
+    /// Returns the next record that `is_evictable`, and examines at most `most` records. Each record is examined once
+    /// before any is examined again.
     pub fn next_in_turn(&mut self, most: usize, is_evictable: impl Fn(&Row<T>) -> bool) -> Option<JobId> {
         for _ in 0..most.min(self.by_id.len()) {
             self.hand = (self.hand + 1) % self.by_id.len();
@@ -152,12 +162,12 @@ impl<T> Table<T> {
         self.bytes
     }
 
-    /// Returns the estimated size of the records of active jobs, which nothing but their end makes evictable, in bytes.
+    /// Returns the estimated size of the records of active jobs in bytes. These can't be evicted before they end.
     pub const fn active_bytes(&self) -> usize {
         self.active_bytes
     }
 
-    /// Returns what `job` needs in the place of the current record.
+    /// Returns the bytes that `job` needs in place of the current record.
     pub fn need(&self, job: &Job) -> Need {
         let current = self.by_id.get(&job.id).map(|row| record_size(&row.job));
         let growth = record_size(job).saturating_sub(current.unwrap_or_default());
@@ -174,7 +184,7 @@ impl<T> Table<T> {
         self.orders.index.count_of(owner)
     }
 
-    /// Returns up to `each` finished jobs of each owner, those to evict first at the beginning.
+    /// Returns up to `each` finished jobs of each owner, in the order of eviction.
     pub fn ended(&self, each: usize) -> impl Iterator<Item = &JobId> {
         self.orders.ended.iter(each)
     }
@@ -184,17 +194,18 @@ impl<T> Table<T> {
         self.orders.tombstones.iter().map(|(_, id)| id)
     }
 
-    /// Returns the part of a list that a query selects, where `seen` returns each job as callers see it.
+    /// Returns the part of a list that a query selects. `seen` returns each job as callers see it.
     pub fn select(&self, query: &ListQuery, seen: impl Fn(&Row<T>) -> Arc<Job>) -> Selection {
-        // While something is due, the index may still contain jobs that the page leaves out.
+        // An expired job stays in the indexes until it is swept, so an exact count is available only while nothing is
+        // due.
         let exact = self.orders.due.first().is_none_or(|(time, _)| *time > query.now);
         let total = self.orders.index.exact_count(&query.filter).filter(|_| exact);
         let mut selection = Selection { total, ..Selection::default() };
         let mut candidates = self.orders.index.candidates(query).peekable();
         let (mut last, mut bytes) = (None, 0);
-        for place in candidates.by_ref().take(query.limit + SCAN) {
-            last = Some(place);
-            let Some(job) = self.by_id.get(&place.id).map(&seen) else { continue };
+        for position in candidates.by_ref().take(query.limit + SCAN) {
+            last = Some(position);
+            let Some(job) = self.by_id.get(&position.id).map(&seen) else { continue };
             if query.filter.matches(&job, query.now) && job.is_visible(query.now) {
                 bytes += match query.view {
                     View::Full => job.size(),
@@ -210,8 +221,7 @@ impl<T> Table<T> {
         selection
     }
 
-    /// Returns the records behind `after` for which something is or will be due, each with its time, the earliest
-    /// first.
+    /// Returns the records after `after` for which an action is or will be due, each with its time, the earliest first.
     pub fn due_after(&self, after: Option<&(Timestamp, JobId)>) -> impl Iterator<Item = (Timestamp, &Row<T>, Due)> {
         let from = after.cloned().map_or(Bound::Unbounded, Bound::Excluded);
         self.orders.due.range((from, Bound::Unbounded)).filter_map(|(time, id)| {
@@ -220,21 +230,20 @@ impl<T> Table<T> {
         })
     }
 
-    /// Returns the records for which something is or will be due, each with its time, the earliest first.
+    /// Returns the records for which an action is or will be due, each with its time, the earliest first.
     pub fn due(&self) -> impl Iterator<Item = (Timestamp, &Row<T>, Due)> {
         self.due_after(None)
     }
 }
 
 impl Orders {
-    /// Moves a record from the index entries of its old version to those of its new one. Most changes of a job move
-    /// nothing.
+    /// Updates the indexes for a new version. Entries that both versions share stay: most changes of a job affect none.
     fn change(&mut self, old: Option<&Job>, new: Option<&Job>) {
         fn listed(job: Option<&Job>) -> Option<&Job> {
             job.filter(|job| job.removal.is_none())
         }
         match (listed(old), listed(new)) {
-            (Some(was), Some(is)) if was.version.incarnation_id == is.version.incarnation_id => {
+            (Some(was), Some(is)) if index::is_listed_alike(was, is) => {
                 if was.state != is.state {
                     self.index.change_state(was, is.state);
                 }
@@ -258,14 +267,69 @@ pub fn record_size(job: &Job) -> usize {
     ROW_SIZE + job.size()
 }
 
-/// Returns the estimated size of the record of an active job in bytes; 0 of others.
+/// Returns the estimated size of the record of an active job in bytes; 0 for other jobs.
 pub fn active_size(job: &Job) -> usize {
     if job.removal.is_none() && job.end_time.is_none() { record_size(job) } else { 0 }
 }
 
 fn move_entry<E: Ord>(set: &mut BTreeSet<E>, from: Option<E>, to: Option<E>) {
     if from != to {
-        from.inspect(|entry| _ = set.remove(entry));
+        if let Some(entry) = from {
+            let was_there = set.remove(&entry);
+            debug_assert!(was_there, "each record is in the indexes under its current version");
+        }
         set.extend(to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::{ChangeContext, ChangeId, Filter, NewJob, Order, Retention};
+
+    fn job() -> Job {
+        let retention = Retention {
+            succeeded: Duration::ZERO,
+            failed: Duration::ZERO,
+            cancelled: Duration::ZERO,
+            active: Duration::ZERO,
+        };
+        let change_id = ChangeId { process: 1, counter: 1 };
+        let context = ChangeContext { now: Timestamp::from_micros(1_000_000), change_id, retention };
+        Job::create(JobId::from(Uuid::new_v4()), NewJob::default(), None, Uuid::new_v4(), &context)
+    }
+
+    #[test]
+    fn a_version_with_another_creation_time_or_kind_has_one_index_entry() {
+        let mut table = Table::default();
+        let created = job();
+        let moved = created.moved(1_000_000);
+        let renamed = Job { kind: "other".to_owned(), ..moved.clone() };
+        for version in [created, moved, renamed] {
+            table.put(Arc::new(version.clone()), ());
+            let positions: Vec<_> = table.orders.index.candidates(&query(&version.kind)).collect();
+            assert_eq!(positions, [&Cursor::of(&version)]);
+            assert_eq!((table.len(), table.count_of(&version.owner)), (1, 1));
+        }
+        let id = table.slot(0).map(|row| row.job.id.clone()).expect("there is one record");
+        table.forget(&id);
+        assert_eq!((table.len(), table.count_of("")), (0, 0));
+    }
+
+    fn query(kind: &str) -> ListQuery {
+        ListQuery {
+            filter: Filter { kind: kind.to_owned(), ..Filter::default() },
+            order: Order::Newest,
+            limit: 10,
+            max_bytes: usize::MAX,
+            after: None,
+            now: Timestamp::MIN,
+            confined: false,
+            view: View::Full,
+        }
     }
 }
