@@ -1,4 +1,4 @@
-//! The generated messages, clients and servers of `proto/`, and the messages that are written by hand.
+//! Generated messages, clients and servers of `proto/`, and messages that are encoded by hand.
 
 mod codec;
 mod document;
@@ -8,7 +8,7 @@ pub use codec::Codec;
 pub use document::EncodedStruct;
 pub use event::EncodedEvent;
 
-/// `jobtrack.v1`: the product's own services.
+/// `jobtrack.v1`: the services of jobtrack.
 #[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
 pub mod v1 {
     tonic::include_proto!("jobtrack.v1");
@@ -20,11 +20,11 @@ pub mod health {
     tonic::include_proto!("grpc.health.v1");
 }
 
-/// The server of `jobtrack.v1.JobService`, where events are [`EncodedEvent`]s and buffers those of [`Codec`].
+/// The server of `jobtrack.v1.JobService`, with [`EncodedEvent`]s as events and the buffers of [`Codec`].
 #[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
 pub mod served {
     include!(concat!(env!("OUT_DIR"), "/served/jobtrack.v1.rs"));
 }
 
-/// Every descriptor with its comments, for reflection.
+/// All descriptors with their comments, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,4 +1,4 @@
-//! Protobuf messages as `JobService` reads and writes them.
+//! The codec of the messages of `JobService`.
 
 use std::marker::PhantomData;
 
@@ -9,11 +9,11 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-/// How large a call's buffers are at first, in bytes: room for most messages. A larger one makes its buffer grow; a
-/// stream keeps its own while it is idle, so that ten thousand of them count.
+/// Initial size of a call's buffers in bytes: room for most messages; a larger message makes its buffer grow. An idle
+/// stream keeps its buffers, so their size counts ten thousandfold.
 const BUFFER: usize = 512;
 
-/// How much of a stream is encoded before it is sent, in bytes: tonic's default.
+/// Bytes of a stream that are encoded before they are sent: tonic's default.
 const SENT_FROM: usize = 32 * 1024;
 
 /// Prost's codec with small buffers.
@@ -45,8 +45,8 @@ where
     }
 }
 
-/// Writes messages, each into as much room as it needs: prost's own encoder doubles that until it is enough, which costs a
-/// large message as much again in copies and in memory.
+/// Encodes each message into a buffer of the size that it needs. Prost's own encoder doubles the buffer until the
+/// message fits, which costs a large message its size again in copies and in memory.
 #[derive(Debug)]
 pub struct Encoder<T>(PhantomData<T>);
 

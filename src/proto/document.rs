@@ -1,4 +1,4 @@
-//! `google.protobuf.Struct` as it is sent: nobody here looks into it.
+//! `google.protobuf.Struct` in its encoded form: the fields are never decoded.
 
 use std::{
     fmt::{self, Debug},
@@ -12,23 +12,23 @@ use prost::{
 };
 use prost_types::Struct;
 
-/// The number of the fields of a Struct.
+/// Number of the field `fields` of a Struct.
 const FIELDS: u8 = 1;
 
-/// How each of them begins.
+/// Key byte of each of these fields.
 const KEY: u8 = FIELDS << 3 | WireType::LengthDelimited as u8;
 
-/// An encoded `google.protobuf.Struct`. Its fields were not looked into.
+/// An encoded `google.protobuf.Struct`.
 #[derive(Clone)]
 pub enum EncodedStruct {
-    /// Bytes that were received.
+    /// Bytes that were received, not validated yet.
     Received(Vec<u8>),
-    /// Bytes that a job holds, too.
+    /// Bytes that are shared with a job.
     Shared(Arc<[u8]>),
 }
 
 impl EncodedStruct {
-    /// The encoded Struct.
+    /// Returns the encoded Struct.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Received(bytes) => bytes,
@@ -36,7 +36,7 @@ impl EncodedStruct {
         }
     }
 
-    /// The encoded Struct, to be appended to.
+    /// Returns the encoded Struct for appending.
     fn bytes_mut(&mut self) -> &mut Vec<u8> {
         if let Self::Shared(bytes) = self {
             *self = Self::Received(bytes.to_vec());
@@ -109,10 +109,11 @@ impl Message for EncodedStruct {
         }
         let bytes = self.bytes_mut();
         if bytes.is_empty() {
-            // Mostly it is the last field of the request, and the largest.
+            // A Struct is usually the last field of the request, and the largest: one allocation for the rest is
+            // enough.
             bytes.reserve_exact(buf.remaining() + 1);
         }
-        // There may be a hundred thousand of them.
+        // A fast path: a Struct may have a hundred thousand fields.
         if let ([length @ 0..=0x7f, rest @ ..], WireType::LengthDelimited) = (buf.chunk(), wire_type)
             && let Some(field) = rest.get(..usize::from(*length))
         {
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
     use crate::proto::v1;
 
-    /// The message with a Struct of prost in it.
+    /// The message with prost's own Struct.
     #[derive(Clone, PartialEq, Message)]
     struct Completion {
         #[prost(string, tag = "1")]

@@ -1,5 +1,5 @@
-//! `WatchJobResponse` and `WatchJobsResponse` as they are sent: the job and the
-//! token in them are encoded once for all who watch it.
+//! `WatchJobResponse` and `WatchJobsResponse` as they are sent: the job and the token in them are encoded once for all
+//! watchers.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
@@ -7,23 +7,23 @@ use prost::{
     encoding::{self, DecodeContext, WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 
-/// The number of the field `job`.
+/// Number of the field `job`.
 const JOB: u32 = 2;
 
 /// An event of a stream; see `WatchJobResponse` for its fields.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EncodedEvent {
-    /// What it says: a `v1::Event`.
+    /// The type of the event: a `v1::Event`.
     pub event: i32,
     /// An encoded `v1::Job`.
     pub job: Option<Bytes>,
-    /// How many revisions were passed over.
+    /// Number of revisions that were skipped.
     pub skipped: i64,
-    /// Resumes the stream behind this event.
+    /// Token that resumes the stream after this event.
     pub resume_token: Bytes,
-    /// What came before no longer counts.
+    /// Earlier events no longer count.
     pub reset: bool,
-    /// Why the job is gone: a `v1::Removal`.
+    /// Reason for the removal of the job: a `v1::Removal`.
     pub removal: i32,
     /// More snapshots follow.
     pub snapshot_pending: bool,
