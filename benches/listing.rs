@@ -1,7 +1,7 @@
-//! What a page of a list costs as the collection grows: `cargo bench --bench listing`.
+//! Cost of a page as the number of jobs grows: `cargo bench --bench listing`.
 //!
 //! Prints the median time of a page of 50 among a thousand and a million jobs, and the ratio of the two: as a caller
-//! sees it, over a real connection, and in the store alone, where a large collection costs cache misses.
+//! sees it, over a real connection, and in the store alone, where a large number of jobs costs cache misses.
 
 use std::{hint::black_box, sync::Arc, time::Instant};
 
@@ -25,11 +25,11 @@ use tonic::transport::{Channel, Endpoint};
 const SIZES: [u32; 2] = [1_000, 1_000_000];
 const PAGES: u32 = 2_001;
 
-/// A server in this process, and the way into its store.
+/// A server in this process, and its store.
 struct Bench {
     client: JobServiceClient<Channel>,
     store: Arc<MemoryStore>,
-    /// When the first and the last job were created.
+    /// Creation times of the first and of the last job.
     span: (Timestamp, Timestamp),
 }
 
@@ -99,14 +99,14 @@ impl Bench {
         Self { client: JobServiceClient::new(endpoint.connect().await.expect("it listens")), store, span }
     }
 
-    /// A place in the newer half of the list, another for each `n`.
+    /// Returns a position in the newer half of the list, a different one for each `n`.
     fn place(&self, n: u32) -> Cursor {
         let (first, last) = self.span;
         let back = last.since(first).mul_f64((f64::from(n) * 0.618).fract() / 2.0);
         Cursor { create_time: last - back, id: JobId::parse("z").expect("valid") }
     }
 
-    /// The median time of a call, in microseconds.
+    /// Returns the median time of a call, in microseconds.
     async fn call(&mut self, filter: &Filter) -> f64 {
         let states = filter.states.iter().map(|_| v1::job::State::Running.into()).collect();
         let owner = match &filter.owners {
@@ -126,7 +126,7 @@ impl Bench {
         median(times)
     }
 
-    /// The median time in the store alone, in microseconds.
+    /// Returns the median time in the store alone, in microseconds.
     async fn store(&self, filter: &Filter) -> f64 {
         let mut times = Vec::new();
         for n in 0..PAGES {

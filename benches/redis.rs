@@ -1,8 +1,8 @@
-//! What Redis costs: `cargo bench --bench redis`, with a redis-server on the PATH.
+//! Costs of Redis: `cargo bench --bench redis`, with a redis-server on the PATH.
 //!
-//! Prints how many scripted writes a second 64 callers get from a stock pool that lends a connection to one caller at a
-//! time, with and without a PING before each use, and from the store, whose callers share connections; then what a page
-//! of 50 costs among a thousand and a million jobs, and what a job occupies in Redis.
+//! Prints the scripted writes per second that 64 callers get from a stock pool that lends a connection to one caller at
+//! a time, with and without a PING before each use, and from the store, whose callers share connections; then the time
+//! of a page of 50 among a thousand and a million jobs, and the size of a job in Redis.
 
 #[path = "../tests/it/support/faketime.rs"]
 #[allow(dead_code, reason = "the tests use what this does not")]
@@ -53,7 +53,7 @@ async fn main() {
     Box::pin(listing(&redis)).await;
 }
 
-/// Listens to nothing.
+/// A listener that ignores all events.
 struct Deaf;
 
 impl Listener for Deaf {
@@ -74,7 +74,7 @@ async fn open(redis: &Redis, pool_size: u32) -> RedisStore {
         .expect("Redis is usable")
 }
 
-fn moment() -> ChangeContext {
+fn change_context() -> ChangeContext {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let none = Duration::ZERO;
     ChangeContext {
@@ -91,7 +91,7 @@ fn job(id: &str) -> Job {
         labels: [("team".to_owned(), "media".to_owned())].into(),
         ..NewJob::default()
     };
-    Job::create(JobId::parse(id).expect("a valid id"), new, None, Uuid::new_v4(), &moment())
+    Job::create(JobId::parse(id).expect("a valid id"), new, None, Uuid::new_v4(), &change_context())
 }
 
 fn report(job: &Job, completed: i64) -> Job {
@@ -101,13 +101,15 @@ fn report(job: &Job, completed: i64) -> Job {
         stage: Some("rendering".into()),
         ..Progress::default()
     };
-    match job.apply(&Change::Report(Report { progress, worker: "worker-1".into(), ..Report::default() }), &moment()) {
+    match job
+        .apply(&Change::Report(Report { progress, worker: "worker-1".into(), ..Report::default() }), &change_context())
+    {
         Ok(Applied::Changed(next)) => *next,
         other => panic!("a report changes a job: {other:?}"),
     }
 }
 
-/// Writes by callers that each report on a job of their own; calls a second.
+/// Returns the calls per second of callers that each report on a job of their own.
 async fn rate<C: Future<Output = ()>>(caller: impl Fn(usize) -> C) -> f64 {
     let started = Instant::now();
     join_all((0..CALLERS).map(&caller)).await;
@@ -138,7 +140,7 @@ async fn writes(redis: &Redis) {
     }
 }
 
-/// The same write by a pool as it comes: a connection belongs to one caller at a time.
+/// Returns the rate of the same write with a stock pool: a connection belongs to one caller at a time.
 async fn stock(redis: &Redis, ping: bool) -> f64 {
     let manager = RedisConnectionManager::new(redis.url()).expect("a valid address");
     let pool = bb8::Pool::builder().max_size(8).test_on_check_out(ping).build(manager).await.expect("a pool");
@@ -166,7 +168,7 @@ async fn run(pool: &bb8::Pool<RedisConnectionManager>, write: Cmd) {
     assert!(matches!(done, redis::Value::BulkString(_)), "it is stored: {done:?}");
 }
 
-/// A write in the form in which the store makes it, without index entries.
+/// Returns a write as the store makes it, without index entries.
 fn write(hash: &str, next: &Job, previous: Option<&Job>) -> Cmd {
     let written = |job: &Job| {
         let version = job.version;
@@ -245,7 +247,7 @@ async fn fill(store: &RedisStore, numbers: std::ops::Range<u32>) {
     }
 }
 
-/// The median time of a page, in microseconds.
+/// Returns the median time of a page, in microseconds.
 async fn page(store: &RedisStore, filter: &Filter) -> f64 {
     let query = |after| ListQuery {
         filter: filter.clone(),
@@ -268,7 +270,7 @@ async fn page(store: &RedisStore, filter: &Filter) -> f64 {
     median(times)
 }
 
-/// What a job occupies: its hash, and its share of the whole.
+/// Prints the memory of a job: its hash, and its share of the total.
 async fn weigh(redis: &Redis, store: &RedisStore, jobs: u32) {
     let newest = ListQuery {
         filter: Filter::default(),

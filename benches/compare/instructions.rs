@@ -1,4 +1,4 @@
-//! How many instructions a call takes in the server, counted by callgrind.
+//! Instructions per call in the server, counted by callgrind.
 
 pub mod callgrind;
 
@@ -16,33 +16,33 @@ use crate::{
     workload::{Jobs, Operation},
 };
 
-/// Calls under way at a time, over one connection.
+/// Number of concurrent calls, over one connection.
 const CALLERS: u32 = 16;
 
-/// Calls before the first that counts.
+/// Number of calls before the first that is counted.
 const WARM_UP: u64 = 300;
 
-/// How many lines of a profile are printed.
+/// Number of lines of a profile that are printed.
 const PROFILE_LINES: usize = 40;
 
-/// What of it is measured.
+/// Options of the instruction counts.
 #[derive(clap::Args, Default)]
 pub struct Arguments {
-    /// Fail if a call takes more than it may, next to the floor
+    /// Fail if a call exceeds its limit, as a ratio to the floor
     #[arg(long)]
     check: bool,
-    /// Print the functions that take the most of this call, and nothing else
+    /// Only print the functions that take the most instructions of this call
     #[arg(long, value_name = "OPERATION")]
     profile: Option<Operation>,
-    /// The profile is of a server with Redis, and of jobs that were created there
+    /// Profile a server with Redis, and jobs of this origin
     #[arg(long, value_name = "ORIGIN", num_args = 0..=1, default_missing_value = "here", requires = "profile")]
     redis: Option<Origin>,
-    /// The profile is of the floor
+    /// Profile the floor
     #[arg(long, requires = "profile")]
     floor: bool,
 }
 
-/// A call as it is counted.
+/// A call that is counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Case {
     name: &'static str,
@@ -51,12 +51,12 @@ struct Case {
     jobs: Origin,
 }
 
-/// Where the jobs of a case come from.
+/// The origin of the jobs of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Origin {
-    /// They were created through the server.
+    /// Created through the measured server.
     Here,
-    /// They were created through another replica, and the server has not seen them.
+    /// Created through another replica; the measured server has not seen them.
     Elsewhere,
 }
 
@@ -102,11 +102,11 @@ pub async fn run(arguments: &Arguments, report: &Report) {
     }
 }
 
-/// What calls may take, as a ratio to the floor in memory.
+/// Limits of the instructions per call, as ratios to the floor in memory.
 const LIMITS: [(&str, f64); 3] =
     [("GetJob, memory", 1.15), ("GetJob, held, with Redis", 1.17), ("UpdateProgress, memory", 1.2)];
 
-/// Fails if a call takes more than it may.
+/// Fails if a call exceeds its limit.
 fn check(counts: &[(Case, Count, Count)]) {
     let mut failed = false;
     for (name, limit) in LIMITS {
@@ -123,7 +123,7 @@ fn check(counts: &[(Case, Count, Count)]) {
     }
 }
 
-/// How much is counted.
+/// The length of a measurement.
 #[derive(Clone, Copy)]
 struct Size {
     calls: u64,
@@ -139,7 +139,7 @@ impl Size {
 /// Instructions per call.
 struct Count {
     repetitions: Vec<f64>,
-    /// Share of the calls that were gets answered from memory.
+    /// Share of the calls that were reads answered from memory.
     from_memory: f64,
 }
 
@@ -148,7 +148,7 @@ impl Count {
         median(&self.repetitions)
     }
 
-    /// How far apart repetitions are, as a share.
+    /// Returns the relative difference of repetitions.
     fn spread(&self) -> f64 {
         let largest = self.repetitions.iter().copied().fold(f64::MIN, f64::max);
         let least = self.repetitions.iter().copied().fold(f64::MAX, f64::min);
@@ -161,7 +161,7 @@ struct Subject {
     kind: Kind,
     server: Counted,
     target: Arc<Target>,
-    /// Another replica, which creates the jobs that the server has not seen.
+    /// Another replica, which creates the jobs that the measured server has not seen.
     other: Option<(Server, Arc<Target>)>,
 }
 
@@ -200,10 +200,10 @@ impl Subject {
         count
     }
 
-    /// Jobs for a case, and a server that is warm.
+    /// Creates jobs for a case, and warms up the server.
     async fn prepare(&self, case: Case, size: Size) -> Arc<Jobs> {
         let elsewhere = self.other.as_ref().filter(|_| case.jobs == Origin::Elsewhere);
-        // Each of those is read once, and callers are not equally fast.
+        // Each of these jobs is read once, and callers are not equally fast.
         let count = if elsewhere.is_some() { u32::try_from(size.calls).expect("it is small") * 2 } else { 256 };
         let jobs = Arc::new(Jobs::new(count));
         let through = elsewhere.map_or(&self.target, |(_, target)| target);
@@ -211,7 +211,7 @@ impl Subject {
         if elsewhere.is_some() {
             return jobs;
         }
-        // Everything is read twice: a job that is held is served without asking Redis once Redis has confirmed it.
+        // Every job is read twice: a cached job is served without asking Redis only after Redis has confirmed it once.
         self.call(&jobs, Operation::Get, 512).await;
         self.call(&jobs, case.operation, WARM_UP).await;
         jobs
@@ -256,7 +256,7 @@ fn render(counts: &[(Case, Count, Count)], size: Size) -> String {
     )
 }
 
-/// Prints where the instructions of a call go.
+/// Prints the functions that take the instructions of a call.
 async fn profile(arguments: &Arguments, operation: Operation, redis: &Redis, size: Size) {
     let kind = if arguments.floor { Kind::Floor } else { Kind::Jobtrack };
     let url = redis.url();

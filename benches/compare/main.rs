@@ -1,29 +1,30 @@
-//! What jobtrack costs next to a server that does nothing else, and how that grows: `cargo bench --bench compare`.
+//! Costs of jobtrack in comparison with a server that does nothing else, and their growth: `cargo bench --bench
+//! compare`.
 //!
-//! The measure is the *floor*: a bare tonic server that answers the same messages from a sharded map, if asked with one
-//! scripted Redis write for each change. Absolute figures say little on a machine that does other things, so everything
-//! is a ratio to the floor in the same run, next to that of two floors to each other, the *controls*; or a count of
-//! instructions, which repeats.
+//! The measure is the *floor*: a bare tonic server that answers the same messages from a sharded map, optionally with
+//! one scripted Redis write for each change. Absolute figures say little on a shared machine, so every figure is a
+//! ratio to the floor in the same run, next to the ratio of two floors to each other, the *controls*; or a count of
+//! instructions, which is reproducible.
 //!
 //! | `cargo bench --bench compare --` | |
 //! |---|---|
-//! | `ratios` | calls a second and CPU per call: floor, jobtrack, a stock pool, and the seeds' way (`FastAPI`, redis-py) |
+//! | `ratios` | calls per second and CPU per call: floor, jobtrack, a stock pool, the seeds' server (`FastAPI`, redis-py) |
 //! | `instructions` | instructions per call under callgrind; `--profile OPERATION` prints where they go |
-//! | `telemetry` | instructions per call with metrics and traces, next to neither |
+//! | `telemetry` | instructions per call with metrics and traces, as ratios to a server without |
 //! | `watch` | one job with many subscribers: CPU per event and time to delivery |
 //! | `memory` | bytes per idle watch and per job |
 //! | `purge` | time per purged job, and bytes per job before and after |
-//! | `growth` | how costs grow with watched jobs, subscribers, jobs, and jobs to reconcile |
+//! | `growth` | growth of costs with watched jobs, subscribers, jobs, and jobs to reconcile |
 //! | (nothing) | all of these |
 //!
-//! Each prints tables and writes them to its section of `docs/benchmarks.md`, plots beside it. With `--quick` it is over
-//! soon and writes below `target/tmp/benchmarks/` instead. It needs `redis-server`, for `instructions` and `telemetry` valgrind, and for
-//! the seeds' way Python 3.
+//! Each prints tables and writes them to its section of `docs/benchmarks.md`, with plots next to it. `--quick` makes a
+//! short run and writes below `target/tmp/benchmarks/` instead. Requires `redis-server`; `instructions` and `telemetry`
+//! require valgrind, and the seeds' server Python 3.
 //!
-//! | parts of it, by hand | |
+//! | parts that can be started by hand | |
 //! |---|---|
 //! | `floor [--redis URL [--stock]]` | serves the floor, on a free port that it prints |
-//! | `load ADDRESS get\|update\|create` | calls of 64 callers on 4 connections, or as flags say |
+//! | `load ADDRESS get\|update\|create` | calls of 64 callers on 4 connections, unless flags change that |
 //! | `load ADDRESS watch` | events of 1,000 subscribers of one job |
 
 mod cpu;
@@ -63,38 +64,38 @@ use clap::{Parser, Subcommand};
 use report::Report;
 use tokio::runtime::Runtime;
 
-/// The one of jobtrack, so that the floor has the same.
+/// The allocator of jobtrack, so that the floor has the same.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measures jobtrack next to a bare server.
+/// Measures jobtrack in comparison with a bare server.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// A short run, which says less and writes below target/
+    /// Make a short, less exact run, and write below target/
     #[arg(long, global = true)]
     quick: bool,
-    /// What cargo says to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, global = true, hide = true)]
     bench: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Calls a second and CPU per call, next to the floor's
+    /// Calls per second and CPU per call, as ratios to the floor
     Ratios,
-    /// Instructions per call, next to the floor's
+    /// Instructions per call, as ratios to the floor
     Instructions(instructions::Arguments),
-    /// Instructions per call with metrics and traces, next to neither
+    /// Instructions per call with metrics and traces, as ratios to a server without
     Telemetry(telemetry::Arguments),
-    /// CPU per event and time to delivery, next to the floor's
+    /// CPU per event and delivery latency, as ratios to the floor
     Watch,
     /// Bytes per idle watch and per job
     Memory,
     /// Time per purged job, and bytes per job before and after
     Purge,
-    /// How costs grow
+    /// Growth of costs
     Growth(growth::Arguments),
     /// Serves the floor
     Floor(floor::Arguments),

@@ -1,4 +1,4 @@
-//! Memory: of a watch on which nothing happens, and of a job.
+//! Memory of an idle watch and of a job.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,10 +20,10 @@ use crate::{
 
 const WATCHES: usize = 10_000;
 
-/// No more than a connection may have by default.
+/// At most the server's default limit.
 const WATCHES_PER_CONNECTION: usize = 500;
 
-/// So that what is freed late is free.
+/// Time for allocators to return memory that is freed late.
 const REST: Duration = Duration::from_secs(2);
 
 /// Measures, and writes the section.
@@ -60,7 +60,7 @@ async fn repeated(repetitions: usize, measure: impl AsyncFn() -> f64) -> f64 {
     median(&values)
 }
 
-/// Bytes for each open watch of one job.
+/// Returns the bytes per open watch of one job.
 async fn per_watch(kind: Kind) -> f64 {
     let server = kind.start(None);
     let jobs = Arc::new(Jobs::new(1));
@@ -73,12 +73,12 @@ async fn per_watch(kind: Kind) -> f64 {
     real(after - before) / real(WATCHES as u64)
 }
 
-/// How long the answer about a job is, and bytes for each of so many.
+/// Returns the size of a job's response, and the bytes per job with this number of jobs.
 async fn per_job(kind: Kind, count: u32) -> (usize, f64) {
     let server = kind.start(None);
     let target = Arc::new(Target::grpc(server.address, 4).await);
     let jobs = Arc::new(Jobs::new(count));
-    // Everything that many calls at a time need is there before.
+    // Allocates first everything that many concurrent calls need.
     let others = Arc::new(Jobs::new(1024));
     target.prepare(&others).await;
     let plan = Plan { operation: Operation::Get, callers: 64, until: Until::Calls(10_000), rate: None };
@@ -91,7 +91,7 @@ async fn per_job(kind: Kind, count: u32) -> (usize, f64) {
     (answer.encoded_len(), real(after - before) / f64::from(count))
 }
 
-/// What a server occupies once it has nothing to do.
+/// Returns the resident memory of a server that is idle.
 async fn rested(server: &Server) -> u64 {
     sleep(REST).await;
     server.resident()

@@ -1,4 +1,4 @@
-//! The servers that are measured, as processes of their own.
+//! The measured servers, as separate processes.
 
 use std::{
     env, fs,
@@ -10,10 +10,10 @@ use std::{
 
 use crate::cpu;
 
-/// So many jobs are held that none gives way while others are measured.
+/// A capacity at which no job is evicted.
 const ROOM: &str = "10000000";
 
-/// A serving process, killed when dropped.
+/// A server process, killed when dropped.
 pub struct Server {
     pub address: SocketAddr,
     child: Child,
@@ -32,17 +32,17 @@ impl Server {
         Self { address, child }
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Time on a core that it has had so far.
+    /// Returns the CPU time used so far.
     pub fn cpu_time(&self) -> Duration {
         cpu::time(self.id())
     }
 
-    /// Memory that it occupies, in bytes.
+    /// Returns the resident memory in bytes.
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory is told");
@@ -57,21 +57,22 @@ impl Drop for Server {
     }
 }
 
-/// How long jobtrack waits for an answer from Redis.
+/// Variable with jobtrack's timeout of a Redis command.
 pub const REDIS_TIMEOUT: &str = "JOBTRACK_REDIS_TIMEOUT";
 
-/// A server to be started.
+/// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The bare server, which shares a connection to Redis.
+    /// The bare server, with one shared connection to Redis.
     Floor,
-    /// The bare server with a stock pool of connections.
+    /// The bare server with a stock connection pool.
     Stock,
     Jobtrack,
 }
 
 impl Kind {
-    /// The command that serves on a free port, in memory or with the Redis at this address; `wrapper` comes before it.
+    /// Returns the command that serves on a free port, in memory or with the Redis at this address. `wrapper` precedes
+    /// it.
     pub fn command(self, redis: Option<&str>, wrapper: &[String]) -> Command {
         let mut words = wrapper.to_vec();
         words.extend(match self {
@@ -80,7 +81,7 @@ impl Kind {
         });
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_clear().env("JOBTRACK_HTTP_LISTEN", "127.0.0.1:0");
-        // The longest time for an answer from Redis: under valgrind everything is slow.
+        // The maximum: under valgrind everything is slow.
         command.env(REDIS_TIMEOUT, "4s");
         for name in ["PATH", "HOME"] {
             command.envs(env::var_os(name).map(|value| (name, value)));
@@ -88,13 +89,13 @@ impl Kind {
         command
     }
 
-    /// Starts it as it is.
+    /// Starts the server with its default options.
     pub fn start(self, redis: Option<&str>) -> Server {
         Server::start(self.command(redis, &[]))
     }
 }
 
-/// This program, serving as the floor.
+/// Returns the command that serves the floor by this program.
 fn floor_command(redis: Option<&str>, stock: bool) -> Vec<String> {
     let program = env::current_exe().expect("this program has a path");
     let mut words = vec![program.display().to_string(), "floor".to_owned()];

@@ -30,7 +30,7 @@ const DOCUMENT: usize = 500;
 /// Time in which what is freed late becomes free.
 const REST: Duration = Duration::from_secs(2);
 
-/// What was measured of one purge.
+/// The measurements of one purge.
 struct Measured {
     /// Microseconds for each job.
     time: f64,

@@ -1,5 +1,5 @@
-//! Calls a second and CPU per call, side by side: rounds are short and in a new order each time, two equal servers among
-//! them tell how much of a difference is noise.
+//! Calls per second and CPU per call in direct comparison. Rounds are short and their order changes; two equal servers
+//! among them show how much of a difference is noise.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ const CONNECTIONS: usize = 4;
 const CALLERS: u32 = 64;
 const JOBS: u32 = 1024;
 
-/// How long a run is.
+/// The length of a run.
 #[derive(Clone, Copy)]
 struct Size {
     rounds: usize,
@@ -34,7 +34,7 @@ impl Size {
     }
 }
 
-/// Who is measured. The first two are the controls.
+/// The measured servers. The first two are the controls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Name {
     Control,
@@ -44,7 +44,7 @@ enum Name {
     Seeds,
 }
 
-/// A server that is up, with its jobs.
+/// A running server with its jobs.
 struct Contender {
     name: Name,
     server: Server,
@@ -52,10 +52,10 @@ struct Contender {
     jobs: Arc<Jobs>,
 }
 
-/// What one server did in one round.
+/// The results of one server in one round.
 struct Round {
     rate: f64,
-    /// Of the server's CPU, in microseconds per call.
+    /// CPU time of the server in microseconds per call.
     cpu: f64,
     p50: f64,
     p99: f64,
@@ -120,7 +120,7 @@ impl Contender {
     }
 }
 
-/// What all servers did with one operation: for each its rounds, in the same order.
+/// The results of all servers for one operation: the rounds of each, in the same order.
 struct Comparison {
     operation: Operation,
     rounds: Vec<(Name, Vec<Round>)>,
@@ -145,19 +145,19 @@ impl Comparison {
         self.rounds.iter().find(|(other, _)| *other == name).map_or(&[], |(_, rounds)| rounds)
     }
 
-    /// The ratio of one server to another in each round.
+    /// Returns the ratio of one server to another in each round.
     fn ratios(&self, of: Name, to: Name, value: fn(&Round) -> f64) -> Vec<f64> {
         self.rounds(of).iter().zip(self.rounds(to)).map(|(of, to)| value(of) / value(to)).collect()
     }
 
-    /// The ratios of one server to both controls.
+    /// Returns the ratios of one server to both controls.
     fn to_controls(&self, of: Name, value: fn(&Round) -> f64) -> Vec<f64> {
         let mut ratios = self.ratios(of, Name::Control, value);
         ratios.extend(self.ratios(of, Name::OtherControl, value));
         ratios
     }
 
-    /// The median ratio of one server to the floor, with a mark if it is within the spread of the controls.
+    /// Returns the median ratio of one server to the floor, marked if it is within the spread of the controls.
     fn to_floor(&self, of: Name, value: fn(&Round) -> f64) -> String {
         let ratio = median(&self.to_controls(of, value));
         let mark = if self.spread(value).holds(ratio) { " ≈" } else { "" };

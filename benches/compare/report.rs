@@ -1,4 +1,4 @@
-//! Where results go: to standard output, and each to its section of a Markdown file.
+//! Output of results: to standard output, and each to its section of a Markdown file.
 
 use std::{
     fmt::Write,
@@ -25,19 +25,19 @@ which depend on the machine.
 /// The file of results.
 pub struct Report {
     path: PathBuf,
-    /// Whether this is a short run.
+    /// This is a short run.
     pub quick: bool,
 }
 
 impl Report {
-    /// The one of the project; of a short run, one below the target directory.
+    /// Returns the project's file of results; for a short run, a file below the target directory.
     pub fn new(quick: bool) -> Self {
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
         let short = Path::new(env!("CARGO_TARGET_TMPDIR")).join("benchmarks/benchmarks.md");
         Self { path: if quick { short } else { project }, quick }
     }
 
-    /// Saves a plot beside the file, and returns the line that shows it.
+    /// Saves a plot next to the file, and returns the line that shows it.
     pub fn plot(&self, name: &str, plot: &Plot) -> String {
         let folder = self.path.with_extension("");
         fs::create_dir_all(&folder).expect("a folder can be made");
@@ -45,7 +45,7 @@ impl Report {
         format!("![{}](benchmarks/{name}.svg)\n", plot.title)
     }
 
-    /// Prints the text of a section, and puts it in the place of the last one.
+    /// Prints the text of a section, and replaces that section of the file.
     pub fn write(&self, section: &str, text: &str) {
         println!("{text}");
         let text = format!("{text}\n{}\n", self.circumstances());
@@ -62,7 +62,7 @@ impl Report {
         println!("written to {}", self.path.display());
     }
 
-    /// When and on what it was measured.
+    /// Returns the date and the environment of the measurement.
     fn circumstances(&self) -> String {
         let short = if self.quick { " A short run, which says little." } else { "" };
         format!(
@@ -79,7 +79,7 @@ impl Report {
     }
 }
 
-/// What is between the markers of a section.
+/// Returns the text between the markers of a section.
 fn content<'a>(text: &'a str, section: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<!-- {section} -->"))?;
     Some(rest.split_once(&format!("<!-- /{section} -->"))?.0)
@@ -91,14 +91,14 @@ fn processor() -> String {
     line.and_then(|line| line.split_once(": ")).map_or("an unknown processor", |(_, name)| name).to_owned()
 }
 
-/// What a command prints first.
+/// Returns the first line of a command's output.
 fn first_line(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().map(|output| output.stdout).unwrap_or_default();
     let text = String::from_utf8_lossy(&output);
     text.lines().next().map_or_else(|| format!("no {program}"), ToOwned::to_owned)
 }
 
-/// The version of a crate that is built with.
+/// Returns the locked version of a crate.
 fn locked(name: &str) -> &'static str {
     let lock = include_str!("../../Cargo.lock");
     let entry = lock.split_once(&format!("name = \"{name}\"\nversion = \"")).map_or("?\"", |(_, rest)| rest);
@@ -126,7 +126,7 @@ impl Table {
         let mut text = String::new();
         for (number, row) in self.rows.iter().enumerate() {
             for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-                // Numbers are read from the right.
+                // Numbers are aligned to the right.
                 _ = if column == 0 { write!(text, "| {cell:<width$} ") } else { write!(text, "| {cell:>width$} ") };
             }
             text.push_str("|\n");
@@ -142,7 +142,7 @@ impl Table {
     }
 }
 
-/// A whole number with separators.
+/// Formats a whole number with separators.
 pub fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();

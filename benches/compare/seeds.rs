@@ -1,4 +1,4 @@
-//! The seeds' way: `FastAPI` and redis-py, in one process, as home-made status services are.
+//! The `FastAPI` and redis-py server, one process, as an example of a home-made status service.
 
 use std::{
     env,
@@ -8,14 +8,14 @@ use std::{
 
 use crate::process::Server;
 
-/// Starts it on a free port, with the Redis at this address.
+/// Starts the server on a free port, with the Redis at this address.
 pub fn start(redis: &str) -> Server {
     let mut command = Command::new(environment().join("bin/python"));
     command.arg(project("benches/compare/seeds.py")).env_clear().env("REDIS_URL", redis);
     Server::start(command)
 }
 
-/// Its Python environment, made first where it is missing.
+/// Returns its Python environment. Creates it if it is missing.
 fn environment() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("seeds-venv");
     let mut command = Command::new(project("tests/venv.sh"));
@@ -25,7 +25,7 @@ fn environment() -> PathBuf {
     folder
 }
 
-/// A file of this project.
+/// Returns the path of a file of this project.
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// The size of the picture, and where the axes are in it; pixels.
+/// Size of the picture, and positions of the axes, in pixels.
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 400.0;
 const LEFT: f64 = 80.0;
@@ -10,7 +10,7 @@ const RIGHT: f64 = 620.0;
 const TOP: f64 = 60.0;
 const BOTTOM: f64 = 340.0;
 
-/// One for each line; told apart without colour by their marks.
+/// Colours of the lines. The marks distinguish the lines without colour.
 const COLOURS: [&str; 6] = ["#1b6ac9", "#c9541b", "#2a8a4a", "#7a3fb0", "#8a6d1b", "#555555"];
 
 /// Lines over logarithmic axes.
@@ -21,7 +21,7 @@ pub struct Plot {
     pub lines: Vec<Line>,
 }
 
-/// Points, by rising x; all values are above zero.
+/// Points in the order of x; all values are positive.
 pub struct Line {
     pub name: String,
     pub points: Vec<(f64, f64)>,
@@ -31,13 +31,13 @@ pub struct Line {
 struct Axis {
     first: f64,
     last: f64,
-    /// Where these two are in the picture.
+    /// Positions of both ends in the picture.
     from: f64,
     to: f64,
 }
 
 impl Axis {
-    /// One that has room for all values.
+    /// Returns an axis with room for all values.
     fn over(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
         let smallest = values.clone().fold(f64::MAX, f64::min);
         let largest = values.fold(f64::MIN, f64::max);
@@ -50,7 +50,7 @@ impl Axis {
         self.from + (value.log10() - self.first) / (self.last - self.first) * (self.to - self.from)
     }
 
-    /// The powers of ten on it.
+    /// Returns the powers of ten on the axis.
     fn ticks(&self) -> impl Iterator<Item = f64> {
         let (mut exponent, last) = (self.first, self.last);
         std::iter::from_fn(move || {
@@ -62,7 +62,7 @@ impl Axis {
 }
 
 impl Plot {
-    /// The picture.
+    /// Returns the picture.
     pub fn render(&self) -> String {
         let points = || self.lines.iter().flat_map(|line| line.points.iter());
         let across = Axis::over(points().map(|point| point.0), LEFT, RIGHT);
@@ -117,7 +117,7 @@ impl Line {
     }
 }
 
-/// A circle, a square or a diamond.
+/// Draws a circle, a square or a diamond.
 fn draw_mark(svg: &mut String, colour: &str, number: usize, x: f64, y: f64) {
     let turn = if number % 3 == 2 { format!(" transform=\"rotate(45 {x:.1} {y:.1})\"") } else { String::new() };
     _ = if number.is_multiple_of(3) {
@@ -128,7 +128,7 @@ fn draw_mark(svg: &mut String, colour: &str, number: usize, x: f64, y: f64) {
     };
 }
 
-/// A power of ten in few characters.
+/// Formats a power of ten in few characters.
 fn short(tick: f64) -> String {
     match tick {
         _ if tick >= 1e6 => format!("{:.0}M", tick / 1e6),

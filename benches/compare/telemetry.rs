@@ -1,4 +1,4 @@
-//! What it costs to be told how the server is: instructions per call with metrics and traces, next to neither.
+//! Cost of observability: instructions per call with metrics and traces, in comparison with a server without.
 
 use std::{process::Command, sync::Arc};
 
@@ -15,16 +15,16 @@ use crate::{
 const JOBS: u32 = 1000;
 const CALLERS: u32 = 16;
 
-/// Calls before the first that counts.
+/// Number of calls before the first that is counted.
 const WARM_UP: u64 = 1000;
 
-/// What metrics may cost at most, as a ratio to the server without.
+/// Limit of the cost of metrics, as a ratio to the server without.
 const LIMIT: f64 = 1.05;
 
-/// What of it is measured.
+/// Options of the telemetry benchmark.
 #[derive(clap::Args, Default)]
 pub struct Arguments {
-    /// Fail if metrics cost more than they may
+    /// Fail if metrics exceed their limit
     #[arg(long)]
     check: bool,
 }
@@ -65,7 +65,7 @@ pub async fn run(arguments: &Arguments, report: &Report) {
     }
 }
 
-/// The instructions of each operation, in a server whose command is changed so.
+/// Returns the instructions of each operation, in a server whose command is changed by `change`.
 async fn count(calls: u64, repetitions: usize, change: impl FnOnce(&mut Command)) -> Vec<f64> {
     let mut server = Counted::start_with(Kind::Jobtrack, None, change);
     let target = Arc::new(Target::grpc(server.address(), 1).await);

@@ -1,4 +1,4 @@
-//! One job and many subscribers: CPU per event, and how soon events are there.
+//! One job with many subscribers: CPU per event, and delivery latency.
 
 use std::sync::Arc;
 
@@ -16,34 +16,34 @@ use crate::{
 const SUBSCRIBERS: usize = 1000;
 const CONNECTIONS: usize = 10;
 
-/// Reports a second where they come at a steady pace, which leaves both servers time.
+/// Reports per second at a steady pace, which leaves both servers idle time.
 const PACE: f64 = 15.0;
 
-/// Who is measured, in this order.
+/// The measured servers, in this order.
 const CONTENDERS: [Kind; 3] = [Kind::Floor, Kind::Floor, Kind::Jobtrack];
 
-/// How long a run is.
+/// The length of a run.
 #[derive(Clone, Copy)]
 struct Size {
     rounds: usize,
-    /// Reports in each round.
+    /// Number of reports in each round.
     reports: usize,
 }
 
-/// What one server did in one round.
+/// The results of one server in one round.
 struct Round {
-    /// Of the server's CPU, in microseconds per event.
+    /// CPU time of the server in microseconds per event.
     cpu: f64,
-    /// Events a second.
+    /// Events per second.
     rate: f64,
-    /// Events that arrived, of one for each report and subscriber; percent.
+    /// Events that arrived, in percent of one for each report and subscriber.
     arrived: f64,
-    /// In milliseconds.
+    /// Median latency in milliseconds.
     p50: f64,
     p99: f64,
 }
 
-/// One of them.
+/// One of the results.
 type Value = fn(&Round) -> f64;
 
 /// A server with subscribers.
@@ -115,7 +115,7 @@ impl Contender {
     }
 }
 
-/// The rounds of each server.
+/// Returns the rounds of each server.
 async fn compare(contenders: &[Contender], size: Size, rate: Option<f64>) -> Vec<Vec<Round>> {
     let mut rounds: Vec<_> = contenders.iter().map(|_| Vec::new()).collect();
     for _ in 0..size.rounds {

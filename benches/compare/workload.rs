@@ -1,4 +1,4 @@
-//! The calls that every server is sent: the same in size and kind, whoever answers.
+//! The calls that every measured server receives: equal in size and kind.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
 
@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use jobtrack::proto::v1::{CreateJobRequest, GetJobRequest, Progress, UpdateProgressRequest, WatchJobRequest};
 use uuid::Uuid;
 
-/// Calls that are measured.
+/// The measured calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Operation {
     Get,
@@ -17,7 +17,7 @@ pub enum Operation {
 impl Operation {
     pub const ALL: [Self; 3] = [Self::Get, Self::Update, Self::Create];
 
-    /// What it is called in tables.
+    /// Returns the name of the call in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Get => "get",
@@ -27,41 +27,41 @@ impl Operation {
     }
 }
 
-/// Jobs of one load, under names that no other load uses; some 300 bytes each as an answer has them.
+/// Jobs of one load, with ids that no other load uses; some 300 bytes each in a response.
 pub struct Jobs {
     prefix: String,
-    /// How many are there to be read and updated.
+    /// Number of jobs that are read and updated.
     pub count: u32,
-    /// How many there are, with those that were created since.
+    /// Number of jobs, with those that were created since.
     created: AtomicU32,
-    /// Rises with every report, so that none is taken for an old one.
+    /// Rises with every report, so that no report is ignored as outdated.
     completed: AtomicI64,
 }
 
 impl Jobs {
-    /// Names for `count` jobs, none of which exists yet.
+    /// Returns ids for `count` jobs, none of which exists yet.
     pub fn new(count: u32) -> Self {
         let prefix = Uuid::new_v4().simple().to_string()[..12].to_owned();
         Self { prefix, count, created: AtomicU32::new(count), completed: AtomicI64::new(1) }
     }
 
-    /// The first of them, and progress that goes on.
+    /// Returns the first of these jobs, with continued progress.
     pub fn first(&self, count: u32) -> Self {
         let completed = self.completed.load(Relaxed);
         Self { prefix: self.prefix.clone(), count, created: AtomicU32::new(self.count), completed: completed.into() }
     }
 
-    /// The name of a job.
+    /// Returns the id of a job.
     pub fn id(&self, job: u32) -> String {
         format!("{}-{job:09}", self.prefix)
     }
 
-    /// A job that does not exist yet.
+    /// Returns a job that does not exist yet.
     pub fn fresh(&self) -> u32 {
         self.created.fetch_add(1, Relaxed)
     }
 
-    /// The next value of a rising progress.
+    /// Returns the next value of the rising progress.
     pub fn next_completed(&self) -> i64 {
         self.completed.fetch_add(1, Relaxed)
     }
@@ -80,7 +80,7 @@ impl Jobs {
         GetJobRequest { job_id: self.id(job), ..GetJobRequest::default() }
     }
 
-    /// A watch that is sent nothing but the job for as long as a measurement takes.
+    /// Returns the request of a watch that receives nothing but the job during a measurement.
     pub fn watch_request(&self, job: u32) -> WatchJobRequest {
         let bookmark_interval = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
         WatchJobRequest { job_id: self.id(job), bookmark_interval, ..WatchJobRequest::default() }
@@ -96,7 +96,7 @@ impl Jobs {
     }
 }
 
-/// A report of a usual size.
+/// Returns a report of typical size.
 pub fn progress(completed: i64) -> Progress {
     Progress {
         completed: Some(completed),

@@ -25,7 +25,7 @@ const REPORTERS: usize = 2;
 /// The pause between the calls of a caller.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Step from one job to the next, so that in time each is read.
+/// Step from one job to the next, so that over time each job is read.
 const STRIDE: usize = 7919;
 
 /// The part of a round in which a call ends.

@@ -76,7 +76,7 @@ type Client = JobServiceClient<Channel>;
 /// A client of `AdminService`.
 type Admin = AdminServiceClient<Channel>;
 
-/// Limits of the ratios to the raw clients, and to what the versions need.
+/// Maximum ratios to the raw clients, and to the bytes that the versions need.
 const TIME_RATIO_MAX: f64 = 3.0;
 const BYTES_RATIO_MAX: f64 = 1.5;
 
@@ -91,24 +91,24 @@ const BATCHES_AT_ONCE: usize = 4;
 const OUTAGE: Duration = Duration::from_secs(2);
 
 /// Pause before a round.
-const REST: Duration = Duration::from_secs(2);
+const ROUND_PAUSE: Duration = Duration::from_secs(2);
 
 /// Interval at which a replica is asked whether it serves.
-const LOOK: Duration = Duration::from_millis(5);
+const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Maximum time until a replica has noticed an outage or its end.
-const PATIENCE: Duration = Duration::from_secs(300);
+const DETECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Measures how soon replicas that hold many jobs come back together.
+/// Measures the time in which replicas with many cached jobs recover together.
 #[derive(Parser)]
 struct Arguments {
-    /// Replicas that come back together
+    /// Number of replicas that recover together
     #[arg(long, default_value_t = 10)]
     replicas: usize,
-    /// Jobs that each of them holds
+    /// Number of jobs that each replica has cached
     #[arg(long, default_value_t = 100_000)]
     jobs: usize,
-    /// Outages, each after a reading by raw clients
+    /// Number of outages, each after a reading by raw clients
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Passed by cargo to every benchmark
@@ -141,7 +141,7 @@ async fn main() -> ExitCode {
     let callers = Callers::start(&replicas, &ids).await;
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), [Vec::new(), Vec::new()]);
     for round in 1..=rounds {
-        sleep(REST).await;
+        sleep(ROUND_PAUSE).await;
         callers.enter(Phase::Raw);
         let raw = raw::read_all(&redis, &keys, replicas.len()).await;
         callers.enter(Phase::Rest);
@@ -202,7 +202,7 @@ fn start(redis: &Redis) -> Process {
     Process::start(&["--redis-url", &redis.url(), "--max-memory-jobs", "10000000"])
 }
 
-/// Listens to nothing.
+/// A listener that ignores all events.
 struct Deaf;
 
 impl Listener for Deaf {
@@ -279,13 +279,13 @@ async fn come_back(redis: &mut Redis, replicas: &[Process], callers: &Callers, i
     let serve = replicas.iter().zip(&mut health).map(async |(replica, health)| {
         health.until(ServingStatus::Serving).await;
         while !serves_from_redis(replica, &ids[0]).await {
-            sleep(LOOK).await;
+            sleep(PROBE_INTERVAL).await;
         }
     });
     join_all(serve).await;
     let time = started.elapsed();
     callers.enter(Phase::Rest);
-    // Redis counts from its start.
+    // The counters of Redis start at zero with its process.
     Return {
         time,
         bytes: raw::traffic(redis).await,
@@ -320,6 +320,6 @@ impl Health {
     async fn until(&mut self, status: ServingStatus) {
         let is_told =
             async { while self.0.message().await.expect("it goes on").expect("it goes on").status != status as i32 {} };
-        timeout(PATIENCE, is_told).await.expect("it takes no longer");
+        timeout(DETECTION_TIMEOUT, is_told).await.expect("it takes no longer");
     }
 }

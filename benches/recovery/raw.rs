@@ -1,4 +1,4 @@
-//! Clients that do nothing but read versions, and the counters of Redis.
+//! Clients that only read versions, and the counters of Redis.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A sharded map of jobs, and who watches them.
+//! A sharded map of jobs, and their subscribers.
 
 use std::{
     collections::HashMap,
@@ -11,10 +11,10 @@ use tokio::sync::broadcast;
 
 const SHARDS: u64 = 64;
 
-/// How many events a slow subscriber may be behind before it misses some.
+/// Maximum number of events that a slow subscriber may be behind before it misses some.
 const BACKLOG: usize = 256;
 
-/// What subscribers of a job are sent.
+/// The events of a job.
 pub type Events = broadcast::Receiver<Arc<WatchJobResponse>>;
 
 type Shard = RwLock<HashMap<String, Entry>>;
@@ -52,7 +52,7 @@ impl Map {
         self.read(id).get(id).map(|entry| entry.job.clone())
     }
 
-    /// Puts a version in the place of the one before, and tells those who watch.
+    /// Replaces the current version, and sends the new one to the subscribers.
     pub fn put(&self, job: Job) {
         let mut shard = self.write(&job.id);
         let Some(entry) = shard.get_mut(&job.id) else {
@@ -65,7 +65,7 @@ impl Map {
         entry.job = job;
     }
 
-    /// The job as it is, and its changes from then on.
+    /// Returns the current job, and its changes from then on.
     pub fn watch(&self, id: &str) -> Option<(Arc<WatchJobResponse>, Events)> {
         let mut shard = self.write(id);
         let entry = shard.get_mut(id)?;
@@ -74,7 +74,7 @@ impl Map {
     }
 }
 
-/// An event with a token as long as one that would resume the stream.
+/// Returns an event with a token as long as a real resume token.
 fn event(event: Event, job: Job) -> WatchJobResponse {
     let resume_token = format!("{:>024x}", job.revision);
     WatchJobResponse { event: event.into(), job: Some(job), resume_token, ..WatchJobResponse::default() }

@@ -1,4 +1,4 @@
-//! The floor: a server that does nothing but answer the measured calls, over the same transport and messages.
+//! The floor: a server that only answers the measured calls, over the same transport and messages.
 
 mod map;
 mod redis;
@@ -10,21 +10,21 @@ use tonic::transport::{Server, server::TcpIncoming};
 
 use self::{redis::Link, service::Floor};
 
-/// How many calls a connection may have under way: as many as jobtrack allows.
+/// Maximum number of concurrent calls on a connection, as in jobtrack.
 const STREAMS: u32 = 1000;
 
-/// What the floor is to do besides answering.
+/// Options of the floor.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Keep jobs in the Redis at this address too, over one shared connection
+    /// Keep jobs in the Redis at this address, too, over one shared connection
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
-    /// Over a stock pool of connections that belong to one call at a time
+    /// Use a stock connection pool, in which a connection belongs to one call at a time
     #[arg(long, requires = "redis")]
     stock: bool,
 }
 
-/// Serves on a free port, which the first line of output names, until the process is killed.
+/// Serves on a free port until the process is killed. The first line of output names the port.
 pub async fn serve(arguments: Arguments) {
     let link = match arguments.redis {
         None => None,

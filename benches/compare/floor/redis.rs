@@ -1,4 +1,4 @@
-//! Ways to keep a job in Redis with one command for each call.
+//! Storage of a job in Redis with one command for each call.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use jobtrack::proto::v1::Job;
 use prost::Message;
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, aio::MultiplexedConnection, cmd};
 
-/// Replaces a job if it has the expected revision, and says so. Answers what is there otherwise.
+/// Replaces a job and returns true, if it has the expected revision. Returns the current job otherwise.
 const SCRIPT: &str = r"
 local rev = redis.call('HGET', KEYS[1], 'rev')
 if (rev or '') ~= ARGV[1] then
@@ -20,10 +20,10 @@ return ''
 
 const CHANNEL: &str = "floor:changes";
 
-/// Far more time than an answer needs, under valgrind too.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of a command; long enough under valgrind, too.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The way to Redis.
+/// The connections to Redis.
 pub struct Link {
     connections: Connections,
     /// The digest of the script.
@@ -31,16 +31,16 @@ pub struct Link {
 }
 
 enum Connections {
-    /// One, which all calls share.
+    /// One connection, which all calls share.
     Shared(MultiplexedConnection),
-    /// A pool as it comes: a connection belongs to one call at a time, and is tried with a PING before.
+    /// A stock pool: a connection belongs to one call at a time, and is tested with a PING before each use.
     Stock(Pool<RedisConnectionManager>),
 }
 
 impl Link {
     pub async fn shared(url: &str) -> Self {
         let client = Client::open(url).expect("a valid address");
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
         let connection = client.get_multiplexed_async_connection_with_config(&config).await.expect("Redis answers");
         Self::load(Connections::Shared(connection)).await
     }
@@ -55,7 +55,7 @@ impl Link {
         Self { connections, script }
     }
 
-    /// Stores a version of a job; says whether the one before it was there.
+    /// Stores a version of a job. Returns whether the expected version was there.
     pub async fn put(&self, job: &Job) -> RedisResult<bool> {
         let before = if job.revision == 1 { String::new() } else { (job.revision - 1).to_string() };
         let mut command = cmd("EVALSHA");

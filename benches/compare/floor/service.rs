@@ -1,4 +1,4 @@
-//! The measured calls; the others are not there.
+//! The measured calls; all other calls are unimplemented.
 
 use std::{pin::Pin, sync::Arc, time::SystemTime};
 
@@ -25,7 +25,7 @@ use super::{
 type Answer<T> = Result<Response<T>, Status>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Jobs in a map, and in Redis if there is one.
+/// Jobs in a map, and in Redis if it is configured.
 pub struct Floor {
     map: Map,
     link: Option<Link>,
@@ -148,7 +148,7 @@ impl JobService for Floor {
     }
 }
 
-/// The next event; a subscriber that is too slow goes on with the oldest that is left.
+/// Returns the next event. A subscriber that is too slow continues with the oldest event that is left.
 async fn next(mut events: Events) -> Option<(Arc<WatchJobResponse>, Events)> {
     loop {
         match events.recv().await {

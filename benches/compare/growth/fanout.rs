@@ -1,4 +1,4 @@
-//! What an event costs while many watch one job.
+//! Cost of an event with many subscribers of one job.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use crate::{
     workload::Jobs,
 };
 
-/// Events in a round, of all subscribers together; and reports at least and at most.
+/// Events of a round, of all subscribers together; and the minimum and maximum number of reports.
 const EVENTS: usize = 100_000;
-const FEWEST: usize = 10;
-const MOST: usize = 1000;
+const REPORTS_MIN: usize = 10;
+const REPORTS_MAX: usize = 1000;
 
-/// Events a second, of all subscribers together; reports are no more frequent than that of the fewest subscribers.
-const PACE: f64 = 10_000.0;
-const FASTEST: f64 = 500.0;
+/// Events per second, of all subscribers together. With few subscribers, the rate of reports is limited as well.
+const EVENT_RATE: f64 = 10_000.0;
+const REPORT_RATE_MAX: f64 = 500.0;
 
 pub async fn measure(quick: bool) -> Finding {
     let (sizes, rounds): (&[usize], _) =
@@ -38,8 +38,8 @@ pub async fn measure(quick: bool) -> Finding {
         name: "fanout",
         title: "An event, by the number of subscribers of one job",
         text: format!(
-            "The CPU time of the server, reports included, divided by the number of events that arrived, at {PACE} \
-             events and at most {FASTEST} reports a second. With few subscribers the reports themselves need most of the \
+            "The CPU time of the server, reports included, divided by the number of events that arrived, at {EVENT_RATE} \
+             events and at most {REPORT_RATE_MAX} reports a second. With few subscribers the reports themselves need most of the \
              time."
         ),
         size: "subscribers",
@@ -48,22 +48,22 @@ pub async fn measure(quick: bool) -> Finding {
     }
 }
 
-/// Microseconds of the server's CPU for an event, with so many subscribers.
+/// Returns the microseconds of the server's CPU per event, with this number of subscribers.
 async fn cost(kind: Kind, subscribers: usize, rounds: usize) -> f64 {
     let server = kind.start(None);
     let jobs = Arc::new(Jobs::new(1));
     Target::grpc(server.address, 1).await.prepare(&jobs).await;
-    let count = (EVENTS / subscribers).clamp(FEWEST, MOST);
+    let count = (EVENTS / subscribers).clamp(REPORTS_MIN, REPORTS_MAX);
     let connections = subscribers.div_ceil(500).max(subscribers.min(10));
     let room = 8 + count * (rounds + 1);
     let audience = Audience::gather(server.address, jobs, subscribers, connections, room).await;
-    let rate = (PACE / real(subscribers as u64)).min(FASTEST);
+    let rate = (EVENT_RATE / real(subscribers as u64)).min(REPORT_RATE_MAX);
     let mut costs = Vec::new();
     for _ in 0..=rounds {
         let before = server.cpu_time();
         let delivery = audience.report(Reports { count, rate: Some(rate) }).await;
         costs.push(server.cpu_time().saturating_sub(before).as_secs_f64() * 1e6 / real(delivery.events));
     }
-    // The first round warms up.
+    // The first round is a warm-up.
     median(&costs[1..])
 }

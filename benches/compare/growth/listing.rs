@@ -1,4 +1,4 @@
-//! What a page, the statistics and the start cost while many jobs are there.
+//! Cost of a page, of the statistics and of a start with many jobs.
 
 use std::time::Instant;
 
@@ -17,10 +17,10 @@ use crate::{
     workload::Jobs,
 };
 
-/// Calls of each kind, one after the other.
+/// Number of calls of each kind, one after the other.
 const CALLS: usize = 301;
 
-/// Starts of a server.
+/// Number of starts of a server.
 const STARTS: usize = 5;
 
 /// The kinds of calls, in the order of their lines.
@@ -57,13 +57,13 @@ pub async fn measure(quick: bool) -> Vec<Finding> {
     ]
 }
 
-/// Adds jobs until there are as many as each size, and measures then: calls, and starts with Redis.
+/// Adds jobs until each size is reached, and measures calls, and starts with Redis, at that size.
 async fn grow(redis: Option<&str>, sizes: &[u32]) -> (Vec<Line>, Vec<(f64, f64)>) {
     let server = Kind::Jobtrack.start(redis);
     let target = Target::grpc(server.address, 4).await;
     let connection = Connection::open(server.address).await;
     let mut lines: Vec<_> = KINDS.map(|name| Line { name: name.to_owned(), points: Vec::new() }).into();
-    // One stands for none, which has no place on a logarithmic axis.
+    // One job stands for none: zero has no place on a logarithmic axis.
     let mut starts = Vec::new();
     if let Some(url) = redis {
         starts.push((1.0, start_time(url).await));
@@ -82,7 +82,7 @@ async fn grow(redis: Option<&str>, sizes: &[u32]) -> (Vec<Line>, Vec<(f64, f64)>
     (lines, starts)
 }
 
-/// The median time of each kind of call, in microseconds.
+/// Returns the median time of each kind of call, in microseconds.
 async fn times(connection: &Connection) -> [f64; KINDS.len()] {
     let owner = JobFilter { owner: "owner-3".to_owned(), ..JobFilter::default() };
     let running = JobFilter { states: vec![State::Running.into()], ..owner.clone() };
@@ -105,7 +105,7 @@ async fn time<A: Message + Default>(connection: &Connection, method: &str, reque
     median(&times)
 }
 
-/// The median time of a start, in milliseconds.
+/// Returns the median time of a start, in milliseconds.
 async fn start_time(redis: &str) -> f64 {
     let mut times = Vec::new();
     for _ in 0..STARTS {

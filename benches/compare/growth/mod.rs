@@ -1,4 +1,4 @@
-//! What grows with what: each question has a table and a plot.
+//! Growth of costs: each question has a table and a plot.
 
 mod fanout;
 mod listing;
@@ -12,43 +12,43 @@ use crate::{
     svg::{Line, Plot},
 };
 
-/// What of it is measured.
+/// Options of the growth benchmark.
 #[derive(clap::Args, Default)]
 pub struct Arguments {
-    /// Only this, which is printed; of what is written only its plot is new
+    /// Measure only this and print it; only its plot is written
     #[arg(long)]
     only: Option<Question>,
 }
 
-/// What is asked.
+/// The question that a measurement answers.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Question {
-    /// An update, by the number of watched jobs
+    /// Cost of an update, by the number of watched jobs
     Updates,
-    /// An event, by the number of subscribers
+    /// Cost of an event, by the number of subscribers
     Fanout,
-    /// A page, the statistics and the start, by the number of jobs
+    /// Cost of a page, of the statistics and of a start, by the number of jobs
     Listing,
-    /// A reconciliation, by the number of dirty jobs
+    /// Time of a reconciliation, by the number of dirty jobs
     Recovery,
 }
 
-/// What a question found: values by sizes.
+/// The answer to a question: values by sizes.
 pub struct Finding {
-    /// The name of its plot.
+    /// Name of the plot.
     pub name: &'static str,
     pub title: &'static str,
-    /// What was done, in Markdown.
+    /// Description of the measurement, in Markdown.
     pub text: String,
-    /// What the sizes count.
+    /// Quantity on the x axis.
     pub size: &'static str,
-    /// What the values are, with their unit.
+    /// Quantity on the y axis, with its unit.
     pub value: &'static str,
-    /// All of the same sizes.
+    /// Lines, all with the same sizes.
     pub lines: Vec<Line>,
 }
 
-/// Asks, and writes the section.
+/// Measures all that is asked for, and writes the section.
 pub async fn run(arguments: &Arguments, report: &Report) {
     let mut findings = Vec::new();
     for question in Question::value_variants() {
@@ -75,7 +75,7 @@ pub async fn run(arguments: &Arguments, report: &Report) {
 }
 
 impl Finding {
-    /// Its part of the section; the plot is saved.
+    /// Returns the part of the section. Saves the plot.
     fn render(self, report: &Report) -> String {
         let table = self.table().render();
         let Self { name, title, text, size, value, lines } = self;
@@ -83,7 +83,7 @@ impl Finding {
         format!("### {title}\n\n{text}\n\n{table}\n{}", report.plot(name, &plot))
     }
 
-    /// A row for each line, a column for each size, and how the last compares with the first.
+    /// Returns a table with a row for each line, a column for each size, and the ratio of the last size to the first.
     fn table(&self) -> Table {
         let mut heads = vec![self.value.to_owned()];
         heads.extend(self.lines[0].points.iter().map(|point| grouped(point.0)));
@@ -99,7 +99,7 @@ impl Finding {
     }
 }
 
-/// A value with three digits or more.
+/// Formats a value with at least three digits.
 fn number(value: f64) -> String {
     match value {
         _ if value >= 100.0 => grouped(value),

@@ -1,4 +1,4 @@
-//! How long it takes until a Redis that lost everything has all jobs again.
+//! Time until a Redis that lost all data has all jobs again.
 
 use std::{
     sync::Arc,
@@ -20,8 +20,8 @@ use crate::{
     workload::{Jobs, Operation},
 };
 
-/// How long a reconciliation may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Timeout of a reconciliation.
+const RECONCILIATION_TIMEOUT: Duration = Duration::from_secs(300);
 
 pub async fn measure(quick: bool) -> Finding {
     let sizes: &[u32] = if quick { &[1_000, 10_000] } else { &[1_000, 10_000, 100_000] };
@@ -42,7 +42,7 @@ pub async fn measure(quick: bool) -> Finding {
     }
 }
 
-/// Milliseconds until so many jobs are reconciled.
+/// Returns the milliseconds until this number of jobs is reconciled.
 async fn reconcile(count: u32) -> f64 {
     let mut redis = Redis::start().await;
     let mut command = Kind::Jobtrack.command(Some(&redis.url()), &[]);
@@ -65,9 +65,9 @@ async fn create(server: &Server, count: u32) {
     unary::run(target, Arc::new(Jobs::new(0)), plan).await;
 }
 
-/// Waits until the statistics are so.
+/// Waits until the statistics fulfil a condition.
 async fn until(connection: &Connection, probe: impl Fn(&GetStatsResponse) -> bool) {
-    let found = timeout(PATIENCE, async {
+    let found = timeout(RECONCILIATION_TIMEOUT, async {
         while !probe(&connection.call("AdminService/GetStats", &GetStatsRequest {}).await) {
             sleep(Duration::from_millis(5)).await;
         }

@@ -1,4 +1,4 @@
-//! What an update costs while many jobs are watched.
+//! Cost of an update with many watched jobs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::{
     workload::{Jobs, Operation},
 };
 
-/// As many as a connection may have.
+/// The maximum that the server allows.
 const WATCHES_PER_CONNECTION: usize = 1000;
 
-/// How many of the watched jobs are updated, whatever their number.
+/// Number of watched jobs that are updated, for every total number.
 const UPDATED: u32 = 64;
 
 const ROUNDS: usize = 9;
@@ -48,7 +48,7 @@ pub async fn measure(quick: bool) -> Finding {
     }
 }
 
-/// Microseconds of the server's CPU for an update, with so many jobs watched.
+/// Returns the microseconds of the server's CPU per update, with this number of watched jobs.
 async fn cost(kind: Kind, watched: u32) -> f64 {
     let server = kind.start(None);
     let target = Arc::new(Target::grpc(server.address, 4).await);
@@ -66,7 +66,7 @@ async fn cost(kind: Kind, watched: u32) -> f64 {
         until: Until::Time(Duration::from_millis(300)),
         rate: None,
     };
-    // Job by job the same ones, whatever the number of jobs.
+    // The same jobs for every total number.
     let updated = Arc::new(jobs.first(UPDATED));
     let mut costs = Vec::new();
     for _ in 0..=ROUNDS {
@@ -74,11 +74,11 @@ async fn cost(kind: Kind, watched: u32) -> f64 {
         let outcome = unary::run(target.clone(), updated.clone(), plan).await;
         costs.push(server.cpu_time().saturating_sub(before).as_secs_f64() * 1e6 / real(outcome.calls));
     }
-    // The first round warms up.
+    // The first round is a warm-up.
     median(&costs[1..])
 }
 
-/// Watches a job until the server is gone.
+/// Watches a job until the server ends.
 async fn subscribe(link: &Connection, jobs: &Jobs, job: u32) {
     let mut messages = link.stream("JobService/WatchJob", &jobs.watch_request(job)).await;
     messages.next::<WatchJobResponse>().await.expect("a watch begins with an event");

@@ -1,4 +1,4 @@
-//! A server under callgrind, whose counters are read from outside.
+//! A server under callgrind, with counters that are read from outside.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ impl Counted {
         Self::start_with(kind, redis, |_| {})
     }
 
-    /// The same, by a command that is changed before.
+    /// Starts a server, after `change` has changed its command.
     pub fn start_with(kind: Kind, redis: Option<&str>, change: impl FnOnce(&mut Command)) -> Self {
         let found = Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
         assert!(found, "valgrind IS MISSING: install it (apt-get install valgrind), or ask for other sections");
@@ -48,12 +48,12 @@ impl Counted {
         self.server.address
     }
 
-    /// Begins to count at zero.
+    /// Resets the counter.
     pub fn zero(&self) {
         self.order("-z");
     }
 
-    /// How many instructions there were since [`zero`](Self::zero) or the last dump.
+    /// Returns the number of instructions since [`zero`](Self::zero) or the last dump.
     pub fn dump(&mut self) -> f64 {
         self.order("-d");
         self.dumps += 1;
@@ -62,14 +62,14 @@ impl Counted {
         totals.and_then(|totals| totals.trim().parse().ok()).expect("a dump has a total")
     }
 
-    /// How many there are in a time without calls.
+    /// Returns the number of instructions in a time without calls.
     pub async fn idle(&mut self, time: Duration) -> f64 {
         self.zero();
         sleep(time).await;
         self.dump()
     }
 
-    /// The functions of the last dump that take the most, by themselves or with all that they call.
+    /// Returns the functions of the last dump that take the most instructions, alone or with all that they call.
     pub fn annotate(&self, inclusive: bool, lines: usize) -> String {
         let flag = if inclusive { "--inclusive=yes" } else { "--inclusive=no" };
         let output = Command::new("callgrind_annotate")
@@ -83,7 +83,7 @@ impl Counted {
         format!("functions {kind}:\n{}", functions.collect::<Vec<_>>().join("\n"))
     }
 
-    /// Puts a copy of the last dump where it stays, for other questions to `callgrind_annotate`.
+    /// Copies the last dump to a place where it stays, for further use with `callgrind_annotate`.
     pub fn keep(&self) -> PathBuf {
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("callgrind.out");
         fs::copy(self.last_dump(), &kept).expect("a file can be copied");

@@ -1,4 +1,4 @@
-//! A gRPC client that costs little, so that on a machine it shares with the server the server has the most of it.
+//! A cheap gRPC client, which leaves most of a shared machine to the server.
 
 use std::net::SocketAddr;
 
@@ -11,14 +11,14 @@ use http::{Method, Request, Response, Uri};
 use prost::Message;
 use tokio::net::TcpStream;
 
-/// What one answer may take, and what all of a connection may, before the server waits; bytes.
+/// Flow-control windows of a stream and of a connection, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 
-/// A flag and four bytes of length come before each message.
+/// Length of the prefix of a message: a flag and a length of four bytes.
 const PREFIX: usize = 5;
 
-/// A connection, which many calls share.
+/// A connection for many concurrent calls.
 #[derive(Clone)]
 pub struct Connection {
     sender: SendRequest<Bytes>,
@@ -33,13 +33,13 @@ impl Connection {
         builder.initial_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
         let (sender, connection) = builder.handshake(stream).await.expect("the server speaks HTTP/2");
         tokio::spawn(async move {
-            // Ends with an error where the server is killed, which is how most measurements end.
+            // Most measurements end by killing the server, so an error at the end is expected.
             _ = connection.await;
         });
         Self { sender, address }
     }
 
-    /// Calls a method and returns the whole answer, which must be OK.
+    /// Calls a unary method and returns the response, which must be OK.
     pub async fn call<A: Message + Default>(&self, method: &str, request: &impl Message) -> A {
         let mut messages = self.stream(method, request).await;
         let answer = messages.next().await.unwrap_or_else(|| panic!("{method} has no answer"));
@@ -47,7 +47,7 @@ impl Connection {
         answer
     }
 
-    /// Calls a method that answers with many messages.
+    /// Calls a streaming method.
     pub async fn stream(&self, method: &str, request: &impl Message) -> Messages {
         let mut sender = self.sender.clone().ready().await.expect("the connection is open");
         let (response, mut body) = sender.send_request(self.head(method), false).expect("a stream is free");
@@ -66,7 +66,7 @@ impl Connection {
     }
 }
 
-/// The messages of an answer.
+/// The messages of a response.
 pub struct Messages {
     method: String,
     body: RecvStream,
@@ -74,7 +74,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// The next message; `None` at the end, which must be OK.
+    /// Returns the next message; `None` at the end, which must be OK.
     pub async fn next<M: Message + Default>(&mut self) -> Option<M> {
         loop {
             if let Some(message) = self.take() {
@@ -91,7 +91,7 @@ impl Messages {
         None
     }
 
-    /// The next message of a stream whose server may be killed, which is its end.
+    /// Returns the next message; a server that is killed ends the stream.
     pub async fn try_next<M: Message + Default>(&mut self) -> Option<M> {
         loop {
             if let Some(message) = self.take() {
@@ -103,7 +103,7 @@ impl Messages {
         }
     }
 
-    /// A message that is there as a whole.
+    /// Returns a message that has arrived in full.
     fn take<M: Message + Default>(&mut self) -> Option<M> {
         let length = usize::try_from(self.buffer.get(1..PREFIX)?.get_u32()).expect("it fits");
         if self.buffer.len() < PREFIX + length {
@@ -114,7 +114,7 @@ impl Messages {
     }
 }
 
-/// A message as it is sent.
+/// Returns the frame of a message.
 fn frame(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(PREFIX + length);

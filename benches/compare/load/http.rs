@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::workload::{Jobs, Operation};
 
-/// A client with a connection for each call under way, which the next calls use again.
+/// A client that keeps one connection for each concurrent call.
 #[derive(Clone)]
 pub struct JsonClient {
     client: Client<HttpConnector, Full<Bytes>>,
@@ -28,7 +28,7 @@ impl JsonClient {
         Self { client: Client::builder(TokioExecutor::new()).build(connector), address }
     }
 
-    /// Makes a call about a job, and reads the answer.
+    /// Makes a call about a job, and reads the response.
     pub async fn call(&self, operation: Operation, jobs: &Jobs, job: u32) {
         match operation {
             Operation::Get => self.send(Method::GET, &format!("/jobs/{}", jobs.id(job)), None).await,

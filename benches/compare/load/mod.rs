@@ -15,28 +15,28 @@ use self::{
 };
 use crate::workload::{Jobs, Operation};
 
-/// A load, by hand.
+/// Options of a load that is started by hand.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Where the server is, as IP:PORT
+    /// Address of the server, as IP:PORT
     address: SocketAddr,
     what: What,
-    /// How many connections are open
+    /// Number of connections
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// How many calls are under way at a time
+    /// Number of concurrent calls
     #[arg(long, default_value_t = 64)]
     callers: u32,
-    /// How many watch the job
+    /// Number of subscribers of the job
     #[arg(long, default_value_t = 1000)]
     subscribers: usize,
-    /// Calls or reports a second; without it the next follows the answer
+    /// Calls or reports per second; without it, each call follows the last response
     #[arg(long)]
     rate: Option<f64>,
-    /// How long to call, in seconds; reports are 50 for each second
+    /// Duration in seconds; a watch makes 50 reports for each second
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// How many jobs are read and updated
+    /// Number of jobs that are read and updated
     #[arg(long, default_value_t = 1024)]
     jobs: u32,
     /// The server speaks JSON over HTTP/1.1
@@ -52,7 +52,7 @@ enum What {
     Watch,
 }
 
-/// Calls a server and prints how it was.
+/// Calls a server and prints the results.
 pub async fn run(arguments: &Arguments) {
     let jobs = Arc::new(Jobs::new(arguments.jobs));
     let target = if arguments.json {
@@ -85,7 +85,7 @@ async fn watch(arguments: &Arguments, jobs: Arc<Jobs>) {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is small and positive")]
     let count = (arguments.seconds * 50.0) as usize;
     let Arguments { address, subscribers, connections, rate, .. } = *arguments;
-    // It has risen once for each job that was prepared.
+    // The counter has risen once for each prepared job.
     let room = count + jobs.count as usize + 1;
     let audience = Audience::gather(address, jobs, subscribers, connections, room).await;
     let delivery = audience.report(Reports { count, rate }).await;

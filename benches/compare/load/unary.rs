@@ -1,4 +1,4 @@
-//! Calls with one answer: so many callers, as fast as they are answered or at a rate, and how long each took.
+//! Unary calls by many callers, as fast as they are answered or at a rate, with the latency of each.
 
 use std::{
     net::SocketAddr,
@@ -20,63 +20,63 @@ use crate::{
     workload::{Jobs, Operation},
 };
 
-/// The longest time that is told apart from others, in nanoseconds.
+/// The longest latency that is measured exactly, in nanoseconds.
 const LONGEST: u64 = 60_000_000_000;
 
-/// When a load is over.
+/// The end of a load.
 #[derive(Clone, Copy)]
 pub enum Until {
-    /// After exactly so many calls.
+    /// Ends after exactly this number of calls.
     Calls(u64),
-    /// With the calls that were begun in this time.
+    /// Ends with the calls that began within this time.
     Time(Duration),
 }
 
-/// What callers do.
+/// The plan of a load.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub operation: Operation,
     pub callers: u32,
     pub until: Until,
-    /// Calls a second of all callers together; `None`: each calls again as soon as it has its answer.
+    /// Calls per second of all callers together; `None`: each caller calls again as soon as it has its response.
     pub rate: Option<f64>,
 }
 
-/// What came of it.
+/// The results of a load.
 pub struct Outcome {
     pub calls: u64,
     pub elapsed: Duration,
-    /// Time from when a call was due to its answer, in nanoseconds.
+    /// Time from when a call was due to its response, in nanoseconds.
     pub latencies: Histogram<u64>,
-    /// Gets that were answered from memory.
+    /// Number of reads that were answered from memory.
     pub from_memory: u64,
 }
 
 impl Outcome {
-    /// Calls a second.
+    /// Returns the calls per second.
     pub fn rate(&self) -> f64 {
         real(self.calls) / self.elapsed.as_secs_f64()
     }
 
-    /// The time within which this share of the calls was answered, in microseconds.
+    /// Returns the time within which this share of the calls was answered, in microseconds.
     pub fn latency(&self, share: f64) -> f64 {
         real(self.latencies.value_at_quantile(share)) / 1000.0
     }
 }
 
-/// How a server is reached.
+/// The connection to a server.
 pub enum Target {
     Grpc(Vec<Connection>),
     Json(Box<JsonClient>),
 }
 
 impl Target {
-    /// A gRPC server, over so many connections.
+    /// Connects to a gRPC server, with this number of connections.
     pub async fn grpc(address: SocketAddr, connections: usize) -> Self {
         Self::Grpc(join_all((0..connections).map(|_| Connection::open(address))).await)
     }
 
-    /// A server that speaks JSON.
+    /// Returns a client of a server that speaks JSON.
     pub fn json(address: SocketAddr) -> Self {
         Self::Json(Box::new(JsonClient::new(address)))
     }
@@ -93,7 +93,7 @@ impl Target {
         .await;
     }
 
-    /// Makes one call; says whether it was a get that was answered from memory.
+    /// Makes one call. Returns whether it was a read that was answered from memory.
     async fn call(&self, caller: u32, operation: Operation, jobs: &Jobs, job: u32) -> bool {
         match self {
             Self::Grpc(connections) => {
@@ -129,7 +129,7 @@ async fn grpc_call(connection: &Connection, operation: Operation, jobs: &Jobs, j
     }
 }
 
-/// Calls `target` as `plan` says. Each caller has jobs of its own, so that none is in the way of another.
+/// Calls `target` according to `plan`. Each caller has jobs of its own, so that callers never conflict.
 pub async fn run(target: Arc<Target>, jobs: Arc<Jobs>, plan: Plan) -> Outcome {
     let started = Instant::now();
     let begun = Arc::new(AtomicU64::new(0));
@@ -148,7 +148,7 @@ pub async fn run(target: Arc<Target>, jobs: Arc<Jobs>, plan: Plan) -> Outcome {
     Outcome { calls: latencies.len(), elapsed: started.elapsed(), latencies, from_memory }
 }
 
-/// Times in nanoseconds, to within a hundredth.
+/// Returns a histogram of nanoseconds with an error of at most one percent.
 pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, 2).expect("the bounds are valid")
 }
@@ -159,7 +159,7 @@ struct Caller {
     plan: Plan,
     number: u32,
     started: Instant,
-    /// Calls of all callers.
+    /// Number of calls of all callers.
     begun: Arc<AtomicU64>,
 }
 
@@ -179,8 +179,8 @@ impl Caller {
         (latencies, from_memory)
     }
 
-    /// Waits until the next call is to be made, and says when it was due: a server that is late is blamed for the calls
-    /// that had to wait, too.
+    /// Waits until the next call is due, and returns the time at which it was due. The latency of a slow server thus
+    /// includes the calls that had to wait.
     async fn due(&self, turn: u32) -> Instant {
         let Some(rate) = self.plan.rate else { return Instant::now() };
         let calls = f64::from(turn) * f64::from(self.plan.callers) + f64::from(self.number);
@@ -196,7 +196,7 @@ impl Caller {
         }
     }
 
-    /// Which job the next call is about.
+    /// Returns the job of the next call.
     fn job(&self, turn: u32) -> u32 {
         if self.plan.operation == Operation::Create {
             return self.jobs.fresh();

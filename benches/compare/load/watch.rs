@@ -1,4 +1,4 @@
-//! Many subscribers of one job, and one who reports on it.
+//! One reporter, and many subscribers of its job.
 
 use std::{
     net::SocketAddr,
@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{stats::real, workload::Jobs};
 
-/// How long subscribers may take until all have the last event.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time until all subscribers have the last event.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What of an event matters here; the rest is passed over, which is cheaper than to decode it.
+/// The fields of an event that are needed here. Skipping the others is cheaper than decoding them.
 #[derive(prost::Message)]
 struct Seen {
     #[prost(enumeration = "Event", tag = "1")]
@@ -44,58 +44,58 @@ struct SeenProgress {
     completed: Option<i64>,
 }
 
-/// How often the job is reported on.
+/// The number and the rate of the reports.
 #[derive(Clone, Copy)]
 pub struct Reports {
     pub count: usize,
-    /// Reports a second; `None`: the next follows the answer.
+    /// Reports per second; `None`: each report follows the last response.
     pub rate: Option<f64>,
 }
 
-/// What subscribers were sent.
+/// The events that subscribers received.
 pub struct Delivery {
-    /// Events of all subscribers.
+    /// Number of events of all subscribers.
     pub events: u64,
     pub elapsed: Duration,
-    /// From before a report was sent to its event at a subscriber, in nanoseconds.
+    /// Time from before a report was sent until a subscriber has its event, in nanoseconds.
     pub latencies: Histogram<u64>,
 }
 
 impl Delivery {
-    /// Events a second.
+    /// Returns the events per second.
     pub fn rate(&self) -> f64 {
         real(self.events) / self.elapsed.as_secs_f64()
     }
 
-    /// The time within which this share of the events was there, in milliseconds.
+    /// Returns the time within which this share of the events arrived, in milliseconds.
     pub fn latency(&self, share: f64) -> f64 {
         real(self.latencies.value_at_quantile(share)) / 1e6
     }
 }
 
-/// Subscribers of the first of some jobs, which have all been told how it is.
+/// Subscribers of the first of some jobs, all of which have received its snapshot.
 pub struct Audience {
     jobs: Arc<Jobs>,
     reporter: Connection,
     board: Arc<Board>,
 }
 
-/// What all subscribers write to.
+/// Measurements of all subscribers.
 struct Board {
     origin: Instant,
-    /// When each report was sent, by its `completed`, in nanoseconds since `origin`.
+    /// Time at which each report was sent, by its `completed`, in nanoseconds since `origin`.
     sent: Vec<AtomicU64>,
     latencies: Mutex<Histogram<u64>>,
     events: AtomicU64,
-    /// The last report, and how many subscribers have it.
+    /// The last report, and the number of subscribers that have it.
     last: AtomicUsize,
     done: AtomicUsize,
     subscribers: usize,
 }
 
 impl Audience {
-    /// Subscribes so many times over so many connections, to a job that exists and can be reported on so many times
-    /// before `completed` has risen to `room`.
+    /// Opens this number of subscriptions over this number of connections. The job exists, and can be reported on until
+    /// `completed` reaches `room`.
     pub async fn gather(
         address: SocketAddr,
         jobs: Arc<Jobs>,
@@ -134,7 +134,7 @@ impl Audience {
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(PATIENCE, all_done).await.expect("every subscriber gets the newest event");
+        timeout(DELIVERY_TIMEOUT, all_done).await.expect("every subscriber gets the newest event");
         Delivery {
             events: self.board.events.load(Relaxed),
             elapsed: started.elapsed(),
@@ -168,7 +168,7 @@ impl Board {
         }
     }
 
-    /// Begins to count anew.
+    /// Resets the measurements.
     fn reset(&self) {
         self.latencies.lock().unwrap_or_else(PoisonError::into_inner).reset();
         self.events.store(0, Relaxed);
@@ -193,7 +193,7 @@ impl Board {
     }
 }
 
-/// Notes the events of one subscriber, until the server is gone.
+/// Records the events of one subscriber, until the server ends.
 async fn follow(mut messages: Messages, board: Arc<Board>) {
     while let Some(seen) = messages.try_next::<Seen>().await {
         if seen.event() == Event::Update {
