@@ -144,7 +144,7 @@ need npm "install npm (on Debian or Ubuntu: apt-get install npm)"
 tests/npm.sh "$target/node" tests/acceptance/node
 
 # What has to be done within a time has the machine for itself.
-alone=(redis_failover:: redis_repairs::large:: faults::many:: faults::silent:: faults::load::)
+alone=(redis_failover:: redis_link::large:: faults::many:: faults::silent:: faults::load::)
 # What lasts as long as leases and outages do, and waits most of that time, does so side by side.
 waiting=(outage::{apart,clocks,dead,leases}::)
 cargo test --locked -- "${alone[@]/#/--skip=}" "${waiting[@]/#/--skip=}"

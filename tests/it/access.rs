@@ -1,4 +1,4 @@
-//! Who may connect, who may call, and whose jobs exist for whom.
+//! Authentication, authorization, and the visibility of jobs by owner.
 
 mod jwt;
 mod owners;
@@ -16,18 +16,18 @@ use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::support::error_info;
 
-/// What a read of a missing job says, and so of the caller.
+/// Returns the error of a read of a missing job, which shows whether the caller was accepted.
 async fn read_as(channel: &Channel, request: Request<GetJobRequest>) -> Status {
     let mut client = JobServiceClient::new(channel.clone());
     client.get_job(request).await.expect_err("there is no such job")
 }
 
-/// A read of a job that there is not.
+/// Returns a read of a job that does not exist.
 fn missing() -> GetJobRequest {
     GetJobRequest { job_id: "missing".to_owned(), ..GetJobRequest::default() }
 }
 
-/// Fails unless a call was refused for its credentials, for this problem.
+/// Fails unless the call was rejected for its credentials, with this problem.
 #[track_caller]
 fn assert_unauthenticated(status: &Status, problem: &str) {
     let info = error_info(status);
@@ -35,7 +35,7 @@ fn assert_unauthenticated(status: &Status, problem: &str) {
     assert_eq!(info.metadata["problem"], problem, "{status:?}");
 }
 
-/// Fails unless a call was refused for what the caller may do, and names this as missing.
+/// Fails unless the call was rejected for a missing right, and the error names it.
 #[track_caller]
 fn assert_denied(status: &Status, needed: (&str, &str)) {
     let info = error_info(status);
@@ -43,7 +43,7 @@ fn assert_denied(status: &Status, needed: (&str, &str)) {
     assert_eq!(info.metadata.get(needed.0).map(String::as_str), Some(needed.1), "{status:?}");
 }
 
-/// Waits until `found` finds something, as it must within ten seconds: files are looked at each second.
+/// Waits until `found` returns a value, at most ten seconds: files are checked once a second.
 async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

@@ -1,4 +1,4 @@
-//! What a caller sees of jobs, over the wire. Watches, errors and hostile input have files of their own.
+//! Jobs as a caller sees them. Watches, errors and hostile input have files of their own.
 
 use std::sync::Arc;
 
@@ -231,7 +231,7 @@ async fn operators_count_and_purge() {
 }
 
 #[tokio::test]
-async fn answers_are_compressed_where_the_caller_takes_that_and_it_is_quick() {
+async fn answers_use_a_fast_compression_that_the_caller_accepts() {
     let server = Server::start().await;
     let mut plain = server.client().await;
     let raw = Raw::connect(server.address).await;
@@ -245,7 +245,7 @@ async fn answers_are_compressed_where_the_caller_takes_that_and_it_is_quick() {
         }
     }
     for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
-        // The limit shows what came over the wire.
+        // The limit applies to the bytes on the wire.
         let mut client = server.client().await.accept_compressed(encoding).send_compressed(encoding);
         client = client.max_decoding_message_size(200_000);
         assert_eq!(
@@ -258,7 +258,7 @@ async fn answers_are_compressed_where_the_caller_takes_that_and_it_is_quick() {
 }
 
 #[tokio::test]
-async fn an_error_names_no_more_bad_fields_than_clients_can_read() {
+async fn number_of_fields_named_in_an_error_is_bounded() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let request = WatchJobsRequest { job_ids: vec!["no id".into(); 1000], ..WatchJobsRequest::default() };
@@ -270,7 +270,7 @@ async fn an_error_names_no_more_bad_fields_than_clients_can_read() {
     server.stop().await;
 }
 
-/// A clock that stands until it is set.
+/// A clock that stands still until it is set.
 #[derive(Default)]
 struct SetClock(std::sync::atomic::AtomicI64);
 
@@ -281,7 +281,7 @@ impl jobtrack::clock::Clock for SetClock {
 }
 
 #[tokio::test]
-async fn a_job_is_gone_from_its_expiry_on_and_lost_from_its_lease_on() {
+async fn reads_show_expiry_and_lost_leases_at_once() {
     let clock = Arc::new(SetClock::default());
     let set = |seconds: i64| clock.0.store(seconds * 1_000_000, std::sync::atomic::Ordering::Relaxed);
     set(1000);
@@ -298,7 +298,7 @@ async fn a_job_is_gone_from_its_expiry_on_and_lost_from_its_lease_on() {
     set(1009);
     assert_eq!(get(&mut client, "leased").await.expect("it is there").liveness(), jobtrack::proto::v1::Liveness::Lost);
     assert_eq!(get(&mut client, "done").await.expect("it is there").state(), State::Succeeded);
-    // A clock that stands moves a microsecond with each change.
+    // A clock that stands still advances a microsecond with each change.
     set(1011);
     assert_eq!(get(&mut client, "done").await.expect_err("its time is over").code(), Code::NotFound);
     let again = create(&mut client, "done").await;

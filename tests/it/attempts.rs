@@ -1,4 +1,4 @@
-//! Attempts: a worker claims one, fails it for another, and is shut out by the next.
+//! Attempts: a worker claims one, fails it with a retry, and is shut out by the next one.
 
 mod calls;
 mod cancellation;
@@ -13,13 +13,13 @@ use tonic::Status;
 
 use crate::support::{Client, Server, replicas::part_of_shared_redis};
 
-/// A claim that was granted.
+/// A granted claim.
 pub struct Claimed {
     pub job: Job,
     pub claim: String,
 }
 
-/// Returns the claim of a worker, from which others differ by its name.
+/// Returns the claim of a worker. Claims of different workers differ by its name.
 pub fn by(id: &str, worker: &str) -> StartAttemptRequest {
     StartAttemptRequest { job_id: id.into(), worker: worker.into(), ..StartAttemptRequest::default() }
 }
@@ -39,7 +39,7 @@ pub async fn beat(client: &mut Client, id: &str, claim: &str) -> Result<UpdatePr
     Ok(client.update_progress(request).await?.into_inner())
 }
 
-/// Returns the failure of an attempt, which another one is to follow.
+/// Returns a failed attempt that is to be followed by another one.
 fn failed(id: &str, claim: &str, reason: &str) -> FailJobRequest {
     let failure = Some(Failure { reason: reason.into(), message: format!("{reason}!"), ..Failure::default() });
     FailJobRequest { job_id: id.into(), claim: claim.into(), retry: true, failure, ..FailJobRequest::default() }

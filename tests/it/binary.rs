@@ -53,7 +53,7 @@ fn a_bad_flag_is_refused_with_code_2() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_done_is_one_line_with_code_1() {
+async fn start_failure_is_one_line_with_code_1() {
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = taken.local_addr().expect("it is bound").to_string();
     fails(&["--listen", &address], 1, &[&address, "in use", "--listen"]);
@@ -62,7 +62,7 @@ async fn what_can_not_be_done_is_one_line_with_code_1() {
 }
 
 #[test]
-fn what_would_not_be_secure_is_refused_with_the_ways_out() {
+fn insecure_configuration_is_rejected_with_remedies() {
     fails(&["--listen", "0.0.0.0:0", "--http-listen", "off"], 1, &["--tls-cert", "--tls-key", "--insecure"]);
     fails(&["--listen", "[::]:0", "--http-listen", "off"], 1, &["--insecure"]);
     fails(&["--tls-cert", "cert.pem"], 2, &["--tls-key"]);
@@ -85,7 +85,7 @@ fn what_would_not_be_secure_is_refused_with_the_ways_out() {
 }
 
 #[test]
-fn help_teaches() {
+fn help_names_an_example_call_flags_variables_and_subcommands() {
     let help = String::from_utf8(output(&["--help"]).stdout).expect("help is text");
     for word in ["grpcurl", "--listen", "JOBTRACK_LISTEN", "127.0.0.1:50051", "--ttl-succeeded", "serve", "health"] {
         assert!(help.contains(word), "{word:?} is missing in {help}");
@@ -93,7 +93,7 @@ fn help_teaches() {
 }
 
 #[tokio::test]
-async fn the_banner_says_where_and_how_to_call() {
+async fn banner_has_the_address_and_an_example_call() {
     let process = Process::start(&[]);
     let address = process.address.to_string();
     let first = format!("jobtrack {} listening on {address}, storage: memory\n", env!("CARGO_PKG_VERSION"));
@@ -105,7 +105,7 @@ async fn the_banner_says_where_and_how_to_call() {
 }
 
 #[tokio::test]
-async fn beyond_loopback_it_serves_where_that_is_said_to_be_safe() {
+async fn serving_beyond_loopback_requires_tls_or_the_insecure_flag() {
     for value in ["1", "true"] {
         let mut insecure = command(&["--http-listen", "off"]);
         insecure.env("JOBTRACK_INSECURE", value);
@@ -129,7 +129,7 @@ async fn beyond_loopback_it_serves_where_that_is_said_to_be_safe() {
 }
 
 #[tokio::test]
-async fn the_probe_tells_health_by_its_exit_code() {
+async fn health_probe_has_an_exit_code_for_each_status() {
     let process = Process::start(&[]);
     let address = process.address.to_string();
     assert_eq!(output(&["health", "--addr", &address]).status.code(), Some(0));
@@ -141,7 +141,7 @@ async fn the_probe_tells_health_by_its_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn either_signal_ends_it_with_code_0() {
+async fn sigterm_and_sigint_end_with_code_0() {
     for signal in ["TERM", "INT"] {
         let process = Process::start(&[]);
         let mut client = connect(&process).await;
@@ -158,7 +158,7 @@ async fn either_signal_ends_it_with_code_0() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_call_is_a_line_at_debug() {
+async fn each_call_is_logged_at_debug_level() {
     let process = Process::start(&["--log", "jobtrack=debug", "--log-format", "json"]);
     let mut client = connect(&process).await;
     create(&mut client, "seen").await;
@@ -191,10 +191,10 @@ async fn watch(client: &mut Client, job_id: &str) -> Streaming<jobtrack::proto::
     client.watch_job(request).await.expect("the job can be watched").into_inner()
 }
 
-/// 10,000 idle watches on twenty connections: what each costs is printed, an update reaches every one, and draining ends
-/// them all.
+/// Opens 10,000 idle watches on twenty connections. Prints the cost of each; an update reaches every watch, and
+/// draining ends all.
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_watches_hear_of_a_change_and_of_the_end() {
+async fn ten_thousand_watches_receive_an_update_and_the_drain() {
     const CONNECTIONS: usize = 20;
     const WATCHES: usize = 500;
     let process = Process::start(&[]);
@@ -217,7 +217,7 @@ async fn ten_thousand_watches_hear_of_a_change_and_of_the_end() {
     let request = UpdateProgressRequest { job_id: "a".into(), ..UpdateProgressRequest::default() };
     client.update_progress(request).await.expect("the job can be changed");
     for watch in &mut watches {
-        // On a busy machine a watch may have been idle for long enough to say so.
+        // On a busy machine a watch may have been idle for long enough to send a bookmark.
         let update = async { while watch.message().await.expect("an update").expect("an update").job.is_none() {} };
         timeout(Duration::from_secs(30), update).await.expect("every watch hears of it");
     }

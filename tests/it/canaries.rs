@@ -1,5 +1,5 @@
-//! Secrets are nowhere: each place that takes one is given one that no text has by chance, and it is looked for in all
-//! that comes out.
+//! Secrets are never disclosed: every place that accepts one is given a unique text, which must not appear in any
+//! output.
 
 use std::{fs, process::Command};
 
@@ -19,7 +19,7 @@ use crate::support::{
     replicas::read,
 };
 
-/// The secrets of this file. Each is all in one piece in whatever is given.
+/// The secrets of this file. Each is given in one piece.
 const PASSWORD: &str = "canary-redis-password";
 const WRONG_PASSWORD: &str = "canary-redis-wrong-password";
 const OTHER_PASSWORDS: [&str; 3] =
@@ -29,11 +29,11 @@ const UNKNOWN_TOKEN: &str = "canary-unknown-bearer-token";
 const JWT: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJjYW5hcnkifQ.canary-jwt-signature";
 const OTLP_HEADER: &str = "canary-otlp-header";
 
-/// All that can be logged, of the libraries, too.
+/// Everything that can be logged, including the libraries.
 const TRACE: &str =
     "trace,h2=trace,hyper=trace,hyper_util=trace,tonic=trace,tower=trace,rustls=trace,opentelemetry=trace";
 
-/// All of them, with the part of a private key that follows its first line.
+/// Returns all secrets, with the part of a private key that follows its first line.
 fn canaries(key: &str) -> Vec<String> {
     let constant =
         [PASSWORD, WRONG_PASSWORD, TOKEN, UNKNOWN_TOKEN, JWT, OTLP_HEADER].into_iter().chain(OTHER_PASSWORDS);
@@ -54,10 +54,10 @@ fn url(redis: &Redis, password: &str) -> String {
     redis.url().replacen("://", &format!("://:{password}@"), 1)
 }
 
-/// The binary with a secret in every place that takes one.
+/// Starts the binary with a secret in every place that accepts one.
 fn with_all(folder: &Folder, redis_url: &str, receiver: &Receiver, authority: &Authority) -> (Command, String) {
     let server = authority.server();
-    // The name of an identity is no secret, its token is.
+    // The name of an identity is no secret; its token is.
     let mut known = holder(TOKEN, "admin", &json!("*"));
     known["name"] = json!("tom");
     let other = OTHER_PASSWORDS.map(|password| format!("redis://:{password}@127.0.0.1:1"));
@@ -72,7 +72,7 @@ fn with_all(folder: &Folder, redis_url: &str, receiver: &Receiver, authority: &A
     (command, server.key)
 }
 
-/// What callers are told: of calls that succeed, that fail, and that are refused.
+/// Returns the answers to calls that succeed, fail and are rejected.
 async fn answers(channel: Channel) -> String {
     let mut client = JobServiceClient::new(channel.clone());
     let mut told = Vec::new();
@@ -89,7 +89,7 @@ async fn answers(channel: Channel) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_in_anything_that_comes_out() {
+async fn secrets_are_absent_from_all_output() {
     let mut redis = Redis::start().await;
     redis.command(&["CONFIG", "SET", "requirepass", PASSWORD]).await;
     let (folder, receiver, authority) = (Folder::new(), Receiver::start().await, Authority::new());
@@ -105,7 +105,7 @@ async fn no_secret_is_in_anything_that_comes_out() {
     assert_none(&canaries, "readiness", &get(http, "/readyz").await.1);
     receiver.until("a call", |span| span.name.ends_with("GetStats")).await;
 
-    // An outage has log lines of its own; then the password is another.
+    // An outage has log lines of its own. After it, the password is wrong.
     redis.kill();
     let during = JobServiceClient::new(channel).create_job(bearer(TOKEN, new_job("b"))).await;
     assert_none(&canaries, "an answer in an outage", &format!("{:?}", during.expect("it is taken")));
@@ -120,7 +120,7 @@ async fn no_secret_is_in_anything_that_comes_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nor_in_what_a_start_says_that_fails_nor_in_the_help() {
+async fn secrets_are_absent_from_startup_errors_and_help() {
     let redis = Redis::start().await;
     redis.command(&["CONFIG", "SET", "requirepass", PASSWORD]).await;
     let (folder, receiver, authority) = (Folder::new(), Receiver::start().await, Authority::new());
@@ -140,7 +140,7 @@ async fn nor_in_what_a_start_says_that_fails_nor_in_the_help() {
         assert_eq!(output.status.success(), what == "the help", "{what}: {text}");
         assert_none(&canaries(&key), what, &text);
     }
-    // Files that are not what they should be.
+    // Files with unusable content.
     for name in ["identities.json", "key.pem", "cert.pem"] {
         let (mut command, key) = with_all(&folder, &wrong, &receiver, &authority);
         let whole = fs::read_to_string(folder.path(name)).expect("it is there");

@@ -1,4 +1,4 @@
-//! The bytes that jobs occupy in memory: what can be evicted is, then calls are rejected.
+//! Memory limits: what can be evicted is evicted, then calls are rejected.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl Listener for Deaf {
     fn on_commit(&self, _: CommitEvent) {}
 }
 
-/// A job whose metadata is so large.
+/// Returns a job with metadata of this size.
 fn sized(name: &str, owner: &str, bytes: usize) -> Job {
     let metadata = document(&json!({ "text": "x".repeat(bytes) }));
     make(name, 1, NewJob { owner: owner.to_owned(), metadata, ..plain() })
@@ -50,7 +50,7 @@ async fn put(store: &MemoryStore, job: &Job, previous: Option<&Job>) -> Result<(
     }
 }
 
-/// Creates a job and has it succeed.
+/// Creates a job and completes it.
 async fn put_finished(store: &MemoryStore, name: &str, owner: &str, bytes: usize, end: i64) {
     let job = sized(name, owner, bytes);
     put(store, &job, None).await.expect("there is room");
@@ -89,7 +89,7 @@ async fn memory_store_evicts_finished_jobs_and_then_rejects() {
     for job in &active {
         assert!(is_there(&store, job.id.as_str()).await, "{} is active", job.id);
     }
-    // A heartbeat is accepted in any case, a large result is not.
+    // A heartbeat is always accepted, a large result is not.
     let job = apply(&active[0], &heartbeat(), 50);
     put(&store, &job, Some(&active[0])).await.expect("it makes the job hardly larger");
     let outcome = document(&json!({ "text": "x".repeat(20_000) }));
@@ -112,7 +112,7 @@ async fn finished_jobs_of_the_owner_that_has_most_are_evicted_first() {
         assert!(is_there(&store, &format!("modest-{n}")).await, "modest-{n}");
     }
     assert!(is_there(&store, "greedy-49").await && !is_there(&store, "greedy-0").await);
-    // Whoever has less may have as much.
+    // Owners with less may have as much.
     for n in 3..6 {
         put_finished(&store, &format!("modest-{n}"), "modest", 100, 80 + n).await;
         assert!(is_there(&store, "modest-0").await, "after modest-{n}");
@@ -185,11 +185,11 @@ fn local_cache_evicts_clean_entries_and_rejects_when_all_are_dirty() {
     assert_eq!((error, cache.dirty()), (EXHAUSTED, dirty));
     assert!(dirty >= 5, "{dirty} dirty jobs");
     assert!(cache.entry(&id("clean-19")).is_none(), "clean entries are evicted first");
-    // What does not fit is not cached, and nothing dirty is evicted for it.
+    // A version that does not fit is not cached, and no dirty entry is evicted for it.
     cache.learn(&recorded(sized("large", "", 50_000)), None);
     assert!(cache.entry(&id("large")).is_none());
     assert_eq!(cache.dirty(), dirty);
-    // Once the primary has them, there is room.
+    // Once the primary has the dirty entries, there is room.
     let first = cache.entry(&id("dirty-0")).expect("it is dirty").job;
     cache.mark_synced(&first, &recorded((*first).clone()));
     cache.accept(Arc::new(sized("next", "", 10_000)), None, false).expect("the clean entry is evicted");

@@ -1,4 +1,4 @@
-//! The way from a commit to a subscriber, with the dispatcher running only when a test lets it.
+//! The path from a commit to a subscriber, with a dispatcher that runs only when a test allows it.
 
 use std::{
     sync::{Arc, Weak},
@@ -39,7 +39,7 @@ async fn create(tracker: &Tracker, name: &str) {
     tracker.on_behalf_of(&ANYONE).create(NewJob { id: Some(id(name)), ..plain() }).await.expect("there is room");
 }
 
-/// Reports on a job; returns its revision then.
+/// Reports on a job. Returns its new revision.
 async fn report(tracker: &Tracker, name: &str) -> i64 {
     let changed = tracker
         .on_behalf_of(&ANYONE)
@@ -49,11 +49,11 @@ async fn report(tracker: &Tracker, name: &str) -> i64 {
     changed.stored.job.version.revision
 }
 
-/// Lets the dispatcher hand out all that was announced.
+/// Lets the dispatcher deliver all announced commits.
 async fn dispatched(hub: &Arc<Hub>) {
     let hub = hub.clone();
     let dispatcher = tokio::spawn(async move { hub.dispatch().await });
-    // On this thread only the dispatcher runs besides: it is done long before.
+    // Only the dispatcher shares this thread, and is done long before that.
     for _ in 0..1000 {
         yield_now().await;
     }
@@ -70,7 +70,7 @@ async fn next(stream: &mut JobsWatch) -> WatchEvent {
     timeout(Duration::from_secs(10), stream.next()).await.expect("an event").expect("it answers")
 }
 
-/// Returns a stream of all jobs that has sent the job `a`, at this revision, and the bookmark behind it.
+/// Returns a stream of all jobs after the snapshot of job `a`, at this revision, and the bookmark.
 async fn watch_all(tracker: &Tracker, revision: i64) -> JobsWatch {
     let mut all = tracker.on_behalf_of(&ANYONE).watch_jobs(Scope::default(), "", pace(Duration::ZERO));
     assert_eq!(brief(&next(&mut all).await), (EventKind::Snapshot, Some(("a".into(), revision))));
@@ -79,7 +79,7 @@ async fn watch_all(tracker: &Tracker, revision: i64) -> JobsWatch {
 }
 
 #[tokio::test]
-async fn what_is_held_back_is_not_lost_where_too_much_comes() {
+async fn delayed_updates_survive_an_overflow() {
     let (tracker, hub) = tracker();
     create(&tracker, "held").await;
     let mut stream = tracker.on_behalf_of(&ANYONE).watch_jobs(Scope::default(), "", pace(Duration::from_secs(3600)));
@@ -107,7 +107,7 @@ async fn what_is_held_back_is_not_lost_where_too_much_comes() {
 }
 
 #[tokio::test]
-async fn what_nobody_waited_for_is_not_handed_out_as_the_newest() {
+async fn stream_never_takes_an_undispatched_older_version_for_the_newest() {
     let (tracker, hub) = tracker();
     create(&tracker, "a").await;
     let pace = pace(Duration::ZERO);
@@ -124,10 +124,10 @@ async fn what_nobody_waited_for_is_not_handed_out_as_the_newest() {
     assert_eq!(brief(&update), (EventKind::Update, Some(("a".into(), newest))));
 }
 
-/// The merge of two creations by one request keeps the last change, and its revision, under the identity of the creation
-/// that was recorded first.
+/// The merge of two creations of one request keeps the last change, and its revision, under the identity of the
+/// creation that was recorded first.
 #[tokio::test]
-async fn job_that_gets_the_identity_of_an_earlier_creation_is_told_anew() {
+async fn job_that_gets_an_earlier_identity_is_sent_again() {
     let (tracker, hub) = tracker();
     create(&tracker, "a").await;
     report(&tracker, "a").await;
@@ -145,7 +145,7 @@ async fn job_that_gets_the_identity_of_an_earlier_creation_is_told_anew() {
     assert_eq!(told.stored.map(|stored| stored.job.create_time), Some(earlier));
 }
 
-/// Where data was lost, a deletion may come at the revision that a subscriber knows already, of another change.
+/// After a loss of data, a deletion may have the revision of a different change that a subscriber knows already.
 #[tokio::test]
 async fn a_deletion_in_place_of_another_change_is_a_removal() {
     let (tracker, hub) = tracker();
@@ -168,7 +168,7 @@ async fn a_deletion_in_place_of_another_change_is_a_removal() {
     assert!(one.next().await.is_none(), "it is over");
 }
 
-/// Of two jobs that replicas made under one id, another owner's may be the one that stands.
+/// Of two jobs that replicas created under one id, the one of another owner may win.
 #[tokio::test]
 async fn a_stream_ends_where_its_job_has_become_another_owners() {
     let (tracker, hub) = tracker();
@@ -193,12 +193,12 @@ async fn a_stream_ends_where_its_job_has_become_another_owners() {
     assert!(stream.next().await.is_none(), "it is over");
 }
 
-/// A document of a million bytes, and no other like it.
+/// Returns a unique document of a million bytes.
 fn large(number: usize) -> Option<Document> {
     document(&serde_json::json!({ "text": "x".repeat(1_000_000), "number": number }))
 }
 
-/// Makes a job with a result of a million bytes.
+/// Creates a job with a result of a million bytes.
 async fn make_large(tracker: &Tracker, number: usize) -> Weak<Job> {
     let name = format!("large-{number:03}");
     create(tracker, &name).await;

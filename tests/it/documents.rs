@@ -1,4 +1,4 @@
-//! Documents are taken, kept and written as protobuf's own types would be.
+//! Documents are parsed, stored and encoded as protobuf's own types would be.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use prost::Message;
 use prost_types::{ListValue, Struct, Value, value::Kind};
 
-/// A value that nests at most `depth` deep; now and then one that no document may hold.
+/// Generates a value that is nested at most `depth` deep; sometimes one that no document may contain.
 fn value(depth: u32) -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         4 => any::<f64>().prop_filter("finite", |number| number.is_finite()).prop_map(Kind::NumberValue),
@@ -32,7 +32,7 @@ fn value(depth: u32) -> impl Strategy<Value = Value> {
 }
 
 fn structure() -> impl Strategy<Value = Struct> {
-    // Some are deeper than is allowed.
+    // Some are nested deeper than allowed.
     let deep = (value(2), 0..MAX_DEPTH * 2).prop_map(|(innermost, depth)| {
         let object = |value| Struct { fields: BTreeMap::from([("k".to_owned(), value)]) };
         (0..depth).fold(innermost, |value, level| {
@@ -44,7 +44,7 @@ fn structure() -> impl Strategy<Value = Struct> {
     btree_map("[a-c]{0,2}|.*", value, 0..5).prop_map(|fields| Struct { fields })
 }
 
-/// Whether a document of these fields is legal, by protobuf's own types.
+/// Returns whether a document of these fields is legal, as computed with protobuf's own types.
 fn is_legal(from: &Struct, depth: usize) -> bool {
     depth > 0 && from.fields.values().all(|value| is_legal_value(value, depth - 1))
 }
@@ -59,7 +59,7 @@ fn is_legal_value(value: &Value, depth: usize) -> bool {
     }
 }
 
-/// The same with nulls as they are defined.
+/// Returns the same value with nulls in their canonical form.
 fn normal(mut value: Value) -> Value {
     match &mut value.kind {
         Some(Kind::NullValue(null)) => *null = 0,
@@ -82,7 +82,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn what_is_legal_is_taken_and_kept_as_it_came(from in structure()) {
+    fn legal_documents_keep_their_bytes(from in structure()) {
         let encoded = from.encode_to_vec();
         match Document::parse(encoded.clone()) {
             Ok(document) => {
@@ -109,7 +109,7 @@ proptest! {
     }
 
     #[test]
-    fn other_bytes_are_taken_only_as_what_parsers_take_them_for(
+    fn arbitrary_bytes_are_accepted_only_as_parsers_read_them(
         from in structure(),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
@@ -133,13 +133,13 @@ proptest! {
                 let again = Document::parse(document.encoded().to_vec());
                 prop_assert_eq!(again, Ok(document));
             }
-            // Also one with a value that is given twice, which parsers merge.
+            // Includes an entry with two values, which parsers merge.
             (Err(_), _) => {}
         }
     }
 }
 
-/// The bytes of a message of these fields, each with a tag and a length.
+/// Returns the bytes of a message with these fields, each with a tag and a length.
 fn message(fields: &[(u8, &[u8])]) -> Vec<u8> {
     let field = |(number, bytes): &(u8, &[u8])| {
         let length = u8::try_from(bytes.len()).expect("a short field");
@@ -156,25 +156,25 @@ fn taken(encoded: Vec<u8>) -> Result<String, Illegal> {
 }
 
 #[test]
-fn what_only_parsers_know_has_one_meaning() {
+fn unusual_encodings_are_canonicalized_or_rejected() {
     let entry = |fields: &[(u8, &[u8])]| message(&[(1, &message(fields))]);
     let of = |value: &[u8]| entry(&[(1, b"k"), (2, value)]);
-    // The value before the key, an empty key, and fields that nobody knows.
+    // The value before the key, an empty key, and unknown fields.
     assert_eq!(taken(entry(&[(2, TRUE), (1, b"k")])), Ok(r#"{"k":true}"#.to_owned()));
     assert_eq!(taken(entry(&[(1, b""), (2, TRUE)])), Ok(r#"{"":true}"#.to_owned()));
     assert_eq!(taken(entry(&[(2, NULL)])), Ok(r#"{"":null}"#.to_owned()));
     assert_eq!(taken([of(TRUE), message(&[(9, b"x")])].concat()), Ok(r#"{"k":true}"#.to_owned()));
     assert_eq!(taken(of(&[TRUE, &[0x3a, 1, 7]].concat())), Ok(r#"{"k":true}"#.to_owned()));
-    // Numbers that are longer than they have to be, and other than they may be.
+    // Varints with superfluous bytes, and varints out of range.
     assert_eq!(taken(of(&[0x20, 0x81, 0])), Ok(r#"{"k":true}"#.to_owned()));
     assert_eq!(taken(of(&[0x20, 7])), Ok(r#"{"k":true}"#.to_owned()));
     assert_eq!(taken(of(&[0x08, 3])), Ok(r#"{"k":null}"#.to_owned()));
-    // Of two fields with one name both are kept, and the later counts.
+    // Of two fields with one name both are kept, and the later one counts.
     let twice = taken([of(TRUE), of(NULL)].concat()).expect("a document");
     assert_eq!(twice, r#"{"k":true,"k":null}"#);
     let value: serde_json::Value = serde_json::from_str(&twice).expect("it is JSON");
     assert_eq!(value, serde_json::json!({"k": null}));
-    // What parsers would merge, or take one of.
+    // Cases in which a parser would merge two values, or choose one of them.
     assert_eq!(taken(of(&[TRUE, NULL].concat())), Err(Illegal::Twice));
     assert_eq!(taken(of(&[TRUE, TRUE].concat())), Err(Illegal::Twice));
     assert_eq!(taken(entry(&[(1, b"k"), (2, TRUE), (2, TRUE)])), Err(Illegal::Twice));
@@ -183,7 +183,7 @@ fn what_only_parsers_know_has_one_meaning() {
     assert_eq!(taken(of(&[])), Err(Illegal::NoKind));
     assert_eq!(taken(entry(&[(1, b"k")])), Err(Illegal::NoKind));
     assert_eq!(taken(of(&[0x3a, 1, 7])), Err(Illegal::NoKind));
-    // Neither UTF-8 nor a message.
+    // Invalid UTF-8, and an invalid message.
     assert_eq!(taken(entry(&[(1, b"\xff"), (2, TRUE)])), Err(Illegal::Malformed));
     assert_eq!(taken(of(&[0x1a, 1, 0xff])), Err(Illegal::Malformed));
     assert_eq!(taken(of(&[0x28, 1])), Err(Illegal::Malformed));

@@ -1,4 +1,4 @@
-//! Every refusal of the contract's error table, as a caller gets it, and that nothing is stored after it.
+//! Every error of the contract's error table, as a caller receives it, without any effect on the store.
 
 mod calls;
 mod fields;
@@ -56,10 +56,10 @@ fn get(id: &str, min_revision: Option<i64>) -> Call {
     call("JobService/GetJob", &GetJobRequest { job_id: id.into(), min_revision, ..GetJobRequest::default() })
 }
 
-/// What makes a call for a job, with an attempt and an expected revision where the method takes them.
+/// Makes a call for a job, with an attempt and an expected revision if the method accepts them.
 type Make = fn(&str, Option<i32>, Option<i64>) -> Call;
 
-/// A job in `state`; at attempt 2 unless it is PENDING.
+/// Creates a job in `state`, at attempt 2 unless it is PENDING.
 async fn job_in(server: &Server, id: &str, state: State) -> Job {
     let mut client = server.client().await;
     create(&mut client, id).await;
@@ -85,13 +85,13 @@ async fn read(client: &mut Client, id: &str) -> Job {
     client.get_job(request).await.expect("the job is there").into_inner().job.expect("a job")
 }
 
-/// Everything that is stored.
+/// Returns all stored jobs.
 async fn all_jobs(client: &mut Client) -> Vec<Job> {
     let request = ListJobsRequest { view: View::Full.into(), page_size: 1000, ..Default::default() };
     client.list_jobs(request).await.expect("jobs can be listed").into_inner().jobs
 }
 
-/// Fails unless `status` is this refusal, says so in its details too, and knows `job`.
+/// Fails unless `status` has this code, reason and job, in its details, too.
 fn assert_refusal(status: &Status, code: Code, reason: &str, job: Option<&Job>, what: &str) {
     assert_eq!(status.code(), code, "{what}: {status:?}");
     let info = error_info(status);
@@ -130,7 +130,7 @@ fn assert_retry(status: &Status, what: &str) {
 #[tokio::test]
 async fn a_change_after_another_end_is_refused(#[case] make: Make, #[case] ends: &[State]) {
     refuses(make, ends, None, None, Code::FailedPrecondition, "JOB_FINISHED").await;
-    // The state is looked at before the revision.
+    // The state is checked before the revision.
     refuses(make, ends, Some(2), OTHER, Code::FailedPrecondition, "JOB_FINISHED").await;
 }
 
@@ -168,7 +168,7 @@ async fn deleting_an_active_job_is_refused() {
     refuses(delete, &[State::Pending, State::Running], None, None, Code::FailedPrecondition, "JOB_ACTIVE").await;
 }
 
-/// Fails unless a job in each of these states refuses the call and stays as it is.
+/// Fails unless a job in each of these states rejects the call and is unchanged.
 async fn refuses(make: Make, jobs_in: &[State], attempt: Option<i32>, revision: Option<i64>, code: Code, reason: &str) {
     let server = Server::start().await;
     let (raw, mut client) = (Raw::connect(server.address).await, server.client().await);
@@ -260,7 +260,7 @@ async fn a_taken_id_is_refused() {
 }
 
 #[tokio::test]
-async fn a_revision_that_does_not_come_is_unavailable() {
+async fn unreached_min_revision_is_unavailable() {
     let server = Server::start().await;
     let job = job_in(&server, "a", State::Running).await;
     let raw = Raw::connect(server.address).await;
@@ -290,7 +290,7 @@ async fn a_full_memory_refuses_new_jobs_until_one_ends() {
     raw.call(&complete("a", None, None)).await.expect("what is there can go on");
     create(&mut client, "c").await;
     let left: Vec<_> = all_jobs(&mut client).await.into_iter().map(|job| job.id).collect();
-    assert_eq!(left, ["c", "b"], "the ended job gave way");
+    assert_eq!(left, ["c", "b"], "the ended job was evicted");
     server.stop().await;
 }
 
@@ -310,7 +310,7 @@ async fn draining_ends_watches_with_a_reason() {
     let one = one.message().await.expect_err("the server drains");
     assert_refusal(&one, Code::Unavailable, "SERVER_DRAINING", None, "WatchJob");
     let many = loop {
-        // What came before the drain may still arrive.
+        // Events from before the drain may still arrive.
         match many.message().await {
             Ok(event) => assert!(event.is_some(), "the stream ends with a reason"),
             Err(status) => break status,

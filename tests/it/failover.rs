@@ -1,4 +1,4 @@
-//! Redis goes away and comes back: nothing acknowledged is lost, and nobody is lied to.
+//! An outage of Redis and its end: no acknowledged change is lost, and no caller gets a wrong answer.
 
 use futures_util::future::join_all;
 use jobtrack::proto::v1::{
@@ -16,12 +16,12 @@ use crate::support::{
     watching::{complete, delete, report, try_watch_job, watch},
 };
 
-/// Waits until a server has reconciled what it holds.
+/// Waits until a server has reconciled its cached jobs.
 async fn whole(server: &Server) {
     Health::watch(server, "redis").await.until(Serving).await;
 }
 
-/// Waits until a server has noticed that Redis is away.
+/// Waits until a server has noticed that Redis is unavailable.
 async fn degraded(server: &Server) {
     Health::watch(server, "redis").await.until(NotServing).await;
 }
@@ -31,7 +31,7 @@ async fn get(client: &mut Client, id: &str) -> GetJobResponse {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_redis_is_away_what_is_held_goes_on() {
+async fn cached_jobs_are_served_in_an_outage() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let (server, other) = (server_on(&redis).await, server_on(&redis).await);
     let (mut client, mut elsewhere) = (server.client().await, other.client().await);
@@ -70,8 +70,8 @@ async fn while_redis_is_away_what_is_held_goes_on() {
     }
     let stats = admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
     assert_eq!((stats.storage_mode(), stats.dirty_jobs), (StorageMode::Redis, 0));
-    let ledger = stats.last_reconciliation.expect("there was one");
-    assert_eq!((ledger.merged_count, ledger.conflicted_count, ledger.dropped_count), (2, 0, 0));
+    let reported = stats.last_reconciliation.expect("there was one");
+    assert_eq!((reported.merged_count, reported.conflicted_count, reported.dropped_count), (2, 0, 0));
     complete(&mut client, "held").await;
     let end = stream.update().await;
     assert_eq!((end.revision, end.durability(), end.state()), (3, Durability::Durable, State::Succeeded));
@@ -122,7 +122,7 @@ async fn a_redis_that_comes_back_empty_is_filled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_two_replicas_changed_apart_is_settled_and_told() {
+async fn independent_changes_of_two_replicas_are_merged_and_reported() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let (server, other) = (server_on(&redis).await, server_on(&redis).await);
     let (mut client, mut elsewhere) = (server.client().await, other.client().await);
@@ -149,7 +149,7 @@ async fn what_two_replicas_changed_apart_is_settled_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_deleted_meanwhile_stays_deleted() {
+async fn deletion_during_an_outage_survives_it() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let (server, other) = (server_on(&redis).await, server_on(&redis).await);
     let (mut client, mut elsewhere) = (server.client().await, other.client().await);
@@ -190,7 +190,7 @@ async fn create_twin(client: &mut Client) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_watches_the_twin_that_gave_way_is_told_of_the_other() {
+async fn watcher_of_a_losing_twin_receives_the_winner() {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let (first, second) = (server_on(&redis).await, Server::with(&["--redis-url", &relay.url()]).await);
@@ -210,7 +210,7 @@ async fn who_watches_the_twin_that_gave_way_is_told_of_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_for_stats_does_not_hide_that_redis_lost_its_data() {
+async fn reading_statistics_does_not_hide_a_loss_of_data() {
     for restart in [false, true] {
         let mut redis = Redis::start().await;
         let server = server_on(&redis).await;

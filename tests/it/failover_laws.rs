@@ -1,4 +1,4 @@
-//! What holds whatever happens to two replicas and the store of record between them: a random walk without processes.
+//! Invariants of two replicas and a primary between them, checked with random operations and without processes.
 
 mod cases;
 mod freshness;
@@ -12,7 +12,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn nothing_acknowledged_is_lost_in_silence(steps in prop::collection::vec(step(), 1..40)) {
+    fn no_acknowledged_change_is_lost_unreported(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         runtime.expect("a runtime").block_on(async {
             let mut world = World::new();

@@ -1,4 +1,4 @@
-//! The support for wall clocks that are stepped: steps reach the processes, and only their wall clocks.
+//! The support for stepped wall clocks: steps reach the processes, and affect only their wall clocks.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,29 +15,29 @@ use crate::support::{
 
 const HOUR: i64 = 3600;
 
-/// The time into a wait of a second at which a clock is stepped.
+/// The time into a wait of one second at which the clock is stepped.
 const STEP_AFTER: Duration = Duration::from_millis(500);
 
-/// The time between two looks at a timer.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// The time between two reads of a timer.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The time by which two looks at the same clock may differ.
+/// The maximum difference of two reads of the same clock.
 const TOLERANCE: Duration = Duration::from_secs(60);
 
-/// Returns the seconds by which a time is off.
+/// Returns the seconds by which a time differs from the present.
 fn off(time: SystemTime) -> i64 {
     let now = SystemTime::now();
     let seconds = |time: Duration| i64::try_from(time.as_secs()).expect("not that far");
     time.duration_since(now).map_or_else(|behind| -seconds(behind.duration()), seconds)
 }
 
-/// Fails unless this is how far the time is off.
+/// Fails unless a time differs from the present by this number of seconds.
 #[track_caller]
 fn assert_off(time: SystemTime, by: i64) {
     assert!(off(time).abs_diff(by) < TOLERANCE.as_secs(), "{} s off and not {by}", off(time));
 }
 
-/// A call that waits for a second does so by the steady clock.
+/// A call that waits for a second uses the steady clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_reach_a_server_and_leave_its_steady_clock_alone() {
     let clock = WallClock::new();
@@ -63,7 +63,7 @@ async fn steps_reach_a_server_and_leave_its_steady_clock_alone() {
     assert_off(times[times.len() - 1], -HOUR);
 }
 
-/// Returns the time at which a line of a log in JSON says that it was written.
+/// Returns the time of a JSON log line.
 fn logged_at(line: &str) -> SystemTime {
     let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
     humantime::parse_rfc3339(line["timestamp"].as_str().expect("a time")).expect("a time")
@@ -83,7 +83,7 @@ async fn steps_reach_redis_and_leave_its_steady_clock_alone() {
         }
         let counts = async {
             while redis_timer(&redis).await == before {
-                sleep(LOOK_INTERVAL).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         in_time("a turn of Redis's timer", counts).await;

@@ -1,4 +1,4 @@
-//! Lists and streams by liveness, worker, beginning of the id and last change, and lists in both orders.
+//! Lists and streams by liveness, worker, id prefix and last change, and lists in both orders.
 
 mod outage;
 mod tokens;
@@ -19,7 +19,7 @@ use crate::support::{
     watching::{Watch, make, report, watch_jobs},
 };
 
-/// A server in memory, or on a Redis of its own.
+/// Starts a server in memory, or on a Redis of its own.
 async fn start(on_redis: bool) -> (Option<Redis>, Server) {
     if on_redis {
         let redis = Redis::start().await;
@@ -33,7 +33,7 @@ async fn list(client: &mut Client, request: ListJobsRequest) -> ListJobsResponse
     client.list_jobs(request).await.expect("a page").into_inner()
 }
 
-/// The ids of all pages, in their order.
+/// Returns the ids of all pages, in their order.
 async fn ids(client: &mut Client, request: &ListJobsRequest) -> Vec<String> {
     let (mut ids, mut request) = (Vec::new(), request.clone());
     loop {
@@ -46,7 +46,7 @@ async fn ids(client: &mut Client, request: &ListJobsRequest) -> Vec<String> {
     }
 }
 
-/// The ids of all jobs that match, the oldest first.
+/// Returns the ids of all matching jobs, the oldest first.
 async fn matching(client: &mut Client, filter: JobFilter) -> Vec<String> {
     let filter = Some(filter);
     ids(client, &ListJobsRequest { filter, page_size: 2, order: Order::Oldest.into(), ..Default::default() }).await
@@ -65,7 +65,7 @@ async fn report_as(client: &mut Client, id: &str, worker: &str) {
     client.update_progress(request).await.expect("a report");
 }
 
-/// A stream of what matches `filter`, behind its first bookmark, and the ids of what matched at first.
+/// Opens a stream of the jobs that match `filter`. Returns it after its first bookmark, with the ids of the snapshot.
 async fn watch_matching(client: &Client, filter: JobFilter) -> (Watch, Vec<String>) {
     let request = WatchJobsRequest { filter: Some(filter), ..WatchJobsRequest::default() };
     let mut stream = watch_jobs(client, request).await;
@@ -76,7 +76,7 @@ async fn watch_matching(client: &Client, filter: JobFilter) -> (Watch, Vec<Strin
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_hold_jobs_by_liveness_worker_id_and_change(#[values(false, true)] on_redis: bool) {
+async fn lists_filter_by_liveness_worker_id_and_change(#[values(false, true)] on_redis: bool) {
     let (_redis, server) = start(on_redis).await;
     let mut client = server.client().await;
     for id in ["a:live", "a:lost", "b:live", "b:none"] {
@@ -87,7 +87,7 @@ async fn lists_hold_jobs_by_liveness_worker_id_and_change(#[values(false, true)]
     report_as(&mut client, "b:live", "w2").await;
     let last = report(&mut client, "b:none").await;
 
-    // A lease is over when it is read, whether or not that is stored.
+    // An expired lease shows in a read, whether or not the expiry is stored.
     in_time("the end of a lease", async {
         while matching(&mut client, alive_or_lost(Liveness::Lost)).await != ["a:lost"] {}
     })
@@ -124,7 +124,7 @@ async fn a_watch_by_liveness_follows_a_worker_that_is_lost_and_comes_back(#[valu
     client.update_progress(under_lease("a", 1500)).await.expect("a report");
     let started = live.expect(Event::Update).await;
     assert_eq!((started.brief(), started.job().liveness()), ((Event::Update, "a", 2), Liveness::Live));
-    // That it is lost is one revision: it starts to match in one stream, and stops in the other.
+    // The loss is one revision: the job starts to match in one stream, and stops in the other.
     for stream in [&mut lost, &mut live] {
         let seen = stream.expect(Event::Update).await;
         assert_eq!((seen.brief(), seen.job().liveness()), ((Event::Update, "a", 3), Liveness::Lost));
@@ -134,7 +134,7 @@ async fn a_watch_by_liveness_follows_a_worker_that_is_lost_and_comes_back(#[valu
         let seen = stream.expect(Event::Update).await;
         assert_eq!((seen.brief(), seen.job().liveness()), ((Event::Update, "a", 4), Liveness::Live));
     }
-    // The stream of those that are lost has had the last of this one.
+    // The stream of lost jobs has received its last event of this one.
     report(&mut client, "a").await;
     assert_eq!(live.update().await.revision, 5);
     create(&mut client, "b").await;
@@ -176,9 +176,9 @@ async fn a_watch_by_worker_id_and_change_tells_when_a_job_starts_and_stops_match
     server.stop().await;
 }
 
-/// In memory a token tells which states jobs had, but not which of them a worker had or lost.
+/// In memory, a token reveals the states of jobs at its position, but not their workers or liveness.
 #[tokio::test]
-async fn a_watch_by_what_passes_starts_over_with_a_token() {
+async fn watch_by_mutable_criteria_starts_over_with_a_token() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for id in ["a", "b"] {
@@ -194,7 +194,7 @@ async fn a_watch_by_what_passes_starts_over_with_a_token() {
     let brief: Vec<_> = events.iter().map(|seen| (seen.brief(), seen.reset)).collect();
     assert_eq!(brief, [((Event::Snapshot, "a", 2), true), ((Event::Bookmark, "", 0), true)]);
 
-    // By id it goes on, as an id stays.
+    // A filter by id resumes, because an id never changes.
     let filter = Some(JobFilter { id_prefix: "b".into(), ..JobFilter::default() });
     let request = WatchJobsRequest { filter, ..WatchJobsRequest::default() };
     let mut stream = watch_jobs(&client, request.clone()).await;
@@ -211,7 +211,7 @@ fn owned(id: &str) -> CreateJobRequest {
     CreateJobRequest { owner: "o".into(), ..new_job(id) }
 }
 
-/// Creates jobs until it is dropped.
+/// Creates jobs until dropped.
 fn create_all_the_time(client: &Client) -> JoinSet<()> {
     let mut creators = JoinSet::new();
     for part in 0..2 {
@@ -226,10 +226,10 @@ fn create_all_the_time(client: &Client) -> JoinSet<()> {
     creators
 }
 
-/// Jobs that are there throughout are listed once each, whatever is created meanwhile.
+/// Jobs that exist throughout are listed once each, whatever is created in the meantime.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_in_both_orders_are_whole_while_jobs_are_created(#[values(false, true)] on_redis: bool) {
+async fn lists_in_both_orders_are_complete_while_jobs_are_created(#[values(false, true)] on_redis: bool) {
     let (_redis, server) = start(on_redis).await;
     let mut client = server.client().await;
     let mut stayed = Vec::new();
@@ -242,7 +242,7 @@ async fn lists_in_both_orders_are_whole_while_jobs_are_created(#[values(false, t
         let mut request =
             ListJobsRequest { filter: filter.clone(), page_size: 7, order: order.into(), ..Default::default() };
         let mut found: Vec<String> = Vec::new();
-        // The oldest first may never end while others are created.
+        // A list with the oldest first may never end while jobs are created.
         while found.len() < stayed.len() {
             let page = list(&mut client, request.clone()).await;
             found.extend(page.jobs.into_iter().map(|job| job.id).filter(|id| id.starts_with('s')));

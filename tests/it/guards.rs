@@ -1,5 +1,5 @@
-//! What calls cost, where that can be counted: commands to Redis, bytes of an event, and that nothing grows. How often
-//! calls allocate is in `tests/allocations.rs`.
+//! Countable costs of calls: commands to Redis and bytes of an event; and leaks. `tests/allocations.rs` counts
+//! allocations.
 
 use futures_util::{StreamExt, stream};
 use jobtrack::proto::v1::{BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, Event, ListJobsRequest, View};
@@ -16,16 +16,16 @@ use crate::support::{
     watching::{make, report, watch},
 };
 
-/// How many calls a process may answer without growing.
+/// Number of calls that a process answers without growing.
 const CALLS: usize = 100_000;
 
-/// How often Redis was asked for each of these. The beats of the replicas, which alone read whole hashes, do not count.
+/// Counts the commands of these kinds. Excludes the beats of replicas, which alone read whole hashes.
 async fn commands(redis: &Redis) -> [i64; 3] {
     let [reads, scripts, ranges, beats] = redis.calls(["hmget", "evalsha", "zrevrangebyscore", "hgetall"]).await;
     [reads, scripts - beats, ranges]
 }
 
-/// What `call` asked of Redis.
+/// Counts the commands that `call` causes.
 async fn asked(redis: &Redis, call: impl Future<Output = ()>) -> [i64; 3] {
     let before = commands(redis).await;
     call.await;
@@ -34,7 +34,7 @@ async fn asked(redis: &Redis, call: impl Future<Output = ()>) -> [i64; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_call_asks_redis_as_often_as_it_must() {
+async fn number_of_redis_commands_of_each_call_is_minimal() {
     let redis = Redis::start().await;
     let (server, other) = (server_on(&redis).await, server_on(&redis).await);
     for server in [&server, &other] {
@@ -55,7 +55,7 @@ async fn each_call_asks_redis_as_often_as_it_must() {
     other.stop().await;
 }
 
-/// Of jobs that are too large together no more are read than some beyond those that an answer holds.
+/// Of jobs that are too large together, only slightly more are read than fit into a response.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_is_too_large_is_not_read_to_its_end() {
     const JOBS: usize = 30;
@@ -82,7 +82,7 @@ async fn a_batch_that_is_too_large_is_not_read_to_its_end() {
     assert!((5..=5 + 8).contains(&read), "{read} jobs were read");
     let basic = elsewhere.batch_get_jobs(batch(View::Basic)).await.expect("it is little").into_inner();
     assert_eq!(basic.jobs.into_iter().map(|job| job.id).collect::<Vec<_>>(), job_ids);
-    // A page is as long as fits.
+    // A page contains as many jobs as fit.
     let request = ListJobsRequest { view: View::Full.into(), ..ListJobsRequest::default() };
     let page = elsewhere.list_jobs(request).await.expect("a page").into_inner();
     assert!(page.jobs.len() == 3 && !page.next_page_token.is_empty(), "{} jobs", page.jobs.len());
@@ -90,9 +90,9 @@ async fn a_batch_that_is_too_large_is_not_read_to_its_end() {
     other.stop().await;
 }
 
-/// Beside the job itself, an event is a few bytes and its token.
+/// Apart from the job itself, an event has a few bytes and its token.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_is_a_job_and_a_token() {
+async fn event_has_the_size_of_a_job_and_a_token() {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -102,7 +102,7 @@ async fn an_event_is_a_job_and_a_token() {
     let job = report(&mut client, "a").await;
     let seen = stream.expect(Event::Update).await;
     assert_eq!(seen.job.as_ref(), Some(&job));
-    // Of the token the data set and the process take up to 16 digits each, and there are four dots.
+    // In the token, the data set and the process have up to 16 digits each, and there are four dots.
     assert!(seen.token.len() <= 16 + 16 + 4 + "2".len() + "ffff".len() + "a".len(), "{}", seen.token);
     assert!(job.encoded_len() <= 110, "{} bytes: {job:?}", job.encoded_len());
     server.stop().await;
@@ -138,6 +138,6 @@ async fn nothing_grows_over_a_hundred_thousand_calls() {
     println!("memory, files, threads: {before:?}, then {after:?}");
     assert!(after.0 < before.0 + (8 << 20), "memory grows: {before:?}, then {after:?}");
     assert!(after.1 <= before.1 + 2, "connections pile up: {before:?}, then {after:?}");
-    // One thread is started where a command waits for long the first time, as on a busy machine.
+    // One thread may be started when a command first waits for long, as on a busy machine.
     assert!(after.2 <= before.2 + 1, "threads pile up: {before:?}, then {after:?}");
 }

@@ -1,4 +1,4 @@
-//! What holds for every history: of the state machine, the merge and the tokens.
+//! Invariants of every history: of the state machine, the merge and the tokens.
 
 use std::{
     fmt::Debug,
@@ -22,7 +22,8 @@ use proptest::{collection::vec, option, prelude::*};
 use uuid::Uuid;
 
 use crate::support::jobs::{
-    apply, at, cancel, confirm, document, failure, heartbeat, job, make, moment, plain, retry, success, try_apply,
+    apply, at, cancel, change_context, confirm, document, failure, heartbeat, job, make, plain, retry, success,
+    try_apply,
 };
 
 fn progress() -> impl Strategy<Value = Progress> {
@@ -73,12 +74,12 @@ fn change() -> impl Strategy<Value = Change> {
 
 proptest! {
     #[test]
-    fn the_laws_of_a_life(lease in 0u64..20, changes in vec((change(), 0i64..20), 1..60)) {
+    fn transitions_keep_the_invariants_of_a_job(lease in 0u64..20, changes in vec((change(), 0i64..20), 1..60)) {
         let mut now = 0;
         let mut job = make("a", 0, NewJob { lease_timeout: Duration::from_secs(lease), ..plain() });
         for (change, pause) in changes {
             now += pause;
-            let (next, is_ignored) = match job.apply(&change, &moment(now)) {
+            let (next, is_ignored) = match job.apply(&change, &change_context(now)) {
                 Ok(Applied::Changed(next) | Applied::ChangedIfLost(next)) => (*next, false),
                 Ok(Applied::Ignored { renewed: Some(next), .. }) => (*next, true),
                 _ => continue,
@@ -124,7 +125,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_applied_again_changes_nothing_more(changes in vec(change(), 1..30), end in change()) {
+    fn repeated_changes_have_no_effect(changes in vec(change(), 1..30), end in change()) {
         let mut job = job("a", 0);
         for change in changes {
             job = try_apply(&job, &change, 1).ok().flatten().filter(|next| next.removal.is_none()).unwrap_or(job);
@@ -185,11 +186,11 @@ proptest! {
     }
 }
 
-/// The parts of a version that matter to the merge. The id of its change is its place in the list of all, so that it names
-/// one change.
+/// The parts of a version that matter to the merge. The id of its change is its index in the list of all versions, so
+/// that it identifies one change.
 #[derive(Clone, Debug)]
 struct Sketch {
-    life: u8,
+    incarnation: u8,
     removed: bool,
     attempt: i32,
     state: State,
@@ -202,26 +203,26 @@ struct Sketch {
     past: Vec<(i32, bool)>,
 }
 
-fn sketch(lives: u8) -> impl Strategy<Value = Sketch> {
+fn sketch(incarnations: u8) -> impl Strategy<Value = Sketch> {
     let state = prop_oneof![Just(State::Pending), Just(State::Running), Just(State::Succeeded), Just(State::Failed)];
-    let parts = (0..lives, prop::bool::weighted(0.2), 1..3i32, state, 1..4i64, 1..5i64, any::<bool>());
+    let parts = (0..incarnations, prop::bool::weighted(0.2), 1..3i32, state, 1..4i64, 1..5i64, any::<bool>());
     let past = vec((1..4i32, any::<bool>()), 0..3);
     (parts, option::of(1..3i64), option::of((1..4i64, option::of(1..4i64))), past).prop_map(
-        |((life, removed, attempt, state, update, revision, recorded), durable, cancel, mut past)| {
+        |((incarnation, removed, attempt, state, update, revision, recorded), durable, cancel, mut past)| {
             let durable = durable.filter(|_| state.is_terminal() && !removed);
             let recorded = recorded || durable.is_some();
             past.sort_unstable();
             past.dedup_by_key(|(number, _)| *number);
             let past = if removed { Vec::new() } else { past };
-            Sketch { life, removed, attempt, state, update, revision, durable, recorded, cancel, past }
+            Sketch { incarnation, removed, attempt, state, update, revision, durable, recorded, cancel, past }
         },
     )
 }
 
 impl Sketch {
     fn version(&self, counter: u64) -> Job {
-        let mut job = job("a", i64::from(self.life));
-        job.version.incarnation_id = Uuid::from_u128(u128::from(self.life) + 1);
+        let mut job = job("a", i64::from(self.incarnation));
+        job.version.incarnation_id = Uuid::from_u128(u128::from(self.incarnation) + 1);
         job.version.revision = self.revision;
         job.version.change_id = ChangeId { process: 1, counter };
         job.removal = self.removed.then_some(Removal::Deleted);
@@ -229,8 +230,8 @@ impl Sketch {
         job.state = self.state;
         job.update_time = at(self.update);
         job.durable_time = self.durable.map(at);
-        // One life was recorded once.
-        job.since = self.recorded.then(|| at(100 + i64::from(self.life)));
+        // Each incarnation was recorded at one time.
+        job.since = self.recorded.then(|| at(100 + i64::from(self.incarnation)));
         let cancellation = |(time, grace): (i64, Option<i64>)| Cancellation {
             request_time: at(time),
             reason: String::new(),
@@ -253,7 +254,7 @@ impl Sketch {
     }
 }
 
-/// The content of a version: what it says, apart from the revision it is stored under.
+/// Returns the content of a version, apart from the revision that it is stored under.
 fn content(job: &Job) -> impl PartialEq + Debug + use<> {
     let Job { version, removal, state, cancel, attempts, .. } = job;
     (version.incarnation_id, version.change_id, *removal, *state, cancel.clone(), attempts.clone())
@@ -267,7 +268,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn merging_one_life_is_a_semilattice(sketches in vec(sketch(1), 3)) {
+    fn merging_one_incarnation_is_a_semilattice(sketches in vec(sketch(1), 3)) {
         let [a, b, c] = [0, 1, 2].map(|at| sketches[at].version(at as u64));
         prop_assert_eq!(&merged(&a, &a), &a);
         prop_assert_eq!(content(&merged(&a, &b)), content(&merged(&b, &a)));
@@ -276,7 +277,7 @@ proptest! {
     }
 
     #[test]
-    fn merging_lives_is_commutative_and_settles(sketches in vec(sketch(3), 2)) {
+    fn merging_incarnations_is_commutative_and_converges(sketches in vec(sketch(3), 2)) {
         let [a, b] = [0, 1].map(|at| sketches[at].version(at as u64));
         prop_assert_eq!(content(&merged(&a, &b)), content(&merged(&b, &a)));
         let once = merged(&a, &b);
@@ -300,9 +301,9 @@ proptest! {
     }
 }
 
-/// The rules of the merge by name: the first version stands.
+/// The rules of the merge by name; the first version wins.
 #[test]
-fn the_rules_of_the_merge() {
+fn each_merge_rule_picks_its_winner() {
     let base = apply(&job("a", 0), &heartbeat(), 1);
     let with = |edit: &dyn Fn(&mut Job)| {
         let mut job = apply(&base, &heartbeat(), 2);
@@ -352,7 +353,7 @@ fn the_rules_of_the_merge() {
     }
 }
 
-/// The job took the place of another's tombstone, and was changed meanwhile where that is not known yet.
+/// The job replaced another one's tombstone, and was changed on a replica that does not know of that yet.
 #[test]
 fn job_that_took_the_place_of_a_tombstone_keeps_it_through_a_merge() {
     let mut deleted = apply(&apply(&job("a", 0), &heartbeat(), 1), &Change::Delete { force: true }, 2);
@@ -368,7 +369,7 @@ fn job_that_took_the_place_of_a_tombstone_keeps_it_through_a_merge() {
     }
 }
 
-/// A version of an incarnation of its own, in the store of record since then.
+/// Returns a version of an incarnation of its own, recorded in the primary at this time.
 fn incarnation(number: u128, since: Option<i64>, edit: impl FnOnce(&mut Job)) -> Job {
     let mut version = apply(&job("a", 1), &heartbeat(), 2);
     version.version.incarnation_id = Uuid::from_u128(number);
@@ -377,7 +378,7 @@ fn incarnation(number: u128, since: Option<i64>, edit: impl FnOnce(&mut Job)) ->
     version
 }
 
-/// Whatever became of the others: an id belongs to what was recorded under it first.
+/// An id belongs to the incarnation that was recorded first, whatever the others became.
 #[test]
 fn incarnation_that_was_recorded_first_stands() {
     let recorded = incarnation(1, Some(50), |_| ());
@@ -404,7 +405,7 @@ fn incarnation_that_was_recorded_first_stands() {
     }
 }
 
-/// As if the job had been created over the tombstone.
+/// The result is the same as if the job had been created over the tombstone.
 #[test]
 fn live_job_takes_the_place_of_a_tombstone_that_was_recorded_first() {
     let deleted = incarnation(1, Some(50), |job| {
@@ -417,7 +418,7 @@ fn live_job_takes_the_place_of_a_tombstone_that_was_recorded_first() {
             assert_eq!((merged.removal, merged.since), (None, deleted.since), "it has the id since the tombstone had");
             assert_eq!((merged.version.first_revision, merged.version.revision), (8, 8));
         }
-        // An active job that expired is no final tombstone: its incarnation still has the id.
+        // An active job that expired is not a final tombstone: its incarnation still has the id.
         let expired = incarnation(1, Some(50), |job| job.removal = Some(Removal::Expired));
         for merged in [merged(&expired, &live), merged(&live, &expired)] {
             assert_eq!(merged.version.incarnation_id, expired.version.incarnation_id);
@@ -425,7 +426,7 @@ fn live_job_takes_the_place_of_a_tombstone_that_was_recorded_first() {
     }
 }
 
-/// Made on two sides for one request, and done on one of them.
+/// Two replicas created the job for one request, and one of them completed it.
 #[test]
 fn jobs_of_one_request_become_one() {
     let of_request = |job: &mut Job| (job.owner, job.request_id) = ("o".to_owned(), Some("r".to_owned()));
@@ -451,7 +452,7 @@ fn jobs_of_one_request_become_one() {
     }
 }
 
-/// The expiry of an active job was decided from one version: a report that the decision did not know of stands.
+/// The expiry of an active job was decided for one version: a report that the decision did not know of wins.
 #[test]
 fn expiry_of_an_active_job_stands_over_its_own_base_alone() {
     let base = apply(&job("a", 1), &heartbeat(), 2);
@@ -462,13 +463,13 @@ fn expiry_of_an_active_job_stands_over_its_own_base_alone() {
             assert_eq!((merged.removal, merged.version), (Some(Removal::Expired), expired.version));
         }
     }
-    let expired = base.expired(at(90), moment(90).change_id);
+    let expired = base.expired(at(90), change_context(90).change_id);
     let reported = apply(&base, &heartbeat(), 3);
     for merged in [merged(&expired, &reported), merged(&reported, &expired)] {
         assert_eq!((merged.removal, merged.version.change_id), (None, reported.version.change_id));
     }
     let ended = apply(&base, &success(), 3);
-    let expired = ended.expired(at(90), moment(90).change_id);
+    let expired = ended.expired(at(90), change_context(90).change_id);
     let other_end = apply(&base, &failure(), 4);
     for merged in [merged(&expired, &other_end), merged(&other_end, &expired)] {
         assert_eq!(merged.removal, Some(Removal::Expired), "the expiry of an ended job is final");
@@ -505,7 +506,7 @@ fn times_of_the_primary_that_either_version_knows_are_kept() {
     }
 }
 
-/// Stands still, an hour ahead of what others say.
+/// A clock that stands still, an hour ahead of others.
 struct Ahead;
 
 impl Ahead {
@@ -519,7 +520,7 @@ impl Clock for Ahead {
 }
 
 #[test]
-fn a_clock_that_several_set_at_once_is_right() {
+fn concurrently_set_clock_is_right() {
     const SETTERS: usize = 2;
     let clocks: Vec<_> = (0..200_000).map(|_| SteeredClock::new(Arc::new(Ahead))).collect();
     let come = AtomicUsize::new(0);

@@ -1,4 +1,4 @@
-//! What callers may use, each by itself and all together: what is refused, how that is said, and that it passes.
+//! Quotas, for each caller and for all together: the rejected call, its error, and the end of the rejection.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::support::{
     replicas::{in_time, read},
 };
 
-/// Fails unless a call was refused for this limit, with the time after which to try again. Returns that.
+/// Fails unless the call was rejected for this limit, with a time to retry after, which is returned.
 #[track_caller]
 fn assert_limited(status: &Status, reason: &str, name: &str, most: usize) -> Duration {
     let info = error_info(status);
@@ -30,17 +30,17 @@ fn assert_limited(status: &Status, reason: &str, name: &str, most: usize) -> Dur
     retry.retry_delay.expect("how long")
 }
 
-/// A watch of `id`, as who has `token`.
+/// Returns a watch of `id` with `token`.
 fn watch(token: &str, id: &str) -> Request<WatchJobRequest> {
     bearer(token, WatchJobRequest { job_id: id.to_owned(), ..Default::default() })
 }
 
-/// How often the metrics say that a limit was the reason.
+/// Returns the number of rejections for a limit, from the metrics.
 async fn refusals(server: &Server, name: &str) -> u64 {
     Scrape::of(server.http).await.count(&format!("jobtrack_limited_total{{limit=\"{name}\"}}"))
 }
 
-/// A server with these flags that knows `one` and `other`.
+/// Starts a server with these flags and the callers `one` and `other`.
 async fn with_two(flags: &[&str]) -> (Server, Folder) {
     let folder = Folder::new();
     let everybody = json!("*");
@@ -72,7 +72,7 @@ async fn calls_a_second_are_limited_for_each_caller() {
     server.stop().await;
 }
 
-/// Watches until one is refused. Then that one more is let in when one has ended.
+/// Opens watches until one is rejected, and checks that one more is accepted after the end of another.
 async fn assert_watches(
     client: &mut Client,
     token: &str,
@@ -144,7 +144,7 @@ async fn open_watches_are_limited_on_each_connection() {
     server.stop().await;
 }
 
-/// A job of `owner`, made by `request_id`.
+/// Returns a job of `owner`, created with `request_id`.
 fn owned(owner: &str, request_id: &str) -> CreateJobRequest {
     CreateJobRequest { owner: owner.into(), request_id: request_id.into(), ..new_job("") }
 }
@@ -163,7 +163,7 @@ async fn jobs_of_each_owner_are_limited(server: Server) {
     let first = first.expect("it was created");
     assert_eq!((again.created, again.job.expect("the job").id), (false, first.id.clone()));
     client.create_job(owned(&format!("{owner}-other"), "1")).await.expect("another owner has jobs of its own");
-    // That others' jobs are over does not hide how many there are.
+    // The expired jobs of others do not affect the count.
     for number in 0..20 {
         let job_id = format!("{owner}-{number}");
         let retention = Some(prost_types::Duration { seconds: 0, nanos: 1000 });
@@ -192,7 +192,7 @@ async fn open_connections_are_limited() {
     let server = Server::with(&["--max-connections", "2"]).await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
-    // On which nobody has called gives way.
+    // A connection without a call is closed to make room.
     let mut second = server.client().await;
     second.get_job(read("a")).await.expect("there is room for two");
     let mut third = TcpStream::connect(server.address).await.expect("the server listens");
@@ -217,7 +217,7 @@ async fn open_connections_are_limited() {
     server.stop().await;
 }
 
-/// Connections that say nothing, or not who they are, keep nobody out.
+/// Connections that send nothing, or no credentials, keep no other caller out.
 #[tokio::test]
 async fn silent_peers_keep_nobody_out() {
     let server = Server::with(&["--max-connections", "20"]).await;
@@ -272,9 +272,9 @@ async fn watches_of_health_are_limited_and_counted() {
     server.stop().await;
 }
 
-/// A malformed request takes no place.
+/// An invalid request does not count.
 #[tokio::test]
-async fn a_watch_is_valid_before_it_counts() {
+async fn invalid_watch_does_not_count() {
     let server = Server::with(&["--max-watches", "1"]).await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -306,7 +306,7 @@ async fn failed_authentications_are_limited_and_logged() {
     assert!(guesses >= 100, "{guesses} at once");
     assert_limited(&refused, "RATE_LIMITED", "max-auth-failures-per-second", 10);
     known.get_job(bearer("one", read("a"))).await.expect("who is known is not limited");
-    // On a connection of which nothing else is known.
+    // The connection carries no other call that identifies the caller.
     let mut stranger = server.client().await;
     let gone = async {
         while stranger.get_job(bearer("guess", read("a"))).await.is_err_and(|end| end.code() != Code::ResourceExhausted)
@@ -323,7 +323,7 @@ async fn failed_authentications_are_limited_and_logged() {
     }
 }
 
-/// The binary under these limits of open files, soft and hard.
+/// Starts the binary with these soft and hard limits of open files.
 fn with_files(soft: u32, hard: u32) -> Process {
     let binary = process::command(&[]);
     let mut command = std::process::Command::new("/bin/sh");
@@ -333,7 +333,7 @@ fn with_files(soft: u32, hard: u32) -> Process {
 }
 
 #[tokio::test]
-async fn as_many_files_may_be_open_as_the_system_allows() {
+async fn limit_of_open_files_is_raised_to_the_hard_limit() {
     let server = with_files(100, 1000);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.id())).expect("it runs");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
@@ -362,7 +362,7 @@ async fn connections_leave_files_for_others() {
     assert!(!log.contains("connection not accepted"), "{log}");
 }
 
-/// What is not limited costs no bookkeeping, and is no limit.
+/// Without a limit there is no bookkeeping.
 #[tokio::test]
 async fn zero_is_no_limit() {
     let flags = ["--max-calls-per-second", "0", "--max-watches", "0", "--max-jobs-per-owner", "0"];

@@ -1,4 +1,4 @@
-//! Log lines: a line for each call, audit lines, and what is not logged.
+//! Log lines: access lines, audit lines, and data that is never logged.
 
 use std::{
     io::{BufRead, BufReader},
@@ -23,7 +23,7 @@ use crate::support::{
     process::{Process, command},
 };
 
-/// A process that logs as JSON at this level, for an administrator `ann` and a reader `ron`.
+/// Starts a process that logs JSON at this level, for an administrator `ann` and a reader `ron`.
 fn logging(folder: &Folder, level: &str) -> Process {
     let known = [holder("ann", "admin", &json!("*")), holder("ron", "reader", &json!("*"))];
     let file = folder.write("identities.json", &identities(&known));
@@ -77,7 +77,7 @@ async fn at_debug_each_call_and_stream_is_one_line_with_peer_and_identity() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_to_be_accounted_for_is_an_audit_line() {
+async fn accountable_calls_have_an_audit_line() {
     let folder = Folder::new();
     let process = logging(&folder, "info");
     let channel = process.channel().await;
@@ -115,7 +115,7 @@ async fn what_is_to_be_accounted_for_is_an_audit_line() {
     assert_eq!((&audit[3]["count"], &audit[3]["kind"]), (&json!(2), &json!("test.work")));
 }
 
-/// A process whose standard error nobody reads.
+/// A process whose standard error is never read.
 struct Unread(Child, SocketAddr, SocketAddr);
 
 impl Unread {
@@ -141,12 +141,12 @@ impl Drop for Unread {
     }
 }
 
-/// Far more than a process needs that waits for nobody.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Far longer than a process needs that does not block.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standard_error_that_nobody_reads_stops_nothing() {
-    // Each call is a line: more than may wait, and than fits into a pipe.
+async fn unread_standard_error_blocks_no_call() {
+    // Each call is a line: more lines than the queue holds, and than fit into a pipe.
     const CALLERS: usize = 32;
     const CALLS: usize = 300;
     let mut process = Unread::start();
@@ -161,7 +161,7 @@ async fn a_standard_error_that_nobody_reads_stops_nothing() {
             }
         }
     }));
-    timeout(PATIENCE, calls).await.expect("calls are answered");
+    timeout(WAIT_TIMEOUT, calls).await.expect("calls are answered");
     drop(client);
     let lost = |scrape: &Scrape| scrape.count("jobtrack_log_lines_lost_total") > 0;
     Scrape::until(process.2, "lines that were lost", lost).await;
@@ -172,5 +172,5 @@ async fn a_standard_error_that_nobody_reads_stops_nothing() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, ended).await.expect("it ends");
+    timeout(WAIT_TIMEOUT, ended).await.expect("it ends");
 }

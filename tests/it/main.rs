@@ -1,4 +1,4 @@
-//! Everything that is tested from outside, in one binary.
+//! All tests from outside, in one binary.
 
 mod support;
 
@@ -10,6 +10,7 @@ mod canaries;
 mod capacity;
 mod dispatch;
 mod documents;
+mod earlier_versions;
 mod errors;
 mod failover;
 mod failover_laws;
@@ -31,7 +32,6 @@ mod purge;
 mod redis_failover;
 mod redis_link;
 mod redis_own_load;
-mod redis_repairs;
 mod redis_start;
 mod redis_store;
 mod redis_support;

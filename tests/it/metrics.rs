@@ -1,4 +1,4 @@
-//! Metrics and probes: what Prometheus, Kubernetes and an operator with curl are told.
+//! Metrics and probes, as Prometheus, Kubernetes and an operator with curl read them.
 
 mod documented;
 mod outage;
@@ -20,7 +20,7 @@ use crate::support::{
 
 const JOBS: &str = "jobtrack.v1.JobService";
 
-/// The number of calls of a method of the job service that ended with this code.
+/// Returns the number of calls of a method of `JobService` that ended with this code.
 fn handled(scrape: &Scrape, kind: &str, method: &str, code: &str) -> u64 {
     scrape.of_call("grpc_server_handled_total", kind, &format!("{JOBS}/{method}"), code)
 }
@@ -83,17 +83,17 @@ async fn a_stream_counts_each_message_and_ends_once() {
     client.complete_job(CompleteJobRequest { job_id: "a".into(), ..Default::default() }).await.expect("it is taken");
     while stream.outcome().await.is_some() {}
     drop(left);
-    // A scrape may come between the two counts of one end.
+    // A scrape may fall between the two counts of one end.
     let timed = |scrape: &Scrape| scrape.of_call("grpc_server_handling_seconds_count", "server_stream", &method, "");
     let ended = |scrape: &Scrape| handled(scrape, "server_stream", "WatchJob", "Canceled") == 1 && timed(scrape) == 2;
     let scrape = Scrape::until(server.http, "the end of a stream that was left", ended).await;
     assert_eq!(handled(&scrape, "server_stream", "WatchJob", "OK"), 1);
-    // Of the first: a snapshot, three updates and the end. Of the other: a snapshot.
+    // Of the first stream: a snapshot, three updates and the end. Of the other one: a snapshot.
     assert_eq!(scrape.of_call("grpc_server_msg_sent_total", "server_stream", &method, ""), 6);
     server.stop().await;
 }
 
-/// Calls a method that is not served.
+/// Calls an unknown method.
 async fn call_unknown(server: &Server, path: &'static str) -> Code {
     let mut grpc = tonic::client::Grpc::new(server.channel().await);
     grpc.ready().await.expect("it is connected");
@@ -103,7 +103,7 @@ async fn call_unknown(server: &Server, path: &'static str) -> Code {
 }
 
 #[tokio::test]
-async fn what_callers_make_up_makes_no_series() {
+async fn unknown_methods_create_no_series() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let series = |scrape: &Scrape| scrape.text.lines().count();
@@ -131,7 +131,7 @@ async fn start(client: &mut Client, id: &str) {
 }
 
 #[tokio::test]
-async fn jobs_are_counted_once_by_what_becomes_of_them() {
+async fn ended_jobs_are_counted_once_by_outcome() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for id in ["succeeds", "fails", "is-cancelled", "runs"] {
@@ -158,7 +158,7 @@ async fn jobs_are_counted_once_by_what_becomes_of_them() {
     for (outcome, ended, worked) in [("succeeded", 1, 1), ("failed", 1, 1), ("cancelled", 2, 1)] {
         let of = |metric| scrape.count(&format!("{metric}{{outcome=\"{outcome}\"}}"));
         assert_eq!(of("jobtrack_jobs_finished_total"), ended, "{outcome}");
-        // What never started took no time.
+        // Jobs that never started have no processing time.
         assert_eq!(of("jobtrack_job_processing_seconds_count"), worked, "{outcome}");
     }
     for (state, count) in [("PENDING", 1), ("RUNNING", 1), ("SUCCEEDED", 1), ("FAILED", 1), ("CANCELLED", 2)] {
@@ -170,7 +170,7 @@ async fn jobs_are_counted_once_by_what_becomes_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_worker_is_counted_and_what_was_passed_over() {
+async fn lost_workers_and_skipped_revisions_are_counted() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "lost").await;
@@ -180,7 +180,7 @@ async fn a_lost_worker_is_counted_and_what_was_passed_over() {
     let lost = |scrape: &Scrape| scrape.count("jobtrack_workers_lost_total") == 1;
     Scrape::until(server.http, "the lost worker", lost).await;
 
-    // Updates are held back for a minute, and then the end comes.
+    // Updates are delayed for a minute, and then the end comes.
     create(&mut client, "fast").await;
     let request = jobtrack::proto::v1::WatchJobRequest {
         job_id: "fast".into(),

@@ -1,4 +1,5 @@
-//! Mistakes of an operator that time does not mend: flags and variables. They end the start, and name the way out.
+//! Configuration errors in flags and variables that retries can't resolve. They end the start with an error that names
+//! the remedy.
 
 use std::{
     io::Read,
@@ -13,21 +14,21 @@ use crate::support::{
     process::{Process, command},
 };
 
-/// How long a start may take that fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum duration of a start that fails.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The binary with these variables and flags.
+/// Returns the binary with these variables and flags.
 fn with(variables: &[(&str, &str)], flags: &[&str]) -> Command {
     let mut command = command(flags);
     command.envs(variables.iter().copied());
     command
 }
 
-/// The code with which it ends, and what it says.
+/// Returns the exit code and the output.
 fn ended(mut command: Command) -> (Option<i32>, String) {
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary can be started");
     let mut child = Killed(child);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let status = loop {
         if let Some(status) = child.0.try_wait().expect("it can be waited for") {
             break status;
@@ -40,7 +41,7 @@ fn ended(mut command: Command) -> (Option<i32>, String) {
     (status.code(), text)
 }
 
-/// Ends with the test.
+/// A process that is killed when dropped.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -60,7 +61,7 @@ fn fails(command: Command, code: i32, words: &[&str]) {
     assert!(!text.contains("panicked"), "{text}");
 }
 
-/// A free port on every start, which must not succeed.
+/// A free port, for starts that must not succeed.
 const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
 #[test]
@@ -102,7 +103,7 @@ fn bad_values_of_flags_and_variables_are_refused_with_code_2() {
     }
 }
 
-/// Variables of which each would be refused.
+/// Variables with invalid values.
 const BAD: [(&str, &str); 5] = [
     ("JOBTRACK_TTL_FAILED", "soon"),
     ("JOBTRACK_KEY_PREFIX", "job::"),
@@ -122,7 +123,7 @@ fn a_flag_overrides_a_bad_variable() {
         let (status, log) = process.wait();
         assert_eq!(status.code(), Some(0), "{log}");
     }
-    // Those that no flag overrides count.
+    // Variables that no flag overrides count.
     fails(with(&BAD[..1], &["serve", "--key-prefix", "job:"]), 2, &["--ttl-failed"]);
 }
 
@@ -138,7 +139,7 @@ fn variables_of_the_server_do_not_disturb_other_subcommands() {
         let (code, text) = ended(with(&variables, words));
         assert_eq!(code, Some(0), "{words:?}: {text}");
     }
-    // What is a variable of the probe as well counts.
+    // Variables that the probe uses, too, count.
     fails(with(&variables, &["health"]), 2, &["--addr", "nonsense"]);
 }
 
@@ -156,7 +157,7 @@ fn a_variable_that_sets_nothing_is_a_warning() {
 
 #[test]
 fn a_default_port_for_metrics_that_is_in_use_is_a_warning() {
-    // It may be in use already.
+    // The port may be in use already.
     let _taken = TcpListener::bind("127.0.0.1:8080");
     let mut unset = command(&[]);
     unset.env_remove("JOBTRACK_HTTP_LISTEN");
@@ -169,13 +170,13 @@ fn a_default_port_for_metrics_that_is_in_use_is_a_warning() {
     for word in ["127.0.0.1:8080", "in use", "--http-listen", "off"] {
         assert!(warning.contains(word), "{word:?} is missing in {warning:?}");
     }
-    // Whoever names it means it.
+    // An address that is given explicitly must be available.
     let words = ["127.0.0.1:8080", "in use", "--http-listen"];
     fails(with(&[], &[&LISTEN[..], &["--http-listen", "127.0.0.1:8080"]].concat()), 1, &words);
     fails(with(&[("JOBTRACK_HTTP_LISTEN", "127.0.0.1:8080")], &LISTEN), 1, &words);
 }
 
-/// The log of a process under TLS with a certificate that ends then, and how many seconds its metric says are left.
+/// Returns the log of a process with a TLS certificate that ends at this time, and the remaining seconds in its metric.
 async fn with_certificate_until(end: SystemTime) -> (String, i64) {
     let (folder, authority) = (Folder::new(), Authority::new());
     let own = authority.sign_until(vec![dns("localhost")], end);
@@ -185,7 +186,7 @@ async fn with_certificate_until(end: SystemTime) -> (String, i64) {
         process.banner.split_whitespace().find_map(|word| word.strip_prefix("http://")?.strip_suffix("/metrics"));
     let http = page.and_then(|address| address.parse().ok()).expect("the banner has the address");
     let left = Scrape::of(http).await.value("jobtrack_tls_certificate_remaining_seconds");
-    // With a new certificate in the file it goes on with that.
+    // The process continues with a new certificate in the file.
     let next = authority.server();
     folder.write("key.pem", &next.key);
     folder.write("cert.pem", &next.pem);

@@ -1,4 +1,4 @@
-//! Reads that are answered from memory while Redis serves: what they cost, and how far behind they may be.
+//! Reads that are answered from memory while Redis serves: their cost, and their delay.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::support::{
 };
 use tonic_health::ServingStatus::Serving;
 
-/// How far behind an answer may be, and how busy this machine.
+/// Maximum age of an answer, on a busy machine.
 const LAG: Duration = Duration::from_secs(3);
 
 async fn get(client: &mut Client, id: &str) -> GetJobResponse {
@@ -39,7 +39,7 @@ async fn from_memory(client: &mut Client, id: &str) -> Job {
     .await
 }
 
-/// How often jobs were read and written.
+/// Counts the reads and writes of jobs.
 async fn commands(redis: &Redis) -> [i64; 2] {
     // A write counts one commit.
     redis.calls(["hmget", "incr"]).await
@@ -56,7 +56,7 @@ async fn whole(server: &Server) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_held_is_read_without_redis_and_changed_with_one_command() {
+async fn cached_job_is_read_without_redis_and_changed_with_one_command() {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     whole(&server).await;
@@ -75,7 +75,7 @@ async fn what_is_held_is_read_without_redis_and_changed_with_one_command() {
         assert_eq!(answer.job.expect("a job").revision, revision);
     }
     let [reads, writes] = commands(&redis).await;
-    // On a machine that is very busy a moment may pass without a look at Redis; then it is asked.
+    // On a very busy machine the check of Redis may be late; then Redis is asked.
     assert_eq!(writes - before[1], written);
     assert!(reads - before[0] <= 2 * asked + 2, "{} reads for {asked} answers of Redis", reads - before[0]);
     assert!(asked < 10, "{asked} of 50 answers came from Redis");
@@ -86,7 +86,7 @@ async fn what_is_held_is_read_without_redis_and_changed_with_one_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_others_change_is_read_from_memory_soon() {
+async fn changes_by_others_are_soon_read_from_memory() {
     let redis = Redis::start().await;
     let (server, other) = (server_on(&redis).await, server_on(&redis).await);
     let (mut client, mut elsewhere) = (server.client().await, other.client().await);
@@ -106,7 +106,7 @@ async fn what_others_change_is_read_from_memory_soon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hints_that_do_not_come_leave_no_answer_behind_for_long() {
+async fn lost_notifications_leave_no_stale_answer_for_long() {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let (server, other) = (Server::with(&["--redis-url", &relay.url()]).await, server_on(&redis).await);
@@ -135,9 +135,9 @@ async fn hints_that_do_not_come_leave_no_answer_behind_for_long() {
     other.stop().await;
 }
 
-/// What a caller knows from another replica is not refused by one that has not heard of it.
+/// A change that a caller knows from another replica is accepted by a replica that has not received it yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_is_judged_by_what_redis_has() {
+async fn change_is_checked_against_the_version_in_redis() {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let (server, other) = (Server::with(&["--redis-url", &relay.url()]).await, server_on(&redis).await);

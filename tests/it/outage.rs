@@ -40,8 +40,8 @@ const OUTAGE: Duration = Duration::from_secs(7);
 /// Time that the first replica to come back has for wrong decisions, until the other one is back.
 const HEAD_START: Duration = Duration::from_millis(1500);
 
-/// Replica grace of tests in which replicas come back in the end: leaves time for a busy machine and for pauses between
-/// attempts to connect.
+/// Replica grace of tests in which replicas come back: leaves time for a busy machine and for pauses between attempts
+/// to connect.
 const LONG_GRACE: &str = "20s";
 
 /// Replica grace of tests in which no replica comes back.
@@ -97,14 +97,14 @@ impl Site {
         degraded(&self.replicas[replica]).await;
     }
 
-    /// Ends what [`cut_off`](Self::cut_off) began, and waits until the replica serves from Redis.
+    /// Reverts [`cut_off`](Self::cut_off), and waits until the replica serves from Redis.
     async fn heal(&self, replica: usize) {
         self.link(replica, Link::Pass);
         whole(&self.replicas[replica]).await;
     }
 }
 
-/// Waits until a replica has reconciled what it holds, and serves from Redis.
+/// Waits until a replica has reconciled its cached jobs, and serves from Redis.
 async fn whole(replica: &Process) {
     Health::watch_on(replica.channel().await, "redis").await.until(Serving).await;
 }

@@ -1,5 +1,5 @@
-//! Redis fails over or moves slots while callers write: what they see, how soon writes are durable again on every
-//! replica, and what became of every write that was acknowledged.
+//! Redis fails over or moves slots under load: the results of the calls, the time until writes are durable again on
+//! every replica, and the fate of every acknowledged write.
 
 use std::{
     cmp::Reverse,
@@ -25,27 +25,25 @@ use crate::support::{
     Admin, Client, Server, create, new_job,
     pace::{Pace, scaled},
     reason,
+    records::{PARTITIONS, partition},
     redis::{Cluster, Sentinel},
     watching::{Seen, Watch, complete, report, watch},
 };
 
-/// How long a test waits for what must come; far more than it takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum wait for an expected event; far longer than it takes.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How soon after an election writes are good.
+/// Maximum time from an election until writes succeed.
 const SOON: Duration = Duration::from_secs(2);
 
-/// How long a call may take, whatever happens to Redis.
+/// Maximum duration of a call, whatever happens to Redis.
 const CALL: Duration = Duration::from_secs(1);
 
-/// How soon a watcher on one replica sees what another stored.
-const HINT: Duration = Duration::from_millis(500);
+/// Maximum time until a watcher on one replica receives a change by another.
+const NOTIFICATION_MAX: Duration = Duration::from_millis(500);
 
-/// The pause of a caller between calls.
+/// Pause of a caller between two calls.
 const PACE: Duration = Duration::from_millis(5);
-
-/// How many partitions ids are spread over.
-const PARTITIONS: usize = 16;
 
 /// Two servers that share a Redis.
 struct Replicas {
@@ -58,7 +56,7 @@ impl Replicas {
         Self::with(&["--redis-url", url]).await
     }
 
-    /// With time enough for a busy machine, where a test is not about how soon something fails.
+    /// Starts servers with a long timeout, for tests that do not measure how soon a call fails.
     async fn start_patient(url: &str) -> Self {
         Self::with(&["--redis-url", url, "--redis-timeout", "2s"]).await
     }
@@ -72,32 +70,26 @@ impl Replicas {
     }
 }
 
-/// The partition of an id, which is part of the format of the data.
-fn partition(id: &str) -> usize {
-    let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    (hash >> 16 ^ hash) as usize % PARTITIONS
-}
-
-/// `count` ids of one partition.
+/// Returns `count` ids of one partition.
 fn ids_of(wanted: usize, count: usize) -> Vec<String> {
     (0..).map(|number| format!("job-{number}")).filter(|id| partition(id) == wanted).take(count).collect()
 }
 
-/// `count` ids of every partition.
+/// Returns `count` ids of every partition.
 fn ids(count: usize) -> Vec<String> {
     (0..PARTITIONS).flat_map(|partition| ids_of(partition, count)).collect()
 }
 
-/// One call and what came of it.
+/// A call and its result.
 struct Call {
     begun: Instant,
     ended: Instant,
-    /// Which server it was made through.
+    /// Index of the server.
     server: usize,
     heard: Heard,
 }
 
-/// What a caller heard. Each report has a number of its own, which the job keeps as its progress.
+/// The result of a call. Each report has a unique number, which the job keeps as its progress.
 enum Heard {
     Stored { revision: i64, number: i64, durable: bool },
     Read { revision: i64, number: i64, durable: bool },
@@ -105,7 +97,7 @@ enum Heard {
 }
 
 impl Call {
-    /// The revision that was stored, in Redis or here alone.
+    /// Returns the revision that was stored, in Redis or only in this process.
     fn stored(&self) -> Option<i64> {
         match self.heard {
             Heard::Stored { revision, .. } => Some(revision),
@@ -113,7 +105,7 @@ impl Call {
         }
     }
 
-    /// The revision that was stored in Redis.
+    /// Returns the revision that was stored in Redis.
     fn durable(&self) -> Option<i64> {
         match self.heard {
             Heard::Stored { revision, durable: true, .. } => Some(revision),
@@ -121,7 +113,7 @@ impl Call {
         }
     }
 
-    /// Whether it was answered from memory, because Redis was away.
+    /// Returns whether it was answered from memory, because Redis was unavailable.
     fn is_volatile(&self) -> bool {
         matches!(self.heard, Heard::Stored { durable: false, .. } | Heard::Read { durable: false, .. })
     }
@@ -133,8 +125,8 @@ impl Call {
         }
     }
 
-    /// Whether this, answered from Redis, shows that an `earlier` write is not in what is there: the job's only writer
-    /// sees revisions and numbers rise.
+    /// Returns whether this answer from Redis shows that an `earlier` write is lost: the job's only writer sees
+    /// revisions and numbers rise.
     fn disproves(&self, earlier: &Self) -> bool {
         let Heard::Stored { revision: before, number: number_before, .. } = earlier.heard else { return false };
         match self.heard {
@@ -145,24 +137,24 @@ impl Call {
     }
 }
 
-/// A caller for each job, which reports on it through two servers in turn. After an error it reads the job before it
-/// goes on.
+/// One caller for each job, which reports on it through two servers in turn. After an error it reads the job before it
+/// continues.
 struct Load {
     stop: CancellationToken,
     callers: Vec<Caller>,
-    ledger: JoinHandle<BTreeMap<String, &'static str>>,
+    reported: JoinHandle<BTreeMap<String, &'static str>>,
     clients: [Client; 2],
 }
 
 struct Caller {
     id: String,
-    /// When the last two reports in a row were begun that were stored in Redis, one through each server.
+    /// Start time of the last two consecutive reports that were stored in Redis, one through each server.
     good: watch::Receiver<Instant>,
     running: JoinHandle<Vec<Call>>,
 }
 
 impl Load {
-    /// Creates jobs and begins to report on them.
+    /// Creates jobs and starts to report on them.
     async fn start(servers: [&Server; 2], ids: &[String]) -> Self {
         let stop = CancellationToken::new();
         let clients = [servers[0].client().await, servers[1].client().await];
@@ -173,24 +165,24 @@ impl Load {
             let running = tokio::spawn(call(clients.clone(), id.clone(), told, stop.clone()));
             callers.push(Caller { id: id.clone(), good, running });
         }
-        let ledger = tokio::spawn(follow_ledgers([servers[0].admin().await, servers[1].admin().await], stop.clone()));
-        let load = Self { stop, callers, ledger, clients };
+        let reported = tokio::spawn(follow_reports([servers[0].admin().await, servers[1].admin().await], stop.clone()));
+        let load = Self { stop, callers, reported, clients };
         load.good_since(Instant::now()).await;
         load
     }
 
-    /// Waits until every caller had reports stored in Redis through both servers that it began after `time`.
+    /// Waits until every caller has reports stored in Redis, through both servers, that it began after `time`.
     async fn good_since(&self, time: Instant) {
         let all = self.callers.iter().map(|caller| async {
             let mut good = caller.good.clone();
-            let reached = timeout(PATIENCE, good.wait_for(|begun| *begun > time)).await;
+            let reached = timeout(WAIT_TIMEOUT, good.wait_for(|begun| *begun > time)).await;
             reached.err().map(|_| &caller.id)
         });
         let bad: Vec<_> = join_all(all).await.into_iter().flatten().collect();
-        assert!(bad.is_empty(), "writes are not good again within {PATIENCE:?} for {} jobs: {bad:?}", bad.len());
+        assert!(bad.is_empty(), "writes are not good again within {WAIT_TIMEOUT:?} for {} jobs: {bad:?}", bad.len());
     }
 
-    /// Stops calling. Returns what was called.
+    /// Stops the callers. Returns all calls.
     async fn stop(self) -> Record {
         self.stop.cancel();
         let mut calls = BTreeMap::new();
@@ -202,19 +194,20 @@ impl Load {
             last.insert(caller.id.clone(), job);
             calls.insert(caller.id, made);
         }
-        let ledger = self.ledger.await.expect("the ledger can be read");
-        Record { calls, last, ledger, pace: Pace::measure().await }
+        let reported = self.reported.await.expect("the reported can be read");
+        Record { calls, last, reported, pace: Pace::measure().await }
     }
 }
 
-/// Reads the ledgers until it is stopped, and once more. Returns the jobs of which a change gave way or was dropped.
-async fn follow_ledgers(mut admins: [Admin; 2], stop: CancellationToken) -> BTreeMap<String, &'static str> {
+/// Reads the reports of reconciliations until it is stopped, and once more. Returns the jobs with a change that
+/// conflicted or was dropped.
+async fn follow_reports(mut admins: [Admin; 2], stop: CancellationToken) -> BTreeMap<String, &'static str> {
     let mut told = BTreeMap::new();
     loop {
         let is_last = stop.is_cancelled();
         for admin in &mut admins {
             let stats = admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
-            for job in stats.last_reconciliation.into_iter().flat_map(|ledger| ledger.jobs) {
+            for job in stats.last_reconciliation.into_iter().flat_map(|reported| reported.jobs) {
                 match job.outcome() {
                     Outcome::Conflicted => _ = told.insert(job.job_id, "conflicted"),
                     Outcome::Dropped => _ = told.insert(job.job_id, "dropped"),
@@ -272,7 +265,7 @@ async fn read(client: &mut Client, id: &str) -> Result<Heard, Status> {
     Ok(Heard::Read { revision: job.revision, number: number_of(&job), durable })
 }
 
-/// The number of the report that a job has.
+/// Returns the number of the last report that a job contains.
 fn number_of(job: &Job) -> i64 {
     job.progress.as_ref().and_then(|progress| progress.completed).unwrap_or_default()
 }
@@ -282,8 +275,8 @@ async fn get(client: &mut Client, id: &str) -> Result<Job, Status> {
     Ok(answer.into_inner().job.expect("a job"))
 }
 
-/// The job as it is, not older than its last change, which another server may have made just now; as it is in any case
-/// if that change is lost.
+/// Returns the current job, at least at the revision of its last change, which another server may have made just now;
+/// without that bound if that change is lost.
 async fn get_at_least(client: &mut Client, id: &str, min_revision: Option<i64>) -> Job {
     match client.get_job(GetJobRequest { job_id: id.to_owned(), min_revision, ..GetJobRequest::default() }).await {
         Ok(answer) => answer.into_inner().job.expect("a job"),
@@ -292,23 +285,23 @@ async fn get_at_least(client: &mut Client, id: &str, min_revision: Option<i64>) 
     }
 }
 
-/// What was called, and what came of it.
+/// All calls and their results.
 struct Record {
     /// The calls on each job, in order.
     calls: BTreeMap<String, Vec<Call>>,
-    /// Each job as it was afterwards.
+    /// Each job after the calls.
     last: BTreeMap<String, Job>,
-    /// The jobs of which the ledgers say that a change gave way or was dropped.
-    ledger: BTreeMap<String, &'static str>,
+    /// The jobs with a change that the reports name as conflicted or dropped.
+    reported: BTreeMap<String, &'static str>,
     /// The pace of the machine after the calls.
     pace: Pace,
 }
 
 impl Record {
-    /// The part that is about these jobs.
+    /// Returns the part about these jobs.
     fn split(self, ids: &BTreeSet<String>) -> (Self, Self) {
         let (these, others) = self.calls.into_iter().partition(|(id, _)| ids.contains(id));
-        let part = |calls| Self { calls, last: self.last.clone(), ledger: self.ledger.clone(), pace: self.pace };
+        let part = |calls| Self { calls, last: self.last.clone(), reported: self.reported.clone(), pace: self.pace };
         (part(these), part(others))
     }
 
@@ -316,12 +309,12 @@ impl Record {
         self.calls.values().flatten()
     }
 
-    /// How many calls were answered from memory, or failed.
+    /// Returns the number of calls that were answered from memory, or failed.
     fn disturbed(&self) -> usize {
         self.calls().filter(|call| call.is_volatile() || call.failure().is_some()).count()
     }
 
-    /// Fails if a call did: both servers hold all jobs. Prints how long calls took.
+    /// Fails if a call failed: both servers have all jobs in memory. Prints the durations of calls.
     fn assert_none_failed(&self, what: &str) {
         let mut failures: BTreeMap<String, usize> = BTreeMap::new();
         for status in self.calls().filter_map(Call::failure) {
@@ -335,8 +328,8 @@ impl Record {
         assert!(longest < self.pace.scale(CALL), "{what}: a call took {longest:?}");
     }
 
-    /// Accounts for every acknowledged write: what is there in the end was made from it, or the ledger names the job.
-    /// Prints how soon writes were durable again.
+    /// Accounts for every acknowledged write: the last version contains it, or a report names the job. Prints the time
+    /// until writes were durable again.
     fn account(&self, what: &str, killed: Instant, elected: Instant) {
         let soon = self.pace.scale(SOON);
         let mut lost = Vec::new();
@@ -348,7 +341,7 @@ impl Record {
             if stands.revision < revision || number_of(stands) < number {
                 lost.push((id, newest));
             }
-            // What is acknowledged before the fault, or when writes are durable again, is there from then on.
+            // Writes that are acknowledged before the fault, or after writes are durable again, are never lost.
             let settled = |call: &Call| call.ended < killed || call.begun > elected + soon;
             for (index, call) in calls.iter().enumerate().filter(|(_, call)| call.durable().is_some()) {
                 let later = calls[index + 1..].iter().find(|later| later.disproves(call));
@@ -360,7 +353,7 @@ impl Record {
             assert_rises(id, calls.iter().filter(|call| call.begun > elected + soon));
             for server in 0..2 {
                 let good = |call: &&Call| call.server == server && call.durable().is_some() && call.ended > elected;
-                // The last volatile answer shows that it went away again.
+                // The last volatile answer shows that Redis became unavailable again.
                 let volatile = calls.iter().rposition(|call| call.server == server && call.is_volatile());
                 let first = calls[volatile.map_or(0, |index| index + 1)..].iter().find(good);
                 let first = first.unwrap_or_else(|| panic!("no write of {id} is durable after the election"));
@@ -370,21 +363,21 @@ impl Record {
         let acknowledged = self.calls().filter(|call| call.stored().is_some()).count();
         let volatile = self.calls().filter(|call| call.is_volatile()).count();
         let good = good_again.iter().max().expect("there are jobs");
-        let unsaid: Vec<_> = lost.iter().filter(|(id, _)| !self.ledger.contains_key(*id)).collect();
+        let unsaid: Vec<_> = lost.iter().filter(|(id, _)| !self.reported.contains_key(*id)).collect();
         println!(
             "{what}: elected {:?} after the fault; durable again at most {:?} after the election ({}, server {}); of \
              {acknowledged} acknowledged writes, {volatile} of them volatile, {} gave way, {} of them unsaid; the \
-             ledger names {} jobs",
+             reported names {} jobs",
             elected - killed,
             good.0,
             good.1,
             good.2,
             lost.len(),
             unsaid.len(),
-            self.ledger.len(),
+            self.reported.len(),
         );
         let unsaid: Vec<_> = unsaid.iter().map(|(id, call)| (id, call.stored(), self.last[*id].revision)).collect();
-        assert!(unsaid.is_empty(), "{what}: writes are lost that the ledger does not name: {unsaid:?}");
+        assert!(unsaid.is_empty(), "{what}: writes are lost that the reported does not name: {unsaid:?}");
         assert!(good.0 < soon, "{what}: writes of {} are durable only {:?} after the election", good.1, good.0);
     }
 }
@@ -395,18 +388,18 @@ fn assert_rises<'a>(id: &str, calls: impl Iterator<Item = &'a Call>) {
     assert!(revisions.windows(2).all(|pair| pair[1] == pair[0] + 1), "{id}: {revisions:?}");
 }
 
-/// Watches of jobs, opened on `server`.
+/// Opens watches of jobs on `server`.
 async fn watches(server: &Server, ids: &[String]) -> Vec<Watch> {
     let client = server.client().await;
     join_all(ids.iter().map(|id| watch(&client, id))).await
 }
 
-/// Reads streams to their ends while other things happen: where nobody reads for long, the client library gives up.
+/// Reads streams to their ends in the background: the client library gives up on a stream that is not read for long.
 fn follow(watches: Vec<Watch>) -> Vec<JoinHandle<Vec<Seen>>> {
     watches.into_iter().map(|mut watch| tokio::spawn(async move { watch.rest().await })).collect()
 }
 
-/// Completes jobs through `server`; fails unless those who watch see that, each at the revision that was acknowledged.
+/// Completes jobs through `server`. Fails unless the watchers receive each end at the acknowledged revision.
 async fn complete_all(server: &Server, watches: Vec<JoinHandle<Vec<Seen>>>, ids: &[String]) {
     let mut client = server.client().await;
     for (id, watch) in ids.iter().zip(watches) {
@@ -454,7 +447,7 @@ async fn writes_are_good_soon_after_sentinels_change_the_master() {
     let begun = Instant::now();
     let elected = sentinel.failover().await;
     load.good_since(elected).await;
-    // Only now the last master takes itself for a replica.
+    // Only now has the former master become a replica.
     sentinel.in_sync().await;
     println!("the old master is a replica {:?} after the election", elected.elapsed());
     load.good_since(Instant::now()).await;
@@ -466,17 +459,17 @@ async fn writes_are_good_soon_after_sentinels_change_the_master() {
     replicas.stop().await;
 }
 
-/// What befalls a node.
+/// The fault of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// Its connections end, and new ones are refused.
+    /// Its connections are closed, and new ones are refused.
     Killed,
-    /// It says nothing any more. Its connections stay, and new ones can be made.
+    /// It answers nothing. Its connections stay open, and new ones can be opened.
     Stopped,
 }
 
-/// Takes away the master of some jobs of a cluster under load, in which the other masters serve on. Returns the record
-/// of the other jobs, when that was, and when another master was elected.
+/// Removes the master of some jobs of a cluster under load, while the other masters continue to serve. Returns the
+/// record of the other jobs, and the times of the fault and of the election.
 async fn lose_a_master(what: &str, fate: Fate, flags: &[&str]) -> (Record, Instant, Instant) {
     let mut cluster = Cluster::with(Duration::from_secs(1), flags).await;
     let replicas = Replicas::start(&cluster.url()).await;
@@ -554,7 +547,7 @@ async fn assert_jobs_elsewhere_go_on(what: &str, fate: Fate) {
         in_gap.len(),
         volatile.len(),
     );
-    // While the client looks where the slots are, which a silent node draws out, all its commands wait.
+    // While the client reads the slot map, which a silent node delays, all its commands wait.
     let longest = slow.first().map_or(Duration::ZERO, |(took, _)| *took);
     assert!(longest < others.pace.scale(SOON / 4), "{fate:?}: a call elsewhere took {longest:?}");
 }
@@ -665,7 +658,7 @@ async fn jobs_are_created_and_end_while_their_slot_moves() {
     let finished = Instant::now();
     println!("finished after {:?}", begun.elapsed());
     let so_far = *made.borrow();
-    let more = timeout(PATIENCE, made.wait_for(|made| *made > so_far + 5)).await;
+    let more = timeout(WAIT_TIMEOUT, made.wait_for(|made| *made > so_far + 5)).await;
     more.expect("jobs can be created again").expect("it goes on");
     stop.cancel();
     let calls = making.await.expect("no call but the creation fails");
@@ -700,7 +693,7 @@ async fn updates_of_all_nodes_reach_watchers_on_another_replica() {
         }
     }
     println!("updates reach the other replica within {longest:?}");
-    assert!(longest < scaled(HINT).await, "a hint was not heard: {longest:?}");
+    assert!(longest < scaled(NOTIFICATION_MAX).await, "a hint was not heard: {longest:?}");
     complete_all(&replicas.a, follow(watches), &ids).await;
     replicas.stop().await;
 }
@@ -722,7 +715,7 @@ async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
     cluster.kill_master_of_slot(slot).await;
     let killed = Instant::now();
     let mut client = replicas.a.client().await;
-    // What the other nodes keep is not heard of while the servers do without the cluster.
+    // Changes on the other nodes are not received while the servers run without the cluster.
     for (id, watch) in ids.iter().zip(&mut watches).filter(|(id, _)| !orphans.contains(&partition(id))) {
         let revision = get(&mut client, id).await.expect("its node serves on").revision;
         watch.until(|seen| seen.revision() > revision).await;
@@ -748,7 +741,7 @@ async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
         longest = longest.max(stored.elapsed());
     }
     println!("updates reach the other replica within {longest:?}");
-    assert!(longest < scaled(HINT).await, "a hint was not heard: {longest:?}");
+    assert!(longest < scaled(NOTIFICATION_MAX).await, "a hint was not heard: {longest:?}");
     complete_all(&replicas.a, follow(watches), &ids).await;
     replicas.stop().await;
     assert!(heard < (elected - killed) + scaled(SOON).await, "jobs elsewhere were not heard of for {heard:?}");
@@ -756,7 +749,7 @@ async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
 
 /// Waits until both servers have their subscription.
 async fn until_subscribed(cluster: &Cluster) {
-    let subscribed = timeout(PATIENCE, async {
+    let subscribed = timeout(WAIT_TIMEOUT, async {
         loop {
             let lists = cluster.command_on_all(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
             if lists.into_iter().map(lines).sum::<usize>() >= 2 {
@@ -768,7 +761,7 @@ async fn until_subscribed(cluster: &Cluster) {
     subscribed.await.expect("they subscribe");
 }
 
-/// A slot of the master that has subscriptions, and all partitions that this master has.
+/// Returns a slot of the master that has subscriptions, and all partitions of this master.
 async fn subscribed(cluster: &Cluster) -> (u16, BTreeSet<usize>) {
     let mut masters: BTreeMap<u16, (u16, BTreeSet<usize>)> = BTreeMap::new();
     for partition in 0..PARTITIONS {

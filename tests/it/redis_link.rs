@@ -1,37 +1,49 @@
-//! The link to Redis: what disturbs it, and what callers and watchers notice of that.
+//! Disturbances of the connections to Redis, and their effects on callers and watchers.
 
 mod credentials;
+mod large;
+mod lost_answers;
 mod outage;
 mod reasons;
 mod records;
+mod refused;
+mod streams;
 
 use std::time::{Duration, Instant};
 
-use jobtrack::proto::v1::{Event, WatchJobsRequest};
-use redis::{FromRedisValue, Value, from_redis_value};
+use jobtrack::proto::v1::{Event, UpdateProgressRequest, WatchJobsRequest};
+use redis::Value;
+use serde_json::json;
 use tokio::{join, task::JoinSet, time::timeout};
+use tonic::Status;
 
 use crate::support::{
-    Client, create,
+    Client, Server, create,
+    records::{ask, count_commit, set_version},
     redis::Redis,
+    relay::Relay,
     replicas::{read, server_on, use_everything},
     watching::{Seen, report, watch, watch_jobs},
 };
 
-/// What Redis answers to a command.
-async fn ask<T: FromRedisValue>(redis: &Redis, words: &[&str]) -> T {
-    from_redis_value(redis.command(words).await).expect("an answer of this type")
+/// Maximum time until a watcher receives a commit, even if its notification was lost. Watched jobs are read again a
+/// little later in any case.
+const SOON: Duration = Duration::from_secs(4);
+
+/// Starts a server that reaches Redis through a relay, and rejects changes during an outage.
+async fn behind(relay: &Relay) -> Server {
+    Server::with(&["--redis-url", &relay.url(), "--fallback", "reject"]).await
 }
 
-/// The key of a job, whatever partition it is in.
-pub async fn key_of(redis: &Redis, id: &str) -> String {
-    for partition in 0..16 {
-        let key = format!("job:{{{partition}}}:{id}");
-        if ask(redis, &["EXISTS", &key]).await {
-            return key;
-        }
-    }
-    panic!("Redis has no job {id}")
+/// Counts a commit as a replica does. Returns its notification.
+async fn notification_of(redis: &Redis, id: &str, revision: i64) -> String {
+    let number = count_commit(redis, id).await;
+    let notification = json!({ "id": id, "rev": revision, "state": "RUNNING", "kind": "test.work" });
+    format!("{number} somebody {notification}")
+}
+
+async fn try_report(client: &mut Client, id: &str) -> Result<(), Status> {
+    client.update_progress(UpdateProgressRequest { job_id: id.to_owned(), ..Default::default() }).await.map(drop)
 }
 
 /// Reads and reports by several callers at once; each must succeed.
@@ -50,7 +62,7 @@ async fn be_busy(client: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_and_scripts_that_are_lost_under_load_are_not_noticed() {
+async fn connections_and_scripts_lost_under_load_fail_no_call() {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -65,7 +77,7 @@ async fn connections_and_scripts_that_are_lost_under_load_are_not_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_and_scripts_that_are_lost_at_rest_are_not_noticed() {
+async fn connections_and_scripts_lost_at_rest_fail_no_call() {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -103,29 +115,15 @@ async fn a_watcher_misses_nothing_when_subscriptions_are_lost() {
     other.stop().await;
 }
 
-/// Gives the record at `key` a version of another change, `step` revisions later. Returns its revision.
-pub async fn set_version(redis: &Redis, key: &str, step: i64) -> i64 {
-    let version: String = ask(redis, &["HGET", key, "v"]).await;
-    let parts: Vec<_> = version.split(' ').collect();
-    let next = parts[0].parse::<i64>().expect("a number") + step;
-    // Of two changes of one time, this one stands.
-    let version = format!("{next} {:x}.{next:x} {} {}", u64::MAX, parts[2], parts[3]);
-    redis.command(&["HSET", key, "v", &version]).await;
-    next
-}
-
-/// Stores the next revision of a job as a replica does, but tells nobody.
+/// Stores the next revision of a job like a replica, but without a notification.
 async fn change_in_silence(redis: &Redis, id: &str) -> i64 {
-    let key = key_of(redis, id).await;
-    let next = set_version(redis, &key, 1).await;
-    let under = key.strip_suffix(id).expect("a key ends with the id").replacen("job:", "jobs:", 1);
-    let commits: i64 = ask(redis, &["INCR", &format!("{under}commits")]).await;
-    assert!(commits > 1, "it counts the commits");
+    let next = set_version(redis, id, 1).await;
+    assert!(count_commit(redis, id).await > 1, "it counts the commits");
     next
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_hint_came_of_is_seen_in_seconds() {
+async fn change_without_a_notification_is_seen_in_seconds() {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -141,7 +139,7 @@ async fn what_no_hint_came_of_is_seen_in_seconds() {
             let seen = stream.until(|seen| seen.job.as_ref().is_some_and(|job| job.revision == revision));
             timeout(Duration::from_secs(10), seen).await.expect("it is missed within seconds");
         }
-        println!("what no hint came of was seen after {:?}", started.elapsed());
+        println!("a change without a notification was seen after {:?}", started.elapsed());
     }
     assert_eq!(report(&mut client, "a").await.revision, 4);
     assert_eq!(one.update().await.revision, 4);
@@ -149,7 +147,7 @@ async fn what_no_hint_came_of_is_seen_in_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_call_walks_through_all_keys() {
+async fn no_call_scans_all_keys() {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     use_everything(&server).await;

@@ -1,5 +1,4 @@
-//! The time that calls lose to a Redis which refuses connections or is silent, and that none of it is lost to load of
-//! our own.
+//! The time that calls lose to a Redis that refuses connections or does not answer; our own load must not add to it.
 
 use std::{
     env,
@@ -30,12 +29,12 @@ const CALLERS: usize = 8;
 /// Watches that share a connection.
 const WATCHES_PER_CONNECTION: usize = 500;
 
-/// The number of watches that are opened at once; `JOBTRACK_TEST_WATCHES` says otherwise.
+/// Returns the number of watches to open at once; `JOBTRACK_TEST_WATCHES` overrides it.
 fn watch_count() -> usize {
     env::var("JOBTRACK_TEST_WATCHES").ok().and_then(|count| count.parse().ok()).unwrap_or(2000)
 }
 
-/// A server on the Redis at `url` that waits `timeout` for an answer, as soon as it serves from there.
+/// Starts a server on the Redis at `url`, with this timeout of a command. Returns once it serves from there.
 async fn server_with(url: &str, timeout: &str) -> Server {
     let server = Server::with(&["--redis-url", url, "--redis-timeout", timeout]).await;
     Health::watch(&server, "redis").await.until(Serving).await;
@@ -50,7 +49,8 @@ fn elsewhere(caller: usize) -> String {
     format!("elsewhere-{caller}")
 }
 
-/// Two servers with jobs of their own: calls of the first, which holds none of the others.
+/// Starts two servers with jobs of their own. Returns a client of the first one, which has none of the second one's
+/// jobs in memory.
 async fn two_with_jobs(url: &str, timeout: &str) -> (Server, Server, Client) {
     let (server, other) = (server_with(url, timeout).await, server_with(url, timeout).await);
     let (mut client, mut others) = (server.client().await, other.client().await);
@@ -67,8 +67,8 @@ async fn timed<T>(call: impl Future<Output = T>) -> (Duration, T) {
     (begun.elapsed(), outcome)
 }
 
-/// Fails unless calls at the same time, which need a Redis that is away, are all answered within `limit`. Where it is
-/// `partly` away, some may be answered as ever.
+/// Fails unless concurrent calls that need an unavailable Redis are all answered within `limit`. If it is `partly`
+/// unavailable, some may succeed.
 async fn assert_answered(client: &Client, partly: bool, limit: Duration) {
     let calls = (0..CALLERS).map(|caller| {
         let (mut reader, mut writer) = (client.clone(), client.clone());
@@ -90,7 +90,7 @@ async fn assert_answered(client: &Client, partly: bool, limit: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_connections_are_told_to_all_waiting_calls_at_once() {
+async fn refused_connections_fail_all_waiting_calls_at_once() {
     let mut redis = Redis::start().await;
     let (server, other, client) = two_with_jobs(&redis.url(), "4s").await;
     redis.kill();
@@ -104,7 +104,7 @@ async fn refused_connections_are_told_to_all_waiting_calls_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_connections_to_the_master_that_sentinels_name_are_told_at_once() {
+async fn refused_connections_to_the_master_that_sentinels_name_fail_calls_at_once() {
     let mut sentinel = Sentinel::start().await;
     let (server, other, client) = two_with_jobs(&sentinel.url(), "4s").await;
     sentinel.kill_master().await;
@@ -118,7 +118,7 @@ async fn refused_connections_to_the_master_that_sentinels_name_are_told_at_once(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_connections_to_a_cluster_node_are_told_at_once() {
+async fn refused_connections_to_a_cluster_node_fail_calls_at_once() {
     let mut cluster = Cluster::start().await;
     let (server, other, client) = two_with_jobs(&cluster.url(), "4s").await;
     cluster.kill_master_of_slot(0).await;

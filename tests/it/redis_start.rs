@@ -1,4 +1,4 @@
-//! The start with Redis as an operator meets it: where it is said, what is checked, and that no secret is shown.
+//! The start with Redis: sources of the URL, checks, and the absence of secrets in messages.
 
 mod mistakes;
 mod rights;
@@ -23,32 +23,32 @@ use crate::support::{
     watching::{complete, report, watch},
 };
 
-/// How long a start may take that fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Maximum duration of a start that fails.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A password that must not be shown.
 const SECRET: &str = "s3cret-Pa55";
 
-/// Runs a command that is to end by itself.
+/// Runs a command to its end.
 async fn ended(mut command: Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary can be started");
     let id = child.id().to_string();
     let mut ended = spawn_blocking(|| child.wait_with_output().expect("it can be waited for"));
-    if let Ok(output) = timeout(PATIENCE, &mut ended).await {
+    if let Ok(output) = timeout(WAIT_TIMEOUT, &mut ended).await {
         return output.expect("waiting does not panic");
     }
     Command::new("kill").args(["-s", "KILL", &id]).status().expect("kill can be started");
     panic!("it goes on: {:?}", ended.await.expect("waiting does not panic"));
 }
 
-/// The binary on a free port with this environment.
+/// Returns the binary on a free port with this environment.
 fn with_env(variables: &[(&str, &str)]) -> Command {
     let mut command = command(&[]);
     command.envs(variables.iter().copied());
     command
 }
 
-/// Fails unless this ends with `code` and one line of these words, which is returned, and shows no secret.
+/// Fails unless the command ends with `code` and one line with these words, and shows no secret. Returns the line.
 async fn fails(mut command: Command, code: i32, words: &[&str]) -> String {
     command.args(["--listen", "127.0.0.1:0"]);
     let output = ended(command).await;
@@ -69,7 +69,7 @@ fn assert_no_secret(text: &str) {
     assert!(!text.contains(SECRET) && !text.contains("s3cret"), "a secret is shown: {text}");
 }
 
-/// Fails unless what was started serves from Redis, and shows no secret. Returns its log.
+/// Fails unless the process serves from Redis, and shows no secret. Returns its log.
 async fn serves(command: Command) -> String {
     let process = Process::run(command);
     let mut client = process.client().await;
@@ -90,19 +90,19 @@ async fn serves(command: Command) -> String {
     log
 }
 
-/// This URL with a user, who may be empty, and a password.
+/// Returns this URL with a user, which may be empty, and a password.
 fn as_user(url: &str, user: &str, password: &str) -> String {
     url.replacen("://", &format!("://{user}:{password}@"), 1)
 }
 
-/// A Redis with this password.
+/// Starts a Redis with this password.
 async fn locked() -> Redis {
     let redis = Redis::start().await;
     redis.command(&["CONFIG", "SET", "requirepass", SECRET]).await;
     redis
 }
 
-/// A file with this content.
+/// Creates a file with this content.
 fn file(content: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(Uuid::new_v4().to_string());
     fs::write(&path, content).expect("a file can be written");
@@ -110,7 +110,7 @@ fn file(content: &str) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_is_taken_from_wherever_it_is_said() {
+async fn password_is_taken_from_each_source() {
     let redis = locked().await;
     let url = as_user(&redis.url(), "", SECRET);
     serves(command(&["--redis-url", &url])).await;
@@ -125,7 +125,7 @@ async fn a_password_is_taken_from_wherever_it_is_said() {
     let path = file(&format!("{url}\n"));
     serves(command(&["--redis-url-file", path.to_str().expect("its name is text")])).await;
     fs::remove_file(path).expect("it is there");
-    // The flag wins over all of them.
+    // The flag overrides all of them.
     let mut command = with_env(&[("JOBTRACK_REDIS_URL", "redis://127.0.0.1:1"), ("REDIS_URL", "nonsense")]);
     command.args(["--redis-url", &url]);
     serves(command).await;
@@ -191,7 +191,7 @@ async fn a_user_with_a_password_is_let_in() {
     redis.command(&["ACL", "SETUSER", "tracker", "on", &format!(">{SECRET}"), "~*", "&*", "+@all"]).await;
     redis.command(&["ACL", "SETUSER", "default", "off"]).await;
     serves(command(&["--redis-url", &as_user(&redis.url(), "tracker", SECRET)])).await;
-    // What a URL can't hold as it is, is encoded.
+    // Characters that a URL can't contain are percent-encoded.
     let (password, encoded) = ("s3cret/?#@:%", "s3cret%2F%3F%23%40%3A%25");
     let redis = Redis::start().await;
     redis.command(&["CONFIG", "SET", "requirepass", password]).await;
@@ -199,7 +199,7 @@ async fn a_user_with_a_password_is_let_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_evicts_is_warned_of() {
+async fn evicting_redis_is_a_warning() {
     let redis = Redis::with(&["--maxmemory-policy", "allkeys-lru"]).await;
     let log = serves(command(&["--redis-url", &redis.url()])).await;
     let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
@@ -212,7 +212,7 @@ async fn a_redis_that_evicts_is_warned_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_away_is_no_reason_not_to_serve() {
+async fn unavailable_redis_does_not_prevent_a_start() {
     let mut redis = locked().await;
     redis.kill();
     let process = Process::run(command(&["--redis-url", &as_user(&redis.url(), "", SECRET)]));
@@ -225,7 +225,7 @@ async fn a_redis_that_is_away_is_no_reason_not_to_serve() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_answer_that_is_lost_is_no_reason_to_start_without_redis() {
+async fn single_lost_answer_does_not_cause_a_start_without_redis() {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     relay.set_aside("TIME", 1);
@@ -235,7 +235,7 @@ async fn one_answer_that_is_lost_is_no_reason_to_start_without_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_topology_is_told() {
+async fn wrong_topology_is_reported() {
     let cluster = shared_cluster().await;
     let node = cluster.master_of_slot(0).await.url();
     fails(command(&["--redis-url", &node]), 1, &["redis+cluster://"]).await;

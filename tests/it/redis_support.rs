@@ -1,4 +1,4 @@
-//! The Redis servers that other tests rely on do what is said of them.
+//! The Redis servers of the test support behave as documented.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! Time as the scripts in Redis keep it: the notes of beats, and the conditions of a decision about an active job. The
-//! tests write the past into Redis instead of waiting for it.
+//! Time in the Lua scripts: the records of beats, and the conditions of a time-driven decision. The tests write the
+//! past into Redis instead of waiting for it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -18,28 +18,26 @@ use tokio::time::sleep;
 use tonic_health::ServingStatus::{NotServing, Serving};
 use uuid::Uuid;
 
-use crate::{
-    redis_link::key_of,
-    support::{
-        Server, create,
-        jobs::{apply, at, cancel, heartbeat, id, make, plain, success},
-        redis::{Redis, shared_redis},
-        relay::{Link, Relay},
-        replicas::{Health, in_time, server_on},
-        watching::{self, report},
-    },
+use crate::support::{
+    Server, create,
+    jobs::{apply, at, cancel, heartbeat, id, make, plain, success},
+    records::key_of,
+    redis::{Redis, shared_redis},
+    relay::{Link, Relay},
+    replicas::{Health, in_time, server_on},
+    watching::{self, report},
 };
 
 /// The partition of the job.
 pub const PARTITION: usize = 3;
 
-/// The promised time of return. A final decision waits for replicas for two beats longer.
+/// The promised time of return. A final decision waits for two beats longer.
 const REPLICA_GRACE: Duration = Duration::from_secs(60);
 
 /// Time that Redis has for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longer than anything that is waited for.
+/// Longer than any wait.
 const HOUR: i64 = 3600;
 
 struct Deaf;
@@ -48,7 +46,7 @@ impl Listener for Deaf {
     fn on_commit(&self, _: CommitEvent) {}
 }
 
-/// A store whose replica beats only when it is told to.
+/// A store whose replica sends beats only on demand.
 pub struct Bench {
     pub redis: &'static Redis,
     pub prefix: String,
@@ -57,28 +55,28 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// A store that serves, in a part of its own of the shared Redis.
+    /// Starts a store that serves, in a separate part of the shared Redis.
     pub async fn start() -> Self {
         Self::on(shared_redis().await).await
     }
 
-    /// The same, on this Redis.
+    /// Starts a store that serves, on this Redis.
     pub async fn on(redis: &'static Redis) -> Self {
         let prefix = Uuid::new_v4().simple().to_string();
-        let (store, presence) = open(&redis.url(), &prefix, PATIENCE).await;
+        let (store, presence) = open(&redis.url(), &prefix, COMMAND_TIMEOUT).await;
         Self { redis, prefix, store, presence }
     }
 
     /// The store of another replica on the same data.
     pub async fn another(&self) -> RedisStore {
-        open(&self.redis.url(), &self.prefix, PATIENCE).await.0
+        open(&self.redis.url(), &self.prefix, COMMAND_TIMEOUT).await.0
     }
 
     pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         from_redis_value(self.redis.command(words).await).expect("an answer of this type")
     }
 
-    /// The time on the clock of Redis, in microseconds.
+    /// Returns the time on the clock of Redis, in microseconds.
     pub async fn now(&self) -> i64 {
         let (seconds, micros): (i64, i64) = self.ask(&["TIME"]).await;
         seconds * 1_000_000 + micros
@@ -92,7 +90,7 @@ impl Bench {
         format!("{}:{{{PARTITION}}}:{}", self.prefix, job.id)
     }
 
-    /// Writes the moment that was so many seconds ago into a field.
+    /// Writes the time this many seconds ago into a field.
     pub async fn set_ago(&self, key: &str, field: &str, seconds: i64) {
         let moment = self.now().await - seconds * 1_000_000;
         let _: i64 = self.ask(&["HSET", key, field, &moment.to_string()]).await;
@@ -105,7 +103,7 @@ impl Bench {
         Beat { fields: self.ask(&["HGETALL", &self.beat_key()]).await, begun, ended }
     }
 
-    /// Stores a running job under a lease.
+    /// Stores a running job with a lease.
     pub async fn run(&self, lease: Duration, fail_when_lost: bool) -> Job {
         let new = NewJob { lease_timeout: lease, fail_when_lost, ..plain() };
         let made = make(id_of_partition().as_str(), 0, new);
@@ -121,7 +119,7 @@ impl Bench {
         }
     }
 
-    /// Has the store decide that the worker of `job` is lost.
+    /// Makes the store decide that the worker of `job` is lost.
     async fn lose_worker(&self, job: &Job) -> Decided {
         let lost = apply(job, &Change::LoseWorker, 2);
         let deadline = job.silence_deadline().expect("it runs under a lease");
@@ -155,7 +153,7 @@ pub fn id_of_partition() -> JobId {
     ids_of_partition().next().expect("one of many")
 }
 
-/// The notes of a beat, and when it was sent and answered.
+/// The records of a beat, and the times of its request and answer.
 pub struct Beat {
     pub fields: HashMap<String, String>,
     begun: i64,
@@ -183,7 +181,7 @@ impl Beat {
     }
 }
 
-/// The past, in seconds before the present; less than 0 is in the future.
+/// Times in seconds before the present; negative times are in the future.
 #[derive(Clone, Copy, Debug)]
 struct Past {
     heard: i64,
@@ -192,10 +190,10 @@ struct Past {
     mark: Option<i64>,
 }
 
-/// Nothing was heard of a worker for long, though it could have been.
+/// No report of a worker for long, although it could have reported.
 const SILENT: Past = Past { heard: HOUR, heard_since: HOUR, last: 0, mark: None };
 
-/// The kind of decision about a job with a lease of so many seconds.
+/// A decision about a job with a lease of this many seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Due {
     /// The job fails.
@@ -268,7 +266,7 @@ async fn report_is_heard_when_it_is_stored_and_other_changes_are_not() {
     assert_eq!((there.heard, there.since), (asked.heard, asked.since));
 }
 
-/// The times of a job that Redis has lost are those of before: whoever took the id meanwhile came later.
+/// The times of a job that Redis has lost are restored: an incarnation that took the id in the meantime came later.
 #[tokio::test]
 async fn job_that_is_put_back_has_the_id_since_it_had_it_first() {
     let bench = Bench::start().await;
@@ -282,13 +280,13 @@ async fn job_that_is_put_back_has_the_id_since_it_had_it_first() {
     assert_eq!((there.since, there.durable_time), (ended.since, ended.durable_time));
 }
 
-/// A report at a replica that was cut off gives way to a later change elsewhere. Its worker was heard all the same, and
-/// the lease runs from when Redis learns of that.
+/// A report at a replica that was cut off loses to a later change elsewhere. Its worker was alive nevertheless, and the
+/// lease runs from when Redis learns of the report.
 #[rstest]
 #[case::redis_has_the_higher_revision(true)]
 #[case::both_have_the_same_revision(false)]
 #[tokio::test(flavor = "multi_thread")]
-async fn report_that_gives_way_in_a_merge_is_heard(#[case] is_higher: bool) {
+async fn report_that_loses_a_merge_counts_as_heard(#[case] is_higher: bool) {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let (cut_off, serving) = (Server::with(&["--redis-url", &relay.url()]).await, server_on(&redis).await);
@@ -300,7 +298,7 @@ async fn report_that_gives_way_in_a_merge_is_heard(#[case] is_higher: bool) {
 
     relay.set_all(Link::Cut);
     Health::watch(&cut_off, "redis").await.until(NotServing).await;
-    // With a higher revision in Redis, the only write is that the worker was heard.
+    // With a higher revision in Redis, only the report of the worker is recorded.
     if is_higher {
         report(&mut elsewhere, "a").await;
     }
@@ -344,7 +342,7 @@ async fn decision_about_another_version_is_a_conflict(#[case] fail_when_lost: bo
     assert_eq!(there.version, ended.version);
 }
 
-/// Something that the next beat finds.
+/// A condition that the next beat finds.
 #[derive(Clone, Copy, Debug)]
 enum Found {
     Nothing,
@@ -355,7 +353,7 @@ enum Found {
     HearsSinceTheFuture,
 }
 
-/// Time in which no worker could be heard does not count, and a restart may have lost what was heard.
+/// Time in which no worker could report does not count, and a restart may have lost reports.
 #[rstest]
 #[case::nothing(Found::Nothing, false, false)]
 #[case::restart(Found::AnotherServerProcess, true, true)]
@@ -391,7 +389,7 @@ async fn beat_notes_since_when_workers_are_heard(#[case] found: Found, #[case] a
     assert_eq!(is_continued, !is_loss, "{found:?}");
 }
 
-/// A replica that does not serve hears nobody.
+/// A replica that does not serve receives no reports.
 #[tokio::test]
 async fn beat_of_a_replica_that_does_not_serve_is_no_sign_that_workers_are_heard() {
     let bench = Bench::start().await;
@@ -404,8 +402,8 @@ async fn beat_of_a_replica_that_does_not_serve_is_no_sign_that_workers_are_heard
     assert!(bench.beat().await.is_now("last"));
 }
 
-/// A mark says up to when Redis has all that a replica acknowledged. The beat that is under way can't say so of its own
-/// time: an answer may be on its way that Redis does not have.
+/// The mark of a replica is the time up to which Redis has everything that the replica acknowledged. A beat can't vouch
+/// for its own time: Redis may lack a change that is acknowledged during the beat.
 #[tokio::test]
 async fn mark_is_the_time_of_the_last_beat_before_anything_was_dirty() {
     let bench = Bench::start().await;
@@ -429,7 +427,7 @@ async fn mark_is_the_time_of_the_last_beat_before_anything_was_dirty() {
     assert_eq!(away, clean, "a replica that does not serve says that Redis has all that it acknowledged");
 }
 
-/// Marks that arrive out of order, or after the clock was set back, do not lower the right one.
+/// Marks that arrive out of order, or after the clock was set back, do not lower the correct one.
 #[tokio::test]
 async fn mark_is_only_raised_and_never_in_the_future() {
     let bench = Bench::start().await;
@@ -452,7 +450,8 @@ async fn mark_is_only_raised_and_never_in_the_future() {
     assert!(mark <= bench.now().await, "a mark of the future is noted");
 }
 
-/// A replica that stopped with everything stored is not waited for; one that is gone without a word is, for a while.
+/// Decisions do not wait for a replica that stopped with everything stored; they wait for a while for one that
+/// disappeared.
 #[tokio::test]
 async fn marks_of_replicas_that_stopped_or_are_long_gone_are_removed() {
     let bench = Bench::start().await;
@@ -468,7 +467,8 @@ async fn marks_of_replicas_that_stopped_or_are_long_gone_are_removed() {
     assert_eq!(bench.beat().await.mark(), None);
 }
 
-/// A replica is registered as long as it beats, also while it does not serve, and for a while after its last beat.
+/// A replica is registered as long as it sends beats, even while it does not serve, and for a while after its last
+/// beat.
 #[tokio::test]
 async fn replicas_that_stopped_or_are_long_gone_are_not_registered() {
     let bench = Bench::start().await;
@@ -507,7 +507,7 @@ async fn count_of_commits_that_has_fallen_begins_another_lineage() {
         async || from_redis_value::<Option<String>>(redis.command(&["HGET", &beat, "lineage"]).await).expect("a name");
     let before = lineage().await;
     assert!(before.is_some(), "the replica serves, so it has beaten");
-    // All that was committed has been heard of when the count is lower than that.
+    // All commits were received when the counter is lower than that.
     let is_told = async {
         while lineage().await == before {
             redis.command(&["SET", &format!("jobs:{partition}:commits"), "0"]).await;
@@ -519,7 +519,7 @@ async fn count_of_commits_that_has_fallen_begins_another_lineage() {
     server.stop().await;
 }
 
-/// A caller may ask whether a worker is lost without putting off when that is noticed.
+/// A caller may ask whether a worker is lost without delaying the decision.
 #[tokio::test]
 async fn decision_that_is_only_asked_for_postpones_nothing() {
     let bench = Bench::start().await;

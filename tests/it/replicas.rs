@@ -1,4 +1,4 @@
-//! Servers that share a Redis: what is done through one is seen through the others, and outlives each of them.
+//! Servers that share a Redis: changes through one are visible through the others, and outlive each of them.
 
 mod races;
 mod registered;
@@ -56,7 +56,7 @@ async fn a_job_outlives_the_server() {
     stream.end().await;
 }
 
-/// How long each of 2,000 updates through one server takes to a watcher on the other is printed.
+/// Prints the time that each of 2,000 updates through one server takes to a watcher on the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_through_one_reaches_a_watcher_on_the_other() {
     let pair = Pair::start(&[]).await;
@@ -82,7 +82,7 @@ async fn an_update_through_one_reaches_a_watcher_on_the_other() {
 }
 
 #[tokio::test]
-async fn the_token_of_a_job_is_good_at_the_other() {
+async fn token_of_a_job_is_valid_on_the_other_replica() {
     let pair = Pair::start(&[]).await;
     let (mut a, mut b) = pair.clients().await;
     create(&mut a, "a").await;
@@ -110,7 +110,7 @@ async fn the_token_of_a_job_is_good_at_the_other() {
     pair.stop().await;
 }
 
-/// Which jobs there are, and in which revision, as somebody knows it who reads a stream of all jobs.
+/// The jobs and revisions that the reader of a stream of all jobs knows.
 #[derive(Default)]
 struct Known {
     revisions: BTreeMap<String, i64>,
@@ -136,7 +136,7 @@ impl Known {
         }
     }
 
-    /// Reads on until this is known.
+    /// Reads until these jobs are known.
     async fn until(&mut self, stream: &mut Watch, expected: &[(&str, i64)]) {
         let expected = expected.iter().map(|&(id, revision)| (id.to_owned(), revision)).collect();
         in_time("the right state", async {
@@ -149,7 +149,7 @@ impl Known {
 }
 
 #[tokio::test]
-async fn the_token_of_all_jobs_is_good_at_the_other() {
+async fn token_of_all_jobs_is_valid_on_the_other_replica() {
     let pair = Pair::start(&[]).await;
     let (mut a, mut b) = pair.clients().await;
     for id in ["changed", "deleted", "same"] {

@@ -1,5 +1,5 @@
-//! What a worker says counts: its reports renew the lease even if they are ignored, a new stage starts its numbers again,
-//! and no report or end is refused for the form of its texts.
+//! Reports always count: they renew the lease even if they are ignored, a new stage starts its numbers again, and no
+//! report or end is rejected for the form of its texts.
 
 use jobtrack::proto::v1::{
     CancelJobRequest, ConfirmCancelRequest, CreateJobRequest, FailJobRequest, Failure, Ignored, Job, Liveness,
@@ -14,7 +14,7 @@ use crate::support::{
     watching::{Watch, make, millis, watch},
 };
 
-/// Length of a lease that holds for as long as a test runs.
+/// Length of a lease that does not expire during a test.
 const LONG: i64 = 3_600_000;
 
 async fn send(client: &mut Client, id: &str, sequence: Option<i64>, progress: Progress) -> UpdateProgressResponse {
@@ -45,7 +45,7 @@ fn shown_percent(answer: &UpdateProgressResponse) -> Option<f64> {
     job(answer).progress.as_ref().and_then(|progress| progress.percent)
 }
 
-/// An ignored report leaves the progress as it is.
+/// An ignored report does not change the progress.
 #[rstest]
 #[case::lower_number(None, Ignored::LowerProgress)]
 #[case::repeated_sequence(Some(5), Ignored::OlderSequence)]
@@ -84,7 +84,8 @@ async fn ignored_report_extends_the_retention_of_an_active_job() {
     server.stop().await;
 }
 
-/// A report that was one too high does not make the worker lost: each later one is lower, and counts as a sign of life.
+/// A report with too high a number does not make the worker lost: each later one is lower, and counts as a sign of
+/// life.
 #[tokio::test]
 async fn worker_that_only_sends_ignored_reports_is_live_again_after_it_was_lost() {
     let server = Server::start().await;
@@ -123,7 +124,7 @@ async fn second_stage_starts_the_numbers_again() {
         "the total was the other's"
     );
     assert!(!send(&mut client, "a", None, pass("encode", None, 0)).await.applied, "within a stage numbers rise");
-    // By indexes, a lower one was reported before.
+    // By its index, a lower one was reported before.
     assert!(send(&mut client, "a", None, pass("upload", Some(3), 7)).await.applied);
     assert!(send(&mut client, "a", None, pass("verify", Some(4), 1)).await.applied);
     let late = send(&mut client, "a", None, pass("upload", Some(3), 8)).await;
@@ -149,12 +150,12 @@ async fn rounding_is_no_error(#[case] reported: f64, #[case] expected: Option<f6
     server.stop().await;
 }
 
-/// Text of `bytes` bytes and a little more, of characters of two bytes.
+/// Returns a text of slightly more than `bytes` bytes, of two-byte characters.
 fn long(bytes: usize) -> String {
     "é".repeat(bytes / 2 + 1)
 }
 
-/// Fails unless `text` is what fits into `most` bytes of [`long`], with an ellipsis at its end.
+/// Fails unless `text` is the part of [`long`] that fits into `most` bytes with an ellipsis.
 fn assert_cut(text: &str, most: usize) {
     let kept = text.strip_suffix('…').expect("it ends with an ellipsis");
     assert!(kept.chars().all(|letter| letter == 'é'), "characters are whole");
@@ -180,7 +181,7 @@ async fn texts_for_people_are_cut_and_not_refused() {
         ConfirmCancelRequest { job_id: "a".into(), message: Some(long(4096)), ..ConfirmCancelRequest::default() };
     let done = client.confirm_cancel(confirm).await.expect("it is confirmed").into_inner().job.expect("a job");
     assert_cut(&done.progress.and_then(|progress| progress.message).expect("a message"), 4096);
-    // What fits is left as it is.
+    // Texts that fit are not changed.
     create(&mut client, "b").await;
     let exact = "é".repeat(2048);
     let answer = send(&mut client, "b", None, Progress { message: Some(exact.clone()), ..Progress::default() }).await;
@@ -188,7 +189,7 @@ async fn texts_for_people_are_cut_and_not_refused() {
     server.stop().await;
 }
 
-/// A traceback of 17 KB was refused once, and the job ran for ever.
+/// A traceback of 17 KB used to be rejected, and the job ran for ever.
 #[rstest]
 #[case::conventional(Some(5), "OUT_OF_DISK", (5, "OUT_OF_DISK"))]
 #[case::name_of_an_exception(None, "requests.exceptions:Timeout-1", (2, "requests.exceptions:Timeout-1"))]

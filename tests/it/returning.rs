@@ -38,14 +38,14 @@ use crate::support::{
 };
 
 /// Maximum wait for an expected event; far longer than it takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Maximum number of concurrent calls of a test.
 const AT_ONCE: usize = 32;
 
 /// Calls `probe` until it returns something, which is returned. Fails if it never does.
 async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    let found = timeout(PATIENCE, async {
+    let found = timeout(WAIT_TIMEOUT, async {
         loop {
             if let Some(found) = probe().await {
                 return found;
@@ -53,10 +53,10 @@ async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
             sleep(Duration::from_millis(20)).await;
         }
     });
-    found.await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+    found.await.unwrap_or_else(|_| panic!("not within {WAIT_TIMEOUT:?}: {what}"))
 }
 
-/// Waits until a server has reconciled what it holds, and serves from Redis.
+/// Waits until a server has reconciled its cached jobs, and serves from Redis.
 async fn whole(channel: Channel) {
     Health::watch_on(channel, "redis").await.until(Serving).await;
 }
@@ -66,7 +66,7 @@ async fn degraded(channel: Channel) {
     Health::watch_on(channel, "redis").await.until(NotServing).await;
 }
 
-/// Returns whether a server says now that it serves from Redis.
+/// Returns whether a server serves from Redis now.
 async fn is_serving(channel: &Channel) -> bool {
     let request = HealthCheckRequest { service: "redis".to_owned() };
     let answer = HealthClient::new(channel.clone()).check(request).await.expect("health is told").into_inner();
@@ -90,7 +90,7 @@ async fn complete(client: &mut Client, id: &str, result: Option<EncodedStruct>) 
     Ok(client.complete_job(request).await?.into_inner().job.expect("a job"))
 }
 
-/// Returns a result of about so many bytes.
+/// Returns a result of about this many bytes.
 fn result(bytes: usize) -> EncodedStruct {
     let text = Value { kind: Some(Kind::StringValue("x".repeat(bytes))) };
     Struct { fields: [("text".to_owned(), text)].into() }.into()
@@ -127,13 +127,6 @@ fn outcomes(stats: &GetStatsResponse, id: &str) -> Vec<Outcome> {
 async fn ids_in(redis: &Redis) -> Vec<String> {
     let keys: Vec<String> = from_redis_value(redis.command(&["KEYS", "job:{*}:*"]).await).expect("texts");
     keys.iter().filter_map(|key| Some(key.split_once("}:")?.1.to_owned())).collect()
-}
-
-/// Returns the key of a job's record, which must exist.
-async fn key_of(redis: &Redis, id: &str) -> String {
-    let keys: Vec<String> =
-        from_redis_value(redis.command(&["KEYS", &format!("job:{{*}}:{id}")]).await).expect("texts");
-    keys.into_iter().next().unwrap_or_else(|| panic!("Redis has no job {id}"))
 }
 
 /// Returns a count from a section of INFO.

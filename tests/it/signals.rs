@@ -1,4 +1,4 @@
-//! Signals: SIGHUP has files read again, and the second SIGTERM or SIGINT ends a drain at once.
+//! Signals: SIGHUP reloads files, and a second SIGTERM or SIGINT ends a drain at once.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::support::{
     replicas::read,
 };
 
-/// Less than a drain and a flush take that nobody ends, and far more than the end of a process takes.
+/// Shorter than a complete drain and flush, and far longer than the end of a process takes.
 const SOON: Duration = Duration::from_secs(15);
 
 async fn wait(process: Process) -> (Option<i32>, String) {
@@ -49,7 +49,7 @@ async fn sighup_reads_files_again_and_ends_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_signal_ends_a_drain(#[case] first: &str, #[case] second: &str) {
     let process = Process::start(&[]);
-    // A call whose request never ends holds the drain up.
+    // A call whose request never ends delays the drain.
     let raw = Raw::connect(process.address).await;
     let _held = raw.open("JobService/CreateJob", &[("grpc-timeout", "1H")]).await;
     create(&mut process.client().await, "a").await;

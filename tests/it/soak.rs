@@ -1,5 +1,5 @@
-//! Replicas, a Redis, and clients of all kinds, while one fault after the other is caused and repaired: the recorded
-//! history of what the clients saw shows every promise kept.
+//! Replicas, a Redis, and clients of all kinds, under one fault after the other: the recorded history of what the
+//! clients saw must show every promise kept.
 
 mod clients;
 mod dice;
@@ -41,11 +41,11 @@ struct Soak {
     client: Client,
     dice: Dice,
     round: usize,
-    /// The last round in which nothing happened.
+    /// The last round without a fault.
     calm: usize,
     violations: BTreeSet<Violation>,
     counts: BTreeMap<&'static str, usize>,
-    /// Ends the watches of jobs of the last round whose worker may still be reported as lost.
+    /// Ends the watches of the last round's jobs whose worker may still be reported as lost.
     lingering: CancellationToken,
     old: Vec<String>,
     /// Time up to which the history has been counted.
@@ -75,14 +75,14 @@ async fn random_faults_break_no_promise_for_long() {
     soak(seed, Duration::from_secs(minutes * 60), &harms, replicas).await;
 }
 
-/// Causes all of `harms`, in an order by the seed, again and again until the time is over; once if the time is zero.
+/// Causes all of `harms`, in an order by the seed, repeatedly until the time is over; once if the time is zero.
 async fn soak(seed: u64, time: Duration, harms: &[Harm], replicas: usize) {
     let active_retention = if seed.is_multiple_of(3) { ACTIVE_RETENTION } else { Duration::ZERO };
     let settings = Settings { replicas, active_retention };
     println!("seed {seed}, {settings:?}");
     let started = Instant::now();
     let mut soak = Soak::start(seed, settings).await;
-    let ledgers = tokio::spawn(World::follow_ledgers(soak.world.channels(), soak.world.recorder.clone()));
+    let reports = tokio::spawn(World::follow_reports(soak.world.channels(), soak.world.recorder.clone()));
     let stalls = tokio::spawn(feel_stalls(soak.world.recorder.clone()));
     let whole = soak.world.whole(Instant::now()).await;
     assert_eq!(whole, Ok(()), "it is whole at first");
@@ -99,7 +99,7 @@ async fn soak(seed: u64, time: Duration, harms: &[Harm], replicas: usize) {
         }
     }
     soak.tally();
-    ledgers.abort();
+    reports.abort();
     stalls.abort();
     println!("seed {seed}, {settings:?}, {:?}, {} rounds: {:?}", started.elapsed(), soak.round, soak.counts);
     for violation in &soak.violations {
@@ -108,7 +108,7 @@ async fn soak(seed: u64, time: Duration, harms: &[Harm], replicas: usize) {
     assert_eq!(soak.violations.len(), 0, "promises were broken: seed {seed}, logs in {}", soak.folder.display());
 }
 
-/// Records the times at which no task had a turn for long; never returns.
+/// Records the times at which no task ran for long; never returns.
 async fn feel_stalls(recorder: Arc<Recorder>) {
     let mut last = recorder.now();
     loop {

@@ -1,4 +1,4 @@
-//! What every store promises. Each store is given to the same suite, unchanged, by [`store_contract!`].
+//! The contract of every store. [`store_contract!`] runs the same cases for each store.
 
 use std::{
     sync::{Arc, Mutex},
@@ -21,20 +21,23 @@ use jobtrack::{
 mod lists;
 
 use self::lists::{
-    a_page_ends_where_its_jobs_are_large, a_page_goes_on_where_the_last_one_ended, lists_hold_what_is_so_at_the_moment,
-    lists_hold_what_the_filter_selects, lists_in_both_orders_hold_each_job_that_stays_once,
-    lists_in_both_orders_pass_jobs_of_one_time, lists_leave_out_what_is_gone, lists_run_from_the_newest_or_the_oldest,
+    a_page_ends_where_its_jobs_are_large, a_page_goes_on_where_the_last_one_ended,
+    lists_contain_the_jobs_that_the_filter_selects, lists_filter_by_the_present_condition,
+    lists_in_both_orders_hold_each_job_that_stays_once, lists_in_both_orders_pass_jobs_of_one_time,
+    lists_omit_removed_jobs, lists_run_from_the_newest_or_the_oldest,
 };
-use crate::support::jobs::{apply, at, failure, heartbeat, id, job, make, moment, plain, retry, start, success};
+use crate::support::jobs::{
+    apply, at, change_context, failure, heartbeat, id, job, make, plain, retry, start, success,
+};
 use crate::support::redis::{shared_cluster, shared_redis, shared_sentinel};
 
-/// A store, and what it announced.
+/// A store, and its announcements.
 pub struct Bench {
     store: Arc<dyn JobStore>,
     heard: Arc<Ear>,
 }
 
-/// Hears every announcement.
+/// A listener that records announcements.
 #[derive(Default)]
 pub struct Ear(Mutex<Vec<CommitEvent>>);
 
@@ -45,13 +48,13 @@ impl Listener for Ear {
 }
 
 impl Bench {
-    /// A bench for the store that `make` makes.
+    /// Returns a bench for the store that `make` creates.
     pub fn new<S: JobStore>(make: impl FnOnce(Arc<Ear>) -> S) -> Self {
         let heard = Arc::new(Ear::default());
         Self { store: Arc::new(make(heard.clone())), heard }
     }
 
-    /// A bench for a part of its own of the Redis at `url`.
+    /// Returns a bench for a separate part of the Redis at `url`.
     pub async fn redis(url: &str) -> Self {
         let heard = Arc::new(Ear::default());
         let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
@@ -59,7 +62,7 @@ impl Bench {
         Self { store: Arc::new(open(url, heard.clone(), presence).await), heard }
     }
 
-    /// The same, with a fallback.
+    /// Returns a bench for the same, with a fallback.
     pub async fn failover(url: &str) -> Self {
         let heard = Arc::new(Ear::default());
         let (clock, partitioning) = (Arc::new(SystemClock), RedisStore::PARTITIONING);
@@ -84,7 +87,7 @@ impl Bench {
         job
     }
 
-    /// Stores what `change` makes of `job`.
+    /// Applies `change` to `job` and stores the result.
     async fn change(&self, job: &Job, change: &Change, seconds: i64) -> Job {
         let next = apply(job, change, seconds);
         self.put(&next, Some(job)).await;
@@ -113,7 +116,7 @@ impl Bench {
         self.store.list(&query).await.expect("the store answers")
     }
 
-    /// The names of all that `filter` selects, page by page.
+    /// Returns the names of all jobs that `filter` selects, page by page.
     async fn list(&self, filter: &Filter, limit: usize) -> Vec<String> {
         self.list_in(Order::Newest, filter, limit).await
     }
@@ -138,7 +141,7 @@ impl Bench {
     }
 }
 
-/// A part of its own of the Redis at `url`.
+/// Opens a separate part of the Redis at `url`.
 async fn open(url: &str, listener: Arc<dyn Listener>, presence: Arc<Presence>) -> RedisStore {
     let options = Options {
         target: Target::parse(url).expect("a valid address"),
@@ -151,21 +154,21 @@ async fn open(url: &str, listener: Arc<dyn Listener>, presence: Arc<Presence>) -
     RedisStore::open(options, listener, clock, presence).await.expect("Redis is usable")
 }
 
-/// A job without what a store of record adds to it.
+/// Returns a job without the fields that a primary adds.
 fn as_written(stored: &Stored) -> Job {
     assert!(stored.durability == Durability::Volatile || stored.job.is_recorded());
     Job { since: None, heard: None, durable_time: None, ..Job::clone(&stored.job) }
 }
 
-async fn nothing_is_there_at_first(bench: Bench) {
+async fn new_store_is_empty(bench: Bench) {
     assert_eq!(bench.get("a").await, None);
     assert!(bench.list(&Filter::default(), 10).await.is_empty());
     assert_eq!(bench.store.stats().await.expect("the store answers").counts, Some([0; 5]));
     bench.store.ping().await.expect("the store answers");
 }
 
-async fn what_is_stored_is_read_back(bench: Bench) {
-    // What was read is equal to what was written: the fields keep their order.
+async fn stored_versions_are_read_back(bench: Bench) {
+    // Documents read back are equal to those written: the fields keep their order.
     let metadata = serde_json::from_str(r#"{"z": 1.5, "list": [null, true, "x", {}], "": -0.0, "a": 1e300}"#).ok();
     let labels = [("k".to_owned(), "v".to_owned())].into();
     let new = NewJob { metadata, labels, owner: "o".into(), retention: Some(Duration::ZERO), ..plain() };
@@ -175,10 +178,10 @@ async fn what_is_stored_is_read_back(bench: Bench) {
     assert_eq!(bench.get("a").await, Some(done));
 }
 
-/// Each version of a job that waits, is claimed, fails for another attempt and is to be cancelled.
+/// Checks each version of a job that waits, is claimed, fails for another attempt and is to be cancelled.
 async fn attempts_are_read_back(bench: Bench) {
     const MINUTE: Duration = Duration::from_secs(60);
-    // A lease that seems over is shown as it runs in the store.
+    // A lease that seems expired is shown as it runs in the store.
     const FAR: i64 = 4_000_000_000;
     let made = bench.add(make("a", FAR, NewJob { start_timeout: MINUTE, lease_timeout: MINUTE, ..plain() })).await;
     assert_eq!(bench.get("a").await, Some(made.clone()));
@@ -192,7 +195,7 @@ async fn attempts_are_read_back(bench: Bench) {
     assert_eq!((current.attempts.len(), current.claim.is_some()), (1, true));
 }
 
-async fn a_write_needs_exactly_the_version_that_is_there(bench: Bench) {
+async fn write_requires_the_current_version(bench: Bench) {
     let made = job("a", 1);
     assert_eq!(bench.conflict(&apply(&made, &heartbeat(), 2), Some(&made)).await, None, "nothing is there yet");
     bench.add(made.clone()).await;
@@ -251,7 +254,7 @@ async fn a_record_is_forgotten_only_at_its_version(bench: Bench) {
     bench.add(job("a", 3)).await;
 }
 
-async fn what_is_due_comes_in_order(bench: Bench) {
+async fn due_records_come_in_order(bench: Bench) {
     let due = async |seconds, limit| -> (Vec<(JobId, Due)>, Option<Timestamp>) {
         let batch = bench.store.due(at(seconds), limit).await.expect("the store answers");
         (batch.records.into_iter().map(|record| (record.stored.job.id.clone(), record.due)).collect(), batch.next)
@@ -278,12 +281,12 @@ async fn what_is_due_comes_in_order(bench: Bench) {
     assert_eq!(due(60, 10).await.0, all[1..3], "what was carried out is no longer due");
 }
 
-/// Leases run on a clock of the store's own, from the last report on.
+/// Leases run on the store's own clock, from the last report.
 async fn a_lease_runs_from_the_last_report(bench: Bench) {
     const LEASE: Duration = Duration::from_millis(300);
     let now = || SystemClock.now();
     let change_at = |job: &Job, change: &Change| {
-        let context = ChangeContext { now: now(), ..moment(0) };
+        let context = ChangeContext { now: now(), ..change_context(0) };
         match job.apply(change, &context).expect("it can be made") {
             Applied::Changed(next) => *next,
             _ => panic!("{change:?} changes nothing"),
@@ -310,7 +313,7 @@ async fn a_lease_runs_from_the_last_report(bench: Bench) {
     let lost = change_at(&running, &Change::LoseWorker);
     let lost = Arc::new(lost);
     loop {
-        // Where a store has replicas, they have to show that they hear workers.
+        // The replicas of a store must show that workers can report to them.
         bench.store.ping().await.expect("the store answers");
         let deadline = running.silence_deadline().expect("it runs under a lease");
         let decision = Decision { deadline, is_reverted: true, is_due: true, now: now() };
@@ -340,7 +343,7 @@ async fn each_commit_is_announced_in_order(bench: Bench) {
 
 type Told = Option<Vec<(String, i64, Option<State>)>>;
 
-async fn what_changed_since_is_told_or_not_at_all(bench: Bench) {
+async fn changes_since_a_position_are_complete_or_absent(bench: Bench) {
     let since = async |since, after, limit| -> Told {
         let changes = bench.store.changed_since(since, after, limit, usize::MAX).await.expect("the store answers")?;
         let brief = |change: &CommitEvent| {
@@ -370,7 +373,7 @@ async fn what_changed_since_is_told_or_not_at_all(bench: Bench) {
     let [was_running, was_pending] = [State::Running, State::Pending].map(Some);
     is(since(late, late, 10).await, &[("a", 3, was_running), ("b", 2, was_pending)]);
     is(since(late, late + 1, 10).await, &[("b", 2, was_pending)]);
-    let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(4));
+    let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &change_context(4));
     bench.put(&again, Some(&gone)).await;
     let both_lives = [("a", 3, was_running), ("b", 2, was_pending), ("b", 3, None)];
     is(since(late, late, 10).await, &both_lives);
@@ -380,30 +383,30 @@ async fn what_changed_since_is_told_or_not_at_all(bench: Bench) {
     assert_eq!(since(late, late, 10).await, None, "a deletion that left no trace");
 }
 
-async fn an_announcement_tells_the_state_before(bench: Bench) {
+async fn announcement_has_the_previous_state(bench: Bench) {
     let made = bench.add(job("a", 1)).await;
     let gone = bench.change(&bench.change(&made, &heartbeat(), 2).await, &success(), 3).await;
     let gone = bench.change(&gone, &Change::Delete { force: false }, 4).await;
-    let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(5));
+    let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &change_context(5));
     bench.put(&again, Some(&gone)).await;
     let heard = bench.heard.0.lock().expect("no test panics here");
     let before: Vec<_> = heard.iter().map(|change| change.previous).collect();
     assert_eq!(before, [None, Some(State::Pending), Some(State::Running), Some(State::Succeeded), None]);
 }
 
-/// Gives a store to the suite: `store_contract!(name, make)`, where `make` makes a [`Bench`] for an empty store.
+/// Runs the contract for a store: `store_contract!(name, make)`, where `make` creates a [`Bench`] of an empty store.
 macro_rules! store_contract {
     ($name:ident, $make:expr) => {
         store_contract!($name, $make;
-            nothing_is_there_at_first what_is_stored_is_read_back attempts_are_read_back a_write_needs_exactly_the_version_that_is_there
+            new_store_is_empty stored_versions_are_read_back attempts_are_read_back write_requires_the_current_version
             of_racing_writes_one_wins lists_run_from_the_newest_or_the_oldest
             lists_in_both_orders_pass_jobs_of_one_time lists_in_both_orders_hold_each_job_that_stays_once
-            lists_hold_what_is_so_at_the_moment lists_hold_what_the_filter_selects
+            lists_filter_by_the_present_condition lists_contain_the_jobs_that_the_filter_selects
             a_page_goes_on_where_the_last_one_ended a_page_ends_where_its_jobs_are_large
-            lists_leave_out_what_is_gone counts_follow_the_states
-            a_record_is_forgotten_only_at_its_version what_is_due_comes_in_order
+            lists_omit_removed_jobs counts_follow_the_states
+            a_record_is_forgotten_only_at_its_version due_records_come_in_order
             a_lease_runs_from_the_last_report each_commit_is_announced_in_order
-            what_changed_since_is_told_or_not_at_all an_announcement_tells_the_state_before);
+            changes_since_a_position_are_complete_or_absent announcement_has_the_previous_state);
     };
     ($name:ident, $make:expr; $($case:ident)+) => {
         mod $name {
@@ -423,7 +426,7 @@ store_contract!(failover, Bench::failover(&shared_redis().await.url()).await);
 store_contract!(sentinel, Bench::redis(&shared_sentinel().await.url()).await);
 store_contract!(cluster, Bench::redis(&shared_cluster().await.url()).await);
 
-/// What only a bounded store of one process promises.
+/// Promises of the bounded store of a single process.
 mod memory_bound {
     use super::*;
 
@@ -433,7 +436,7 @@ mod memory_bound {
     }
 
     #[tokio::test]
-    async fn active_jobs_never_give_way() {
+    async fn active_jobs_are_never_evicted() {
         let bench = Bench::new(|ear| MemoryStore::new(3, ear));
         for name in ["a", "b", "c"] {
             let made = bench.add(job(name, 1)).await;
@@ -445,7 +448,7 @@ mod memory_bound {
     }
 
     #[tokio::test]
-    async fn the_jobs_that_ended_first_give_way_and_leave_a_trace() {
+    async fn jobs_that_ended_first_are_evicted_and_leave_tombstones() {
         let bench = Bench::new(|ear| MemoryStore::new(3, ear));
         for (name, ended) in [("first", Some(5)), ("last", Some(9)), ("active", None)] {
             let made = bench.add(job(name, 1)).await;
@@ -465,7 +468,7 @@ mod memory_bound {
         let heard = bench.heard.0.lock().expect("no test panics here").clone();
         let removed = heard.iter().filter(|change| change.position > before && change.stored.job.removal.is_some());
         let removed: Vec<_> = removed.map(|change| change.stored.job.id.to_string()).collect();
-        assert_eq!(removed, ["first", "last"], "watchers hear of each that gave way");
+        assert_eq!(removed, ["first", "last"], "watchers receive each eviction");
         let told = bench
             .store
             .changed_since(before, before, 10, usize::MAX)
@@ -494,11 +497,11 @@ mod memory_bound {
     }
 
     #[tokio::test]
-    async fn a_change_of_a_job_that_is_held_needs_no_room() {
+    async fn change_of_a_stored_job_needs_no_eviction() {
         let bench = Bench::new(|ear| MemoryStore::new(1, ear));
         let made = bench.add(job("a", 1)).await;
         let gone = bench.change(&made, &Change::Delete { force: true }, 2).await;
-        let again = Job::create(id("a"), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(3));
+        let again = Job::create(id("a"), plain(), Some(&gone), uuid::Uuid::new_v4(), &change_context(3));
         bench.put(&again, Some(&gone)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Traces: what a real OTLP receiver is sent, and what log lines say of them.
+//! Traces, as a real OTLP receiver gets them, and trace ids in log lines.
 
 use std::{
     net::SocketAddr,
@@ -11,21 +11,19 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::Status
 use tokio::{net::TcpListener, time::timeout};
 use tonic::Request;
 
-use crate::{
-    redis_link::key_of,
-    support::{
-        create, new_job,
-        otlp::{Receiver, attribute},
-        process::{Process, command},
-        redis::Redis,
-        replicas::{read, server_on},
-    },
+use crate::support::{
+    create, new_job,
+    otlp::{Receiver, attribute},
+    process::{Process, command},
+    records::key_of,
+    redis::Redis,
+    replicas::{read, server_on},
 };
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
-/// A request in the caller's trace.
+/// Returns a request in the caller's trace.
 fn traced<T>(message: T, flags: &str) -> Request<T> {
     let mut request = Request::new(message);
     let header = format!("00-{TRACE}-{CALLER}-{flags}");
@@ -41,7 +39,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The binary, which sends spans to `receiver` every 50 ms.
+/// Returns the binary, which sends spans to `receiver` every 50 ms.
 fn tracing_to(receiver: SocketAddr, flags: &[&str]) -> Command {
     let mut command = command(flags);
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{receiver}"));
@@ -85,7 +83,7 @@ async fn a_call_and_its_commands_arrive_in_the_callers_trace() {
     assert_eq!(attribute(&resource, "service.name").as_deref(), Some("jobtrack"));
     assert_eq!(attribute(&resource, "service.version").as_deref(), Some(env!("CARGO_PKG_VERSION")));
 
-    // What the caller got wrong is no fault of the server.
+    // An error of the caller is no fault of the server.
     client.get_job(traced(read("missing"), "01")).await.expect_err("there is none");
     let missing = receiver.until("the failure", named("jobtrack.v1.JobService/GetJob")).await;
     assert_eq!(attribute(&missing.attributes, "rpc.grpc.status_code").as_deref(), Some("5"));
@@ -116,7 +114,7 @@ async fn a_stream_is_a_span_from_its_beginning_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_takes_no_sample_is_heard() {
+async fn unsampled_trace_of_a_caller_is_respected() {
     let receiver = Receiver::start().await;
     let process = Process::run(tracing_to(receiver.address, &[]));
     let mut client = process.client().await;
@@ -141,8 +139,8 @@ async fn the_last_spans_are_sent_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_is_away_costs_one_warning() {
-    // It takes connections and hangs up.
+async fn unavailable_receiver_causes_one_warning() {
+    // The receiver accepts connections and closes them.
     let away = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let process = Process::run(tracing_to(away.local_addr().expect("it is bound"), &[]));
     let mut client = process.client().await;
@@ -160,7 +158,7 @@ async fn a_receiver_that_is_away_costs_one_warning() {
 }
 
 #[test]
-fn an_address_that_is_none_is_said_without_showing_it() {
+fn invalid_address_is_reported_without_showing_it() {
     let mut command = command(&["--listen", "127.0.0.1:0"]);
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:s3cret@not a host");
     let output = command.output().expect("it can be started");
@@ -169,7 +167,7 @@ fn an_address_that_is_none_is_said_without_showing_it() {
     assert!(text.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && !text.contains("s3cret"), "{text}");
 }
 
-/// Without any receiver, and without a line for each call.
+/// Runs without any receiver, and without access lines.
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_within_a_call_name_the_callers_trace() {
     let redis = Redis::start().await;

@@ -9,20 +9,20 @@ use jobtrack::domain::{
 use rstest::rstest;
 
 use crate::support::jobs::{
-    apply, at, cancel, confirm, document, failure, heartbeat, job, make, moment, plain, retry, start, success,
+    apply, at, cancel, change_context, confirm, document, failure, heartbeat, job, make, plain, retry, start, success,
     try_apply,
 };
 
-/// What is expected of a change.
+/// The expected result of a change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Then {
-    /// The job is then in this state, one revision later.
+    /// The job is in this state, one revision later.
     Is(State),
-    /// Nothing happens.
+    /// The job is unchanged.
     Same,
-    /// It is gone.
+    /// The job is a tombstone.
     Gone(Removal),
-    /// It is refused.
+    /// The change is rejected.
     No(Rejected),
 }
 use Rejected::{Active, AttemptRunning as Runs, CancelNotRequested, Finished};
@@ -31,7 +31,7 @@ use Then::{Gone, Is, No, Same};
 
 const DELETED: Then = Gone(Removal::Deleted);
 
-/// Jobs in each condition, in the order of the table's columns.
+/// Returns jobs in each condition, in the order of the table's columns.
 fn conditions() -> [Job; 7] {
     let pending = job("a", 0);
     let running = apply(&pending, &heartbeat(), 1);
@@ -103,7 +103,7 @@ fn staged(stage: &str, stage_index: Option<i32>, value: f64) -> Progress {
     Progress { stage: Some(stage.into()), stage_index, ..percent(value) }
 }
 
-/// A running job that was reported to be so far.
+/// Returns a running job with this progress.
 fn running(progress: Progress) -> Job {
     apply(&job("a", 0), &Change::Report(report(progress)), 1)
 }
@@ -135,7 +135,11 @@ fn running(progress: Progress) -> Job {
 #[case::index_is_new(staged("a", None, 50.0), staged("b", Some(1), 10.0), Some(10.0))]
 #[case::first_index_without_a_name(percent(50.0), Progress { stage_index: Some(1), ..percent(10.0) }, Some(10.0))]
 #[case::total_before_the_first_stage(counted(0, 4), Progress { total: None, percent: None, stage: Some("a".into()), ..counted(1, 0) }, Some(25.0))]
-fn a_report_without_a_sequence(#[case] before: Progress, #[case] now: Progress, #[case] expected: Option<f64>) {
+fn report_without_a_sequence_is_ordered_by_its_progress(
+    #[case] before: Progress,
+    #[case] now: Progress,
+    #[case] expected: Option<f64>,
+) {
     let job = running(before);
     let next = try_apply(&job, &Change::Report(report(now)), 2).expect("a report is allowed");
     assert_eq!(next.map(|next| next.progress.percent), expected.map(Some));
@@ -163,7 +167,7 @@ fn progress_time_is_when_the_work_last_advanced(#[case] now: Progress, #[case] a
 
 /// A stage that is known by its name alone has no index.
 #[test]
-fn another_name_without_an_index_ends_the_index() {
+fn stage_without_an_index_clears_the_index() {
     let job = running(staged("a", Some(3), 50.0));
     let next = apply(&job, &Change::Report(report(staged("b", None, 10.0))), 2);
     assert_eq!((next.progress.percent, next.progress.stage_index), (Some(10.0), None));
@@ -171,7 +175,7 @@ fn another_name_without_an_index_ends_the_index() {
     assert_eq!(next.progress.percent, Some(5.0));
 }
 
-/// What is known to be outdated stands against no newer report of another replica.
+/// A report that is known to be outdated does not win over a newer report of another replica.
 #[test]
 fn an_ignored_report_loses_a_merge_to_a_newer_report() {
     let numbered = |sequence, value| Change::Report(Report { sequence: Some(sequence), ..report(percent(value)) });
@@ -184,7 +188,7 @@ fn an_ignored_report_loses_a_merge_to_a_newer_report() {
     }
 }
 
-/// A worker that only sends ignored reports is there nevertheless.
+/// A worker that only sends ignored reports is alive nevertheless.
 #[rstest]
 #[case::lease(Duration::from_secs(5), Duration::ZERO, true)]
 #[case::limit_on_active_jobs(Duration::ZERO, Duration::from_secs(5), true)]
@@ -194,8 +198,8 @@ fn an_ignored_report_renews_and_changes_nothing_else(
     #[case] active: Duration,
     #[case] renews: bool,
 ) {
-    let retention = Retention { active, ..moment(0).retention };
-    let context = |seconds| ChangeContext { retention, ..moment(seconds) };
+    let retention = Retention { active, ..change_context(0).retention };
+    let context = |seconds| ChangeContext { retention, ..change_context(seconds) };
     let first = Report { sequence: Some(2), worker: "w".into(), ..report(percent(50.0)) };
     let pending = make("a", 0, NewJob { lease_timeout, ..plain() });
     let Ok(Applied::Changed(mut job)) = pending.apply(&Change::Report(first), &context(1)) else { panic!("it is new") };
@@ -219,7 +223,7 @@ fn an_ignored_report_renews_and_changes_nothing_else(
 #[case::newer(6, Some(10.0))]
 #[case::same(5, None)]
 #[case::older(4, None)]
-fn a_sequence_decides_alone(#[case] sequence: i64, #[case] expected: Option<f64>) {
+fn sequence_takes_precedence_over_progress(#[case] sequence: i64, #[case] expected: Option<f64>) {
     let numbered = |sequence, value| Change::Report(Report { sequence: Some(sequence), ..report(percent(value)) });
     let job = apply(&job("a", 0), &numbered(5, 50.0), 1);
     let next = try_apply(&job, &numbered(sequence, 10.0), 2).expect("a report is allowed");
@@ -227,7 +231,7 @@ fn a_sequence_decides_alone(#[case] sequence: i64, #[case] expected: Option<f64>
 }
 
 #[test]
-fn a_report_keeps_what_it_does_not_say() {
+fn report_keeps_fields_that_it_does_not_set() {
     let details = document(&serde_json::json!({"a": 1}));
     let job = running(Progress {
         unit: Some("rows".into()),
@@ -254,7 +258,7 @@ fn a_report_keeps_what_it_does_not_say() {
 }
 
 #[test]
-fn a_higher_attempt_starts_over_and_shuts_out_the_one_before() {
+fn higher_attempt_starts_over_and_shuts_out_the_previous_one() {
     let attempt = |attempt, progress| {
         Change::Report(Report {
             attempt: Some(attempt),
@@ -283,7 +287,7 @@ fn a_higher_attempt_starts_over_and_shuts_out_the_one_before() {
 }
 
 #[test]
-fn the_attempt_is_one_from_the_first_word_of_a_worker() {
+fn first_report_or_end_begins_attempt_one() {
     assert_eq!(job("a", 0).attempt, 0);
     assert_eq!(running(percent(1.0)).attempt, 1);
     for end in [success(), failure()] {
@@ -295,7 +299,7 @@ fn the_attempt_is_one_from_the_first_word_of_a_worker() {
 }
 
 #[test]
-fn checks_come_in_order() {
+fn checks_have_a_fixed_order() {
     let done = apply(&apply(&job("a", 0), &heartbeat(), 1), &failure(), 2);
     let end = Completion { outcome: None, attempt: Some(1), claim: None, expected_revision: Some(99) };
     assert_eq!(try_apply(&done, &Change::Complete(end.clone()), 3), Err(Finished), "the state before the revision");
@@ -371,7 +375,7 @@ fn a_lost_worker_may_fail_the_job() {
 #[case::by_state_cancelled(None, cancel(true), Some(60))]
 #[case::own(Some(5), success(), Some(5))]
 #[case::own_for_ever(Some(0), success(), None)]
-fn ended_jobs_are_kept_for_a_time(#[case] own: Option<u64>, #[case] end: Change, #[case] kept: Option<i64>) {
+fn ended_jobs_expire_after_their_retention(#[case] own: Option<u64>, #[case] end: Change, #[case] kept: Option<i64>) {
     let job = make("a", 0, NewJob { retention: own.map(Duration::from_secs), ..plain() });
     assert_eq!(job.expire_time, None);
     let done = apply(&job, &end, 100);
@@ -385,7 +389,7 @@ fn ended_jobs_are_kept_for_a_time(#[case] own: Option<u64>, #[case] end: Change,
 
 #[test]
 fn active_jobs_are_kept_from_their_last_change() {
-    let mut late = moment(50);
+    let mut late = change_context(50);
     late.retention.active = Duration::from_secs(30);
     let running = job("a", 0).apply(&heartbeat(), &late).expect("allowed");
     let Applied::Changed(running) = running else { panic!("a heartbeat is a change") };
@@ -417,7 +421,7 @@ fn a_tombstone_has_no_documents_and_no_texts() {
     let done = apply(&running, &Change::Complete(result), 5);
     for job in [&running, &failed, &done] {
         let deleted = apply(job, &Change::Delete { force: true }, 9);
-        let expired = job.expired(at(9), moment(9).change_id);
+        let expired = job.expired(at(9), change_context(9).change_id);
         let merged = merge(&deleted, job).job;
         for gone in [deleted, expired, merged] {
             let cancel = gone.cancel.as_ref().expect("it was asked for");
@@ -431,18 +435,18 @@ fn a_tombstone_has_no_documents_and_no_texts() {
                 }
                 Some(Outcome::Result(result)) => panic!("{result:?} is left"),
             }
-            // What filters and watchers look at is there.
+            // The fields that filters and watchers use are kept.
             assert_eq!((gone.owner.as_str(), &gone.labels, gone.worker.as_str()), ("owner", &labels, "worker"));
             assert_eq!((gone.state, progress.stage.as_deref()), (job.state, Some("stage")));
         }
     }
 }
 
-/// A tombstone of an active job stands over no newer report, which then has the reason of the cancellation.
+/// The tombstone of an active job loses to a newer report, which then has the reason of the cancellation.
 #[test]
-fn the_reason_of_a_cancellation_survives_a_tombstone_that_does_not() {
+fn cancellation_reason_survives_a_losing_tombstone() {
     let asked = apply(&apply(&job("a", 0), &heartbeat(), 1), &cancel(false), 2);
-    let expired = asked.expired(at(3), moment(3).change_id);
+    let expired = asked.expired(at(3), change_context(3).change_id);
     assert_eq!(expired.cancel.as_ref().map(|cancel| cancel.reason.as_str()), Some(""));
     let newer = apply(&asked, &heartbeat(), 4);
     for merged in [merge(&expired, &newer), merge(&newer, &expired)] {
@@ -451,12 +455,12 @@ fn the_reason_of_a_cancellation_survives_a_tombstone_that_does_not() {
 }
 
 #[test]
-fn a_job_made_anew_goes_on_from_its_tombstone() {
+fn recreated_job_continues_the_revisions_of_its_tombstone() {
     let gone = apply(&apply(&job("a", 10), &success(), 20), &Change::Delete { force: false }, 30);
-    let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &moment(5));
+    let again = Job::create(gone.id.clone(), plain(), Some(&gone), uuid::Uuid::new_v4(), &change_context(5));
     assert_eq!((again.version.revision, again.version.first_revision), (4, 4));
     assert_ne!(again.version.incarnation_id, gone.version.incarnation_id);
-    assert!(again.create_time > gone.update_time, "a clock that went back does not reorder lives");
+    assert!(again.create_time > gone.update_time, "a clock that went back does not reorder incarnations");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How much of a job an answer holds, and what people read first: its title, and when the work last advanced.
+//! Views of a job in responses; and the title, and the time of the last advance.
 
 use jobtrack::proto::{
     EncodedStruct,
@@ -22,7 +22,7 @@ fn document(text: &str) -> EncodedStruct {
     Struct { fields: [("text".to_owned(), value)].into() }.into()
 }
 
-/// Creates one job that succeeded and one that failed, each with all that a job can have.
+/// Creates one job that succeeded and one that failed, each with every field set.
 async fn create_whole(client: &mut Client) {
     for id in ["failed", "succeeded"] {
         let metadata = Some(document("metadata"));
@@ -58,10 +58,10 @@ fn assert_jobs(what: &str, jobs: &[Job], whole: bool) {
     }
 }
 
-/// A watcher of one view is not sent what was encoded for one of the other.
+/// A watcher with one view is not sent events that were encoded for another view.
 #[rstest]
 #[tokio::test]
-async fn answers_hold_as_much_as_is_asked_for(#[values(false, true)] on_redis: bool) {
+async fn answers_contain_the_requested_view(#[values(false, true)] on_redis: bool) {
     let redis = if on_redis { Some(Redis::start().await) } else { None };
     let server = match &redis {
         Some(redis) => server_on(redis).await,
@@ -97,7 +97,7 @@ async fn answers_hold_as_much_as_is_asked_for(#[values(false, true)] on_redis: b
         }
         assert_jobs(&format!("WatchJobs, {what}"), &watched, whole);
 
-        // A list is basic where nothing is said.
+        // A list without a view is basic.
         let request = ListJobsRequest { view, ..ListJobsRequest::default() };
         let listed = client.list_jobs(request).await.expect("a page").into_inner().jobs;
         assert_jobs(&format!("ListJobs, {what}"), &listed, view == i32::from(View::Full));

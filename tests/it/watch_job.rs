@@ -1,4 +1,4 @@
-//! The stream of one job: how it begins, what it tells, how it ends.
+//! The stream of one job: its beginning, its events, its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::support::{
     },
 };
 
-/// Long enough that nothing that is held back comes within a test.
+/// An interval after which no delayed event comes within a test.
 const HOUR: i64 = 3_600_000;
 
 async fn get(client: &mut Client, id: &str) -> Job {
@@ -25,7 +25,7 @@ async fn get(client: &mut Client, id: &str) -> Job {
     client.get_job(request).await.expect("the job is there").into_inner().job.expect("a job")
 }
 
-/// Watches a job, with its snapshot already read.
+/// Watches a job, and reads its snapshot.
 async fn watch_on(client: &Client, request: WatchJobRequest) -> Watch {
     let mut stream = watch_job(client, request).await;
     stream.expect(Event::Snapshot).await;
@@ -87,7 +87,7 @@ async fn a_finished_job_is_one_snapshot() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_not_there_is_not_found() {
+async fn missing_job_is_not_found() {
     let server = Server::with(&["--ttl-succeeded", "1ms"]).await;
     let mut client = server.client().await;
     assert_not_found(&client, "never", "").await;
@@ -102,7 +102,7 @@ async fn a_job_that_is_not_there_is_not_found() {
     let mut stream = watch_on(&client, about("expired", "")).await;
     complete(&mut client, "expired").await;
     stream.update().await;
-    // The end is shown for as long as the job is there, and then it is gone.
+    // The end is shown as long as the job exists; afterwards the job is not found.
     while get_code(&mut client, "expired").await == Code::Ok {}
     assert_not_found(&client, "expired", "").await;
     server.stop().await;
@@ -114,7 +114,7 @@ async fn get_code(client: &mut Client, id: &str) -> Code {
 }
 
 #[tokio::test]
-async fn revisions_rise_and_what_is_skipped_is_counted() {
+async fn revisions_rise_and_skipped_ones_are_counted() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -149,7 +149,7 @@ async fn a_deletion_ends_the_stream_with_the_last_known_job() {
 }
 
 #[tokio::test]
-async fn a_job_deleted_and_made_anew_under_a_stream_ends_it() {
+async fn stream_ends_when_its_job_is_deleted_and_recreated() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for round in 0..20 {
@@ -167,7 +167,7 @@ async fn a_job_deleted_and_made_anew_under_a_stream_ends_it() {
 }
 
 #[tokio::test]
-async fn an_interval_holds_back_progress_but_no_state_no_cancellation_and_no_end() {
+async fn interval_delays_progress_but_no_state_cancellation_or_end() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -200,7 +200,7 @@ async fn an_interval_holds_back_progress_but_no_state_no_cancellation_and_no_end
 }
 
 #[tokio::test]
-async fn what_an_interval_held_back_comes_after_it() {
+async fn delayed_update_comes_after_the_interval() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -235,7 +235,7 @@ async fn a_silent_stream_sends_bookmarks_that_can_be_resumed_from() {
 }
 
 #[tokio::test]
-async fn a_bookmark_does_not_pass_over_what_is_held_back() {
+async fn bookmark_does_not_skip_delayed_updates() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -252,7 +252,7 @@ async fn a_bookmark_does_not_pass_over_what_is_held_back() {
 }
 
 #[tokio::test]
-async fn draining_ends_a_stream_and_its_client_goes_on_elsewhere() {
+async fn draining_ends_a_stream_that_resumes_on_another_server() {
     let (server, other) = (Server::start().await, Server::start().await);
     let (mut client, mut elsewhere) = (server.client().await, other.client().await);
     create(&mut client, "a").await;

@@ -1,4 +1,4 @@
-//! The stream of one job from a token on.
+//! The stream of one job, resumed with a token.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +17,12 @@ use crate::support::{
     },
 };
 
-/// The token of a job as it is now.
+/// Returns a token of the current version of a job.
 async fn token(client: &Client, id: &str) -> String {
     watch(client, id).await.expect(Event::Snapshot).await.token
 }
 
-/// Waits until the job is not there for callers any more.
+/// Waits until callers no longer see the job.
 async fn gone(client: &mut Client, id: &str) {
     let request = GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() };
     while let Ok(answer) = client.get_job(request.clone()).await {
@@ -31,7 +31,7 @@ async fn gone(client: &mut Client, id: &str) {
 }
 
 #[tokio::test]
-async fn a_token_brings_a_bookmark_and_then_only_what_is_newer() {
+async fn resumed_stream_sends_a_bookmark_and_then_only_newer_versions() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -44,7 +44,7 @@ async fn a_token_brings_a_bookmark_and_then_only_what_is_newer() {
     let seen = stream.expect(Event::Update).await;
     assert_eq!((seen.job(), seen.skipped), (&reported, 0));
 
-    // What was missed is one update, and counted from the token, however often it is used.
+    // The missed revisions are one update, counted from the token, however often it is used.
     for _ in 0..4 {
         report(&mut client, "a").await;
     }
@@ -59,7 +59,7 @@ async fn a_token_brings_a_bookmark_and_then_only_what_is_newer() {
 }
 
 #[tokio::test]
-async fn an_interval_does_not_hold_back_what_was_missed() {
+async fn interval_does_not_delay_missed_updates() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -77,7 +77,7 @@ async fn an_interval_does_not_hold_back_what_was_missed() {
 }
 
 #[tokio::test]
-async fn the_end_that_was_missed_is_told_and_the_one_that_was_not_is_not() {
+async fn resumed_stream_sends_only_an_end_that_was_missed() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -140,7 +140,7 @@ async fn a_token_that_cannot_be_honoured_starts_over() {
         }
     }
 
-    // Behind that it is a stream like any other.
+    // After that it is a stream like any other.
     let mut stream = resume(&client, "a", "nonsense").await;
     stream.expect(Event::Snapshot).await;
     let reported = report(&mut client, "a").await;
@@ -166,7 +166,7 @@ async fn a_job_deleted_since_is_removed() {
         assert_eq!((removed.removal, removed.skipped, removed.revision()), (Removal::Deleted, skipped, 4));
         assert_eq!(removed.state(), State::Succeeded);
         stream.end().await;
-        // The subscriber knows it all now: that is neither an error nor a reason to start over.
+        // The subscriber is up to date, which is neither an error nor a reason to start over.
         for seen in resume(&client, "a", &removed.token).await.rest().await {
             assert!(matches!(seen.event, Event::Bookmark | Event::Removed), "{seen:?}");
         }
@@ -197,7 +197,7 @@ async fn a_job_expired_since_is_removed() {
 }
 
 #[tokio::test]
-async fn a_job_whose_time_is_over_is_removed_even_before_it_is_swept() {
+async fn expired_job_is_removed_before_it_is_swept() {
     let clock = Arc::new(TestClock::new());
     let server = Server::with_clock(&["--ttl-active", "1h"], clock.clone()).await;
     let mut client = server.client().await;
@@ -212,7 +212,7 @@ async fn a_job_whose_time_is_over_is_removed_even_before_it_is_swept() {
 }
 
 #[tokio::test]
-async fn a_job_made_anew_since_goes_on_from_the_token() {
+async fn stream_of_a_recreated_job_resumes_from_the_token() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -238,7 +238,7 @@ async fn a_job_made_anew_since_goes_on_from_the_token() {
 }
 
 #[tokio::test]
-async fn a_token_outlives_the_tombstone_only_as_a_reason_to_start_over() {
+async fn token_older_than_the_tombstone_starts_over() {
     let clock = Arc::new(TestClock::new());
     let server = Server::with_clock(&[], clock.clone()).await;
     let mut client = server.client().await;

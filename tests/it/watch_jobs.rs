@@ -1,4 +1,4 @@
-//! The stream of many jobs: which jobs it is about, and what it tells of them.
+//! The stream of many jobs: its scope, and its events.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::support::{
     },
 };
 
-/// Everything.
+/// Returns a request for all jobs.
 fn all() -> WatchJobsRequest {
     WatchJobsRequest::default()
 }
@@ -35,7 +35,7 @@ fn owned(id: &str, owner: &str) -> CreateJobRequest {
     CreateJobRequest { owner: owner.into(), ..new_job(id) }
 }
 
-/// Watches, and returns the ids of the snapshots too. Fails unless they come first, each once.
+/// Watches. Returns the stream, and the ids of the snapshots. Fails unless these come first, each once.
 async fn watch_on(client: &Client, request: WatchJobsRequest) -> (Watch, BTreeSet<String>) {
     let mut stream = watch_jobs(client, request).await;
     let mut events = stream.until_bookmark().await;
@@ -51,7 +51,7 @@ fn ids(expected: &[&str]) -> BTreeSet<String> {
     expected.iter().map(ToString::to_string).collect()
 }
 
-/// Creates the job `fence`, and returns what came before its event.
+/// Creates the job `fence`. Returns the events before the one of that job.
 async fn up_to_fence(stream: &mut Watch, client: &mut Client, fence: CreateJobRequest) -> Vec<Seen> {
     let id = make(client, fence).await.id;
     let mut events = stream.until_job(&id).await;
@@ -60,7 +60,7 @@ async fn up_to_fence(stream: &mut Watch, client: &mut Client, fence: CreateJobRe
 }
 
 #[tokio::test]
-async fn snapshots_a_bookmark_and_then_changes() {
+async fn stream_sends_snapshots_then_a_bookmark_then_changes() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let (mut stream, found) = watch_on(&client, all()).await;
@@ -74,7 +74,7 @@ async fn snapshots_a_bookmark_and_then_changes() {
     let ended = complete(&mut client, "b").await;
     assert_eq!(stream.update().await, ended);
 
-    // An empty filter is none.
+    // An empty filter is the same as none.
     let (mut second, found) = watch_on(&client, matching(JobFilter::default())).await;
     assert_eq!(found, ids(&["a", "b"]));
     delete(&mut client, "b").await;
@@ -83,7 +83,7 @@ async fn snapshots_a_bookmark_and_then_changes() {
         assert_eq!((removed.id(), removed.revision(), removed.removal), ("b", 4, Removal::Deleted));
         assert_eq!(removed.state(), State::Succeeded);
     }
-    // It goes on, although nothing is left of what it began with.
+    // The stream continues, although no job of its snapshot is left.
     delete(&mut client, "a").await;
     stream.expect(Event::Removed).await;
     let c = create(&mut client, "c").await;
@@ -92,7 +92,7 @@ async fn snapshots_a_bookmark_and_then_changes() {
 }
 
 #[tokio::test]
-async fn named_jobs_only_and_missing_ones_are_waited_for() {
+async fn stream_by_ids_waits_for_missing_jobs() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for id in ["a", "other"] {
@@ -106,7 +106,7 @@ async fn named_jobs_only_and_missing_ones_are_waited_for() {
     let seen = stream.expect(Event::Update).await;
     assert_eq!((seen.job(), seen.skipped), (&later, 0));
 
-    // One that is deleted is waited for again.
+    // The stream waits again for a job that is deleted.
     delete(&mut client, "later").await;
     stream.expect(Event::Removed).await;
     let again = create(&mut client, "later").await;
@@ -115,7 +115,7 @@ async fn named_jobs_only_and_missing_ones_are_waited_for() {
 }
 
 #[tokio::test]
-async fn all_of_a_filter_must_hold() {
+async fn filter_requires_all_its_criteria() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let labelled = |id: &str, owner: &str, kind: &str, size: &str| CreateJobRequest {
@@ -145,7 +145,7 @@ async fn all_of_a_filter_must_hold() {
 }
 
 #[tokio::test]
-async fn ids_and_a_filter_must_both_hold() {
+async fn ids_and_filter_are_both_required() {
     let server = Server::start().await;
     let mut client = server.client().await;
     make(&mut client, owned("a", "us")).await;
@@ -202,7 +202,7 @@ async fn a_job_that_stops_matching_comes_once_more_and_never_again() {
     }
     assert_eq!(up_to_fence(&mut stream, &mut client, new_job("fence-3")).await, []);
 
-    // Made anew it matches again.
+    // Created again, it matches again.
     let anew = create(&mut client, "a").await;
     assert_eq!(stream.update().await, anew);
     server.stop().await;
@@ -258,7 +258,7 @@ async fn a_purge_is_a_deletion_and_an_expiry_is_not() {
 }
 
 #[tokio::test]
-async fn a_job_that_gives_way_has_expired() {
+async fn evicted_job_is_removed_as_expired() {
     let server = Server::with(&["--max-memory-jobs", "2"]).await;
     let mut client = server.client().await;
     let (mut stream, _) = watch_on(&client, all()).await;
@@ -277,7 +277,7 @@ async fn a_job_that_gives_way_has_expired() {
 }
 
 #[tokio::test]
-async fn a_stream_does_not_reuse_the_revisions_of_a_job_that_gave_way() {
+async fn stream_does_not_reuse_the_revisions_of_an_evicted_job() {
     let server = Server::with(&["--max-memory-jobs", "1"]).await;
     let mut client = server.client().await;
     let (mut stream, _) = watch_on(&client, all()).await;
@@ -286,14 +286,14 @@ async fn a_stream_does_not_reuse_the_revisions_of_a_job_that_gave_way() {
     create(&mut client, "b").await;
     complete(&mut client, "b").await;
     create(&mut client, "a").await;
-    // Rising revisions, or a reset, is what each stream here is held to.
+    // The laws of streams require rising revisions, or a reset.
     stream.until(|seen| seen.id() == "a" && seen.event == Event::Removed).await;
     stream.until_job("a").await;
     server.stop().await;
 }
 
 #[tokio::test]
-async fn what_is_skipped_is_counted_for_each_job() {
+async fn skipped_revisions_are_counted_for_each_job() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for id in ["a", "b"] {
@@ -304,7 +304,7 @@ async fn what_is_skipped_is_counted_for_each_job() {
     let (mut stream, _) = watch_on(&client, WatchJobsRequest { min_interval: hour, ..all() }).await;
     report(&mut client, "a").await;
     assert_eq!(stream.update().await.revision, 3);
-    // What is held back of one job holds back nothing of another.
+    // Delayed events of one job do not delay those of another.
     report(&mut client, "a").await;
     report(&mut client, "a").await;
     report(&mut client, "b").await;
@@ -325,7 +325,7 @@ async fn what_is_skipped_is_counted_for_each_job() {
 }
 
 #[tokio::test]
-async fn what_an_interval_held_back_of_many_jobs_comes_after_it() {
+async fn delayed_updates_of_many_jobs_come_after_the_interval() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let names: Vec<_> = (0..20).map(|number| format!("a-{number}")).collect();

@@ -1,4 +1,4 @@
-//! The stream of many jobs from a token on.
+//! The stream of many jobs, resumed with a token.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,20 +29,20 @@ fn behind(token: &str, request: &WatchJobsRequest) -> WatchJobsRequest {
     WatchJobsRequest { resume_token: token.to_owned(), ..request.clone() }
 }
 
-/// The token of the bookmark behind the snapshots.
+/// Returns the token of the bookmark after the snapshots.
 async fn token(client: &Client, request: &WatchJobsRequest) -> String {
     let mut events = watch_jobs(client, request.clone()).await.until_bookmark().await;
     events.pop().expect("a bookmark").token
 }
 
-/// Resumes, with the bookmark already read.
+/// Resumes, and reads the bookmark.
 async fn resume(client: &Client, token: &str, request: &WatchJobsRequest) -> Watch {
     let mut stream = watch_jobs(client, behind(token, request)).await;
     assert!(!stream.expect(Event::Bookmark).await.reset);
     stream
 }
 
-/// The last event of each job up to the job `fence`, which is created for it.
+/// Creates the job `fence`. Returns the last event of each job before the one of that job.
 async fn known_by_fence(stream: &mut Watch, client: &mut Client, fence: CreateJobRequest) -> BTreeMap<String, Seen> {
     let id = make(client, fence).await.id;
     let mut events = stream.until_job(&id).await;
@@ -51,7 +51,7 @@ async fn known_by_fence(stream: &mut Watch, client: &mut Client, fence: CreateJo
 }
 
 #[tokio::test]
-async fn a_token_brings_a_bookmark_and_then_what_changed_since() {
+async fn resumed_stream_sends_a_bookmark_and_then_changes_since() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for id in ["same", "changed", "deleted", "anew", "ended"] {
@@ -91,7 +91,7 @@ async fn a_token_brings_a_bookmark_and_then_what_changed_since() {
 }
 
 #[tokio::test]
-async fn more_than_a_page_of_changes_is_caught_up_with() {
+async fn resumed_stream_catches_up_with_more_than_a_page_of_changes() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let names: BTreeSet<_> = (1000..2234).map(|number| format!("a-{number}")).collect();
@@ -103,7 +103,7 @@ async fn more_than_a_page_of_changes_is_caught_up_with() {
     let known = known_by_fence(&mut stream, &mut client, new_job("fence")).await;
     assert_eq!(known.into_keys().collect::<BTreeSet<_>>(), names);
 
-    // The token of any event on the way is as good.
+    // The tokens of all events in between are as good.
     let mut stream = resume(&client, &token, &all()).await;
     let middle = stream.until_job("a-1700").await.pop().expect("an event");
     let mut stream = resume(&client, &middle.token, &all()).await;
@@ -132,7 +132,7 @@ async fn a_job_that_stopped_matching_since_comes_as_its_last_update() {
     server.stop().await;
 }
 
-/// It runs, waits and runs again. Which of that was before the token, the store does not keep.
+/// The job runs, waits and runs again. The store does not record which of that was before the token.
 #[tokio::test]
 async fn a_job_that_waited_for_another_attempt_is_followed_after_the_token() {
     let server = Server::start().await;
@@ -151,7 +151,7 @@ async fn a_job_that_waited_for_another_attempt_is_followed_after_the_token() {
     server.stop().await;
 }
 
-/// The subscriber was told that it waits, behind the position that its token stands for.
+/// The subscriber was told that the job waits, after the position of its token.
 #[tokio::test]
 async fn a_job_that_waited_after_its_first_attempt_is_followed_to_its_end() {
     let server = Server::start().await;
@@ -195,7 +195,7 @@ async fn jobs_known_before_the_token_are_followed_after_it() {
 }
 
 #[tokio::test]
-async fn after_its_last_update_a_job_is_not_heard_of_in_a_resumed_stream_either() {
+async fn job_is_absent_from_a_resumed_stream_after_its_last_update() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for id in ["caught-up", "live"] {
@@ -220,16 +220,16 @@ async fn after_its_last_update_a_job_is_not_heard_of_in_a_resumed_stream_either(
 }
 
 #[tokio::test]
-async fn a_job_made_anew_for_another_owner_is_told_to_those_who_knew_the_old_one() {
+async fn recreation_for_another_owner_is_sent_to_watchers_of_the_old_job() {
     assert_told_of_a_new_life(&owned_by("us"), false).await;
 }
 
 #[tokio::test]
-async fn a_job_made_anew_in_another_state_is_told_to_those_who_knew_the_old_one() {
+async fn recreation_in_another_state_is_sent_to_watchers_of_the_old_job() {
     assert_told_of_a_new_life(&in_state(&[State::Succeeded]), true).await;
 }
 
-/// Resumes behind a time when the job `a` matched, after it was deleted and made anew so that it does not.
+/// Resumes from a time when the job `a` matched, after it was deleted and created again without matching.
 async fn assert_told_of_a_new_life(request: &WatchJobsRequest, ended: bool) {
     let server = Server::start().await;
     let mut client = server.client().await;
@@ -253,7 +253,7 @@ async fn assert_told_of_a_new_life(request: &WatchJobsRequest, ended: bool) {
 }
 
 #[tokio::test]
-async fn a_token_does_not_pass_over_what_is_held_back() {
+async fn token_does_not_skip_delayed_updates() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for id in ["held", "other"] {
@@ -279,7 +279,7 @@ async fn a_token_does_not_pass_over_what_is_held_back() {
 }
 
 #[tokio::test]
-async fn a_token_is_bound_to_what_is_watched_and_not_to_how_it_is_written() {
+async fn token_is_bound_to_the_scope_and_not_to_its_spelling() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -388,7 +388,7 @@ async fn changes_while_a_stream_is_resumed_never_go_back() {
 }
 
 #[tokio::test]
-async fn a_bookmark_is_up_to_date_though_only_others_jobs_changed() {
+async fn bookmark_advances_with_changes_of_other_jobs() {
     let server = Server::with(&["--max-memory-jobs", "2"]).await;
     let mut client = server.client().await;
     let request = WatchJobsRequest { bookmark_interval: millis(1000), ..owned_by("us") };

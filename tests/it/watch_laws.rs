@@ -1,5 +1,5 @@
-//! Random writers and watchers, and what must hold of all that was seen. `WATCH_LAWS_SEED` repeats a run, as far as
-//! tasks and sockets let it.
+//! Random writers and watchers, and invariants of all their events. `WATCH_LAWS_SEED` repeats a run, as far as tasks
+//! and sockets allow it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,13 +23,13 @@ const IDS: [&str; 5] = ["a", "b", "c", "d", "e"];
 const OWNERS: [&str; 2] = ["us", "them"];
 const OPERATIONS: usize = 250;
 const ROUNDS: u64 = 3;
-/// Keeps the seeds of one round's tasks apart.
+/// Separates the seeds of one round's tasks.
 const FAR: u64 = 1 << 48;
 
-/// Ends that a writer was told of: the id and the revision.
+/// Acknowledged ends: the id and the revision.
 type Ends = Arc<Mutex<BTreeSet<(String, i64)>>>;
 
-/// Randomness that a seed repeats, by the generator `SplitMix64`.
+/// A random generator with a seed, by the algorithm `SplitMix64`.
 struct Dice(u64);
 
 impl Dice {
@@ -94,7 +94,7 @@ async fn round(seed: u64) {
     server.stop().await;
 }
 
-/// Does one thing after the other, most of which the rules of a job's life refuse.
+/// Makes random calls, most of which the state machine rejects.
 async fn write(mut client: Client, mut dice: Dice, ends: Ends) {
     for _ in 0..OPERATIONS {
         let id = dice.pick(&IDS).to_owned();
@@ -161,7 +161,7 @@ impl Watcher {
         *self.done.borrow()
     }
 
-    /// A random scope, at a random pace.
+    /// Returns a random scope, at a random pace.
     fn scope(&mut self) -> WatchJobsRequest {
         let states = [State::Pending, State::Running, State::Succeeded, State::Failed, State::Cancelled];
         let mut filter = JobFilter::default();
@@ -187,7 +187,7 @@ impl Watcher {
         WatchJobsRequest { min_interval, bookmark_interval: millis(1000), ..WatchJobsRequest::default() }
     }
 
-    /// Keeps one stream of everything from the beginning: it sees every end, and the final state.
+    /// Reads one stream of all jobs from the beginning: it must contain every end, and the final state.
     async fn steady(mut self, scope: WatchJobsRequest, mut stream: Watch, ends: Ends) {
         let (mut view, mut told) = (View::new(&scope), BTreeSet::new());
         let mut idle = 0;
@@ -206,7 +206,7 @@ impl Watcher {
         assert!(lost.is_empty(), "ends that were never told: {lost:?}");
     }
 
-    /// Leaves its streams at random, comes back with a token, and knows the final state in the end.
+    /// Leaves its streams at random, resumes with a token, and knows the final state in the end.
     async fn roaming(mut self) {
         let mut scope = self.scope();
         let mut view = View::new(&scope);
@@ -234,7 +234,7 @@ impl Watcher {
         }
     }
 
-    /// Follows one job, life after life.
+    /// Follows the incarnations of one job.
     async fn of_one_job(mut self) {
         let id = self.dice.pick(&IDS);
         let mut token = String::new();
@@ -269,12 +269,12 @@ impl Watcher {
     }
 }
 
-/// What a client makes of the events of a stream of many jobs.
+/// The state of a client that reads a stream of many jobs.
 struct View {
     scope: WatchJobsRequest,
-    /// The newest revision of each id, and whether it is there and matches.
+    /// The newest revision of each id, and whether the job exists and matches.
     known: BTreeMap<String, (i64, bool)>,
-    /// A bookmark came: from here on, tokens can be honoured.
+    /// A bookmark was received: from here on, tokens can be honoured.
     caught_up: bool,
     resetting: bool,
     /// All events, for the message of a failure.

@@ -10,14 +10,14 @@ use crate::support::{
     watching::{Seen, clog, complete, delete, large, make, narrow, report, watch, watch_jobs},
 };
 
-/// Reported in much less than the minute for which a reader may take nothing.
+/// Reported in much less than the minute for which a reader may read nothing.
 const UPDATES: usize = 2_000;
 
 fn all() -> WatchJobsRequest {
     WatchJobsRequest::default()
 }
 
-/// Reports so often, over several connections.
+/// Reports this many times, over several connections.
 async fn report_often(server: &Server, id: &'static str, times: usize) {
     let mut tasks = JoinSet::new();
     for _ in 0..8 {
@@ -64,7 +64,7 @@ async fn a_subscriber_that_does_not_read_delays_nobody_and_gets_the_end() {
     server.stop().await;
 }
 
-/// Makes a narrow connection full, as far as the stream of the job `a` goes.
+/// Fills a narrow connection with the stream of the job `a`.
 async fn clog_job(client: &mut Client) {
     for _ in 0..40 {
         report(client, "a").await;
@@ -72,7 +72,7 @@ async fn clog_job(client: &mut Client) {
 }
 
 #[tokio::test]
-async fn an_end_and_a_deletion_while_nobody_reads_are_the_end() {
+async fn unread_end_and_deletion_are_sent_as_the_end() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for anew in [false, true] {
@@ -94,7 +94,7 @@ async fn an_end_and_a_deletion_while_nobody_reads_are_the_end() {
 }
 
 #[tokio::test]
-async fn a_deletion_and_a_new_life_while_nobody_reads_are_a_removal() {
+async fn unread_deletion_and_recreation_are_sent_as_a_removal() {
     let server = Server::start().await;
     let mut client = server.client().await;
     make(&mut client, large("a")).await;
@@ -110,7 +110,7 @@ async fn a_deletion_and_a_new_life_while_nobody_reads_are_a_removal() {
 }
 
 #[tokio::test]
-async fn an_end_and_a_deletion_while_nobody_reads_are_both_told_among_many_jobs() {
+async fn unread_end_and_deletion_are_both_sent_in_a_stream_of_many_jobs() {
     let server = Server::start().await;
     let mut client = server.client().await;
     create(&mut client, "a").await;
@@ -153,7 +153,7 @@ async fn a_token_between_an_end_and_a_removal_brings_the_removal() {
 }
 
 #[tokio::test]
-async fn a_job_that_ends_and_comes_again_elsewhere_while_nobody_reads_is_not_left_standing() {
+async fn unread_end_of_a_job_recreated_for_another_owner_is_sent() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let owned = |id: &str, owner: &str| CreateJobRequest { owner: owner.into(), ..new_job(id) };

@@ -1,4 +1,4 @@
-//! JWTs, good ones and made-up ones.
+//! JWTs, valid and forged.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -60,13 +60,13 @@ impl Issuer {
     }
 }
 
-/// Seconds since 1970, this long from now.
+/// Returns the time this long from now, in seconds since 1970.
 fn seconds(from_now: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
     now.as_secs().cast_signed() + from_now
 }
 
-/// Claims of an admin of everything, changed so.
+/// Returns the claims of an admin of all owners, after a change.
 fn claims(change: impl FnOnce(&mut Value)) -> Value {
     let mut claims = json!({
         "sub": "tom", "iss": "https://issuer.test", "aud": "jobtrack", "exp": seconds(600),
@@ -92,7 +92,7 @@ async fn said_to(server: &Server, token: &str) -> Status {
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_for_us_now_is_refused() {
+async fn token_for_another_audience_or_time_is_rejected() {
     let issuer = Issuer::new("k1");
     let (server, _folder) = server(&[issuer.jwk()]).await;
     let good = issuer.sign(&claims(|_| {}));
@@ -180,7 +180,7 @@ async fn a_token_that_the_issuer_has_not_signed_is_refused() {
 }
 
 #[tokio::test]
-async fn what_a_token_does_not_grant_is_not_allowed() {
+async fn calls_beyond_the_claims_of_a_token_are_denied() {
     let issuer = Issuer::new("k1");
     let (server, _folder) = server(&[issuer.jwk()]).await;
     for role in [json!("superuser"), json!(null), json!(["admin"]), json!("ADMIN")] {
@@ -234,12 +234,12 @@ async fn a_stream_ends_with_its_token_or_the_key_of_it() {
     server.stop().await;
 }
 
-/// A key of RSA with a modulus of so many bits.
+/// Returns an RSA key with a modulus of this many bits.
 fn rsa_key(bits: usize, exponent: &str) -> Value {
     json!({ "kty": "RSA", "kid": "r", "n": encode(vec![0xff; bits / 8]), "e": exponent })
 }
 
-/// A set of such a key with these private members.
+/// Returns a key set with one such key and these private members.
 fn rsa(bits: usize, exponent: &str, private: &[&str]) -> String {
     let mut key = rsa_key(bits, exponent);
     for member in private {
@@ -276,7 +276,7 @@ fn keys_that_can_not_be_used_are_refused() {
         (rsa(2048, "AQ", &[]), "exponent"),
         (rsa(2048, "AQAA", &[]), "exponent"),
         (rsa(2048, "AQAB", &["qi"]), "private part"),
-        // What is not for signatures has no business here either, if it is private.
+        // Private parts are refused in keys that are not for signatures, too.
         (with("use", json!("enc")).replace("\"kid\"", "\"d\":\"Y2FuYXJ5\",\"kid\""), "private part"),
         (with("alg", json!("ES256")).replace("\"kid\"", "\"kid\":\"Y2FuYXJ5\",\"kid\""), "twice"),
         (with("alg", json!("ES256")).replace("\"keys\"", "\"keys\":[],\"keys\""), "twice"),
@@ -302,7 +302,7 @@ fn keys_that_can_not_be_used_are_refused() {
 }
 
 #[tokio::test]
-async fn a_key_of_rsa_with_nothing_wrong_is_taken() {
+async fn valid_rsa_key_is_accepted() {
     let (server, _folder) = server(&[rsa_key(2048, "AQAB"), Issuer::new("k1").jwk()]).await;
     server.stop().await;
 }

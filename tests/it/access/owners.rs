@@ -1,4 +1,4 @@
-//! Somebody else's job reads exactly like a missing one.
+//! Jobs of other owners are indistinguishable from missing jobs.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ use crate::support::{
     violations,
 };
 
-/// Alice has two owners, Bob another, and Nobody those jobs that have none.
+/// Starts a server where Alice has two owners, Bob another one, and Nobody the jobs without an owner.
 async fn server(flags: &[&str]) -> (Server, Folder) {
     let folder = Folder::new();
     let entries = [
@@ -45,7 +45,8 @@ fn by_owner(owner: &str) -> JobFilter {
     JobFilter { owner: owner.to_owned(), ..JobFilter::default() }
 }
 
-/// Calls of every method about the job `id`, by whom it does not belong to. `token` is one of its owner's.
+/// Returns calls of every method about the job `id`, made by a caller that does not own the job. `token` is a resume
+/// token of its owner.
 fn calls(id: &str, token: &str) -> Vec<Call> {
     let job_id = || id.to_owned();
     let resume_token = token.to_owned();
@@ -96,7 +97,7 @@ fn calls(id: &str, token: &str) -> Vec<Call> {
     ]
 }
 
-/// Calls that name no job: the owner in them is the only trace of one.
+/// Returns calls that name no job: only the owner in them refers to one.
 fn broad_calls(owner: &str) -> Vec<Call> {
     let owner = || owner.to_owned();
     vec![
@@ -109,9 +110,9 @@ fn broad_calls(owner: &str) -> Vec<Call> {
     ]
 }
 
-/// All that Alice is answered, where `name` stands as `NAME`.
+/// Returns everything that Alice receives, with `name` replaced by `NAME`.
 async fn answer(raw: &Raw, call: &Call, name: &str) -> (Vec<u8>, Vec<u8>) {
-    // Streams that stay open end by the deadline.
+    // The deadline ends streams that stay open.
     let headers = [("authorization", "Bearer alice"), ("grpc-timeout", "300m")];
     let headers = if call.method.ends_with("WatchJobs") { &headers[..] } else { &headers[..1] };
     let answer = raw.send(call.method, headers, frame(&call.message)).await;
@@ -120,7 +121,7 @@ async fn answer(raw: &Raw, call: &Call, name: &str) -> (Vec<u8>, Vec<u8>) {
     let told = format!("{:?} {:?} {} {metadata:?} ", answer.http, status.code(), status.message());
     let told = [told.as_bytes(), status.details()].concat();
     let body = if status.code() == Code::DeadlineExceeded {
-        // Each stream has tokens of its own.
+        // Each stream has different tokens.
         let mut event = WatchJobsResponse::decode(&answer.body[5..]).expect("one event");
         assert_eq!(event.event(), Event::Bookmark);
         event.resume_token.clear();
@@ -132,7 +133,7 @@ async fn answer(raw: &Raw, call: &Call, name: &str) -> (Vec<u8>, Vec<u8>) {
     (named(told), named(body))
 }
 
-/// What else is in the answer's headers or trailers.
+/// Returns the other headers and trailers of the answer.
 fn error_metadata(status: &Status) -> BTreeMap<String, String> {
     let headers = status.metadata().clone().into_headers();
     let kept = headers.iter().filter(|(name, _)| *name != "date" && *name != "content-length");
@@ -151,13 +152,14 @@ fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     replaced
 }
 
-/// Fails unless each call about Bob's job, in whatever state, is answered to Alice as that about a missing one.
+/// Fails unless each call about Bob's job, in each of these states, has the same answer for Alice as one about a
+/// missing job.
 async fn assert_reads_as_missing(server: &Server, states: &[State], code: Code) {
     let raw = Raw::connect(server.address).await;
     let mut client = server.client().await;
     let mut seen = std::collections::BTreeSet::new();
     for state in states {
-        // Names of one length, so that they are encoded alike.
+        // Names of one length have encodings of one length.
         let (theirs, absent) = (format!("theirs-{state:?}"), format!("absent-{state:?}"));
         let before = of_bob(&mut client, &theirs).await;
         let token = token(&mut client, &theirs).await;
@@ -185,13 +187,13 @@ async fn assert_reads_as_missing(server: &Server, states: &[State], code: Code) 
     );
 }
 
-/// Bob's job as Bob sees it.
+/// Returns Bob's job as Bob sees it.
 async fn of_bob(client: &mut Client, id: &str) -> Option<Job> {
     let request = GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() };
     client.get_job(bearer("bob", request)).await.ok().and_then(|answer| answer.into_inner().job)
 }
 
-/// A token of Bob's stream of the job.
+/// Returns a token of Bob's stream of the job.
 async fn token(client: &mut Client, id: &str) -> String {
     let request = WatchJobRequest { job_id: id.to_owned(), ..WatchJobRequest::default() };
     let Ok(stream) = client.watch_job(bearer("bob", request)).await else { return String::new() };
@@ -200,7 +202,7 @@ async fn token(client: &mut Client, id: &str) -> String {
 
 const STATES: [State; 4] = [State::Pending, State::Running, State::Succeeded, State::Unspecified];
 
-/// One job of Alice's, and one of Bob's in each state; `Unspecified` was deleted.
+/// Creates one job of Alice's, and one of Bob's in each state; `Unspecified` is deleted.
 async fn populate(server: &Server) {
     let mut client = server.client().await;
     client.create_job(bearer("alice", owned("mine", "a1"))).await.expect("Alice's own");
@@ -222,7 +224,7 @@ async fn populate(server: &Server) {
 }
 
 #[tokio::test]
-async fn in_memory() {
+async fn jobs_of_other_owners_read_as_missing_in_memory() {
     let (server, _folder) = server(&[]).await;
     populate(&server).await;
     assert_reads_as_missing(&server, &STATES, Code::NotFound).await;
@@ -230,7 +232,7 @@ async fn in_memory() {
 }
 
 #[tokio::test]
-async fn with_redis_and_while_it_is_away() {
+async fn jobs_of_other_owners_read_as_missing_with_redis_and_in_an_outage() {
     let mut redis = Redis::start().await;
     let (server, _folder) = server(&["--redis-url", &redis.url()]).await;
     populate(&server).await;
@@ -248,7 +250,7 @@ async fn with_redis_and_while_it_is_away() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_is_all_that_is_told_of_a_job() {
+async fn taken_id_discloses_nothing_else_about_its_job() {
     let (server, _folder) = server(&[]).await;
     populate(&server).await;
     let mut client = server.client().await;
@@ -277,7 +279,7 @@ async fn list(client: &mut Client, token: &str, request: ListJobsRequest) -> (Ve
     (list.jobs.iter().map(|job| job.id.clone()).collect(), list)
 }
 
-/// Lists, counts and pages of each caller, in any store.
+/// Checks lists, counts and pages of each caller, with any store.
 async fn assert_lists_its_own(server: &Server) {
     let mut client = server.client().await;
     for (number, owner) in ["a1", "bob", "", "a2", "bob", "a1"].into_iter().enumerate() {
@@ -313,7 +315,7 @@ async fn assert_lists_its_own(server: &Server) {
     let (first, page) = list(&mut client, "alice", page_of(String::new())).await;
     let (second, _) = list(&mut client, "alice", page_of(page.next_page_token.clone())).await;
     assert_eq!((first, second), (vec!["j5".to_owned()], vec!["j3".to_owned()]));
-    // Not even one with the same rights.
+    // A caller with the same rights may not use the token either.
     for other in ["alice2", "bob", "root"] {
         let request = bearer(other, page_of(page.next_page_token.clone()));
         let status = client.list_jobs(request).await.expect_err("the token is Alice's");
@@ -330,14 +332,14 @@ async fn assert_lists_its_own(server: &Server) {
 }
 
 #[tokio::test]
-async fn lists_pages_and_purges_are_of_ones_own() {
+async fn lists_pages_and_purges_cover_only_own_jobs() {
     let (server, _folder) = server(&[]).await;
     assert_lists_its_own(&server).await;
     server.stop().await;
 }
 
 #[tokio::test]
-async fn lists_pages_and_purges_are_of_ones_own_with_redis() {
+async fn lists_pages_and_purges_cover_only_own_jobs_with_redis() {
     let redis = Redis::start().await;
     let (server, _folder) = server(&["--redis-url", &redis.url()]).await;
     assert_lists_its_own(&server).await;
@@ -345,7 +347,7 @@ async fn lists_pages_and_purges_are_of_ones_own_with_redis() {
 }
 
 #[tokio::test]
-async fn streams_are_of_ones_own_and_so_are_their_tokens() {
+async fn streams_and_their_tokens_cover_only_own_jobs() {
     let (server, _folder) = server(&[]).await;
     let mut client = server.client().await;
     client.create_job(bearer("alice", owned("a", "a1"))).await.expect("her own");
@@ -379,7 +381,7 @@ async fn streams_are_of_ones_own_and_so_are_their_tokens() {
     client.create_job(bearer("alice", owned("b", "a2"))).await.expect("Bob's is gone");
     let token = streams[0].1.clone();
     for (mut stream, _) in streams {
-        // What Bob did meanwhile is not told: of `b` only her own life.
+        // Alice's stream shows only the part of `b`'s history in which the job was hers.
         let event = stream.message().await.expect("an event");
         let Some(job) = event.and_then(|event| event.job) else { panic!("no job") };
         assert_eq!((job.id.as_str(), job.owner.as_str()), ("b", "a2"));
@@ -405,7 +407,7 @@ async fn streams_are_of_ones_own_and_so_are_their_tokens() {
     server.stop().await;
 }
 
-/// Where a page ends, and whether there is another, follows from the caller's own jobs alone.
+/// The end of a page, and the existence of a next one, depend on the caller's own jobs alone.
 async fn assert_pages_tell_nothing_of_others(server: &Server) {
     let mut client = server.client().await;
     let of_kind = |id: &str, owner: &str, kind: &str| CreateJobRequest { kind: kind.to_owned(), ..owned(id, owner) };
@@ -437,14 +439,14 @@ async fn assert_pages_tell_nothing_of_others(server: &Server) {
 }
 
 #[tokio::test]
-async fn pages_tell_nothing_of_others() {
+async fn pages_disclose_nothing_about_other_owners() {
     let (server, _folder) = server(&[]).await;
     assert_pages_tell_nothing_of_others(&server).await;
     server.stop().await;
 }
 
 #[tokio::test]
-async fn pages_tell_nothing_of_others_with_redis() {
+async fn pages_disclose_nothing_about_other_owners_with_redis() {
     let redis = Redis::start().await;
     let (server, _folder) = server(&["--redis-url", &redis.url()]).await;
     assert_pages_tell_nothing_of_others(&server).await;

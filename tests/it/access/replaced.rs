@@ -1,4 +1,4 @@
-//! Files that are replaced while calls are made.
+//! Credential files that are replaced while calls are made.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use crate::support::{
     new_job,
 };
 
-/// How many keep calling, each on a connection that it opens anew after some calls.
+/// Number of callers, each of which opens a new connection after some calls.
 const CALLERS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +53,7 @@ async fn a_certificate_and_a_token_file_are_replaced_and_no_call_fails() {
         callers.spawn(async move {
             let mut reached_new = false;
             while !stop.load(Relaxed) || !reached_new {
-                // Either is good while it is replaced, but not neither.
+                // Either certificate is valid during the replacement, and one of them always is.
                 let channel = if let Ok(channel) = connect(address, &old, None).await {
                     channel
                 } else {
@@ -80,7 +80,7 @@ async fn a_certificate_and_a_token_file_are_replaced_and_no_call_fails() {
     };
     called(500).await;
     let certificate = new.server();
-    // First a certificate without its key, for longer than it takes to look.
+    // First a certificate without its key, for longer than the interval of the checks.
     folder.write("cert.pem", &certificate.pem);
     called(2000).await;
     connect(address, &old, None).await.expect("what does not fit together is not used");
@@ -99,10 +99,10 @@ async fn a_certificate_and_a_token_file_are_replaced_and_no_call_fails() {
     while let Some(caller) = callers.join_next().await {
         caller.expect("no call failed");
     }
-    // The connection and the stream of before go on.
+    // The connection and the stream from before the replacement continue.
     let report = jobtrack::proto::v1::UpdateProgressRequest { job_id: "a".into(), ..Default::default() };
     client.update_progress(bearer("always", report)).await.expect("the old connection goes on");
-    // On a busy machine the stream may have been idle for long enough to say so.
+    // On a busy machine the stream may have been idle for long enough to send a bookmark.
     let update = loop {
         let event = stream.message().await.expect("the old stream goes on").expect("an event");
         if let Some(job) = event.job {

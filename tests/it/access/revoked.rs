@@ -1,4 +1,4 @@
-//! What a caller is told after its credentials have ended: that, and nothing else.
+//! Streams after the end of their caller's credentials: only that end is sent.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::support::{
     replicas::in_time,
 };
 
-/// A server for `gone`, whom [`revoke`] turns away, and `kept`.
+/// Starts a server with the callers `gone`, which [`revoke`] removes, and `kept`.
 async fn server() -> (Server, Folder) {
     let folder = Folder::new();
     let entries = ["gone", "kept"].map(|name| holder(name, "reporter", &json!("*")));
@@ -46,7 +46,7 @@ async fn report(client: &mut Client, message: &str) {
     client.update_progress(bearer("kept", report)).await.expect("it is taken");
 }
 
-/// Reads a stream to its end. Returns the messages of its jobs' progress, and the end.
+/// Reads a stream to its end. Returns the progress messages of its jobs, and the end.
 async fn rest(stream: &mut Streaming<jobtrack::proto::v1::WatchJobResponse>) -> (Vec<String>, Status) {
     let mut messages = Vec::new();
     loop {
@@ -59,14 +59,14 @@ async fn rest(stream: &mut Streaming<jobtrack::proto::v1::WatchJobResponse>) -> 
 }
 
 #[tokio::test]
-async fn what_came_after_the_end_of_its_credentials_is_not_told_to_a_slow_reader() {
+async fn slow_reader_receives_nothing_after_the_end_of_its_credentials() {
     let (server, folder) = server().await;
     let mut client = server.client().await;
     let large = Value { kind: Some(Kind::StringValue("x".repeat(16_000))) };
     let metadata = Some(Struct { fields: [("k".to_owned(), large)].into() }.into());
     let creation = CreateJobRequest { metadata, ..new_job("a") };
     client.create_job(bearer("kept", creation)).await.expect("it is not there yet");
-    // Less than an event: the next ones wait in the server.
+    // Smaller than an event, so that the next events wait in the server.
     let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).expect("an address is a URI");
     let slow = endpoint.initial_stream_window_size(1000).connect().await.expect("it listens");
     let mut slow = Client::new(slow).watch_job(bearer("gone", watch())).await.expect("a stream").into_inner();
@@ -85,9 +85,9 @@ async fn what_came_after_the_end_of_its_credentials_is_not_told_to_a_slow_reader
     server.stop().await;
 }
 
-/// Whose owners have changed is not told a part of what there is as if it were all.
+/// A caller whose owners have changed does not receive a part of its jobs as if it were everything.
 #[tokio::test]
-async fn a_stream_starts_over_where_its_caller_has_other_owners_now() {
+async fn stream_starts_over_after_its_callers_owners_changed() {
     let folder = Folder::new();
     let alice = |owners: &serde_json::Value| {
         identities(&[holder("alice", "reporter", owners), holder("kept", "reporter", &json!("*"))])
@@ -123,14 +123,14 @@ async fn a_stream_starts_over_where_its_caller_has_other_owners_now() {
     server.stop().await;
 }
 
-/// A question of reflection, and then silence.
+/// Returns a reflection request that is followed by silence.
 fn question() -> impl futures_util::Stream<Item = ServerReflectionRequest> + Send + 'static {
     let message_request = Some(MessageRequest::ListServices(String::new()));
     iter([ServerReflectionRequest { host: String::new(), message_request }]).chain(pending())
 }
 
 #[tokio::test]
-async fn reflection_ends_with_the_credentials_and_holds_no_drain() {
+async fn reflection_ends_with_the_credentials_and_does_not_delay_a_drain() {
     let (server, folder) = server().await;
     let mut client = ServerReflectionClient::new(server.channel().await);
     let mut streams = Vec::new();
@@ -147,6 +147,6 @@ async fn reflection_ends_with_the_credentials_and_holds_no_drain() {
     server.begin_stop();
     let end = in_time("the end", kept.message()).await.expect_err("it ends");
     assert_eq!(reason(&end), "SERVER_DRAINING");
-    // What is cut off takes 20 seconds.
+    // Connections are closed after 20 seconds, so a faster stop shows that the drain did not wait for any.
     timeout(Duration::from_secs(15), server.stop()).await.expect("nothing is left to be waited for");
 }

@@ -1,4 +1,4 @@
-//! What each role may do, over gRPC and gRPC-Web.
+//! The rights of each role, over gRPC and gRPC-Web.
 
 use http::StatusCode;
 use http_body_util::Full;
@@ -15,7 +15,7 @@ use crate::support::{
     raw::{Raw, frame, methods},
 };
 
-/// The methods that each role may call, and those before it may not.
+/// The methods that each role may call and the roles before it may not.
 const READER: [&str; 5] = [
     "JobService/GetJob",
     "JobService/BatchGetJobs",
@@ -63,7 +63,7 @@ async fn each_method_needs_its_role() {
         let roles = ["reader", "reporter", "admin"];
         for (rank, token) in roles.into_iter().enumerate() {
             let header = format!("Bearer {token}");
-            // No request is valid: who may call learns that, unless it is about all jobs.
+            // All requests are invalid. An authorized caller is told so, except if the request concerns all jobs.
             let answer =
                 raw.send(&method, &[("authorization", &header), ("grpc-timeout", "200m")], frame(b"\xff")).await;
             let status = answer.status.expect("a status");
@@ -80,7 +80,7 @@ async fn each_method_needs_its_role() {
 }
 
 #[tokio::test]
-async fn an_admin_of_some_owners_is_not_told_of_all() {
+async fn admin_of_some_owners_can_purge_but_not_read_statistics() {
     let (server, _folder) = server().await;
     let mut admin = server.admin().await;
     let status = admin.get_stats(bearer("team-admin", GetStatsRequest {})).await.expect_err("it counts all jobs");

@@ -1,4 +1,4 @@
-//! TLS, with and without certificates of clients.
+//! TLS, with and without client certificates.
 
 use std::{
     sync::Arc,
@@ -28,7 +28,7 @@ use crate::support::{
     reason,
 };
 
-/// A server under TLS, its files, and who signs for it and for its clients.
+/// A server with TLS, its files, and the authorities of its and of its clients' certificates.
 struct World {
     server: Server,
     servers: Authority,
@@ -37,7 +37,7 @@ struct World {
 }
 
 impl World {
-    /// Where clients show a certificate if `auth` is `required`, and may if it is `optional`.
+    /// Starts a server. Clients must have a certificate if `auth` is `required`, and may have one if it is `optional`.
     async fn start(auth: &str) -> Self {
         let (folder, servers, clients) = (Folder::new(), Authority::new(), Authority::new());
         let own = servers.server();
@@ -57,12 +57,12 @@ impl World {
         Self { server: Server::with(&flags).await, servers, clients, _folder: folder }
     }
 
-    /// What a read says to who shows this certificate.
+    /// Returns the error of a read by a client with this certificate.
     async fn read(&self, own: Option<&Signed>) -> Result<Status, String> {
         self.read_with(own, Request::new(missing())).await
     }
 
-    /// The same with this request. An error: the connection was refused.
+    /// Returns the same for another request. `Err`: the connection was refused.
     async fn read_with(
         &self,
         own: Option<&Signed>,
@@ -70,7 +70,7 @@ impl World {
     ) -> Result<Status, String> {
         let channel = connect(self.server.address, &self.servers, own).await.map_err(|error| format!("{error:?}"))?;
         let status = read_as(&channel, request).await;
-        // What a connection fails for is made a status by the client; those of the server have details.
+        // The client library turns connection errors into a status; statuses of the server have details.
         if status.details().is_empty() { Err(format!("{status:?}")) } else { Ok(status) }
     }
 
@@ -80,7 +80,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn who_shows_no_valid_certificate_gets_no_connection() {
+async fn connection_without_a_valid_certificate_is_refused() {
     let world = World::start("required").await;
     let worker = || vec![uri("spiffe://test/worker")];
     let expired = world.clients.sign_until(worker(), SystemTime::now() - DAY);
@@ -95,19 +95,19 @@ async fn who_shows_no_valid_certificate_gets_no_connection() {
 }
 
 #[tokio::test]
-async fn the_holder_of_a_certificate_is_its_uri_or_else_its_dns_name() {
+async fn identity_of_a_certificate_is_its_uri_or_else_its_dns_name() {
     let world = World::start("required").await;
     let mut worker = client(&world, vec![dns("host.test"), uri("spiffe://test/worker")]).await;
     create(&mut worker, "a").await;
     let mut host = client(&world, vec![dns("host.test"), dns("other.test")]).await;
     let new = crate::support::new_job("b");
     assert_denied(&host.create_job(new).await.expect_err("a reader"), ("role", "reporter"));
-    // Known by the authority, but with no entry, or without a name at all.
+    // Signed by the authority, but not listed, or without a name at all.
     let stranger = world.read(Some(&world.client(vec![uri("spiffe://test/other")]))).await.expect("it may connect");
     assert_denied(&stranger, ("role", "reader"));
     let nameless = world.read(Some(&world.client(Vec::new()))).await.expect("it may connect");
     assert_unauthenticated(&nameless, "INVALID");
-    // A token says more than the connection.
+    // A token takes precedence over the certificate.
     let host = world.client(vec![dns("host.test")]);
     let status = world.read_with(Some(&host), bearer("nonsense", missing())).await.expect("it may connect");
     assert_unauthenticated(&status, "INVALID");
@@ -120,7 +120,7 @@ async fn client(world: &World, names: Vec<SanType>) -> Client {
 }
 
 #[tokio::test]
-async fn where_certificates_are_optional_a_token_will_do() {
+async fn token_suffices_if_certificates_are_optional() {
     let world = World::start("optional").await;
     assert_unauthenticated(&world.read(None).await.expect("it may connect"), "MISSING");
     let status = world.read_with(None, bearer("a-token", missing())).await.expect("it may connect");
@@ -139,7 +139,7 @@ async fn a_stream_ends_when_its_certificate_expires() {
     let channel = connect(world.server.address, &world.servers, Some(&own)).await.expect("it may connect");
     let mut client = JobServiceClient::new(channel.clone());
     let mut stream = client.watch_jobs(WatchJobsRequest::default()).await.expect("a stream").into_inner();
-    // A token makes the connection no better.
+    // The token belongs to a call, so the connection still counts as unauthenticated.
     let by_token = bearer("a-token", WatchJobsRequest::default());
     let mut by_token = client.watch_jobs(by_token).await.expect("a stream").into_inner();
     let end = async {
@@ -165,7 +165,7 @@ async fn a_stream_ends_when_its_certificate_expires() {
 }
 
 #[tokio::test]
-async fn who_does_not_speak_tls_is_hung_up_on() {
+async fn plaintext_connection_to_a_tls_port_is_closed() {
     let world = World::start("required").await;
     let words: [(&str, &[u8], u64); 4] = [
         ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 2),
@@ -186,7 +186,7 @@ async fn who_does_not_speak_tls_is_hung_up_on() {
     world.server.stop().await;
 }
 
-/// A connection under TLS that asks for this protocol.
+/// Opens a TLS connection that negotiates this protocol.
 async fn raw(world: &World, protocol: &[u8]) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(world.servers.pem().as_bytes()).expect("PEM")).expect("an authority");
@@ -218,7 +218,7 @@ async fn grpc_web_is_served_over_http1_and_tls() {
 }
 
 #[tokio::test]
-async fn who_shakes_hands_and_says_nothing_is_hung_up_on() {
+async fn silent_tls_connection_is_closed() {
     let world = World::start("optional").await;
     for words in [&b""[..], b"PRI * HTTP/2.0\r\n"] {
         let mut stream = raw(&world, b"h2").await;

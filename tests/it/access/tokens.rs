@@ -16,7 +16,7 @@ use crate::support::{
     reason,
 };
 
-/// A server for those of `entries`, and the folder with its file `identities.json`.
+/// Starts a server with these `entries`. Returns it with the folder of its `identities.json`.
 async fn server(entries: &[Value]) -> (Server, Folder) {
     let folder = Folder::new();
     let file = folder.write("identities.json", &identities(entries));
@@ -24,7 +24,7 @@ async fn server(entries: &[Value]) -> (Server, Folder) {
 }
 
 #[tokio::test]
-async fn who_is_not_known_is_turned_away() {
+async fn unknown_caller_is_unauthenticated() {
     let (server, _folder) = server(&[holder("tom", "reader", &json!("*"))]).await;
     let channel = server.channel().await;
     let headers = [
@@ -60,7 +60,7 @@ async fn who_is_not_known_is_turned_away() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_token_is_revoked_and_only_that() {
+async fn only_streams_of_a_revoked_token_end() {
     let entries = ["gone", "demoted", "kept"].map(|name| holder(name, "reporter", &json!("*")));
     let (server, folder) = server(&entries).await;
     let mut client = server.client().await;
@@ -87,7 +87,7 @@ async fn a_stream_ends_when_its_token_is_revoked_and_only_that() {
     assert_unauthenticated(&read_as(&channel, bearer("gone", missing())).await, "INVALID");
     let status = client.create_job(bearer("demoted", new_job("b"))).await.expect_err("a reader");
     assert_denied(&status, ("role", "reporter"));
-    // The others' streams go on as if nothing had happened.
+    // The streams of other callers are undisturbed.
     all.message().await.expect("the bookmark behind the snapshot").expect("a bookmark");
     let request = jobtrack::proto::v1::UpdateProgressRequest { job_id: "a".into(), ..Default::default() };
     client.update_progress(bearer("kept", request)).await.expect("a reporter reports");
@@ -97,7 +97,7 @@ async fn a_stream_ends_when_its_token_is_revoked_and_only_that() {
     server.stop().await;
 }
 
-/// A process for those of `identities.json` in this folder, whose log is there too.
+/// Starts a process with the `identities.json` of this folder, which also receives the log.
 fn logging(folder: &Folder, level: &str) -> Process {
     let mut command = Command::new("sh");
     command.args(["-c", r#"log=$1; shift; exec "$0" "$@" 2>"$log""#, env!("CARGO_BIN_EXE_jobtrack")]);
@@ -111,7 +111,7 @@ fn log(folder: &Folder) -> String {
 }
 
 #[tokio::test]
-async fn a_file_that_can_not_be_used_changes_nothing() {
+async fn unusable_identities_file_keeps_the_previous_version() {
     let folder = Folder::new();
     let tom = || holder("tom", "reader", &json!("*"));
     folder.write("identities.json", &identities(&[tom()]));
@@ -179,7 +179,7 @@ fn a_bad_identities_file_is_refused_by_name_and_without_secrets() {
     assert!(missing.status.code() == Some(1) && text.contains("no-such-file"), "{text}");
 }
 
-/// At the level that says the most, of every library.
+/// Uses the most verbose log level, of all libraries.
 #[tokio::test]
 async fn no_log_line_has_a_token() {
     let folder = Folder::new();
@@ -196,14 +196,14 @@ async fn no_log_line_has_a_token() {
     process.wait();
     let lines = log(&folder);
     assert!(lines.contains("GetJob") && lines.contains("h2::"), "{lines}");
-    // Its name is no secret, though here it is the same.
+    // The name of an identity is no secret, although it has the same text as the token here.
     let tells = |line: &&str| line.replace("caller=\"canary-known\"", "").contains("canary");
     let secrets: Vec<_> = lines.lines().filter(tells).collect();
     assert!(secrets.is_empty(), "{secrets:#?}");
 }
 
 #[tokio::test]
-async fn the_log_names_who_was_refused() {
+async fn log_names_rejected_callers() {
     let folder = Folder::new();
     folder.write("identities.json", &identities(&[holder("tom", "reader", &json!("*"))]));
     let process = logging(&folder, "debug");

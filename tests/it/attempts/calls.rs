@@ -134,14 +134,14 @@ async fn failure_with_retry_leaves_the_job_to_the_next_worker(#[case] with_redis
     let percent = second.job.progress.as_ref().and_then(|progress| progress.percent);
     assert_eq!((second.job.attempt, percent, second.job.last_failure.is_some()), (2, None, true));
     complete_as(&mut client, "a", &second.claim).await.expect("it runs");
-    // The stream goes on over the failure.
+    // The stream continues after the failed attempt.
     let seen = in_time("the end", stream.rest()).await;
     let states: Vec<_> = seen.iter().map(|seen| (seen.job().state(), seen.job().attempt)).collect();
     assert_eq!(states.last(), Some(&(State::Succeeded, 2)), "{states:?}");
     server.stop().await;
 }
 
-/// A worker that outlives its job does no harm to the next one under its id.
+/// A worker that outlives its job does not affect the next job under the id.
 #[rstest]
 #[case::in_memory(false)]
 #[case::with_redis(true)]
@@ -183,7 +183,7 @@ async fn bad_fields_of_a_claim_are_named() {
     server.stop().await;
 }
 
-/// Many workers at two replicas claim the same job at once, over and over.
+/// Many workers on two replicas repeatedly claim the same job at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_attempt_has_one_worker() {
     const WORKERS: usize = 12;
@@ -209,7 +209,7 @@ async fn each_attempt_has_one_worker() {
     pair.stop().await;
 }
 
-/// The worker is dead: the next one gets the job when its lease is over, and not before.
+/// The worker is dead: the next one gets the job after the end of the lease, and not before.
 #[rstest]
 #[case::in_memory(false)]
 #[case::with_redis(true)]

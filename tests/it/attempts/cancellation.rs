@@ -1,4 +1,4 @@
-//! A cancellation ends, whatever becomes of the worker.
+//! A cancellation takes effect whatever the worker does.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ async fn job_of_a_lost_worker_is_cancelled_without_it(#[case] with_redis: bool) 
     server.stop().await;
 }
 
-/// Also where a lost worker fails the job.
+/// Holds for a job that fails when its worker is lost, too.
 #[rstest]
 #[case::in_memory(false, false)]
 #[case::in_memory_and_it_would_fail(false, true)]
@@ -63,7 +63,7 @@ async fn lease_that_runs_out_after_the_request_cancels(#[case] with_redis: bool,
     server.stop().await;
 }
 
-/// The worker goes on reporting, and never ends.
+/// The worker continues to report, and never confirms.
 #[rstest]
 #[case::in_memory(false)]
 #[case::with_redis(true)]

@@ -1,4 +1,4 @@
-//! Records that a version without attempts wrote, or wrote again.
+//! Records that were written, or rewritten, by a version without attempts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use redis::Value;
 use uuid::Uuid;
 
 use crate::support::{
-    jobs::{apply, at, heartbeat, id, job, moment, retry, start},
+    jobs::{apply, at, change_context, heartbeat, id, job, retry, start},
     redis::{Redis, shared_redis},
 };
 
@@ -25,7 +25,7 @@ impl Listener for Deaf {
     fn on_commit(&self, _: CommitEvent) {}
 }
 
-/// What the version before attempts kept of a record. Messages are opaque here.
+/// The part of a record that the version before attempts knew. Messages are opaque here.
 #[derive(Clone, PartialEq, Message)]
 struct OldRecord {
     #[prost(string, tag = "1")]
@@ -70,7 +70,7 @@ impl Bench {
         Self { redis, prefix, store }
     }
 
-    /// Stores a job, and returns it as it is read.
+    /// Stores a job, and returns it as it is read back.
     async fn round(&self, job: Job) -> Job {
         let id = job.id.clone();
         assert!(matches!(self.store.replace(Arc::new(job), None).await, Ok(Replaced::Stored(_))));
@@ -81,7 +81,7 @@ impl Bench {
         Job::clone(&self.store.get(&id(name)).await.expect("Redis answers").expect("it is there").job)
     }
 
-    /// Has the older version write the record again.
+    /// Makes the older version rewrite the record.
     async fn rewrite(&self, name: &str) {
         let partition = (RedisStore::PARTITIONING.of)(&id(name));
         let key = format!("{}:{{{partition}}}:{name}", self.prefix);
@@ -113,7 +113,7 @@ async fn running_job_of_an_older_version_is_in_its_first_attempt() {
     assert_eq!(apply(&bench.read("b").await, &start("w"), 1).attempt, 1);
 }
 
-/// The older version drops what it does not know: the job goes on without it.
+/// The older version drops the fields that it does not know; the job remains usable.
 #[tokio::test]
 async fn waiting_job_that_an_older_version_has_written_again_can_be_started() {
     let bench = Bench::start().await;
@@ -126,12 +126,12 @@ async fn waiting_job_that_an_older_version_has_written_again_can_be_started() {
     assert_eq!(apply(&read, &heartbeat(), 3).state, State::Running);
 }
 
-/// The merge decides about a record as about the version that was written.
+/// The merge compares a record as the version that was written.
 #[tokio::test]
 async fn expiry_of_a_waiting_job_is_read_as_it_was_written() {
     let bench = Bench::start().await;
     let waiting = apply(&apply(&job("a", 0), &start("w"), 1), &retry(), 2);
-    let expired = waiting.expired(at(3), moment(3).change_id);
+    let expired = waiting.expired(at(3), change_context(3).change_id);
     let read = bench.round(expired.clone()).await;
     assert!(read.is_between_attempts() && expired.is_between_attempts());
     for stands in [merge(&read, &waiting).job, merge(&waiting, &read).job] {

@@ -10,7 +10,7 @@ use rstest::rstest;
 use uuid::Uuid;
 
 use crate::support::jobs::{
-    apply, at, cancel, failure, heartbeat, job, make, moment, plain, retry, start, success, try_apply,
+    apply, at, cancel, change_context, failure, heartbeat, job, make, plain, retry, start, success, try_apply,
 };
 
 const TEN: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ fn claim_names_one_attempt_of_one_creation() {
         apply(&first, &numbered(2), 3),
         apply(&first, &retry(), 3),
         apply(&apply(&first, &retry(), 3), &start("two"), 4),
-        // The id was deleted and used again.
+        // The id was deleted and reused.
         apply(&job("a", 5), &start("one"), 6),
     ];
     for next in later {
@@ -72,7 +72,7 @@ fn claim_names_one_attempt_of_one_creation() {
         assert!(stale(&Change::Complete(end)), "{next:?}");
         assert!(stale(&Change::ConfirmCancel { attempt: None, claim: first.claim, message: None }), "{next:?}");
     }
-    // The end may be repeated by the worker that brought it about.
+    // The worker that ended the attempt may repeat the call.
     let end =
         Change::Complete(Completion { outcome: None, attempt: Some(1), claim: first.claim, expected_revision: None });
     assert_eq!(try_apply(&apply(&first, &end, 3), &end, 4), Ok(None));
@@ -88,7 +88,7 @@ fn request_that_started_the_running_attempt_returns_it() {
     assert_eq!(try_apply(&first, &requested("other"), 2), Err(Rejected::AttemptRunning));
     assert_eq!(try_apply(&first, &start("w"), 2), Err(Rejected::AttemptRunning));
     assert_eq!(apply(&pending, &requested("r"), 5).claim, first.claim, "whichever replica it comes to");
-    // A copy of the request that comes late starts nothing.
+    // A late duplicate of the request starts nothing.
     let ended = apply(&first, &retry(), 3);
     assert_eq!(try_apply(&ended, &requested("r"), 4), Err(Rejected::StaleAttempt));
     let second = apply(&ended, &requested("s"), 4);
@@ -110,7 +110,7 @@ fn lost_job_goes_to_the_next_worker_if_nobody_can_have_heard_the_last_one(
     if cancelled {
         running = apply(&running, &cancel(false), 2);
     }
-    match running.apply(&start("two"), &moment(now)) {
+    match running.apply(&start("two"), &change_context(now)) {
         Ok(Applied::ChangedIfLost(next)) => {
             assert!(is_free);
             assert_eq!((next.attempt, next.worker.as_str(), next.liveness(at(now))), (2, "two", Liveness::Live));
@@ -118,7 +118,7 @@ fn lost_job_goes_to_the_next_worker_if_nobody_can_have_heard_the_last_one(
         }
         refused => assert!(!is_free && refused == Err(Rejected::AttemptRunning), "{refused:?}"),
     }
-    assert!(matches!(running.apply(&takeover(), &moment(now)), Ok(Applied::Changed(_))));
+    assert!(matches!(running.apply(&takeover(), &change_context(now)), Ok(Applied::Changed(_))));
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn retry_ends_the_attempt_and_the_next_one_starts_progress_again() {
     }
     let done = apply(&waiting, &success(), 3);
     assert_eq!((done.attempt, done.state, numbers(&done)), (2, State::Succeeded, vec![(1, true)]));
-    // A job may fail before anybody reported on it.
+    // A job may fail before anybody has reported on it.
     let unheard = apply(&job("a", 0), &retry(), 1);
     assert_eq!((unheard.attempt, numbers(&unheard)), (1, vec![(1, true)]));
 }
@@ -166,7 +166,7 @@ fn retry_that_is_repeated_changes_nothing() {
     assert_eq!(try_apply(&cancelled, &end(running.claim, None), 4), Ok(None));
 }
 
-/// 20 attempts whose tracebacks have 16 KB each.
+/// 20 attempts with tracebacks of 16 KB each.
 #[test]
 fn history_is_bounded_and_keeps_the_last_failure_whole() {
     let traceback = "x".repeat(16 * 1024);
@@ -187,7 +187,7 @@ fn history_is_bounded_and_keeps_the_last_failure_whole() {
 }
 
 #[test]
-fn highest_attempt_number_is_no_end_of_the_world() {
+fn highest_attempt_number_does_not_overflow() {
     let last = apply(&job("a", 0), &numbered(i32::MAX), 1);
     let again = apply(&last, &takeover(), 2);
     assert_eq!(again.attempt, i32::MAX);
@@ -247,7 +247,7 @@ fn grace_ends_a_cancellation_that_the_worker_does_not() {
     assert_eq!(reported.next_due(), Some((at(12), Due::ForceCancel)), "reports do not renew it");
     assert_eq!(apply(&reported, &Change::ForceCancel, 12).state, State::Cancelled);
     assert_eq!(try_apply(&asked, &cancel_within(1), 3), Ok(None), "the first request counts");
-    // One without a grace may be followed by one with it.
+    // A request without a grace may be followed by one with a grace.
     let open = apply(&running, &cancel(false), 2);
     let limited = apply(&open, &cancel_within(10), 5);
     let Some(Cancellation { request_time, grace, .. }) = limited.cancel.as_deref() else { panic!("it was asked for") };
@@ -255,7 +255,7 @@ fn grace_ends_a_cancellation_that_the_worker_does_not() {
     assert_eq!(try_apply(&apply(&asked, &success(), 3), &Change::ForceCancel, 13), Ok(None), "it has ended");
 }
 
-/// Both sides merge into the same, whichever is asked.
+/// Merges both ways, and fails unless the results are the same.
 fn merged(one: &Job, other: &Job) -> Job {
     let merged = merge(one, other).job;
     assert_eq!(merged, merge(other, one).job);
@@ -263,7 +263,7 @@ fn merged(one: &Job, other: &Job) -> Job {
 }
 
 #[test]
-fn of_two_claims_made_apart_one_stands() {
+fn one_of_two_independent_claims_wins() {
     let pending = job("a", 0);
     let here = apply(&pending, &start("here"), 1);
     let there = apply(&apply(&pending, &start("there"), 2), &claimed(None), 3);
@@ -274,7 +274,7 @@ fn of_two_claims_made_apart_one_stands() {
 }
 
 #[test]
-fn attempt_that_ended_stands_against_reports_of_it() {
+fn ended_attempt_wins_over_its_reports() {
     let running = apply(&job("a", 0), &start("w"), 1);
     let here = apply(&running, &retry(), 2);
     let there = apply(&running, &heartbeat(), 9);
@@ -293,7 +293,7 @@ fn history_of_both_sides_is_kept() {
     assert_eq!((stands.attempt, numbers(&stands)), (3, vec![(1, true), (2, false)]));
     assert!(stands.version.revision > there.version.revision, "it is news to both");
     assert_eq!(merged(&stands, &here), stands, "and settles");
-    // What a version does not follow is not shown in it.
+    // Attempts of the version that lost are not shown.
     let mut durable = apply(&running, &success(), 2);
     durable.durable_time = Some(at(2));
     let stands = merged(&durable, &there);

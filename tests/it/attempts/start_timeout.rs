@@ -1,4 +1,4 @@
-//! Jobs that no worker starts, and the defaults for jobs that name no time.
+//! Jobs that no worker starts, and the defaults for jobs without timeouts.
 
 use jobtrack::proto::v1::{
     CreateJobRequest, Job, Liveness,
@@ -30,7 +30,7 @@ async fn job_that_no_worker_starts_is_lost_until_one_does(#[case] with_redis: bo
     in_time("the loss", stream.until(|seen| seen.job().liveness() == Liveness::Lost && seen.revision() == 2)).await;
     let started = claim(&mut client, "a", "w").await;
     assert_eq!((started.job.liveness(), started.job.start_expire_time), (Liveness::Unspecified, None));
-    // After a retry it waits again.
+    // After a retry the job waits again.
     let waiting = retry(&mut client, "a", &started.claim, "AGAIN").await.expect("it runs");
     assert!(waiting.start_expire_time.is_some());
     in_time("the loss", stream.until(|seen| seen.job().liveness() == Liveness::Lost && seen.revision() == 5)).await;

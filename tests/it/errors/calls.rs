@@ -1,4 +1,4 @@
-//! Refusals that concern the call rather than what it says: its time, its size and its encoding.
+//! Errors that concern a call itself and not its content: its deadline, its size and its encoding.
 
 use jobtrack::proto::v1::{
     BatchGetJobsRequest, CompleteJobRequest, GetJobRequest, UpdateProgressRequest, WatchJobRequest, WatchJobsRequest,
@@ -71,7 +71,7 @@ async fn a_stream_whose_time_passes_exceeds_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_malformed_deadline_is_none() {
+async fn malformed_deadline_is_ignored() {
     let server = Server::start().await;
     let raw = Raw::connect(server.address).await;
     create(&mut server.client().await, "a").await;
@@ -83,7 +83,7 @@ async fn a_malformed_deadline_is_none() {
     server.stop().await;
 }
 
-/// A heartbeat for job `a`, made longer by a field that nobody knows.
+/// Returns a heartbeat for job `a`, padded with an unknown field.
 fn heartbeat_of(size: usize) -> Vec<u8> {
     let mut message = UpdateProgressRequest { job_id: "a".into(), ..Default::default() }.encode_to_vec();
     // Field 2000, and its length in three bytes.
@@ -137,7 +137,7 @@ async fn a_request_that_cannot_be_decoded_is_malformed() {
     let server = Server::start().await;
     let raw = Raw::connect(server.address).await;
     for method in methods(false).iter().chain(&methods(true)) {
-        // The first byte announces 7 bytes, of which one is there.
+        // The first byte announces 7 bytes, only one of which follows.
         let status = raw.send(method, &[], frame(&[0x0a, 0x07, b'a'])).await.outcome().expect_err(method);
         assert_invalid(&status, &["request"], method);
     }

@@ -1,4 +1,4 @@
-//! Malformed fields: each is named by its path, all of them at once, and nothing is stored.
+//! Invalid fields: the error names the paths of all of them, and nothing is stored.
 
 use jobtrack::proto::{
     EncodedStruct,
@@ -83,7 +83,7 @@ fn number(number: f64) -> EncodedStruct {
     Struct { fields: [("k".to_owned(), Value { kind: Some(Kind::NumberValue(number)) })].into() }.into()
 }
 
-/// Calls with malformed fields, and which those are.
+/// Returns calls with invalid fields, and the paths of these.
 fn malformed() -> Vec<(Call, &'static [&'static str])> {
     let mut rows: Vec<(Call, &[&str])> = vec![
         (create(|request| request.kind.clear()), &["kind"]),
@@ -165,7 +165,7 @@ fn malformed() -> Vec<(Call, &'static [&'static str])> {
     rows
 }
 
-/// Four ids, of which the second and the last are none.
+/// Returns four ids, the second and the last of which are invalid.
 fn ids() -> Vec<String> {
     ["b", "", "c", "d e"].map(str::to_owned).to_vec()
 }
@@ -174,7 +174,7 @@ fn confirm(attempt: Option<i32>) -> Call {
     call("JobService/ConfirmCancel", &ConfirmCancelRequest { job_id: JOB.into(), attempt, ..Default::default() })
 }
 
-/// Calls with several malformed fields.
+/// Returns calls with several invalid fields.
 fn malformed_at_once() -> Vec<(Call, &'static [&'static str])> {
     vec![
         (
@@ -212,7 +212,7 @@ fn malformed_at_once() -> Vec<(Call, &'static [&'static str])> {
 async fn malformed_fields_are_named_all_at_once_and_nothing_is_stored() {
     let server = Server::start().await;
     let (raw, mut client) = (Raw::connect(server.address).await, server.client().await);
-    // An active job that every call could change, and one that a purge could take.
+    // An active job that every call could change, and one that a purge could remove.
     job_in(&server, JOB, State::Running).await;
     job_in(&server, "ended", State::Failed).await;
     let before = all_jobs(&mut client).await;
@@ -253,7 +253,7 @@ async fn a_page_token_of_another_filter_or_order_is_refused() {
     let request = ListJobsRequest { page_token: page_token.clone(), order: oldest, ..Default::default() };
     let status = client.list_jobs(request).await.expect_err("the token is of the other order");
     assert_invalid(&status, &["page_token"], "the other order");
-    // It is bound to neither page size nor view, and an order that is not given is the newest first.
+    // The token is not bound to the page size or the view; without an order the newest come first.
     let order = Order::Newest.into();
     let request = ListJobsRequest { page_size: 2, page_token, view: 2, order, ..Default::default() };
     assert_eq!(client.list_jobs(request).await.expect("the next page").into_inner().jobs.len(), 1);

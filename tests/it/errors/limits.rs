@@ -1,4 +1,4 @@
-//! Every limit of the contract: what is as large as allowed is accepted, one more is refused.
+//! Every limit of the contract: the maximum is accepted, one more is rejected.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ use crate::support::{
     raw::{Call, Raw, assert_invalid, call},
 };
 
-/// A limit: the field it is about, the most it allows, and a call for a job with so much.
+/// A limit: the field, the maximum, and a call for a job with a field of a given size.
 struct Limit(&'static str, usize, fn(&str, usize) -> Call);
 
 const LIMITS: &[Limit] = &[
@@ -108,7 +108,7 @@ fn purge(request: &PurgeJobsRequest) -> Call {
     call("AdminService/PurgeJobs", request)
 }
 
-/// Text of `bytes` bytes, in about half as many characters.
+/// Returns a text of `bytes` bytes, with about half as many characters.
 fn text(bytes: usize) -> String {
     "é".repeat(bytes / 2) + &"e".repeat(bytes % 2)
 }
@@ -121,14 +121,14 @@ fn pairs(count: usize) -> HashMap<String, String> {
     (0..count).map(|n| (format!("key-{n}"), String::new())).collect()
 }
 
-/// Whole days, and a nanosecond for each one over the limit: the limit is exact.
+/// Returns whole days, plus a nanosecond for each one over the limit: the limit is exact.
 fn days(count: usize) -> Option<Duration> {
     let (whole, over) = (count.min(3650), count.saturating_sub(3650));
     let (whole, nanos) = (i64::try_from(whole).ok()?, i32::try_from(over).ok()?);
     Some(Duration { seconds: whole * 86_400, nanos })
 }
 
-/// `n`, and the least that is too much for 101.
+/// Returns `n`, or the smallest float above 100 for 101.
 fn float(n: usize) -> f64 {
     if n > 100 { 100.01_f64.next_up() } else { f64::from(u32::try_from(n).unwrap_or(u32::MAX)) }
 }
@@ -137,20 +137,20 @@ fn object(key: &str, kind: Kind) -> Struct {
     Struct { fields: [(key.to_owned(), Value { kind: Some(kind) })].into() }
 }
 
-/// A Struct of `size` encoded bytes.
+/// Returns a Struct of `size` encoded bytes.
 pub fn document(size: usize) -> EncodedStruct {
     let candidates = ["k", "kk", "kkk"].into_iter().flat_map(|key| (8..32).map(move |rest| (key, size - rest)));
     let mut documents = candidates.map(|(key, length)| object(key, Kind::StringValue(text(length))));
     documents.find(|document| document.encoded_len() == size).expect("some text fills it").into()
 }
 
-/// A Struct in a Struct, `depth` deep.
+/// Returns Structs nested `depth` deep.
 fn objects(depth: usize) -> EncodedStruct {
     let innermost = object("k", Kind::NumberValue(1.0));
     (1..depth).fold(innermost, |inner, _| object("k", Kind::StructValue(inner))).into()
 }
 
-/// A Struct that holds a list in a list, `depth` deep in all.
+/// Returns a Struct that contains nested lists, `depth` deep in all.
 fn lists(depth: usize) -> EncodedStruct {
     let list = |values| Kind::ListValue(ListValue { values });
     let innermost = list(vec![Value { kind: Some(Kind::NumberValue(1.0)) }]);
@@ -164,7 +164,7 @@ async fn each_limit_is_exact_and_a_refusal_stores_nothing() {
     let (raw, mut client) = (Raw::connect(server.address).await, server.client().await);
     for (row, Limit(field, max, make)) in LIMITS.iter().enumerate() {
         let id = format!("row-{row}");
-        // A job that takes any change.
+        // A job that accepts any change.
         job_in(&server, &id, State::Running).await;
         raw.call(&cancel(&id, None, None)).await.expect("cancellation can be asked for");
         let before = all_jobs(&mut client).await;
@@ -186,7 +186,7 @@ async fn each_limit_is_exact_and_a_refusal_stores_nothing() {
 }
 
 #[tokio::test]
-async fn a_structure_of_any_depth_is_refused_for_it() {
+async fn documents_beyond_the_maximum_depth_are_rejected() {
     let server = Server::start().await;
     let raw = Raw::connect(server.address).await;
     for depth in [34, 60, 500] {
@@ -236,7 +236,7 @@ async fn a_watch_has_exact_limits_too() {
 }
 
 #[tokio::test]
-async fn a_page_of_more_than_a_thousand_is_taken_as_a_thousand() {
+async fn page_size_is_capped_at_a_thousand() {
     let server = Server::start().await;
     let raw = Raw::connect(server.address).await;
     for page_size in [0, 1, 1000, 1001, i32::MAX] {

@@ -1,4 +1,4 @@
-//! Cases that were found by thinking, or by the random walk.
+//! Cases that were found by reasoning, or by the random operations.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering::Relaxed},
@@ -19,14 +19,14 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::world::{Deaf, Op, Replica, Step, StepClock, World, durable};
-use crate::support::jobs::{apply, at, heartbeat, id, job, moment, plain, success};
+use crate::support::jobs::{apply, at, change_context, heartbeat, id, job, plain, success};
 
-/// Longer than a tombstone lives.
+/// Longer than the life of a tombstone.
 const LONG: Duration = Duration::from_secs(24 * 3600 + 1);
 
-/// An end that was in the store of record stands, whoever is asked.
+/// An end that was stored in the primary wins, whichever replica is asked.
 #[tokio::test(start_paused = true)]
-async fn the_first_end_stands() {
+async fn first_recorded_end_wins() {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
     world.call(1, "a", Op::Report).await;
@@ -39,9 +39,10 @@ async fn the_first_end_stands() {
     assert_eq!(world.replicas[1].conflicts().await, 1);
 }
 
-/// One job was made on two sides; that of one was the first to be in the store of record when that had lost its data.
+/// Two replicas created one job; one of the jobs was the first to be stored in the primary after that had lost its
+/// data.
 #[tokio::test(start_paused = true)]
-async fn a_life_that_gives_way_is_told() {
+async fn losing_incarnation_is_reported() {
     let mut world = World::new();
     world.take(Step::Part(0)).await;
     world.call(0, "a", Op::Create).await;
@@ -55,9 +56,9 @@ async fn a_life_that_gives_way_is_told() {
     assert_eq!(world.replicas[1].conflicts().await, 1);
 }
 
-/// A job that was deleted and made anew is no conflict.
+/// A job that was deleted and created again is no conflict.
 #[tokio::test(start_paused = true)]
-async fn lives_that_follow_each_other_are_no_conflict() {
+async fn consecutive_incarnations_are_no_conflict() {
     let mut world = World::new();
     world.call(1, "a", Op::Create).await;
     world.call(1, "a", Op::Succeed).await;
@@ -69,7 +70,7 @@ async fn lives_that_follow_each_other_are_no_conflict() {
     assert_eq!(world.replicas[1].conflicts().await, 0);
 }
 
-/// A deletion that everybody else has forgotten is forgotten here too.
+/// A tombstone that all others have forgotten is forgotten here, too.
 #[tokio::test(start_paused = true)]
 async fn an_old_tombstone_does_no_harm_to_a_new_job() {
     let mut world = World::new();
@@ -85,9 +86,9 @@ async fn an_old_tombstone_does_no_harm_to_a_new_job() {
     assert!(world.there("a").await.is_some_and(|job| job.removal.is_none()));
 }
 
-/// A write of the deleted incarnation may still be on its way. It must not find what it was made from.
+/// A write of the deleted incarnation may still be under way. It must not find the version that it was made from.
 #[tokio::test(start_paused = true)]
-async fn deletion_that_gives_way_raises_the_revision_of_what_stands() {
+async fn losing_deletion_raises_the_revision_of_the_winner() {
     let mut world = World::new();
     world.part(0).await;
     world.call(0, "a", Op::Create).await;
@@ -103,7 +104,7 @@ async fn deletion_that_gives_way_raises_the_revision_of_what_stands() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deletion_that_was_not_heard_of_stands() {
+async fn deletion_without_a_notification_wins() {
     let mut world = World::new();
     world.call(1, "a", Op::Create).await;
     world.call(0, "a", Op::Report).await;
@@ -119,7 +120,7 @@ async fn a_deletion_that_was_not_heard_of_stands() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_is_cut_off_fails_no_job_that_is_well() {
+async fn cut_off_replica_fails_no_live_job() {
     let mut world = World::new();
     let lease_timeout = Duration::from_secs(30);
     let new = NewJob { id: Some(id("a")), lease_timeout, fail_when_lost: true, ..plain() };
@@ -137,7 +138,7 @@ async fn a_replica_that_is_cut_off_fails_no_job_that_is_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_is_cut_off_expires_no_job_that_is_well() {
+async fn cut_off_replica_expires_no_live_job() {
     let mut world = World::keeping_active_for(Duration::from_secs(60));
     world.call(1, "a", Op::Create).await;
     _ = world.replicas[0].tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await;
@@ -178,7 +179,7 @@ async fn a_replica_that_is_cut_off_fails_no_job_that_it_may_have_pushed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_begins_in_an_outage_gets_what_was_not_held() {
+async fn stream_opened_in_an_outage_receives_uncached_jobs_after_it() {
     let mut world = World::new();
     world.call(1, "a", Op::Create).await;
     world.part(0).await;
@@ -190,13 +191,13 @@ async fn a_stream_that_begins_in_an_outage_gets_what_was_not_held() {
     timeout(Duration::from_secs(60), found).await.expect("the job is sent");
 }
 
-/// The first end was in the store of record, which lost it and took another. What the replica that knows the first hears
-/// of that before it has reconciled changes nothing.
+/// The first end was stored in the primary, which lost it and stored another one. Notifications that the replica with
+/// the first end receives before its reconciliation change nothing.
 #[rstest]
 #[case::of_the_same_revision(0)]
 #[case::of_a_higher_revision(1)]
 #[tokio::test(start_paused = true)]
-async fn a_lost_end_stands_against_a_later_one(#[case] reports: usize) {
+async fn lost_first_end_wins_over_a_later_one(#[case] reports: usize) {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
     world.call(1, "a", Op::Report).await;
@@ -216,7 +217,7 @@ async fn a_lost_end_stands_against_a_later_one(#[case] reports: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_durable_report_that_gives_way_is_told() {
+async fn losing_durable_report_is_reported() {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
     world.call(1, "a", Op::Report).await;
@@ -231,9 +232,9 @@ async fn a_durable_report_that_gives_way_is_told() {
     assert_eq!(world.replicas[0].conflicts().await, 1);
 }
 
-/// After so long nobody can tell whether it was deleted, or lost with a snapshot that is older than it.
+/// After so long nobody can tell whether the job was deleted, or lost with a snapshot that is older than it.
 #[tokio::test(start_paused = true)]
-async fn a_job_that_is_given_up_is_told() {
+async fn dropped_job_is_reported() {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
     world.part(0).await;
@@ -326,9 +327,9 @@ fn dirty_job_holds_the_mark_back(#[case] is_lost: bool) {
     assert_eq!(presence.mark(0), Some(at(10)));
 }
 
-/// It was lost and not deleted, however long it takes until it can be put back.
+/// The job was lost and not deleted, so it is restored however late.
 #[tokio::test(start_paused = true)]
-async fn a_job_that_was_seen_to_be_lost_is_put_back_after_any_time() {
+async fn job_known_to_be_lost_is_restored_after_any_time() {
     let world = serving_with_a_dirty_job().await;
     world.part(0).await;
     assert!(world.there("a").await.is_none(), "it was put back before the link was lost");
@@ -338,9 +339,9 @@ async fn a_job_that_was_seen_to_be_lost_is_put_back_after_any_time() {
     assert_eq!(world.replicas[0].conflicts().await, 0);
 }
 
-/// Entries that were compared with the same data stay compared, and versions are asked for in bounded batches.
+/// Entries that were compared with the same data stay compared, and versions are read in bounded batches.
 #[tokio::test(start_paused = true)]
-async fn pass_that_is_cut_short_goes_on_where_it_was() {
+async fn interrupted_reconciliation_resumes() {
     const JOBS: usize = 1000;
     let world = World::new();
     let calls = world.replicas[0].tracker.on_behalf_of(&ANYONE);
@@ -463,7 +464,7 @@ fn what_is_over_is_removed_a_few_at_a_time() {
     assert!((1..=OVER / 2).contains(&removed), "{removed} of {OVER} were removed at once");
 }
 
-/// A replica that serves, and holds a job whose record was lost alone.
+/// Returns a world with a serving replica, which has a dirty job whose record alone was lost.
 async fn serving_with_a_dirty_job() -> World {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
@@ -475,7 +476,7 @@ async fn serving_with_a_dirty_job() -> World {
 }
 
 #[tokio::test(start_paused = true)]
-async fn next_change_of_a_dirty_job_has_it_pushed_before() {
+async fn dirty_job_is_pushed_before_its_next_change() {
     let world = serving_with_a_dirty_job().await;
     let tracker = &world.replicas[0].tracker;
     let told = tracker.on_behalf_of(&ANYONE).change(&id("a"), &heartbeat()).await.expect("it is accepted").stored;
@@ -497,9 +498,9 @@ async fn call_that_waited_in_vain_to_read_does_not_wait_to_write() {
     assert_eq!(link.unanswered.load(Relaxed), 1);
 }
 
-/// Each would find what the other has just written.
+/// Each of two pushes would find what the other one has just written.
 #[tokio::test(start_paused = true)]
-async fn no_two_pushes_of_a_job_are_under_way_at_a_time() {
+async fn pushes_of_a_job_never_overlap() {
     let world = serving_with_a_dirty_job().await;
     let Replica { link, tracker, .. } = &world.replicas[0];
     link.reads.millis.store(50, Relaxed);
@@ -512,7 +513,7 @@ async fn no_two_pushes_of_a_job_are_under_way_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_held_of_removed_jobs_is_bounded() {
+async fn number_of_dirty_tombstones_is_bounded() {
     const MOST: usize = 100;
     let held = cache(MOST, Arc::new(Deaf));
     for number in 0.. {
@@ -524,7 +525,7 @@ async fn what_is_held_of_removed_jobs_is_bounded() {
             }
             accepted => _ = accepted.expect("there is room"),
         }
-        let gone = Arc::new(job.expired(at(2), moment(2).change_id));
+        let gone = Arc::new(job.expired(at(2), change_context(2).change_id));
         held.accept(gone, Some(&job), false).expect("it is held already");
     }
     assert_eq!(held.dirty(), MOST);
@@ -552,7 +553,7 @@ fn dirty_entry_stays_until_exactly_its_version_is_stored() {
 
 /// If Redis may have a version, another replica may know more of the job.
 #[test]
-fn time_decides_here_only_about_what_was_never_sent() {
+fn only_unsent_jobs_are_decided_locally() {
     let held = cache(100, Arc::new(Deaf));
     let [unsent, sent] = ["unsent", "sent"].map(|name| Job { expire_time: Some(at(2)), ..job(name, 1) });
     held.accept(Arc::new(unsent.clone()), None, false).expect("there is room");
@@ -565,14 +566,14 @@ fn time_decides_here_only_about_what_was_never_sent() {
     assert!(!decides(&held, &unsent));
 }
 
-/// Returns whether time decides here about what is due next for a job.
+/// Returns whether the replica itself decides about the next due action of a job.
 fn decides(held: &LocalCache, job: &Job) -> bool {
     job.deadline().is_some_and(|deadline| held.decides(job, &deadline))
 }
 
-/// The times in Redis are by its clock already.
+/// The times of jobs in Redis are by the clock of Redis already.
 #[test]
-fn times_of_what_was_accepted_move_when_the_clock_is_set() {
+fn times_of_accepted_jobs_move_when_the_clock_is_set() {
     let held = cache(100, Arc::new(Deaf));
     let accepted = Job { expire_time: Some(at(2)), ..job("accepted", 1) };
     held.accept(Arc::new(accepted.clone()), None, false).expect("there is room");
@@ -589,7 +590,7 @@ fn times_of_what_was_accepted_move_when_the_clock_is_set() {
     assert_eq!(held.entry(&clean.id).expect("it is held").job.create_time, clean.create_time);
 }
 
-/// The first end to be stored is the one that stands: ends must not wait behind reports.
+/// The first end to be stored wins, so ends must not wait behind reports.
 #[test]
 fn ended_jobs_are_pushed_first() {
     let held = cache(100, Arc::new(Deaf));
@@ -625,21 +626,21 @@ impl Listener for Counter {
 }
 
 #[test]
-fn a_new_life_is_announced_when_the_tombstone_is_forgotten() {
+fn new_incarnation_is_announced_after_its_tombstone_was_forgotten() {
     let seen = Arc::new(Counter::default());
     let held = cache(100, seen.clone());
     assert!(held.set_available(0));
     let first = job("a", 1);
-    let gone = first.expired(at(2), moment(2).change_id);
-    let second = Job::create(id("a"), plain(), Some(&gone), Uuid::new_v4(), &moment(3));
-    held.learn(&recorded(second.expired(at(4), moment(4).change_id)), None);
+    let gone = first.expired(at(2), change_context(2).change_id);
+    let second = Job::create(id("a"), plain(), Some(&gone), Uuid::new_v4(), &change_context(3));
+    held.learn(&recorded(second.expired(at(4), change_context(4).change_id)), None);
     held.learn(&recorded(job("a", 700)), None);
     assert_eq!(*seen.0.lock().expect("no test panics here"), 2);
 }
 
-/// What was restored is older than the end; that the job's time is over meanwhile does not matter.
+/// The restored version is older than the end; the expiry of the job in the meantime does not matter.
 #[tokio::test(start_paused = true)]
-async fn an_end_whose_time_is_over_stands_against_an_old_snapshot() {
+async fn expired_end_wins_over_an_old_snapshot() {
     let mut world = World::new();
     let new = NewJob { id: Some(id("a")), retention: Some(Duration::from_secs(1)), ..plain() };
     world.replicas[0].tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room");
@@ -652,9 +653,9 @@ async fn an_end_whose_time_is_over_stands_against_an_old_snapshot() {
     assert!(world.there("a").await.is_none_or(|job| job.state == State::Succeeded), "it runs again");
 }
 
-/// Who began to watch between the two, and listed what the store of record had, has not heard of it.
+/// A watcher that began between the two, and listed the jobs of the primary, has not received the version yet.
 #[test]
-fn what_was_accepted_is_announced_again_when_it_is_stored() {
+fn accepted_version_is_announced_again_when_it_is_stored() {
     let seen = Arc::new(Counter::default());
     let held = cache(100, seen.clone());
     assert!(held.set_available(0));
@@ -687,7 +688,7 @@ fn a_job_whose_id_another_owner_has_is_announced_as_removed(#[case] is_dirty: bo
     assert!(held.set_available(0));
     let of = |owner: &str, time| {
         let new = NewJob { owner: owner.to_owned(), ..plain() };
-        Job::create(id("a"), new, None, Uuid::new_v4(), &moment(time))
+        Job::create(id("a"), new, None, Uuid::new_v4(), &change_context(time))
     };
     let (lost, mut stands) = (of("alice", 1), of("bob", 2));
     stands.version.revision = 2;
@@ -700,11 +701,11 @@ fn a_job_whose_id_another_owner_has_is_announced_as_removed(#[case] is_dirty: bo
     }
     let seen = seen.0.lock().expect("no test panics here");
     let alice = |removal| ("alice".to_owned(), removal, 1);
-    // The job that stands has a higher revision than the removal, so that readers of both owners are sent it.
+    // The winning job has a higher revision than the removal, so that readers of both owners receive it.
     assert_eq!(*seen, [alice(None), alice(Some(Removal::Expired)), ("bob".to_owned(), None, 2)]);
 }
 
-/// Between the beats by which a replica says that it serves, and the moment at which it does.
+/// Covers the time between the beats that announce a replica as serving, and the moment at which it serves.
 #[test]
 fn partition_that_a_call_finds_unavailable_is_not_made_available() {
     let held = cache(100, Arc::new(Deaf));

@@ -1,4 +1,4 @@
-//! What the local cache serves in the place of the primary, and the lease of a version as it runs.
+//! The local cache in place of the primary, and the running lease of a version.
 
 use std::{
     sync::Arc,
@@ -27,7 +27,7 @@ impl Clock for Still {
     }
 }
 
-/// From when on what the primary says of `id` is fresh.
+/// Returns the token with which the primary's answer for `id` becomes fresh.
 fn freshness(cache: &LocalCache, id: &JobId) -> Option<FreshnessToken> {
     match cache.route_read(id) {
         Route::Primary(token) => token,
@@ -69,9 +69,9 @@ fn entry_is_no_longer_fresh_when_a_newer_version_is_notified() {
     assert!(held.get_fresh(&id).is_none());
 }
 
-/// It was asked for when an entry was here that is another one by now.
+/// The answer belongs to an entry that has been replaced since the request.
 #[test]
-fn an_entry_is_not_followed_for_what_was_asked_before_it() {
+fn answer_to_an_earlier_request_makes_no_entry_fresh() {
     let held = cache(1, Arc::new(Deaf));
     assert!(held.set_available(0));
     let first = job("a", 1);
@@ -86,8 +86,8 @@ fn an_entry_is_not_followed_for_what_was_asked_before_it() {
     assert!(held.get_fresh(&first.id).is_none(), "an outdated entry is served");
 }
 
-/// The lease is 5 s long and was renewed at second 2. At second 10 it is over, unless the report entered the primary
-/// later, or workers could report only since a while ago.
+/// The lease is 5 s long and was renewed at second 2. It has expired at second 10, unless the report reached the
+/// primary later, or workers have been able to report only recently.
 #[rstest]
 #[case::over(2, 1, Liveness::Lost)]
 #[case::report_entered_later(6, 1, Liveness::Live)]

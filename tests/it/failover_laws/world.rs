@@ -1,4 +1,4 @@
-//! Two replicas and the store of record between them, without processes.
+//! Two replicas and a primary between them, without processes.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ use tokio::{
 
 use crate::support::jobs::{failure, heartbeat, id, plain, success};
 
-/// A primary that can lose its data, and the order in which it came to know ids.
+/// A primary that can lose its data, and the order in which it first stored ids.
 #[derive(Clone)]
 pub struct Record(Arc<Mutex<Arc<MemoryStore>>>, Arc<AtomicI64>);
 
@@ -48,7 +48,7 @@ impl Record {
         self.0.lock().expect("no test panics here").clone()
     }
 
-    /// All that it holds.
+    /// Returns all its records.
     pub async fn save(&self) -> Vec<Arc<Job>> {
         let store = self.store();
         let mut all = Vec::new();
@@ -58,7 +58,7 @@ impl Record {
         all
     }
 
-    /// Holds just this from now on, as another data set.
+    /// Replaces all records, under a new data set.
     pub async fn restore(&self, jobs: Vec<Arc<Job>>) {
         let store = Arc::new(MemoryStore::new(1000, Arc::new(Deaf)));
         for job in jobs {
@@ -68,15 +68,15 @@ impl Record {
     }
 }
 
-/// The reads of many jobs that went over a link.
+/// The batch reads over a link.
 #[derive(Default)]
 pub struct Reads {
     pub count: AtomicUsize,
-    /// The one of this number fails.
+    /// Number of the read that fails.
     pub failing: AtomicUsize,
-    /// The most versions that were asked for together.
+    /// The largest number of versions that were read together.
     pub largest: AtomicUsize,
-    /// Duration of each, in milliseconds.
+    /// Duration of each read, in milliseconds.
     pub millis: AtomicU64,
     under_way: AtomicUsize,
     pub most_at_once: AtomicUsize,
@@ -95,11 +95,11 @@ impl Reads {
     }
 }
 
-/// The way of one replica to the store of record.
+/// The link of one replica to the primary.
 pub struct Link {
     pub record: Record,
     pub up: AtomicBool,
-    /// What is asked next is done, and the answer is lost.
+    /// The next request is carried out, and its answer is lost.
     loses_answer: AtomicBool,
     pub reads: Reads,
     /// Id of the server's process.
@@ -112,7 +112,7 @@ pub struct Link {
     pub beats: AtomicUsize,
     states: watch::Sender<Vec<PartitionState>>,
     mode: watch::Sender<StorageMode>,
-    /// Is told of what is stored.
+    /// The cache that receives notifications.
     pub held: Arc<LocalCache>,
 }
 
@@ -126,7 +126,7 @@ impl Link {
     }
 }
 
-/// As the store of record marks it.
+/// Returns a version as the primary marks it.
 pub fn durable(stored: Stored) -> Stored {
     Stored { durability: Durability::Durable, ..stored }
 }
@@ -252,7 +252,7 @@ impl PrimaryStore for Link {
     }
 }
 
-/// Steps on whenever it is asked.
+/// A clock that advances with each read.
 pub struct StepClock(AtomicI64);
 
 impl Default for StepClock {
@@ -331,7 +331,7 @@ impl Replica {
 
     pub async fn conflicts(&self) -> u64 {
         let stats = self.store.stats().await.expect("it answers");
-        stats.last_reconciliation.map_or(0, |ledger| ledger.counts[1..].iter().sum())
+        stats.last_reconciliation.map_or(0, |reported| reported.counts[1..].iter().sum())
     }
 }
 
@@ -348,15 +348,15 @@ pub enum Op {
 pub enum Step {
     /// A call to a replica about a job.
     Call(usize, usize, Op),
-    /// A replica loses its link.
+    /// Cuts the link of a replica.
     Part(usize),
-    /// The answer to a replica's next write is lost.
+    /// Loses the answer to a replica's next write.
     LoseAnswer(usize),
-    /// The store of record remembers what it has.
+    /// Saves a snapshot of the primary.
     Save,
-    /// Both replicas lose their link, and the store of record comes back with nothing, or what it remembered.
+    /// Cuts both links, and restarts the primary empty, or from its snapshot.
     Lose { all: bool },
-    /// Both replicas have their link again, and are waited for.
+    /// Restores both links, and waits for both replicas.
     Heal,
 }
 
@@ -374,7 +374,7 @@ pub fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What was last acknowledged of a job, and by which replica; `None` in the place of the replica: by both in turn.
+/// The last acknowledged change of a job, and its replica; `None`: both replicas in turn.
 #[derive(Clone, Debug)]
 pub struct Acknowledged {
     pub job: Arc<Job>,
@@ -386,7 +386,7 @@ pub struct World {
     pub clock: Arc<StepClock>,
     pub replicas: [Replica; 2],
     pub saved: Vec<Arc<Job>>,
-    /// Since all was whole.
+    /// Since the last time that everything was whole.
     pub acknowledged: HashMap<&'static str, Acknowledged>,
 }
 
@@ -395,7 +395,7 @@ impl World {
         Self::keeping_active_for(Duration::ZERO)
     }
 
-    /// Active jobs are kept for so long after their last report; zero: for ever.
+    /// Returns a world that keeps active jobs for this long after their last report; zero: for ever.
     pub fn keeping_active_for(active: Duration) -> Self {
         let (record, clock) = (Record::new(), Arc::new(StepClock::default()));
         let replicas = [Replica::new(&record, &clock, active), Replica::new(&record, &clock, active)];
@@ -411,7 +411,7 @@ impl World {
             Step::Lose { all } => {
                 for replica in &self.replicas {
                     replica.link.up.store(false, Relaxed);
-                    // It is noticed before anything else happens.
+                    // The call makes the replica notice the outage before anything else happens.
                     _ = replica.tracker.on_behalf_of(&ANYONE).get(&id("nowhere"), None).await;
                 }
                 self.record.restore(if all { Vec::new() } else { self.saved.clone() }).await;
@@ -444,7 +444,7 @@ impl World {
         }
     }
 
-    /// A replica loses its link and notices.
+    /// Cuts the link of a replica, which notices it.
     pub async fn part(&self, replica: usize) {
         let replica = &self.replicas[replica];
         replica.link.up.store(false, Relaxed);
@@ -452,7 +452,7 @@ impl World {
         assert_eq!(*replica.store.mode().borrow(), StorageMode::Degraded);
     }
 
-    /// What the store of record has under a name.
+    /// Returns the primary's job of this name.
     pub async fn there(&self, name: &str) -> Option<Arc<Job>> {
         self.record.store().get(&id(name)).await.expect("it answers").map(|stored| stored.job)
     }

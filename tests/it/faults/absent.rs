@@ -1,4 +1,4 @@
-//! Redis is there and does not serve: it is killed, loads, follows another, or lets nobody in.
+//! A Redis that runs and does not serve: it is killed, loads its data, follows another server, or rejects the login.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,14 @@ use crate::support::{
     watching::watch,
 };
 
-/// Jobs that make a start of Redis take seconds, with [`SLOW_LOADING`].
+/// Number of jobs with which the start of Redis takes seconds, with [`SLOW_LOADING`].
 const LOADED: usize = 300;
 
-/// Each key takes 5 ms to load, and Redis says meanwhile that it loads.
+/// Loading takes 5 ms per key, during which Redis answers that it is loading.
 const SLOW_LOADING: [&str; 4] = ["--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024"];
 
-/// Fails unless held jobs are served and changed, new ones are taken, and nothing is said of others; all soon.
+/// Fails unless cached jobs are served and changed, new ones are accepted, and all others are unavailable, each within
+/// the limit.
 async fn assert_made_up_for(what: &str, client: &mut Client, new: &str) -> i64 {
     let reported = soon(what, try_report(client, "held")).await.expect("it is taken");
     assert_eq!(reported.durability(), Durability::Volatile, "{what}");
@@ -56,7 +57,7 @@ async fn a_killed_redis_is_noticed_within_a_second(#[case] called: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_loads_is_as_none() {
+async fn loading_redis_counts_as_unavailable() {
     let mut redis = Redis::with(&SLOW_LOADING).await;
     let [server, other] = super::two_on(&redis).await;
     let mut client = server.client().await;
@@ -101,7 +102,7 @@ async fn a_redis_that_loads_is_as_none() {
 #[case::readonly("yes")]
 #[case::masterdown("no")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_follows_another_is_as_none(#[case] serves_stale_data: &str) {
+async fn redis_that_follows_another_counts_as_unavailable(#[case] serves_stale_data: &str) {
     let redis = Redis::start().await;
     let [server, other] = super::two_on(&redis).await;
     let mut client = server.client().await;
@@ -110,9 +111,9 @@ async fn a_redis_that_follows_another_is_as_none(#[case] serves_stale_data: &str
     let mut stream = watch(&client, "held").await;
     stream.expect(Event::Snapshot).await;
     redis.command(&["CONFIG", "SET", "replica-serve-stale-data", serves_stale_data]).await;
-    // Nobody is there, so it keeps what it has.
+    // No master answers at that address, so Redis keeps its data.
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    // Until the reason of a failed write is known, reads are answered by the follower, which can answer them.
+    // Until the reason of a failed write is known, reads are answered by the replica server, which can answer them.
     let reported = soon("replica", try_report(&mut client, "held")).await.expect("it is taken");
     assert_eq!(reported.durability(), Durability::Volatile);
     assert_eq!(stream.update().await.revision, reported.revision);
@@ -130,9 +131,9 @@ async fn a_redis_that_follows_another_is_as_none(#[case] serves_stale_data: &str
     other.stop().await;
 }
 
-/// The password is changed while it runs, and changed back.
+/// The password is changed at run time, and changed back.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_that_is_wrong_while_running_is_as_no_redis() {
+async fn wrong_password_at_run_time_counts_as_unavailable() {
     let redis = Redis::start().await;
     let user = |password: &'static str| ["ACL", "SETUSER", "tracker", "reset", "on", password, "~*", "&*", "+@all"];
     redis.command(&user(">right")).await;
@@ -160,9 +161,9 @@ async fn a_password_that_is_wrong_while_running_is_as_no_redis() {
     other.stop().await;
 }
 
-/// What was damaged while it was away concerns no other job, and the ledger says what became of it.
+/// A record that is damaged during the outage affects no other job, and the report names its outcome.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_is_damaged_meanwhile_stops_no_reconciliation() {
+async fn damaged_record_does_not_stop_a_reconciliation() {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -189,7 +190,7 @@ async fn a_record_that_is_damaged_meanwhile_stops_no_reconciliation() {
         let lost = client.get_job(read("broken")).await.expect_err("it is lost");
         assert_eq!(lost.code(), Code::DataLoss);
     } else {
-        // It was back before it was damaged.
+        // The job was restored before its record was damaged.
         assert_eq!(outcomes, [Outcome::Merged]);
     }
     server.stop().await;

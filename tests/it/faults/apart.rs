@@ -1,4 +1,4 @@
-//! Replicas that change the same while they know nothing of each other.
+//! Replicas that change the same job while neither knows of the other.
 
 use jobtrack::proto::v1::{
     CreateJobRequest, Durability, Event, Job, UpdateProgressRequest, job::State, reconciled_job::Outcome,
@@ -12,7 +12,7 @@ use crate::support::{
     watching::{cancel, complete, delete, fail, make, report, watch},
 };
 
-/// Two servers that hold the job `a`, while Redis is away.
+/// Two servers with job `a` in their memory, while Redis is unavailable.
 pub struct Apart {
     redis: Redis,
     servers: [Server; 2],
@@ -33,7 +33,7 @@ impl Apart {
         Self { redis, servers, clients }
     }
 
-    /// Redis comes back. Returns the job, which must be the same at both, and what the ledgers say of it.
+    /// Restarts Redis. Returns the job, which must be the same on both, and its outcomes in the reports.
     pub async fn meet(&mut self, id: &str) -> (Job, Vec<Outcome>) {
         self.redis.restart().await;
         for server in &self.servers {
@@ -71,7 +71,7 @@ async fn a_change_of_one_side_is_no_conflict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_higher_attempt_stands_and_the_ledger_says_so() {
+async fn higher_attempt_wins_and_the_report_names_it() {
     let mut apart = Apart::start().await;
     let attempt = |attempt| UpdateProgressRequest {
         job_id: "a".to_owned(),
@@ -92,7 +92,7 @@ async fn the_higher_attempt_stands_and_the_ledger_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_ends_one_stands_for_all() {
+async fn one_of_two_ends_wins_on_all_replicas() {
     let mut apart = Apart::start().await;
     let mut streams = [watch(&apart.clients[0], "a").await, watch(&apart.clients[1], "a").await];
     let ended = complete(&mut apart.clients[0], "a").await;
@@ -136,7 +136,7 @@ async fn one_request_made_on_both_sides_makes_one_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_made_on_both_sides_is_one_job_and_the_ledger_says_so() {
+async fn id_created_on_both_sides_is_one_job_and_the_report_names_it() {
     let mut apart = Apart::start().await;
     for (client, owner) in apart.clients.iter_mut().zip(["one", "other"]) {
         make(client, CreateJobRequest { owner: owner.to_owned(), ..new_job("b") }).await;
@@ -146,7 +146,7 @@ async fn an_id_made_on_both_sides_is_one_job_and_the_ledger_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_stands_against_reports() {
+async fn deletion_wins_over_reports() {
     let mut apart = Apart::start().await;
     let mut stream = watch(&apart.clients[1], "a").await;
     stream.expect(Event::Snapshot).await;

@@ -1,4 +1,4 @@
-//! Attempts while Redis is away: claims and retries made apart, and what becomes of them.
+//! Attempts while Redis is unavailable: independent claims and retries, and their outcomes.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn numbers(job: &Job) -> Vec<(i32, bool)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_claims_one_stands_and_the_other_worker_is_told() {
+async fn one_of_two_claims_wins_and_the_other_worker_is_told() {
     let mut apart = Apart::start().await;
     let mut claims = Vec::new();
     for (client, worker) in apart.clients.iter_mut().zip(["here", "there"]) {
@@ -58,12 +58,12 @@ async fn request_that_is_repeated_at_the_other_replica_has_the_same_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retry_made_in_an_outage_stands_against_reports_made_elsewhere() {
+async fn retry_in_an_outage_wins_over_reports_elsewhere() {
     let mut apart = Apart::start().await;
     let claimed = claim(&mut apart.clients[0], "a", "w").await;
     let waiting = retry(&mut apart.clients[0], "a", &claimed.claim, "AGAIN").await.expect("it runs");
     assert_eq!(waiting.state(), State::Pending);
-    // Another worker goes on with the first attempt at the other replica, which has not heard of that.
+    // Another worker continues the first attempt at the other replica, which does not know of its end.
     for _ in 0..3 {
         beat(&mut apart.clients[1], "a", "").await.expect("it runs there");
     }
@@ -104,10 +104,10 @@ async fn worker_of_a_job_that_was_deleted_in_an_outage_does_not_report_on_the_ne
     assert_eq!(claim(&mut apart.clients[0], "a", "new").await.job.attempt, 1);
 }
 
-/// A worker reports to one replica, which is cut off. At the other one its lease is over, and another worker asks for
-/// the job: it gets it only when the first one can't have been heard.
+/// A worker reports to one replica, which is cut off. At the other one its lease expires, and another worker claims the
+/// job: it gets the job only once the first worker can't have reported.
 #[tokio::test(flavor = "multi_thread")]
-async fn job_is_handed_over_by_no_outage() {
+async fn outage_hands_no_job_over() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let servers = two_on(&redis).await;
     let mut clients: [Client; 2] = [servers[0].client().await, servers[1].client().await];
@@ -151,10 +151,10 @@ async fn job_is_handed_over_by_no_outage() {
     assert_eq!((next.job.attempt, next.job.worker.as_str()), (2, "next"));
 }
 
-/// Redis is killed while workers race for a job at two replicas: afterwards one claim stands, and each other worker that
-/// got one is told.
+/// Redis is killed while workers race for a job at two replicas. Afterwards one claim is valid, and each other worker
+/// that got one is told.
 #[tokio::test(flavor = "multi_thread")]
-async fn race_of_claims_over_the_death_of_redis_has_one_winner() {
+async fn race_of_claims_during_a_crash_of_redis_has_one_winner() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let servers = two_on(&redis).await;
     let clients = [servers[0].client().await, servers[1].client().await];

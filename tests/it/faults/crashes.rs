@@ -1,4 +1,4 @@
-//! Our own processes end, or know the wrong time.
+//! Our own processes crash, or have a wrong clock.
 
 use std::{
     sync::Arc,
@@ -23,7 +23,7 @@ use crate::support::{
     watching::{Watch, complete, report, resume, watch},
 };
 
-/// How many watches are open when it ends.
+/// Number of open watches at the end.
 const WATCHES: usize = 1000;
 
 /// Opens watches of one job on some connections.
@@ -101,14 +101,14 @@ async fn a_thousand_watches_end_in_order_while_redis_is_away() {
     }
     let (status, log) = process.wait();
     println!("{WATCHES} watches ended, and the process, in {:?}", begun.elapsed());
-    // The report is lost, and that is told.
+    // The report is lost, and the log names it.
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(begun.elapsed() < Duration::from_secs(25));
     assert!(!log.contains("panicked"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_while_redis_hangs_is_a_stop() {
+async fn stop_completes_while_redis_hangs() {
     let redis = Redis::start().await;
     let process = Process::start(&["--redis-url", &redis.url()]);
     let mut client = process.client().await;
@@ -121,12 +121,12 @@ async fn a_stop_while_redis_hangs_is_a_stop() {
     let (status, log) = process.wait();
     redis.signal("CONT");
     println!("stopped in {:?}", begun.elapsed());
-    // The report is lost, and that is told.
+    // The report is lost, and the log names it.
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
 }
 
-/// The machine's clock, wrong by some seconds.
+/// The machine's clock, off by some seconds.
 struct WrongClock(i64);
 
 impl Clock for WrongClock {
@@ -135,7 +135,7 @@ impl Clock for WrongClock {
     }
 }
 
-/// It goes on by Redis's clock, and what it made of it stands where it is newer.
+/// The process continues by Redis's clock, and its changes win where they are newer.
 #[rstest]
 #[case::ahead(3600)]
 #[case::behind(-3600)]

@@ -1,4 +1,4 @@
-//! A Redis that serves, on connections that don't.
+//! A Redis that serves, behind connections that do not.
 
 use futures_util::future::join_all;
 use jobtrack::proto::v1::{Durability, StorageMode};
@@ -12,26 +12,26 @@ use crate::support::{
     replicas::{Health, assert_away, in_time, read, server_on},
 };
 
-/// How many call at once.
+/// Number of concurrent calls.
 const CALLERS: usize = 64;
 
-/// A server with a single connection for calls.
+/// Starts a server with a single connection for calls.
 async fn behind(relay: &Relay) -> Server {
     let server = Server::with(&["--redis-url", &relay.url(), "--redis-pool-size", "1"]).await;
     whole(&server).await;
     server
 }
 
-/// Fails unless the server says that Redis serves, as it always did.
+/// Fails unless the server's health has always been serving.
 async fn assert_serves(server: &Server, link: &mut Health) {
     assert_eq!(stats(&mut server.admin().await).await.storage_mode(), StorageMode::Redis);
     assert_eq!(link.next().await, Serving as i32, "what health said first");
     assert!(link.is_quiet(), "health changed its mind");
 }
 
-/// All connections that may be made for calls hang.
+/// All connections for calls hang.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_that_is_exhausted_holds_nobody_up_while_redis_serves() {
+async fn exhausted_pool_delays_no_caller_while_redis_serves() {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let (server, other) = (behind(&relay).await, server_on(&redis).await);
@@ -48,7 +48,7 @@ async fn a_pool_that_is_exhausted_holds_nobody_up_while_redis_serves() {
     join_all((0..CALLERS).map(|_| ask(client.clone()))).await;
     let held = soon("a job that is held", get(&mut client, "held")).await;
     assert_eq!(held.job.expect("a job").revision, 1);
-    // What is not a call has connections of its own.
+    // Statistics use other connections than calls.
     assert_eq!(stats(&mut server.admin().await).await.jobs_in_redis, Some(2));
 
     relay.release();
@@ -58,9 +58,9 @@ async fn a_pool_that_is_exhausted_holds_nobody_up_while_redis_serves() {
     other.stop().await;
 }
 
-/// It may be carried out at any time, even when its job has changed since.
+/// The write may be carried out at any time, even after its job has changed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_without_an_answer_is_made_up_for_while_redis_serves() {
+async fn unanswered_write_is_accepted_locally_while_redis_serves() {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let (server, other) = (behind(&relay).await, server_on(&redis).await);
@@ -72,7 +72,7 @@ async fn a_write_without_an_answer_is_made_up_for_while_redis_serves() {
     relay.set_aside("EVALSHA", 1);
     let unanswered = soon("a report", try_report(&mut client, "a")).await.expect("it is taken");
     assert_eq!((unanswered.revision, unanswered.durability()), (2, Durability::Volatile));
-    // Others have nothing to do with it.
+    // Other jobs are not affected.
     let report = try_report(&mut client, "b").await.expect("it is taken");
     assert_eq!((report.revision, report.durability()), (2, Durability::Durable));
     in_time("the report in Redis", async { while job(&mut elsewhere, "a").await.revision < 2 {} }).await;

@@ -1,4 +1,4 @@
-//! An id that another replica frees while its own job is not recorded yet.
+//! An id that another replica frees while this replica's job is not recorded yet.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::support::{
 
 const JOBS: usize = 40;
 
-/// Creates and deletes jobs under an id, until another job has it or this has gone on for long.
+/// Creates and deletes jobs under an id, until another job has it or the time is over.
 async fn occupy(mut client: Client, id: String) {
     for number in 0..300 {
         let request = CreateJobRequest { owner: "thief".into(), request_id: format!("t{number}"), ..new_job(&id) };
@@ -35,11 +35,11 @@ async fn occupy(mut client: Client, id: String) {
     }
 }
 
-/// Reports on a job until `stop`, whoever has it.
+/// Reports on the job under this id until `stop`, whoever owns it.
 async fn work(mut client: Client, id: String, stop: CancellationToken) {
     let request = UpdateProgressRequest { job_id: id, ..UpdateProgressRequest::default() };
     while !stop.is_cancelled() {
-        // The thief's job may be under the id, or none.
+        // Another client's job may be under the id, or none.
         _ = client.update_progress(request.clone()).await;
         sleep(Duration::from_millis(1)).await;
     }
@@ -57,7 +57,7 @@ async fn until_held(client: &mut Client, expected: &Job) {
     }
 }
 
-/// Both replicas make a job under each id while Redis is away; one of them deletes its own, over and over.
+/// Both replicas create a job under each id while Redis is unavailable; one of them repeatedly deletes its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn watcher_is_told_of_a_job_that_takes_the_place_of_a_deleted_one() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
@@ -90,7 +90,7 @@ async fn watcher_is_told_of_a_job_that_takes_the_place_of_a_deleted_one() {
 
     let mut last = Vec::new();
     for id in &ids {
-        // Where the thief had the id at the moment of the merge, it keeps it: its job was recorded first.
+        // If the other client had the id at the moment of the merge, it keeps it: its job was recorded first.
         let answer = clients[0].get_job(crate::support::replicas::read(id)).await;
         if answer.is_ok_and(|answer| answer.into_inner().job.is_some_and(|job| job.owner == "o")) {
             last.push(report(&mut clients[0], id).await);

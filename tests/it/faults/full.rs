@@ -1,4 +1,4 @@
-//! A Redis that has no more memory, and still answers.
+//! A Redis whose memory is full, and that still answers.
 
 use jobtrack::{
     proto::v1::{CreateJobRequest, Durability, Event, ListJobsRequest},
@@ -18,20 +18,20 @@ use crate::support::{
     watching::{complete, make, millis, watch},
 };
 
-/// As many jobs as memory may hold.
+/// Capacity of the server's memory, in jobs.
 const HELD: usize = 20;
 
-/// Has Redis take no more.
+/// Makes Redis reject writes.
 async fn fill(redis: &Redis) {
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
 }
 
-/// Has Redis take more again.
+/// Makes Redis accept writes again.
 async fn empty(redis: &Redis) {
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
 }
 
-/// Whether Redis has a job of this id in the index of all.
+/// Returns whether Redis has a job of this id in the index of all jobs.
 async fn is_listed(redis: &Redis, id: &str) -> bool {
     for partition in 0..16 {
         let index = format!("jobs:{{{partition}}}:created");
@@ -43,7 +43,7 @@ async fn is_listed(redis: &Redis, id: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_redis_is_made_up_for_up_to_the_cap() {
+async fn memory_replaces_a_full_redis_up_to_its_capacity() {
     let redis = Redis::start().await;
     let most = HELD.to_string();
     let server = Server::with(&["--redis-url", &redis.url(), "--max-memory-jobs", &most]).await;
@@ -67,7 +67,7 @@ async fn a_full_redis_is_made_up_for_up_to_the_cap() {
     let full = client.create_job(new_job("one-more")).await.expect_err("there is no room");
     assert_eq!((full.code(), reason(&full).as_str()), (Code::ResourceExhausted, "MEMORY_FULL"));
     assert!(full.get_details_retry_info().is_some(), "{full:?}");
-    // What is there goes on.
+    // Known jobs can be changed.
     assert_eq!(try_report(&mut client, "held-19").await.expect("it is taken").revision, 2);
     assert_eq!(job(&mut client, "held-0").await.revision, 3);
     let stats = stats(&mut server.admin().await).await;
@@ -85,9 +85,9 @@ async fn a_full_redis_is_made_up_for_up_to_the_cap() {
     other.stop().await;
 }
 
-/// It answers reads as ever.
+/// Redis answers reads as before.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_redis_is_read_from() {
+async fn full_redis_serves_reads() {
     let redis = Redis::start().await;
     let [server, other] = super::two_on(&redis).await;
     let (mut client, mut elsewhere) = (server.client().await, other.client().await);
@@ -106,14 +106,14 @@ async fn a_full_redis_is_read_from() {
     other.stop().await;
 }
 
-/// No replica has to hold a job for that.
+/// No replica needs to have the job in memory for that.
 #[tokio::test(flavor = "multi_thread")]
-async fn full_redis_knows_the_ids_that_are_taken_and_lists_have_what_was_accepted() {
+async fn full_redis_protects_taken_ids_and_lists_include_accepted_jobs() {
     let redis = Redis::start().await;
     let [server, other] = super::two_on(&redis).await;
     let (mut client, mut elsewhere) = (server.client().await, other.client().await);
     create(&mut client, "held").await;
-    // Of one partition, which is known to be full when something was accepted of it.
+    // Accepting a change of this partition has shown that it is full.
     let partition = |name: &str| (RedisStore::PARTITIONING.of)(&id(name));
     let ids = (0..).map(|number| format!("elsewhere-{number}"));
     let other_id = ids.into_iter().find(|id| partition(id) == partition("held")).expect("one of many");
@@ -132,9 +132,9 @@ async fn full_redis_knows_the_ids_that_are_taken_and_lists_have_what_was_accepte
     other.stop().await;
 }
 
-/// What ends, expires or is deleted makes room, although nothing else is taken.
+/// Ends, expiries and deletions make room, although nothing else is accepted.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_redis_gets_free_by_itself() {
+async fn ends_expiries_and_deletions_free_a_full_redis() {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -143,7 +143,7 @@ async fn a_full_redis_gets_free_by_itself() {
     let mut stream = watch(&client, "brief").await;
     stream.expect(Event::Snapshot).await;
     fill(&redis).await;
-    // Somebody notices.
+    // A write makes the server notice.
     create(&mut client, "volatile").await;
     in_time("the expiry", async { while is_listed(&redis, "brief").await {} }).await;
     empty(&redis).await;

@@ -17,26 +17,26 @@ use tonic::{Code, Status};
 use super::{get, job, try_report};
 use crate::support::{Client, create};
 
-/// The pause of a caller between calls.
+/// Pause of a caller between two calls.
 const PACE: Duration = Duration::from_millis(5);
 
-/// How long a test waits for what must come; far more than it takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum wait for an expected event; far longer than it takes.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Callers with a job each.
+/// Callers, each with a job of its own.
 pub struct Load {
     callers: JoinSet<(String, Tally)>,
     stop: watch::Sender<bool>,
-    /// The last durable report of each was begun then.
+    /// Start times of the last durable report of each caller.
     durable: Vec<watch::Receiver<Instant>>,
 }
 
-/// What callers saw.
+/// The outcomes of the calls.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub calls: usize,
     pub volatile: usize,
-    /// The revision that was acknowledged last.
+    /// The last acknowledged revision.
     pub revision: i64,
     pub slowest: Duration,
     pub errors: Vec<(Code, String)>,
@@ -84,7 +84,7 @@ impl Tally {
 }
 
 impl Load {
-    /// `count` callers, on these connections in turn, of which each reports on a job and reads it.
+    /// Starts `count` callers on these connections in turn, each of which reports on a job and reads it.
     pub async fn start(clients: &[Client], count: usize) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut load = Self { callers: JoinSet::new(), stop, durable: Vec::new() };
@@ -99,22 +99,22 @@ impl Load {
         load
     }
 
-    /// Waits until every caller had a report stored in Redis that it began after `time`.
+    /// Waits until every caller has a report stored in Redis that it began after `time`.
     pub async fn durable_since(&self, time: Instant) {
         let all = join_all(self.durable.iter().map(|durable| async {
             let mut durable = durable.clone();
             durable.wait_for(|begun| *begun > time).await.expect("the callers go on");
         }));
-        timeout(PATIENCE, all).await.expect("every caller has a report stored in Redis");
+        timeout(WAIT_TIMEOUT, all).await.expect("every caller has a report stored in Redis");
     }
 
-    /// Lets the callers go on for a while, in which the fault is there.
+    /// Lets the callers continue for a while, during the fault.
     pub async fn go_on(&self, time: Duration) {
         sleep(time).await;
     }
 
-    /// Stops calling. Fails unless `client` reads every job at its last acknowledged revision from Redis. Returns what
-    /// all saw together.
+    /// Stops the callers. Fails unless `client` reads every job at its last acknowledged revision from Redis. Returns
+    /// the outcomes of all calls.
     pub async fn stop(mut self, client: &mut Client) -> Tally {
         self.stop.send_replace(true);
         let mut all = Tally::default();

@@ -1,4 +1,4 @@
-//! Much to be reconciled, while callers are served.
+//! A large reconciliation, while callers are served.
 
 use std::{
     collections::HashSet,
@@ -7,33 +7,31 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use jobtrack::proto::v1::{Durability, JobFilter, ListJobsRequest, job::State};
-use redis::{Client as RedisClient, FromRedisValue, Value, from_redis_value, pipe};
+use redis::{Client as RedisClient, Value, from_redis_value, pipe};
 use tokio::time::{sleep, timeout};
 
 use super::{assert_stored, load::Load, stats, whole};
-use crate::support::{Client, Server, create, pace::scaled, redis::Redis, replicas::server_on, watching::complete};
+use crate::support::{
+    Client, Server, create, pace::scaled, records::ask, redis::Redis, replicas::server_on, watching::complete,
+};
 
-/// How many jobs are made while Redis is away.
+/// Number of jobs that are created while Redis is unavailable.
 const DIRTY: usize = 10_000;
 
-/// How many of them end.
+/// Number of these jobs that end.
 const ENDED: usize = 2000;
 
-/// How many callers go on meanwhile.
+/// Number of callers that continue during the reconciliation.
 const CALLERS: usize = 8;
 
-/// How slow a call may be while so much goes on in a test's build.
+/// Maximum duration of a call during such a reconciliation, in an unoptimized build.
 const SLOW: Duration = Duration::from_secs(1);
 
 fn id(number: usize) -> String {
     format!("dirty-{number}")
 }
 
-async fn ask<T: FromRedisValue>(redis: &Redis, words: &[&str]) -> T {
-    from_redis_value(redis.command(words).await).expect("an answer of this type")
-}
-
-/// Makes the jobs, some at a time, and ends some of them.
+/// Creates the jobs, some at a time, and ends some of them.
 async fn make_all(client: &Client) {
     let made = stream::iter(0..DIRTY).map(|number| {
         let mut client = client.clone();
@@ -47,7 +45,7 @@ async fn make_all(client: &Client) {
     made.buffer_unordered(64).for_each(async |()| {}).await;
 }
 
-/// The words of the script call that creates a job.
+/// Returns the arguments of the script call that creates a job.
 async fn creation(redis: &Redis, client: &mut Client) -> Vec<Vec<u8>> {
     let monitor = RedisClient::open(redis.url())
         .expect("a valid address")
@@ -69,7 +67,7 @@ async fn creation(redis: &Redis, client: &mut Client) -> Vec<Vec<u8>> {
     found.await.expect("the job is created by a script")
 }
 
-/// The quoted words of a line.
+/// Returns the quoted words of a line.
 fn words(line: &str) -> Vec<Vec<u8>> {
     let mut words = Vec::new();
     let mut bytes = line.bytes().peekable();
@@ -89,7 +87,7 @@ fn words(line: &str) -> Vec<Vec<u8>> {
     words
 }
 
-/// How long so many calls of the same script take in a pipeline of one connection.
+/// Returns the time that the same script calls take in a pipeline of one connection.
 async fn raw_time(redis: &Redis, client: &mut Client) -> Duration {
     let words = creation(redis, client).await;
     let raw = RedisClient::open(redis.url()).expect("a valid address");
@@ -111,7 +109,7 @@ async fn raw_time(redis: &Redis, client: &mut Client) -> Duration {
     begun.elapsed()
 }
 
-/// The most connections that the server has while `going_on` does: calls' and its subscription.
+/// Returns the maximum number of connections that the server has during `going_on`: for calls and for its subscription.
 async fn most_connections(redis: &Redis, going_on: impl Future<Output = ()>) -> usize {
     let count = async || {
         let list: String = ask(redis, &["CLIENT", "LIST"]).await;
@@ -128,7 +126,7 @@ async fn most_connections(redis: &Redis, going_on: impl Future<Output = ()>) -> 
     }
 }
 
-/// Waits until `server` has nothing that Redis does not have. Returns when the first was stored, and the last.
+/// Waits until `server` has no dirty job. Returns the times at which the first and the last were stored.
 async fn reconciled(server: &Server) -> (Instant, Instant) {
     let mut admin = server.admin().await;
     let all = stats(&mut admin).await.dirty_jobs;
@@ -175,12 +173,12 @@ async fn ten_thousand_dirty_jobs_are_stored_while_callers_are_served() {
     let tally = load.stop(&mut client).await;
     tally.assert_good("during the reconciliation", scaled(SLOW).await);
 
-    let ledger = stats(&mut server.admin().await).await.last_reconciliation.expect("there was one");
-    assert!(usize::try_from(ledger.merged_count).is_ok_and(|merged| merged >= DIRTY), "{}", ledger.merged_count);
-    assert_eq!((ledger.conflicted_count, ledger.dropped_count), (0, 0));
+    let reported = stats(&mut server.admin().await).await.last_reconciliation.expect("there was one");
+    assert!(usize::try_from(reported.merged_count).is_ok_and(|merged| merged >= DIRTY), "{}", reported.merged_count);
+    assert_eq!((reported.conflicted_count, reported.dropped_count), (0, 0));
     let ended: HashSet<_> = (DIRTY - ENDED..DIRTY).map(id).collect();
-    let late = ledger.jobs.iter().filter(|job| ended.contains(&job.job_id)).count();
-    assert_eq!(late, 0, "of the last {} jobs that were stored", ledger.jobs.len());
+    let late = reported.jobs.iter().filter(|job| ended.contains(&job.job_id)).count();
+    assert_eq!(late, 0, "of the last {} jobs that were stored", reported.jobs.len());
 
     let other = server_on(&redis).await;
     let mut elsewhere = other.client().await;
@@ -191,7 +189,7 @@ async fn ten_thousand_dirty_jobs_are_stored_while_callers_are_served() {
     let request = ListJobsRequest { filter, page_size: 1, ..ListJobsRequest::default() };
     let listed = elsewhere.list_jobs(request).await.expect("a page").into_inner();
     assert_eq!(listed.total_size.and_then(|total| total.try_into().ok()), Some(ENDED));
-    // Two carry calls, two the jobs that are reconciled; of the others one looks after the link and one hears messages.
+    // Two carry calls and two the pushed jobs; one more probes Redis, and one has the subscription.
     assert!(most <= 6, "{most} connections at once");
     server.stop().await;
     other.stop().await;

@@ -1,4 +1,4 @@
-//! A Redis that comes back with less than it had.
+//! A Redis that comes back with less data.
 
 use jobtrack::proto::v1::{Event, ListJobsRequest, job::State};
 use rstest::rstest;
@@ -11,7 +11,7 @@ use crate::support::{
     watching::{Watch, complete, delete, report, watch},
 };
 
-/// Jobs of which Redis has a snapshot, and what became of them since.
+/// Saves a snapshot of Redis, and changes the jobs since.
 async fn change_since_snapshot(redis: &Redis, client: &mut Client) -> Watch {
     for id in ["progressed", "ended", "deleted", "same"] {
         create(client, id).await;
@@ -37,7 +37,7 @@ async fn assert_restored(client: &mut Client) {
     assert_gone(client, "deleted").await;
 }
 
-/// Nothing was changed meanwhile: what is held and clean is offered too.
+/// Nothing was changed during the outage: clean cached jobs are pushed, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_snapshot_is_brought_up_to_date() {
     let mut redis = Redis::start().await;
@@ -59,7 +59,7 @@ async fn an_old_snapshot_is_brought_up_to_date() {
     other.stop().await;
 }
 
-/// What the first call after the restart is.
+/// The first call after the restart.
 #[derive(Clone, Copy)]
 enum First {
     Get,
@@ -68,14 +68,14 @@ enum First {
     Stats,
 }
 
-/// The restart is over before anybody looks.
+/// The restart is over before anybody notices it.
 #[rstest]
 #[case::get(First::Get)]
 #[case::report(First::Report)]
 #[case::list(First::List)]
 #[case::stats(First::Stats)]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_snapshot_is_noticed_however_soon_it_is_there(#[case] first: First) {
+async fn quick_restart_from_an_old_snapshot_is_noticed(#[case] first: First) {
     let mut redis = Redis::start().await;
     let server = server_on(&redis).await;
     let (mut client, mut admin) = (server.client().await, server.admin().await);
@@ -100,9 +100,9 @@ async fn an_old_snapshot_is_noticed_however_soon_it_is_there(#[case] first: Firs
     server.stop().await;
 }
 
-/// One replica deletes a job while Redis is away, another holds it as it was; Redis comes back with nothing.
+/// One replica deletes a job while Redis is unavailable, another has it in its memory; Redis comes back empty.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_deleted_stays_deleted_in_an_empty_redis() {
+async fn deletion_survives_an_empty_redis() {
     let mut redis = Redis::start().await;
     let [server, other] = two_on(&redis).await;
     let (mut client, mut elsewhere) = (server.client().await, other.client().await);
@@ -125,16 +125,16 @@ async fn what_was_deleted_stays_deleted_in_an_empty_redis() {
         assert_gone(client, "during").await;
         assert_stored(client, "kept", 1).await;
     }
-    // Its revisions go on.
+    // Its revisions continue.
     assert_eq!(create(&mut elsewhere, "during").await.revision, 3);
     for server in [server, other, third] {
         server.stop().await;
     }
 }
 
-/// Replicas hold different jobs; each puts what it holds.
+/// Replicas have different jobs in memory; each restores its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_redis_gets_what_each_replica_holds() {
+async fn empty_redis_gets_the_jobs_of_each_replica() {
     const JOBS: usize = 50;
     let mut redis = Redis::start().await;
     let [server, other] = two_on(&redis).await;

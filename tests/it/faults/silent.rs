@@ -1,4 +1,4 @@
-//! A Redis that says nothing, or too late.
+//! A Redis that answers nothing, or too late.
 
 use std::{
     env,
@@ -18,18 +18,18 @@ use crate::support::{
     replicas::Health,
 };
 
-/// How many call at once.
+/// Number of concurrent calls.
 const CALLERS: usize = 64;
 
-/// How long Redis is stopped; `JOBTRACK_TEST_STOP_SECONDS` says otherwise.
+/// Returns the time for which Redis is stopped; `JOBTRACK_TEST_STOP_SECONDS` overrides it.
 fn stop_time() -> Duration {
     let said = env::var("JOBTRACK_TEST_STOP_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(said.unwrap_or(6))
 }
 
-/// The real binary: its memory, files and threads stay what they were.
+/// Uses the real binary: its memory, files and threads stay the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_redis_holds_up_none_of_64_callers() {
+async fn stopped_redis_delays_none_of_64_callers() {
     let redis = Redis::start().await;
     let process = Process::start(&["--redis-url", &redis.url()]);
     let mut clients = Vec::new();
@@ -59,7 +59,7 @@ async fn a_stopped_redis_holds_up_none_of_64_callers() {
     }
 }
 
-/// How often health said what, until it is told to end.
+/// Counts the health statuses until `end`.
 async fn count_changes(server: &Server, end: impl Future<Output = ()>) -> [usize; 2] {
     let mut health = Health::watch(server, "redis").await;
     let mut counts = [0, 0];
@@ -75,7 +75,7 @@ async fn count_changes(server: &Server, end: impl Future<Output = ()>) -> [usize
     }
 }
 
-/// Callers behind a link that turns bad for some seconds and then good again. Fails if health changes its mind meanwhile.
+/// Puts callers behind a link that is bad for some seconds and then good again. Fails if the health flaps.
 async fn assert_got_over(what: &str, link: Link) {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
@@ -96,27 +96,27 @@ async fn assert_got_over(what: &str, link: Link) {
     let tally = load.stop(&mut client).await;
     tally.assert_good(what, scaled(LIMIT).await);
     assert!(tally.volatile > 0, "{what}: nobody noticed");
-    // The first is what it is when the watch begins.
+    // The first status is that of the beginning of the watch.
     assert_eq!(counts, [1, 1], "{what}: it flaps");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_black_hole_holds_nobody_up() {
+async fn black_hole_delays_no_caller() {
     assert_got_over("black hole", Link::Hole).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_after_500_ms_make_nothing_flap() {
+async fn answers_after_500_ms_do_not_flap_health() {
     assert_got_over("500 ms late", Link::Late(Duration::from_millis(500))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_that_takes_500_ms_makes_nothing_flap() {
+async fn network_delay_of_500_ms_does_not_flap_health() {
     assert_got_over("500 ms far", Link::Far(Duration::from_millis(250))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_cut_are_as_no_redis() {
+async fn cut_connections_count_as_unavailable() {
     assert_got_over("cut", Link::Cut).await;
 }

@@ -1,4 +1,4 @@
-//! What watchers see of an outage.
+//! Streams during an outage.
 
 use futures_util::{StreamExt, future::join_all, stream};
 use jobtrack::proto::v1::{Durability, Event, GetJobRequest, WatchJobRequest, WatchJobsRequest, job::State};
@@ -13,7 +13,7 @@ use crate::support::{
     watching::{Seen, complete, delete, millis, report, resume, watch, watch_job, watch_jobs},
 };
 
-/// A request to watch a job with a bookmark each second.
+/// Returns a request to watch a job with a bookmark each second.
 fn talkative(id: &str) -> WatchJobRequest {
     WatchJobRequest { job_id: id.to_owned(), bookmark_interval: millis(1000), ..WatchJobRequest::default() }
 }
@@ -22,7 +22,7 @@ fn talkative(id: &str) -> WatchJobRequest {
 #[case::whole(false)]
 #[case::empty(true)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_goes_on_through_an_outage(#[case] comes_back_empty: bool) {
+async fn watch_continues_through_an_outage(#[case] comes_back_empty: bool) {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -51,7 +51,7 @@ async fn a_watch_goes_on_through_an_outage(#[case] comes_back_empty: bool) {
         redis.restart().await;
     }
     whole(&server).await;
-    // Nobody else changed them, so their revisions stay, and nobody is told anything.
+    // No other replica changed the jobs, so their revisions stay, and watchers receive nothing.
     assert_stored(&mut client, "a", 5).await;
     assert_stored(&mut client, "quiet", 2).await;
     let reported = report(&mut client, "a").await;
@@ -91,7 +91,7 @@ async fn a_volatile_end_ends_the_stream() {
     let removed = goes.expect(Event::Removed).await;
     assert_eq!(removed.job().durability(), Durability::Volatile);
     goes.end().await;
-    // Who watches elsewhere hears of it when Redis is back.
+    // Watchers on another replica receive the change when Redis is back.
     degraded(&other).await;
     redis.restart().await;
     whole(&server).await;
@@ -103,7 +103,7 @@ async fn a_volatile_end_ends_the_stream() {
     other.stop().await;
 }
 
-/// A watch can be opened while Redis is away, and resumed with a token from before.
+/// A watch can be opened while Redis is unavailable, and resumed with a token from before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_is_opened_and_resumed_while_redis_is_away() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
@@ -122,7 +122,7 @@ async fn a_watch_is_opened_and_resumed_while_redis_is_away() {
     assert_eq!(volatile.job(), &reported);
     redis.restart().await;
     whole(&server).await;
-    // A token of a volatile revision that was stored as it was is good.
+    // The token of a volatile revision that was stored unchanged is valid.
     let mut resumed = resume(&client, "a", &volatile.token).await;
     assert!(!resumed.expect(Event::Bookmark).await.reset);
     let reported = report(&mut client, "a").await;
@@ -132,9 +132,9 @@ async fn a_watch_is_opened_and_resumed_while_redis_is_away() {
     server.stop().await;
 }
 
-/// What the other replica stored meanwhile is told when the link is back, once.
+/// The changes that the other replica stored during the outage are sent when the link is back, once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_was_cut_off_tells_what_it_missed() {
+async fn returned_replica_sends_the_changes_that_it_missed() {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let server = Server::with(&["--redis-url", &relay.url()]).await;
@@ -156,7 +156,7 @@ async fn a_replica_that_was_cut_off_tells_what_it_missed() {
     relay.set_all(Link::Pass);
     whole(&server).await;
     assert_eq!(in_time("the report", theirs.update()).await, stored);
-    // The end that is in Redis stands.
+    // The end that is in Redis wins.
     let end = in_time("the end", both.rest()).await;
     assert_eq!(end.last().map(Seen::state), Some(State::Succeeded));
     let here = job(&mut client, "both").await;
@@ -167,7 +167,7 @@ async fn a_replica_that_was_cut_off_tells_what_it_missed() {
     other.stop().await;
 }
 
-/// Reports of a job, until it was `count` times.
+/// Reports on a job `count` times.
 async fn report_often(mut client: Client, id: String, count: usize) -> i64 {
     let mut revision = 0;
     for _ in 0..count {
@@ -209,16 +209,16 @@ async fn a_thousand_active_jobs_survive_an_emptied_redis_and_every_watcher_reach
     let revisions = updates.await.expect("no report fails");
     println!("{} reports of {JOBS} jobs in {:?}", JOBS * 20, begun.elapsed());
     whole(&server).await;
-    let ledger = stats(&mut server.admin().await).await.last_reconciliation.expect("there was one");
+    let reported = stats(&mut server.admin().await).await.last_reconciliation.expect("there was one");
     println!(
         "merged {}, conflicted {}, dropped {}",
-        ledger.merged_count, ledger.conflicted_count, ledger.dropped_count
+        reported.merged_count, reported.conflicted_count, reported.dropped_count
     );
-    assert_eq!((ledger.conflicted_count, ledger.dropped_count), (0, 0));
+    assert_eq!((reported.conflicted_count, reported.dropped_count), (0, 0));
 
     let other = server_on(&redis).await;
     let elsewhere = other.client().await;
-    // Not all at once: an answer that is late for their number would count as an outage.
+    // In batches: an answer that is late because of their number would count as an outage.
     let finished = stream::iter(ids.iter().zip(&revisions)).map(|(id, revision)| {
         let mut client = elsewhere.clone();
         async move {

@@ -1,4 +1,4 @@
-//! The same while Redis is away, and when it is back.
+//! Filters while Redis is unavailable, and after its return.
 
 use jobtrack::proto::v1::{GetJobRequest, JobFilter, ListJobsRequest, Liveness, Order};
 
@@ -16,7 +16,7 @@ async fn liveness(client: &mut Client, id: &str) -> Liveness {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_while_redis_is_away_know_filters_and_orders() {
+async fn lists_in_an_outage_support_filters_and_orders() {
     let mut redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -39,7 +39,7 @@ async fn lists_while_redis_is_away_know_filters_and_orders() {
     let prefix = JobFilter { id_prefix: "a:".into(), ..JobFilter::default() };
     assert_eq!(matching(&mut client, prefix.clone()).await, ["a:live", "a:lost"]);
 
-    // A token goes on when Redis is back.
+    // A token remains valid after the return of Redis.
     let request =
         ListJobsRequest { filter: Some(prefix), page_size: 1, order: Order::Oldest.into(), ..Default::default() };
     let page = list(&mut client, request.clone()).await;
@@ -53,9 +53,9 @@ async fn lists_while_redis_is_away_know_filters_and_orders() {
     server.stop().await;
 }
 
-/// Leases start anew when Redis is back. A list by liveness says what reads say.
+/// Leases start anew when Redis returns. A list by liveness agrees with reads.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_by_liveness_knows_that_nobody_could_report() {
+async fn liveness_filter_does_not_count_the_time_of_an_outage() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -76,9 +76,9 @@ async fn a_filter_by_liveness_knows_that_nobody_could_report() {
             if page.jobs.is_empty() {
                 continue;
             }
-            // Nobody reports: what the list knows, each later read knows.
+            // No worker reports: what the list shows, each later read shows.
             assert_eq!(liveness(&mut client, "a").await, Liveness::Lost, "{page:?}");
-            // The loss is stored when the lease has run out once more.
+            // The loss is stored after the lease has expired once more.
             if page.jobs[0].revision > 2 {
                 return;
             }

@@ -1,4 +1,4 @@
-//! What page tokens are bound to.
+//! The binding of page tokens.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use jobtrack::domain::{ANYONE, Cursor, Filter, Liveness, Order, Owners, State};
 
 use crate::support::jobs::{at, id};
 
-/// Written by a version that knew neither orders nor the newer criteria of filters.
+/// The tokens were written by a version without orders and without the newer filter criteria.
 #[test]
 fn page_tokens_of_earlier_versions_stay_valid() {
     let all = Filter::default();

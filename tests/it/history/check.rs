@@ -1,6 +1,6 @@
-//! The promises whose keeping a client can observe, G1 to G18 of the service.
+//! Checks the promises of the service that a client can observe, G1 to G18.
 //!
-//! Only losses that can't be prevented are excused: what a dead process alone knew, what Redis lost until the replicas
+//! Only unavoidable losses are excused: changes that only a dead process knew, data that Redis lost until the replicas
 //! have restored it, and changes that the report of a reconciliation names as discarded.
 
 use std::{
@@ -61,13 +61,13 @@ pub fn check(history: &History) -> BTreeSet<Violation> {
         }
     }
     for heard in history.streams.iter().flat_map(|stream| &stream.events) {
-        // The removed version may be another one than the last that was seen.
+        // The removed version may be a different one than the last version that was seen.
         let Some(shown) = heard.shown.as_ref().filter(|_| heard.event != Event::Removed) else { continue };
         let sight = Sight { begun: heard.at, ended: heard.at, shown };
         stories.get_mut(shown.id.as_str()).expect("it was heard of").sights.push(sight);
     }
-    for entry in &history.ledger {
-        stories.entry(&entry.job).or_insert_with(|| Story::new(history, &entry.job)).ledger.push(entry);
+    for entry in &history.reported {
+        stories.entry(&entry.job).or_insert_with(|| Story::new(history, &entry.job)).reported.push(entry);
     }
     let mut violations: BTreeSet<_> = stories.values().flat_map(Story::violations).collect();
     violations.extend(history.calls.iter().filter_map(|call| is_slow(history, call)));
@@ -103,8 +103,8 @@ fn is_unclear(history: &History, call: &Call) -> Option<Violation> {
     })
 }
 
-/// Returns whether the same call may succeed a moment later. A client makes these codes itself when its connection
-/// breaks.
+/// Returns whether the same call may succeed a moment later. A client library generates these codes itself when its
+/// connection breaks.
 pub fn is_transient(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded)
 }
@@ -115,7 +115,7 @@ pub struct Story<'a> {
     pub job: &'a str,
     pub calls: Vec<&'a Call>,
     pub streams: Vec<&'a Stream>,
-    pub ledger: Vec<&'a Entry>,
+    pub reported: Vec<&'a Entry>,
     /// All versions that were shown.
     pub sights: Vec<Sight<'a>>,
 }
@@ -130,7 +130,7 @@ pub struct Sight<'a> {
 
 impl<'a> Story<'a> {
     fn new(history: &'a History, job: &'a str) -> Self {
-        Self { history, job, calls: Vec::new(), streams: Vec::new(), ledger: Vec::new(), sights: Vec::new() }
+        Self { history, job, calls: Vec::new(), streams: Vec::new(), reported: Vec::new(), sights: Vec::new() }
     }
 
     fn violations(&self) -> Vec<Violation> {
@@ -171,12 +171,12 @@ impl<'a> Story<'a> {
     }
 
     /// Returns whether this incarnation was created by a client that may see only jobs of one owner.
-    pub fn is_of_limited(&self, life: i64) -> bool {
+    pub fn is_of_limited(&self, incarnation: i64) -> bool {
         let limited = self.calls.iter().filter(|call| !call.limited_to.is_empty());
-        limited.filter_map(|call| call.made()).any(|made| made.life == life)
+        limited.filter_map(|call| call.made()).any(|made| made.incarnation == incarnation)
     }
 
-    /// Returns whether the job may have expired by then.
+    /// Returns whether the job may have expired by this time.
     pub fn may_be_expired(&self, by: At) -> bool {
         let brief = |call: &&Call| matches!(&call.act, Act::Create(terms) if terms.retention > 0);
         self.calls.iter().any(brief) || self.may_be_expired_while_active(by)
@@ -185,10 +185,10 @@ impl<'a> Story<'a> {
     fn may_be_expired_while_active(&self, by: At) -> bool {
         let kept = self.history.active_retention;
         let changes = self.calls.iter().filter(|call| call.made().is_some() && call.limited_to.is_empty());
-        // Also between two changes: the second one may be the creation of the next job under the id.
+        // Includes times between two changes: the second one may be the creation of the next job under the id.
         let mut times: Vec<_> = changes.map(|call| call.begun).filter(|begun| *begun < by).chain([by]).collect();
         times.sort();
-        // An end that only a replica knew that is gone leaves an active job.
+        // If the only replica that knew of an end is gone, the job is still active.
         let ends = self.calls.iter().filter(|call| call.made().is_some_and(Shown::is_end));
         let ends = ends.filter(|end| !self.history.is_unknown(end)).map(|end| end.begun);
         let shown = self.sights.iter().filter(|sight| sight.shown.is_end() && sight.shown.durable);
@@ -197,16 +197,16 @@ impl<'a> Story<'a> {
         kept > At::ZERO && (times.len() == 1 || times.windows(2).any(is_gap))
     }
 
-    /// Returns whether a report names the job, then or later, as conflicted or dropped. One entry tells of a conflict
+    /// Returns whether a report names the job, then or later, as conflicted or dropped. One entry covers a conflict
     /// until it is merged: changes that are acknowledged meanwhile, in the same fault, may lose, too.
     pub fn is_told(&self, since: At) -> bool {
         let faults = self.history.faults.iter().filter(|fault| fault.overlaps(since, since));
         let since = faults.map(|fault| fault.from).fold(since, At::min);
         let is_loser = |entry: &Entry| matches!(entry.outcome, Outcome::Conflicted | Outcome::Dropped);
-        self.ledger.iter().any(|entry| entry.at >= since && is_loser(entry))
+        self.reported.iter().any(|entry| entry.at >= since && is_loser(entry))
     }
 
-    /// Returns whether an acknowledged change may be gone: a report says so, or the only replica that knew of it died.
+    /// Returns whether an acknowledged change may be lost: a report says so, or the only replica that knew of it died.
     pub fn is_excused(&self, call: &Call) -> bool {
         self.is_told(call.begun) || self.history.is_unknown(call)
     }
@@ -243,7 +243,8 @@ impl History {
         here.map(|(_, from, back)| (from, back.unwrap_or(At::MAX)))
     }
 
-    /// Returns whether this replica was down, about to be, or hardly up, at some moment between `from` and `until`.
+    /// Returns whether this replica was down, about to be, or only just started, at some moment between `from` and
+    /// `until`.
     fn was_down(&self, replica: usize, from: At, until: At) -> bool {
         self.downs(replica).any(|(down, up)| down <= until + SLACK && from <= up.saturating_add(SLACK))
     }

@@ -1,4 +1,4 @@
-//! Decisions by time: workers that count as lost, and active jobs that expire.
+//! Time-driven decisions: workers that count as lost, and active jobs that expire.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -37,7 +37,7 @@ impl Story<'_> {
         }
     }
 
-    /// G13: no decision by time harms a job whose worker reports, and a worker that is gone is noticed.
+    /// G13: no time-driven decision harms a job whose worker reports, and a dead worker is noticed.
     pub fn check_decisions(&self, object: &mut impl FnMut(&'static str, String)) {
         if let Some(lease) = self.lease() {
             if let Some(at) = self.worker_lost_at().filter(|at| self.is_heard_until(*at, lease)) {
@@ -53,7 +53,7 @@ impl Story<'_> {
         }
     }
 
-    /// G13: a job whose worker is gone fails within its lease, or within the bound after a disturbance.
+    /// G13: a job whose worker is dead fails within its lease, or within the bound after a disturbance.
     fn check_gone(&self, lease: Duration, object: &mut impl FnMut(&'static str, String)) {
         let fails = |call: &&Call| matches!(&call.act, Act::Create(terms) if terms.fail_when_lost);
         let Some(report) = self.calls.iter().rfind(|call| is_work(call)) else { return };
@@ -141,10 +141,10 @@ impl Fault {
 }
 
 impl History {
-    /// Returns when something is due that must happen `within` a time after `from`, if it may take as long as `anew`
-    /// after each fault, and after each time that a replica took Redis for unavailable on a busy machine; `None` if a
-    /// fault is not over. A fault that was over by `from` still counts for the difference of the two: so long a replica
-    /// that was killed is waited for.
+    /// Returns the latest time of an event that must happen `within` a time after `from`, and that may take `anew`
+    /// after each fault and after each time that a replica considered Redis unavailable on a busy machine; `None` if a
+    /// fault is not over. A fault that was over by `from` still counts for the difference of the two: decisions wait
+    /// that long for a replica that was killed.
     pub fn due(&self, from: At, within: Duration, anew: Duration) -> Option<At> {
         let mut due = from + within;
         let lasts = |fault: &&Fault| fault.until.is_none_or(|until| until + anew > from + within);
@@ -168,7 +168,7 @@ impl History {
         events.filter(|heard| heard.event == Event::Bookmark && heard.reset).map(|heard| heard.at).collect()
     }
 
-    /// Returns the times at which no replica could receive a report: Redis was silent, or no replica ran.
+    /// Returns the times at which no replica could receive a report: Redis did not answer, or no replica ran.
     fn unheard(&self) -> Vec<(At, At)> {
         let silent = self.faults.iter().filter(|fault| fault.silent.is_some_and(|(.., replica)| replica.is_none()));
         let silent = silent.filter_map(|fault| Some((fault.from, fault.mended?)));

@@ -18,9 +18,9 @@ pub fn at(millis: u64) -> At {
 
 pub fn shown(revision: i64, state: State, completed: i64) -> Shown {
     let attempt = i32::from(revision > 1);
-    let (id, life, owner, reason, lease) = (JOB.to_owned(), 1, String::new(), String::new(), 0);
+    let (id, incarnation, owner, reason, lease) = (JOB.to_owned(), 1, String::new(), String::new(), 0);
     let (cancelled, lost, durable) = (false, false, true);
-    Shown { id, life, owner, revision, state, attempt, completed, cancelled, lost, reason, lease, durable }
+    Shown { id, incarnation, owner, revision, state, attempt, completed, cancelled, lost, reason, lease, durable }
 }
 
 pub fn job(shown: Shown) -> Answer {

@@ -10,7 +10,7 @@ use super::{
 };
 
 impl Story<'_> {
-    /// G1, G2, G15: acknowledged changes are there in the end, or were reported as discarded; replicas agree.
+    /// G1, G2, G15: acknowledged changes exist in the end, or were reported as discarded; replicas agree.
     pub fn check_changes(&self, object: &mut impl FnMut(&'static str, String)) {
         for audit in self.audits() {
             if !(audit.is_not_found() || audit.shown().is_some()) {
@@ -28,7 +28,7 @@ impl Story<'_> {
             }
         }
         self.check_agreement(object);
-        self.check_ledger(object);
+        self.check_reports(object);
     }
 
     /// Returns acknowledged changes that the auditor does not see.
@@ -36,18 +36,18 @@ impl Story<'_> {
         let expired = self.may_be_expired(audit.ended);
         let gone = self.may_be_deleted(audit.ended) || expired;
         let before = self.calls.iter().copied().filter(|call| call.ended < audit.begun);
-        // Clients that may see only jobs of one owner have creations rejected and discarded: see `check_owners`.
+        // Creations of clients that can see only jobs of one owner may be rejected and discarded: see `check_owners`.
         before.filter(|call| call.limited_to.is_empty()).filter(move |change| {
             let Some(made) = change.made() else { return false };
             match audit.shown() {
                 None => audit.is_not_found() && !gone,
-                Some(shown) if expired && shown.life > made.life => false,
+                Some(shown) if expired && shown.incarnation > made.incarnation => false,
                 Some(shown) => is_lost(&change.act, made, shown),
             }
         })
     }
 
-    /// G1: durable changes are read; on other replicas a moment later at most.
+    /// G1: durable changes are read, on other replicas at most a moment later.
     pub fn check_reads(&self, object: &mut impl FnMut(&'static str, String)) {
         let durable = |call: &&&Call| call.shown().is_some_and(|shown| shown.durable);
         let reads: Vec<_> = self.calls.iter().filter(durable).filter(|call| call.act == Act::Get).collect();
@@ -56,7 +56,10 @@ impl Story<'_> {
             let behind = |read: &&&&Call| {
                 let lag = if read.replica == change.replica { At::ZERO } else { LAG + SLACK };
                 let is_later = read.begun > change.ended + lag;
-                is_later && read.shown().is_some_and(|shown| shown.life == made.life && shown.revision < made.revision)
+                is_later
+                    && read
+                        .shown()
+                        .is_some_and(|shown| shown.incarnation == made.incarnation && shown.revision < made.revision)
             };
             if let Some(read) =
                 reads.iter().find(behind).filter(|read| !self.history.had_lost(change.begun, read.ended))
@@ -80,17 +83,18 @@ impl Story<'_> {
         }
     }
 
-    /// G2: the report names no conflict where only one side made changes.
-    fn check_ledger(&self, object: &mut impl FnMut(&'static str, String)) {
+    /// G2: the report names no conflict if only one side made changes.
+    fn check_reports(&self, object: &mut impl FnMut(&'static str, String)) {
         let mut changes = self.calls.iter().filter(|call| !matches!(call.act, Act::Get | Act::Watch));
         let Some(first) = changes.next() else { return };
         let leased = self.calls.iter().filter_map(|call| call.shown()).any(|shown| shown.lease > 0);
         let one_side = !leased
             && !self.may_be_expired(self.history.quiet.unwrap_or_default())
             && changes.all(|call| call.replica == first.replica);
-        // After a loss the replicas put back what each of them holds, which may be older than what another one does.
+        // After a loss each replica restores the versions in its memory, which may be older than those of another
+        // replica.
         let lost = |entry: &Entry| self.history.had_lost(first.begun, entry.at);
-        let told = self.ledger.iter().find(|entry| entry.outcome == Outcome::Conflicted && !lost(entry));
+        let told = self.reported.iter().find(|entry| entry.outcome == Outcome::Conflicted && !lost(entry));
         if let Some(entry) = told.filter(|_| one_side && self.history.deaths.is_empty()) {
             object("G2", format!("a conflict of one with itself, on {} at {:?}", entry.replica, entry.at));
         }
@@ -114,7 +118,7 @@ impl Story<'_> {
                     || self.history.had_lost(from, until)
                     || self.history.is_unknown(first)
                     || self.history.is_unknown(second);
-                if one.life != other.life && !excused {
+                if one.incarnation != other.incarnation && !excused {
                     object("G3", format!("two jobs of one request: {first:?} and {second:?}"));
                 }
             }
@@ -127,9 +131,9 @@ impl Story<'_> {
         seen.retain(|sight| sight.shown.durable);
         seen.sort_by_key(|sight| sight.ended);
         for (number, end) in seen.iter().enumerate().filter(|(_, sight)| sight.shown.is_end()) {
-            let later = seen[number + 1..].iter().filter(|sight| sight.shown.life == end.shown.life);
+            let later = seen[number + 1..].iter().filter(|sight| sight.shown.incarnation == end.shown.incarnation);
             for other in later.filter(|sight| sight.shown.state != end.shown.state) {
-                // The order of answers that were under way at the same time is unknown, unless both are ends.
+                // The order of two calls that overlapped is unknown, unless both are ends.
                 let known = other.shown.is_end() || other.begun > end.ended + SLACK;
                 let told = !other.shown.is_end() || self.is_told(end.begun);
                 let from = if other.shown.is_end() { end.begun } else { other.begun };
@@ -178,9 +182,9 @@ impl Story<'_> {
     }
 }
 
-/// Returns whether the change `made` is not in the version `there`.
+/// Returns whether the change `made` is missing in the version `there`.
 fn is_lost(act: &Act, made: &Shown, there: &Shown) -> bool {
-    if made.life != there.life {
+    if made.incarnation != there.incarnation {
         return true;
     }
     match act {

@@ -1,4 +1,4 @@
-//! The history of what clients saw of the service during faults, checked against its promises.
+//! The recorded history of what clients saw during faults, and its check against the promises of the service.
 
 mod broken;
 mod broken_service;

@@ -13,11 +13,12 @@ impl Story<'_> {
         seen.sort_by_key(|sight| sight.ended);
         let Some(first) = seen.first() else { return };
         for sight in &seen[1..] {
-            if sight.shown.life == first.shown.life && sight.shown.owner != first.shown.owner {
+            if sight.shown.incarnation == first.shown.incarnation && sight.shown.owner != first.shown.owner {
                 object("G14", format!("the owner changed: {:?}, then {:?}", first.shown, sight.shown));
                 return;
             }
-            let taken = sight.shown.life != first.shown.life && self.was_volatile(sight.shown.life);
+            let taken =
+                sight.shown.incarnation != first.shown.incarnation && self.was_volatile(sight.shown.incarnation);
             if taken && !self.may_be_replaced(first, sight) {
                 let times = (first.ended, sight.ended);
                 object("G14", format!("{:?} took the place of {:?}, at {times:?}", sight.shown, first.shown));
@@ -27,18 +28,18 @@ impl Story<'_> {
         self.check_losers(object);
     }
 
-    /// Returns whether this incarnation was made by a creation that could not be checked.
-    fn was_volatile(&self, life: i64) -> bool {
-        self.unchecked().any(|(_, other)| other == life)
+    /// Returns whether this incarnation was made by a creation that could not be checked against Redis.
+    fn was_volatile(&self, incarnation: i64) -> bool {
+        self.unchecked().any(|(_, other)| other == incarnation)
     }
 
     /// Returns the creations that were accepted without being checked, and the incarnations that they made.
     fn unchecked(&self) -> impl Iterator<Item = (&Call, i64)> {
         let creations = self.calls.iter().copied().filter(|call| matches!(call.act, Act::Create(_)));
-        creations.filter_map(|call| Some((call, call.made().filter(|made| !made.durable)?.life)))
+        creations.filter_map(|call| Some((call, call.made().filter(|made| !made.durable)?.incarnation)))
     }
 
-    /// Returns whether a recorded incarnation may be gone when another was shown in its place.
+    /// Returns whether a recorded incarnation may have been removed when another one was shown in its place.
     fn may_be_replaced(&self, first: &Sight, other: &Sight) -> bool {
         self.deletions(Some(&first.shown.owner)).any(|call| call.begun < other.ended)
             || self.may_be_expired(other.ended)
@@ -48,7 +49,7 @@ impl Story<'_> {
     /// G14: the report names a creation that lost.
     fn check_losers(&self, object: &mut impl FnMut(&'static str, String)) {
         let Some((audit, last)) = self.audits().find_map(|audit| Some((audit, audit.shown()?))) else { return };
-        for (creation, _) in self.unchecked().filter(|(_, life)| *life != last.life) {
+        for (creation, _) in self.unchecked().filter(|(_, incarnation)| *incarnation != last.incarnation) {
             let withdrawn = self.calls.iter().any(|call| {
                 let done = call.act == Act::Delete && call.answer == Answer::Done;
                 done && call.ended > creation.begun

@@ -1,4 +1,4 @@
-//! The record of what clients saw, and of the faults that were caused meanwhile.
+//! The record of what clients saw, and of the faults during that time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::support::watching::is_terminal;
 /// A point in time, as the duration since the history began.
 pub type At = Duration;
 
-/// Client that asks for every job when all is quiet: the other answers are checked against its.
+/// Client that reads every job at the end, when all is quiet. Other answers are compared with its answers.
 pub const AUDITOR: &str = "auditor";
 
-/// Everything that was seen and caused. A client's calls are in the order of their ends.
+/// All calls, streams and faults. The calls of a client are in the order of their ends.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     /// Number of replicas.
@@ -32,10 +32,10 @@ pub struct History {
     pub faults: Vec<Fault>,
     pub deaths: Vec<Death>,
     pub stops: Vec<Stop>,
-    pub ledger: Vec<Entry>,
+    pub reported: Vec<Entry>,
     /// Times at which the machine was too busy to run this very test.
     pub stalls: Vec<(At, At)>,
-    /// Time since when everything has been healed, nothing was changed, and all notifications have arrived.
+    /// Time since which everything has been healed, nothing was changed, and all notifications have arrived.
     pub quiet: Option<At>,
     /// Time before which calls have been forgotten.
     pub forgotten: At,
@@ -93,11 +93,11 @@ pub struct Terms {
 /// The outcome of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// The job. `applied`: by this call, as far as the answer tells.
+    /// The job; `applied`: this call changed it, as far as the answer shows.
     Job { shown: Shown, applied: bool },
-    /// OK, and nothing else.
+    /// OK, without further data.
     Done,
-    /// An error; without a reason if it is not the server's.
+    /// An error; without a reason if the server did not create it.
     Refused { code: Code, reason: String },
 }
 
@@ -106,7 +106,7 @@ pub enum Answer {
 pub struct Shown {
     pub id: String,
     /// Time of creation in microseconds, which distinguishes two jobs of one id.
-    pub life: i64,
+    pub incarnation: i64,
     pub owner: String,
     pub revision: i64,
     pub state: State,
@@ -129,10 +129,10 @@ pub struct Stream {
     /// Name of the watcher, which continues with another stream if this one breaks.
     pub watcher: String,
     pub replica: usize,
-    /// Absent: all jobs of the owner that the watcher is named after.
+    /// The job; `None`: all jobs of the owner that the watcher is named after.
     pub job: Option<String>,
     pub opened: At,
-    /// Revision behind which the stream was to continue.
+    /// Revision after which the stream was to continue.
     pub resumed: Option<i64>,
     pub events: Vec<Heard>,
     pub closed: Option<(At, Ending)>,
@@ -141,11 +141,11 @@ pub struct Stream {
 /// The end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ending {
-    /// The server ended it as it should.
+    /// The server ended it with OK.
     Ok,
-    /// It broke.
+    /// The connection or the server broke it.
     Broken(Code),
-    /// Its watcher left.
+    /// Its watcher cancelled it.
     Left,
 }
 
@@ -158,18 +158,18 @@ pub struct Heard {
     pub reset: bool,
 }
 
-/// A fault, until all servers said that they were whole again.
+/// A fault, until all servers have reported that they are whole again.
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub name: &'static str,
     pub from: At,
-    /// Time of the repair: from then on replicas may return. Absent: it was not repaired, or nothing was broken.
+    /// Time of the repair, from which replicas may return. `None`: it was not repaired, or nothing was broken.
     pub mended: Option<At>,
-    /// End of the fault; absent: it is not over.
+    /// End of the fault; `None`: it is not over.
     pub until: Option<At>,
-    /// Redis lost its data, or some of it.
+    /// Redis lost its data, or a part of it.
     pub lossy: bool,
-    /// Time in which Redis answered nothing, and the only replica concerned, if not all.
+    /// Time in which Redis answered nothing, and the only affected replica, if not all were affected.
     pub silent: Option<(At, At, Option<usize>)>,
 }
 
@@ -206,21 +206,21 @@ pub struct Entry {
 }
 
 impl History {
-    /// Gives each incarnation one creation time. The clock of a replica that starts while Redis is unavailable may be off
-    /// by a step; when it is set, the times of what the replica accepted before move by as much.
-    pub fn unify_lives(&mut self) {
+    /// Gives each incarnation one creation time. The clock of a replica that starts while Redis is unavailable may be
+    /// off by a step; when it is set, the times of everything that the replica accepted before are shifted by as much.
+    pub fn unify_incarnations(&mut self) {
         let in_calls = self.calls.iter_mut().filter_map(|call| match &mut call.answer {
             Answer::Job { shown, .. } => Some(shown),
             Answer::Done | Answer::Refused { .. } => None,
         });
         let events = self.streams.iter_mut().flat_map(|stream| &mut stream.events);
-        let mut lives: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        let mut incarnations: BTreeMap<String, Vec<i64>> = BTreeMap::new();
         for shown in in_calls.chain(events.filter_map(|heard| heard.shown.as_mut())) {
-            let lives = lives.entry(shown.id.clone()).or_default();
-            match lives.iter().find(|life| is_moved(**life, shown.life)) {
-                Some(life) => shown.life = *life,
-                None if lives.contains(&shown.life) => {}
-                None => lives.push(shown.life),
+            let incarnations = incarnations.entry(shown.id.clone()).or_default();
+            match incarnations.iter().find(|incarnation| is_moved(**incarnation, shown.incarnation)) {
+                Some(incarnation) => shown.incarnation = *incarnation,
+                None if incarnations.contains(&shown.incarnation) => {}
+                None => incarnations.push(shown.incarnation),
             }
         }
     }
@@ -247,7 +247,7 @@ impl Shown {
 
     /// Returns whether both show the same job, whatever its durability.
     pub fn is_same(&self, other: &Self) -> bool {
-        let essence = |shown: &Self| (shown.life, shown.revision, shown.state, shown.attempt, shown.completed);
+        let essence = |shown: &Self| (shown.incarnation, shown.revision, shown.state, shown.attempt, shown.completed);
         essence(self) == essence(other)
     }
 }
@@ -257,7 +257,7 @@ impl From<&v1::Job> for Shown {
         let micros = |time: Timestamp| time.seconds * 1_000_000 + i64::from(time.nanos) / 1000;
         Self {
             id: job.id.clone(),
-            life: job.create_time.map_or(0, micros),
+            incarnation: job.create_time.map_or(0, micros),
             owner: job.owner.clone(),
             revision: job.revision,
             state: job.state(),

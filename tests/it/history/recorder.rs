@@ -1,4 +1,4 @@
-//! Recording what clients see, and showing it to people.
+//! The recorder of what clients see, and its output for people.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -8,7 +8,7 @@ use std::{
 use super::record::{At, History, Shown};
 
 impl History {
-    /// Returns everything that concerns a job in the order of time, as text for people.
+    /// Returns everything about a job, ordered by time, as text for people.
     pub fn tell(&self, job: &str) -> String {
         let is_it = |shown: &Option<Shown>| shown.as_ref().is_some_and(|shown| shown.id == job);
         let calls = self.calls.iter().filter(|call| call.job == job).map(|call| (call.ended, format!("{call:?}")));
@@ -26,7 +26,8 @@ impl History {
         let faults = self.faults.iter().map(|fault| (fault.from, format!("{fault:?}")));
         let deaths = self.deaths.iter().map(|death| (death.at, format!("{death:?}")));
         let stops = self.stops.iter().map(|stop| (stop.at, format!("{stop:?}")));
-        let entries = self.ledger.iter().filter(|entry| entry.job == job).map(|entry| (entry.at, format!("{entry:?}")));
+        let entries =
+            self.reported.iter().filter(|entry| entry.job == job).map(|entry| (entry.at, format!("{entry:?}")));
         let mut all: Vec<_> = calls.chain(streams).chain(faults).chain(deaths).chain(stops).chain(entries).collect();
         all.sort();
         let lines: Vec<_> = all.into_iter().map(|(at, line)| format!("{at:?} {line}")).collect();
@@ -43,7 +44,7 @@ impl History {
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.calls.retain(|call| keep(&call.job));
         self.streams.retain(|stream| keep(stream.job.as_ref().unwrap_or(&stream.watcher)));
-        self.ledger.retain(|entry| keep(&entry.job));
+        self.reported.retain(|entry| keep(&entry.job));
     }
 }
 

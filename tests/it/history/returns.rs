@@ -1,4 +1,4 @@
-//! Checks of the return of replicas after a fault.
+//! Checks that replicas return after a fault.
 
 use std::{ops::Range, time::Duration};
 
@@ -16,10 +16,10 @@ const RETURN_PER_CHANGE: Duration = Duration::from_millis(5);
 /// Minimum number of attempted changes to conclude that a replica does not return.
 const WRITES: usize = 20;
 
-/// G16: after each fault every replica stores changes again, while clients go on changing jobs.
+/// G16: after each fault every replica stores changes again, while clients continue to change jobs.
 pub fn check_returns(history: &History) -> Vec<Violation> {
     let mut violations = Vec::new();
-    // Of earlier faults some calls have been forgotten.
+    // Some calls of earlier faults have been forgotten.
     for fault in history.faults.iter().filter(|fault| fault.from >= history.forgotten) {
         for replica in 0..history.replicas {
             let Some(times) = history.return_times(fault, replica) else { continue };

@@ -10,7 +10,7 @@ use super::{
 /// Maximum duration of a stop.
 const DRAIN: Duration = Duration::from_secs(25);
 
-/// G9, G15: a replica stops in time, with everything stored, or reports how much is not.
+/// G9, G15: a replica stops in time, with everything stored, or reports the number of jobs that are not.
 pub fn check_stop(stop: &Stop, stories: &[&Story], history: &History) -> Option<Violation> {
     let violation = |rule, what: &str| {
         let job = format!("replica {}", stop.replica);
@@ -34,7 +34,7 @@ pub fn check_stop(stop: &Stop, stories: &[&Story], history: &History) -> Option<
 }
 
 impl Story<'_> {
-    /// Returns whether the auditor misses a change that this replica alone had acknowledged when it stopped.
+    /// Returns whether the auditor misses a change that only this replica had acknowledged when it stopped.
     fn has_lost_at(&self, stop: &Stop) -> bool {
         let before = self.history.last_return(stop.at);
         let alone = |change: &&Call| {
@@ -63,7 +63,7 @@ impl History {
         self.faults.iter().filter(|fault| fault.overlaps(stop.at, stop.ended)).all(there)
     }
 
-    /// Returns when everything was whole for the last time before this moment.
+    /// Returns the last time before this moment at which everything was whole.
     fn last_return(&self, before: At) -> At {
         let healed = self.faults.iter().filter_map(|fault| fault.until).filter(|until| *until < before);
         healed.max().unwrap_or_default()

@@ -39,7 +39,7 @@ impl Story<'_> {
             }
             let Some(shown) = heard.shown.as_ref().filter(|shown| shown.id == self.job) else { continue };
             anew = heard.reset;
-            // A stream that resumes behind a removal shows the removal once more.
+            // A stream that resumes after a removal shows the removal once more.
             let again = heard.event == Event::Removed && stream.resumed == Some(shown.revision);
             if !heard.reset && !again && last.is_some_and(|last| shown.revision <= last) {
                 let on = (&stream.watcher, stream.replica);
@@ -55,7 +55,7 @@ impl Story<'_> {
         if let (Some(_), Some((at, Ending::Ok))) = (&stream.job, stream.closed) {
             let ended =
                 |heard: &Heard| heard.event == Event::Removed || heard.shown.as_ref().is_some_and(super::Shown::is_end);
-            // A stream that resumes behind an end shows nothing.
+            // A stream that resumes after an end shows nothing.
             if !last.map_or(stream.resumed.is_some(), ended) {
                 object("G6", format!("{} ended at {at:?} after {last:?}", stream.watcher));
             }
@@ -64,7 +64,7 @@ impl Story<'_> {
         let on = (&stream.watcher, stream.replica, stream.opened);
         let known = last.and_then(|heard| heard.shown.as_ref());
         match (audit.shown(), known) {
-            // The auditor's answer may be a moment behind.
+            // The auditor's answer may be a moment older.
             (Some(there), Some(known))
                 if known.revision > there.revision && last.is_some_and(|last| last.at + LAG > audit.begun) => {}
             (Some(there), Some(known)) if !there.is_same(known) => {
@@ -94,7 +94,7 @@ impl Story<'_> {
         self.calls.iter().filter(|call| deleted(call)).any(|call| call.ended < before && !self.history.is_unknown(call))
     }
 
-    /// G12: watchers are told that the worker is lost, on any replica that is up.
+    /// G12: watchers are told that the worker is lost, on any replica that runs.
     fn check_lost(&self, object: &mut impl FnMut(&'static str, String)) {
         let reports = || self.calls.iter().filter(|call| matches!(call.act, Act::Report { .. }));
         let Some(report) = reports().next_back().filter(|_| reports().any(|report| report.made().is_some())) else {
@@ -102,7 +102,8 @@ impl Story<'_> {
         };
         let Some(lease) = self.lease() else { return };
         let notice = lease + SWEEP + SLACK;
-        // That a job fails has to wait for replicas that were away; until then only readers are told that it is lost.
+        // A job fails only after the wait for replicas that were away; until then only readers see that its worker is
+        // lost.
         let fails = |call: &Call| matches!(&call.act, Act::Create(terms) if terms.fail_when_lost);
         let wait = if self.calls.iter().any(|call| fails(call)) { self.history.grace } else { At::ZERO };
         let Some(due) = self.history.due(report.ended, notice, notice + wait) else { return };
@@ -110,7 +111,7 @@ impl Story<'_> {
             return;
         }
         for stream in &self.streams {
-            // A stream that was opened in the last moment may still be delivering earlier versions.
+            // A stream that was opened at the last moment may still be delivering earlier versions.
             let open = stream.opened + SLACK < due && stream.closed.is_none_or(|(at, _)| at > due);
             if !open || !self.has_passed(due) {
                 continue;
@@ -142,7 +143,7 @@ fn is_unaware(stream: &Stream, last: Option<&Heard>) -> bool {
     last.is_some_and(|last| last.event != Event::Removed && over.is_none_or(|over| over < last.at))
 }
 
-/// G6: a stream begins with a snapshot, or where it resumes.
+/// G6: a stream begins with a snapshot, or at the position where it resumes.
 fn check_beginning(stream: &Stream, object: &mut impl FnMut(&'static str, String)) {
     let Some(first) = stream.events.first().filter(|_| stream.job.is_some()) else { return };
     let proper = match (stream.resumed, first.event) {

@@ -1,4 +1,4 @@
-//! The metrics are what their document says, and what Prometheus likes.
+//! Agreement of the metrics with their documentation, and with the conventions of Prometheus.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::support::{
     replicas::server_on,
 };
 
-/// The names and kinds in the tables of `docs/metrics.md`.
+/// Returns the names and kinds in the tables of `docs/metrics.md`.
 fn documented() -> BTreeMap<String, String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
     let text = fs::read_to_string(path).expect("the document is there");
@@ -30,7 +30,7 @@ fn documented() -> BTreeMap<String, String> {
     rows.collect()
 }
 
-/// The reasons in the table of `docs/operating.md`.
+/// Returns the reasons in the table of `docs/operating.md`.
 fn documented_reasons() -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operating.md");
     let text = fs::read_to_string(path).expect("the document is there");
@@ -39,7 +39,7 @@ fn documented_reasons() -> BTreeSet<String> {
     rows.filter_map(|row| Some(row.split('`').nth(1)?.to_owned())).collect()
 }
 
-/// Fails unless `promtool` has no complaint.
+/// Fails if `promtool` reports a problem.
 fn assert_liked(scrape: &Scrape) {
     let mut command = Command::new(PROMTOOL.path());
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -67,7 +67,7 @@ async fn every_metric_is_documented_and_well_formed() {
     let reasons: BTreeSet<_> = labels.map(|rest| rest.split('"').next().unwrap_or_default().to_owned()).collect();
     assert_eq!(reasons, documented_reasons());
     server.stop().await;
-    // Some are there with TLS only.
+    // Some metrics exist with TLS only.
     let (folder, own) = (Folder::new(), Authority::new().server());
     let (cert, key) = (folder.write("cert.pem", &own.pem), folder.write("key.pem", &own.key));
     let server = Server::with(&["--tls-cert", &cert, "--tls-key", &key]).await;
@@ -79,7 +79,7 @@ async fn every_metric_is_documented_and_well_formed() {
 }
 
 #[tokio::test]
-async fn in_memory_nothing_is_said_of_redis() {
+async fn memory_mode_has_no_redis_metrics() {
     let server = Server::start().await;
     let scrape = Scrape::of(server.http).await;
     assert_liked(&scrape);

@@ -1,4 +1,4 @@
-//! What the metrics say while Redis is away, and afterwards.
+//! Metrics while Redis is unavailable, and afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_is_told_step_by_step() {
+async fn metrics_show_each_step_of_an_outage() {
     let mut redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -73,9 +73,9 @@ async fn an_outage_is_told_step_by_step() {
     server.stop().await;
 }
 
-/// The longest limit for an answer of Redis is no limit for the metrics.
+/// Metrics are served even with the maximum timeout for an answer of Redis.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_redis_does_not_hold_the_metrics_up() {
+async fn silent_redis_does_not_delay_metrics() {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let server = Server::with(&["--redis-url", &relay.url(), "--redis-timeout", "4s"]).await;
@@ -85,16 +85,16 @@ async fn a_silent_redis_does_not_hold_the_metrics_up() {
     let scrape = Scrape::of(server.http).await;
     assert!(begun.elapsed() < Duration::from_millis(3500), "{:?}", begun.elapsed());
     assert_eq!(scrape.count("jobtrack_redis_up"), 0);
-    // How many there are is not known, and zero would be a lie.
+    // The number is unknown, and zero would be wrong.
     assert!(!scrape.has("jobtrack_jobs{state=\"PENDING\"}"));
     assert_eq!(scrape.count("jobtrack_jobs_created_total"), 1);
     relay.set_all(Link::Pass);
     server.stop().await;
 }
 
-/// In a cluster a connection carries few commands at a time: what the alert on an exhausted pool is about.
+/// In a cluster a connection carries few commands at a time, which is what the alert on an exhausted pool is about.
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_that_wait_for_a_place_on_a_connection_are_counted() {
+async fn callers_that_wait_for_a_connection_are_counted() {
     let cluster = Cluster::with(Duration::from_secs(60), &[]).await;
     let flags = ["--redis-url", &cluster.url(), "--redis-pool-size", "1", "--redis-timeout", "4s"];
     let server = Server::with(&flags).await;

@@ -1,4 +1,4 @@
-//! The probes, and the port they are on.
+//! The probes and their port.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::support::{
     raw::Raw,
 };
 
-/// The address in the banner's last line.
+/// Returns the address in the banner's last line.
 fn http_of(process: &Process) -> SocketAddr {
     let url = process.banner.lines().last().and_then(|line| line.split_once("http://")?.1.strip_suffix("/metrics"));
     url.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {:?}", process.banner))
@@ -23,14 +23,14 @@ async fn until_ready_is(http: SocketAddr, (status, text): (u16, &str)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_ready_until_it_drains_and_alive_until_it_ends() {
+async fn server_is_ready_until_it_drains_and_alive_until_it_ends() {
     let process = Process::start(&["--http-listen", "127.0.0.1:0"]);
     let http = http_of(&process);
     assert_eq!(get(http, "/livez").await, (200, "alive\n".to_owned()));
     // The banner comes first.
     until_ready_is(http, (200, "ready\n")).await;
 
-    // A call whose request does not come keeps it from ending.
+    // A call whose request never comes keeps the drain from ending.
     let connection = Raw::connect(process.address).await;
     let (response, request) = connection.open("JobService/GetJob", &[]).await;
     let begun = async { while !get(http, "/metrics").await.1.contains("jobtrack_connections 1") {} };
@@ -46,7 +46,7 @@ async fn it_is_ready_until_it_drains_and_alive_until_it_ends() {
 }
 
 #[tokio::test]
-async fn there_is_nothing_else() {
+async fn unknown_paths_are_not_found() {
     let server = Server::start().await;
     for path in ["/", "/metrics/", "/debug/pprof", "/jobtrack.v1.JobService/GetJob"] {
         assert_eq!(get(server.http, path).await.0, 404, "{path}");
@@ -55,7 +55,7 @@ async fn there_is_nothing_else() {
 }
 
 #[tokio::test]
-async fn clients_that_say_nothing_are_in_nobodys_way() {
+async fn silent_http_clients_do_not_delay_others() {
     let server = Server::start().await;
     let mut idle = Vec::new();
     for _ in 0..400 {
@@ -63,14 +63,14 @@ async fn clients_that_say_nothing_are_in_nobodys_way() {
         stream.write_all(b"GET /metr").await.expect("it reads");
         idle.push(stream);
     }
-    // Before any of them has had the time of a whole request.
+    // Before the request timeout of any of them.
     let answer = timeout(Duration::from_secs(8), get(server.http, "/livez")).await;
     assert_eq!(answer.expect("it answers").0, 200);
     timeout(Duration::from_secs(20), server.stop()).await.expect("nor in the way of the end");
 }
 
 #[tokio::test]
-async fn a_port_that_can_not_be_used_is_said_with_its_flag() {
+async fn unusable_http_port_is_reported_with_its_flag() {
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let taken = taken.local_addr().expect("it is bound").to_string();
     for (address, code, words) in [(taken.as_str(), 1, "in use"), ("nonsense", 2, "must be HOST:PORT")] {
@@ -83,7 +83,7 @@ async fn a_port_that_can_not_be_used_is_said_with_its_flag() {
 }
 
 #[test]
-fn off_means_none() {
+fn http_listen_off_opens_no_port() {
     let process = Process::start(&["--http-listen", "off"]);
     assert!(!process.banner.contains("metrics"), "{:?}", process.banner);
 }

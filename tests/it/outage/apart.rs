@@ -1,5 +1,5 @@
-//! One replica is cut off from Redis, and the other one serves. Neither ends a job by time whose worker reports to the
-//! other one.
+//! One replica is cut off from Redis, and the other one serves. Neither makes a time-driven decision to end a job whose
+//! worker reports to the other one.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::support::{Client, relay::Link, replicas, watching::report};
 const JOBS: usize = 12;
 
 /// Interval between reads at the replica that is cut off.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Reads jobs for as long as an outage lasts. The replica must answer jobs in its memory from there, as active.
 async fn assert_held_active(client: &mut Client, ids: &[String]) {
@@ -32,7 +32,7 @@ async fn assert_held_active(client: &mut Client, ids: &[String]) {
             assert_eq!(answer.source(), Source::Memory, "{answer:?}");
             assert_eq!(answer.job.expect("a job").state(), State::Running, "{id}");
         }
-        sleep(LOOK_INTERVAL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -44,8 +44,8 @@ async fn report_volatile(client: &mut Client, ids: &[String]) {
     }
 }
 
-/// The cut-off replica receives no reports any more. It ends no job, whether or not it received a last report, and
-/// after it is back the version of the other replica wins.
+/// The cut-off replica receives no more reports. It ends no job, whether or not it received a last report, and after
+/// its return the version of the other replica wins.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_off_replica_ends_no_job_that_another_keeps_alive(
@@ -74,7 +74,7 @@ async fn cut_off_replica_ends_no_job_that_another_keeps_alive(
     serving.assert_no_worker_lost().await;
 }
 
-/// A job that has ended where the replica cannot see it does not expire there as an active one.
+/// A job that has ended unknown to a replica does not expire there as an active one.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_off_replica_takes_no_durable_end_away(

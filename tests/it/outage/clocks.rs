@@ -31,7 +31,7 @@ const WRONG_FOR: Duration = Duration::from_secs(4);
 const JUMP: Duration = Duration::from_millis(500);
 
 /// Interval between reads of the lists.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Time between two creations whose order must be clear.
 const CREATION_GAP: Duration = Duration::from_millis(500);
@@ -76,7 +76,7 @@ impl Scene {
     }
 
     /// Fails unless every replica lists the jobs as expected. While Redis is unavailable, each replica knows only the
-    /// jobs in its memory, and receives only the reports made to it.
+    /// jobs in its memory, and receives only the reports sent to it.
     async fn look(&mut self) {
         for (client, workers) in self.clients.iter_mut().zip(&self.workers) {
             let (listed, partial) = list(client).await;
@@ -101,7 +101,7 @@ impl Scene {
         let begun = Instant::now();
         while begun.elapsed() < time {
             self.look().await;
-            sleep(LOOK_INTERVAL).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -178,7 +178,7 @@ async fn stepped_clock_of_a_replica_changes_no_job(
     scene.assert_unharmed().await;
 }
 
-/// In memory mode there is no other clock. The failure of a job whose worker is dead comes neither early nor late.
+/// In memory mode there is no other clock. The failure of a job whose worker is dead is neither early nor late.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn stepped_clock_of_the_only_process_changes_no_job(#[values(HOUR, -HOUR)] off: i64) {
@@ -202,7 +202,7 @@ async fn stepped_clock_of_the_only_process_changes_no_job(#[values(HOUR, -HOUR)]
     assert_eq!((job.state(), job.liveness()), (State::Running, Liveness::Lost), "its lease is over, too: {job:?}");
 }
 
-/// Decisions may come late, and none is wrong.
+/// Decisions may be late, but never wrong.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn stepped_clock_of_redis_changes_no_job(#[values(HOUR, -HOUR)] off: i64) {

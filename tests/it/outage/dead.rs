@@ -1,5 +1,4 @@
-//! Workers that are really dead: their jobs fail, are marked as lost or expire, on every replica, whatever else is
-//! down.
+//! Dead workers: their jobs fail, are marked as lost or expire, on every replica, whatever else is down.
 
 use std::time::{Duration, Instant};
 
@@ -20,21 +19,21 @@ use crate::support::{
     watching::{make, millis, report},
 };
 
-/// Maximum time from the end of the lease until a dead worker is noticed if nothing else happens: 5 s, on a machine as
-/// busy as one gets.
+/// Maximum time from the end of the lease until a dead worker is noticed without a disturbance: 5 s, on a very busy
+/// machine.
 pub const FAILED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Maximum time until a dead worker is noticed after an outage or a restart.
 const FAILED_AFTER_OUTAGE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Interval between reads of a job.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Number of jobs of each kind.
 const JOBS: usize = 6;
 
-/// Reads each job until `shown` holds for it. Fails if that takes longer than `limit`, or if it holds for one before
-/// its lease is over, which did not begin before `reported`.
+/// Reads each job until `shown` returns a value. Fails if that exceeds `limit`, or if it happens before the end of the
+/// lease, which began at `reported` or later.
 async fn until_shown<T>(
     what: &str,
     client: &mut Client,
@@ -56,14 +55,14 @@ async fn until_shown<T>(
                 break;
             }
             assert!(begun.elapsed() < limit, "not {what} after {:?}: {told}", begun.elapsed());
-            sleep(LOOK_INTERVAL).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
     println!("{what} {:?} after the last report, {:?} after it was asked", reported.elapsed(), begun.elapsed());
     all
 }
 
-/// Waits until each job has failed with its worker, `limit` at most and not before its lease is over.
+/// Waits until each job has failed with its worker, after the end of its lease and within `limit`.
 pub async fn until_failed(client: &mut Client, ids: &[String], reported: Instant, limit: Duration) -> Vec<Job> {
     let failed = |answer: Result<Job, Status>| answer.ok().filter(|job| job.state() == State::Failed);
     let jobs = until_shown("failed", client, ids, reported, limit, failed).await;
@@ -81,7 +80,7 @@ async fn until_lost(client: &mut Client, ids: &[String], reported: Instant, limi
     assert!(jobs.iter().all(|job| job.state() == State::Running), "{jobs:?}");
 }
 
-/// An event right after the death of the workers.
+/// An event directly after the death of the workers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Disturbance {
     Nothing,
@@ -127,7 +126,7 @@ impl Disturbance {
         }
     }
 
-    /// Returns the maximum time to notice the dead workers from then on.
+    /// Returns the maximum time to notice the dead workers after the event.
     fn limit(self) -> Duration {
         LEASE + if self == Self::Nothing { FAILED_WITHIN } else { FAILED_AFTER_OUTAGE_WITHIN }
     }
@@ -173,7 +172,7 @@ async fn dead_worker_is_lost_on_every_replica(#[case] disturbance: Disturbance) 
     }
 }
 
-/// A worker is shown as lost after its lease even while nobody can decide anything. A decision that ends a job waits.
+/// A worker is shown as lost after its lease even while no decision is possible. A decision that ends a job waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_worker_shows_as_lost_while_redis_is_away() {
     let mut site = Site::start(SHORT_GRACE, &[]).await;

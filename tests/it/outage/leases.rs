@@ -1,4 +1,4 @@
-//! Outages and restarts that last longer than the leases of jobs whose workers report as well as they can.
+//! Outages and restarts that exceed the leases of jobs whose workers report as often as they can.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::support::{process::Process, reason, redis::Redis, relay::Link};
 
-/// Number of jobs that are worked on throughout.
+/// Number of jobs with active workers.
 const LIVE_JOBS: usize = 12;
 
 /// Number of jobs that end in the outage.
@@ -22,11 +22,11 @@ const ENDING_JOBS: usize = 4;
 enum Back {
     WithItsData,
     Empty,
-    /// The jobs are in it, and what was reported later is not.
+    /// It has the jobs without the reports since.
     FromAnOldCopy,
 }
 
-/// The first replica to reach Redis again: the one to which the workers report, or the other one.
+/// The first replica to reach Redis again: the one that the workers report to, or the other one.
 #[derive(Clone, Copy, Debug)]
 enum First {
     Hearing = 0,
@@ -79,7 +79,7 @@ async fn outage_longer_than_leases_harms_no_job_that_was_heard(
     other.assert_no_job_ended_by_time().await;
 }
 
-/// The time in which nothing is decided after an outage passes, too. Reports to either replica count then.
+/// The time after an outage without decisions ends, too. Reports to either replica count then.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_are_heard_outlive_the_grace_after_an_outage(#[values(Rule::Lease, Rule::TtlActive)] rule: Rule) {
@@ -107,7 +107,7 @@ async fn jobs_that_are_heard_outlive_the_grace_after_an_outage(#[values(Rule::Le
     }
 }
 
-/// A way in which the only replica goes down.
+/// The way in which the only replica goes down.
 #[derive(Clone, Copy, Debug)]
 enum Down {
     Killed,
@@ -116,7 +116,7 @@ enum Down {
     KilledWithRedis,
 }
 
-/// No worker can report while the only replica is down. The workers try again a moment after it is back.
+/// No worker can report while the only replica is down. The workers retry a moment after its return.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn downtime_longer_than_leases_harms_no_job(
@@ -141,7 +141,7 @@ async fn downtime_longer_than_leases_harms_no_job(
     assert_workers_continue(&replica, rule, &ids).await;
 }
 
-/// Fails unless workers that try again a moment after a process is there find their jobs as they left them.
+/// Fails unless workers that retry a moment after the start of a process find their jobs unchanged.
 async fn assert_workers_continue(process: &Process, rule: Rule, ids: &[String]) {
     let mut client = process.client().await;
     let onlooker = Onlooker::start(&client).await;
@@ -153,7 +153,7 @@ async fn assert_workers_continue(process: &Process, rule: Rule, ids: &[String]) 
     onlooker.assert_no_job_ended_by_time().await;
 }
 
-/// No worker can report while the only process is paused. The workers try again shortly after it continues.
+/// No worker can report while the only process is paused. The workers retry shortly after it continues.
 #[rstest]
 #[case::lease(Rule::Lease)]
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! A watcher of all jobs at a replica, through everything that happens.
+//! A watcher of all jobs on a replica, during all events of a test.
 
 use jobtrack::proto::v1::{Event, Liveness, WatchJobsRequest, job::State};
 use tokio::{select, task::JoinHandle};
@@ -8,10 +8,10 @@ use tonic::Status;
 use super::Client;
 use crate::support::watching::{Seen, watch_jobs};
 
-/// The end of a stream that must not end.
+/// The end of a stream that must stay open.
 type Broken = Option<Result<Seen, Status>>;
 
-/// A watcher of all jobs, until it is asked what it saw.
+/// A watcher of all jobs that records what it receives.
 pub struct Onlooker {
     stop: CancellationToken,
     watching: JoinHandle<(Vec<Seen>, Option<Broken>)>,

@@ -1,4 +1,4 @@
-//! Workers that report on their jobs all the time.
+//! Workers that report on their jobs continuously.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,7 +16,7 @@ use crate::support::replicas::in_time;
 pub const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Interval between checks of the workers' progress.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The outcome of the reports on one job.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +62,7 @@ impl Workers {
                 if before.iter().zip(&now).all(|(before, now)| now.reports > before.reports) {
                     return;
                 }
-                sleep(LOOK_INTERVAL).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         in_time("an acknowledged report on each job", went_on).await;
@@ -113,5 +113,5 @@ async fn work(mut client: Client, worked: Arc<Mutex<Worked>>) {
     }
 }
 
-// Several reports fit into a lease, so that none is missed because of a busy machine.
+// Several reports fit into a lease, so that a busy machine does not make it expire.
 const _: () = assert!(REPORT_INTERVAL.as_millis() * 5 < LEASE.as_millis());

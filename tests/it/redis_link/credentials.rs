@@ -1,4 +1,4 @@
-//! A password that changes while the server runs.
+//! A password that changes at run time.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ impl Place {
         }
     }
 
-    /// Its address for the user `tracker`.
+    /// Returns its URL for the user `tracker`.
     fn url(&self, password: &str) -> String {
         let url = match self {
             Self::Node(redis) => redis.url(),
@@ -64,7 +64,7 @@ async fn until_durable(process: &Process) {
     in_time("a durable job", stored).await;
 }
 
-/// A process that reads the address of its Redis from this file, by this variable or flag.
+/// Starts a process that reads the URL of its Redis from this file, by this variable or flag.
 fn reading(file: &str, variable: Option<&str>) -> Process {
     let flags = ["--redis-url-file", file];
     let mut command = command(if variable.is_none() { &flags } else { &[] });
@@ -92,7 +92,7 @@ async fn a_password_is_changed_without_a_restart(
     let process = reading(&file, variable);
     until_durable(&process).await;
 
-    // As the guide says: the new password, the file, then the end of the old password.
+    // The order of the guide: the new password, the file, then the end of the old password.
     place.command(&["ACL", "SETUSER", "tracker", &format!(">{SECOND}")]).await;
     fs::write(&file, format!("{}\n", place.url(SECOND))).expect("it can be written");
     place.command(&["ACL", "SETUSER", "tracker", &format!("<{FIRST}")]).await;
@@ -118,7 +118,7 @@ async fn a_file_that_names_another_redis_is_not_followed() {
     place.command(&["CLIENT", "KILL", "USER", "tracker"]).await;
     process.logged(&["WARN", "names another Redis"]).await;
     process.logged(&["WARN", "reason=WRONGPASS"]).await;
-    // Once is enough.
+    // One line is enough.
     assert_eq!(process.log().matches("names another Redis").count(), 1, "{}", process.log());
     fs::write(&file, place.url(SECOND)).expect("it can be written");
     process.logged(&["INFO", "credentials of Redis read again"]).await;

@@ -1,4 +1,4 @@
-//! While Redis is away, and when it comes back.
+//! An outage of Redis, and its end.
 
 use std::time::{Duration, Instant};
 
@@ -17,25 +17,25 @@ use crate::support::{
     watching::{about, complete, report, try_watch_job, try_watch_jobs, watch},
 };
 
-/// How long a call may take that Redis does not answer.
+/// Maximum duration of a call that Redis does not answer.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// What a call is for, and so what is to come of it while Redis is away and changes are refused.
+/// The kind of a call, which determines its result while Redis is unavailable and changes are rejected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sort {
-    /// It needs what is not held, or changes something.
+    /// Needs a job that is not cached, or changes something.
     Refused,
-    /// It is about the job `a`, which may be held.
+    /// Concerns the job `a`, which may be cached.
     LocalCache,
-    /// It is answered from what is held, whatever that is.
+    /// Is answered from the cache, whatever it contains.
     Partial,
-    /// It is not allowed of the job `a`, as that is held.
+    /// Is not allowed in the condition of the cached job `a`.
     Untimely,
 }
 
 use Sort::{LocalCache, Partial, Refused, Untimely};
 
-/// The error of each call on a new connection, and how long it took.
+/// Returns the error and the duration of each call on a new connection.
 async fn every_call(server: &Server) -> Vec<(&'static str, Sort, Option<Status>, Duration)> {
     let (mut client, mut admin) = (server.client().await, server.admin().await);
     let id = || "a".to_owned();
@@ -75,13 +75,13 @@ async fn every_call(server: &Server) -> Vec<(&'static str, Sort, Option<Status>,
     all
 }
 
-/// A server on this Redis that refuses changes while it is away.
+/// Starts a server on this Redis that rejects changes during an outage.
 async fn refusing(redis: &Redis) -> Server {
     Server::with(&["--redis-url", &redis.url(), "--fallback", "reject"]).await
 }
 
-/// Fails unless every call that changes something or that needs what is not held is refused for now, and the others are
-/// answered; all soon.
+/// Fails unless every call that changes something, or needs a job that is not cached, is rejected as unavailable, and
+/// the others are answered, each within the limit.
 async fn assert_all_away(server: &Server, holds_a: bool) {
     for (call, sort, error, took) in every_call(server).await {
         assert!(took < LIMIT, "{call} took {took:?}");
@@ -103,7 +103,7 @@ async fn assert_all_away(server: &Server, holds_a: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_of_redis_is_got_over() {
+async fn restart_of_redis_is_survived() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let (server, other) = (refusing(&redis).await, refusing(&redis).await);
     let (mut client, mut elsewhere) = (server.client().await, other.client().await);
@@ -168,7 +168,7 @@ async fn a_restart_that_nobody_noticed_fails_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_knows_redis_from_the_first_moment() {
+async fn health_of_redis_is_right_from_the_first_moment() {
     let mut redis = Redis::start().await;
     for _ in 0..20 {
         let server = server_on(&redis).await;
@@ -204,7 +204,7 @@ async fn a_server_starts_without_redis_and_becomes_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_hangs_holds_nobody_up() {
+async fn hanging_redis_delays_no_caller() {
     let redis = Redis::start().await;
     let server = refusing(&redis).await;
     let mut client = server.client().await;
@@ -218,7 +218,7 @@ async fn a_redis_that_hangs_holds_nobody_up() {
     link.until(NotServing).await;
     redis.signal("CONT");
     link.until(Serving).await;
-    // Each read came before its write, so nothing that was sent to the stopped Redis is a change of this job.
+    // Each read came before its write, so the stopped Redis has received no change of this job.
     let reported = report(&mut client, "a").await;
     assert_eq!(reported.revision, 2);
     assert_eq!(stream.update().await, reported);

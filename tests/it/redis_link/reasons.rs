@@ -14,26 +14,26 @@ use crate::support::{
 /// A password that must not be shown.
 const SECRET: &str = "s3cret-Pa55";
 
-/// The address of a Redis for a user with that password.
+/// Returns the URL of a Redis for a user with that password.
 fn as_user(redis: &Redis, user: &str) -> String {
     redis.url().replacen("://", &format!("://{user}:{SECRET}@"), 1)
 }
 
-/// A Redis whose user `tracker` has a password, while the default user has none.
+/// Starts a Redis whose user `tracker` has a password, while the default user has none.
 async fn redis_with_user() -> Redis {
     let redis = Redis::with(&["--lua-time-limit", "50"]).await;
     redis.command(&["ACL", "SETUSER", "tracker", "on", &format!(">{SECRET}"), "~*", "&*", "+@all"]).await;
     redis
 }
 
-/// A process with metrics that serves from this Redis.
+/// Starts a process with metrics that serves from this Redis.
 async fn serving(url: &str) -> Process {
     let process = Process::start(&["--redis-url", url, "--http-listen", "127.0.0.1:0"]);
     process.logged(&["INFO", "Redis serves"]).await;
     process
 }
 
-/// The address of the metrics, as the banner names it.
+/// Returns the address of the metrics in the banner.
 fn http(process: &Process) -> SocketAddr {
     let (_, page) = process.banner.split_once("curl http://").expect("there are metrics");
     page.split('/').next().and_then(|address| address.parse().ok()).expect("an address")

@@ -1,31 +1,31 @@
-//! Records that somebody else has damaged.
+//! Records that were damaged from outside.
 
 use jobtrack::proto::v1::{Event, GetJobRequest, ListJobsRequest, UpdateProgressRequest, WatchJobsRequest};
 use rstest::rstest;
 use tonic::{Code, Status};
 
-use super::key_of;
 use crate::support::{
     Client, create, new_job, reason,
+    records::key_of,
     redis::Redis,
     replicas::{read, server_on, under_lease, until_lost},
     watching::{report, watch, watch_jobs},
 };
 
-/// Ways to damage a record.
+/// A way to damage a record.
 #[derive(Clone, Copy)]
 enum Damage {
-    /// The job is no message.
+    /// The job is not a valid message.
     Garbage,
-    /// The job is a message, but no job.
+    /// The job is a valid message, but not a job.
     NoJob,
-    /// There is no job among the fields.
+    /// The job is missing among the fields.
     NoRecord,
-    /// A document is no JSON.
+    /// A document is not valid JSON.
     Document,
-    /// The key is no hash.
+    /// The key is not a hash.
     NoHash,
-    /// The version is none.
+    /// The version is invalid.
     Version,
 }
 
@@ -34,7 +34,7 @@ impl Damage {
         let key = key_of(redis, id).await;
         match self {
             Self::Garbage => redis.command(&["HSET", &key, "job", "{\"id\": \u{0}\u{7f}"]).await,
-            // Its state is the 99th.
+            // The state has the number 99.
             Self::NoJob => redis.command(&["HSET", &key, "job", " c"]).await,
             Self::NoRecord => redis.command(&["HDEL", &key, "job"]).await,
             Self::Document => redis.command(&["HSET", &key, "metadata", "{\"a\":"]).await,
@@ -64,7 +64,7 @@ async fn listed(client: &mut Client) -> Vec<String> {
 #[case::no_hash(Damage::NoHash)]
 #[case::version(Damage::Version)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_record_is_told_and_harms_no_other(#[case] damage: Damage) {
+async fn damaged_record_is_reported_and_affects_no_other(#[case] damage: Damage) {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;
@@ -116,7 +116,7 @@ async fn a_damaged_record_does_not_stop_the_sweeper(#[case] damage: Damage) {
 #[case::no_hash(Damage::NoHash)]
 #[case::version(Damage::Version)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_record_is_not_made_anew(#[case] damage: Damage) {
+async fn damaged_record_is_not_recreated(#[case] damage: Damage) {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;

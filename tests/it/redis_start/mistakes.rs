@@ -1,5 +1,5 @@
-//! Mistakes about Redis that time does not mend: they end the start with the way out, or are logged as errors where
-//! Redis was away at the start.
+//! Configuration errors concerning Redis that retries can't resolve: they end the start with a remedy, or are logged as
+//! errors if Redis was unavailable at the start.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::support::{
     replicas::use_everything,
 };
 
-/// How long a line of the log may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum wait for a log line.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a Redis that is too old is refused.
+/// The error for a Redis that is too old.
 const TOO_OLD: [&str; 2] = ["Redis 6.2.", ": jobtrack needs 7.0 or later, or Valkey 7.2"];
 
 fn with_url(url: &str) -> Command {
@@ -33,7 +33,7 @@ fn with_url(url: &str) -> Command {
 async fn a_redis_that_is_too_old_is_refused() {
     let redis = Redis::old().await;
     fails(with_url(&redis.url()), 1, &TOO_OLD).await;
-    // Where the version can't be known, what an old one does not know shows it.
+    // Without the right to read the version, missing commands reveal an old server.
     redis.command(&["ACL", "SETUSER", "tracker", "on", &format!(">{SECRET}"), "~*", "&*", "+@all", "-info"]).await;
     fails(
         with_url(&as_user(&redis.url(), "tracker", SECRET)),
@@ -55,11 +55,11 @@ async fn a_database_that_is_not_there_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_sentinel_and_what_is_one_is_told() {
+async fn confusion_of_redis_and_sentinel_is_reported() {
     let port = shared_redis().await.port;
     let url = format!("redis+sentinel://127.0.0.1:{port}/main");
     fails(with_url(&url), 1, &["no Sentinel", "redis://"]).await;
-    // One that is away says less than one that is none.
+    // An unavailable Sentinel is no proof of an error.
     let url = format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/main");
     fails(with_url(&url), 1, &["no Sentinel"]).await;
     let sentinel = shared_sentinel().await.url();
@@ -67,14 +67,14 @@ async fn what_is_no_sentinel_and_what_is_one_is_told() {
     for scheme in ["redis", "redis+cluster"] {
         fails(with_url(&format!("{scheme}://127.0.0.1:{port}")), 1, &["Sentinel", "redis+sentinel://"]).await;
     }
-    // The others of the Sentinels know the master.
+    // The other Sentinels know the master.
     let known =
         sentinel.replace("redis+sentinel://", &format!("redis+sentinel://127.0.0.1:{},", shared_redis().await.port));
     serves(with_url(&known)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_the_user_of_the_sentinels_lacks_is_told() {
+async fn missing_right_of_the_user_of_the_sentinels_is_reported() {
     let sentinel = Sentinel::start().await;
     let rights = format!("ACL SETUSER watcher on >{SECRET} &* +@connection");
     sentinel.command_on_sentinels(&rights.split(' ').collect::<Vec<_>>()).await;
@@ -83,7 +83,7 @@ async fn a_right_that_the_user_of_the_sentinels_lacks_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_redis_is_told() {
+async fn server_other_than_redis_is_reported() {
     let other = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = other.local_addr().expect("it is bound");
     let answering = tokio::spawn(async move {
@@ -98,7 +98,7 @@ async fn what_is_no_redis_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_of_another_program_are_told() {
+async fn keys_of_another_program_are_reported() {
     let redis = Redis::start().await;
     for partition in 0..16 {
         redis.command(&["LPUSH", &format!("jobs:{{{partition}}}:beat"), "x"]).await;
@@ -108,27 +108,27 @@ async fn keys_of_another_program_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_is_disabled_is_told() {
+async fn disabled_command_is_reported() {
     for name in ["EVAL", "ZADD", "PUBLISH"] {
         let redis = Redis::with(&["--rename-command", name, ""]).await;
         fails(with_url(&redis.url()), 1, &["renamed or disabled", TOO_OLD[1].trim_start_matches(": ")]).await;
     }
 }
 
-/// The commands that callers and scripts have used on a Redis.
+/// Returns the commands that callers and scripts have used on a Redis.
 async fn used(redis: &Redis) -> Vec<String> {
     let stats = redis.info("commandstats").await;
     let names = stats.lines().filter_map(|line| Some(line.strip_prefix("cmdstat_")?.split_once(':')?.0.to_owned()));
     names.collect()
 }
 
-/// Refuses each command that a server uses, with all its scripts in the cache of Redis.
-async fn each_refused_command_is_told_on(redis: Redis) {
+/// Denies each command that a server uses in turn, with all its scripts in the cache of Redis.
+async fn each_refused_command_is_reported_on(redis: Redis) {
     let server = Server::with(&["--redis-url", &redis.url()]).await;
     use_everything(&server).await;
     server.stop().await;
     let used = used(&redis).await;
-    // What is done without, and what a client or the test itself uses.
+    // Commands that jobtrack can do without, and commands that a client library or the test uses.
     let others = ["info", "client|", "acl|", "config|", "command", "hello"];
     let needed: Vec<_> = used.iter().filter(|name| !others.iter().any(|other| name.starts_with(other))).collect();
     for known in ["eval", "evalsha", "time", "zadd", "publish", "subscribe", "hset", "set"] {
@@ -136,7 +136,7 @@ async fn each_refused_command_is_told_on(redis: Redis) {
     }
     let (tracker, password) = ("tracker", format!(">{SECRET}"));
     for name in needed {
-        // It is shown if the test fails.
+        // Shown if the test fails.
         println!("refusing {name}");
         let refused = format!("-{name}");
         redis.command(&["ACL", "SETUSER", tracker, "reset", "on", &password, "~*", "&*", "+@all", &refused]).await;
@@ -147,17 +147,17 @@ async fn each_refused_command_is_told_on(redis: Redis) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_refused_command_is_told() {
-    each_refused_command_is_told_on(Redis::start().await).await;
+async fn each_refused_command_is_reported() {
+    each_refused_command_is_reported_on(Redis::start().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_refused_command_is_told_by_valkey() {
-    each_refused_command_is_told_on(Redis::valkey().await).await;
+async fn each_command_refused_by_valkey_is_reported() {
+    each_refused_command_is_reported_on(Redis::valkey().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_refused_commands_are_told_at_once() {
+async fn all_refused_commands_are_reported_at_once() {
     let redis = Redis::start().await;
     let password = format!(">{SECRET}");
     let rights = ["~*", "&*", "+@all", "-zadd", "-publish", "-hdel"];
@@ -167,7 +167,7 @@ async fn all_refused_commands_are_told_at_once() {
     assert!(!error.contains("HSET"), "{error}");
 }
 
-/// The log of a process once it has a line of this level with all these words, of which there is only one.
+/// Returns the log of a process once it has a line of this level with all these words, which must be the only one.
 async fn line(folder: &Folder, level: &str, words: &[&str]) -> String {
     let looked = async {
         loop {
@@ -181,12 +181,12 @@ async fn line(folder: &Folder, level: &str, words: &[&str]) -> String {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, looked).await.unwrap_or_else(|_| {
+    timeout(WAIT_TIMEOUT, looked).await.unwrap_or_else(|_| {
         panic!("no {level} with {words:?} in {}", fs::read_to_string(folder.path("log")).unwrap_or_default())
     })
 }
 
-/// A process whose log is in this folder.
+/// Starts a process with its log in this folder.
 fn logging(folder: &Folder, url: &str) -> Process {
     let mut command = Command::new("sh");
     command.args(["-c", r#"log=$1; shift; exec "$0" "$@" 2>"$log""#, env!("CARGO_BIN_EXE_jobtrack")]);
@@ -194,7 +194,7 @@ fn logging(folder: &Folder, url: &str) -> Process {
     Process::run(command)
 }
 
-/// Starts without a Redis, which then turns out to be of no use. The error has these words.
+/// Starts without a Redis, which then turns out to be unusable. The error has these words.
 async fn is_told_later(mut redis: Redis, url: &str, words: &[&str]) -> (Redis, Process, Folder) {
     redis.kill();
     let folder = Folder::new();
@@ -202,14 +202,14 @@ async fn is_told_later(mut redis: Redis, url: &str, words: &[&str]) -> (Redis, P
     line(&folder, "WARN", &["Redis can't be used yet"]).await;
     redis.restart().await;
     line(&folder, "ERROR", words).await;
-    // It goes on, and accepts jobs.
+    // The process continues, and accepts jobs.
     let mut client = process.client().await;
     assert_eq!(create(&mut client, &format!("job-{}", redis.port)).await.durability(), Durability::Volatile);
     (redis, process, folder)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mistake_that_shows_later_is_logged_and_mended_without_a_restart() {
+async fn error_found_after_the_start_is_logged_and_needs_no_restart() {
     let password = format!(">{SECRET}");
     let redis = Redis::with(&["--user", "tracker", "on", &password, "~*", "&*", "+@all", "-zadd"]).await;
     let url = as_user(&redis.url(), "tracker", SECRET);

@@ -1,4 +1,4 @@
-//! What the Redis user must be allowed: what is missing is told, and what is told is enough.
+//! Rights of the Redis user: missing ones are reported, and the reported ones are sufficient.
 
 use redis::Value;
 use rstest::rstest;
@@ -11,7 +11,7 @@ use crate::support::{
     replicas::use_everything,
 };
 
-/// The rights that the message says a user needs, as words of `ACL SETUSER`.
+/// Returns the rights that the message asks for, as arguments of `ACL SETUSER`.
 async fn rights() -> Vec<String> {
     let redis = Redis::start().await;
     let message = refusal(&redis, &["~*", "&*", "+@all", "-@write"], &[]).await;
@@ -20,12 +20,12 @@ async fn rights() -> Vec<String> {
     rights.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A command that makes the user.
+/// Returns the command that creates the user.
 fn user<'a>(password: &'a str, rights: &[&'a str]) -> Vec<&'a str> {
     [&["ACL", "SETUSER", "tracker", "reset", "on", password][..], rights].concat()
 }
 
-/// What a server says that may not do more than this.
+/// Returns the error of a server whose user has only these rights.
 async fn refusal(redis: &Redis, rights: &[&str], words: &[&str]) -> String {
     let password = format!(">{SECRET}");
     redis.command(&user(&password, rights)).await;
@@ -43,19 +43,19 @@ async fn refusal(redis: &Redis, rights: &[&str], words: &[&str]) -> String {
 #[case::indexes(&["resetkeys", "~job:*", "~jobtrack:epoch"], &["key", "~jobs:*"])]
 #[case::epoch(&["resetkeys", "~job:*", "~jobs:*"], &["key", "~jobtrack:epoch"])]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_right_is_told(#[case] without: &[&str], #[case] words: &[&str]) {
+async fn missing_right_is_reported(#[case] without: &[&str], #[case] words: &[&str]) {
     let redis = Redis::start().await;
     let rights = [&["~*", "&*", "+@all"][..], without].concat();
     let words = [words, &["user", "it needs"]].concat();
     refusal(&redis, &rights, &words).await;
-    // What was tried is not in the way of those who may.
+    // The failed attempt does not impede a user with the rights.
     let server = Server::with(&["--redis-url", &redis.url()]).await;
     use_everything(&server).await;
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rights_that_are_named_do_no_harm() {
+async fn reported_rights_are_harmless() {
     let rights = rights().await;
     let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md");
     let guide = std::fs::read_to_string(guide).expect("the guide is there");
@@ -85,7 +85,7 @@ async fn the_rights_that_are_named_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rights_that_are_named_are_enough() {
+async fn reported_rights_are_sufficient() {
     let rights = rights().await;
     let rights: Vec<_> = rights.iter().map(String::as_str).collect();
     let password = format!(">{SECRET}");
@@ -98,7 +98,7 @@ async fn the_rights_that_are_named_are_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rights_that_are_named_are_enough_with_sentinels() {
+async fn reported_rights_are_sufficient_with_sentinels() {
     let rights = rights().await;
     let rights: Vec<_> = rights.iter().map(String::as_str).collect();
     let password = format!(">{SECRET}");
@@ -110,7 +110,7 @@ async fn the_rights_that_are_named_are_enough_with_sentinels() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rights_that_are_named_are_enough_in_a_cluster() {
+async fn reported_rights_are_sufficient_in_a_cluster() {
     let rights = rights().await;
     let rights: Vec<_> = rights.iter().map(String::as_str).collect();
     let password = format!(">{SECRET}");

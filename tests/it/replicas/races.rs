@@ -1,4 +1,4 @@
-//! Callers of two servers who want the same.
+//! Races of callers on two servers.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::support::{
     watching::{Seen, watch},
 };
 
-/// Clients with connections of their own, half of them of each server.
+/// Returns clients with connections of their own, half of them to each server.
 async fn clients(pair: &Pair, count: i64) -> Vec<Client> {
     let mut clients = Vec::new();
     for number in 0..count {
@@ -53,7 +53,7 @@ async fn racing_updates_are_consecutive_and_none_is_lost() {
     acknowledged.sort_unstable();
     assert_eq!(acknowledged, (2..=CALLS + 1).collect::<Vec<_>>());
     for seen in watchers.join_all().await {
-        // The laws of all streams have it that revisions rise and that what is skipped is counted.
+        // The laws of all streams require that revisions rise and that skipped ones are counted.
         let told: i64 = seen.iter().map(|seen| seen.skipped + 1).sum();
         assert_eq!(told, CALLS);
         assert_eq!(seen.last().map(Seen::revision), Some(CALLS + 1));
@@ -61,7 +61,7 @@ async fn racing_updates_are_consecutive_and_none_is_lost() {
     pair.stop().await;
 }
 
-/// What each client is answered that sends its request at the same time as the others.
+/// Returns the answers to a request that all clients send at the same time.
 async fn at_once(
     clients: &[Client],
     request: impl Fn(usize) -> CreateJobRequest,
@@ -74,7 +74,7 @@ async fn at_once(
     calls.join_all().await
 }
 
-/// Fails unless all were answered with one job, which one of them made.
+/// Fails unless all were answered with one job, which one of them created.
 fn assert_one_job(answers: Vec<Result<CreateJobResponse, Status>>) -> String {
     let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect("the request can be repeated")).collect();
     assert_eq!(answers.iter().filter(|answer| answer.created).count(), 1);
@@ -101,7 +101,7 @@ async fn a_request_made_at_once_by_many_makes_one_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_wanted_by_many_requests_is_of_one() {
+async fn contested_id_belongs_to_one_request() {
     let pair = Pair::start(&[]).await;
     let clients = clients(&pair, 8).await;
     for round in 0..100 {

@@ -1,4 +1,4 @@
-//! What `GetStats` tells of the replicas that are registered, and of decisions that are held back.
+//! The replicas and the held-back decisions in `GetStats`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::support::{
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Pause between two questions.
+/// Pause between two reads.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 async fn stats(admin: &mut Admin) -> GetStatsResponse {
@@ -53,7 +53,7 @@ fn seen(replica: &Replica) -> (i64, i32) {
     (time.seconds, time.nanos)
 }
 
-/// Two servers on the Redis that these flags name are registered once each, and a stop ends that.
+/// Checks that two servers on the Redis of these flags are registered once each, and that a stop ends that.
 async fn assert_registered(flags: &[&str]) {
     let (a, b) = (Server::with(flags).await, Server::with(flags).await);
     let (mut one, mut other) = (a.admin().await, b.admin().await);
@@ -71,19 +71,19 @@ async fn assert_registered(flags: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_replica_is_named_until_it_stops() {
+async fn each_replica_is_listed_until_it_stops() {
     let flags = part_of_shared_redis().await;
     assert_registered(&flags.each_ref().map(String::as_str)).await;
 }
 
-/// There are beats in each partition, and it is one replica nevertheless.
+/// A replica sends beats to each partition, and is listed once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_is_named_once_in_a_cluster() {
+async fn replica_is_listed_once_in_a_cluster() {
     let (url, prefix) = (shared_cluster().await.url(), format!("{}:", Uuid::new_v4().simple()));
     assert_registered(&["--redis-url", &url, "--key-prefix", &prefix, "--redis-timeout", "4s"]).await;
 }
 
-/// Decisions wait for a replica that is gone without a word, and it stays registered for twice as long.
+/// Decisions wait for a replica that disappeared, and it stays registered for twice as long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_replica_holds_decisions_back_for_a_while() {
     let redis = Redis::start().await;
@@ -111,7 +111,7 @@ async fn a_killed_replica_holds_decisions_back_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_redis_decisions_are_held_back_and_nobody_is_named() {
+async fn without_redis_decisions_are_held_back_and_no_replica_is_listed() {
     let mut redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut admin = server.admin().await;
@@ -125,9 +125,9 @@ async fn without_redis_decisions_are_held_back_and_nobody_is_named() {
     server.stop().await;
 }
 
-/// What a replica of an earlier version writes has neither its version nor its dirty jobs.
+/// The beats of a replica of an earlier version contain neither its version nor its number of dirty jobs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_tells_nothing_of_itself_is_named() {
+async fn replica_of_an_earlier_version_is_listed() {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     let mut admin = server.admin().await;

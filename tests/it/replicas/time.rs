@@ -1,4 +1,4 @@
-//! What time brings about, where several servers could do it and their clocks may differ.
+//! Time-driven decisions that several servers with different clocks could make.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,7 +41,7 @@ async fn a_job_expires_once_although_both_sweep() {
             removed.extend(Some(stream.next().await).filter(|seen| seen.event == Event::Removed));
         }
         assert!(removed.iter().all(|seen| seen.removal == Removal::Expired && seen.revision() == 3), "{removed:?}");
-        // The laws of all streams have it that none of them comes again.
+        // The laws of all streams exclude that one of them comes again.
         let fence = create(client, &format!("fence-{}", uuid::Uuid::new_v4())).await.id;
         let rest = stream.until_job(&fence).await;
         assert!(rest.iter().all(|seen| seen.event != Event::Removed), "{rest:?}");
@@ -50,7 +50,7 @@ async fn a_job_expires_once_although_both_sweep() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_worker_is_told_once_at_both() {
+async fn lost_worker_is_sent_once_on_both_replicas() {
     let pair = Pair::start(&[]).await;
     let (mut a, mut b) = pair.clients().await;
     create(&mut a, "a").await;
@@ -60,7 +60,7 @@ async fn a_lost_worker_is_told_once_at_both() {
         let lost = until_lost(stream, "a").await;
         assert_eq!((lost.brief(), lost.state()), ((Event::Update, "a", 3), State::Running));
     }
-    // Whoever reports next makes it live again, as the next revision: it was lost once.
+    // The next report makes the worker live again, in the next revision: it was lost once.
     let live = report(&mut b, "a").await;
     assert_eq!((live.revision, live.liveness()), (4, Liveness::Live));
     for stream in &mut streams {
@@ -90,7 +90,7 @@ async fn a_job_fails_once_with_its_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_worker_is_told_although_the_server_it_reported_to_is_gone() {
+async fn lost_worker_is_sent_although_its_server_is_gone() {
     let Pair { a, b } = Pair::start(&[]).await;
     let (mut client, watching) = (a.client().await, b.client().await);
     create(&mut client, "lost").await;
@@ -109,7 +109,7 @@ async fn a_lost_worker_is_told_although_the_server_it_reported_to_is_gone() {
     b.stop().await;
 }
 
-/// The machine's clock, wrong by some seconds.
+/// The machine's clock, off by some seconds.
 struct WrongClock(i64);
 
 impl Clock for WrongClock {
@@ -118,12 +118,12 @@ impl Clock for WrongClock {
     }
 }
 
-/// Seconds between two times, whichever is first.
+/// Returns the seconds between two times, in either order.
 fn apart(one: Option<&WireTime>, other: Option<&WireTime>) -> u64 {
     one.expect("a time").seconds.abs_diff(other.expect("a time").seconds)
 }
 
-/// Fails unless all its times are about now.
+/// Fails unless all times of the job are close to the present.
 fn assert_timely(job: &Job) {
     let now = SystemClock.now().as_micros() / 1_000_000;
     let now = Some(WireTime { seconds: now, nanos: 0 });
@@ -152,7 +152,7 @@ async fn a_wrong_clock_does_no_harm(#[case] off: i64) {
         let running = running.job.expect("a job");
         assert_timely(&running);
         for client in [&mut one, &mut other] {
-            // Of the two only the one that was reported to knows of it at once.
+            // Only the server that received the report knows of it at once.
             let request = GetJobRequest { min_revision: Some(2), ..read(&id) };
             let read = client.get_job(request).await.expect("it is there").into_inner().job.expect("a job");
             assert_eq!((read.revision, read.liveness()), (2, Liveness::Live));

@@ -10,7 +10,7 @@ use tonic_health::ServingStatus::Serving;
 use super::{complete, get, report, stats};
 use crate::support::{Client, Server, new_job, redis::Redis, replicas::Health, watching::watch_jobs};
 
-/// Time for which both write: several times as long as it takes to notice a loss of notifications.
+/// Duration of the writes: several times as long as it takes to notice lost notifications.
 const TIME: Duration = Duration::from_secs(8);
 
 /// Number of writers of each tracker.
@@ -28,7 +28,7 @@ async fn write(mut client: Client, name: String) -> usize {
             assert_eq!(job.durability(), Durability::Durable, "{job:?}");
         }
         count += 1;
-        // If trackers received each other's notifications, they would do so without load, too.
+        // Trackers that received each other's notifications would do so without load, too.
         sleep(Duration::from_millis(50)).await;
     }
     count
@@ -38,7 +38,7 @@ async fn write(mut client: Client, name: String) -> usize {
 #[case::by_database(["/0", "/1"], ["job:", "job:"])]
 #[case::by_prefix(["", ""], ["job:", "other:"])]
 #[tokio::test(flavor = "multi_thread")]
-async fn trackers_on_one_redis_do_not_hear_each_other(#[case] databases: [&str; 2], #[case] prefixes: [&str; 2]) {
+async fn trackers_on_one_redis_are_isolated(#[case] databases: [&str; 2], #[case] prefixes: [&str; 2]) {
     let redis = Redis::start().await;
     let mut servers = Vec::new();
     for (database, prefix) in databases.iter().zip(prefixes) {

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tonic_health::ServingStatus::Serving;
 
-use super::{PATIENCE, complete, degraded, each, get, ids, is_serving, report, result, stored, told, until, whole};
+use super::{WAIT_TIMEOUT, complete, degraded, each, get, ids, is_serving, report, result, stored, told, until, whole};
 use crate::support::{
     Client, Server,
     jobs::id as id_of,
@@ -49,8 +49,8 @@ const MOST_WRITES: usize = 15;
 /// the change, and their frames.
 const VERSION_BYTES: u64 = 128;
 
-/// Pause between reads of the number of bytes that were sent.
-const LOOK: Duration = Duration::from_millis(200);
+/// Pause between reads of the number of sent bytes.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Flags of a replica that waits for an answer of Redis as long as a busy machine may need.
 const PATIENT: [&str; 2] = ["--redis-timeout", "1s"];
@@ -185,7 +185,7 @@ async fn make_results(client: &Client, ids: &[String], bytes: usize) {
 }
 
 /// Cuts the link to Redis, runs `meanwhile`, and restores the link with a narrow bandwidth. Returns the number of bytes
-/// that Redis sent until the replica served, without those that it sends at rest. Fails if that exceeds `limit`.
+/// that Redis sent until the replica served, minus those that it sends at rest. Fails if that exceeds `limit`.
 async fn bytes_to_come_back(
     (redis, relay, server): (&Redis, &Relay, &Server),
     limit: u64,
@@ -202,15 +202,15 @@ async fn bytes_to_come_back(
     while !is_serving(&channel).await {
         let so_far = sent(redis).await - before;
         assert!(so_far < 4 * limit, "{so_far} bytes, and it is not back after {:?}", begun.elapsed());
-        assert!(begun.elapsed() < PATIENCE, "it is not back");
+        assert!(begun.elapsed() < WAIT_TIMEOUT, "it is not back");
         looks += 1;
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     let (took, after) = (begun.elapsed(), sent(redis).await);
-    // The same time at rest, with as many reads of the count.
+    // The same time at rest, with the same number of reads of the count.
     for _ in 0..looks {
         sent(redis).await;
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     let at_rest = sent(redis).await - after;
     let bytes = (after - before).saturating_sub(at_rest);
@@ -242,7 +242,7 @@ async fn only_what_has_changed_is_read_when_a_replica_comes_back() {
             ended.expect("it can be completed");
         }
     };
-    // 1.5 times what is needed.
+    // 1.5 times the necessary bytes.
     let versions = HELD as u64 * VERSION_BYTES * 3 / 2;
     bytes_to_come_back((&redis, &relay, &server), versions, async {}).await;
     let documents = (CHANGED * (BYTES + 1000)) as u64 * 3 / 2;

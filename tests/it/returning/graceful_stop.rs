@@ -1,5 +1,4 @@
-//! A graceful stop pushes to Redis what it does not have yet; jobs that are left are counted and named, and the exit
-//! code is 1.
+//! A graceful stop pushes the dirty jobs to Redis; jobs that are left are counted and named, and the exit code is 1.
 
 use std::{
     error::Error,
@@ -69,7 +68,7 @@ impl World {
         }
     }
 
-    /// Ends jobs that are in the replica's memory, which nobody else learns.
+    /// Ends jobs in the replica's memory, unknown to others.
     async fn end(&self, ids: &[String]) {
         let client = self.process.client().await;
         let ended = each(&client, ids, async |mut client, id| complete(&mut client, &id, None).await);
@@ -107,7 +106,7 @@ impl Callers {
         Self { tasks, stopping, acknowledged }
     }
 
-    /// Waits until jobs were acknowledged that a stop may lose.
+    /// Waits until changes were acknowledged that a stop may lose.
     async fn are_at_work(&self) {
         until("callers are at work", async || (self.acknowledged.load(Relaxed) >= CALLERS).then_some(())).await;
     }
@@ -138,7 +137,7 @@ async fn create_until_refused(
             }
             Err(refused) => {
                 assert!(stopping.load(Relaxed), "{refused:?}");
-                // An error of the transport has a source: the connection is closed, or can't be opened any more.
+                // A transport error has a source: the connection is closed, or can't be opened any more.
                 let is_answer = refused.source().is_none();
                 assert!(!is_answer || refused.code() == Code::Unavailable, "{refused:?}");
                 assert!(!is_answer || reason(&refused) == "SERVER_DRAINING", "{refused:?}");
@@ -149,7 +148,7 @@ async fn create_until_refused(
     }
 }
 
-/// Fails unless Redis has all these jobs in this state, as read through a replica that never held them.
+/// Fails unless Redis has all these jobs in this state, read through a replica that never had them in memory.
 async fn assert_all_stored(redis: &Redis, ids: &[String], state: State) {
     let server = Server::with(&["--redis-url", &redis.url()]).await;
     let found = each(&server.client().await, ids, async |mut client, id| get(&mut client, &id).await).await;
@@ -175,7 +174,7 @@ async fn stop_just_after_the_link_is_back_loses_nothing() {
     assert!(!log.contains("end-"), "it names jobs as if they were left: {log}");
 }
 
-/// Changes that are accepted last, while the stop is under way, are stored as well.
+/// Changes that are accepted during the stop are stored as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn call_that_comes_during_a_stop_is_refused_or_stored() {
     let world = World::start().await;
@@ -195,7 +194,7 @@ async fn call_that_comes_during_a_stop_is_refused_or_stored() {
     assert_eq!(code, Some(0), "{log}");
 }
 
-/// All that it acknowledged is stored, so no decision by time has to wait for it.
+/// Everything that it acknowledged is stored, so no time-driven decision has to wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn replica_that_has_stopped_is_not_waited_for() {
     let world = World::start().await;
@@ -250,7 +249,7 @@ async fn replica_that_has_stopped_with_changes_is_waited_for() {
     assert!(count_marks(&redis).await >= 1, "nobody waits for a replica that lost a change");
 }
 
-/// In how many partitions a replica has told up to when Redis has all that it acknowledged.
+/// Counts the partitions in which a replica has a mark.
 async fn count_marks(redis: &Redis) -> usize {
     let mut count = 0;
     for partition in 0..PARTITIONS {
@@ -262,7 +261,7 @@ async fn count_marks(redis: &Redis) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_when_redis_stays_away_is_counted_and_named() {
+async fn jobs_left_behind_in_an_outage_are_counted_and_named() {
     let world = World::start().await;
     let ids = ids("end", 50);
     world.record(&ids).await;
@@ -275,7 +274,7 @@ async fn what_is_left_when_redis_stays_away_is_counted_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_accepted_after_what_is_left_was_counted() {
+async fn no_change_is_accepted_after_the_count_of_jobs_left_behind() {
     let world = World::start().await;
     world.cut().await;
     let callers = Callers::start(&world.process).await;
@@ -285,6 +284,6 @@ async fn nothing_is_accepted_after_what_is_left_was_counted() {
     let acknowledged = callers.acknowledged().await.len();
     assert_eq!(code, Some(1), "{log}");
     let left = count_left(&log).expect("the log counts what is left");
-    // A call may have been accepted whose answer was not received.
+    // A call may have been accepted without its answer having been received.
     assert!((acknowledged..=acknowledged + CALLERS).contains(&left), "{acknowledged} were acknowledged: {log}");
 }

@@ -16,11 +16,12 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::{PATIENCE, complete, each, ids, key_of, report, stats, until, whole};
+use super::{WAIT_TIMEOUT, complete, each, ids, report, stats, until, whole};
 use crate::support::{
     Client, Server, new_job,
     process::Process,
     reason,
+    records::key_of,
     redis::Redis,
     watching::{Watch, millis, watch_jobs},
 };
@@ -99,7 +100,7 @@ async fn records_that_vanished_leave_lists_totals_counts_and_quotas() {
     }
     let refused = client.create_job(owned("one-more")).await.expect_err("the quota is used up");
     assert_eq!((refused.code(), &*reason(&refused)), (Code::ResourceExhausted, "TOO_MANY_JOBS"));
-    // The ids of those that vanished are free.
+    // The ids of the vanished records are free.
     server.stop().await;
     let server = Server::with(&["--redis-url", &redis.url()]).await;
     server.client().await.create_job(owned(&all[0])).await.expect("the id is free");
@@ -149,7 +150,7 @@ async fn count_script_calls(redis: &Redis, mut stop: oneshot::Receiver<()>) -> B
         let line = tokio::select! { line = lines.next() => line.expect("it goes on"), _ = &mut stop => return calls };
         let line: String = from_redis_value(line).expect("text");
         let call = line.split_once("] ").map_or("", |(_, call)| call);
-        // The commands within scripts are shown too, and not counted.
+        // Commands within scripts are shown, too, and not counted.
         if !["\"EVALSHA", "\"EVAL\"", "\"FCALL"].iter().any(|name| call.to_ascii_uppercase().starts_with(name)) {
             continue;
         }
@@ -172,17 +173,17 @@ async fn assert_each_goes_once(mut stream: Watch, ids: &[String]) {
             }
         }
     };
-    timeout(PATIENCE, all_gone).await.unwrap_or_else(|_| panic!("so many expired: {}", gone.len()));
+    timeout(WAIT_TIMEOUT, all_gone).await.unwrap_or_else(|_| panic!("so many expired: {}", gone.len()));
     let more = timeout(Duration::from_secs(1), stream.until(|seen| seen.event == Event::Removed)).await;
     assert!(more.is_err(), "one more goes: {more:?}");
 }
 
-/// Nobody lists them, and no replica holds them: what is due for them would come up for ever.
+/// No caller lists the jobs, and no replica has them in memory: without a repair they would be due for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_vanished_leave_the_deadlines() {
     let redis = Redis::start().await;
     let flags = ["--redis-url", &redis.url()];
-    // It is there before, as a start looks at some lists.
+    // The sweeper starts before, because a start reads some lists.
     let sweeper = Server::with(&flags).await;
     let server = Server::with(&flags).await;
     let mut client = server.client().await;
@@ -252,7 +253,7 @@ async fn sweepers_take_over_from_one_that_is_killed() {
     processes[1].signal("STOP");
     let mut admin = processes[2].admin().await;
     until("all have expired", async || (stats(&mut admin).await.jobs_in_redis == Some(0)).then_some(())).await;
-    // The suspended sweeper finds its share handled already.
+    // The suspended sweeper finds its share done.
     processes[1].signal("CONT");
     sleep(Duration::from_secs(1)).await;
     assert_eq!(stats(&mut admin).await.jobs_in_redis, Some(0), "it brought something back");

@@ -1,4 +1,4 @@
-//! Redis loses jobs that a replica has in memory: they are answered from memory, and put back.
+//! Redis loses jobs that a replica has in memory: the replica answers from memory, and restores them.
 
 use std::sync::{
     Arc,
@@ -9,8 +9,8 @@ use jobtrack::proto::v1::{Durability, ListJobsRequest, job::State};
 use tokio::task::JoinSet;
 use tonic::Status;
 
-use super::{complete, each, get, ids, ids_in, key_of, report, stored, until, whole};
-use crate::support::{Client, Server, create, new_job, redis::Redis};
+use super::{complete, each, get, ids, ids_in, report, stored, until, whole};
+use crate::support::{Client, Server, create, new_job, records::key_of, redis::Redis};
 
 /// Number of jobs of each replica.
 const HELD: usize = 100;
@@ -89,7 +89,7 @@ async fn holder_never_denies_a_job_that_redis_has_lost() {
     }
 }
 
-/// The loss of a single record shows in no count or history.
+/// The loss of a single record changes no count or history.
 #[tokio::test(flavor = "multi_thread")]
 async fn holder_puts_back_a_record_that_was_removed() {
     let redis = Redis::start().await;
@@ -106,7 +106,7 @@ async fn holder_puts_back_a_record_that_was_removed() {
 
     let reported = report(&mut client, "reported").await.expect("the job is held");
     assert_eq!(reported.revision, 2, "{reported:?}");
-    // A durable answer means that the record is there.
+    // A durable answer implies that the record exists.
     let there = ids_in(&redis).await.iter().any(|id| id == "reported");
     assert!(there || reported.durability() == Durability::Volatile, "{reported:?}");
     for id in ["read", "ended"] {
@@ -131,7 +131,7 @@ async fn holder_puts_back_a_record_that_was_removed() {
     other.stop().await;
 }
 
-/// Nobody asks for the job itself.
+/// No caller asks for the job itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn holder_puts_back_a_record_that_a_list_misses() {
     let redis = Redis::start().await;

@@ -15,7 +15,7 @@ use crate::support::{
     skewed::SharedClock,
 };
 
-/// The jobs that only one replica knows, and the state of each.
+/// The jobs that only one replica knows, and their states.
 const LATE: [(&str, State); 4] = [
     ("pending", State::Pending),
     ("running", State::Running),
@@ -30,7 +30,7 @@ struct World {
     clock: SharedClock,
     redis: Redis,
     relay: Relay,
-    /// The replica that has the lost jobs, and is back late.
+    /// The replica that has the lost jobs, and returns late.
     holder: Process,
     first: Process,
 }
@@ -65,7 +65,7 @@ impl World {
     }
 }
 
-/// Creates the jobs of [`LATE`] after the copy was made, except the last one. Returns all as they are then.
+/// Creates the jobs of [`LATE`], except the last one, after the copy was made. Returns all as they are then.
 async fn make_late(client: &mut Client) -> Vec<Job> {
     for (id, state) in LATE {
         if id != "restored-as-pending" {

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
-use super::{PATIENCE, degraded, outcomes, result, until, whole};
+use super::{WAIT_TIMEOUT, degraded, outcomes, result, until, whole};
 use crate::support::{
     Client,
     credentials::{Folder, bearer, holder, identities},
@@ -119,8 +119,8 @@ async fn record(client: &mut Client) -> [Job; 2] {
 }
 
 /// Creates a job under an id that can't be checked, and deletes and creates it again: `times` times in all. Every
-/// creation but the first may be rejected, because the tombstone of the one before is in memory. Returns whether there
-/// is a job in the end.
+/// creation but the first may be rejected, because the tombstone of the one before is in memory. Returns whether the
+/// job exists in the end.
 async fn take(client: &mut Client, token: &str, id: &str, times: usize) -> bool {
     let job = create_as(client, token, id).await.expect("nothing is known of it here");
     assert_eq!(job.durability(), Durability::Volatile, "{job:?}");
@@ -143,9 +143,9 @@ async fn watch_as(client: &mut Client, token: &str, id: &str) -> Streaming<Watch
     stream
 }
 
-/// Reads the stream of a watcher whose job lost to another one. Fails if it shows nothing, or another's job.
+/// Reads the stream of a watcher whose job lost to another one. Fails if it shows nothing, or another owner's job.
 async fn assert_watcher_is_told(mut stream: Streaming<WatchJobResponse>, token: &str, stands: &Job) {
-    let told = timeout(PATIENCE, async {
+    let told = timeout(WAIT_TIMEOUT, async {
         loop {
             match stream.message().await {
                 Err(end) => {
@@ -211,7 +211,7 @@ async fn recorded_job_stands_against_a_creation_that_could_not_be_checked(
         let seen = get_as(&mut elsewhere, "alice", &job.id).await;
         assert_eq!(seen.expect_err("it is not Alice's").code(), Code::NotFound);
         let told = world.reports(&job.id).await;
-        // If Redis is empty the recorded job is the second to be stored.
+        // If Redis is empty, the recorded job is the second to be stored.
         let told = if back == Back::Empty { told.concat() } else { told[0].clone() };
         let named = if taken { told.contains(&Outcome::Conflicted) } else { !told.is_empty() };
         assert!(named, "the report says of {}: {told:?}", job.id);

@@ -110,7 +110,7 @@ fn others_volatile(jobs: &HashMap<String, Job>, away: &BTreeSet<String>, what: &
 #[case::dead(Fault::Dead)]
 #[case::full(Fault::Full)]
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_of_one_master_alone_are_away(#[case] fault: Fault) {
+async fn only_partitions_of_the_failed_master_are_unavailable(#[case] fault: Fault) {
     let mut world = World::start(true).await;
     let all = ids("j", JOBS);
     world.create(&all).await;

@@ -1,4 +1,4 @@
-//! Creations that are rejected because it is unknown whose the id is.
+//! Creations that are rejected because the owner of the id is unknown.
 
 use super::{degraded, stats, stored, until, whole};
 use crate::support::{

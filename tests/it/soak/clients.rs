@@ -1,4 +1,4 @@
-//! Clients, which record what they see.
+//! Clients that record what they see.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,13 +22,13 @@ use crate::{
     },
 };
 
-/// Identity of clients that may see all jobs.
+/// Identity of clients that can see all jobs.
 pub const EVERYBODY: &str = "everybody";
 
-/// Identity of clients that may see only the jobs of an owner of that name.
+/// Identity of clients that can see only the jobs of an owner of that name.
 pub const THIEF: &str = "thief";
 
-/// Length of a text that exceeds the limit of a message, in bytes.
+/// Length of a text that exceeds the maximum size of a message, in bytes.
 const OVERSIZED: usize = 3 << 20;
 
 /// Maximum wait of a client for an answer: longer than any answer may take.
@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct Client {
     pub name: String,
-    /// The only owner whose jobs it may see; empty: it may see all.
+    /// The only owner whose jobs the client can see; empty: all jobs.
     pub limited_to: String,
     pub channels: Vec<Channel>,
     pub recorder: Arc<Recorder>,
@@ -53,7 +53,7 @@ impl Client {
         Self { name: name.into(), ..self.clone() }
     }
 
-    /// Returns a client that may see only jobs of [`THIEF`].
+    /// Returns a client that can see only jobs of [`THIEF`].
     pub fn thief(&self) -> Self {
         Self { limited_to: THIEF.to_owned(), ..self.named(format!("{}-thief", self.name)) }
     }
@@ -124,7 +124,7 @@ impl Client {
         })
     }
 
-    /// Creates a report, which exceeds the limit of a message if `act` says so.
+    /// Returns a report, which exceeds the maximum size of a message if `act` says so.
     fn report(&self, job_id: String, act: &Act) -> UpdateProgressRequest {
         let Act::Report { sequence, attempt } = act else {
             let progress = Some(Progress { message: Some("x".repeat(OVERSIZED)), ..Progress::default() });

@@ -1,8 +1,8 @@
-//! Random choices that a seed makes repeatable.
+//! A random generator with a seed.
 
 use std::time::Duration;
 
-/// Splitmix64.
+/// A generator by the SplitMix64 algorithm.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 

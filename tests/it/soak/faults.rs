@@ -10,13 +10,13 @@ use crate::{
     support::{redis::Redis, relay::Link},
 };
 
-/// Minimum durations of faults in milliseconds; up to twice that. The longest exceed leases.
+/// Minimum durations of faults in milliseconds; the maximum is twice that. The longest exceed leases.
 const LASTS: [u64; 4] = [50, 300, 1200, 2200];
 
-/// One-way delay of a link that is far.
+/// One-way delay of a far link.
 const FAR: Duration = Duration::from_millis(20);
 
-/// Bytes per second of a link that is narrow.
+/// Bytes per second of a narrow link.
 const NARROW: u32 = 2_000_000;
 
 /// Size of a step of a clock, in seconds.
@@ -48,7 +48,7 @@ pub enum Harm {
     Nothing,
 }
 
-/// The time in which Redis answered nothing, and the only replica concerned, if not all.
+/// The time in which Redis answered nothing, and the only affected replica, if not all were affected.
 type Silence = Option<(At, At, Option<usize>)>;
 
 impl Harm {
@@ -203,7 +203,7 @@ async fn step_clock(world: &mut World, dice: &mut Dice, lasts: Duration) -> Sile
         world.redis.kill();
     }
     let from = world.recorder.now();
-    // Even a clock that is right in the end is stepped first.
+    // A clock that is right in the end is stepped first, too.
     world.replicas[number].step_clock(if off == 0 { STEP } else { off });
     sleep(lasts).await;
     if off == 0 {

@@ -31,7 +31,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Pause between two checks of a process.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A process, killed when dropped, and its log.
 pub struct Replica {
@@ -74,9 +74,9 @@ impl Replica {
         Self { channel, number, clock, address, flags, log, started: 0, child }
     }
 
-    /// Starts it again, on its port.
+    /// Starts the process again, on the same port.
     pub fn run(&mut self) {
-        // Another process may have been given its port for a moment.
+        // Another process may have been given the port for a moment.
         let deadline = Instant::now() + START_TIMEOUT;
         self.started = self.log().len();
         loop {
@@ -85,7 +85,7 @@ impl Replica {
                 return;
             }
             assert!(Instant::now() < deadline, "replica {} does not start again", self.number);
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -94,12 +94,12 @@ impl Replica {
         _ = self.child.wait();
     }
 
-    /// Steps its wall clock: from now on it is this many seconds off.
+    /// Steps the replica's wall clock: from now on it is this many seconds off.
     pub fn step_clock(&self, seconds: i64) {
         self.clock.set_off(seconds);
     }
 
-    /// Stops it gracefully, while `meanwhile` runs.
+    /// Stops the replica gracefully, while `meanwhile` runs.
     pub async fn stop(&mut self, meanwhile: impl Future<Output = ()>) -> Stopped {
         let before = self.log().len();
         let sent = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
@@ -120,7 +120,7 @@ impl Replica {
             if let Some(status) = self.child.try_wait().expect("the process can be waited for") {
                 return status.code();
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         self.kill();
         None
@@ -159,7 +159,7 @@ impl Stopped {
         count_left(&self.log)
     }
 
-    /// Returns the jobs that the log of the process names as conflicted or dropped: its report ends with it.
+    /// Returns the jobs that the log of the process names as conflicted or dropped: its report ends with the process.
     pub fn given_way<'a>(&'a self, jobs: impl Iterator<Item = &'a String>) -> Vec<&'a String> {
         let messages = ["conflicting changes merged; one was discarded", "a job is dropped"];
         let is_reported = |line: &&str| messages.iter().any(|message| line.contains(message));

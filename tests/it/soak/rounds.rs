@@ -1,4 +1,4 @@
-//! A round: clients at work, a fault, and what the history of it shows.
+//! A round: active clients, a fault, and the check of the history.
 
 use std::{
     collections::BTreeSet,
@@ -16,13 +16,13 @@ use tonic::Code;
 use super::{Soak, faults::Harm, stage::Stage};
 use crate::history::{AUDITOR, Act, Answer, At, Call, Shown, Violation, check, check_returns};
 
-/// Number of scenes that are played at a time.
+/// Number of concurrent scenes.
 const SCENES: usize = 24;
 
 /// Number of workers that keep reporting on a job for the whole round.
 const KEEPERS: usize = 6;
 
-/// Maximum number of jobs of former rounds that stay under observation.
+/// Maximum number of jobs of earlier rounds that stay under observation.
 const OLD: usize = 200;
 
 /// Maximum time until watchers know the latest versions: lost notifications are noticed within about 2 s, after which
@@ -33,7 +33,7 @@ const ARRIVAL: Duration = Duration::from_secs(7);
 const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Soak {
-    /// Runs clients, causes one fault, and checks the history against the promises when all is healed and quiet.
+    /// Runs clients, causes one fault, and checks the history against the promises once everything is healed and quiet.
     pub async fn play_round(&mut self, harm: Harm) {
         self.round += 1;
         let owner = format!("o{}", self.round);
@@ -74,7 +74,7 @@ impl Soak {
         self.forget(&owner);
     }
 
-    /// Waits until every replica has stored a change after the fault that began after `since`, while clients go on.
+    /// Waits until every replica has stored a change after the fault that began after `since`, while clients continue.
     async fn await_return(&self, since: At) {
         let deadline = Instant::now() + RETURN_TIMEOUT;
         while Instant::now() < deadline && !self.has_returned(since) {
@@ -82,7 +82,7 @@ impl Soak {
         }
     }
 
-    /// Returns whether every replica has stored a change after that fault, or one takes too long to.
+    /// Returns whether every replica has stored a change after that fault, or one has exceeded its time.
     fn has_returned(&self, since: At) -> bool {
         let history = self.world.recorder.history();
         let mended = history.faults.last().filter(|fault| fault.from >= since).and_then(|fault| fault.mended);
@@ -96,7 +96,7 @@ impl Soak {
         }
     }
 
-    /// Reads every job on all replicas, and again until all watchers know the same or had the time to.
+    /// Reads every job on all replicas, and again until all watchers know the same versions or their time is over.
     async fn audit(&mut self) {
         let auditor = self.client.named(AUDITOR);
         let jobs: BTreeSet<_> = self.world.recorder.history().calls.iter().map(|call| call.job.clone()).collect();
@@ -110,7 +110,7 @@ impl Soak {
             if Instant::now() > deadline || self.found().is_empty() {
                 return;
             }
-            // On a busy machine a replica may take Redis for unavailable.
+            // On a busy machine a replica may consider Redis unavailable.
             if self.is_away_again(quiet) && Instant::now() < last && self.world.whole(Instant::now()).await.is_ok() {
                 *self.counts.entry("relapses").or_default() += 1;
                 deadline = Instant::now() + ARRIVAL;
@@ -123,7 +123,7 @@ impl Soak {
     /// Returns the violations in the history as it is now.
     fn found(&self) -> BTreeSet<Violation> {
         let mut history = self.world.recorder.history();
-        history.unify_lives();
+        history.unify_incarnations();
         check(&history)
     }
 
@@ -152,7 +152,7 @@ impl Soak {
         }
     }
 
-    /// Counts what was seen, and keeps only the part of the history that later rounds need.
+    /// Counts the history, and drops the part of it that later rounds do not need.
     fn forget(&mut self, owner: &str) {
         self.tally();
         let now = self.world.recorder.now();
@@ -166,17 +166,17 @@ impl Soak {
         self.old.drain(..surplus);
         let old: BTreeSet<_> = self.old.iter().map(String::as_str).collect();
         let may_linger = |name: &str| name.starts_with(&prefix) && name.ends_with("Leased");
-        // The next calm round shows whether they were noticed.
+        // The next round without a fault shows whether they were noticed.
         let dying = |name: &str| name.ends_with("Dying") && round_of(name).is_some_and(|round| round > self.calm);
         history.retain(|name| old.contains(name) || may_linger(name) || dying(name));
         history.forgotten = now;
     }
 
-    /// Counts what was seen since the last count.
+    /// Counts the history since the last count.
     pub fn tally(&mut self) {
         let since = replace(&mut self.counted, self.world.recorder.now());
         let history = self.world.recorder.history();
-        let entries = || history.ledger.iter().filter(|entry| entry.at >= since);
+        let entries = || history.reported.iter().filter(|entry| entry.at >= since);
         let count = |outcome| entries().filter(|entry| entry.outcome == outcome).count();
         let heard = history.streams.iter().flat_map(|stream| &stream.events);
         let calls =

@@ -15,7 +15,7 @@ const PACE: Duration = Duration::from_millis(20);
 /// Maximum number of attempts of a call.
 const TRIES: usize = 100;
 
-/// A job, and the clients that work on it.
+/// A job and its clients.
 pub struct Scene {
     pub client: Client,
     pub owner: String,
@@ -45,7 +45,7 @@ pub enum Plot {
     Taken,
     /// Reports that are too large.
     Oversized,
-    /// Two clients that create the same job.
+    /// Two clients that create the same job for one request.
     Twins,
     /// No job of that id exists.
     Ghost,
@@ -93,7 +93,7 @@ impl Scene {
         if self.retry(here, create).await.is_none() {
             return;
         }
-        // Then both replicas may hold the job.
+        // Both replicas may then have the job in memory.
         if self.dice.one_in(2) {
             self.client.named("reader").call(there, &self.job, Act::Get).await;
         }
@@ -156,7 +156,7 @@ impl Scene {
         self.retry(replica, Act::Cancel { force }).await;
     }
 
-    /// Returns another replica than this one.
+    /// Returns a replica other than this one.
     fn other(&mut self, replica: usize) -> usize {
         let count = self.client.channels.len();
         (replica + 1 + self.dice.roll(count - 1)) % count
@@ -173,7 +173,7 @@ impl Scene {
         }
     }
 
-    /// Reports some times, and perhaps ends the job.
+    /// Reports several times, and possibly ends the job.
     async fn work(&mut self, replica: Option<usize>, attempt: i32, end: bool) {
         for sequence in 1..=2 + self.dice.roll(20) {
             let sequence = i64::try_from(sequence).expect("few");

@@ -1,4 +1,4 @@
-//! The stage: the environment of the scenes of a round.
+//! The environment of the scenes of a round.
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -23,13 +23,13 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Creates a stage on which nothing is played yet.
+    /// Creates a stage without scenes.
     pub fn new(client: Client, owner: String) -> Self {
         let (stop, leave, linger) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         Self { client, owner, stop, leave, linger, watchers: TaskTracker::new() }
     }
 
-    /// Plays one scene after the other.
+    /// Plays scenes one after the other.
     pub async fn play(self, number: usize, mut dice: Dice) {
         for turn in 0.. {
             if self.stop.is_cancelled() {

@@ -43,7 +43,7 @@ impl Scene {
         self.read(&mut self.dice.clone()).await;
     }
 
-    /// Creates a job of another owner under the same id, where that is accepted; withdraws and creates it again.
+    /// Creates a job of another owner under the same id, if that is accepted; deletes and creates it again.
     pub async fn take(&mut self, replica: usize) {
         let thief = self.client.thief();
         for attempt in 0..ATTEMPTS {

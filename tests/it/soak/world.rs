@@ -29,11 +29,11 @@ use crate::{
     },
 };
 
-/// Maximum time until everything is whole again after a fault.
+/// Maximum time after a fault until everything is whole again.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Interval between reads of the reports of reconciliations.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The size and the flags of a world.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ impl World {
         }
     }
 
-    /// Tells a replica to stop, does something meanwhile, and starts it again on its port.
+    /// Stops a replica gracefully, does something meanwhile, and starts it again on its port.
     pub async fn stop(&mut self, number: usize, down: Duration, meanwhile: impl AsyncFnOnce(&mut Redis)) {
         let at = self.recorder.now();
         let stopped = self.replicas[number].stop(meanwhile(&mut self.redis)).await;
@@ -110,12 +110,12 @@ impl World {
         if code != Some(0) {
             history.deaths.push(Death { replica: number, at: ended, back: None });
         }
-        // Its report can't be read any more.
+        // The report of the stopped process can't be read any more.
         let jobs: BTreeSet<_> = history.calls.iter().map(|call| call.job.clone()).collect();
         let given_way = stopped.given_way(jobs.iter());
         let outcome = Outcome::Conflicted;
         let entries = given_way.into_iter().map(|job| Entry { replica: number, at: ended, job: job.clone(), outcome });
-        history.ledger.extend(entries);
+        history.reported.extend(entries);
     }
 
     fn run(&mut self, number: usize) {
@@ -127,7 +127,7 @@ impl World {
         history.stops.iter_mut().filter(|stop| here(stop.replica, &stop.back)).for_each(|it| it.back = Some(now));
     }
 
-    /// Waits until all replicas say that they have been whole since `since` at the latest, and have no dirty jobs.
+    /// Waits until all replicas report that they have been whole since `since` at the latest, and have no dirty jobs.
     pub async fn whole(&self, since: Instant) -> Result<(), String> {
         let mut last = Vec::new();
         let all_whole = async {
@@ -142,14 +142,14 @@ impl World {
                 if since.elapsed() > WHOLE_TIMEOUT / 20 && whole == self.replicas.len() {
                     return;
                 }
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         timeout(WHOLE_TIMEOUT, all_whole).await.map_err(|_| format!("not whole again: {last:?}"))
     }
 
     /// Records the outcomes in the reports of reconciliations; never returns.
-    pub async fn follow_ledgers(channels: Vec<Channel>, recorder: Arc<Recorder>) {
+    pub async fn follow_reports(channels: Vec<Channel>, recorder: Arc<Recorder>) {
         let mut followed: Vec<_> = channels.iter().map(|_| Followed::default()).collect();
         loop {
             for (replica, (followed, channel)) in followed.iter_mut().zip(&channels).enumerate() {
@@ -157,7 +157,7 @@ impl World {
                     followed.read(replica, &stats, &recorder);
                 }
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
@@ -177,11 +177,11 @@ impl Followed {
             job: job.clone(),
             outcome: Outcome::try_from(*outcome).expect("an outcome that is known"),
         });
-        recorder.history().ledger.extend(entries);
+        recorder.history().reported.extend(entries);
         self.0 = told;
     }
 
-    /// Returns the number of new outcomes: those from before are still in their order.
+    /// Returns the number of new outcomes: earlier ones keep their order.
     fn count_news(&self, told: &[(String, i32)]) -> usize {
         let mut before = self.0.iter().rev();
         let known = told.iter().rev().take_while(|entry| before.any(|other| other == *entry)).count();

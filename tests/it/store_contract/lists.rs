@@ -1,4 +1,4 @@
-//! Lists: what they hold, in which order, page by page.
+//! Lists: their content, their order, and their pages.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,7 +25,7 @@ pub async fn lists_run_from_the_newest_or_the_oldest(bench: Bench) {
     }
 }
 
-/// A page ends with the job with which it is as large as it may be, and the next one goes on behind that.
+/// A page ends with the job with which it reaches its maximum size, and the next one continues after that.
 pub async fn a_page_ends_where_its_jobs_are_large(bench: Bench) {
     let metadata = document(&serde_json::json!({ "text": "x".repeat(10_000) }));
     for (name, created) in [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)] {
@@ -37,7 +37,7 @@ pub async fn a_page_ends_where_its_jobs_are_large(bench: Bench) {
             let (filter, order, now, view) = (Filter::default(), Order::Oldest, at(50), View::Full);
             let query = ListQuery { filter, order, limit: 50, max_bytes, after, now, confined: false, view };
             let page = bench.store.list(&query).await.expect("the store answers");
-            // Whether something follows may turn out with the next page.
+            // The last page may be empty: only then is it known that nothing follows.
             if !page.jobs.is_empty() {
                 lengths.push(page.jobs.len());
             }
@@ -51,7 +51,7 @@ pub async fn a_page_ends_where_its_jobs_are_large(bench: Bench) {
     }
 }
 
-/// Many share a time of creation, so that one read of an index does not get beyond it.
+/// Many jobs have the same creation time, so that one read of an index does not get past it.
 pub async fn lists_in_both_orders_pass_jobs_of_one_time(bench: Bench) {
     let mut names: Vec<_> = (0..120).map(|n| format!("j{n:03}")).collect();
     for (n, name) in (0..).zip(&names) {
@@ -67,13 +67,14 @@ pub async fn lists_in_both_orders_pass_jobs_of_one_time(bench: Bench) {
     }
 }
 
-/// Names of jobs in one partition, where there are partitions: a page is then read from it in several steps.
+/// Returns names of jobs in one partition, if the store has partitions, so that a page is read from it in several
+/// steps.
 fn names_in_one_partition(prefix: &str) -> impl Iterator<Item = String> {
     let partition = |name: &String| (RedisStore::PARTITIONING.of)(&id(name));
     (0..).map(move |n| format!("{prefix}-{n:04}")).filter(move |name| partition(name) == 3)
 }
 
-/// Jobs change their states and others are created while a list is read, from one set for each state.
+/// Jobs change their states and others are created while a list is read from one set for each state.
 pub async fn lists_in_both_orders_hold_each_job_that_stays_once(bench: Bench) {
     const JOBS: usize = 160;
     const PAGE: usize = 7;
@@ -94,13 +95,13 @@ pub async fn lists_in_both_orders_hold_each_job_that_stays_once(bench: Bench) {
                 break;
             }
             last = Some(page);
-            // Each is in one of the two sets all the time, whether it was listed or not.
+            // Each job is in exactly one of the two sets at any time, whether it was listed or not.
             for changed in [n * PAGE, n * PAGE + JOBS / 2].map(|at| at % JOBS) {
                 if jobs[changed].state == State::Pending {
                     jobs[changed] = bench.change(&jobs[changed], &heartbeat(), first + 500).await;
                 }
             }
-            // Behind all others, or among them.
+            // After all other jobs, or among them.
             let created = first + if n % 2 == 0 { 400 } else { 50 };
             bench.add(job(&new, created)).await;
         }
@@ -114,7 +115,7 @@ pub async fn lists_in_both_orders_hold_each_job_that_stays_once(bench: Bench) {
     }
 }
 
-/// Adds jobs with and without a lease, of two workers, the last of which was changed 40 seconds before `now`.
+/// Adds jobs with and without a lease, of two workers. The last was changed 40 seconds before `now`.
 async fn add_with_workers(bench: &Bench, now: i64) {
     let report = |worker: &str| Change::Report(Report { worker: worker.into(), ..Report::default() });
     let leased = |seconds| NewJob { lease_timeout: Duration::from_secs(seconds), ..plain() };
@@ -130,7 +131,7 @@ async fn add_with_workers(bench: &Bench, now: i64) {
     bench.add(make("b.new", now - 40, leased(1))).await;
 }
 
-pub async fn lists_hold_what_is_so_at_the_moment(bench: Bench) {
+pub async fn lists_filter_by_the_present_condition(bench: Bench) {
     let now = SystemClock.now().as_micros() / 1_000_000;
     add_with_workers(&bench, now).await;
     let liveness = |of: &[Liveness]| Filter { liveness: of.iter().copied().collect(), ..Filter::default() };
@@ -166,7 +167,7 @@ pub async fn lists_hold_what_is_so_at_the_moment(bench: Bench) {
     }
 }
 
-pub async fn lists_hold_what_the_filter_selects(bench: Bench) {
+pub async fn lists_contain_the_jobs_that_the_filter_selects(bench: Bench) {
     for n in 0..40_i64 {
         let new = NewJob {
             kind: format!("k{}", n % 4),
@@ -226,7 +227,7 @@ pub async fn a_page_goes_on_where_the_last_one_ended(bench: Bench) {
     assert_eq!(names, ["j3", "j2"]);
 }
 
-pub async fn lists_leave_out_what_is_gone(bench: Bench) {
+pub async fn lists_omit_removed_jobs(bench: Bench) {
     let kept = bench.add(job("kept", 1)).await;
     let gone = bench.add(job("gone", 2)).await;
     let gone = bench.change(&gone, &Change::Delete { force: true }, 3).await;

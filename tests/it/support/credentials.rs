@@ -16,7 +16,7 @@ use tonic::{
 };
 use uuid::Uuid;
 
-/// A folder of its own, removed when dropped.
+/// A temporary folder, removed when dropped.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -26,12 +26,12 @@ impl Folder {
         Self(path)
     }
 
-    /// Where a file of this name is.
+    /// Returns the path of a file of this name.
     pub fn path(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
     }
 
-    /// Puts a file there at once, in the place of what was there. Returns where it is.
+    /// Writes a file, replacing it atomically. Returns its path.
     pub fn write(&self, name: &str, content: &str) -> String {
         let new = self.0.join(format!("{name}.new"));
         fs::write(&new, content).expect("a file can be written");
@@ -46,7 +46,7 @@ impl Drop for Folder {
     }
 }
 
-/// Signs certificates.
+/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, both PEM.
@@ -65,17 +65,17 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("a certificate can be made"))
     }
 
-    /// Its own certificate.
+    /// Returns the authority's own certificate.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// A certificate of these names, until some time from now.
+    /// Returns a certificate for these names with this remaining life.
     pub fn sign_for(&self, names: Vec<SanType>, life: Duration) -> Signed {
         self.sign_until(names, SystemTime::now() + life)
     }
 
-    /// A certificate of these names that ends then.
+    /// Returns a certificate for these names that ends at this time.
     pub fn sign_until(&self, names: Vec<SanType>, end: SystemTime) -> Signed {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names;
@@ -85,26 +85,26 @@ impl Authority {
         Signed { pem: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// A certificate for a server on this machine.
+    /// Returns a certificate for a server on this machine.
     pub fn server(&self) -> Signed {
         self.sign_for(vec![dns("localhost")], DAY)
     }
 }
 
-/// Long enough.
+/// A life that exceeds any test.
 pub const DAY: Duration = Duration::from_secs(86_400);
 
-/// A name of a machine.
+/// Returns a DNS name.
 pub fn dns(name: &str) -> SanType {
     SanType::DnsName(name.try_into().expect("a valid name"))
 }
 
-/// A name of a workload.
+/// Returns a URI, the name of a workload.
 pub fn uri(name: &str) -> SanType {
     SanType::URI(name.try_into().expect("a valid URI"))
 }
 
-/// A connection under TLS to a server whose certificate `authority` signed, showing `own`.
+/// Opens a TLS connection to a server whose certificate `authority` signed, with `own` as the client certificate.
 pub async fn connect(address: SocketAddr, authority: &Authority, own: Option<&Signed>) -> Result<Channel, Error> {
     let mut tls =
         ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem())).domain_name("localhost");
@@ -115,19 +115,19 @@ pub async fn connect(address: SocketAddr, authority: &Authority, own: Option<&Si
     endpoint.tls_config(tls)?.connect().await
 }
 
-/// The contents of an identities file.
+/// Returns the contents of an identities file.
 pub fn identities(entries: &[Value]) -> String {
     json!({ "identities": entries }).to_string()
 }
 
-/// An entry for who has `token`: also its name.
+/// Returns an entry for the holder of `token`, which is also its name.
 pub fn holder(token: &str, role: &str, owners: &Value) -> Value {
     let digest = digest(&SHA256, token.as_bytes());
     let sha256 = digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     json!({ "name": token, "sha256": sha256, "role": role, "owners": owners })
 }
 
-/// A request of who has `token`.
+/// Returns a request of the holder of `token`.
 pub fn bearer<T>(token: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a header's value"));

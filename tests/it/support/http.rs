@@ -1,4 +1,4 @@
-//! Metrics and probes, read as Prometheus and Kubernetes do.
+//! Metrics and probes, read as Prometheus and Kubernetes read them.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -8,10 +8,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long an answer, or something that is waited for, may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Maximum wait for an answer or an expected event.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The status and the body of a page.
+/// Returns the status and the body of a page.
 pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let asked = async {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
@@ -21,7 +21,7 @@ pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
         stream.read_to_string(&mut answer).await.expect("the answer is text");
         answer
     };
-    let answer = timeout(PATIENCE, asked).await.expect("it answers");
+    let answer = timeout(WAIT_TIMEOUT, asked).await.expect("it answers");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     (status.expect("a status"), body.to_owned())
@@ -31,12 +31,12 @@ pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 #[derive(Debug)]
 pub struct Scrape {
     pub text: String,
-    /// The values by name and labels, as they are written.
+    /// The values by name and labels, as in the text.
     series: BTreeMap<String, f64>,
 }
 
 impl Scrape {
-    /// Reads them.
+    /// Reads the metrics.
     pub async fn of(address: SocketAddr) -> Self {
         let (status, text) = get(address, "/metrics").await;
         assert_eq!(status, 200, "{text}");
@@ -49,7 +49,7 @@ impl Scrape {
         Self { text, series }
     }
 
-    /// Reads them until they are as they should be.
+    /// Reads the metrics until they fulfil a condition.
     pub async fn until(address: SocketAddr, what: &str, holds: impl Fn(&Self) -> bool) -> Self {
         let looked = async {
             loop {
@@ -60,21 +60,21 @@ impl Scrape {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(PATIENCE, looked).await.unwrap_or_else(|_| panic!("{what} does not come"))
+        timeout(WAIT_TIMEOUT, looked).await.unwrap_or_else(|_| panic!("{what} does not come"))
     }
 
-    /// Whether a series is told.
+    /// Returns whether a series exists.
     pub fn has(&self, series: &str) -> bool {
         self.series.contains_key(series)
     }
 
-    /// A value.
+    /// Returns the value of a series.
     #[track_caller]
     pub fn value(&self, series: &str) -> f64 {
         *self.series.get(series).unwrap_or_else(|| panic!("no {series} in {}", self.text))
     }
 
-    /// A value that is a count.
+    /// Returns the value of a series that is a count.
     #[track_caller]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a whole number")]
     pub fn count(&self, series: &str) -> u64 {
@@ -83,7 +83,7 @@ impl Scrape {
         value as u64
     }
 
-    /// The count that a method's metric has; `code` is for those that tell one.
+    /// Returns the count in the metric of a method. `code` is for metrics with a code.
     #[track_caller]
     pub fn of_call(&self, metric: &str, kind: &str, method: &str, code: &str) -> u64 {
         let (service, method) = method.split_once('/').unwrap_or((method, method));
@@ -92,7 +92,7 @@ impl Scrape {
         self.count(&format!("{metric}{{{labels}}}"))
     }
 
-    /// The names and kinds that are declared.
+    /// Returns the declared names and kinds.
     pub fn declared(&self) -> BTreeMap<&str, &str> {
         self.text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect()
     }

@@ -11,19 +11,19 @@ use jobtrack::domain::{
 };
 use uuid::Uuid;
 
-/// Second `seconds` of the test's time.
+/// Returns second `seconds` of the test's time.
 pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(seconds * 1_000_000)
 }
 
-/// An id.
+/// Returns an id.
 pub fn id(raw: &str) -> JobId {
     JobId::parse(raw).expect("a valid id")
 }
 
-/// A change at second `seconds`, under an id of its own. Jobs are kept for a day after success, an hour after
-/// failure, a minute after cancellation, and for ever while active.
-pub fn moment(seconds: i64) -> ChangeContext {
+/// Returns the context of a change at second `seconds`, with a new change id. Jobs are kept for a day after success, an
+/// hour after failure, a minute after cancellation, and for ever while active.
+pub fn change_context(seconds: i64) -> ChangeContext {
     static COUNTER: AtomicU64 = AtomicU64::new(1);
     let retention = Retention {
         succeeded: Duration::from_secs(86_400),
@@ -38,7 +38,7 @@ pub fn moment(seconds: i64) -> ChangeContext {
     }
 }
 
-/// What a creator says of a plain job.
+/// Returns the parameters of a plain job.
 pub fn plain() -> NewJob {
     NewJob {
         id: None,
@@ -55,19 +55,19 @@ pub fn plain() -> NewJob {
     }
 }
 
-/// A job created at second `seconds`.
+/// Returns a job created at second `seconds`.
 pub fn job(name: &str, seconds: i64) -> Job {
     make(name, seconds, plain())
 }
 
-/// A job created at second `seconds` as `new` says.
+/// Returns a job created at second `seconds` from `new`.
 pub fn make(name: &str, seconds: i64, new: NewJob) -> Job {
-    Job::create(id(name), new, None, Uuid::new_v4(), &moment(seconds))
+    Job::create(id(name), new, None, Uuid::new_v4(), &change_context(seconds))
 }
 
-/// What `change` at second `seconds` makes of `job`; `None` if nothing.
+/// Applies `change` at second `seconds` to `job`. Returns `None` if it has no effect.
 pub fn try_apply(job: &Job, change: &Change, seconds: i64) -> Result<Option<Job>, Rejected> {
-    Ok(match job.apply(change, &moment(seconds))? {
+    Ok(match job.apply(change, &change_context(seconds))? {
         Applied::Changed(next) | Applied::ChangedIfLost(next) | Applied::Ignored { renewed: Some(next), .. } => {
             Some(*next)
         }
@@ -75,12 +75,12 @@ pub fn try_apply(job: &Job, change: &Change, seconds: i64) -> Result<Option<Job>
     })
 }
 
-/// What `change` at second `seconds` makes of `job`, which must be something.
+/// Applies `change` at second `seconds` to `job`, which must have an effect.
 pub fn apply(job: &Job, change: &Change, seconds: i64) -> Job {
     try_apply(job, change, seconds).expect("the change is allowed").expect("the change has something to do")
 }
 
-/// A document of this JSON object.
+/// Returns a document of this JSON object.
 pub fn document(json: &serde_json::Value) -> Option<Document> {
     serde_json::from_value(json.clone()).ok()
 }
@@ -113,12 +113,12 @@ pub fn start(worker: &str) -> Change {
     Change::Start(Start { worker: worker.into(), ..Start::default() })
 }
 
-/// A request to stop.
+/// A cancellation request.
 pub fn cancel(force: bool) -> Change {
     Change::Cancel { reason: "enough".into(), requester: "someone".into(), force, grace: Duration::ZERO }
 }
 
-/// A worker's word that it stopped.
+/// A worker's confirmation of a cancellation.
 pub fn confirm() -> Change {
     Change::ConfirmCancel { attempt: None, claim: None, message: None }
 }

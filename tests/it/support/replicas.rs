@@ -1,4 +1,4 @@
-//! Servers that share a Redis, and what is asked of all of them.
+//! Servers that share a Redis, and common helpers for them.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ use super::{
     watching::{Seen, Watch, complete, delete, fail, make, millis, report, watch, watch_jobs},
 };
 
-/// How long a test waits for what must come; far more than it takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum wait for an expected event; far longer than it takes.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Two servers on one Redis.
 pub struct Pair {
@@ -36,7 +36,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Both serve with these flags and a part of the shared Redis of their own.
+    /// Starts both with these flags and a separate part of the shared Redis.
     pub async fn start(flags: &[&str]) -> Self {
         let flags = [&part_of_shared_redis().await, &flags.iter().map(|&flag| flag.to_owned()).collect::<Vec<_>>()[..]];
         let flags = flags.concat();
@@ -44,7 +44,7 @@ impl Pair {
         Self { a: Server::with(&flags).await, b: Server::with(&flags).await }
     }
 
-    /// Calls of each.
+    /// Returns a client of each.
     pub async fn clients(&self) -> (Client, Client) {
         (self.a.client().await, self.b.client().await)
     }
@@ -56,24 +56,24 @@ impl Pair {
     }
 }
 
-/// Flags for a part of the shared Redis that nobody else uses, and patience with it: many tests keep it and this machine
+/// Returns flags for a separate part of the shared Redis, with a long timeout: many tests keep it and this machine
 /// busy, and none of those that share it is about a Redis that does not answer.
 pub async fn part_of_shared_redis() -> [String; 6] {
     let (url, prefix) = (shared_redis().await.url(), format!("{}:", Uuid::new_v4().simple()));
     ["--redis-url", &url, "--key-prefix", &prefix, "--redis-timeout", "4s"].map(str::to_owned)
 }
 
-/// A server on this Redis.
+/// Starts a server on this Redis.
 pub async fn server_on(redis: &Redis) -> Server {
     Server::with(&["--redis-url", &redis.url()]).await
 }
 
-/// The same, where changes are refused while Redis is away.
+/// Starts a server on this Redis that rejects changes during an outage.
 pub async fn strict_server_on(redis: &Redis) -> Server {
     Server::with(&["--redis-url", &redis.url(), "--fallback", "reject"]).await
 }
 
-/// What a server says of the health of a service, as it changes.
+/// The health of a service, as it changes.
 pub struct Health(Streaming<HealthCheckResponse>);
 
 impl Health {
@@ -81,20 +81,20 @@ impl Health {
         Self::watch_on(server.channel().await, service).await
     }
 
-    /// The same, on this connection to a server.
+    /// Watches the health of a service on this connection.
     pub async fn watch_on(channel: Channel, service: &str) -> Self {
         let request = HealthCheckRequest { service: service.to_owned() };
         let stream = HealthClient::new(channel).watch(request).await;
         Self(stream.expect("health can be watched").into_inner())
     }
 
-    /// The next status.
+    /// Returns the next status.
     pub async fn next(&mut self) -> i32 {
-        let answer = timeout(PATIENCE, self.0.message()).await.expect("health changes");
+        let answer = timeout(WAIT_TIMEOUT, self.0.message()).await.expect("health changes");
         answer.expect("the stream goes on").expect("the stream goes on").status
     }
 
-    /// Whether nothing more was said.
+    /// Returns whether no further status was sent.
     pub fn is_quiet(&mut self) -> bool {
         self.0.message().now_or_never().is_none()
     }
@@ -105,7 +105,7 @@ impl Health {
     }
 }
 
-/// Fails unless this is what a caller is told while Redis is away.
+/// Fails unless this is the error of a call while Redis is unavailable.
 #[track_caller]
 pub fn assert_away(what: &str, status: &Status) {
     assert_eq!(
@@ -116,30 +116,30 @@ pub fn assert_away(what: &str, status: &Status) {
     assert!(status.get_details_retry_info().is_some(), "{what}: no RetryInfo in {status:?}");
 }
 
-/// A request to read a job.
+/// Returns a request to read a job.
 pub fn read(id: &str) -> GetJobRequest {
     GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() }
 }
 
-/// A report under a lease.
+/// Returns a report under a lease.
 pub fn under_lease(id: &str, lease: i64) -> UpdateProgressRequest {
     UpdateProgressRequest { job_id: id.to_owned(), lease_timeout: millis(lease), ..UpdateProgressRequest::default() }
 }
 
-/// What comes in time, even where bookmarks keep a stream from being silent.
+/// Returns the result of `coming`, within a time limit, even if bookmarks keep a stream from being silent.
 pub async fn in_time<T>(what: &str, coming: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, coming).await.unwrap_or_else(|_| panic!("{what} does not come"))
+    timeout(WAIT_TIMEOUT, coming).await.unwrap_or_else(|_| panic!("{what} does not come"))
 }
 
-/// Reads up to the event that says that the worker is lost, and of which the store knows: the report before it may be
-/// read so late that the loss is computed.
+/// Reads up to the event of a lost worker that the store has recorded: the report before it may be read so late that
+/// the loss is computed.
 pub async fn until_lost(stream: &mut Watch, id: &str) -> Seen {
     let is_lost = |seen: &Seen| seen.id() == id && seen.job().liveness() == Liveness::Lost && seen.revision() > 2;
     let mut seen = in_time("the loss of the worker", stream.until(is_lost)).await;
     seen.pop().expect("until returns what it looked for")
 }
 
-/// Uses every call of a server without jobs, with what each can do, and both streams.
+/// Makes every call of a server without jobs, with every option, and both streams.
 pub async fn use_everything(server: &Server) {
     let (mut client, mut admin) = (server.client().await, server.admin().await);
     let mut all = watch_jobs(&client, WatchJobsRequest::default()).await;

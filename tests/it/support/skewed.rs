@@ -1,6 +1,6 @@
-//! A clock that other processes go by, and that a test moves: time passes for them, as when a machine is suspended.
+//! A clock of other processes that a test moves: time passes for them as when a machine is suspended.
 //!
-//! libfaketime does the same for jobtrack, but not for a Redis with jemalloc, which asks for the time while it starts.
+//! libfaketime does the same for jobtrack, but not for a Redis with jemalloc, which reads the clock while it starts.
 //! Here both have the same time.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use super::credentials::Folder;
 
-/// What reads clocks in a process, and adds what the file says, in seconds, to those that go on.
+/// A library that replaces the clock functions of a process, and adds the seconds in a file to the clocks that advance.
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -58,13 +58,13 @@ time_t time(time_t *time) {
 }
 "#;
 
-/// A clock of some processes.
+/// A clock of several processes.
 pub struct SharedClock {
     folder: Folder,
 }
 
 impl SharedClock {
-    /// Goes right, until it is moved.
+    /// Creates a clock that is right until it is moved.
     pub fn new() -> Self {
         let clock = Self { folder: Folder::new() };
         clock.folder.write("ahead", "\0\0\0\0\0\0\0\0");
@@ -76,16 +76,16 @@ impl SharedClock {
         clock
     }
 
-    /// What a process has to have in its environment to go by this clock.
+    /// Returns the environment with which a process uses this clock.
     pub fn environment(&self) -> [(String, String); 2] {
         [("LD_PRELOAD", "clock.so"), ("TEST_CLOCK_AHEAD", "ahead")]
             .map(|(name, file)| (name.to_owned(), self.folder.path(file)))
     }
 
-    /// Has all clocks be so far ahead of the machine's, at once.
+    /// Moves all clocks ahead of the machine's at once.
     pub fn set_ahead(&self, ahead: Duration) {
         let seconds = i64::try_from(ahead.as_secs()).expect("not so long").to_ne_bytes();
-        // Written in place, and never shorter: the processes have this very file in their memory.
+        // Written in place, and never shorter: the processes have mapped this very file.
         let file = OpenOptions::new().write(true).open(self.folder.path("ahead"));
         file.and_then(|file| file.write_all_at(&seconds, 0)).expect("a file can be written");
     }

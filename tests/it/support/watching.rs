@@ -1,4 +1,4 @@
-//! Streams as a client sees them. Whatever a test asks of a stream, each one is also held to the laws of all streams.
+//! Streams as a client sees them. Every stream of every test is also checked against the laws of all streams.
 
 use std::{
     collections::HashMap,
@@ -24,8 +24,8 @@ use tonic::{Code, Status, transport::Endpoint};
 
 use super::{Client, Server, new_job};
 
-/// How long a test waits for what must come; far more than it takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum wait for an expected event; far longer than it takes.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An event of either stream.
 #[derive(Clone, PartialEq)]
@@ -57,7 +57,7 @@ impl From<WatchJobResponse> for Seen {
 }
 
 impl Seen {
-    /// The job of an event that has one.
+    /// Returns the job of an event that has one.
     pub fn job(&self) -> &Job {
         self.job.as_ref().unwrap_or_else(|| panic!("no job in {self:?}"))
     }
@@ -74,7 +74,7 @@ impl Seen {
         self.job().state()
     }
 
-    /// What it says of which version.
+    /// Returns the event with the id and the revision of its job.
     pub fn brief(&self) -> (Event, &str, i64) {
         (self.event, self.id(), self.job.as_ref().map_or(0, |job| job.revision))
     }
@@ -94,7 +94,7 @@ impl Debug for Seen {
     }
 }
 
-/// Whether nothing comes after this state.
+/// Returns whether the state is final.
 pub fn is_terminal(state: State) -> bool {
     matches!(state, State::Succeeded | State::Failed | State::Cancelled)
 }
@@ -117,12 +117,12 @@ pub async fn try_watch_jobs(client: &Client, request: WatchJobsRequest) -> Resul
     Ok(Watch { stream: stream.map_ok(Seen::from).boxed(), laws: Laws::default() })
 }
 
-/// Watches a job as `request` says.
+/// Watches a job with `request`.
 pub async fn watch_job(client: &Client, request: WatchJobRequest) -> Watch {
     try_watch_job(client, request).await.expect("the job can be watched")
 }
 
-/// Watches a job from now.
+/// Watches a job without a token.
 pub async fn watch(client: &Client, id: &str) -> Watch {
     resume(client, id, "").await
 }
@@ -132,26 +132,26 @@ pub async fn resume(client: &Client, id: &str, token: &str) -> Watch {
     watch_job(client, about(id, token)).await
 }
 
-/// A request to watch a job from a token on.
+/// Returns a request to watch a job from a token on.
 pub fn about(id: &str, token: &str) -> WatchJobRequest {
     WatchJobRequest { job_id: id.to_owned(), resume_token: token.to_owned(), ..WatchJobRequest::default() }
 }
 
-/// Watches jobs as `request` says.
+/// Watches jobs with `request`.
 pub async fn watch_jobs(client: &Client, request: WatchJobsRequest) -> Watch {
     try_watch_jobs(client, request).await.expect("jobs can be watched")
 }
 
-/// Fails unless the job can't be watched because there is none.
+/// Fails unless the job can't be watched because it does not exist.
 pub async fn assert_not_found(client: &Client, id: &str, token: &str) {
     let Err(status) = try_watch_job(client, about(id, token)).await else { panic!("{id} can be watched") };
     assert_eq!((status.code(), super::reason(&status)), (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
 }
 
 impl Watch {
-    /// What comes next: an event, an error, or the end. Fails if nothing does.
+    /// Returns the next event, an error, or the end. Fails if nothing comes.
     pub async fn outcome(&mut self) -> Option<Result<Seen, Status>> {
-        let outcome = timeout(PATIENCE, self.stream.next()).await;
+        let outcome = timeout(WAIT_TIMEOUT, self.stream.next()).await;
         let outcome = outcome.unwrap_or_else(|_| panic!("the stream is silent after {:?}", self.laws.last_event));
         if let Some(Ok(seen)) = &outcome {
             self.laws.check(seen);
@@ -159,25 +159,25 @@ impl Watch {
         outcome
     }
 
-    /// The next event.
+    /// Returns the next event.
     pub async fn next(&mut self) -> Seen {
         let outcome = self.outcome().await;
         outcome.unwrap_or_else(|| panic!("it ended after {:?}", self.laws.last_event)).expect("the stream goes on")
     }
 
-    /// The next event, which must be of this sort.
+    /// Returns the next event, which must be of this type.
     pub async fn expect(&mut self, event: Event) -> Seen {
         let seen = self.next().await;
         assert_eq!(seen.event, event, "{seen:?}");
         seen
     }
 
-    /// The job of the next event, which must be an update.
+    /// Returns the job of the next event, which must be an update.
     pub async fn update(&mut self) -> Job {
         self.expect(Event::Update).await.job().clone()
     }
 
-    /// All events up to the first one that `last` holds for.
+    /// Returns all events up to the first one for which `last` holds.
     pub async fn until(&mut self, last: impl Fn(&Seen) -> bool) -> Vec<Seen> {
         let mut all = Vec::new();
         loop {
@@ -188,17 +188,17 @@ impl Watch {
         }
     }
 
-    /// All events up to the first bookmark that ends the snapshots, or has none before it.
+    /// Returns all events up to the first bookmark that ends the snapshots, or has none before it.
     pub async fn until_bookmark(&mut self) -> Vec<Seen> {
         self.until(|seen| seen.event == Event::Bookmark && !seen.pending).await
     }
 
-    /// All events up to the first one of this job.
+    /// Returns all events up to the first one of this job.
     pub async fn until_job(&mut self, id: &str) -> Vec<Seen> {
         self.until(|seen| seen.id() == id).await
     }
 
-    /// All events up to the end of the stream, which must be OK.
+    /// Returns all events up to the end of the stream, which must be OK.
     pub async fn rest(&mut self) -> Vec<Seen> {
         let mut all = Vec::new();
         while let Some(outcome) = self.outcome().await {
@@ -213,7 +213,7 @@ impl Watch {
     }
 }
 
-/// What holds in every stream.
+/// The laws that every stream must obey.
 #[derive(Default)]
 struct Laws {
     single: bool,
@@ -261,21 +261,21 @@ impl Laws {
     }
 }
 
-/// Calls on a connection of its own whose receive window is as small as the protocol's default, so that a client that
-/// does not read soon blocks the server.
+/// Returns a client whose receive window is as small as the protocol's default, so that the server blocks unless the
+/// client reads.
 pub async fn narrow(server: &Server) -> Client {
     let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).expect("an address is a URI");
     let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
     JobServiceClient::new(endpoint.connect().await.expect("the server listens"))
 }
 
-/// A request for a job whose events are nearly as large as they get without a result.
+/// Returns a request for a job with events of nearly the maximum size without a result.
 pub fn large(id: &str) -> CreateJobRequest {
     let text = Value { kind: Some(Kind::StringValue("x".repeat(15_000))) };
     CreateJobRequest { metadata: Some(Struct { fields: [("text".to_owned(), text)].into() }.into()), ..new_job(id) }
 }
 
-/// Creates as many large jobs as a [`narrow`] client can't take in without reading.
+/// Creates more large jobs than a [`narrow`] client can receive without reading.
 pub async fn clog(client: &mut Client) {
     for number in 0..40 {
         make(client, large(&format!("clog-{number}"))).await;
@@ -306,7 +306,7 @@ pub async fn fail(client: &mut Client, id: &str) -> Job {
     client.fail_job(request).await.expect("it can fail").into_inner().job.expect("a job")
 }
 
-/// Asks for a job to stop.
+/// Requests the cancellation of a job.
 pub async fn cancel(client: &mut Client, id: &str, force: bool) -> Job {
     let request = CancelJobRequest { job_id: id.to_owned(), force, ..CancelJobRequest::default() };
     client.cancel_job(request).await.expect("it can be cancelled").into_inner().job.expect("a job")
@@ -318,7 +318,7 @@ pub async fn delete(client: &mut Client, id: &str) {
     client.delete_job(request).await.expect("it can be deleted");
 }
 
-/// A duration on the wire, as a request's field has it.
+/// Returns a duration as in a request.
 #[expect(clippy::unnecessary_wraps, reason = "fields of messages are optional")]
 pub fn millis(millis: i64) -> Option<prost_types::Duration> {
     let nanos = i32::try_from(millis % 1000 * 1_000_000).expect("less than a second");

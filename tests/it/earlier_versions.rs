@@ -1,19 +1,19 @@
-//! Records and replicas of version 0.1.
+//! Records and replicas of earlier versions.
 
 use jobtrack::proto::v1::{Durability, UpdateProgressRequest, job::Outcome};
 use redis::Value;
 use tonic_health::ServingStatus::{NotServing, Serving};
 
-use super::{ask, beside, partition};
 use crate::support::{
     Server, create,
+    records::{ask, partition_key, record_key},
     redis::Redis,
     relay::Relay,
     replicas::{Health, assert_away, read, server_on},
     watching::report,
 };
 
-/// A running job as version 0.1 stored it, and one that has succeeded.
+/// A running job as version 0.1 stored it, and one that succeeded.
 const RUNNING: &str = r#"{"id":"old1","version":[2,1,"fa9b9b72-7ba3-4621-b64d-0468c1077a2c",4832538730548186468,1],
     "kind":"k","owner":"o","labels":{"x":"y"},"metadata":{"a":1.0},"state":"RUNNING","attempt":1,
     "progress":{"percent":12.0,"details":{"z":[1.0]}},"create_time":1795908757023832,
@@ -24,7 +24,7 @@ const SUCCEEDED: &str = r#"{"id":"old2","version":[2,1,"0b9b9b72-7ba3-4621-b64d-
     "outcome":{"result":{"r":2.0}}}"#;
 
 async fn store(redis: &Redis, id: &str, doc: &str, uid: &str, counter: u64, state: &str, durable_time: &str) {
-    let key = format!("job:{{{}}}:{id}", partition(id));
+    let key = record_key(id);
     let change = format!("4310a05f1da44d64.{counter}");
     let fields = ["uid", uid, "rev", "2", "stamp", &change, "born", "1", "state", state, "doc", doc];
     let words = [&["HSET", &key, "durable_time", durable_time], &fields[..]].concat();
@@ -32,7 +32,7 @@ async fn store(redis: &Redis, id: &str, doc: &str, uid: &str, counter: u64, stat
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_of_version_0_1_are_read_and_written_anew_when_they_change() {
+async fn records_of_version_0_1_are_read_and_rewritten_on_change() {
     let redis = Redis::start().await;
     store(&redis, "old1", RUNNING, "fa9b9b727ba34621b64d0468c1077a2c", 1, "RUNNING", "").await;
     let ended = "1795908757200000";
@@ -48,7 +48,7 @@ async fn records_of_version_0_1_are_read_and_written_anew_when_they_change() {
     let job = client.update_progress(request).await.expect("a report").into_inner().job.expect("a job");
     assert_eq!((job.revision, (job.metadata, job.labels)), (3, before.clone()));
     assert!(job.progress.expect("progress").details.is_some());
-    let key = format!("job:{{{}}}:old1", partition("old1"));
+    let key = record_key("old1");
     assert_eq!(redis.command(&["HEXISTS", &key, "doc"]).await, Value::Int(0), "it is written anew");
     let version: String = ask(&redis, &["HGET", &key, "v"]).await;
     assert!(version.starts_with("3 "), "{version}");
@@ -62,14 +62,14 @@ async fn records_of_version_0_1_are_read_and_written_anew_when_they_change() {
     other.stop().await;
 }
 
-/// A replica of version 0.1 listens on other channels. Beside it this version serves from its memory.
+/// A replica of version 0.1 listens on other channels. While it runs, this version serves from its memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn replica_waits_until_those_of_version_0_1_have_stopped() {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let older = ::redis::Client::open(relay.url()).expect("a valid address");
     let mut older = older.get_async_pubsub().await.expect("a connection");
-    older.subscribe(beside("", "changes")).await.expect("a subscription");
+    older.subscribe(partition_key("", "changes")).await.expect("a subscription");
 
     let server: Server = server_on(&redis).await;
     let mut client = server.client().await;

@@ -1,4 +1,4 @@
-//! Many jobs, large jobs, and a Redis that is far away.
+//! Many jobs, large jobs, and a slow link to Redis.
 
 use std::{
     sync::Arc,
@@ -30,23 +30,23 @@ use crate::support::{
     watching::{complete, report, watch, watch_jobs},
 };
 
-/// Bytes a second: what is read together must not be more than a command may take.
+/// Bytes per second: a single command must not read more than this link transfers within the timeout.
 const NARROW: Link = Link::Narrow(40_000_000);
 
-/// How many large jobs there are.
+/// Number of large jobs.
 const LARGE: i64 = 80;
 
-/// For how long the state machine keeps them after their end, in seconds.
+/// Retention of these jobs after their end, in seconds.
 const KEPT: i64 = 86_400;
 
-/// Hears nothing.
+/// A listener that ignores all events.
 struct Deaf;
 
 impl Listener for Deaf {
     fn on_commit(&self, _: CommitEvent) {}
 }
 
-/// Puts jobs into Redis that ended so many seconds ago with a result nearly as large as it may be.
+/// Stores jobs in Redis that ended this many seconds ago with a result of nearly the maximum size.
 async fn put_large(redis: &Redis, ago: i64) {
     let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
     let options = Options {
@@ -70,7 +70,7 @@ async fn put_large(redis: &Redis, ago: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_jobs_that_are_due_together_expire_and_hold_up_no_lease() {
+async fn large_jobs_expire_together_without_delaying_leases() {
     let redis = Redis::start().await;
     put_large(&redis, KEPT + 60).await;
     let relay = Relay::to(redis.port).await;
@@ -120,10 +120,10 @@ async fn large_jobs_are_listed_in_short_pages() {
     server.stop().await;
 }
 
-/// How many jobs change their states while they are counted.
+/// Number of jobs that change their states while they are counted.
 const MOVING: i64 = 400;
 
-/// The commands of one server arrive in small parts, so those of the other come in between.
+/// The commands of one server arrive in small parts, so those of the other one come in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_are_exact_while_jobs_move() {
     let redis = Redis::start().await;
@@ -170,7 +170,7 @@ async fn counts_are_exact_while_jobs_move() {
     moving.stop().await;
 }
 
-/// A server with the first half of these jobs, which is far from Redis.
+/// Starts a server over a slow link to Redis, with the first half of these jobs in memory.
 async fn far(redis: &Redis, ids: &[String]) -> (Relay, Server) {
     let relay = Relay::to(redis.port).await;
     let server = behind(&relay).await;
@@ -183,7 +183,7 @@ async fn far(redis: &Redis, ids: &[String]) -> (Relay, Server) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_is_read_together_from_afar() {
+async fn batch_over_a_slow_link_is_read_in_few_round_trips() {
     let redis = Redis::start().await;
     let job_ids: Vec<_> = (0..100).map(|number| format!("job-{number}")).collect();
     let (_relay, server) = far(&redis, &job_ids).await;
@@ -202,7 +202,7 @@ async fn a_batch_is_read_together_from_afar() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn snapshots_are_read_together_from_afar() {
+async fn snapshots_over_a_slow_link_are_read_in_few_round_trips() {
     let redis = Redis::start().await;
     let job_ids: Vec<_> = (0..1000).map(|number| format!("job-{number}")).collect();
     let (_relay, server) = far(&redis, &job_ids).await;

@@ -1,4 +1,4 @@
-//! A Redis that answers, but refuses what it is asked.
+//! A Redis that answers, but rejects commands.
 
 use std::time::Duration;
 
@@ -10,20 +10,21 @@ use rstest::rstest;
 use tokio::{join, time::timeout};
 use tonic_health::ServingStatus::{NotServing, Serving};
 
-use super::{SOON, ask, behind, beside, hint_of, rewrite, try_report};
+use super::{SOON, behind, notification_of, try_report};
 use crate::support::{
     Server, create, new_job,
     process::Process,
+    records::{ask, partition_key, set_version},
     redis::Redis,
     relay::{Carrying::Commands, Link, Relay},
     replicas::{Health, assert_away, in_time, read, strict_server_on, under_lease, until_lost},
     watching::{complete, delete, make, millis, report, watch, watch_jobs},
 };
 
-/// How soon a server knows whether Redis serves.
+/// Maximum time until a server knows whether Redis serves.
 const SECONDS: Duration = Duration::from_secs(5);
 
-/// Announces a change, and keeps Redis busy.
+/// Publishes a notification, and keeps Redis busy.
 const BUSY: &str = "redis.call('PUBLISH', ARGV[1], ARGV[2]) while true do end";
 
 async fn health_is(link: &mut Health, status: tonic_health::ServingStatus) {
@@ -34,9 +35,9 @@ async fn mode(server: &Server) -> StorageMode {
     server.admin().await.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner().storage_mode()
 }
 
-/// What the server that is looked at logs is read, so it is a process.
+/// The test reads the log of the server, which is therefore a process.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_redis_costs_no_hint_and_no_lease() {
+async fn busy_redis_loses_no_notification_and_no_lease() {
     let redis = Redis::with(&["--lua-time-limit", "100"]).await;
     let relay = Relay::to(redis.port).await;
     let process = Process::start(&["--redis-url", &relay.url(), "--fallback", "reject"]);
@@ -54,11 +55,11 @@ async fn a_busy_redis_costs_no_hint_and_no_lease() {
     let mut link = Health::watch(&observer, "redis").await;
     link.until(Serving).await;
 
-    let revision = rewrite(&redis, "a", 1).await;
-    let hint = hint_of(&redis, "a", revision).await;
+    let revision = set_version(&redis, "a", 1).await;
+    let notification = notification_of(&redis, "a", revision).await;
     relay.set_at("HMGET", Commands, Link::Pass);
-    let channel = beside("a", "changes:0");
-    let script = ["EVAL", BUSY, "0", &channel, &hint];
+    let channel = partition_key("a", "changes:0");
+    let script = ["EVAL", BUSY, "0", &channel, &notification];
     let be_busy = redis.try_command(&script);
     let meanwhile = async {
         in_time("a read of what was announced", relay.said()).await;
@@ -100,7 +101,7 @@ async fn a_job_that_may_not_be_read_keeps_its_lease() {
 #[case::redis(Redis::start())]
 #[case::valkey(Redis::valkey())]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_redis_gets_free_again(
+async fn full_redis_accepts_changes_that_free_memory(
     #[future]
     #[case]
     redis: Redis,
@@ -130,7 +131,7 @@ async fn a_full_redis_gets_free_again(
     delete(&mut client, "deleted").await;
     assert_eq!(brief.update().await.state(), State::Succeeded);
     brief.end().await;
-    let place = ["ZSCORE", &beside("brief", "created"), "brief"];
+    let place = ["ZSCORE", &partition_key("brief", "created"), "brief"];
     in_time("the expiry", async { while ask::<Option<String>>(&redis, &place).await.is_some() {} }).await;
 
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -156,7 +157,7 @@ async fn health_knows_that_redis_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_becomes_a_replica_for_a_while_is_got_over() {
+async fn temporary_demotion_of_the_master_is_survived() {
     let redis = Redis::start().await;
     let server = strict_server_on(&redis).await;
     let mut client = server.client().await;
@@ -169,7 +170,7 @@ async fn a_master_that_becomes_a_replica_for_a_while_is_got_over() {
     let mut link = Health::watch(&server, "redis").await;
     link.until(Serving).await;
 
-    // Nobody is there, so it keeps what it has.
+    // No master answers at that address, so Redis keeps its data.
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     assert_away("update_progress", &try_report(&mut client, "a").await.expect_err("it takes no writes"));
     assert_away("create_job", &client.create_job(new_job("b")).await.expect_err("it takes no writes"));

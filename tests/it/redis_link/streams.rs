@@ -1,4 +1,4 @@
-//! Streams, when Redis goes away or comes back with other data.
+//! Streams when Redis becomes unavailable, or comes back with other data.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,28 +9,29 @@ use futures_util::{StreamExt, stream};
 use jobtrack::proto::v1::{CreateJobRequest, Event, JobFilter, WatchJobsRequest};
 use rstest::rstest;
 
-use super::{PARTITIONS, ask, behind};
+use super::behind;
 use crate::support::{
     create, new_job,
+    records::{PARTITIONS, ask},
     redis::Redis,
     relay::{Carrying::Commands, Link, Relay},
     replicas::{in_time, strict_server_on},
     watching::{Seen, Watch, large, make, millis, narrow, report, resume, watch, watch_jobs},
 };
 
-/// Loses all data, but then as many commits happened as before, so that their count tells nothing.
+/// Loses all data and restores the commit counts, so that the counts do not reveal the loss.
 const FLUSH: &str = "local counts = redis.call('MGET', unpack(KEYS)) redis.call('FLUSHALL') \
                      for at, key in ipairs(KEYS) do redis.call('SET', key, counts[at] or 0) end";
 
-/// How many jobs are more than a stream reads at a time.
+/// More jobs than a stream reads at a time.
 const MANY: usize = 1100;
 
-/// A request for a stream that speaks every second.
+/// Returns a request for a stream with a bookmark every second.
 fn talkative() -> WatchJobsRequest {
     WatchJobsRequest { bookmark_interval: millis(1000), ..WatchJobsRequest::default() }
 }
 
-/// Reads on until the stream has said some times that it has nothing to say: long enough for it to ask Redis.
+/// Reads until the stream has sent several bookmarks: long enough for it to ask Redis.
 async fn stays_open(stream: &mut Watch) {
     for _ in 0..2 {
         in_time("a bookmark", stream.until(|seen| seen.event == Event::Bookmark)).await;
@@ -53,7 +54,7 @@ async fn a_stream_of_jobs_stays_open_while_redis_is_away() {
         redis.kill();
         stays_open(&mut all).await;
         redis.restart().await;
-        // Another server, since this one may not have noticed yet that Redis is back.
+        // Uses another server, because this one may not have noticed yet that Redis is back.
         let other = strict_server_on(&redis).await;
         report(&mut other.client().await, "a").await;
         in_time("the report", all.until(is_at(revision))).await;
@@ -62,7 +63,7 @@ async fn a_stream_of_jobs_stays_open_while_redis_is_away() {
     server.stop().await;
 }
 
-/// The outage begins with a new subscription, from which on hints may have been lost; or with what the stream reads then.
+/// The outage is noticed by a new subscription, after which notifications may be lost; or by a read of the stream.
 #[rstest]
 #[case::subscribing("SUBSCRIBE")]
 #[case::listing("ZREVRANGEBYSCORE")]
@@ -90,7 +91,7 @@ async fn a_stream_of_jobs_that_starts_over_stays_open_while_redis_is_away(#[case
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_jobs_goes_on_with_its_snapshots_when_redis_is_back() {
+async fn interrupted_snapshots_continue_after_an_outage() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let maker = strict_server_on(&redis).await;
     let mut client = maker.client().await;
@@ -98,7 +99,7 @@ async fn a_stream_of_jobs_goes_on_with_its_snapshots_when_redis_is_back() {
         make(&mut client, large(&format!("job-{number}"))).await;
     }
     maker.stop().await;
-    // It holds none of them, and what is not read, it does not ask Redis for.
+    // The server has none of the jobs in memory, and does not ask Redis for jobs that the stream does not read.
     let server = strict_server_on(&redis).await;
     let mut all = watch_jobs(&narrow(&server).await, talkative()).await;
     let mut seen = vec![all.expect(Event::Snapshot).await];
@@ -119,7 +120,7 @@ async fn a_stream_of_jobs_goes_on_with_its_snapshots_when_redis_is_back() {
     server.stop().await;
 }
 
-/// Waits until a server has given the data set another name than `before`, and knows it.
+/// Waits until a server has renamed the data set from `before`, and knows the new name.
 async fn renamed(redis: &Redis, before: &str) {
     in_time("a name of the data set", async {
         while ask::<Option<String>>(redis, &["GET", "jobtrack:epoch"]).await.is_none_or(|name| name == before) {}
@@ -128,14 +129,14 @@ async fn renamed(redis: &Redis, before: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_told_of_a_data_set_that_is_lost_no_longer_counts() {
+async fn events_of_a_lost_data_set_are_reset() {
     let redis = Redis::start().await;
     let maker = strict_server_on(&redis).await;
     let mut client = maker.client().await;
     create(&mut client, "a").await;
     let token = watch(&client, "a").await.expect(Event::Snapshot).await.token;
     maker.stop().await;
-    // It holds nothing that it could bring back.
+    // The server has nothing in memory that it could restore.
     let server = strict_server_on(&redis).await;
     let mut client = server.client().await;
     let mut all = watch_jobs(&client, talkative()).await;
@@ -165,8 +166,8 @@ async fn what_was_told_of_a_data_set_that_is_lost_no_longer_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_over_many_jobs_that_do_not_match_speaks_while_it_looks_through_them() {
-    /// More than are looked through in the time that a call without a deadline has.
+async fn stream_sends_bookmarks_while_it_examines_many_jobs_that_do_not_match() {
+    /// More than a call without a deadline has the time to examine.
     const OTHERS: usize = 4000;
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
@@ -179,7 +180,7 @@ async fn a_stream_over_many_jobs_that_do_not_match_speaks_while_it_looks_through
         async move { create(&mut client, &format!("other-{number}")).await }
     });
     others.buffer_unordered(64).for_each(async |_| {}).await;
-    // A hundred jobs are read with two commands, one after the other.
+    // A hundred jobs are read with two consecutive commands.
     relay.set(Commands, Link::Late(Duration::from_millis(80)));
     let filter = Some(JobFilter { labels, ..JobFilter::default() });
     let mut rare = watch_jobs(&client, WatchJobsRequest { filter, ..talkative() }).await;
