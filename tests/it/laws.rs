@@ -480,8 +480,8 @@ fn expiry_of_an_active_job_stands_over_its_own_base_alone() {
 #[test]
 fn job_made_over_a_tombstone_has_the_id_since_the_first_one() {
     let first = Job { since: Some(at(5)), ..job("a", 1) };
-    let gone = first.expired(at(2), moment(2).change_id);
-    let second = Job::create(first.id.clone(), plain(), Some(&gone), Uuid::new_v4(), &moment(7));
+    let gone = first.expired(at(2), change_context(2).change_id);
+    let second = Job::create(first.id.clone(), plain(), Some(&gone), Uuid::new_v4(), &change_context(7));
     assert_eq!(second.since, first.since);
 }
 

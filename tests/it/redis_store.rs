@@ -64,7 +64,7 @@ async fn lease_is_due_by_the_clock_of_redis() {
     assert_eq!(due(&bench, Timestamp::from_micros(i64::MAX)).await, [], "the lease holds");
     let key = format!("{}s:{{{PARTITION}}}:lease", bench.prefix);
     let moment = (bench.now().await - 1_000_000).to_string();
-    let _: i64 = bench.ask(&["ZADD", &key, &change_context, job.id.as_str()]).await;
+    let _: i64 = bench.ask(&["ZADD", &key, &moment, job.id.as_str()]).await;
     assert_eq!(due(&bench, at(2)).await, [job.id]);
 }
 

@@ -93,8 +93,7 @@ impl Index {
     /// Returns the smallest group of sets that together contain every job `filter` may select; if `confined`, the sets
     /// of its owners.
     fn narrowest(&self, filter: &Filter, confined: bool) -> Vec<&Positions> {
-        let of_owners =
-            |owners: &BTreeSet<String>| owners.iter().filter_map(|owner| self.owners.get(owner)).collect();
+        let of_owners = |owners: &BTreeSet<String>| owners.iter().filter_map(|owner| self.owners.get(owner)).collect();
         let mut choices = vec![self.states.iter().collect::<Vec<_>>()];
         if let Owners::Only(owners) = &filter.owners {
             if confined {

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use jobtrack::proto::v1::{CompleteJobRequest, Event, UpdateProgressRequest, WatchJobsRequest, job::State};
+use jobtrack::proto::v1::{CompleteJobRequest, Event, WatchJobsRequest, job::State};
 use tokio::time::timeout;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request};
 
 use super::{SOON, behind, notification_of, try_report};
 use crate::support::{
-    Client, Server, create,
+    Server, create,
     records::{ask, partition_key, set_version},
     redis::Redis,
     relay::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A generator by the SplitMix64 algorithm.
+/// A generator by the algorithm `SplitMix64`.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
