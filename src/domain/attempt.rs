@@ -64,7 +64,7 @@ pub struct Attempt {
     /// The change that ended the attempt.
     pub ended_by: ChangeId,
     /// The reason for the failure; absent if the next attempt began before this one ended. Only the most recent failure
-    /// is kept in full; see [`tidy`].
+    /// is kept in full; see `tidy`.
     pub failure: Option<Failure>,
 }
 

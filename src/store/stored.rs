@@ -35,7 +35,7 @@ pub enum Source {
     Memory,
 }
 
-/// The outcome of a [`JobStore::replace`].
+/// The outcome of a [`JobStore::replace`](super::JobStore::replace).
 #[derive(Clone, Debug)]
 pub enum Replaced {
     /// The version is stored.
@@ -75,7 +75,7 @@ pub struct Decision {
     pub now: Timestamp,
 }
 
-/// The outcome of a [`JobStore::decide`].
+/// The outcome of a [`JobStore::decide`](super::JobStore::decide).
 #[derive(Clone, Debug)]
 pub enum Decided {
     /// The version is stored.
