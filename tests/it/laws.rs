@@ -476,7 +476,7 @@ fn expiry_of_an_active_job_stands_over_its_own_base_alone() {
     }
 }
 
-/// Each life of an id has it since the first one, however often it is deleted and made anew.
+/// All incarnations of an id have it since the first one, however often it is deleted and created again.
 #[test]
 fn job_made_over_a_tombstone_has_the_id_since_the_first_one() {
     let first = Job { since: Some(at(5)), ..job("a", 1) };
@@ -485,7 +485,8 @@ fn job_made_over_a_tombstone_has_the_id_since_the_first_one() {
     assert_eq!(second.since, first.since);
 }
 
-/// What either version knows of the same life is kept: since when it is recorded, and when its last report was heard.
+/// The merge keeps the times that either version of one incarnation knows: of the first recording, and of the last
+/// report.
 #[test]
 fn times_of_the_primary_that_either_version_knows_are_kept() {
     let first = job("a", 1);

@@ -160,12 +160,12 @@ async fn change_is_checked_against_the_version_in_redis() {
     other.stop().await;
 }
 
-/// The counts of commits show that nothing has changed.
+/// The commit counts show that nothing has changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn watched_jobs_that_do_not_change_are_not_read_again() {
     const WATCHED: usize = 20;
-    /// Looks at the counts of commits, in each of the 16 partitions: more than in the 5 s within which a lost
-    /// notification is made up for.
+    /// Reads of the commit counts in each of the 16 partitions: more than in the 5 s after which watched jobs would be
+    /// read again.
     const COUNTS: i64 = 30 * 16;
     let redis = Redis::start().await;
     let server = Server::with(&["--redis-url", &redis.url(), "--redis-timeout", "4s"]).await;
@@ -191,7 +191,7 @@ async fn watched_jobs_that_do_not_change_are_not_read_again() {
     server.stop().await;
 }
 
-/// What is held and fresh needs no question to Redis, however many open a stream of it at once.
+/// A fresh cached job is sent without a read from Redis, however many streams of it are opened at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn watch_of_a_job_that_is_held_is_opened_without_redis() {
     const WATCHES: i64 = 50;
@@ -207,7 +207,7 @@ async fn watch_of_a_job_that_is_held_is_opened_without_redis() {
         assert_eq!(stream.expect(Event::Snapshot).await.job.expect("a job").revision, 1);
     }
     let [after] = redis.calls(["hmget"]).await;
-    // On a machine that is very busy a moment may pass without a look at Redis; then it is asked.
+    // On a very busy machine the check of Redis may be late; then Redis is asked.
     assert!(after - before < WATCHES / 5, "{} reads for {WATCHES} streams", after - before);
     server.stop().await;
 }

@@ -1,5 +1,5 @@
-//! The store in Redis by itself: its checks, what is due, and how it takes in what becomes of Redis. Nothing runs here
-//! unless a test asks for it.
+//! The Redis store alone: its checks, its due records, and its reactions to changes of Redis. Nothing runs in the
+//! background unless a test starts it.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::{
     },
 };
 
-/// The others compare all that they hold once for a loss, however many replicas have noticed it.
+/// All other replicas compare their cached jobs once for a loss, however many replicas have noticed it.
 #[tokio::test]
 async fn loss_that_two_replicas_noticed_begins_one_lineage() {
     let bench = Bench::start().await;
     bench.run(Duration::from_secs(30), true).await;
-    // They know of the commits from the start.
+    // Both know the commit counts from the start.
     let replicas = [bench.another().await, bench.another().await];
     for replica in &replicas {
         replica.ping().await.expect("Redis answers");
@@ -47,7 +47,7 @@ async fn due(bench: &Bench, now: Timestamp) -> Vec<JobId> {
     batch.records.into_iter().map(|record| record.stored.job.id.clone()).collect()
 }
 
-/// Stores a job that has ended, and whose time is over at `expires`.
+/// Stores a job that has ended, and expires at `expires`.
 async fn put_ended(bench: &Bench, id: &JobId, expires: Timestamp) {
     let made = make(id.as_str(), 0, plain());
     bench.put(&made, None).await;
@@ -98,11 +98,11 @@ async fn what_is_due_in_other_partitions_is_found() {
     assert_eq!(due(&bench, at(11)).await, [job]);
 }
 
-/// All who find that commands failed wait for the same check.
+/// Callers whose commands failed share one check.
 #[tokio::test]
 async fn checks_that_are_asked_for_together_are_one() {
     const ASKED: usize = 50;
-    // Nobody else beats there. It ends with the process of the tests.
+    // No other replica sends beats there. The server ends with the process of the tests.
     let bench = Bench::on(Box::leak(Box::new(Redis::start().await))).await;
     let [before] = bench.redis.calls(["hgetall"]).await;
     for outcome in join_all((0..ASKED).map(|_| bench.store.ping())).await {
@@ -110,7 +110,7 @@ async fn checks_that_are_asked_for_together_are_one() {
     }
     let [after] = bench.redis.calls(["hgetall"]).await;
     let checks = usize::try_from(after - before).expect("a count").div_ceil(RedisStore::PARTITIONING.count);
-    // Those who come while one is under way wait for the next one.
+    // Callers that come during a check wait for the next one.
     assert!((1..=2).contains(&checks), "{checks} checks for {ASKED} who asked");
 }
 
@@ -131,7 +131,7 @@ async fn one_late_answer_makes_no_partition_unavailable() {
     assert!(are(PartitionState::Unavailable), "{:?}", states.borrow());
 }
 
-/// A server that was restarted may have lost data. Nobody is answered from there before that is looked into.
+/// A restarted server may have lost data. No call is answered from it before that has been checked.
 #[tokio::test(flavor = "multi_thread")]
 async fn first_command_after_an_unnoticed_restart_is_not_answered() {
     let mut redis = Redis::start().await;

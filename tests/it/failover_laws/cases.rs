@@ -251,7 +251,7 @@ async fn dropped_job_is_reported() {
 #[case::within_the_life_of_a_tombstone(LONG / 2, false)]
 #[case::after_a_restart(LONG, true)]
 #[tokio::test(start_paused = true)]
-async fn a_job_that_can_not_have_been_deleted_is_put_back(#[case] away: Duration, #[case] restarted: bool) {
+async fn job_that_can_not_have_been_deleted_is_restored(#[case] away: Duration, #[case] restarted: bool) {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
     world.part(0).await;
@@ -266,7 +266,7 @@ async fn a_job_that_can_not_have_been_deleted_is_put_back(#[case] away: Duration
     assert_eq!(world.replicas[0].conflicts().await, 0);
 }
 
-/// Of a job that nothing was heard of for long, nobody can tell whether it was deleted.
+/// After a long time without a notification of a job nobody can tell whether it was deleted.
 #[rstest]
 #[case::within_the_life_of_a_tombstone(LONG / 2, true)]
 #[case::beyond(LONG, false)]
@@ -360,8 +360,8 @@ async fn interrupted_reconciliation_resumes() {
     assert!((JOBS..JOBS + first_part).contains(&count), "{count} reads for {JOBS} jobs: it began anew");
 }
 
-/// What was compared with data that is lost since is compared again: with a loss while the pass was interrupted, and with
-/// one in the middle of it that leaves the link alone.
+/// Jobs that were compared with data that has been lost since are compared again: if the loss happens while the
+/// reconciliation is interrupted, and if it happens during one without an effect on the link.
 #[rstest]
 #[case::interrupted(true)]
 #[case::under_way(false)]
@@ -394,7 +394,7 @@ async fn pass_begins_anew_when_data_was_lost(#[case] interrupted: bool) {
     }
 }
 
-/// What others changed in an outage is known in the next one, also if it is the second of two.
+/// Changes by others during an outage are known in the next one, also if it is the second of two.
 #[tokio::test(start_paused = true)]
 async fn every_outage_has_a_pass_of_its_own() {
     let mut world = World::new();
@@ -410,7 +410,7 @@ async fn every_outage_has_a_pass_of_its_own() {
     }
 }
 
-/// After one pass it serves, although a job has changed again meanwhile.
+/// The replica serves after one reconciliation, although a job has changed again in the meantime.
 #[tokio::test(start_paused = true)]
 async fn replica_comes_back_while_a_job_keeps_changing() {
     const MOST: usize = 1000;
@@ -434,8 +434,8 @@ async fn replica_comes_back_while_a_job_keeps_changing() {
     panic!("it does not serve after {MOST} changes");
 }
 
-/// The first beat says that it hears workers again, and the second that Redis has what it acknowledged before. Before
-/// that nobody else knows that it acknowledges reports.
+/// The first beat says that the replica receives reports again, and the second that Redis has everything that it
+/// acknowledged before. Before these beats no other replica knows that it acknowledges reports.
 #[tokio::test(start_paused = true)]
 async fn replica_that_comes_back_beats_twice_before_it_serves() {
     let mut world = World::new();
@@ -449,9 +449,9 @@ async fn replica_that_comes_back_beats_twice_before_it_serves() {
     assert_eq!(replica.link.beats.load(Relaxed) - before, 2);
 }
 
-/// Callers wait for the lock under which it is removed.
+/// Callers wait for the lock that the removal holds.
 #[test]
-fn what_is_over_is_removed_a_few_at_a_time() {
+fn expired_entries_are_removed_a_few_at_a_time() {
     const OVER: usize = 1000;
     let held = cache(2 * OVER, Arc::new(Deaf));
     assert!(held.set_available(0));

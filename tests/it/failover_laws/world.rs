@@ -104,9 +104,9 @@ pub struct Link {
     pub reads: Reads,
     /// Id of the server's process.
     pub run: AtomicU64,
-    /// Whether it does not tell that it is down.
+    /// Hides from the replica that the link is down.
     pub hides: AtomicBool,
-    /// Number of questions that had no answer because it was down.
+    /// Number of requests without an answer because the link was down.
     pub unanswered: AtomicUsize,
     /// Number of beats that arrived.
     pub beats: AtomicUsize,

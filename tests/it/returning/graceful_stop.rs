@@ -226,7 +226,7 @@ async fn change_that_is_accepted_last_is_counted() {
     assert_eq!((code, count_left(&log)), (Some(1), Some(1)), "{log}");
 }
 
-/// Others wait for a replica that took changes with it which Redis does not have, as they would if it had crashed.
+/// Decisions wait for a replica that stopped with changes that Redis does not have, as they would after a crash.
 #[tokio::test(flavor = "multi_thread")]
 async fn replica_that_has_stopped_with_changes_is_waited_for() {
     let world = World::start().await;
