@@ -128,13 +128,13 @@ impl Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Unauthenticated {
     /// The call has no credentials.
-    #[error("this server needs a bearer token or a client certificate")]
+    #[error("credentials required: a bearer token or a client certificate")]
     Missing,
     /// The credentials are unknown, expired or revoked.
-    #[error("the credentials are not known here, or no longer valid")]
+    #[error("invalid or expired credentials")]
     Invalid,
     /// The credentials were valid when the stream began, and are no longer.
-    #[error("the credentials that this stream began with are no longer valid")]
+    #[error("the credentials of this stream are no longer valid")]
     Ended,
 }
 
@@ -153,12 +153,12 @@ impl Unauthenticated {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Needed {
     /// A role.
-    #[error("this call needs the role {0}")]
+    #[error("the caller lacks the role {0}")]
     Role(Role),
     /// Access to the jobs of all owners.
-    #[error("this call is about the jobs of all owners, and the caller is limited to some")]
+    #[error("this call requires access to all owners, and the caller has access to some only")]
     AllOwners,
     /// Access to the jobs of this owner.
-    #[error("the caller may not touch the jobs of owner {0:?}")]
+    #[error("the caller has no access to jobs of owner {0:?}")]
     Owner(String),
 }

@@ -191,10 +191,10 @@ pub enum Rejected {
     #[error("the job is not at the expected revision")]
     RevisionMismatch,
     /// The job has no cancellation request.
-    #[error("nobody asked for this job to be cancelled")]
+    #[error("the job has no cancellation request")]
     CancelNotRequested,
     /// The job has not ended.
-    #[error("the job has not ended; set force to delete it all the same")]
+    #[error("the job has not ended; set force to delete it nevertheless")]
     Active,
 }
 

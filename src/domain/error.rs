@@ -147,10 +147,10 @@ pub enum JobError {
     #[error("there is no job {0}")]
     NotFound(JobId),
     /// The id belongs to a job that was created by a different request.
-    #[error("job {} exists already, made by another request", .0.id)]
+    #[error("job {} already exists (created by a different request)", .0.id)]
     Exists(Subject),
     /// The id belongs to a job of another owner. Nothing else about that job is disclosed.
-    #[error("job {0} exists already, made by another request")]
+    #[error("job {0} already exists (created by a different request)")]
     Taken(JobId),
     /// The job's condition does not allow the change.
     #[error("{1}")]
@@ -170,13 +170,13 @@ pub enum JobError {
         limit: usize,
     },
     /// The job is not cached, and the primary is unavailable.
-    #[error("the store can't be reached")]
+    #[error("the store is unavailable")]
     StoreUnavailable,
     /// The stored record of this job can't be decoded.
-    #[error("what is stored for job {0} can't be read")]
+    #[error("the record of job {0} can't be decoded")]
     Corrupt(JobId),
     /// The server is shutting down.
-    #[error("the server is shutting down; go on elsewhere")]
+    #[error("the server is draining; retry on another replica")]
     Draining,
     /// The caller's deadline has passed.
     #[error("the call's deadline has passed")]

@@ -124,12 +124,12 @@ pub enum StoreError {
     #[error("the limit --{} of {} is reached", .0.name(), .0.most())]
     Full(Limit),
     /// The primary can't be reached, and the record is not cached.
-    #[error("the store can't be reached")]
+    #[error("the store is unavailable")]
     Unavailable,
     /// The store serves reads, and rejects writes.
     #[error("the store rejects writes")]
     ReadOnly,
     /// The record of this job can't be decoded.
-    #[error("the record of job {0} can't be read")]
+    #[error("the record of job {0} can't be decoded")]
     Corrupt(JobId),
 }

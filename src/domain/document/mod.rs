@@ -27,19 +27,19 @@ pub struct Document(Arc<[u8]>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Illegal {
     /// The bytes are not an encoded Struct, or a string in it is not UTF-8.
-    #[error("is no Struct")]
+    #[error("is not a valid Struct")]
     Malformed,
     /// It is nested deeper than [`MAX_DEPTH`].
     #[error("nests more than {MAX_DEPTH} deep")]
     TooDeep,
     /// A number is infinite or NaN, which JSON can't represent.
-    #[error("holds a number that is not finite")]
+    #[error("contains a number that is not finite")]
     NotFinite,
     /// A value has no kind, or an unknown one.
-    #[error("holds a value of no kind")]
+    #[error("contains a value without a known kind")]
     NoKind,
     /// A value has two kinds, or an entry has two values. Parsers would take one of them, or merge them.
-    #[error("holds a value that is given twice")]
+    #[error("contains a value that is given twice")]
     Twice,
 }
 
