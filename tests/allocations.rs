@@ -1,4 +1,4 @@
-//! How many times answering a call allocates, and how much memory jobs occupy. Counts and not times: they are the same
+//! Number of allocations of each call, and the memory that jobs occupy. Counts and not times: they are the same
 //! on every machine.
 
 use std::{future::ready, net::SocketAddr, sync::Arc, time::Duration};

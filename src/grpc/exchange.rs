@@ -40,7 +40,7 @@ pub struct ClientConnection {
     pub calls: AtomicU64,
     /// Number of open watches, and of counted bytes.
     pub watches: Connection,
-    /// Whether a caller has authenticated on it.
+    /// Records whether a caller has authenticated on it.
     pub authentication: AuthenticationState,
     /// Cancelled when the connection accepts no more calls.
     pub drain: CancellationToken,

@@ -38,7 +38,7 @@ use crate::support::{
     watching::{complete, make, report},
 };
 
-/// How many callers make jobs.
+/// Number of callers that create jobs.
 const MAKERS: usize = 8;
 
 /// Time within which memory that was freed is given back.
@@ -230,7 +230,7 @@ async fn make_large(client: &mut Client, number: usize) {
     }
 }
 
-/// What a Redis says of its memory under this name, in bytes.
+/// Returns a figure of the memory section of `INFO`, in bytes.
 async fn measured(redis: &Redis, name: &str) -> usize {
     let memory = redis.info("memory").await;
     let mut lines = memory.lines().filter_map(|line| line.split_once(':'));
@@ -367,7 +367,7 @@ async fn a_million_jobs_are_purged_at_20000_a_second() {
     assert!(time <= Duration::from_secs(1) / 20_000, "{time:?} for each job");
 }
 
-/// What is to be done when a Redis is full.
+/// The procedure of the runbook for a full Redis.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_redis_takes_jobs_again_after_a_purge() {
     const JOBS: usize = 40;

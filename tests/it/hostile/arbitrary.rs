@@ -309,7 +309,7 @@ fn reading() -> BoxedStrategy<Call> {
     .boxed()
 }
 
-/// What holds for every job at any time.
+/// Checks the invariants of a job.
 fn check(job: &Job) -> Result<(), TestCaseError> {
     let progress = job.progress.clone().unwrap_or_default();
     prop_assert!(progress.percent.is_none_or(|percent| (0.0..=100.0).contains(&percent)), "{job:?}");

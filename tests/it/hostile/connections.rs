@@ -29,7 +29,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An empty frame of settings, which every peer sends after the preface.
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-/// What a peer may say before it falls silent.
+/// Bytes that a peer sends before it falls silent.
 const TOO_LITTLE: [(&str, &[u8]); 4] = [
     ("nothing", b""),
     ("a byte of the preface", b"P"),
@@ -228,7 +228,7 @@ async fn a_call_over_http1_is_refused() {
     server.stop().await;
 }
 
-/// How many watches the server counts.
+/// Returns the number of watches that the server counts.
 async fn watchers(server: &Server) -> i64 {
     let stats = server.admin().await.get_stats(GetStatsRequest {}).await;
     stats.expect("the server tells how it is").into_inner().watchers

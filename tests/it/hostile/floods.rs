@@ -21,10 +21,10 @@ use crate::support::{
     replicas::{in_time, read},
 };
 
-/// How much the server may grow by an attack, in bytes.
+/// Maximum growth of the server during an attack, in bytes.
 const ROOM: u64 = 32 * 1024 * 1024;
 
-/// How many frames an attacker sends, if it is let.
+/// Frames that an attacker sends unless it is cut off.
 const FRAMES: u32 = 200_000;
 
 /// A frame of HTTP/2.
@@ -43,7 +43,7 @@ fn stream(number: u32) -> u32 {
     number * 2 + 1
 }
 
-/// What is repeated, by its number.
+/// Returns the frame with this number.
 type Repeated = fn(u32) -> Vec<u8>;
 
 fn reset(number: u32) -> Vec<u8> {
@@ -86,7 +86,7 @@ fn large_header(number: u32) -> Vec<u8> {
     }
 }
 
-/// How an attack ended.
+/// End of an attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// The server hung up.

@@ -39,8 +39,8 @@ const CALLERS: usize = 64;
 /// Connections that they share.
 const CONNECTIONS: usize = 8;
 
-/// How long an honest caller waits after each call. All of them together leave the server idle for most of the time:
-/// where it is busy anyway, latency says more of the load than of the hostile peers.
+/// Pause of an honest caller after each call. All honest callers together leave the server idle for most of the time: on a
+/// busy one, latency would measure the load rather than the hostile peers.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Calls that one hostile peer has open at a time.

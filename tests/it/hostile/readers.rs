@@ -26,7 +26,7 @@ use crate::support::{
     replicas::{in_time, read},
 };
 
-/// How much the server may grow by such peers, in bytes.
+/// Maximum growth of the server by such peers, in bytes.
 const ROOM: u64 = 64 << 20;
 
 /// Windows of readers that take nothing, next to nothing, and the beginning of a message.
@@ -168,7 +168,7 @@ async fn watches_of_a_revoked_identity_end_though_nobody_reads() {
     server.stop().await;
 }
 
-/// What is said to come occupies nothing.
+/// The declared length of a request occupies no memory.
 #[tokio::test]
 async fn requests_that_do_not_end_cost_what_has_come_of_them() {
     let server = Process::start(&[]);
