@@ -72,8 +72,8 @@ impl SteeredClock {
         Self { base, offset: AtomicI64::new(0), steered: Mutex::default() }
     }
 
-    /// Steers towards `truth`, a reading of the other clock that is exact to within `give_or_take`. Returns the number of
-    /// microseconds by which the clock stepped: 0 unless this was the first reading. May be called concurrently.
+    /// Steers towards `truth`, a reading of the other clock that is exact to within `give_or_take`. Returns the number
+    /// of microseconds by which the clock stepped: 0 unless this was the first reading. May be called concurrently.
     pub fn steer(&self, truth: Timestamp, give_or_take: Duration) -> i64 {
         let mut steered = self.steered.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.base.now();

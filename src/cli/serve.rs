@@ -110,8 +110,8 @@ impl Signals {
     }
 }
 
-/// Makes the allocator return free memory to the system; never returns. The allocator does so only when a large block is
-/// freed: an idle server would keep the memory of its busiest second.
+/// Makes the allocator return free memory to the system; never returns. The allocator does so only when a large block
+/// is freed: an idle server would keep the memory of its busiest second.
 async fn return_free_memory() {
     loop {
         sleep(FREE_MEMORY_INTERVAL).await;

@@ -29,7 +29,7 @@ pub struct LimitsConfig {
     #[arg(long, env = "JOBTRACK_MAX_JOBS_PER_OWNER", default_value = "0", value_name = "COUNT")]
     pub max_jobs_per_owner: usize,
 
-    /// Maximum open connections; further ones are closed at once; 0: unlimited
+    /// Maximum open connections; beyond it the oldest unauthenticated one is closed, or the new one; 0: unlimited
     #[arg(long, env = "JOBTRACK_MAX_CONNECTIONS", default_value = "0", value_name = "COUNT")]
     pub max_connections: usize,
 

@@ -116,8 +116,8 @@ pub struct Config {
     #[arg(long, env = "JOBTRACK_DEFAULT_START_TIMEOUT", default_value = "0", value_name = "TIME", value_parser = duration)]
     default_start_timeout: Duration,
 
-    /// Maximum jobs in memory; when it is full, finished jobs are evicted (with Redis: jobs that Redis has), then new
-    /// jobs are rejected
+    /// Maximum jobs in memory; beyond it finished jobs are evicted, then (with Redis) any jobs that Redis has; if there
+    /// are none, new jobs are rejected
     #[arg(long, env = "JOBTRACK_MAX_MEMORY_JOBS", default_value = "100000", value_name = "COUNT", value_parser = count)]
     pub max_memory_jobs: usize,
 
@@ -167,7 +167,7 @@ pub struct RedisConfig {
     #[arg(long, env = "JOBTRACK_REDIS_POOL_SIZE", default_value = "8", value_name = "COUNT", value_parser = connections)]
     pub redis_pool_size: u32,
 
-    /// Maximum time for an answer of Redis
+    /// Maximum silence of Redis while an answer is awaited, 10ms to 4s
     #[arg(long, env = "JOBTRACK_REDIS_TIMEOUT", default_value = "250ms", value_name = "TIME", value_parser = timeout)]
     pub redis_timeout: Duration,
 

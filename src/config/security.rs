@@ -38,7 +38,7 @@ pub struct SecurityConfig {
     pub insecure: bool,
 
     /// Require callers to be listed in this identities file: {"identities": [{"name": ..., "sha256": digest of a token,
-    /// or "certificate": a URI or DNS name in one, "role": reader, reporter or admin, "owners": [...] or "*"}]}.
+    /// or "certificate": name in a client certificate, "role": reader, reporter or admin, "owners": [...] or "*"}]}.
     /// Reloaded when it changes
     #[arg(long, env = "JOBTRACK_AUTH_TOKENS", value_name = "FILE")]
     pub auth_tokens: Option<PathBuf>,

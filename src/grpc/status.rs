@@ -1,7 +1,7 @@
 //! Refusals on the wire. This is the only place that makes a gRPC status.
 //!
-//! Each carries one `ErrorInfo` of domain `jobtrack` whose metadata holds every variable part, and what else of
-//! `google.rpc` fits. No text of a store or of the code is in it.
+//! Each status carries one `ErrorInfo` of domain `jobtrack` whose metadata holds every variable part, and other details
+//! of `google.rpc` where they fit. It contains no text of a store or of the code.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -151,7 +151,7 @@ fn missing(needed: Needed) -> (&'static str, String) {
     }
 }
 
-/// The one `ErrorInfo`, with what of it varies.
+/// Returns details with one `ErrorInfo` of this reason and metadata.
 fn info<const N: usize>(reason: &str, metadata: [(&str, String); N]) -> ErrorDetails {
     let metadata = HashMap::from(metadata.map(|(key, value)| (key.to_owned(), value)));
     ErrorDetails::with_error_info(reason, DOMAIN, metadata)
@@ -181,7 +181,7 @@ fn naming(id: &JobId, mut details: ErrorDetails) -> ErrorDetails {
     details
 }
 
-/// To be tried again: what a moment may mend.
+/// Adds a retry delay to a temporary error.
 fn soon(mut details: ErrorDetails) -> ErrorDetails {
     details.set_retry_info(Some(SOON));
     details

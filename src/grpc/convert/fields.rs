@@ -17,7 +17,7 @@ use crate::{
     proto::{EncodedStruct, v1},
 };
 
-/// The description of a request that is no encoded message.
+/// Description of the violation of a request that can't be decoded.
 pub const UNDECODABLE: &str = "can't be decoded as the message that this method takes";
 
 /// Violations found in a request so far. Each reader returns the field's value, or a stand-in after noting a violation:
@@ -136,8 +136,8 @@ impl Fields {
         })
     }
 
-    /// The place in a list that a page token stands for; `None` where it is empty. It must be bound to what has this
-    /// `digest`, and so be from `origin`.
+    /// Reads a page token: returns the position in a list, or `None` if the token is empty. A token with another
+    /// `digest` is a violation: it is not from `origin`.
     pub fn place(&mut self, field: &str, token: &str, digest: Uuid, origin: &str) -> Option<Cursor> {
         let place = Cursor::from_token(token, digest);
         if place.is_none() && !token.is_empty() {
@@ -155,7 +155,7 @@ impl Fields {
         })
     }
 
-    /// The beginning of ids.
+    /// Reads a prefix of ids.
     pub fn id_prefix(&mut self, field: &str, prefix: String) -> String {
         // Each beginning of an id is one itself, unless it is empty.
         if !prefix.is_empty() && JobId::parse(&prefix).is_none() {

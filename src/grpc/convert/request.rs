@@ -18,7 +18,7 @@ use crate::{
     watch::{Pace, Scope},
 };
 
-/// Bookmarks where the caller does not say: proxies close silent streams.
+/// Interval between bookmarks unless the caller names one; short, because proxies close silent streams.
 const DEFAULT_BOOKMARK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Maximum percentage that counts as 100: a sum of rounded parts may be a little more.

@@ -26,7 +26,7 @@ impl Ending {
         Self { drain, deadline: None, grant: None }
     }
 
-    /// Returns those of the call with these `extensions`, on a server that drains when `drain` is cancelled.
+    /// Returns the reasons for the call with these `extensions`, on a server that drains when `drain` is cancelled.
     pub fn of(extensions: &Extensions, drain: &CancellationToken) -> Self {
         let context = CallContext::of(extensions);
         let deadline = context.and_then(|context| context.deadline.remaining());

@@ -79,7 +79,7 @@ impl Method {
         self.full_name().split_once('/').unwrap_or_default()
     }
 
-    /// A call has come, with its request.
+    /// Counts a call and its request.
     pub fn started(&self) {
         if let Some(numbers) = &self.numbers {
             numbers.started.inc();
@@ -87,14 +87,14 @@ impl Method {
         }
     }
 
-    /// So many messages were sent to the caller.
+    /// Counts messages that were sent to the caller.
     pub fn sent(&self, messages: u64) {
         if let Some(numbers) = &self.numbers {
             numbers.sent.inc_by(messages);
         }
     }
 
-    /// A call has ended.
+    /// Counts a call that has ended, and its duration.
     pub fn handled(&self, code: Code, time: Duration) {
         if let Some(numbers) = &self.numbers {
             numbers.handled[code as usize].inc();
@@ -107,7 +107,7 @@ impl Method {
 pub struct Methods {
     /// By their paths.
     known: Vec<Arc<Method>>,
-    /// In the place of every other.
+    /// Stands for all methods that are not served.
     unknown: Arc<Method>,
     families: Option<Families>,
 }
@@ -122,7 +122,7 @@ struct Families {
 }
 
 impl Methods {
-    /// Those that are served. Their calls are counted where they are `measured`.
+    /// Creates the methods that are served. Calls are counted if `measured`.
     pub fn new(measured: bool) -> Self {
         let families = measured.then(Families::new);
         let method = |kind: &str, service: &str, name: &str| {

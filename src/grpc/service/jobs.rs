@@ -54,7 +54,7 @@ impl Jobs {
     }
 }
 
-/// Room for one more watch of `caller`, of so many `jobs` if they are named, until it is dropped.
+/// Returns a permit for a watch of `caller` that names this number of `jobs`, or none; it ends when dropped.
 fn permit(tracker: &Tracker, caller: &Arc<Identity>, jobs: usize) -> Result<Permit, JobError> {
     let connection = Exchange::of_connection(|connection| connection.watches.clone());
     tracker.limits().watch(caller, jobs, connection.as_ref()).map_err(JobError::Exhausted)

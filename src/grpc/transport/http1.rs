@@ -37,8 +37,8 @@ const MAX_PART: usize = 16 * 1024;
 /// Maximum bytes that hyper buffers, of a request's head and of a response.
 const MAX_BUFFER: usize = 64 * 1024;
 
-/// Serves the calls that come over `io`, one after the other, until the peer ends or breaks the connection; after
-/// its `drain` is cancelled, the one that has come by then.
+/// Serves the calls that arrive on `io`, one after the other, until the peer ends or breaks the connection. After its
+/// `drain` is cancelled, only the call that has arrived by then is served.
 pub async fn serve<T>(io: T, service: Stack, origin: Arc<ClientConnection>) -> Result<(), hyper::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,

@@ -13,8 +13,8 @@ use tokio_util::io::poll_write_buf;
 /// Size of the buffer, in bytes.
 const BUFFER_SIZE: usize = 8 * 1024;
 
-/// A stream with a write buffer. It differs from [`BufWriter`](tokio::io::BufWriter) in that the buffer is freed when it
-/// is empty: most connections are idle most of the time.
+/// A stream with a write buffer. It differs from [`BufWriter`](tokio::io::BufWriter) in that the buffer is freed when
+/// it is empty: most connections are idle most of the time.
 #[derive(Debug)]
 pub struct LazyBufWriter<S> {
     stream: S,

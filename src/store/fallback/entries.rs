@@ -86,7 +86,7 @@ pub struct EntryMeta {
     pub lost: bool,
     /// No write of it was ever sent to the primary.
     pub unsent: bool,
-    /// The primary failed a command for it: until then no change of it is sent to the primary.
+    /// Time until which no change of the job is sent to the primary, which failed a command for it.
     pub suspect_until: Option<Instant>,
     /// Last version that the primary is known to have had.
     pub base: Option<Version>,
@@ -209,7 +209,7 @@ impl Entries {
         self.dirty_bytes -= displaced.as_ref().map_or(0, dirty_size);
     }
 
-    /// Removes and returns an entry: freeing it may take longer than a lock should be cached.
+    /// Removes and returns an entry: the caller frees it after releasing the lock, because that may take long.
     pub fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
         self.dirty_bytes -= dirty_size(&row);
@@ -252,7 +252,7 @@ impl Entries {
     }
 
     /// Evicts clean entries until a version fits into `capacity`, those of finished jobs first. Returns the evicted
-    /// entries: freeing them may take longer than a lock should be cached.
+    /// entries, to be freed after the lock is released, because that may take long.
     pub fn evict_for(
         &mut self,
         capacity: Capacity,

@@ -1,4 +1,4 @@
-//! Mistakes that time does not mend: what errors of Redis show them, and the way out.
+//! Mistakes that waiting does not correct: the errors of Redis that show them, and what to do.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind, cmd};
 
@@ -73,8 +73,8 @@ fn missing_right(error: &RedisError, refused: &[String]) -> String {
     format!("the user may not do what jobtrack has to ({}{refused}); it needs {RIGHTS}", text(error))
 }
 
-/// The commands that jobtrack sends or has scripts execute, as it does, apart from those that it can do without, that
-/// only some topologies need, and that execute scripts.
+/// Returns one example of each command that jobtrack sends or its scripts execute, with its keys. Optional commands,
+/// those of some topologies only, and those that execute scripts are left out.
 fn commands(keys: &Keys) -> Vec<String> {
     let id = JobId::lower_bound();
     let partition = Partition::of(&id);

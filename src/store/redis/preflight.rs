@@ -1,5 +1,5 @@
-//! Checks before the first call: mistakes that time does not mend abort the start, other problems are logged. What
-//! can't be checked then is checked as soon as it can be, and a mistake is logged.
+//! Checks before the first call: a mistake that waiting does not correct aborts the start, other problems are logged.
+//! Checks that are not possible yet are made later, and then a mistake is logged, too.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 

@@ -79,7 +79,7 @@ impl Beats {
         if self.last.is_some_and(|last| last > now) || marks.clone().any(|(mark, _)| mark > now) {
             return Some(HeldBack::ClockSetBack);
         }
-        // What a replica acknowledged behind its mark Redis may not have.
+        // Redis may lack what a replica acknowledged after its mark.
         let late = marks.filter(|(mark, _)| (now - bound..now - SILENCE).contains(mark)).min();
         if let Some(replica) = late.and_then(|(_, process)| replicas.iter().find(|replica| replica.id == *process)) {
             let silence = Some(now.since(replica.last_seen)).filter(|silence| *silence > SILENCE);

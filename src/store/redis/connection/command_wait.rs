@@ -47,7 +47,7 @@ impl CommandWait {
     }
 
     /// Waits for `work` of a server whose last answer was `heard`, and calls `doubt` when a doubt begins. Before it
-    /// gives up and returns `None`, it lets all `turns` pass that an answer needs which has arrived.
+    /// gives up with `None`, it waits for `turns`, so that an answer that has arrived can be read.
     pub async fn wait<T>(
         &mut self,
         heard: impl Fn() -> Option<Instant>,

@@ -9,7 +9,7 @@ use super::server::REQUIRED;
 /// The error text of an old Redis for commands in a form that it does not support.
 const UNKNOWN_SYNTAX: &str = "syntax error";
 
-/// The error of a server that is not the last one any more; see [`Connector`](super::Connector).
+/// The error of a server that was restarted or replaced since the last connection; see [`Connector`](super::Connector).
 pub const RESTARTED: &str = "Redis was restarted or replaced";
 
 macro_rules! reasons {
