@@ -1,11 +1,6 @@
 //! The labels of a job.
 
-use std::{
-    fmt::{self, Write},
-    iter::from_fn,
-    mem::swap,
-    sync::Arc,
-};
+use std::{fmt, iter::from_fn, mem::swap, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -13,7 +8,7 @@ use serde::{
 };
 
 /// Key-value pairs for filters, ordered by key. Shared, so that the next version of a job needs no copy, and in one
-/// allocation, as netstrings: an allocation for each text would take several times the memory of the texts.
+/// allocation, each text behind its length: an allocation for each text would take several times the memory of the texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels(Arc<str>);
 
@@ -40,11 +35,39 @@ impl Labels {
     }
 }
 
-/// Splits the first netstring off `rest`.
+/// Bits of a length that each character of it holds. Together with [`MORE`] they are an ASCII character.
+const LENGTH_BITS: usize = 6;
+
+/// Bit of a character that is not the last one of a length.
+const MORE: u8 = 1 << LENGTH_BITS;
+
+/// Appends `text` behind its length, whose lowest bits come first.
+fn push_text(into: &mut String, text: &str) {
+    let mut length = text.len();
+    loop {
+        let (bits, rest) = (length.to_le_bytes()[0] & (MORE - 1), length >> LENGTH_BITS);
+        into.push(char::from(if rest == 0 { bits } else { bits | MORE }));
+        if rest == 0 {
+            break;
+        }
+        length = rest;
+    }
+    into.push_str(text);
+}
+
+/// Splits the first text and its length off `rest`.
 fn next_text<'a>(rest: &mut &'a str) -> Option<&'a str> {
-    let (length, behind) = rest.split_once(':')?;
-    let (text, behind) = behind.split_at_checked(length.parse().ok()?)?;
-    *rest = behind.strip_prefix(',')?;
+    let (mut length, mut read) = (0, 0);
+    loop {
+        let byte = *rest.as_bytes().get(read)?;
+        length |= usize::from(byte & (MORE - 1)) << (read * LENGTH_BITS);
+        read += 1;
+        if byte & MORE == 0 {
+            break;
+        }
+    }
+    let (text, behind) = rest.get(read..)?.split_at_checked(length)?;
+    *rest = behind;
     Some(text)
 }
 
@@ -60,9 +83,9 @@ impl FromIterator<(String, String)> for Labels {
             }
             is_same
         });
-        let mut text = String::with_capacity(pairs.iter().map(|(key, value)| key.len() + value.len() + 10).sum());
+        let mut text = String::with_capacity(pairs.iter().map(|(key, value)| key.len() + value.len() + 4).sum());
         for part in pairs.iter().flat_map(|(key, value)| [key, value]) {
-            _ = write!(text, "{}:{part},", part.len());
+            push_text(&mut text, part);
         }
         Self(text.into())
     }
@@ -110,13 +133,15 @@ mod tests {
 
     #[test]
     fn any_text_may_be_a_label() {
-        let texts = ["", ":", ",", "3:a,", "4:", "\0", "é", "1:é,1:é,", "a"];
+        let long = ["é".repeat(31), "é".repeat(32), "x".repeat(4095), "x".repeat(4096), "x".repeat(300_000)];
+        let texts = ["", ":", "@", "A", "\0", "\u{1}é", "é", "a"].into_iter().chain(long.iter().map(String::as_str));
+        let texts: Vec<_> = texts.collect();
         let pairs = || texts.iter().flat_map(|key| texts.iter().rev().map(move |value| (*key, *value)));
         let labels: Labels = pairs().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let mut keys = texts;
+        let mut keys = texts.clone();
         keys.sort_unstable();
         // The later value of each key counts.
-        assert!(labels.iter().eq(keys.iter().map(|key| (*key, ""))), "{labels:?}");
+        assert!(labels.iter().eq(keys.iter().map(|key| (*key, texts[0]))), "{labels:?}");
         for (key, value) in pairs() {
             let one = Labels::from([(key.to_owned(), value.to_owned())]);
             assert!(one.iter().eq([(key, value)]), "{one:?}");

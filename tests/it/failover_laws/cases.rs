@@ -282,8 +282,8 @@ async fn a_missing_job_is_lost_as_long_as_deletions_are_remembered(#[case] unhea
     assert_eq!(told.is_ok(), is_lost, "{told:?}");
 }
 
-/// A replica that is cut off does not answer NOT_FOUND: the job may have been deleted or kept elsewhere, or another one may
-/// have its id.
+/// A replica that is cut off does not answer `NOT_FOUND`: the job may have been deleted or kept elsewhere, or another
+/// one may have its id.
 #[rstest]
 #[case::time_is_over(false)]
 #[case::removed_and_never_recorded(true)]
