@@ -2,6 +2,7 @@
 
 mod cases;
 mod freshness;
+mod losses;
 mod world;
 
 use proptest::prelude::*;

@@ -102,6 +102,11 @@ impl LocalCache {
             if !comes_after(job, &row.job) {
                 return;
             }
+            // The pass may compare with data that the primary has lost since. Only a merge decides between two ends.
+            let ended_here = row.job.state.is_terminal() && cached.incarnation_id == job.version.incarnation_id;
+            if ended_here && job.removal.is_none() && !entries.partitions[partition].is_available() {
+                return;
+            }
             let displaced = row.job.clone();
             self.announce_displaced(&mut entries, &displaced, job, now);
         }
