@@ -18,9 +18,11 @@ impl Labels {
         self.0.is_empty()
     }
 
-    /// Returns the value of `key`.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        self.iter().find_map(|(other, value)| (other == key).then_some(value))
+    /// Returns whether all pairs of `others` are among these.
+    pub fn contains(&self, others: &Self) -> bool {
+        // One pass, because both are in the order of their keys.
+        let mut pairs = self.iter();
+        others.iter().all(|other| pairs.any(|pair| pair == other))
     }
 
     /// Returns all pairs, in the order of their keys.
@@ -83,6 +85,9 @@ impl FromIterator<(String, String)> for Labels {
             }
             is_same
         });
+        if pairs.is_empty() {
+            return Self::default();
+        }
         let mut text = String::with_capacity(pairs.iter().map(|(key, value)| key.len() + value.len() + 4).sum());
         for part in pairs.iter().flat_map(|(key, value)| [key, value]) {
             push_text(&mut text, part);
@@ -145,8 +150,10 @@ mod tests {
         for (key, value) in pairs() {
             let one = Labels::from([(key.to_owned(), value.to_owned())]);
             assert!(one.iter().eq([(key, value)]), "{one:?}");
-            assert_eq!((one.get(key), one.get("another")), (Some(value), None));
+            assert_eq!((labels.contains(&one), one.contains(&labels)), (value.is_empty(), false));
         }
+        assert!(labels.contains(&labels) && labels.contains(&Labels::default()));
+        assert!(!Labels::default().contains(&labels));
         assert!(!labels.is_empty() && Labels::default().is_empty() && Labels::default().iter().next().is_none());
     }
 }

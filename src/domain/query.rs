@@ -55,7 +55,7 @@ impl Filter {
         self.matches_names(&job.id, &job.kind, &job.owner)
             && self.created_after.is_none_or(|time| time <= job.create_time)
             && self.created_before.is_none_or(|time| job.create_time < time)
-            && (self.labels.is_empty() || self.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value)))
+            && job.labels.contains(&self.labels)
     }
 
     /// Returns whether a job of this id, kind and owner can be selected.
