@@ -125,13 +125,13 @@ impl Exchange {
         _ = EXCHANGE.try_with(|exchange| exchange.expiry.replace(expiry));
     }
 
-    /// Counts `bytes` more of this call's request, until its handler has returned.
+    /// Counts `bytes` more of this call's request, until [`release_request`](Self::release_request).
     pub fn hold_request(bytes: usize) -> Result<(), JobError> {
         let hold = |exchange: &Self| exchange.hold(&exchange.request, bytes);
         EXCHANGE.try_with(hold).unwrap_or(Ok(()))
     }
 
-    /// Releases the counted bytes of this call's request, and its turn: its handler has returned.
+    /// Releases the counted bytes of this call's request, and its turn: its handler has stored it or returned.
     pub fn release_request() {
         _ = EXCHANGE.try_with(|exchange| {
             exchange.end_turn();
@@ -191,8 +191,8 @@ impl Exchange {
         }
     }
 
-    /// Ends the turn of this call after its request was decoded.
-    pub fn request_is_read() {
+    /// Ends the turn of this call, if it has one: its request is decoded, or it waits.
+    pub fn end_current_turn() {
         _ = EXCHANGE.try_with(Self::end_turn);
     }
 

@@ -11,8 +11,9 @@ pub mod methods;
 pub mod whole_messages;
 
 use std::{
+    future::poll_fn,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -123,7 +124,7 @@ pub async fn call(middleware: Arc<CallMiddleware>, mut request: Request, next: N
                 request = call.limit(request, Ending::within(CONVERSATION, &context, &middleware.drain));
             }
             request.extensions_mut().insert(context);
-            let answered = timeout_at(limit, next.run(request).instrument(call.span.clone())).await;
+            let answered = timeout_at(limit, without_idle_turn(next.run(request).instrument(call.span.clone()))).await;
             Exchange::release_request();
             match answered {
                 Ok(response) => restate(&response, call.method.request_max()).map_or(response, Status::into_http),
@@ -133,6 +134,20 @@ pub async fn call(middleware: Arc<CallMiddleware>, mut request: Request, next: N
         Err(refusal) => refusal.into_http(),
     };
     call.follow(response)
+}
+
+/// Runs `answer`. A call that waits, for its caller or for the store, ends its turn: another call of its connection may
+/// decode or encode a heavy message then.
+async fn without_idle_turn<F: Future>(answer: F) -> F::Output {
+    let mut answer = pin!(answer);
+    poll_fn(|cx| {
+        let polled = answer.as_mut().poll(cx);
+        if polled.is_pending() {
+            Exchange::end_current_turn();
+        }
+        polled
+    })
+    .await
 }
 
 fn metadata_size(headers: &HeaderMap) -> usize {

@@ -34,6 +34,9 @@ const COUNTED_MIN: usize = 1024;
 /// Bytes before each message: its compression flag and its length.
 const PREFIX: usize = 5;
 
+/// Flag of a compressed message, its first byte.
+const COMPRESSED: u8 = 1;
+
 /// Passes whole messages of requests to the services.
 #[derive(Clone, Debug)]
 pub struct WholeMessages(pub Routes);
@@ -188,7 +191,8 @@ impl HttpBody for Messages {
                 return Poll::Ready(Some(Err(error.into())));
             }
             let whole = this.take(data);
-            if whole.len() >= HEAVY_MIN
+            // A compressed message may be heavy however short it is.
+            if (whole.len() >= HEAVY_MIN || whole.first() == Some(&COMPRESSED))
                 && let Some(turn) = Exchange::turn()
             {
                 this.turn = Turn::Waiting(whole, Box::pin(turn));

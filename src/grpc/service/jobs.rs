@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
-use super::response::{Events, respond, respond_with, too_large, until};
+use super::response::{Events, respond, respond_stored, respond_with, too_large, until};
 use crate::{
     domain::{Change, Identity, JobError, JobId, View},
     grpc::{
@@ -48,9 +48,10 @@ impl Jobs {
     async fn stored_change<R>(&self, request: Request<R>, read: Read<R>) -> Result<Changed, Status> {
         let caller = caller(&request)?;
         let (id, change) = read(request.into_inner())?;
-        Exchange::request_is_read();
         note(&id);
-        Ok(self.tracker.on_behalf_of(&caller).change(&id, &change).await?)
+        let changed = self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
+        Exchange::release_request();
+        Ok(changed)
     }
 }
 
@@ -73,14 +74,15 @@ impl JobService for Jobs {
     async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Answer<v1::CreateJobResponse> {
         let caller = caller(&request)?;
         let new = convert::create(request.into_inner(), self.tracker.timeouts())?;
-        Exchange::request_is_read();
-        let (stored, created) = match self.tracker.on_behalf_of(&caller).create(new).await? {
+        let created = self.tracker.on_behalf_of(&caller).create(new).await?;
+        Exchange::release_request();
+        let (stored, created) = match created {
             CreateOutcome::Created(stored) => (stored, true),
             CreateOutcome::Existing(stored) => (stored, false),
         };
         note(&stored.job.id);
         let job = Some(convert::job(&stored, self.tracker.now(), View::Full));
-        respond(v1::CreateJobResponse { job, created })
+        respond_stored(v1::CreateJobResponse { job, created })
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::GetJobResponse> {
@@ -125,23 +127,23 @@ impl JobService for Jobs {
         let Changed { stored, .. } = self.stored_change(request, convert::start_attempt).await?;
         let claim = stored.job.claim.map(|claim| claim.text()).unwrap_or_default();
         let job = Some(convert::job(&stored, self.tracker.now(), View::Full));
-        respond(v1::StartAttemptResponse { job, claim })
+        respond_stored(v1::StartAttemptResponse { job, claim })
     }
 
     async fn update_progress(&self, request: Request<v1::UpdateProgressRequest>) -> Answer<v1::UpdateProgressResponse> {
         let (job, effect) = self.change(request, convert::update).await?;
         let (applied, ignored) = (effect == Effect::Applied, convert::ignored(effect).into());
-        respond(v1::UpdateProgressResponse { job: Some(job), applied, ignored })
+        respond_stored(v1::UpdateProgressResponse { job: Some(job), applied, ignored })
     }
 
     async fn complete_job(&self, request: Request<v1::CompleteJobRequest>) -> Answer<v1::CompleteJobResponse> {
         let (job, _) = self.change(request, convert::complete).await?;
-        respond(v1::CompleteJobResponse { job: Some(job) })
+        respond_stored(v1::CompleteJobResponse { job: Some(job) })
     }
 
     async fn fail_job(&self, request: Request<v1::FailJobRequest>) -> Answer<v1::FailJobResponse> {
         let (job, _) = self.change(request, convert::fail).await?;
-        respond(v1::FailJobResponse { job: Some(job) })
+        respond_stored(v1::FailJobResponse { job: Some(job) })
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::CancelJobResponse> {
@@ -150,12 +152,12 @@ impl JobService for Jobs {
         if let Some(caller) = by_force {
             audit::cancelled_by_force(caller, &job.id);
         }
-        respond(v1::CancelJobResponse { job: Some(job) })
+        respond_stored(v1::CancelJobResponse { job: Some(job) })
     }
 
     async fn confirm_cancel(&self, request: Request<v1::ConfirmCancelRequest>) -> Answer<v1::ConfirmCancelResponse> {
         let (job, _) = self.change(request, convert::confirm_cancel).await?;
-        respond(v1::ConfirmCancelResponse { job: Some(job) })
+        respond_stored(v1::ConfirmCancelResponse { job: Some(job) })
     }
 
     async fn delete_job(&self, request: Request<v1::DeleteJobRequest>) -> Answer<v1::DeleteJobResponse> {
@@ -186,7 +188,6 @@ impl JobService for Jobs {
         let caller = caller(&request)?;
         let (ending, jobs) = (Ending::of(request.extensions(), &self.drain), request.get_ref().job_ids.len());
         let (scope, resume_token, pace, view) = convert::watch_jobs(request.into_inner())?;
-        Exchange::request_is_read();
         let permit = permit(&self.tracker, &caller, jobs)?;
         let watch = self.tracker.on_behalf_of(&caller).watch_jobs(scope, &resume_token, pace);
         let events = unfold(Some((Box::new((watch, permit)), self.tracker.clone())), move |open| async move {

@@ -133,11 +133,25 @@ where
 /// memory that is left for answers.
 pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     let size = message.encoded_len();
-    if size > RESPONSE_MAX {
-        return Err(too_large());
-    }
     if size >= HEAVY_MIN {
         Exchange::announce_response(size)?;
+    }
+    compress(message, size)
+}
+
+/// Answers with `message`, which tells of a stored change: an error for want of memory would deny that.
+pub fn respond_stored<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
+    let size = message.encoded_len();
+    if size >= HEAVY_MIN {
+        // Without it the answer is not counted, unless it has to wait for its reader.
+        _ = Exchange::announce_response(size);
+    }
+    compress(message, size)
+}
+
+fn compress<M>(message: M, size: usize) -> Result<Response<M>, Status> {
+    if size > RESPONSE_MAX {
+        return Err(too_large());
     }
     let mut response = Response::new(message);
     if !COMPRESSED.contains(&size) {

@@ -104,8 +104,11 @@ impl HttpBody for Limited {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.rest.is_empty() {
-            self.exchange.release_response();
             let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+            // Counted until its last part is passed on.
+            if !matches!(&frame, Some(Ok(frame)) if frame.data_ref().is_some_and(|data| data.len() > MAX_PART)) {
+                self.exchange.release_response();
+            }
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) if data.len() > MAX_PART => {
                     if let Err(error) = self.exchange.hold_response(data.len()) {

@@ -37,13 +37,17 @@ pub async fn large_jobs(client: &mut Client) -> Vec<String> {
     let mut ids = Vec::new();
     for id in ["large-1", "large-2", "large-3"] {
         create(client, id).await;
-        let text = Value { kind: Some(Kind::StringValue("x".repeat(1_000_000))) };
-        let result = Some(Struct { fields: [("text".to_owned(), text)].into() }.into());
-        let request = CompleteJobRequest { job_id: id.into(), result, ..CompleteJobRequest::default() };
-        client.complete_job(request).await.expect("it ends");
+        client.complete_job(completion(id, 1_000_000)).await.expect("it ends");
         ids.push(id.to_owned());
     }
     ids
+}
+
+/// Returns a request that completes `job_id` with a document of so many bytes.
+fn completion(job_id: &str, size: usize) -> CompleteJobRequest {
+    let text = Value { kind: Some(Kind::StringValue("x".repeat(size))) };
+    let result = Some(Struct { fields: [("text".to_owned(), text)].into() }.into());
+    CompleteJobRequest { job_id: job_id.into(), result, ..CompleteJobRequest::default() }
 }
 
 /// Waits until the server has given back what it grew by.
@@ -276,4 +280,44 @@ async fn answers_on_connections_that_are_not_read_cost_little() {
     }
     let grown = largest.saturating_sub(before);
     assert!(grown < ROOM, "the server grew by {grown} bytes");
+}
+
+/// Heavy messages of a connection take turns. A request whose end does not come keeps none.
+#[tokio::test]
+async fn request_without_an_end_holds_up_no_heavy_answer() {
+    let server = Server::start().await;
+    large_jobs(&mut server.client().await).await;
+    let raw = Raw::connect(server.address).await;
+    let (_response, mut body) = raw.open("JobService/CompleteJob", &[("grpc-timeout", "60S")]).await;
+    body.send_data(frame(&completion("absent", 100_000).encode_to_vec()).into(), false).expect("the stream is open");
+    let get = frame(&read("large-1").encode_to_vec());
+    for _ in 0..3 {
+        let answer = raw.send("JobService/GetJob", &[("grpc-timeout", "5S")], get.clone()).await;
+        assert!(answer.outcome().expect("it is answered").len() > 1_000_000);
+    }
+    server.stop().await;
+}
+
+/// Other callers hold nearly all of the memory for calls: what is stored is not answered with an error for want of it.
+#[tokio::test]
+async fn stored_change_is_not_answered_as_if_there_had_been_no_memory() {
+    let server = Server::with(&["--max-memory", "64MiB"]).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let raw = Raw::connect(server.address).await;
+        for _ in 0..4 {
+            let (response, mut body) = raw.open("JobService/CompleteJob", &[("grpc-timeout", "60S")]).await;
+            let beginning = vec![b'x'; 950_000];
+            body.send_data(frame_as(0, 1 << 20, &beginning).into(), false).expect("the stream is open");
+            others.push((response, body));
+        }
+    }
+    Scrape::until(server.http, "the requests of others", |scrape| {
+        scrape.count("jobtrack_calls_held_bytes") > 15_000_000
+    })
+    .await;
+    client.complete_job(completion("a", 1_000_000)).await.expect("it is stored, and said to be");
+    server.stop().await;
 }

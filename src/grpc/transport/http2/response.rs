@@ -97,7 +97,7 @@ where
 async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchange) -> Result<(), End> {
     if exchange.has_heavy_response() {
         // Boxed, because few responses are heavy, and the others should not be the larger for it.
-        Box::pin(wait_for_turn(exchange)).await.map_err(End::CutOff)?;
+        Box::pin(wait_for_turn(to, exchange)).await?;
     }
     loop {
         let frame = poll_fn(|cx| match to.poll_reset(cx) {
@@ -119,12 +119,13 @@ async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchang
 }
 
 /// Waits until the response may be encoded, or must end.
-async fn wait_for_turn(exchange: &mut Exchange) -> Result<(), JobError> {
+async fn wait_for_turn(to: &mut SendStream<Bytes>, exchange: &mut Exchange) -> Result<(), End> {
     let expiry = take(exchange.expiry());
     tokio::select! {
         biased;
         () = exchange.take_turn() => {}
-        error = expiry.reached() => return Err(error),
+        _ = poll_fn(|cx| to.poll_reset(cx)) => return Err(End::Gone),
+        error = expiry.reached() => return Err(End::CutOff(error)),
     }
     *exchange.expiry() = expiry;
     Ok(())
