@@ -101,9 +101,9 @@ class Server:
         return self._log.read()
 
     def stop(self):
-        """Sends SIGTERM, unless that was done, and expects a clean end. Does nothing the second time."""
+        """Sends SIGTERM, unless that was done, and expects a clean end. Returns the log. Does nothing the second time."""
         if self._log.closed:
-            return
+            return ""
         self.process.terminate()
         with patience(self.process):
             self.process.communicate()
@@ -112,6 +112,7 @@ class Server:
         self._log.close()
         if self.process.returncode != 0 or "panicked" in log:
             raise AssertionError(f"exit code {self.process.returncode}, log:\n{log}")
+        return log
 
 
 class ServerCase(unittest.TestCase):

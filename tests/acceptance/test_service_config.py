@@ -46,7 +46,8 @@ class ServiceConfig(unittest.TestCase):
             with self.assertRaises(grpc.RpcError) as caught:
                 getattr(jobs, method)(request)
             self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
-        lines = [json.loads(line) for line in server.log().splitlines()]
+        # Lines are written in the background: all are there when the server has stopped.
+        lines = [json.loads(line) for line in server.stop().splitlines()]
         seen = [line["span"]["method"] for line in lines if line.get("message") == "call"]
         for method, (_, attempts) in calls.items():
             with self.subTest(method):
