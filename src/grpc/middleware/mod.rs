@@ -11,9 +11,8 @@ pub mod methods;
 pub mod whole_messages;
 
 use std::{
-    future::poll_fn,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -124,7 +123,8 @@ pub async fn call(middleware: Arc<CallMiddleware>, mut request: Request, next: N
                 request = call.limit(request, Ending::within(CONVERSATION, &context, &middleware.drain));
             }
             request.extensions_mut().insert(context);
-            let answered = timeout_at(limit, without_idle_turn(next.run(request).instrument(call.span.clone()))).await;
+            let answer = next.run(request).instrument(call.span.clone());
+            let answered = timeout_at(limit, WithoutIdleTurn { answer }).await;
             Exchange::release_request();
             match answered {
                 Ok(response) => restate(&response, call.method.request_max()).map_or(response, Status::into_http),
@@ -134,20 +134,6 @@ pub async fn call(middleware: Arc<CallMiddleware>, mut request: Request, next: N
         Err(refusal) => refusal.into_http(),
     };
     call.follow(response)
-}
-
-/// Runs `answer`. A call that waits, for its caller or for the store, ends its turn: another call of its connection may
-/// decode or encode a heavy message then.
-async fn without_idle_turn<F: Future>(answer: F) -> F::Output {
-    let mut answer = pin!(answer);
-    poll_fn(|cx| {
-        let polled = answer.as_mut().poll(cx);
-        if polled.is_pending() {
-            Exchange::end_current_turn();
-        }
-        polled
-    })
-    .await
 }
 
 fn metadata_size(headers: &HeaderMap) -> usize {
@@ -265,6 +251,27 @@ fn span(method: &Method, peer: Option<SocketAddr>, caller: Option<traces::Contex
     let (service, method) = method.names();
     traces::begin_call(&span, caller, service, method);
     span
+}
+
+pin_project! {
+    /// A call that ends its turn when it waits, for its caller or for the store: another call of its connection may decode
+    /// or encode a heavy message then. Not an async function, which would move the large future once more.
+    struct WithoutIdleTurn<F> {
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F: Future> Future for WithoutIdleTurn<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let polled = self.project().answer.poll(cx);
+        if polled.is_pending() {
+            Exchange::end_current_turn();
+        }
+        polled
+    }
 }
 
 pin_project! {
