@@ -340,7 +340,8 @@ async fn limit_of_open_files_is_raised_to_the_hard_limit() {
     assert_eq!(line.split_whitespace().filter(|word| *word == "1000").count(), 2, "{line}");
 }
 
-#[tokio::test]
+// The clients answer the drain while the end of the server is awaited.
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_leave_files_for_others() {
     let server = with_files(300, 300);
     let http = server.banner.split("http://").last().and_then(|rest| rest.split('/').next());

@@ -12,6 +12,7 @@ use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::{
     net::{TcpListener, TcpStream},
+    task::yield_now,
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -52,7 +53,7 @@ pub async fn serve(
     let cut_off = CancellationToken::new();
     let acceptor = Acceptor::new(tls, service, limits, shutdown);
     while let Some((stream, address)) = acceptor.shutdown.run_until_cancelled(accept(&listener)).await {
-        if !acceptor.admit(connections.len()) {
+        if !acceptor.admit(&connections).await {
             debug!(peer = %address, "connection rejected: --max-connections reached");
             continue;
         }
@@ -111,15 +112,24 @@ impl Acceptor {
         Self { tls, service, limits, unauthenticated, full_lines, shutdown, drain }
     }
 
-    /// Admits a connection besides `open` others. At the maximum the oldest unauthenticated connection is closed first,
+    /// Admits a connection besides the open `connections`. At the maximum the oldest unauthenticated one is closed first,
     /// so that silent peers keep no caller out. Returns whether the connection is admitted.
-    fn admit(&self, open: usize) -> bool {
+    async fn admit(&self, connections: &TaskTracker) -> bool {
+        let open = connections.len();
         if !self.limits.allows_connection(open) {
             self.log_full(open);
-            return self.unauthenticated.close_oldest();
+            if !self.unauthenticated.close_oldest() {
+                return false;
+            }
+        } else if self.limits.allows_unauthenticated(self.unauthenticated.count())
+            || !self.unauthenticated.close_oldest()
+        {
+            return true;
         }
-        if !self.limits.allows_unauthenticated(self.unauthenticated.count()) {
-            self.unauthenticated.close_oldest();
+        // The closed connection has its file until its task ends, which it does as soon as it runs. Without waiting,
+        // connections that arrive quickly would use up all files.
+        while connections.len() >= open {
+            yield_now().await;
         }
         true
     }
