@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
+use prost::Message;
 use tokio::{
     sync::Semaphore,
     task::{futures::TaskLocalFuture, yield_now},
@@ -88,6 +89,8 @@ pub struct Exchange {
     expiry: RefCell<Expiry>,
     /// Counted bytes of the request.
     request: Cell<usize>,
+    /// The request came compressed, and was counted as it came.
+    is_compressed: Cell<bool>,
     /// Counted bytes of the response.
     response: Cell<usize>,
     has_turn: Cell<bool>,
@@ -108,6 +111,7 @@ impl Exchange {
             connection,
             expiry: RefCell::default(),
             request: Cell::default(),
+            is_compressed: Cell::default(),
             response: Cell::default(),
             has_turn: Cell::default(),
         };
@@ -128,6 +132,20 @@ impl Exchange {
     /// Counts `bytes` more of this call's request, until [`release_request`](Self::release_request).
     pub fn hold_request(bytes: usize) -> Result<(), JobError> {
         let hold = |exchange: &Self| exchange.hold(&exchange.request, bytes);
+        EXCHANGE.try_with(hold).unwrap_or(Ok(()))
+    }
+
+    /// Records that this call's request is compressed.
+    pub fn mark_compressed() {
+        _ = EXCHANGE.try_with(|exchange| exchange.is_compressed.set(true));
+    }
+
+    /// Counts the bytes of this call's request once more as it is decoded, if it was compressed.
+    pub fn hold_decoded(request: &impl Message) -> Result<(), JobError> {
+        let hold = |exchange: &Self| {
+            let bytes = if exchange.is_compressed.take() { request.encoded_len() } else { 0 };
+            if bytes == 0 { Ok(()) } else { exchange.hold(&exchange.request, bytes) }
+        };
         EXCHANGE.try_with(hold).unwrap_or(Ok(()))
     }
 

@@ -191,6 +191,9 @@ impl HttpBody for Messages {
                 return Poll::Ready(Some(Err(error.into())));
             }
             let whole = this.take(data);
+            if whole.first() == Some(&COMPRESSED) {
+                Exchange::mark_compressed();
+            }
             // A compressed message may be heavy however short it is.
             if (whole.len() >= HEAVY_MIN || whole.first() == Some(&COMPRESSED))
                 && let Some(turn) = Exchange::turn()

@@ -40,13 +40,14 @@ impl Jobs {
     }
 
     /// Makes the change that `read` finds in a request; returns the job as stored, and the effect of the change.
-    async fn change<R>(&self, request: Request<R>, read: Read<R>) -> Result<(v1::Job, Effect), Status> {
+    async fn change<R: Message>(&self, request: Request<R>, read: Read<R>) -> Result<(v1::Job, Effect), Status> {
         let Changed { stored, effect, .. } = self.stored_change(request, read).await?;
         Ok((convert::job(&stored, self.tracker.now(), View::Full), effect))
     }
 
-    async fn stored_change<R>(&self, request: Request<R>, read: Read<R>) -> Result<Changed, Status> {
+    async fn stored_change<R: Message>(&self, request: Request<R>, read: Read<R>) -> Result<Changed, Status> {
         let caller = caller(&request)?;
+        Exchange::hold_decoded(request.get_ref())?;
         let (id, change) = read(request.into_inner())?;
         note(&id);
         let changed = self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
@@ -73,6 +74,7 @@ impl JobService for Jobs {
 
     async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Answer<v1::CreateJobResponse> {
         let caller = caller(&request)?;
+        Exchange::hold_decoded(request.get_ref())?;
         let new = convert::create(request.into_inner(), self.tracker.timeouts())?;
         let created = self.tracker.on_behalf_of(&caller).create(new).await?;
         Exchange::release_request();

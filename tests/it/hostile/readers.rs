@@ -13,7 +13,7 @@ use prost::Message;
 use prost_types::{Struct, Value, value::Kind};
 use serde_json::json;
 use tokio::time::sleep;
-use tonic::{Code, Status};
+use tonic::{Code, Status, codec::CompressionEncoding};
 
 use crate::support::{
     Admin, Client, Server, create,
@@ -23,6 +23,7 @@ use crate::support::{
     process::Process,
     raw::{Raw, answer, frame, frame_as, unread},
     reason,
+    redis::Redis,
     replicas::{in_time, read},
 };
 
@@ -319,5 +320,27 @@ async fn stored_change_is_not_answered_as_if_there_had_been_no_memory() {
     })
     .await;
     client.complete_job(completion("a", 1_000_000)).await.expect("it is stored, and said to be");
+    server.stop().await;
+}
+
+/// Requests that wait for a silent Redis occupy memory as they are decoded, however small they came.
+#[tokio::test]
+async fn compressed_requests_are_bounded_as_they_are_decoded() {
+    let redis = Redis::start().await;
+    let flags = ["--redis-url", &redis.url(), "--redis-timeout", "4s", "--max-memory", "64MiB"];
+    let server = Server::with(&flags).await;
+    let mut client = server.client().await.send_compressed(CompressionEncoding::Gzip);
+    create(&mut client, "a").await;
+    redis.signal("STOP");
+    let calls = (0..10).map(|_| {
+        let mut client = client.clone();
+        async move { client.complete_job(completion("a", 1_000_000)).await.map_err(|status| reason(&status)) }
+    });
+    let outcomes = join_all(calls).await;
+    redis.signal("CONT");
+    // A sixteenth of the memory, but at least 5 MiB, is for the calls of one connection.
+    let rejected = outcomes.iter().filter(|outcome| outcome.as_ref().is_err_and(|reason| reason == "TOO_MANY_BYTES"));
+    assert!((4..=6).contains(&rejected.count()), "{outcomes:?}");
+    none_held(&server).await;
     server.stop().await;
 }
