@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use h2::{SendStream, client::ResponseFuture};
 use jobtrack::proto::v1::{
-    BatchGetJobsRequest, CompleteJobRequest, GetStatsRequest, WatchJobRequest, WatchJobsRequest,
+    BatchGetJobsRequest, CompleteJobRequest, FailJobRequest, Failure, GetStatsRequest, WatchJobRequest,
+    WatchJobsRequest,
 };
 use prost::Message;
 use prost_types::{Struct, Value, value::Kind};
@@ -331,6 +332,13 @@ async fn compressed_requests_are_bounded_as_they_are_decoded() {
     let server = Server::with(&flags).await;
     let mut client = server.client().await.send_compressed(CompressionEncoding::Gzip);
     create(&mut client, "a").await;
+    // Their answers are small: the job has ended otherwise.
+    let failure = FailJobRequest {
+        job_id: "a".into(),
+        failure: Some(Failure { code: Some(2), ..Failure::default() }),
+        ..FailJobRequest::default()
+    };
+    client.fail_job(failure).await.expect("it ends");
     redis.signal("STOP");
     let calls = (0..10).map(|_| {
         let mut client = client.clone();
