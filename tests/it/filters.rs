@@ -11,6 +11,7 @@ use jobtrack::proto::v1::{
 };
 use rstest::rstest;
 use tokio::{task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     Client, Server, create, new_job,
@@ -211,13 +212,16 @@ fn owned(id: &str) -> CreateJobRequest {
     CreateJobRequest { owner: "o".into(), ..new_job(id) }
 }
 
-/// Creates jobs until dropped.
-fn create_all_the_time(client: &Client) -> JoinSet<()> {
+/// Creates jobs until `stop` is cancelled. An aborted task would leave a creation under way.
+fn create_all_the_time(client: &Client, stop: &CancellationToken) -> JoinSet<()> {
     let mut creators = JoinSet::new();
     for part in 0..2 {
-        let mut client = client.clone();
+        let (mut client, stop) = (client.clone(), stop.clone());
         creators.spawn(async move {
             for n in 0.. {
+                if stop.is_cancelled() {
+                    return;
+                }
                 make(&mut client, owned(&format!("n{part}-{n}"))).await;
                 sleep(Duration::from_millis(2)).await;
             }
@@ -236,7 +240,8 @@ async fn lists_in_both_orders_are_complete_while_jobs_are_created(#[values(false
     for n in 0..60 {
         stayed.push(make(&mut client, owned(&format!("s{n}"))).await.id);
     }
-    let mut creators = create_all_the_time(&client);
+    let stop = CancellationToken::new();
+    let creators = create_all_the_time(&client, &stop);
     let filter = Some(JobFilter { owner: "o".into(), ..JobFilter::default() });
     for order in [Order::Newest, Order::Oldest] {
         let mut request =
@@ -254,7 +259,8 @@ async fn lists_in_both_orders_are_complete_while_jobs_are_created(#[values(false
         }
         assert_eq!(found, stayed, "{order:?}");
     }
-    creators.shutdown().await;
+    stop.cancel();
+    creators.join_all().await;
     let all = |order: Order| ListJobsRequest { filter: filter.clone(), order: order.into(), ..Default::default() };
     let newest = ids(&mut client, &all(Order::Newest)).await;
     let mut oldest = ids(&mut client, &all(Order::Oldest)).await;
