@@ -220,7 +220,7 @@ impl Job {
     }
 
     fn lose_worker(&self, at: &ChangeContext) -> Applied {
-        // Whether the lease has expired is the store's decision: only the store knows when the last report arrived.
+        // The store decides if the lease has expired, because only the store has the time of the last report.
         if self.deadline_of(Due::LoseWorker).is_none() {
             return Applied::Unchanged;
         }

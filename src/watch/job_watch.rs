@@ -120,7 +120,7 @@ impl JobWatch {
         }
         // Only the first new version is sent. Any further one follows an end or a removal, which ends the stream.
         let stored = waiting.into_versions().find(|change| is_new(&change.stored.job))?.stored;
-        // Where two replicas created jobs under one id independently, the remaining one may be another owner's.
+        // If two replicas created jobs under one id independently, the remaining one may be another owner's.
         if !self.owners.include(&stored.job.owner) {
             self.sent = None;
             return Some(Err(JobError::NotFound(stored.job.id.clone())));

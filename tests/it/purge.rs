@@ -251,7 +251,7 @@ async fn redis_has_its_memory_back_after_a_purge() {
     let redis = Redis::start().await;
     let server = server_on(&redis).await;
     let (mut client, mut admin) = (server.client().await, server.admin().await);
-    // What grows once, as the indexes and the buffers of connections, is there before.
+    // Indexes and buffers of connections grow once: they exist before the measurement.
     make_large(&mut client, JOBS).await;
     purge_all(&mut admin, PurgeJobsRequest::default()).await;
     let before = used(&redis).await;
@@ -294,7 +294,7 @@ async fn memory_is_given_back_after_a_purge() {
     const JOBS: usize = 1_000;
     let server = Process::start(&[]);
     let mut admin = server.admin().await;
-    // What grows once, as the buffers of connections, is there before.
+    // Buffers of connections grow once: they exist before the measurement.
     make_many_large(&server, JOBS..JOBS + 50).await;
     purge_all(&mut admin, PurgeJobsRequest::default()).await;
     let before = server.resident();

@@ -132,32 +132,36 @@ where
 /// Answers with `message`, compressed if its size is worth it. Fails if it is larger than clients accept, or than the
 /// memory that is left for answers.
 pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
-    let size = message.encoded_len();
+    let size = size_to_send(&message)?;
     if size >= HEAVY_MIN {
         Exchange::announce_response(size)?;
     }
-    compress(message, size)
+    Ok(compressed(message, size))
 }
 
 /// Answers with `message`, which tells of a stored change: an error for want of memory would deny that.
 pub fn respond_stored<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
-    let size = message.encoded_len();
+    let size = size_to_send(&message)?;
     if size >= HEAVY_MIN {
         // Without it the answer is not counted, unless it has to wait for its reader.
         _ = Exchange::announce_response(size);
     }
-    compress(message, size)
+    Ok(compressed(message, size))
 }
 
-fn compress<M>(message: M, size: usize) -> Result<Response<M>, Status> {
-    if size > RESPONSE_MAX {
-        return Err(too_large());
-    }
+/// Returns the size of `message`, unless it is larger than clients accept.
+fn size_to_send(message: &impl prost::Message) -> Result<usize, Status> {
+    let size = message.encoded_len();
+    if size > RESPONSE_MAX { Err(too_large()) } else { Ok(size) }
+}
+
+/// Returns a response that is compressed if its size is worth it.
+fn compressed<M>(message: M, size: usize) -> Response<M> {
     let mut response = Response::new(message);
     if !COMPRESSED.contains(&size) {
         response.disable_compression();
     }
-    Ok(response)
+    response
 }
 
 /// Returns the error of an answer that is larger than clients accept.

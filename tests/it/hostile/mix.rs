@@ -71,7 +71,7 @@ async fn call_honestly(mut client: Client, caller: usize, latencies: Latencies, 
                 1..=4 => client.update_progress(report).await.err(),
                 5..=8 => client.get_job(read(&job_id)).await.err(),
                 9 => client.complete_job(end).await.err(),
-                // What honest callers leave behind is not to be mistaken for what hostile peers do.
+                // Jobs of honest callers that stayed would count as memory that hostile peers have not released.
                 _ => client.delete_job(DeleteJobRequest { job_id: job_id.clone(), force: false }).await.err(),
             };
             assert!(failed.is_none(), "an honest call failed in step {step}: {failed:?}");

@@ -42,7 +42,7 @@ impl Source {
         for root in ["crate", "super", "self"] {
             for (at, _) in self.code.match_indices(&format!("{root}::")) {
                 let is_start = !self.code[..at].ends_with(|letter: char| is_word(letter) || letter == ':');
-                // What a file makes public of its children is no import.
+                // A file that makes names of its children public does not import them.
                 let statement = self.code[..at].rsplit(['\n', ';']).next().unwrap_or_default().trim_start();
                 if is_start && !statement.starts_with("pub") {
                     imports.extend(tree(&self.code[at..]).0.into_iter().map(|path| absolute(&here, &path)));

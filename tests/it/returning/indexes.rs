@@ -66,17 +66,22 @@ fn filters() -> [JobFilter; 4] {
     ]
 }
 
+/// Creates as many jobs as the quota in `flags` allows, and stops the server: then no replica has them in memory.
+async fn use_up_quota(flags: &[&str]) -> Vec<String> {
+    let all = ids("j", QUOTA);
+    let server = Server::with(flags).await;
+    for made in each(&server.client().await, &all, async |mut client, id| client.create_job(owned(&id)).await).await {
+        made.expect("the quota has room");
+    }
+    server.stop().await;
+    all
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_vanished_leave_lists_totals_counts_and_quotas() {
     let redis = Redis::start().await;
     let flags = ["--redis-url", &redis.url(), "--max-jobs-per-owner", &QUOTA.to_string()];
-    let all = ids("j", QUOTA);
-    let server = Server::with(&flags).await;
-    for made in each(&server.client().await, &all, async |mut client, id| client.create_job(owned(&id)).await).await {
-        made.expect("the quota has room");
-    }
-    // Afterwards no replica has them in memory.
-    server.stop().await;
+    let all = use_up_quota(&flags).await;
     for id in &all[..VANISHED] {
         redis.command(&["DEL", &key_of(&redis, id).await]).await;
     }
@@ -112,13 +117,7 @@ async fn records_that_vanished_leave_lists_totals_counts_and_quotas() {
 async fn quota_has_room_again_when_records_vanished() {
     let redis = Redis::start().await;
     let flags = ["--redis-url", &redis.url(), "--max-jobs-per-owner", &QUOTA.to_string()];
-    let all = ids("j", QUOTA);
-    let server = Server::with(&flags).await;
-    for made in each(&server.client().await, &all, async |mut client, id| client.create_job(owned(&id)).await).await {
-        made.expect("the quota has room");
-    }
-    // Afterwards no replica has them in memory.
-    server.stop().await;
+    let all = use_up_quota(&flags).await;
     redis.command(&["DEL", &key_of(&redis, &all[0]).await]).await;
     let server = Server::with(&flags).await;
     whole(server.channel().await).await;
