@@ -1,6 +1,8 @@
 """What the tests of the image, the manifests and the guides share."""
 
+import itertools
 import os
+import random
 import re
 import shutil
 import socket
@@ -75,11 +77,24 @@ def started(test, arguments, environment):
     return server
 
 
+# Ports below those that the kernel gives to connections, so that none of them takes a port before its server does.
+_PORTS = range(20_000, 32_000)
+_numbers = itertools.count(random.randrange(len(_PORTS)))
+
+
 def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on. Each call returns another one."""
+    for number in itertools.islice(_numbers, len(_PORTS)):
+        port = _PORTS[number % len(_PORTS)]
+        with socket.socket() as probe:
+            # The servers set it too: a port whose last connections are closing is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
 
 
 def promtool(*arguments):
