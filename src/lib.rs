@@ -2,7 +2,7 @@
 //!
 //! # Module map
 //!
-//! Each module with what it may use; `tests/it/layering.rs` checks that. `docs/architecture.md` follows a write and a
+//! Each module with what it may use; `tests/it/layering` checks that. `docs/architecture.md` follows a write and a
 //! watch through them, and lists the invariants.
 //!
 //! | module | responsibility | may use |

@@ -144,9 +144,9 @@ need npm "install npm (on Debian or Ubuntu: apt-get install npm)"
 tests/npm.sh "$target/node" tests/acceptance/node
 
 # What has to be done within a time has the machine for itself.
-alone=(redis_failover:: redis_link::large:: faults::many:: faults::silent:: faults::load::)
+alone=(outage::{redis_failover,redis_link::large,faults::{load,many,silent}}::)
 # What lasts as long as leases and outages do, and waits most of that time, does so side by side.
-waiting=(outage::{apart,clocks,dead,leases}::)
+waiting=(outage::liveness::)
 cargo test --locked -- "${alone[@]/#/--skip=}" "${waiting[@]/#/--skip=}"
 cargo test --locked --test it -- "${waiting[@]}" --test-threads 8
 cargo test --locked --test it -- "${alone[@]}" --test-threads 1

@@ -36,7 +36,7 @@ pub use self::{
 
 use crate::domain::{Job, JobId, ListQuery, Timestamp};
 
-/// A store of jobs. Every implementation passes the same suite, `tests/it/store_contract.rs`.
+/// A store of jobs. Every implementation passes the same suite, `tests/it/store_contract`.
 #[async_trait]
 pub trait JobStore: Send + Sync + 'static {
     /// Returns a version of `id` that is at most a second behind the current one, if this process has one in memory.

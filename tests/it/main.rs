@@ -1,53 +1,19 @@
-//! All tests from outside, in one binary.
+//! All tests from outside, in one binary. The folders name the subject under test; `support` starts the servers and has
+//! the helpers that several of them use.
 
 mod support;
 
-mod access;
 mod api;
-mod attempts;
-mod binary;
-mod canaries;
-mod capacity;
-mod dispatch;
-mod documents;
-mod earlier_versions;
-mod errors;
-mod failover;
-mod failover_laws;
-mod faketime_support;
-mod faults;
-mod filters;
+mod domain;
 mod guards;
-mod history;
-mod hostile;
-mod laws;
 mod layering;
 mod limits;
-mod log;
-mod metrics;
-mod mistakes;
-mod near_cache;
+mod observability;
 mod outage;
-mod purge;
-mod redis_failover;
-mod redis_link;
-mod redis_own_load;
-mod redis_start;
-mod redis_store;
-mod redis_support;
-mod redis_time;
+mod process;
 mod replicas;
-mod reports;
-mod returning;
-mod signals;
-mod soak;
+mod robustness;
+mod security;
+mod store;
 mod store_contract;
-mod traces;
-mod transitions;
-mod views;
-mod watch_job;
-mod watch_job_resume;
-mod watch_jobs;
-mod watch_jobs_resume;
-mod watch_laws;
-mod watch_slow;
+mod watch;

@@ -1,5 +1,6 @@
 //! A real server on a real socket, and its clients.
 
+pub mod attempts;
 pub mod credentials;
 pub mod faketime;
 pub mod http;
@@ -14,6 +15,7 @@ pub mod redis;
 pub mod relay;
 pub mod replicas;
 pub mod skewed;
+mod tests;
 pub mod watching;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};

@@ -1,0 +1,4 @@
+//! Limits: quotas of callers, and the memory for jobs.
+
+mod memory;
+mod quotas;

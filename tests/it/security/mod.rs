@@ -1,0 +1,5 @@
+//! Credentials, rights, secrets and hostile peers.
+
+mod access;
+mod canaries;
+mod hostile;

@@ -1,0 +1,4 @@
+//! The servers and clocks of the test support behave as documented.
+
+mod faketime;
+mod redis;
