@@ -30,7 +30,7 @@ mod process;
 #[allow(dead_code, reason = "the tests use what this does not")]
 mod programs;
 
-#[path = "../../tests/it/support/redis.rs"]
+#[path = "../../tests/it/support/redis/mod.rs"]
 #[allow(dead_code, reason = "the tests use what this does not")]
 mod servers;
 

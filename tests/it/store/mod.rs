@@ -3,4 +3,3 @@
 mod near_cache;
 mod records_without_attempts;
 mod redis;
-mod redis_time;

@@ -13,8 +13,8 @@ use jobtrack::{
 use rstest::rstest;
 
 use super::{
-    cases::{cache, recorded},
-    world::Deaf,
+    local_cache::{cache, recorded},
+    primary::Deaf,
 };
 use crate::support::jobs::{apply, at, heartbeat, job, make, plain};
 

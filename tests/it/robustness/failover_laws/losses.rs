@@ -8,7 +8,10 @@ use jobtrack::{
 };
 use tokio::time::sleep;
 
-use super::world::{Op, Step, World, durable};
+use super::{
+    primary::durable,
+    world::{Op, Step, World},
+};
 use crate::support::jobs::{id, plain};
 
 /// More jobs than a pass reads at a time.

@@ -3,21 +3,16 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc,
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use async_trait::async_trait;
 use jobtrack::{
     clock::Clock,
-    domain::{ANYONE, Change, Job, JobError, JobId, ListQuery, NewJob, Retention, Timestamp, Version},
-    store::{
-        CommitEvent, Decided, Decision, DueBatch, Durability, FallbackPolicy, FallbackStore, History, JobStore,
-        Listener, LocalCache, MemoryStore, Page, PartitionState, Partitioning, Presence, PrimaryStore,
-        Record as StoredRecord, Replaced, StorageMode, StoreError, StoreStats, Stored,
-    },
+    domain::{ANYONE, Change, Job, JobError, NewJob, Retention, Timestamp},
+    store::{FallbackPolicy, FallbackStore, JobStore, LocalCache, PartitionState, Partitioning, Presence, StorageMode},
     tracker::{CreateOutcome, Tracker},
     watch::Hub,
 };
@@ -27,230 +22,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::primary::{Link, Reads, Record};
 use crate::support::jobs::{failure, heartbeat, id, plain, success};
-
-/// A primary that can lose its data, and the order in which it first stored ids.
-#[derive(Clone)]
-pub struct Record(Arc<Mutex<Arc<MemoryStore>>>, Arc<AtomicI64>);
-
-pub struct Deaf;
-
-impl Listener for Deaf {
-    fn on_commit(&self, _: CommitEvent) {}
-}
-
-impl Record {
-    pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Arc::new(MemoryStore::new(1000, Arc::new(Deaf))))), Arc::new(1.into()))
-    }
-
-    pub fn store(&self) -> Arc<MemoryStore> {
-        self.0.lock().expect("no test panics here").clone()
-    }
-
-    /// Returns all its records.
-    pub async fn save(&self) -> Vec<Arc<Job>> {
-        let store = self.store();
-        let mut all = Vec::new();
-        for name in NAMES {
-            all.extend(store.get(&id(name)).await.expect("it answers").map(|stored| stored.job));
-        }
-        all
-    }
-
-    /// Replaces all records, under a new data set.
-    pub async fn restore(&self, jobs: Vec<Arc<Job>>) {
-        let store = Arc::new(MemoryStore::new(1000, Arc::new(Deaf)));
-        for job in jobs {
-            store.replace(job, None).await.expect("there is room");
-        }
-        *self.0.lock().expect("no test panics here") = store;
-    }
-}
-
-/// The batch reads over a link.
-#[derive(Default)]
-pub struct Reads {
-    pub count: AtomicUsize,
-    /// Number of the read that fails.
-    pub failing: AtomicUsize,
-    /// The largest number of versions that were read together.
-    pub largest: AtomicUsize,
-    /// Duration of each read, in milliseconds.
-    pub millis: AtomicU64,
-    under_way: AtomicUsize,
-    pub most_at_once: AtomicUsize,
-}
-
-impl Reads {
-    async fn read(&self) -> Result<(), StoreError> {
-        let number = self.count.fetch_add(1, Relaxed) + 1;
-        self.most_at_once.fetch_max(self.under_way.fetch_add(1, Relaxed) + 1, Relaxed);
-        let millis = self.millis.load(Relaxed);
-        if millis > 0 {
-            sleep(Duration::from_millis(millis)).await;
-        }
-        self.under_way.fetch_sub(1, Relaxed);
-        if number == self.failing.load(Relaxed) { Err(StoreError::Unavailable) } else { Ok(()) }
-    }
-}
-
-/// The link of one replica to the primary.
-pub struct Link {
-    pub record: Record,
-    pub up: AtomicBool,
-    /// The next request is carried out, and its answer is lost.
-    loses_answer: AtomicBool,
-    pub reads: Reads,
-    /// Id of the server's process.
-    pub run: AtomicU64,
-    /// Hides from the replica that the link is down.
-    pub hides: AtomicBool,
-    /// Number of requests without an answer because the link was down.
-    pub unanswered: AtomicUsize,
-    /// Number of beats that arrived.
-    pub beats: AtomicUsize,
-    states: watch::Sender<Vec<PartitionState>>,
-    mode: watch::Sender<StorageMode>,
-    /// The cache that receives notifications.
-    pub held: Arc<LocalCache>,
-}
-
-impl Link {
-    fn check(&self) -> Result<Arc<MemoryStore>, StoreError> {
-        if self.up.load(Relaxed) {
-            return Ok(self.record.store());
-        }
-        self.unanswered.fetch_add(1, Relaxed);
-        Err(StoreError::Unavailable)
-    }
-}
-
-/// Returns a version as the primary marks it.
-pub fn durable(stored: Stored) -> Stored {
-    Stored { durability: Durability::Durable, ..stored }
-}
-
-#[async_trait]
-impl JobStore for Link {
-    async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
-        Ok(self.check()?.get(id).await?.map(durable))
-    }
-
-    async fn replace(&self, mut job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        let store = self.check()?;
-        let noted = Arc::make_mut(&mut job);
-        let before = previous.and_then(|previous| previous.since);
-        let since = noted.since.or(before);
-        noted.since = since.or_else(|| Some(Timestamp::from_micros(self.record.1.fetch_add(1, Relaxed))));
-        noted.heard = Some(noted.update_time);
-        if noted.state.is_terminal() && noted.removal.is_none() && noted.durable_time.is_none() {
-            noted.durable_time = Some(noted.update_time);
-        }
-        let outcome = store.replace(job, previous).await?;
-        if self.loses_answer.swap(false, Relaxed) {
-            return Err(StoreError::Unavailable);
-        }
-        Ok(match outcome {
-            Replaced::Stored(stored) => {
-                let stored = durable(stored);
-                self.held.on_commit(CommitEvent { stored: stored.clone(), position: 0, previous: None });
-                Replaced::Stored(stored)
-            }
-            Replaced::Conflict(there) => Replaced::Conflict(there.map(durable)),
-        })
-    }
-
-    async fn decide(&self, job: Arc<Job>, previous: &Job, _: Decision) -> Result<Decided, StoreError> {
-        Ok(match self.replace(job, Some(previous)).await? {
-            Replaced::Stored(stored) => Decided::Stored(stored),
-            Replaced::Conflict(_) => Decided::Conflict,
-        })
-    }
-
-    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        self.check()?.list(query).await
-    }
-
-    async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError> {
-        self.check()?.count_of_owner(owner).await
-    }
-
-    async fn delete(&self, job: &Job) -> Result<(), StoreError> {
-        self.check()?.delete(job).await
-    }
-
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
-        self.check()?.due(now, limit).await
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.check().map(drop)
-    }
-
-    async fn stats(&self) -> Result<StoreStats, StoreError> {
-        self.check()?.stats().await
-    }
-
-    fn mode(&self) -> watch::Receiver<StorageMode> {
-        self.mode.subscribe()
-    }
-
-    fn epoch(&self) -> u64 {
-        self.record.store().epoch()
-    }
-
-    fn position(&self) -> u64 {
-        0
-    }
-
-    async fn changed_since(&self, _: u64, _: u64, _: usize, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
-        Ok(None)
-    }
-}
-
-#[async_trait]
-impl PrimaryStore for Link {
-    async fn probe(&self, _: usize) -> PartitionState {
-        self.suspect();
-        self.states.borrow()[0]
-    }
-
-    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<StoredRecord>, StoreError> {
-        let mut records = Vec::with_capacity(ids.len());
-        for id in ids {
-            self.reads.read().await?;
-            records.push(self.get(id).await?.map_or(StoredRecord::Missing, StoredRecord::Found));
-        }
-        Ok(records)
-    }
-
-    async fn versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, StoreError> {
-        self.reads.largest.fetch_max(ids.len(), Relaxed);
-        let records = self.get_many(ids).await?;
-        Ok(records.into_iter().map(|record| record.found().map(|stored| stored.job.version)).collect())
-    }
-
-    fn suspect(&self) {
-        let seems_up = self.up.load(Relaxed) || self.hides.load(Relaxed);
-        let state = if seems_up { PartitionState::Serving } else { PartitionState::Unavailable };
-        self.states.send_if_modified(|states| std::mem::replace(&mut states[0], state) != state);
-    }
-
-    async fn beat(&self, _: usize) -> Result<(), StoreError> {
-        self.check()?;
-        self.beats.fetch_add(1, Relaxed);
-        Ok(())
-    }
-
-    fn states(&self) -> watch::Receiver<Vec<PartitionState>> {
-        self.states.subscribe()
-    }
-
-    fn history(&self, _: usize) -> History {
-        History { epoch: self.epoch(), run: self.run.load(Relaxed), ..History::default() }
-    }
-}
 
 /// A clock that advances with each read.
 pub struct StepClock(AtomicI64);
