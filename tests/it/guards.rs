@@ -4,11 +4,10 @@
 use futures_util::{StreamExt, stream};
 use jobtrack::proto::v1::{BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, Event, ListJobsRequest, View};
 use prost::Message;
-use prost_types::{Struct, Value, value::Kind};
 use tonic_health::ServingStatus::Serving;
 
 use crate::support::{
-    Client, create, new_job,
+    Client, create, large_document, new_job,
     process::Process,
     reason,
     redis::Redis,
@@ -68,8 +67,7 @@ async fn a_batch_that_is_too_large_is_not_read_to_its_end() {
     let job_ids: Vec<_> = (0..JOBS).map(|number| format!("large-{number}")).collect();
     for id in &job_ids {
         create(&mut client, id).await;
-        let value = Value { kind: Some(Kind::StringValue("x".repeat(1_000_000))) };
-        let result = Some(Struct { fields: [("k".to_owned(), value)].into() }.into());
+        let result = Some(large_document(1_000_000));
         let completion = CompleteJobRequest { job_id: id.clone(), result, ..CompleteJobRequest::default() };
         client.complete_job(completion).await.expect("it is taken");
     }

@@ -2,42 +2,30 @@
 
 use std::sync::Arc;
 
-use jobtrack::proto::{
-    EncodedStruct,
-    v1::{
-        BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, DeleteJobRequest, Durability, FailJobRequest,
-        Failure, GetJobRequest, GetStatsRequest, Job, JobFilter, ListJobsRequest, Progress, PurgeJobsRequest, Source,
-        StorageMode, UpdateProgressRequest, View, WatchJobsRequest,
-        job::{Outcome, State},
-    },
+use jobtrack::proto::v1::{
+    BatchGetJobsRequest, CreateJobRequest, DeleteJobRequest, Durability, FailJobRequest, Failure, GetJobRequest,
+    GetStatsRequest, Job, JobFilter, ListJobsRequest, Progress, PurgeJobsRequest, Source, StorageMode,
+    UpdateProgressRequest, View, WatchJobsRequest,
+    job::{Outcome, State},
 };
 use prost::Message;
-use prost_types::{Duration, Struct, Value, value::Kind};
+use prost_types::Duration;
 use tokio::task::JoinSet;
 use tonic::{Code, codec::CompressionEncoding};
 
 use crate::support::{
-    Client, Server, create, error_info, new_job,
+    Client, Server, create, error_info, large_document, new_job,
     raw::{Raw, frame},
     reason,
     replicas::read,
     violations,
+    watching::{complete, try_complete},
 };
 
 async fn get(client: &mut Client, id: &str) -> Result<Job, tonic::Status> {
     let answer = client.get_job(GetJobRequest { job_id: id.into(), ..GetJobRequest::default() }).await?.into_inner();
     assert_eq!(answer.source(), Source::Memory);
     Ok(answer.job.expect("an answer has a job"))
-}
-
-async fn complete(client: &mut Client, id: &str, result: Option<EncodedStruct>) -> Job {
-    let request = CompleteJobRequest { job_id: id.into(), result, ..CompleteJobRequest::default() };
-    client.complete_job(request).await.expect("it can be completed").into_inner().job.expect("a job")
-}
-
-fn text(length: usize) -> EncodedStruct {
-    let value = Value { kind: Some(Kind::StringValue("x".repeat(length))) };
-    Struct { fields: [("text".to_owned(), value)].into() }.into()
 }
 
 #[tokio::test]
@@ -56,9 +44,12 @@ async fn a_job_lives_from_creation_to_deletion() {
     assert!(answer.applied && running.state() == State::Running && running.worker == "w" && running.attempt == 1);
     assert_eq!(running.progress.and_then(|progress| progress.percent), Some(25.0));
 
-    let done = complete(&mut client, "a", Some(text(3))).await;
-    assert_eq!((done.state(), done.revision, &done.outcome), (State::Succeeded, 3, &Some(Outcome::Result(text(3)))));
-    assert_eq!(complete(&mut client, "a", None).await, done, "again it is the stored job");
+    let done = try_complete(&mut client, "a", Some(large_document(3))).await.expect("it can be completed");
+    assert_eq!(
+        (done.state(), done.revision, &done.outcome),
+        (State::Succeeded, 3, &Some(Outcome::Result(large_document(3))))
+    );
+    assert_eq!(complete(&mut client, "a").await, done, "again it is the stored job");
     assert_eq!(done.expire_time.map(|time| time.seconds), done.end_time.map(|time| time.seconds + 7 * 86_400));
 
     client.delete_job(DeleteJobRequest { job_id: "a".into(), force: false }).await.expect("it has ended");
@@ -88,7 +79,7 @@ async fn a_repeated_request_makes_one_job() {
         assert!(answers.iter().all(|answer| answer.job.as_ref() == Some(&job)));
 
         let mut client = client.clone();
-        let done = complete(&mut client, &job.id, None).await;
+        let done = complete(&mut client, &job.id).await;
         let repeated = client.create_job(request.clone()).await.expect("whatever its state").into_inner();
         assert_eq!((repeated.created, repeated.job), (false, Some(done)));
     }
@@ -150,11 +141,13 @@ async fn lists_come_in_pages_views_and_sizes_that_clients_take() {
     let mut client = server.client().await;
     let mut newest_first = Vec::new();
     for n in 0..9 {
-        let metadata = Some(text(100));
+        let metadata = Some(large_document(100));
         let owner = if n % 3 == 0 { "o" } else { "" }.to_owned();
         let job = CreateJobRequest { metadata, owner, ..new_job(&format!("j{n}")) };
         client.create_job(job).await.expect("a job");
-        complete(&mut client, &format!("j{n}"), Some(text(1_000_000))).await;
+        try_complete(&mut client, &format!("j{n}"), Some(large_document(1_000_000)))
+            .await
+            .expect("it can be completed");
         newest_first.insert(0, format!("j{n}"));
     }
     for (view, page_size) in [(View::Full, 0), (View::Full, 2), (View::Basic, 4), (View::Unspecified, 5000)] {
@@ -195,7 +188,7 @@ async fn operators_count_and_purge() {
         let id = format!("j{n}");
         create(&mut client, &id).await;
         if n < 3 {
-            complete(&mut client, &id, None).await;
+            complete(&mut client, &id).await;
         } else if n < 5 {
             let failure = Some(Failure::default());
             let request = FailJobRequest { job_id: id, failure, ..FailJobRequest::default() };
@@ -237,7 +230,7 @@ async fn answers_use_a_fast_compression_that_the_caller_accepts() {
     let raw = Raw::connect(server.address).await;
     for (id, size, is_compressed) in [("small", 10, 0), ("large", 60_000, 1), ("huge", 100_000, 0)] {
         create(&mut plain, id).await;
-        complete(&mut plain, id, Some(text(size))).await;
+        try_complete(&mut plain, id, Some(large_document(size))).await.expect("it can be completed");
         let request = frame(&read(id).encode_to_vec());
         for encoding in ["gzip", "zstd"] {
             let answer = raw.send("JobService/GetJob", &[("grpc-accept-encoding", encoding)], request.clone()).await;
@@ -288,7 +281,7 @@ async fn reads_show_expiry_and_lost_leases_at_once() {
     let server = Server::with_clock(&["--ttl-succeeded", "10s"], clock.clone()).await;
     let mut client = server.client().await;
     create(&mut client, "done").await;
-    complete(&mut client, "done", None).await;
+    complete(&mut client, "done").await;
     let leased = CreateJobRequest { lease_timeout: Some(Duration { seconds: 5, nanos: 0 }), ..new_job("leased") };
     client.create_job(leased).await.expect("a job");
     let report = UpdateProgressRequest { job_id: "leased".into(), ..Default::default() };

@@ -1,41 +1,33 @@
 //! Views of a job in responses; and the title, and the time of the last advance.
 
-use jobtrack::proto::{
-    EncodedStruct,
-    v1::{
-        BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, FailJobRequest, Failure, GetJobRequest, Job,
-        ListJobsRequest, Progress, UpdateProgressRequest, View, WatchJobRequest, WatchJobsRequest, job::Outcome,
-    },
+use jobtrack::proto::v1::{
+    BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, FailJobRequest, Failure, GetJobRequest, Job,
+    ListJobsRequest, Progress, UpdateProgressRequest, View, WatchJobRequest, WatchJobsRequest, job::Outcome,
 };
-use prost_types::{Struct, Value, value::Kind};
 use rstest::rstest;
 
 use crate::support::{
     Client, Server, new_job,
     redis::Redis,
     replicas::{in_time, server_on},
+    text_document,
     watching::make,
 };
-
-fn document(text: &str) -> EncodedStruct {
-    let value = Value { kind: Some(Kind::StringValue(text.to_owned())) };
-    Struct { fields: [("text".to_owned(), value)].into() }.into()
-}
 
 /// Creates one job that succeeded and one that failed, each with every field set.
 async fn create_whole(client: &mut Client) {
     for id in ["failed", "succeeded"] {
-        let metadata = Some(document("metadata"));
+        let metadata = Some(text_document("metadata"));
         make(client, CreateJobRequest { title: format!("Title of {id}"), metadata, ..new_job(id) }).await;
         let progress =
-            Some(Progress { percent: Some(50.0), details: Some(document("details")), ..Progress::default() });
+            Some(Progress { percent: Some(50.0), details: Some(text_document("details")), ..Progress::default() });
         let request = UpdateProgressRequest { job_id: id.into(), progress, ..UpdateProgressRequest::default() };
         client.update_progress(request).await.expect("a report");
     }
-    let failure = Some(Failure { reason: "X".into(), details: Some(document("failure")), ..Failure::default() });
+    let failure = Some(Failure { reason: "X".into(), details: Some(text_document("failure")), ..Failure::default() });
     let fail = FailJobRequest { job_id: "failed".into(), failure, ..FailJobRequest::default() };
     client.fail_job(fail).await.expect("it fails");
-    let result = Some(document("result"));
+    let result = Some(text_document("result"));
     let complete = CompleteJobRequest { job_id: "succeeded".into(), result, ..CompleteJobRequest::default() };
     client.complete_job(complete).await.expect("it succeeds");
 }

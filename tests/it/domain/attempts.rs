@@ -10,7 +10,8 @@ use rstest::rstest;
 use uuid::Uuid;
 
 use crate::support::jobs::{
-    apply, at, cancel, change_context, failure, heartbeat, job, make, plain, retry, start, success, try_apply,
+    apply, at, cancel, change_context, failure, heartbeat, job, leased, make, percent, plain, retry, start, success,
+    takeover, try_apply,
 };
 
 const TEN: Duration = Duration::from_secs(10);
@@ -23,16 +24,8 @@ fn requested(request_id: &str) -> Change {
     Change::Start(Start { request_id: Some(request_id.into()), ..Start::default() })
 }
 
-fn takeover() -> Change {
-    Change::Start(Start { takeover: true, ..Start::default() })
-}
-
 fn numbered(attempt: i32) -> Change {
     Change::Report(Report { attempt: Some(attempt), ..Report::default() })
-}
-
-fn leased(fail_when_lost: bool) -> Job {
-    make("a", 0, NewJob { lease_timeout: TEN, fail_when_lost, ..plain() })
 }
 
 fn failed_with(message: &str) -> Change {
@@ -309,8 +302,4 @@ fn cancellation_of_one_side_reaches_a_job_that_waits() {
     assert_eq!((stands.state, stands.cancel.is_some()), (State::Pending, true));
     assert_eq!(stands.next_due().map(|(_, due)| due), Some(Due::LoseWorker), "nobody else ends it");
     assert_eq!(apply(&stands, &Change::LoseWorker, 4).state, State::Cancelled);
-}
-
-fn percent(percent: f64) -> jobtrack::domain::Progress {
-    jobtrack::domain::Progress { percent: Some(percent), ..Default::default() }
 }

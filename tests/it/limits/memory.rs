@@ -5,16 +5,9 @@ use std::sync::Arc;
 use jobtrack::{
     clock::SystemClock,
     domain::{Change, Completion, Job, Limit, NewJob, Progress, Report},
-    proto::{
-        EncodedStruct,
-        v1::{CompleteJobRequest, CreateJobRequest},
-    },
-    store::{
-        Capacity, CommitEvent, Durability, JobStore, Listener, LocalCache, MemoryStore, Partitioning, Presence,
-        Replaced, Source, StoreError, Stored,
-    },
+    proto::v1::{CompleteJobRequest, CreateJobRequest},
+    store::{Capacity, JobStore, LocalCache, MemoryStore, Partitioning, Presence, Replaced, StoreError},
 };
-use prost_types::{Struct, Value, value::Kind};
 use serde_json::json;
 use tonic::Code;
 
@@ -22,20 +15,15 @@ use crate::support::{
     Server, create, error_info,
     http::Scrape,
     jobs::{apply, document, heartbeat, id, make, plain, success},
-    new_job,
+    large_document, new_job,
     replicas::read,
+    stores::{Deaf, recorded},
 };
 
 /// Capacity of the stores in these tests.
 const CAPACITY: Capacity = Capacity { jobs: 1000, bytes: 100_000 };
 
 const EXHAUSTED: StoreError = StoreError::Full(Limit::MemoryBytes(CAPACITY.bytes));
-
-struct Deaf;
-
-impl Listener for Deaf {
-    fn on_commit(&self, _: CommitEvent) {}
-}
 
 /// Returns a job with metadata of this size.
 fn sized(name: &str, owner: &str, bytes: usize) -> Job {
@@ -160,10 +148,6 @@ async fn many_small_changes_evict_what_they_need() {
     assert!(!is_there(&store, "finished-0").await);
 }
 
-fn recorded(job: Job) -> Stored {
-    Stored { job: Arc::new(job), durability: Durability::Durable, source: Source::Redis }
-}
-
 #[test]
 fn local_cache_evicts_clean_entries_and_rejects_when_all_are_dirty() {
     let presence = Arc::new(Presence::new(1));
@@ -236,11 +220,6 @@ fn versions_that_replace_each_other_are_counted_once() {
     assert_eq!((cache.bytes(), cache.dirty()), (0, 0));
 }
 
-fn text(bytes: usize) -> EncodedStruct {
-    let text = Value { kind: Some(Kind::StringValue("x".repeat(bytes))) };
-    Struct { fields: [("text".to_owned(), text)].into() }.into()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn large_results_fill_the_budget_and_no_more() {
     const BUDGET: u64 = 48 << 20;
@@ -249,7 +228,7 @@ async fn large_results_fill_the_budget_and_no_more() {
     for n in 0..60 {
         let job_id = format!("result-{n}");
         create(&mut client, &job_id).await;
-        let result = Some(text(1_000_000));
+        let result = Some(large_document(1_000_000));
         client.complete_job(CompleteJobRequest { job_id, result, ..Default::default() }).await.expect("there is room");
     }
     client.get_job(read("result-59")).await.expect("it is there");
@@ -259,7 +238,7 @@ async fn large_results_fill_the_budget_and_no_more() {
     assert!((BUDGET / 2..=BUDGET).contains(&held), "{held} bytes");
     let mut number = 0;
     let refused = loop {
-        let job = CreateJobRequest { metadata: Some(text(16_000)), ..new_job(&format!("active-{number}")) };
+        let job = CreateJobRequest { metadata: Some(large_document(16_000)), ..new_job(&format!("active-{number}")) };
         match client.create_job(job).await {
             Ok(_) => number += 1,
             Err(status) => break status,

@@ -2,33 +2,18 @@
 
 use futures_util::future::join_all;
 use jobtrack::proto::v1::{
-    CreateJobRequest, Durability, Event, GetJobResponse, GetStatsRequest, ListJobsRequest, Source, StorageMode,
-    UpdateProgressRequest, WatchJobRequest, job::State,
+    CreateJobRequest, Durability, Event, GetStatsRequest, ListJobsRequest, Source, StorageMode, UpdateProgressRequest,
+    WatchJobRequest, job::State,
 };
 use redis::Value;
-use tonic_health::ServingStatus::{NotServing, Serving};
 
 use crate::support::{
     Client, Server, create, new_job,
     redis::Redis,
     relay::{Link, Relay},
-    replicas::{Health, assert_away, in_time, read, server_on},
+    replicas::{assert_away, degraded, get, in_time, read, server_on, whole},
     watching::{complete, delete, report, try_watch_job, watch},
 };
-
-/// Waits until a server has reconciled its cached jobs.
-async fn whole(server: &Server) {
-    Health::watch(server, "redis").await.until(Serving).await;
-}
-
-/// Waits until a server has noticed that Redis is unavailable.
-async fn degraded(server: &Server) {
-    Health::watch(server, "redis").await.until(NotServing).await;
-}
-
-async fn get(client: &mut Client, id: &str) -> GetJobResponse {
-    client.get_job(read(id)).await.expect("it can be read").into_inner()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cached_jobs_are_served_in_an_outage() {

@@ -3,12 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use jobtrack::{
-    clock::{SteeredClock, SystemClock},
-    proto::v1::{GetStatsRequest, GetStatsResponse, Replica},
-    store::{
-        CommitEvent, JobStore, Listener, Presence, RedisStore,
-        redis::{Options, Target},
-    },
+    proto::v1::{GetStatsResponse, Replica},
+    store::{JobStore, Presence, RedisStore},
 };
 use redis::from_redis_value;
 use tokio::time::sleep;
@@ -18,17 +14,14 @@ use crate::support::{
     Admin, Server,
     process::Process,
     redis::{Redis, shared_cluster, shared_redis},
-    replicas::{in_time, part_of_shared_redis, server_on},
+    replicas::{in_time, part_of_shared_redis, server_on, stats},
+    stores::{Deaf, open_redis, redis_options},
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Pause between two reads.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-
-async fn stats(admin: &mut Admin) -> GetStatsResponse {
-    admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner()
-}
 
 /// Waits until the statistics are as `expected`.
 async fn until(admin: &mut Admin, what: &str, expected: impl Fn(&GetStatsResponse) -> bool) -> GetStatsResponse {
@@ -145,24 +138,11 @@ async fn replica_of_an_earlier_version_is_listed() {
     server.stop().await;
 }
 
-struct Deaf;
-
-impl Listener for Deaf {
-    fn on_commit(&self, _: CommitEvent) {}
-}
-
 #[tokio::test]
 async fn dirty_jobs_are_summed_over_the_partitions() {
     let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
-    let options = Options {
-        target: Target::parse(&shared_redis().await.url()).expect("a valid address"),
-        pool_size: 2,
-        timeout: Duration::from_secs(2),
-        key_prefix: format!("{}:", Uuid::new_v4().simple()),
-        replica_grace: Duration::ZERO,
-    };
-    let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
-    let store = RedisStore::open(options, Arc::new(Deaf), clock, presence.clone()).await.expect("Redis is usable");
+    let options = redis_options(&shared_redis().await.url(), &Uuid::new_v4().simple().to_string());
+    let store = open_redis(options, Arc::new(Deaf), presence.clone()).await;
     (0..RedisStore::PARTITIONING.count).for_each(|partition| presence.set_serving(partition, true));
     for (partition, dirty) in [(0, 2), (5, 3), (15, 1)] {
         presence.set_dirty_jobs(partition, dirty);

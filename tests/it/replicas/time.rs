@@ -14,7 +14,9 @@ use prost_types::Timestamp as WireTime;
 use rstest::rstest;
 
 use crate::support::{
-    Server, create, new_job,
+    Server,
+    clocks::WrongClock,
+    create, new_job,
     replicas::{Pair, part_of_shared_redis, read, under_lease, until_lost},
     watching::{complete, make, millis, report, watch, watch_jobs},
 };
@@ -107,15 +109,6 @@ async fn lost_worker_is_sent_although_its_server_is_gone() {
     let stats = stats.get_stats(jobtrack::proto::v1::GetStatsRequest {}).await.expect("it answers").into_inner();
     assert_eq!(stats.jobs_in_redis, Some(2));
     b.stop().await;
-}
-
-/// The machine's clock, off by some seconds.
-struct WrongClock(i64);
-
-impl Clock for WrongClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(SystemClock.now().as_micros() + self.0 * 1_000_000)
-    }
 }
 
 /// Returns the seconds between two times, in either order.

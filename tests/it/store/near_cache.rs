@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jobtrack::{
-    proto::v1::{Durability, Event, GetJobResponse, GetStatsRequest, Job, Source, UpdateProgressRequest},
+    proto::v1::{Durability, Event, GetStatsRequest, Job, Source, UpdateProgressRequest},
     store::RedisStore,
 };
 use tokio::time::sleep;
@@ -14,17 +14,12 @@ use crate::support::{
     jobs::id,
     redis::Redis,
     relay::{Carrying::Messages, Link, Relay},
-    replicas::{Health, in_time, read, server_on},
+    replicas::{get, in_time, read, server_on, whole},
     watching::{complete, delete, report, watch},
 };
-use tonic_health::ServingStatus::Serving;
 
 /// Maximum age of an answer, on a busy machine.
 const LAG: Duration = Duration::from_secs(3);
-
-async fn get(client: &mut Client, id: &str) -> GetJobResponse {
-    client.get_job(read(id)).await.expect("it is there").into_inner()
-}
 
 /// Waits until reads of a job are answered from memory. Returns the job.
 async fn from_memory(client: &mut Client, id: &str) -> Job {
@@ -49,10 +44,6 @@ async fn cache(server: &Server) -> (i64, i64) {
     let stats = server.admin().await.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
     let cache = stats.cache.expect("there is a cache");
     (cache.hits, cache.misses)
-}
-
-async fn whole(server: &Server) {
-    Health::watch(server, "redis").await.until(Serving).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

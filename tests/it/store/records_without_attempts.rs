@@ -1,14 +1,10 @@
 //! Records that were written, or rewritten, by a version without attempts.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jobtrack::{
-    clock::{SteeredClock, SystemClock},
     domain::{Change, Job, Removal, Start, State, merge},
-    store::{
-        CommitEvent, JobStore, Listener, Presence, RedisStore, Replaced,
-        redis::{Options, Target},
-    },
+    store::{JobStore, Presence, RedisStore, Replaced},
 };
 use prost::Message;
 use redis::Value;
@@ -17,13 +13,8 @@ use uuid::Uuid;
 use crate::support::{
     jobs::{apply, at, change_context, heartbeat, id, job, retry, start},
     redis::{Redis, shared_redis},
+    stores::{Deaf, open_redis, redis_options},
 };
-
-struct Deaf;
-
-impl Listener for Deaf {
-    fn on_commit(&self, _: CommitEvent) {}
-}
 
 /// The part of a record that the version before attempts knew. Messages are opaque here.
 #[derive(Clone, PartialEq, Message)]
@@ -57,16 +48,8 @@ struct Bench {
 impl Bench {
     async fn start() -> Self {
         let (redis, prefix) = (shared_redis().await, Uuid::new_v4().simple().to_string());
-        let options = Options {
-            target: Target::parse(&redis.url()).expect("a valid address"),
-            pool_size: 1,
-            timeout: Duration::from_secs(4),
-            key_prefix: format!("{prefix}:"),
-            replica_grace: Duration::ZERO,
-        };
         let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
-        let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
-        let store = RedisStore::open(options, Arc::new(Deaf), clock, presence).await.expect("Redis is usable");
+        let store = open_redis(redis_options(&redis.url(), &prefix), Arc::new(Deaf), presence).await;
         Self { redis, prefix, store }
     }
 

@@ -1,21 +1,20 @@
 //! A store under test, and its announcements.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use jobtrack::{
-    clock::{SteeredClock, SystemClock},
+    clock::SystemClock,
     domain::{Change, Filter, Job, ListQuery, Order, View},
     store::{
         CommitEvent, Durability, FallbackPolicy, FallbackStore, JobStore, Listener, LocalCache, Page, Presence,
         RedisStore, Replaced, Stored,
-        redis::{Options, Target},
     },
 };
 
-use crate::support::jobs::{apply, at, id};
+use crate::support::{
+    jobs::{apply, at, id},
+    stores::{open_redis, redis_options},
+};
 
 /// A store, and its announcements.
 pub struct Bench {
@@ -136,15 +135,7 @@ impl Bench {
 
 /// Opens a separate part of the Redis at `url`.
 async fn open(url: &str, listener: Arc<dyn Listener>, presence: Arc<Presence>) -> RedisStore {
-    let options = Options {
-        target: Target::parse(url).expect("a valid address"),
-        pool_size: 4,
-        timeout: Duration::from_secs(2),
-        key_prefix: format!("{}:", uuid::Uuid::new_v4().simple()),
-        replica_grace: Duration::ZERO,
-    };
-    let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
-    RedisStore::open(options, listener, clock, presence).await.expect("Redis is usable")
+    open_redis(redis_options(url, &uuid::Uuid::new_v4().simple().to_string()), listener, presence).await
 }
 
 /// Returns a job without the fields that a primary adds.

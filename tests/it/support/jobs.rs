@@ -6,8 +6,8 @@ use std::{
 };
 
 use jobtrack::domain::{
-    Applied, Change, ChangeContext, ChangeId, Completion, Document, Failure, FailureCode, Job, JobId, NewJob, Rejected,
-    Report, Retention, Start, Timestamp,
+    Applied, Change, ChangeContext, ChangeId, Completion, Document, Failure, FailureCode, Job, JobId, NewJob, Progress,
+    Rejected, Report, Retention, Start, Timestamp,
 };
 use uuid::Uuid;
 
@@ -121,4 +121,19 @@ pub fn cancel(force: bool) -> Change {
 /// A worker's confirmation of a cancellation.
 pub fn confirm() -> Change {
     Change::ConfirmCancel { attempt: None, claim: None, message: None }
+}
+
+/// Returns a start that takes the job from its worker.
+pub fn takeover() -> Change {
+    Change::Start(Start { takeover: true, ..Start::default() })
+}
+
+/// Returns the progress of a report.
+pub fn percent(percent: f64) -> Progress {
+    Progress { percent: Some(percent), ..Progress::default() }
+}
+
+/// Returns a new job with a lease of ten seconds.
+pub fn leased(fail_when_lost: bool) -> Job {
+    make("a", 0, NewJob { lease_timeout: Duration::from_secs(10), fail_when_lost, ..plain() })
 }

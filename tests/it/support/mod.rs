@@ -1,6 +1,7 @@
 //! A real server on a real socket, and its clients.
 
 pub mod attempts;
+pub mod clocks;
 pub mod credentials;
 pub mod faketime;
 pub mod http;
@@ -15,27 +16,37 @@ pub mod redis;
 pub mod relay;
 pub mod replicas;
 pub mod skewed;
+pub mod stores;
 mod tests;
 pub mod watching;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
 use jobtrack::{
     clock::{Clock, SystemClock},
     config::Config,
-    proto::v1::{
-        CreateJobRequest, Job, admin_service_client::AdminServiceClient, job_service_client::JobServiceClient,
+    proto::{
+        EncodedStruct,
+        v1::{CreateJobRequest, Job, admin_service_client::AdminServiceClient, job_service_client::JobServiceClient},
     },
     server,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use prost_types::{Struct, Value, value::Kind};
+use tokio::{
+    net::TcpListener,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Status,
     transport::{Channel, Endpoint},
 };
 use tonic_types::{ErrorInfo, StatusExt};
+
+/// Maximum wait for an expected event; far longer than it takes.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client of `JobService`.
 pub type Client = JobServiceClient<Channel>;
@@ -127,6 +138,35 @@ pub fn config(flags: &[&str]) -> Config {
 /// Returns a request to create a job.
 pub fn new_job(id: &str) -> CreateJobRequest {
     CreateJobRequest { job_id: id.to_owned(), kind: "test.work".to_owned(), ..CreateJobRequest::default() }
+}
+
+/// Returns a request to create a job of this owner.
+pub fn owned(id: &str, owner: &str) -> CreateJobRequest {
+    CreateJobRequest { owner: owner.to_owned(), ..new_job(id) }
+}
+
+/// Returns a document with a text.
+pub fn text_document(text: &str) -> EncodedStruct {
+    let text = Value { kind: Some(Kind::StringValue(text.to_owned())) };
+    Struct { fields: [("text".to_owned(), text)].into() }.into()
+}
+
+/// Returns a document with a text of this length.
+pub fn large_document(length: usize) -> EncodedStruct {
+    text_document(&"x".repeat(length))
+}
+
+/// Returns the result of a probe, once there is one. Fails if there never is.
+pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = timeout(WAIT_TIMEOUT, async {
+        loop {
+            if let Some(found) = probe().await {
+                return found;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    found.await.unwrap_or_else(|_| panic!("not within {WAIT_TIMEOUT:?}: {what}"))
 }
 
 /// Creates a job.

@@ -7,21 +7,23 @@ use jobtrack::proto::{
     health::health_client::HealthClient,
     v1::{
         BatchGetJobsRequest, CancelJobRequest, ConfirmCancelRequest, CreateJobRequest, Event, GetJobRequest,
-        GetStatsRequest, JobFilter, ListJobsRequest, Liveness, PurgeJobsRequest, UpdateProgressRequest,
-        WatchJobsRequest, job::State,
+        GetJobResponse, GetStatsRequest, GetStatsResponse, Job, JobFilter, ListJobsRequest, Liveness, PurgeJobsRequest,
+        UpdateProgressRequest, WatchJobsRequest, job::State,
     },
 };
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_health::{
-    ServingStatus,
+    ServingStatus::{self, NotServing, Serving},
     pb::{HealthCheckRequest, HealthCheckResponse},
 };
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use super::{
-    Client, Server, new_job, reason,
+    Admin, Client, Server, new_job,
+    process::Process,
+    reason,
     redis::{Redis, shared_redis},
     watching::{Seen, Watch, complete, delete, fail, make, millis, report, watch, watch_jobs},
 };
@@ -73,6 +75,45 @@ pub async fn strict_server_on(redis: &Redis) -> Server {
     Server::with(&["--redis-url", &redis.url(), "--fallback", "reject"]).await
 }
 
+/// A server to connect to, in this process or in one of its own.
+pub trait Served {
+    /// Opens a connection.
+    async fn connect(&self) -> Channel;
+}
+
+impl Served for Server {
+    async fn connect(&self) -> Channel {
+        self.channel().await
+    }
+}
+
+impl Served for Process {
+    async fn connect(&self) -> Channel {
+        self.channel().await
+    }
+}
+
+impl Served for Channel {
+    async fn connect(&self) -> Channel {
+        self.clone()
+    }
+}
+
+/// Waits until a server has reconciled its cached jobs, and serves from Redis.
+pub async fn whole(server: &impl Served) {
+    Health::watch_on(server.connect().await, "redis").await.until(Serving).await;
+}
+
+/// Waits until a server has noticed that Redis is unavailable.
+pub async fn degraded(server: &impl Served) {
+    Health::watch_on(server.connect().await, "redis").await.until(NotServing).await;
+}
+
+/// Returns the statistics of a server.
+pub async fn stats(admin: &mut Admin) -> GetStatsResponse {
+    admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner()
+}
+
 /// The health of a service, as it changes.
 pub struct Health(Streaming<HealthCheckResponse>);
 
@@ -119,6 +160,16 @@ pub fn assert_away(what: &str, status: &Status) {
 /// Returns a request to read a job.
 pub fn read(id: &str) -> GetJobRequest {
     GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() }
+}
+
+/// Reads a job.
+pub async fn get(client: &mut Client, id: &str) -> GetJobResponse {
+    client.get_job(read(id)).await.expect("it can be read").into_inner()
+}
+
+/// Reads a job, which may fail.
+pub async fn try_get(client: &mut Client, id: &str) -> Result<Job, Status> {
+    Ok(client.get_job(read(id)).await?.into_inner().job.expect("a job"))
 }
 
 /// Returns a report under a lease.
@@ -206,6 +257,6 @@ pub async fn use_everything(server: &Server) {
     delete(&mut client, "deleted").await;
     all.until(|seen| seen.id() == "deleted" && seen.event == Event::Removed).await;
     admin.purge_jobs(PurgeJobsRequest::default()).await.expect("ended jobs can be purged");
-    let stats = admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
+    let stats = stats(&mut admin).await;
     assert_eq!(stats.jobs_in_redis, Some(1), "only one has not ended: {stats:?}");
 }

@@ -4,25 +4,22 @@ use std::{
     collections::HashMap,
     fmt::{self, Debug, Formatter},
     pin::Pin,
-    sync::atomic::{AtomicI64, Ordering::Relaxed},
     time::Duration,
 };
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use jobtrack::{
-    clock::Clock,
-    domain::Timestamp,
-    proto::v1::{
+use jobtrack::proto::{
+    EncodedStruct,
+    v1::{
         CancelJobRequest, CompleteJobRequest, CreateJobRequest, DeleteJobRequest, Event, FailJobRequest, Failure, Job,
         Removal, UpdateProgressRequest, WatchJobRequest, WatchJobResponse, WatchJobsRequest, WatchJobsResponse,
         job::State, job_service_client::JobServiceClient,
     },
 };
-use prost_types::{Struct, Value, value::Kind};
 use tokio::time::timeout;
 use tonic::{Code, Status, transport::Endpoint};
 
-use super::{Client, Server, new_job};
+use super::{Client, Server, large_document, new_job};
 
 /// Maximum wait for an expected event; far longer than it takes.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -271,8 +268,7 @@ pub async fn narrow(server: &Server) -> Client {
 
 /// Returns a request for a job with events of nearly the maximum size without a result.
 pub fn large(id: &str) -> CreateJobRequest {
-    let text = Value { kind: Some(Kind::StringValue("x".repeat(15_000))) };
-    CreateJobRequest { metadata: Some(Struct { fields: [("text".to_owned(), text)].into() }.into()), ..new_job(id) }
+    CreateJobRequest { metadata: Some(large_document(15_000)), ..new_job(id) }
 }
 
 /// Creates more large jobs than a [`narrow`] client can receive without reading.
@@ -287,16 +283,26 @@ pub async fn make(client: &mut Client, request: CreateJobRequest) -> Job {
     client.create_job(request).await.expect("it can be created").into_inner().job.expect("a job")
 }
 
-/// Reports that the worker is alive.
+/// Reports on a job.
 pub async fn report(client: &mut Client, id: &str) -> Job {
+    try_report(client, id).await.expect("it can be reported on")
+}
+
+/// Reports on a job, which may be rejected.
+pub async fn try_report(client: &mut Client, id: &str) -> Result<Job, Status> {
     let request = UpdateProgressRequest { job_id: id.to_owned(), ..UpdateProgressRequest::default() };
-    client.update_progress(request).await.expect("it can be reported on").into_inner().job.expect("a job")
+    Ok(client.update_progress(request).await?.into_inner().job.expect("a job"))
 }
 
 /// Completes a job.
 pub async fn complete(client: &mut Client, id: &str) -> Job {
-    let request = CompleteJobRequest { job_id: id.to_owned(), ..CompleteJobRequest::default() };
-    client.complete_job(request).await.expect("it can be completed").into_inner().job.expect("a job")
+    try_complete(client, id, None).await.expect("it can be completed")
+}
+
+/// Completes a job with a result, which may be rejected.
+pub async fn try_complete(client: &mut Client, id: &str, result: Option<EncodedStruct>) -> Result<Job, Status> {
+    let request = CompleteJobRequest { job_id: id.to_owned(), result, ..CompleteJobRequest::default() };
+    Ok(client.complete_job(request).await?.into_inner().job.expect("a job"))
 }
 
 /// Fails a job.
@@ -323,23 +329,4 @@ pub async fn delete(client: &mut Client, id: &str) {
 pub fn millis(millis: i64) -> Option<prost_types::Duration> {
     let nanos = i32::try_from(millis % 1000 * 1_000_000).expect("less than a second");
     Some(prost_types::Duration { seconds: millis / 1000, nanos })
-}
-
-/// A clock that stands still until it is moved.
-pub struct TestClock(AtomicI64);
-
-impl TestClock {
-    pub fn new() -> Self {
-        Self(AtomicI64::new(1_700_000_000_000_000))
-    }
-
-    pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_micros()).expect("not that long"), Relaxed);
-    }
-}
-
-impl Clock for TestClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.0.load(Relaxed))
-    }
 }

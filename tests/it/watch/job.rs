@@ -10,10 +10,11 @@ use jobtrack::proto::v1::{
 use tonic::Code;
 
 use crate::support::{
-    Client, Server, create, new_job, reason,
+    Client, Server,
+    clocks::TestClock,
+    create, new_job, reason,
     watching::{
-        TestClock, Watch, about, assert_not_found, cancel, complete, delete, fail, make, millis, report, resume, watch,
-        watch_job,
+        Watch, about, assert_not_found, cancel, complete, delete, fail, make, millis, report, resume, watch, watch_job,
     },
 };
 

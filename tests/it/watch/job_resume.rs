@@ -10,10 +10,12 @@ use jobtrack::{
 use tonic::Code;
 
 use crate::support::{
-    Client, Server, create, new_job,
+    Client, Server,
+    clocks::TestClock,
+    create, new_job,
     watching::{
-        TestClock, about, assert_not_found, complete, delete, make, millis, report, resume, try_watch_job, watch,
-        watch_job, watch_jobs,
+        about, assert_not_found, complete, delete, make, millis, report, resume, try_watch_job, watch, watch_job,
+        watch_jobs,
     },
 };
 

@@ -7,17 +7,13 @@ use jobtrack::proto::v1::{
 };
 use tonic::Code;
 
+use super::{all, in_state};
 use crate::support::{
-    Client, Server, create, new_job, reason,
-    watching::{
-        Seen, TestClock, Watch, cancel, complete, delete, fail, make, millis, report, try_watch_jobs, watch_jobs,
-    },
+    Client, Server,
+    clocks::TestClock,
+    create, new_job, owned, reason,
+    watching::{Seen, Watch, cancel, complete, delete, fail, make, millis, report, try_watch_jobs, watch_jobs},
 };
-
-/// Returns a request for all jobs.
-fn all() -> WatchJobsRequest {
-    WatchJobsRequest::default()
-}
 
 fn only(ids: &[&str]) -> WatchJobsRequest {
     WatchJobsRequest { job_ids: ids.iter().map(ToString::to_string).collect(), ..all() }
@@ -25,14 +21,6 @@ fn only(ids: &[&str]) -> WatchJobsRequest {
 
 fn matching(filter: JobFilter) -> WatchJobsRequest {
     WatchJobsRequest { filter: Some(filter), ..all() }
-}
-
-fn in_state(states: &[State]) -> WatchJobsRequest {
-    matching(JobFilter { states: states.iter().map(|state| *state as i32).collect(), ..JobFilter::default() })
-}
-
-fn owned(id: &str, owner: &str) -> CreateJobRequest {
-    CreateJobRequest { owner: owner.into(), ..new_job(id) }
 }
 
 /// Watches. Returns the stream, and the ids of the snapshots. Fails unless these come first, each once.

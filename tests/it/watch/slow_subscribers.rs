@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jobtrack::proto::v1::{CreateJobRequest, Event, JobFilter, Removal, WatchJobsRequest, job::State};
 use tokio::task::JoinSet;
 
+use super::all;
 use crate::support::{
     Client, Server, create, new_job,
     watching::{Seen, clog, complete, delete, large, make, narrow, report, watch, watch_jobs},
@@ -12,10 +13,6 @@ use crate::support::{
 
 /// Reported in much less than the minute for which a reader may read nothing.
 const UPDATES: usize = 2_000;
-
-fn all() -> WatchJobsRequest {
-    WatchJobsRequest::default()
-}
 
 /// Reports this many times, over several connections.
 async fn report_often(server: &Server, id: &'static str, times: usize) {

@@ -6,15 +6,14 @@ mod tokens;
 use std::time::Duration;
 
 use jobtrack::proto::v1::{
-    CreateJobRequest, Event, JobFilter, ListJobsRequest, ListJobsResponse, Liveness, Order, UpdateProgressRequest,
-    WatchJobsRequest,
+    Event, JobFilter, ListJobsRequest, ListJobsResponse, Liveness, Order, UpdateProgressRequest, WatchJobsRequest,
 };
 use rstest::rstest;
 use tokio::{task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Client, Server, create, new_job,
+    Client, Server, create, owned,
     redis::Redis,
     replicas::{in_time, server_on, under_lease},
     watching::{Watch, make, report, watch_jobs},
@@ -208,10 +207,6 @@ async fn watch_by_mutable_criteria_starts_over_with_a_token() {
     server.stop().await;
 }
 
-fn owned(id: &str) -> CreateJobRequest {
-    CreateJobRequest { owner: "o".into(), ..new_job(id) }
-}
-
 /// Creates jobs until `stop` is cancelled. An aborted task would leave a creation under way.
 fn create_all_the_time(client: &Client, stop: &CancellationToken) -> JoinSet<()> {
     let mut creators = JoinSet::new();
@@ -222,7 +217,7 @@ fn create_all_the_time(client: &Client, stop: &CancellationToken) -> JoinSet<()>
                 if stop.is_cancelled() {
                     return;
                 }
-                make(&mut client, owned(&format!("n{part}-{n}"))).await;
+                make(&mut client, owned(&format!("n{part}-{n}"), "o")).await;
                 sleep(Duration::from_millis(2)).await;
             }
         });
@@ -238,7 +233,7 @@ async fn lists_in_both_orders_are_complete_while_jobs_are_created(#[values(false
     let mut client = server.client().await;
     let mut stayed = Vec::new();
     for n in 0..60 {
-        stayed.push(make(&mut client, owned(&format!("s{n}"))).await.id);
+        stayed.push(make(&mut client, owned(&format!("s{n}"), "o")).await.id);
     }
     let stop = CancellationToken::new();
     let creators = create_all_the_time(&client, &stop);

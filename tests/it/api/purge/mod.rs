@@ -5,16 +5,12 @@ mod outage;
 mod parts;
 mod time;
 
-use jobtrack::proto::{
-    EncodedStruct,
-    v1::{
-        CancelJobRequest, CompleteJobRequest, CreateJobRequest, FailJobRequest, Failure, ListJobsRequest, Order,
-        Progress, PurgeJobsRequest, PurgeJobsResponse, UpdateProgressRequest,
-    },
+use jobtrack::proto::v1::{
+    CancelJobRequest, CompleteJobRequest, CreateJobRequest, FailJobRequest, Failure, ListJobsRequest, Order, Progress,
+    PurgeJobsRequest, PurgeJobsResponse, UpdateProgressRequest,
 };
-use prost_types::{Struct, Value, value::Kind};
 
-use crate::support::{Admin, Client, new_job, redis::Redis, watching::make};
+use crate::support::{Admin, Client, large_document, new_job, redis::Redis, watching::make};
 
 /// Number of callers that create jobs.
 const MAKERS: usize = 8;
@@ -51,22 +47,16 @@ async fn purge_all(admin: &mut Admin, mut request: PurgeJobsRequest) -> Vec<i64>
     }
 }
 
-/// A Struct with `size` bytes of text.
-fn document(size: usize) -> EncodedStruct {
-    let text = Value { kind: Some(Kind::StringValue("x".repeat(size))) };
-    Struct { fields: [("text".to_owned(), text)].into() }.into()
-}
-
 /// Makes a job that has ended, with as much in it as there may be.
 async fn make_large(client: &mut Client, number: usize) {
     let id = format!("large-{number}");
     let title = "t".repeat(250);
-    make(client, CreateJobRequest { title, metadata: Some(document(10_000)), ..new_job(&id) }).await;
-    let failure = Failure { message: "f".repeat(16_000), details: Some(document(16_000)), ..Failure::default() };
+    make(client, CreateJobRequest { title, metadata: Some(large_document(10_000)), ..new_job(&id) }).await;
+    let failure = Failure { message: "f".repeat(16_000), details: Some(large_document(16_000)), ..Failure::default() };
     let failure =
         |retry| FailJobRequest { job_id: id.clone(), failure: Some(failure.clone()), retry, ..Default::default() };
     client.fail_job(failure(true)).await.expect("it is taken");
-    let (message, details) = (Some("m".repeat(4_000)), Some(document(4_000)));
+    let (message, details) = (Some("m".repeat(4_000)), Some(large_document(4_000)));
     let progress = Some(Progress { message, details, ..Progress::default() });
     let report = UpdateProgressRequest { job_id: id.clone(), progress, ..UpdateProgressRequest::default() };
     client.update_progress(report).await.expect("it is taken");
@@ -78,7 +68,7 @@ async fn make_large(client: &mut Client, number: usize) {
     if number.is_multiple_of(2) {
         client.fail_job(failure(false)).await.expect("it is taken");
     } else {
-        let result = Some(document(20_000));
+        let result = Some(large_document(20_000));
         client
             .complete_job(CompleteJobRequest { job_id: id.clone(), result, ..Default::default() })
             .await

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::Duration,
@@ -13,6 +13,8 @@ use jobtrack::{
     clock::{Clock, SteeredClock},
     domain::Timestamp,
 };
+
+use crate::support::clocks::TestClock;
 
 /// A clock that stands still, an hour ahead of others.
 struct Ahead;
@@ -50,21 +52,13 @@ fn concurrently_set_clock_is_right() {
     assert!(clocks.iter().all(|clock| clock.now() == Ahead::TRUTH));
 }
 
-struct Settable(AtomicI64);
-
-impl Clock for Settable {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.0.load(Relaxed))
-    }
-}
-
 #[test]
 fn a_steered_clock_does_not_step_after_a_pause() {
     const HOUR: Duration = Duration::from_secs(3600);
-    let base = Arc::new(Settable(AtomicI64::new(Ahead::TRUTH.as_micros())));
+    let base = Arc::new(TestClock::new());
     let clock = SteeredClock::new(base.clone());
-    clock.steer(Ahead::TRUTH, Duration::ZERO);
-    base.0.store((Ahead::TRUTH + HOUR).as_micros(), Relaxed);
+    clock.steer(base.now(), Duration::ZERO);
+    base.advance(HOUR);
     let before = clock.now();
     clock.steer(before + HOUR, Duration::ZERO);
     assert!(clock.now().since(before) <= Duration::from_millis(10), "{before:?}, {:?}", clock.now());

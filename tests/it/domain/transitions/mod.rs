@@ -5,11 +5,11 @@ mod reports;
 
 use std::time::Duration;
 
-use jobtrack::domain::{Change, Completion, Job, Outcome, Progress, Rejected, Removal, Report, Start, State};
+use jobtrack::domain::{Change, Completion, Job, Outcome, Progress, Rejected, Removal, Report, State};
 use rstest::rstest;
 
 use crate::support::jobs::{
-    apply, at, cancel, confirm, document, failure, heartbeat, job, retry, start, success, try_apply,
+    apply, at, cancel, confirm, document, failure, heartbeat, job, percent, retry, start, success, takeover, try_apply,
 };
 
 /// The expected result of a change.
@@ -40,10 +40,6 @@ fn conditions() -> [Job; 7] {
     let failed = apply(&running, &failure(), 2);
     let cancelled = apply(&running, &cancel(true), 2);
     [pending, running, asked, retried, succeeded, failed, cancelled]
-}
-
-fn takeover() -> Change {
-    Change::Start(Start { takeover: true, ..Start::default() })
 }
 
 fn delete(force: bool) -> Change {
@@ -88,10 +84,6 @@ fn every_change_in_every_state(#[case] change: Change, #[case] expected: [Then; 
 
 fn report(progress: Progress) -> Report {
     Report { progress, ..Report::default() }
-}
-
-fn percent(percent: f64) -> Progress {
-    Progress { percent: Some(percent), ..Progress::default() }
 }
 
 /// Returns a running job with this progress.

@@ -9,12 +9,9 @@ use jobtrack::domain::{
 use rstest::rstest;
 
 use crate::support::jobs::{
-    apply, at, cancel, change_context, document, failure, heartbeat, job, make, plain, retry, success, try_apply,
+    apply, at, cancel, change_context, document, failure, heartbeat, job, leased, make, plain, retry, success,
+    try_apply,
 };
-
-fn leased(fail_when_lost: bool) -> Job {
-    make("a", 0, NewJob { lease_timeout: Duration::from_secs(10), fail_when_lost, ..plain() })
-}
 
 #[test]
 fn a_lease_runs_from_the_first_report_to_the_end() {

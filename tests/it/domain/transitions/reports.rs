@@ -5,8 +5,8 @@ use std::time::Duration;
 use jobtrack::domain::{Applied, Change, ChangeContext, Ignored, NewJob, Progress, Report, Retention, merge};
 use rstest::rstest;
 
-use super::{percent, report, running};
-use crate::support::jobs::{apply, at, change_context, document, job, make, plain, success, try_apply};
+use super::{report, running};
+use crate::support::jobs::{apply, at, change_context, document, job, make, percent, plain, success, try_apply};
 
 fn counted(completed: i64, total: i64) -> Progress {
     Progress { completed: Some(completed), total: Some(total), ..Progress::default() }

@@ -8,12 +8,12 @@ use tokio::join;
 use tonic::Code;
 use tonic_health::ServingStatus::{NotServing, Serving};
 
-use super::{assert_stored, degraded, job, soon, stats, told, try_report, whole};
+use super::{assert_stored, job, soon, told};
 use crate::support::{
     Client, Server, create, new_job,
     redis::{Redis, ask},
-    replicas::{Health, assert_away, read, server_on},
-    watching::watch,
+    replicas::{Health, assert_away, degraded, read, server_on, stats, whole},
+    watching::{try_report, watch},
 };
 
 /// Number of jobs with which the start of Redis takes seconds, with [`SLOW_LOADING`].

@@ -5,11 +5,12 @@ use jobtrack::proto::v1::{
 };
 use tonic::Code;
 
-use super::{assert_gone, degraded, get, job, told, two_on, whole};
+use super::{assert_gone, job, told, two_on};
 use crate::support::{
     Client, Server, create, new_job,
     redis::Redis,
-    watching::{cancel, complete, delete, fail, make, report, watch},
+    replicas::{degraded, get, whole},
+    watching::{cancel, complete, delete, fail, make, report, try_report, watch},
 };
 
 /// Two servers with job `a` in their memory, while Redis is unavailable.
@@ -106,7 +107,7 @@ async fn one_of_two_ends_wins_on_all_replicas() {
     assert!(matches!(job.state(), State::Succeeded | State::Failed));
     assert_eq!(told.iter().filter(|outcome| **outcome == Outcome::Conflicted).count(), 1, "{told:?}");
     for client in &mut apart.clients {
-        assert!(super::try_report(client, "a").await.is_err(), "a report after the end");
+        assert!(try_report(client, "a").await.is_err(), "a report after the end");
     }
 }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 use jobtrack::proto::v1::{CreateJobRequest, Job, Liveness, job::State, reconciled_job::Outcome};
 use tonic::Code;
 
-use super::{apart::Apart, degraded, get, job, two_on, whole};
+use super::{apart::Apart, job, two_on};
 use crate::support::{
     Client,
     attempts::{beat, by, claim, retry, start},
     create, error_info, new_job,
     redis::Redis,
-    replicas::in_time,
+    replicas::{degraded, get, in_time, whole},
     watching::{delete, make, millis},
 };
 

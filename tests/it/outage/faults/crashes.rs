@@ -8,18 +8,19 @@ use std::{
 use futures_util::future::join_all;
 use jobtrack::{
     clock::{Clock, SystemClock},
-    domain::Timestamp,
     proto::v1::{Durability, Event, Job, Liveness, UpdateProgressRequest},
 };
 use rstest::rstest;
 
-use super::{LIMIT, degraded, job, whole};
+use super::{LIMIT, job};
 use crate::support::{
-    Client, Server, create,
+    Client, Server,
+    clocks::WrongClock,
+    create,
     process::Process,
     reason,
     redis::Redis,
-    replicas::{in_time, server_on, under_lease},
+    replicas::{degraded, in_time, server_on, under_lease, whole},
     watching::{Watch, complete, report, resume, watch},
 };
 
@@ -124,15 +125,6 @@ async fn stop_completes_while_redis_hangs() {
     // The report is lost, and the log names it.
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
-}
-
-/// The machine's clock, off by some seconds.
-struct WrongClock(i64);
-
-impl Clock for WrongClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(SystemClock.now().as_micros() + self.0 * 1_000_000)
-    }
 }
 
 /// The process continues by Redis's clock, and its changes win where they are newer.

@@ -4,12 +4,13 @@ use futures_util::future::join_all;
 use jobtrack::proto::v1::{Durability, StorageMode};
 use tonic_health::ServingStatus::Serving;
 
-use super::{get, job, soon, stats, try_report, whole};
+use super::{job, soon};
 use crate::support::{
     Client, Server, create,
     redis::Redis,
     relay::Relay,
-    replicas::{Health, assert_away, in_time, read, server_on},
+    replicas::{Health, assert_away, get, in_time, read, server_on, stats, whole},
+    watching::try_report,
 };
 
 /// Number of concurrent calls.

@@ -9,11 +9,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::{degraded, get, job, two_on, whole};
+use super::{job, two_on};
 use crate::support::{
     Client, new_job,
     redis::Redis,
-    replicas::in_time,
+    replicas::{degraded, get, in_time, whole},
     watching::{make, report, watch_jobs},
 };
 

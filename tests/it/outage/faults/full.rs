@@ -8,14 +8,14 @@ use redis::Value;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::{assert_stored, degraded, get, job, stats, try_report, whole};
+use super::{assert_stored, job};
 use crate::support::{
     Server, create,
     jobs::id,
     new_job, reason,
     redis::Redis,
-    replicas::{in_time, read, server_on},
-    watching::{complete, make, millis, watch},
+    replicas::{degraded, get, in_time, read, server_on, stats, whole},
+    watching::{complete, make, millis, try_report, watch},
 };
 
 /// Capacity of the server's memory, in jobs.

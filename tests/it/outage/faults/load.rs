@@ -14,8 +14,8 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
-use super::{get, job, try_report};
-use crate::support::{Client, create};
+use super::job;
+use crate::support::{Client, create, replicas::get, watching::try_report};
 
 /// Pause of a caller between two calls.
 const PACE: Duration = Duration::from_millis(5);

@@ -10,9 +10,14 @@ use jobtrack::proto::v1::{Durability, JobFilter, ListJobsRequest, job::State};
 use redis::{Client as RedisClient, Value, from_redis_value, pipe};
 use tokio::time::{sleep, timeout};
 
-use super::{assert_stored, load::Load, stats, whole};
+use super::{assert_stored, load::Load};
 use crate::support::{
-    Client, Server, create, pace::scaled, records::ask, redis::Redis, replicas::server_on, watching::complete,
+    Client, Server, create,
+    pace::scaled,
+    records::ask,
+    redis::Redis,
+    replicas::{server_on, stats, whole},
+    watching::complete,
 };
 
 /// Number of jobs that are created while Redis is unavailable.

@@ -16,52 +16,27 @@ mod streams;
 
 use std::time::{Duration, Instant};
 
-use jobtrack::proto::v1::{
-    Durability, GetJobResponse, GetStatsRequest, GetStatsResponse, Job, ReconciledJob, UpdateProgressRequest,
-    reconciled_job::Outcome,
-};
-use tonic::{Code, Status};
-use tonic_health::ServingStatus::{NotServing, Serving};
+use jobtrack::proto::v1::{Durability, Job, ReconciledJob, reconciled_job::Outcome};
+use tonic::Code;
 
 use crate::support::{
-    Admin, Client, Server,
+    Client, Server,
     pace::scaled,
     redis::Redis,
-    replicas::{Health, in_time, read, server_on},
+    replicas::{get, in_time, read, server_on, stats},
 };
 
 /// Maximum duration of a call, whatever happens to Redis.
 const LIMIT: Duration = Duration::from_secs(1);
-
-/// Waits until a server has reconciled its cached jobs, and serves from Redis.
-async fn whole(server: &Server) {
-    Health::watch(server, "redis").await.until(Serving).await;
-}
-
-/// Waits until a server has noticed that Redis is unavailable.
-async fn degraded(server: &Server) {
-    Health::watch(server, "redis").await.until(NotServing).await;
-}
 
 /// Starts two servers on one Redis.
 async fn two_on(redis: &Redis) -> [Server; 2] {
     [server_on(redis).await, server_on(redis).await]
 }
 
-/// Reads a job.
-async fn get(client: &mut Client, id: &str) -> GetJobResponse {
-    client.get_job(read(id)).await.expect("it can be read").into_inner()
-}
-
 /// Returns the current job.
 async fn job(client: &mut Client, id: &str) -> Job {
     get(client, id).await.job.expect("a job")
-}
-
-/// Reports on a job, which may be rejected.
-async fn try_report(client: &mut Client, id: &str) -> Result<Job, Status> {
-    let request = UpdateProgressRequest { job_id: id.to_owned(), ..UpdateProgressRequest::default() };
-    Ok(client.update_progress(request).await?.into_inner().job.expect("a job"))
 }
 
 /// Fails unless the job does not exist.
@@ -74,10 +49,6 @@ async fn assert_gone(client: &mut Client, id: &str) {
 async fn assert_stored(client: &mut Client, id: &str, revision: i64) {
     let job = job(client, id).await;
     assert_eq!((job.revision, job.durability()), (revision, Durability::Durable), "{id}");
-}
-
-async fn stats(admin: &mut Admin) -> GetStatsResponse {
-    admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner()
 }
 
 /// Returns the outcomes of a job in the report of the last reconciliation.

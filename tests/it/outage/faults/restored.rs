@@ -3,12 +3,12 @@
 use jobtrack::proto::v1::{Event, ListJobsRequest, job::State};
 use rstest::rstest;
 
-use super::{assert_gone, assert_stored, degraded, get, job, stats, try_report, two_on, whole};
+use super::{assert_gone, assert_stored, job, two_on};
 use crate::support::{
     Client, create,
     redis::Redis,
-    replicas::{in_time, server_on},
-    watching::{Watch, complete, delete, report, watch},
+    replicas::{degraded, get, in_time, server_on, stats, whole},
+    watching::{Watch, complete, delete, report, try_report, watch},
 };
 
 /// Saves a snapshot of Redis, and changes the jobs since.

@@ -8,14 +8,14 @@ use std::{
 use tokio::{select, time::sleep};
 use tonic_health::ServingStatus::{NotServing, Serving};
 
-use super::{LIMIT, load::Load, whole};
+use super::{LIMIT, load::Load};
 use crate::support::{
     Server,
     pace::scaled,
     process::Process,
     redis::Redis,
     relay::{Link, Relay},
-    replicas::Health,
+    replicas::{Health, whole},
 };
 
 /// Number of concurrent calls.

@@ -4,12 +4,12 @@ use futures_util::{StreamExt, future::join_all, stream};
 use jobtrack::proto::v1::{Durability, Event, GetJobRequest, WatchJobRequest, WatchJobsRequest, job::State};
 use rstest::rstest;
 
-use super::{assert_stored, degraded, job, stats, two_on, whole};
+use super::{assert_stored, job, two_on};
 use crate::support::{
     Client, Server, create,
     redis::Redis,
     relay::{Link, Relay},
-    replicas::{in_time, read, server_on},
+    replicas::{degraded, in_time, read, server_on, stats, whole},
     watching::{Seen, complete, delete, millis, report, resume, watch, watch_job, watch_jobs},
 };
 

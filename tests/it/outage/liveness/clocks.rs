@@ -10,15 +10,15 @@ use tokio::time::sleep;
 use super::{
     Client, LEASE, LONG_GRACE, REDIS_FLAGS, Rule, assert_alive, complete_all,
     dead::{FAILED_WITHIN, until_failed},
-    degraded, flags,
+    flags,
     onlooker::Onlooker,
-    whole,
     workers::Workers,
 };
 use crate::support::{
     faketime::WallClock,
     process::Process,
     redis::Redis,
+    replicas::{degraded, whole},
     watching::{make, report},
 };
 

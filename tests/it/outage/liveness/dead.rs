@@ -10,12 +10,12 @@ use rstest::rstest;
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
-use super::{LEASE, LEASE_MILLIS, OUTAGE, Rule, SHORT_GRACE, Site, flags, whole};
+use super::{LEASE, LEASE_MILLIS, OUTAGE, Rule, SHORT_GRACE, Site, flags};
 use crate::support::{
     Client,
     process::Process,
     relay::Link,
-    replicas::read,
+    replicas::{read, whole},
     watching::{make, millis, report},
 };
 

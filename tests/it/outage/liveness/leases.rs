@@ -6,10 +6,16 @@ use rstest::rstest;
 use tokio::time::sleep;
 
 use super::{
-    HEAD_START, LONG_GRACE, OUTAGE, REDIS_FLAGS, Rule, Site, assert_alive, assert_completed, complete_all, degraded,
-    flags, onlooker::Onlooker, whole, workers::Workers,
+    HEAD_START, LONG_GRACE, OUTAGE, REDIS_FLAGS, Rule, Site, assert_alive, assert_completed, complete_all, flags,
+    onlooker::Onlooker, workers::Workers,
 };
-use crate::support::{process::Process, reason, redis::Redis, relay::Link};
+use crate::support::{
+    process::Process,
+    reason,
+    redis::Redis,
+    relay::Link,
+    replicas::{degraded, whole},
+};
 
 /// Number of jobs with active workers.
 const LIVE_JOBS: usize = 12;

@@ -17,15 +17,14 @@ use jobtrack::proto::{
         job::{Outcome, State},
     },
 };
-use prost_types::{Struct, Value, value::Kind};
-use tonic_health::ServingStatus::{NotServing, Serving};
 
 use crate::support::{
     Client, new_job,
     process::Process,
     redis::Redis,
     relay::{Link, Relay},
-    replicas::Health,
+    replicas::{degraded, whole},
+    text_document,
     watching::{make, millis},
 };
 use workers::Worked;
@@ -104,16 +103,6 @@ impl Site {
     }
 }
 
-/// Waits until a replica has reconciled its cached jobs, and serves from Redis.
-async fn whole(replica: &Process) {
-    Health::watch_on(replica.channel().await, "redis").await.until(Serving).await;
-}
-
-/// Waits until a replica has noticed that Redis is unavailable.
-async fn degraded(replica: &Process) {
-    Health::watch_on(replica.channel().await, "redis").await.until(NotServing).await;
-}
-
 /// The rule that harms a job without a report for [`LEASE`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Rule {
@@ -172,8 +161,7 @@ async fn assert_alive(client: &mut Client, rule: Rule, worked: &[Worked]) {
 
 /// Returns the result of a job.
 fn result(id: &str) -> EncodedStruct {
-    let text = Value { kind: Some(Kind::StringValue(format!("done: {id}"))) };
-    Struct { fields: [("text".to_owned(), text)].into() }.into()
+    text_document(&format!("done: {id}"))
 }
 
 /// Completes jobs, each with its result.

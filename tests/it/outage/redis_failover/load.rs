@@ -14,8 +14,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{PACE, WAIT_TIMEOUT, get, record::Record};
-use crate::support::{Admin, Client, Server, create, pace::Pace};
+use super::{PACE, WAIT_TIMEOUT, record::Record};
+use crate::support::{Admin, Client, Server, create, pace::Pace, replicas::try_get};
 
 /// A call and its result.
 pub struct Call {
@@ -197,7 +197,7 @@ async fn write(client: &mut Client, id: &str, number: i64) -> Result<Heard, Stat
 }
 
 async fn read(client: &mut Client, id: &str) -> Result<Heard, Status> {
-    let job = get(client, id).await?;
+    let job = try_get(client, id).await?;
     let durable = job.durability() == Durability::Durable;
     Ok(Heard::Read { revision: job.revision, number: number_of(&job), durable })
 }
@@ -212,7 +212,7 @@ pub fn number_of(job: &Job) -> i64 {
 async fn get_at_least(client: &mut Client, id: &str, min_revision: Option<i64>) -> Job {
     match client.get_job(GetJobRequest { job_id: id.to_owned(), min_revision, ..GetJobRequest::default() }).await {
         Ok(answer) => answer.into_inner().job.expect("a job"),
-        Err(status) if status.code() == Code::Unavailable => get(client, id).await.expect("it can be read"),
+        Err(status) if status.code() == Code::Unavailable => try_get(client, id).await.expect("it can be read"),
         Err(status) => panic!("{status:?}"),
     }
 }

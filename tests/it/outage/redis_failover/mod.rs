@@ -11,13 +11,13 @@ mod subscriptions;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use jobtrack::proto::v1::{GetJobRequest, Job, job::State};
+use jobtrack::proto::v1::job::State;
 use tokio::task::JoinHandle;
-use tonic::Status;
 
 use crate::support::{
-    Client, Server,
+    Server,
     records::{PARTITIONS, partition},
+    replicas::try_get,
     watching::{Seen, Watch, complete, watch},
 };
 
@@ -65,11 +65,6 @@ fn ids(count: usize) -> Vec<String> {
     (0..PARTITIONS).flat_map(|partition| ids_of(partition, count)).collect()
 }
 
-async fn get(client: &mut Client, id: &str) -> Result<Job, Status> {
-    let answer = client.get_job(GetJobRequest { job_id: id.to_owned(), ..GetJobRequest::default() }).await?;
-    Ok(answer.into_inner().job.expect("a job"))
-}
-
 /// Opens watches of jobs on `server`.
 async fn watches(server: &Server, ids: &[String]) -> Vec<Watch> {
     let client = server.client().await;
@@ -85,7 +80,7 @@ fn follow(watches: Vec<Watch>) -> Vec<JoinHandle<Vec<Seen>>> {
 async fn complete_all(server: &Server, watches: Vec<JoinHandle<Vec<Seen>>>, ids: &[String]) {
     let mut client = server.client().await;
     for (id, watch) in ids.iter().zip(watches) {
-        let before = get(&mut client, id).await.expect("it is there");
+        let before = try_get(&mut client, id).await.expect("it is there");
         let done = complete(&mut client, id).await;
         assert!(done.revision > before.revision);
         let events = watch.await.expect("the stream ends");

@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::{
-    PACE, Replicas, WAIT_TIMEOUT, complete_all, follow, get, ids_of,
+    PACE, Replicas, WAIT_TIMEOUT, complete_all, follow, ids_of,
     load::{Call, Load},
     watches,
 };
 use crate::support::{
     Client, create, new_job, reason,
     redis::Cluster,
+    replicas::try_get,
     watching::{complete, report},
 };
 
@@ -26,7 +27,7 @@ async fn look(mut client: Client, id: String, stop: CancellationToken) -> (usize
     let (mut count, mut errors) = (0, Vec::new());
     while !stop.is_cancelled() {
         count += 2;
-        errors.extend(get(&mut client, &id).await.err());
+        errors.extend(try_get(&mut client, &id).await.err());
         errors.extend(client.list_jobs(ListJobsRequest::default()).await.err());
         sleep(PACE).await;
     }

@@ -8,12 +8,13 @@ use std::{
 use ::redis::{Value, from_redis_value};
 use tokio::time::{sleep, timeout};
 
-use super::{PACE, Replicas, SOON, WAIT_TIMEOUT, complete_all, follow, get, ids, load::Load, watches};
+use super::{PACE, Replicas, SOON, WAIT_TIMEOUT, complete_all, follow, ids, load::Load, watches};
 use crate::support::{
     create,
     pace::scaled,
     records::{PARTITIONS, partition},
     redis::Cluster,
+    replicas::try_get,
     watching::report,
 };
 
@@ -56,7 +57,7 @@ async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
     until_subscribed(&cluster).await;
     let (slot, orphans) = subscribed(&cluster).await;
     for (id, watch) in ids.iter().zip(&mut watches) {
-        let revision = get(&mut replicas.a.client().await, id).await.expect("it is there").revision;
+        let revision = try_get(&mut replicas.a.client().await, id).await.expect("it is there").revision;
         watch.until(|seen| seen.revision() > revision).await;
     }
 
@@ -65,7 +66,7 @@ async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
     let mut client = replicas.a.client().await;
     // Changes on the other nodes are not received while the servers run without the cluster.
     for (id, watch) in ids.iter().zip(&mut watches).filter(|(id, _)| !orphans.contains(&partition(id))) {
-        let revision = get(&mut client, id).await.expect("its node serves on").revision;
+        let revision = try_get(&mut client, id).await.expect("its node serves on").revision;
         watch.until(|seen| seen.revision() > revision).await;
     }
     let heard = killed.elapsed();
@@ -75,7 +76,7 @@ async fn watchers_lose_nothing_when_the_node_of_their_subscription_is_killed() {
     load.good_since(elected).await;
     load.stop().await.assert_none_failed("killed node of the subscription");
     for (id, watch) in ids.iter().zip(&mut watches) {
-        let revision = get(&mut client, id).await.expect("it is there").revision;
+        let revision = try_get(&mut client, id).await.expect("it is there").revision;
         watch.until(|seen| seen.revision() >= revision).await;
     }
     println!("all has been heard of {:?} after the election", elected.elapsed());

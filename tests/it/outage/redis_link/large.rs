@@ -6,15 +6,11 @@ use std::{
 };
 
 use jobtrack::{
-    clock::{SteeredClock, SystemClock},
     domain::{Change, Completion},
     proto::v1::{
         BatchGetJobsRequest, Event, GetStatsRequest, JobFilter, ListJobsRequest, View, WatchJobsRequest, job::State,
     },
-    store::{
-        CommitEvent, JobStore, Listener, Presence, RedisStore, Replaced,
-        redis::{Options, Target},
-    },
+    store::{JobStore, Presence, RedisStore, Replaced, redis::Options},
 };
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -27,6 +23,7 @@ use crate::support::{
     redis::Redis,
     relay::{Link, Relay},
     replicas::{in_time, strict_server_on, under_lease, until_lost},
+    stores::{Deaf, open_redis, redis_options},
     watching::{complete, report, watch, watch_jobs},
 };
 
@@ -39,25 +36,15 @@ const LARGE: i64 = 80;
 /// Retention of these jobs after their end, in seconds.
 const KEPT: i64 = 86_400;
 
-/// A listener that ignores all events.
-struct Deaf;
-
-impl Listener for Deaf {
-    fn on_commit(&self, _: CommitEvent) {}
-}
-
 /// Stores jobs in Redis that ended this many seconds ago with a result of nearly the maximum size.
 async fn put_large(redis: &Redis, ago: i64) {
     let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
     let options = Options {
-        replica_grace: Duration::from_secs(1),
-        target: Target::parse(&redis.url()).expect("a valid address"),
-        pool_size: 4,
         timeout: Duration::from_secs(10),
-        key_prefix: "job:".to_owned(),
+        replica_grace: Duration::from_secs(1),
+        ..redis_options(&redis.url(), "job")
     };
-    let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
-    let store = RedisStore::open(options, Arc::new(Deaf), clock, presence).await.expect("Redis is usable");
+    let store = open_redis(options, Arc::new(Deaf), presence).await;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970").as_secs();
     let ended = i64::try_from(now).expect("a time before that ends") - ago;
     let result = document(&json!({ "text": "x".repeat(1_000_000) }));

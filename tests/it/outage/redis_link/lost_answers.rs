@@ -6,7 +6,7 @@ use jobtrack::proto::v1::{CompleteJobRequest, Event, WatchJobsRequest, job::Stat
 use tokio::time::timeout;
 use tonic::{Code, Request};
 
-use super::{SOON, behind, notification_of, try_report};
+use super::{SOON, behind, notification_of};
 use crate::support::{
     Server, create,
     records::{ask, partition_key, set_version},
@@ -16,7 +16,7 @@ use crate::support::{
         Link, Relay,
     },
     replicas::{assert_away, in_time, read, strict_server_on},
-    watching::{Watch, report, watch, watch_jobs},
+    watching::{Watch, report, try_report, watch, watch_jobs},
 };
 
 /// Longer than the server waits for an answer.

@@ -11,11 +11,10 @@ mod streams;
 
 use std::time::{Duration, Instant};
 
-use jobtrack::proto::v1::{Event, UpdateProgressRequest, WatchJobsRequest};
+use jobtrack::proto::v1::{Event, WatchJobsRequest};
 use redis::Value;
 use serde_json::json;
 use tokio::{join, task::JoinSet, time::timeout};
-use tonic::Status;
 
 use crate::support::{
     Client, Server, create,
@@ -40,10 +39,6 @@ async fn notification_of(redis: &Redis, id: &str, revision: i64) -> String {
     let number = count_commit(redis, id).await;
     let notification = json!({ "id": id, "rev": revision, "state": "RUNNING", "kind": "test.work" });
     format!("{number} somebody {notification}")
-}
-
-async fn try_report(client: &mut Client, id: &str) -> Result<(), Status> {
-    client.update_progress(UpdateProgressRequest { job_id: id.to_owned(), ..Default::default() }).await.map(drop)
 }
 
 /// Reads and reports by several callers at once; each must succeed.

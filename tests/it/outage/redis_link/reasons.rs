@@ -8,16 +8,11 @@ use rstest::rstest;
 use crate::support::{
     http::Scrape,
     process::Process,
-    redis::{Redis, ask},
+    redis::{Redis, as_user, ask},
 };
 
 /// A password that must not be shown.
 const SECRET: &str = "s3cret-Pa55";
-
-/// Returns the URL of a Redis for a user with that password.
-fn as_user(redis: &Redis, user: &str) -> String {
-    redis.url().replacen("://", &format!("://{user}:{SECRET}@"), 1)
-}
 
 /// Starts a Redis whose user `tracker` has a password, while the default user has none.
 async fn redis_with_user() -> Redis {
@@ -60,7 +55,7 @@ async fn a_refusal_keeps_the_name_that_redis_gives_it(
     #[case] words: &[&str],
 ) {
     let redis = redis_with_user().await;
-    let process = serving(&as_user(&redis, "tracker")).await;
+    let process = serving(&as_user(&redis.url(), "tracker", SECRET)).await;
     redis.command(cause).await;
     assert_told(&process, reason, words).await;
     let log = process.log();
@@ -71,10 +66,10 @@ async fn a_refusal_keeps_the_name_that_redis_gives_it(
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_that_no_longer_count_are_the_reason() {
     let redis = redis_with_user().await;
-    let (with, without) = (serving(&as_user(&redis, "tracker")).await, serving(&redis.url()).await);
+    let (with, without) = (serving(&as_user(&redis.url(), "tracker", SECRET)).await, serving(&redis.url()).await);
     redis.command(&["ACL", "SETUSER", "tracker", "resetpass", ">another"]).await;
     redis.command(&["CONFIG", "SET", "requirepass", SECRET]).await;
-    let client = Client::open(as_user(&redis, "default")).expect("a valid address");
+    let client = Client::open(as_user(&redis.url(), "default", SECRET)).expect("a valid address");
     ask(&client, &["CLIENT", "KILL", "TYPE", "normal"]).await.expect("connections are closed");
     ask(&client, &["CLIENT", "KILL", "TYPE", "pubsub"]).await.expect("connections are closed");
     assert_told(&with, "WRONGPASS", &[]).await;
@@ -85,7 +80,7 @@ async fn credentials_that_no_longer_count_are_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_redis_is_the_reason() {
     let redis = redis_with_user().await;
-    let process = serving(&as_user(&redis, "tracker")).await;
+    let process = serving(&as_user(&redis.url(), "tracker", SECRET)).await;
     let busy = redis.try_command(&["EVAL", "while true do end", "0"]);
     let killed = async {
         assert_told(&process, "BUSY", &[]).await;
@@ -98,7 +93,7 @@ async fn a_busy_redis_is_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reason_that_changes_is_logged_again() {
     let mut redis = redis_with_user().await;
-    let process = serving(&as_user(&redis, "tracker")).await;
+    let process = serving(&as_user(&redis.url(), "tracker", SECRET)).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert_told(&process, "OOM", &[]).await;
     redis.signal("STOP");

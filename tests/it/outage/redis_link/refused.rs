@@ -10,7 +10,7 @@ use rstest::rstest;
 use tokio::{join, time::timeout};
 use tonic_health::ServingStatus::{NotServing, Serving};
 
-use super::{SOON, behind, notification_of, try_report};
+use super::{SOON, behind, notification_of};
 use crate::support::{
     Server, create, new_job,
     process::Process,
@@ -18,7 +18,7 @@ use crate::support::{
     redis::Redis,
     relay::{Carrying::Commands, Link, Relay},
     replicas::{Health, assert_away, in_time, read, strict_server_on, under_lease, until_lost},
-    watching::{complete, delete, make, millis, report, watch, watch_jobs},
+    watching::{complete, delete, make, millis, report, try_report, watch, watch_jobs},
 };
 
 /// Maximum time until a server knows whether Redis serves.

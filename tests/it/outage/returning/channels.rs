@@ -7,8 +7,12 @@ use rstest::rstest;
 use tokio::{task::JoinSet, time::sleep};
 use tonic_health::ServingStatus::Serving;
 
-use super::{complete, get, report, stats};
-use crate::support::{Client, Server, new_job, redis::Redis, replicas::Health, watching::watch_jobs};
+use crate::support::{
+    Client, Server, new_job,
+    redis::Redis,
+    replicas::{Health, stats, try_get},
+    watching::{try_complete, try_report, watch_jobs},
+};
 
 /// Duration of the writes: several times as long as it takes to notice lost notifications.
 const TIME: Duration = Duration::from_secs(8);
@@ -22,8 +26,8 @@ async fn write(mut client: Client, name: String) -> usize {
     while begun.elapsed() < TIME {
         let id = format!("{name}-{count}");
         let made = client.create_job(new_job(&id)).await.expect("it can be created").into_inner().job.expect("a job");
-        let reported = report(&mut client, &id).await.expect("it can be reported on");
-        let ended = complete(&mut client, &id, None).await.expect("it can be completed");
+        let reported = try_report(&mut client, &id).await.expect("it can be reported on");
+        let ended = try_complete(&mut client, &id, None).await.expect("it can be completed");
         for job in [made, reported, ended] {
             assert_eq!(job.durability(), Durability::Durable, "{job:?}");
         }
@@ -69,7 +73,7 @@ async fn trackers_on_one_redis_are_isolated(#[case] databases: [&str; 2], #[case
     for (tracker, server) in servers.iter().enumerate() {
         assert!(links[tracker].is_quiet(), "tracker {tracker} took Redis for away");
         let (mut client, other) = (server.client().await, format!("{}-0-0", 1 - tracker));
-        get(&mut client, &other).await.expect_err("it is another tracker's");
+        try_get(&mut client, &other).await.expect_err("it is another tracker's");
         let stats = stats(&mut server.admin().await).await;
         let reconciled = stats.last_reconciliation.map_or(0, |last| last.merged_count + last.conflicted_count);
         assert_eq!((stats.dirty_jobs, reconciled), (0, 0), "of tracker {tracker}");

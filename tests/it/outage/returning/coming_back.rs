@@ -20,14 +20,16 @@ use tokio::{
 };
 use tonic_health::ServingStatus::Serving;
 
-use super::{WAIT_TIMEOUT, complete, degraded, each, get, ids, is_serving, report, result, stored, told, until, whole};
+use super::{WAIT_TIMEOUT, each, ids, is_serving, stored, told};
 use crate::support::{
     Client, Server,
     jobs::id as id_of,
-    new_job,
+    large_document, new_job,
     redis::Redis,
     relay::{Link, Relay},
-    replicas::Health,
+    replicas::{Health, degraded, try_get, whole},
+    until,
+    watching::{try_complete, try_report},
 };
 
 /// Delay of the link to Redis in each direction.
@@ -111,9 +113,9 @@ async fn write(
         let id = format!("{name}-{}", ids.len());
         client.create_job(new_job(&id)).await.expect("it can be created");
         next().await;
-        report(&mut client, &id).await.expect("it can be reported on");
+        try_report(&mut client, &id).await.expect("it can be reported on");
         next().await;
-        complete(&mut client, &id, None).await.expect("it can be completed");
+        try_complete(&mut client, &id, None).await.expect("it can be completed");
         next().await;
         ids.push(id);
     }
@@ -135,7 +137,7 @@ async fn replica_comes_back_while_as_much_is_written_as_the_healthy_link_carried
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let server = Server::with(&[&["--redis-url", &relay.url()][..], &PATIENT].concat()).await;
-    whole(server.channel().await).await;
+    whole(&server).await;
     let client = server.client().await;
     relay.set_all(Link::Far(FAR));
     let pace = healthy_pace(&client).await;
@@ -143,7 +145,7 @@ async fn replica_comes_back_while_as_much_is_written_as_the_healthy_link_carried
     let writers = Writers::start(&client, "w", pace);
     writers.make(WRITES).await;
     relay.set_all(Link::Cut);
-    degraded(channel.clone()).await;
+    degraded(&channel).await;
     writers.make(WRITES).await;
     relay.set_all(Link::Far(FAR));
     let (back, before) = (Instant::now(), writers.count());
@@ -177,7 +179,7 @@ async fn sent(redis: &Redis) -> u64 {
 async fn make_results(client: &Client, ids: &[String], bytes: usize) {
     let made = each(client, ids, async |mut client, id| {
         client.create_job(new_job(&id)).await?;
-        complete(&mut client, &id, Some(result(bytes))).await
+        try_complete(&mut client, &id, Some(large_document(bytes))).await
     });
     for made in made.await {
         made.expect("it can be made");
@@ -191,9 +193,9 @@ async fn bytes_to_come_back(
     limit: u64,
     meanwhile: impl Future<Output = ()>,
 ) -> u64 {
-    whole(server.channel().await).await;
+    whole(server).await;
     relay.set_all(Link::Cut);
-    degraded(server.channel().await).await;
+    degraded(server).await;
     meanwhile.await;
     let (before, begun) = (sent(redis).await, Instant::now());
     relay.set_all(Link::Narrow(NARROW));
@@ -236,8 +238,9 @@ async fn only_what_has_changed_is_read_when_a_replica_comes_back() {
         made.expect("it can be created");
     }
     let change = async {
-        let ended =
-            each(&elsewhere, &changing, async |mut client, id| complete(&mut client, &id, Some(result(BYTES))).await);
+        let ended = each(&elsewhere, &changing, async |mut client, id| {
+            try_complete(&mut client, &id, Some(large_document(BYTES))).await
+        });
         for ended in ended.await {
             ended.expect("it can be completed");
         }
@@ -275,16 +278,16 @@ async fn documents_come_over_a_link_that_carries_few_at_a_time() {
     for made in each(&client, &large, async |mut client, id| client.create_job(new_job(&id)).await).await {
         made.expect("it can be created");
     }
-    whole(server.channel().await).await;
+    whole(&server).await;
     relay.set_all(Link::Cut);
-    degraded(server.channel().await).await;
+    degraded(&server).await;
     for id in &large {
-        complete(&mut elsewhere.clone(), id, Some(result(BYTES))).await.expect("it can be completed");
+        try_complete(&mut elsewhere.clone(), id, Some(large_document(BYTES))).await.expect("it can be completed");
     }
     relay.set_all(Link::Narrow(SLOW));
-    whole(server.channel().await).await;
+    whole(&server).await;
     for id in &large {
-        assert_eq!(get(&mut client.clone(), id).await.expect("it is there").state(), State::Succeeded);
+        assert_eq!(try_get(&mut client.clone(), id).await.expect("it is there").state(), State::Succeeded);
     }
     server.stop().await;
     other.stop().await;
@@ -301,7 +304,7 @@ async fn basic_list_reads_no_results() {
     make_results(&other.client().await, &ids("large", JOBS), BYTES).await;
     other.stop().await;
     let server = Server::with(&["--redis-url", &relay.url()]).await;
-    whole(server.channel().await).await;
+    whole(&server).await;
     let mut client = server.client().await;
     relay.set_all(Link::Narrow(NARROW));
     let before = sent(&redis).await;
@@ -315,7 +318,7 @@ async fn basic_list_reads_no_results() {
     println!("{each} bytes for a page");
     assert!(each < (JOBS * BYTES / 10) as u64, "{each} bytes for a page");
     // The results that the list left out exist.
-    let full = get(&mut client, "large-0").await.expect("the link carries one");
+    let full = try_get(&mut client, "large-0").await.expect("the link carries one");
     assert!(full.outcome.is_some());
     server.stop().await;
 }

@@ -15,7 +15,7 @@ use redis::from_redis_value;
 use tokio::{task::JoinSet, time::sleep};
 use tonic::Code;
 
-use super::{complete, degraded, each, get, ids, until, whole};
+use super::{each, ids};
 use crate::support::{
     Client, Server, new_job,
     process::{Process, count_left},
@@ -23,6 +23,9 @@ use crate::support::{
     reason,
     redis::Redis,
     relay::{Link, Relay},
+    replicas::{degraded, try_get, whole},
+    until,
+    watching::try_complete,
 };
 
 /// Maximum duration of a stop.
@@ -49,13 +52,13 @@ impl World {
         let redis = Redis::start().await;
         let relay = Relay::to(redis.port).await;
         let process = Process::start(&["--redis-url", &relay.url()]);
-        whole(process.channel().await).await;
+        whole(&process).await;
         Self { redis, relay, process }
     }
 
     async fn cut(&self) {
         self.relay.set_all(Link::Cut);
-        degraded(self.process.channel().await).await;
+        degraded(&self.process).await;
     }
 
     /// Creates jobs that are stored in Redis.
@@ -71,7 +74,7 @@ impl World {
     /// Ends jobs in the replica's memory, unknown to others.
     async fn end(&self, ids: &[String]) {
         let client = self.process.client().await;
-        let ended = each(&client, ids, async |mut client, id| complete(&mut client, &id, None).await);
+        let ended = each(&client, ids, async |mut client, id| try_complete(&mut client, &id, None).await);
         for ended in ended.await {
             assert_eq!(ended.expect("it is held").durability(), Durability::Volatile);
         }
@@ -151,7 +154,7 @@ async fn create_until_refused(
 /// Fails unless Redis has all these jobs in this state, read through a replica that never had them in memory.
 async fn assert_all_stored(redis: &Redis, ids: &[String], state: State) {
     let server = Server::with(&["--redis-url", &redis.url()]).await;
-    let found = each(&server.client().await, ids, async |mut client, id| get(&mut client, &id).await).await;
+    let found = each(&server.client().await, ids, async |mut client, id| try_get(&mut client, &id).await).await;
     let found = found.into_iter().flatten();
     let count = found.filter(|job| job.state() == state && job.durability() == Durability::Durable).count();
     assert_eq!(count, ids.len(), "so many of {} reached Redis", ids.len());

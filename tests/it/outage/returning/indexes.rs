@@ -16,14 +16,16 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::{WAIT_TIMEOUT, complete, each, ids, report, stats, until, whole};
+use super::{WAIT_TIMEOUT, each, ids};
 use crate::support::{
-    Client, Server, new_job,
+    Client, Server, new_job, owned,
     process::Process,
     reason,
     records::key_of,
     redis::Redis,
-    watching::{Watch, millis, watch_jobs},
+    replicas::{stats, whole},
+    until,
+    watching::{Watch, millis, try_complete, try_report, watch_jobs},
 };
 
 /// Maximum number of jobs of an owner.
@@ -37,10 +39,6 @@ const EXPIRING: usize = 300;
 
 /// Retention of these jobs in milliseconds: longer than it takes to end all of them.
 const KEPT: i64 = 6000;
-
-fn owned(id: &str) -> CreateJobRequest {
-    CreateJobRequest { owner: "o".to_owned(), ..new_job(id) }
-}
 
 /// Reads a list to its end, in small pages. Returns the ids, and the total of the last page.
 async fn list(client: &mut Client, filter: &JobFilter) -> (BTreeSet<String>, Option<i64>) {
@@ -70,7 +68,9 @@ fn filters() -> [JobFilter; 4] {
 async fn use_up_quota(flags: &[&str]) -> Vec<String> {
     let all = ids("j", QUOTA);
     let server = Server::with(flags).await;
-    for made in each(&server.client().await, &all, async |mut client, id| client.create_job(owned(&id)).await).await {
+    for made in
+        each(&server.client().await, &all, async |mut client, id| client.create_job(owned(&id, "o")).await).await
+    {
         made.expect("the quota has room");
     }
     server.stop().await;
@@ -86,7 +86,7 @@ async fn records_that_vanished_leave_lists_totals_counts_and_quotas() {
         redis.command(&["DEL", &key_of(&redis, id).await]).await;
     }
     let server = Server::with(&flags).await;
-    whole(server.channel().await).await;
+    whole(&server).await;
     let mut client = server.client().await;
     for filter in filters() {
         list(&mut client, &filter).await;
@@ -101,14 +101,14 @@ async fn records_that_vanished_leave_lists_totals_counts_and_quotas() {
     assert_eq!(pending.map(|counted| counted.count), Some(count), "{stats:?}");
     assert_eq!(stats.jobs_in_redis, Some(count), "{stats:?}");
     for number in 0..VANISHED {
-        client.create_job(owned(&format!("new-{number}"))).await.expect("the quota has room again");
+        client.create_job(owned(&format!("new-{number}"), "o")).await.expect("the quota has room again");
     }
-    let refused = client.create_job(owned("one-more")).await.expect_err("the quota is used up");
+    let refused = client.create_job(owned("one-more", "o")).await.expect_err("the quota is used up");
     assert_eq!((refused.code(), &*reason(&refused)), (Code::ResourceExhausted, "TOO_MANY_JOBS"));
     // The ids of the vanished records are free.
     server.stop().await;
     let server = Server::with(&["--redis-url", &redis.url()]).await;
-    server.client().await.create_job(owned(&all[0])).await.expect("the id is free");
+    server.client().await.create_job(owned(&all[0], "o")).await.expect("the id is free");
     server.stop().await;
 }
 
@@ -120,10 +120,10 @@ async fn quota_has_room_again_when_records_vanished() {
     let all = use_up_quota(&flags).await;
     redis.command(&["DEL", &key_of(&redis, &all[0]).await]).await;
     let server = Server::with(&flags).await;
-    whole(server.channel().await).await;
+    whole(&server).await;
     let mut client = server.client().await;
-    client.create_job(owned("new")).await.expect("the quota has room again");
-    let refused = client.create_job(owned("one-more")).await.expect_err("the quota is used up");
+    client.create_job(owned("new", "o")).await.expect("the quota has room again");
+    let refused = client.create_job(owned("one-more", "o")).await.expect_err("the quota is used up");
     assert_eq!((refused.code(), &*reason(&refused)), (Code::ResourceExhausted, "TOO_MANY_JOBS"));
     server.stop().await;
 }
@@ -132,7 +132,7 @@ async fn quota_has_room_again_when_records_vanished() {
 async fn make_brief(client: &Client, ids: &[String]) {
     let made = each(client, ids, async |mut client, id| {
         client.create_job(CreateJobRequest { retention: millis(KEPT), ..new_job(&id) }).await?;
-        complete(&mut client, &id, None).await
+        try_complete(&mut client, &id, None).await
     });
     for made in made.await {
         made.expect("it can be made");
@@ -188,10 +188,10 @@ async fn records_that_vanished_leave_the_deadlines() {
     let mut client = server.client().await;
     let leased = CreateJobRequest { lease_timeout: millis(KEPT), ..new_job("leased") };
     client.create_job(leased).await.expect("it can be created");
-    report(&mut client, "leased").await.expect("it can be reported on");
+    try_report(&mut client, "leased").await.expect("it can be reported on");
     let ended = CreateJobRequest { retention: millis(KEPT), ..new_job("ended") };
     client.create_job(ended).await.expect("it can be created");
-    complete(&mut client, "ended", None).await.expect("it can be completed");
+    try_complete(&mut client, "ended", None).await.expect("it can be completed");
     server.stop().await;
     let mut vanished = Vec::new();
     for (id, set) in [("leased", "lease"), ("ended", "expire")] {

@@ -9,8 +9,15 @@ use jobtrack::proto::v1::{Durability, ListJobsRequest, job::State};
 use tokio::task::JoinSet;
 use tonic::Status;
 
-use super::{complete, each, get, ids, ids_in, report, stored, until, whole};
-use crate::support::{Client, Server, create, new_job, records::key_of, redis::Redis};
+use super::{each, ids, ids_in, stored};
+use crate::support::{
+    Client, Server, create, new_job,
+    records::key_of,
+    redis::Redis,
+    replicas::{try_get, whole},
+    until,
+    watching::{try_complete, try_report},
+};
 
 /// Number of jobs of each replica.
 const HELD: usize = 100;
@@ -35,8 +42,8 @@ async fn call(mut client: Client, ids: Vec<String>, stop: Arc<AtomicBool>) -> (u
         if stop.load(Relaxed) {
             break;
         }
-        errors.extend(get(&mut client, id).await.err());
-        errors.extend(report(&mut client, id).await.err());
+        errors.extend(try_get(&mut client, id).await.err());
+        errors.extend(try_report(&mut client, id).await.err());
         count += 2;
     }
     (count, errors)
@@ -98,13 +105,13 @@ async fn holder_puts_back_a_record_that_was_removed() {
     for id in ["read", "reported", "ended"] {
         create(&mut client, id).await;
     }
-    complete(&mut client, "ended", None).await.expect("it can be completed");
-    whole(server.channel().await).await;
+    try_complete(&mut client, "ended", None).await.expect("it can be completed");
+    whole(&server).await;
     for id in ["read", "reported", "ended"] {
         redis.command(&["DEL", &key_of(&redis, id).await]).await;
     }
 
-    let reported = report(&mut client, "reported").await.expect("the job is held");
+    let reported = try_report(&mut client, "reported").await.expect("the job is held");
     assert_eq!(reported.revision, 2, "{reported:?}");
     // A durable answer implies that the record exists.
     let there = ids_in(&redis).await.iter().any(|id| id == "reported");
@@ -112,7 +119,7 @@ async fn holder_puts_back_a_record_that_was_removed() {
     for id in ["read", "ended"] {
         let what = format!("{id} is put back");
         until(&what, async || {
-            get(&mut client, id).await.unwrap_or_else(|status| panic!("{id}: {status:?}"));
+            try_get(&mut client, id).await.unwrap_or_else(|status| panic!("{id}: {status:?}"));
             let page = client.list_jobs(ListJobsRequest::default()).await.expect("a page").into_inner();
             let listed = page.jobs.iter().any(|job| job.id == id);
             (listed && ids_in(&redis).await.iter().any(|there| there == id)).then_some(())
@@ -137,7 +144,7 @@ async fn holder_puts_back_a_record_that_a_list_misses() {
     let redis = Redis::start().await;
     let server = Server::with(&["--redis-url", &redis.url()]).await;
     let mut client = server.client().await;
-    whole(server.channel().await).await;
+    whole(&server).await;
     create(&mut client, "a").await;
     redis.command(&["DEL", &key_of(&redis, "a").await]).await;
     client.list_jobs(ListJobsRequest::default()).await.expect("a page");

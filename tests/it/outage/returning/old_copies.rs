@@ -6,13 +6,16 @@ use std::time::Duration;
 use jobtrack::proto::v1::{Durability, Job, job::State, reconciled_job::Outcome};
 use rstest::rstest;
 
-use super::{complete, degraded, each, get, ids, outcomes, report, result, stats, stored, until, whole};
+use super::{each, ids, outcomes, stored};
 use crate::support::{
-    Client, create, new_job,
+    Client, create, large_document, new_job,
     process::{Process, command},
     redis::Redis,
     relay::{Link, Relay},
+    replicas::{degraded, stats, try_get, whole},
     skewed::SharedClock,
+    until,
+    watching::{try_complete, try_report},
 };
 
 /// The jobs that only one replica knows, and their states.
@@ -47,7 +50,7 @@ impl World {
         };
         let (holder, first) = (start(relay.url()), start(redis.url()));
         for process in [&holder, &first] {
-            whole(process.channel().await).await;
+            whole(process).await;
         }
         Self { clock, redis, relay, holder, first }
     }
@@ -56,12 +59,12 @@ impl World {
     async fn lose(&mut self, time: Duration) {
         self.redis.kill();
         for process in [&self.holder, &self.first] {
-            degraded(process.channel().await).await;
+            degraded(process).await;
         }
         self.relay.set_all(Link::Cut);
         self.clock.set_ahead(time);
         self.redis.restart_from_aside().await;
-        whole(self.first.channel().await).await;
+        whole(&self.first).await;
     }
 }
 
@@ -72,15 +75,15 @@ async fn make_late(client: &mut Client) -> Vec<Job> {
             create(client, id).await;
         }
         if state != State::Pending {
-            report(client, id).await.expect("it can be reported on");
+            try_report(client, id).await.expect("it can be reported on");
         }
         if state == State::Succeeded {
-            complete(client, id, Some(result(10))).await.expect("it can be completed");
+            try_complete(client, id, Some(large_document(10))).await.expect("it can be completed");
         }
     }
     let mut jobs = Vec::new();
     for (id, state) in LATE {
-        let job = get(client, id).await.expect("it is there");
+        let job = try_get(client, id).await.expect("it is there");
         assert_eq!((job.state(), job.durability()), (state, Durability::Durable));
         jobs.push(job);
     }
@@ -116,7 +119,7 @@ async fn holder_that_comes_back_last_puts_back_what_an_old_copy_lacks(#[case] aw
         (stats.redis.is_some_and(|redis| redis.reachable) && stats.dirty_jobs == 0).then_some(())
     })
     .await;
-    whole(world.holder.channel().await).await;
+    whole(&world.holder).await;
     let holder_stats = stats(&mut world.holder.admin().await).await;
     for job in &late {
         assert!(!outcomes(&holder_stats, &job.id).contains(&Outcome::Dropped), "{} is dropped", job.id);

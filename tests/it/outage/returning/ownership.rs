@@ -9,15 +9,16 @@ use serde_json::json;
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
-use super::{WAIT_TIMEOUT, degraded, outcomes, result, until, whole};
+use super::{WAIT_TIMEOUT, outcomes};
 use crate::support::{
     Client,
     credentials::{Folder, bearer, holder, identities},
-    new_job,
+    large_document, new_job,
     process::Process,
     redis::Redis,
     relay::{Link, Relay},
-    replicas::{assert_away, read},
+    replicas::{assert_away, degraded, read, whole},
+    until,
 };
 
 /// The ids that another client tries to take.
@@ -58,8 +59,8 @@ impl World {
     /// Kills Redis, and waits until both replicas have noticed.
     async fn lose(&mut self) {
         self.redis.kill();
-        degraded(self.owner.channel().await).await;
-        degraded(self.other.channel().await).await;
+        degraded(&self.owner).await;
+        degraded(&self.other).await;
     }
 
     /// Restarts Redis. The replica that could not check the creations reconciles first.
@@ -69,9 +70,9 @@ impl World {
             Back::WithData => self.redis.restart().await,
             Back::Empty => self.redis.restart_empty().await,
         }
-        whole(self.other.channel().await).await;
+        whole(&self.other).await;
         self.relay.set_all(Link::Pass);
-        whole(self.owner.channel().await).await;
+        whole(&self.owner).await;
     }
 
     /// Returns the outcomes of a job in the reports of both replicas, first those of the one that could not check.
@@ -108,7 +109,7 @@ async fn record(client: &mut Client) -> [Job; 2] {
         };
         client.update_progress(bearer("bob", report)).await.expect("it can be reported on");
     }
-    let end = CompleteJobRequest { job_id: "ended".to_owned(), result: Some(result(10)), ..Default::default() };
+    let end = CompleteJobRequest { job_id: "ended".to_owned(), result: Some(large_document(10)), ..Default::default() };
     client.complete_job(bearer("bob", end)).await.expect("it can be completed");
     let mut recorded = Vec::new();
     for id in TAKEN {
@@ -251,7 +252,7 @@ async fn request_that_is_retried_where_it_can_not_be_checked_makes_one_job(#[cas
     world.lose().await;
     let retried = elsewhere.create_job(request()).await.expect("it is accepted").into_inner().job.expect("a job");
     assert_eq!((&retried.id, retried.durability()), (&first.id, Durability::Volatile));
-    let end = CompleteJobRequest { job_id: first.id.clone(), result: Some(result(10)), ..Default::default() };
+    let end = CompleteJobRequest { job_id: first.id.clone(), result: Some(large_document(10)), ..Default::default() };
     elsewhere.complete_job(bearer("bob", end)).await.expect("it is accepted");
     world.heal(Back::WithData).await;
     for client in [&mut client, &mut elsewhere] {

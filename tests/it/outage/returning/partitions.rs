@@ -10,10 +10,13 @@ use rstest::rstest;
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
-use super::{each, get, ids, ids_in, report, stats, stored, told, until, whole};
+use super::{each, ids, ids_in, stored, told};
 use crate::support::{
     Client, Server, new_job, reason,
     redis::{Cluster, Redis},
+    replicas::{stats, try_get, whole},
+    until,
+    watching::try_report,
 };
 
 /// Number of jobs when the fault comes; a third is on each master.
@@ -68,7 +71,7 @@ impl World {
         let slot = slot.expect("each master has a partition");
         // The time limit allows for a busy machine.
         let server = Server::with(&["--redis-url", &cluster.url(), "--redis-timeout", "1s"]).await;
-        whole(server.channel().await).await;
+        whole(&server).await;
         let client = server.client().await;
         Self { cluster, slot, server, client }
     }
@@ -87,7 +90,7 @@ impl World {
     }
 
     async fn report(&self, ids: &[String]) -> HashMap<String, Job> {
-        by_id(each(&self.client, ids, async |mut client, id| report(&mut client, &id).await).await)
+        by_id(each(&self.client, ids, async |mut client, id| try_report(&mut client, &id).await).await)
     }
 }
 
@@ -136,7 +139,8 @@ async fn only_partitions_of_the_failed_master_are_unavailable(#[case] fault: Fau
         sleep(Duration::from_millis(250)).await;
     }
     // The other masters can be asked, so for their ids absence is certain.
-    let missing = each(&world.client, &ids("missing", JOBS), async |mut client, id| get(&mut client, &id).await).await;
+    let missing =
+        each(&world.client, &ids("missing", JOBS), async |mut client, id| try_get(&mut client, &id).await).await;
     let codes: BTreeSet<_> = missing.iter().map(|job| job.as_ref().expect_err("there is none").code() as i32).collect();
     assert!(codes.contains(&(Code::NotFound as i32)), "{codes:?}");
     if fault != Fault::Full {

@@ -1,10 +1,11 @@
 //! Creations that are rejected because the owner of the id is unknown.
 
-use super::{degraded, stats, stored, until, whole};
+use super::stored;
 use crate::support::{
     Server, create, new_job,
     redis::Redis,
-    replicas::{assert_away, read},
+    replicas::{assert_away, degraded, read, stats, whole},
+    until,
     watching::delete,
 };
 
@@ -21,13 +22,13 @@ async fn creation_under_a_tombstone_that_is_held_is_refused_while_redis_is_away(
     delete(&mut elsewhere, "deleted-elsewhere").await;
     until("the deletion is seen here", async || client.get_job(read("deleted-elsewhere")).await.err()).await;
     redis.kill();
-    degraded(server.channel().await).await;
+    degraded(&server).await;
     for id in ["deleted-here", "deleted-elsewhere"] {
         let refused = client.create_job(new_job(id)).await.expect_err("its tombstone is held");
         assert_away(id, &refused);
     }
     redis.restart().await;
-    whole(server.channel().await).await;
+    whole(&server).await;
     for id in ["deleted-here", "deleted-elsewhere"] {
         assert_eq!(create(&mut client, id).await.revision, 3, "{id}");
         stored(&mut elsewhere, id, 3).await;
@@ -41,7 +42,7 @@ async fn creation_that_can_not_be_checked_is_refused_where_changes_are() {
     let server = Server::with(&["--redis-url", &redis.url(), "--fallback", "reject"]).await;
     let mut client = server.client().await;
     redis.kill();
-    degraded(server.channel().await).await;
+    degraded(&server).await;
     let refused = client.create_job(new_job("chosen")).await.expect_err("it can't be checked");
     assert_away("a creation", &refused);
 }

@@ -10,12 +10,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{SECRET, as_user, fails, serves};
+use super::{SECRET, fails, serves};
 use crate::support::{
     Server, create,
     credentials::Folder,
     process::{Process, command},
-    redis::{Redis, Sentinel, shared_cluster, shared_redis, shared_sentinel},
+    redis::{Redis, Sentinel, as_user, shared_cluster, shared_redis, shared_sentinel},
     replicas::use_everything,
 };
 

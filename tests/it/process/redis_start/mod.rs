@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::support::{
     create,
     process::{Process, command},
-    redis::{Redis, shared_cluster, shared_redis, shared_sentinel},
+    redis::{Redis, as_user, shared_cluster, shared_redis, shared_sentinel},
     relay::Relay,
     watching::{complete, report, watch},
 };
@@ -88,11 +88,6 @@ async fn serves(command: Command) -> String {
     assert_eq!(status.code(), Some(0), "{log}");
     assert_no_secret(&format!("{banner}{log}"));
     log
-}
-
-/// Returns this URL with a user, which may be empty, and a password.
-fn as_user(url: &str, user: &str, password: &str) -> String {
-    url.replacen("://", &format!("://{user}:{password}@"), 1)
 }
 
 /// Starts a Redis with this password.

@@ -3,11 +3,11 @@
 use redis::Value;
 use rstest::rstest;
 
-use super::{SECRET, as_user, fails};
+use super::{SECRET, fails};
 use crate::support::{
     Server,
     process::command,
-    redis::{Cluster, Redis, Sentinel, shared_redis},
+    redis::{Cluster, Redis, Sentinel, as_user, shared_redis},
     replicas::use_everything,
 };
 

@@ -12,11 +12,11 @@ use jobtrack::{
 };
 use rstest::rstest;
 
-use super::{
-    local_cache::{cache, recorded},
-    primary::Deaf,
+use super::local_cache::cache;
+use crate::support::{
+    jobs::{apply, at, heartbeat, job, make, plain},
+    stores::{Deaf, recorded},
 };
-use crate::support::jobs::{apply, at, heartbeat, job, make, plain};
 
 /// A clock that stands still at second 10.
 struct Still;

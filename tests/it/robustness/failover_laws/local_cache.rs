@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex};
 use futures_util::FutureExt;
 use jobtrack::{
     domain::{Job, Limit, NewJob, Removal},
-    store::{CommitEvent, Durability, Listener, LocalCache, Partitioning, Presence, Route, Source, StoreError, Stored},
+    store::{CommitEvent, Listener, LocalCache, Partitioning, Presence, Route, StoreError},
 };
 use rstest::rstest;
 use uuid::Uuid;
 
-use super::{primary::Deaf, world::StepClock};
-use crate::support::jobs::{apply, at, change_context, heartbeat, id, job, plain, success};
+use super::world::StepClock;
+use crate::support::{
+    jobs::{apply, at, change_context, heartbeat, id, job, plain, success},
+    stores::{Deaf, recorded},
+};
 
 /// Redis lacks what was acknowledged of a dirty job, so the mark stays at the time of the last beat before.
 #[rstest]
@@ -149,10 +152,6 @@ pub fn cache(max_jobs: usize, listener: Arc<dyn Listener>) -> LocalCache {
     let presence = Arc::new(Presence::new(1));
     presence.set_serving(0, true);
     LocalCache::new(max_jobs, listener, clock, Partitioning::SINGLE, presence)
-}
-
-pub fn recorded(job: Job) -> Stored {
-    Stored { job: Arc::new(job), durability: Durability::Durable, source: Source::Redis }
 }
 
 #[derive(Default)]

@@ -20,17 +20,11 @@ use jobtrack::{
 use tokio::{sync::watch, time::sleep};
 
 use super::world::NAMES;
-use crate::support::jobs::id;
+use crate::support::{jobs::id, stores::Deaf};
 
 /// A primary that can lose its data, and the order in which it first stored ids.
 #[derive(Clone)]
 pub struct Record(Arc<Mutex<Arc<MemoryStore>>>, Arc<AtomicI64>);
-
-pub struct Deaf;
-
-impl Listener for Deaf {
-    fn on_commit(&self, _: CommitEvent) {}
-}
 
 impl Record {
     pub fn new() -> Self {

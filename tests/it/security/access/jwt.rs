@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::{assert_denied, assert_unauthenticated, missing, read_as, until};
+use super::{assert_denied, assert_unauthenticated, missing, read_as};
 use crate::support::{
     Server,
     credentials::{Folder, bearer},
     new_job,
     process::output,
-    reason,
+    reason, until,
 };
 
 /// Signs tokens, as `kid`.

@@ -8,10 +8,7 @@ mod roles;
 mod tls;
 mod tokens;
 
-use std::time::Duration;
-
 use jobtrack::proto::v1::{GetJobRequest, job_service_client::JobServiceClient};
-use tokio::time::{Instant, sleep};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::support::error_info;
@@ -41,16 +38,4 @@ fn assert_denied(status: &Status, needed: (&str, &str)) {
     let info = error_info(status);
     assert_eq!((status.code(), info.reason.as_str()), (Code::PermissionDenied, "PERMISSION_DENIED"), "{status:?}");
     assert_eq!(info.metadata.get(needed.0).map(String::as_str), Some(needed.1), "{status:?}");
-}
-
-/// Waits until `found` returns a value, at most ten seconds: files are checked once a second.
-async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        if let Some(found) = found().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within 10 s");
-        sleep(Duration::from_millis(20)).await;
-    }
 }

@@ -15,11 +15,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::until;
 use crate::support::{
     Server,
     credentials::{Authority, Folder, bearer, connect, holder, identities},
-    new_job,
+    new_job, until,
 };
 
 /// Number of callers, each of which opens a new connection after some calls.

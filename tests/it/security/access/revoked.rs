@@ -7,7 +7,6 @@ use futures_util::stream::{iter, pending};
 use jobtrack::proto::v1::{
     CreateJobRequest, Event, Progress, UpdateProgressRequest, WatchJobRequest, WatchJobsRequest,
 };
-use prost_types::{Struct, Value, value::Kind};
 use serde_json::json;
 use tokio::time::timeout;
 use tonic::{Status, Streaming, transport::Endpoint};
@@ -20,7 +19,7 @@ use super::assert_unauthenticated;
 use crate::support::{
     Client, Server,
     credentials::{Folder, bearer, holder, identities},
-    new_job, reason,
+    large_document, new_job, reason,
     replicas::in_time,
 };
 
@@ -62,8 +61,7 @@ async fn rest(stream: &mut Streaming<jobtrack::proto::v1::WatchJobResponse>) -> 
 async fn slow_reader_receives_nothing_after_the_end_of_its_credentials() {
     let (server, folder) = server().await;
     let mut client = server.client().await;
-    let large = Value { kind: Some(Kind::StringValue("x".repeat(16_000))) };
-    let metadata = Some(Struct { fields: [("k".to_owned(), large)].into() }.into());
+    let metadata = Some(large_document(16_000));
     let creation = CreateJobRequest { metadata, ..new_job("a") };
     client.create_job(bearer("kept", creation)).await.expect("it is not there yet");
     // Smaller than an event, so that the next events wait in the server.

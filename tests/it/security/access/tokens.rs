@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use tonic::{Code, Request, metadata::MetadataValue};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{assert_denied, assert_unauthenticated, missing, read_as, until};
+use super::{assert_denied, assert_unauthenticated, missing, read_as};
 use crate::support::{
     Server,
     credentials::{Folder, bearer, holder, identities},
     new_job,
     process::{Process, output},
-    reason,
+    reason, until,
 };
 
 /// Starts a server with these `entries`. Returns it with the folder of its `identities.json`.

@@ -7,7 +7,6 @@ use futures_util::future::join_all;
 use h2::{SendStream, client::ResponseFuture};
 use jobtrack::proto::v1::{BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest};
 use prost::Message;
-use prost_types::{Struct, Value, value::Kind};
 use rstest::rstest;
 use serde_json::json;
 use tokio::{
@@ -20,7 +19,7 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_reques
 
 use crate::support::{
     credentials::{Folder, bearer, holder, identities},
-    new_job,
+    large_document, new_job,
     process::Process,
     raw::{Raw, frame, frame_as},
     replicas::{in_time, read},
@@ -194,8 +193,7 @@ async fn make_jobs(server: &Process) {
     for id in LARGE {
         let create = CreateJobRequest { job_id: id.to_owned(), ..new_job(id) };
         client.create_job(bearer(TOKEN, create)).await.expect("it is created");
-        let text = Value { kind: Some(Kind::StringValue("x".repeat(1_000_000))) };
-        let result = Some(Struct { fields: [("text".to_owned(), text)].into() }.into());
+        let result = Some(large_document(1_000_000));
         let end = CompleteJobRequest { job_id: id.to_owned(), result, ..CompleteJobRequest::default() };
         client.complete_job(bearer(TOKEN, end)).await.expect("it ends");
     }

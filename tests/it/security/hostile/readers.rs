@@ -11,7 +11,6 @@ use jobtrack::proto::v1::{
     WatchJobsRequest,
 };
 use prost::Message;
-use prost_types::{Struct, Value, value::Kind};
 use serde_json::json;
 use tokio::time::sleep;
 use tonic::{Code, Status, codec::CompressionEncoding};
@@ -20,7 +19,7 @@ use crate::support::{
     Admin, Client, Server, create,
     credentials::{Folder, bearer, holder, identities},
     http::Scrape,
-    new_job,
+    large_document, new_job,
     process::Process,
     raw::{Raw, answer, frame, frame_as, unread},
     reason,
@@ -47,8 +46,7 @@ pub async fn large_jobs(client: &mut Client) -> Vec<String> {
 
 /// Returns a request that completes `job_id` with a document of so many bytes.
 fn completion(job_id: &str, size: usize) -> CompleteJobRequest {
-    let text = Value { kind: Some(Kind::StringValue("x".repeat(size))) };
-    let result = Some(Struct { fields: [("text".to_owned(), text)].into() }.into());
+    let result = Some(large_document(size));
     CompleteJobRequest { job_id: job_id.into(), result, ..CompleteJobRequest::default() }
 }
 

@@ -8,12 +8,8 @@ mod due;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jobtrack::{
-    clock::{SteeredClock, SystemClock},
     domain::{Change, Job, JobId, NewJob},
-    store::{
-        CommitEvent, Decided, Decision, JobStore, Listener, Presence, PrimaryStore, RedisStore, Replaced,
-        redis::{Options, Target},
-    },
+    store::{Decided, Decision, JobStore, Presence, PrimaryStore, RedisStore, Replaced, redis::Options},
 };
 use redis::{FromRedisValue, from_redis_value};
 use uuid::Uuid;
@@ -21,6 +17,7 @@ use uuid::Uuid;
 use crate::support::{
     jobs::{apply, at, heartbeat, id, make, plain},
     redis::{Redis, shared_redis},
+    stores::{Deaf, open_redis, redis_options},
 };
 
 /// The partition of the job.
@@ -34,12 +31,6 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longer than any wait.
 const HOUR: i64 = 3600;
-
-struct Deaf;
-
-impl Listener for Deaf {
-    fn on_commit(&self, _: CommitEvent) {}
-}
 
 /// A store whose replica sends beats only on demand.
 pub struct Bench {
@@ -126,15 +117,8 @@ impl Bench {
 /// Opens the store of a replica that serves.
 pub async fn open(url: &str, prefix: &str, timeout: Duration) -> (RedisStore, Arc<Presence>) {
     let presence = Arc::new(Presence::new(RedisStore::PARTITIONING.count));
-    let options = Options {
-        target: Target::parse(url).expect("a valid address"),
-        pool_size: 2,
-        timeout,
-        key_prefix: format!("{prefix}:"),
-        replica_grace: REPLICA_GRACE,
-    };
-    let clock = Arc::new(SteeredClock::new(Arc::new(SystemClock)));
-    let store = RedisStore::open(options, Arc::new(Deaf), clock, presence.clone()).await.expect("Redis is usable");
+    let options = Options { pool_size: 2, timeout, replica_grace: REPLICA_GRACE, ..redis_options(url, prefix) };
+    let store = open_redis(options, Arc::new(Deaf), presence.clone()).await;
     presence.set_serving(PARTITION, true);
     (store, presence)
 }

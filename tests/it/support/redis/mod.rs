@@ -336,6 +336,11 @@ impl Drop for Redis {
     }
 }
 
+/// Returns a URL of Redis with a user and a password.
+pub fn as_user(url: &str, user: &str, password: &str) -> String {
+    url.replacen("://", &format!("://{user}:{password}@"), 1)
+}
+
 /// Returns these servers as a part of a URL.
 fn addresses(servers: &[Redis]) -> String {
     let addresses: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use jobtrack::proto::v1::{CreateJobRequest, Event, FailJobRequest, Failure, Removal, WatchJobsRequest, job::State};
 
-use super::{all, in_state, known_by_fence, owned_by, resume, token};
+use super::{
+    super::{all, in_state},
+    known_by_fence, owned_by, resume, token,
+};
 use crate::support::{
     Server, create, new_job,
     watching::{Seen, cancel, complete, delete, large, make, report, watch_jobs},

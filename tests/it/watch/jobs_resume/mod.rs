@@ -5,21 +5,13 @@ mod tokens;
 
 use std::collections::BTreeMap;
 
-use jobtrack::proto::v1::{CreateJobRequest, Event, JobFilter, WatchJobsRequest, job::State};
+use jobtrack::proto::v1::{CreateJobRequest, Event, JobFilter, WatchJobsRequest};
 
+use super::all;
 use crate::support::{
     Client,
     watching::{Seen, Watch, make, watch_jobs},
 };
-
-fn all() -> WatchJobsRequest {
-    WatchJobsRequest::default()
-}
-
-fn in_state(states: &[State]) -> WatchJobsRequest {
-    let states = states.iter().map(|state| *state as i32).collect();
-    WatchJobsRequest { filter: Some(JobFilter { states, ..JobFilter::default() }), ..all() }
-}
 
 fn owned_by(owner: &str) -> WatchJobsRequest {
     WatchJobsRequest { filter: Some(JobFilter { owner: owner.into(), ..JobFilter::default() }), ..all() }

@@ -7,7 +7,10 @@ use jobtrack::{
     watch::JobsToken,
 };
 
-use super::{all, behind, in_state, known_by_fence, owned_by, resume, token};
+use super::{
+    super::{all, in_state},
+    behind, known_by_fence, owned_by, resume, token,
+};
 use crate::support::{
     Client, Server, create, new_job,
     watching::{Seen, delete, millis, report, watch, watch_jobs},

@@ -4,8 +4,8 @@ use jobtrack::proto::v1::{
     CompleteJobRequest, CreateJobRequest, JobFilter, ListJobsRequest, ListJobsResponse, PurgeJobsRequest,
 };
 
-use super::{by_owner, owned, server};
-use crate::support::{Client, Server, credentials::bearer, redis::Redis, violations};
+use super::{by_owner, server};
+use crate::support::{Client, Server, credentials::bearer, owned, redis::Redis, violations};
 
 async fn list(client: &mut Client, token: &str, request: ListJobsRequest) -> (Vec<String>, ListJobsResponse) {
     let list = client.list_jobs(bearer(token, request)).await.expect("jobs can be listed").into_inner();

@@ -11,17 +11,15 @@ use jobtrack::proto::v1::{
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::{
-    super::{assert_denied, until},
-    by_owner, owned, server,
-};
+use super::{super::assert_denied, by_owner, server};
 use crate::support::{
     Client, Server,
     credentials::bearer,
-    error_info, new_job,
+    error_info, new_job, owned,
     raw::{Call, Raw, call, frame, methods},
     reason,
     redis::Redis,
+    until,
 };
 
 /// Returns calls of every method about the job `id`, made by a caller that does not own the job. `token` is a resume

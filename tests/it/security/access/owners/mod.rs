@@ -4,13 +4,12 @@ mod lists;
 mod missing;
 mod streams;
 
-use jobtrack::proto::v1::{CreateJobRequest, JobFilter};
+use jobtrack::proto::v1::JobFilter;
 use serde_json::json;
 
 use crate::support::{
     Server,
     credentials::{Folder, holder, identities},
-    new_job,
 };
 
 /// Starts a server where Alice has two owners, Bob another one, and Nobody the jobs without an owner.
@@ -25,10 +24,6 @@ async fn server(flags: &[&str]) -> (Server, Folder) {
     ];
     let file = folder.write("identities.json", &identities(&entries));
     (Server::with(&[&["--auth-tokens", &file], flags].concat()).await, folder)
-}
-
-fn owned(id: &str, owner: &str) -> CreateJobRequest {
-    CreateJobRequest { owner: owner.to_owned(), ..new_job(id) }
 }
 
 fn by_owner(owner: &str) -> JobFilter {

@@ -4,8 +4,8 @@ use jobtrack::proto::v1::{
     DeleteJobRequest, Event, JobFilter, UpdateProgressRequest, WatchJobRequest, WatchJobsRequest, job::State,
 };
 
-use super::{owned, server};
-use crate::support::{Client, credentials::bearer};
+use super::server;
+use crate::support::{Client, credentials::bearer, owned};
 
 #[tokio::test]
 async fn streams_and_their_tokens_cover_only_own_jobs() {
