@@ -146,32 +146,16 @@ impl Server {
         http: Option<TcpListener>,
         shutdown: impl Future<Output = ()>,
     ) -> usize {
-        let Self { tracker, hub, security, redis, steered_clock } = self;
         let tasks = Tasks::default();
-        let sources = security.sources();
-        let Security { tls, authenticator } = security;
-        let grpc_server = Arc::new(GrpcServer::new(tracker.clone(), authenticator, http.is_some()).await);
+        let Security { tls, authenticator } = &self.security;
+        let grpc_server = Arc::new(GrpcServer::new(self.tracker.clone(), authenticator.clone(), http.is_some()).await);
         let connections = TaskTracker::new();
         let phase = watch::Sender::new(Phase::Starting);
         if let Some(http) = http {
-            let mut measured: Vec<&dyn Measured> = vec![&*grpc_server, &*tracker, &*hub, &**tracker.limits()];
-            measured.extend(redis.iter().flat_map(|(redis, fallback)| [&**redis as &dyn Measured, &**fallback]));
-            let source = Source::new(&measured, tracker.clone(), connections.clone(), tls.clone());
+            let source = self.source(&grpc_server, connections.clone());
             tasks.spawn(http::serve(http, Pages { source, phase: phase.subscribe() }));
         }
-        let limits = tracker.limits().clone();
-        tasks.spawn(async move { hub.dispatch().await });
-        tasks.spawn(async move { tracker.sweep().await });
-        if let Some(clock) = steered_clock {
-            tasks.spawn(follow_wall_clock(clock));
-        }
-        let fallback = match redis {
-            Some((redis, fallback)) => Some(start_redis(&tasks, redis, fallback).await),
-            None => None,
-        };
-        tasks.spawn(follow(sources, control.reload));
-        let reporter = grpc_server.clone();
-        tasks.spawn(async move { reporter.report_redis().await });
+        self.start_tasks(&tasks, grpc_server.clone(), control.reload).await;
 
         phase.send_replace(Phase::Serving);
         let draining = CancellationToken::new();
@@ -180,8 +164,8 @@ impl Server {
             phase.send_replace(Phase::Draining);
             grpc_server.drain().await;
         };
-        let service = grpc_server.service.clone();
-        let serving = grpc::serve(listener, tls, service, connections, limits, draining.clone(), drained);
+        let (service, limits) = (grpc_server.service.clone(), self.tracker.limits().clone());
+        let serving = grpc::serve(listener, tls.clone(), service, connections, limits, draining.clone(), drained);
         let (served, deadline) = tokio::join!(control.hurry.run_until_cancelled(serving), async {
             shutdown.await;
             draining.cancel();
@@ -190,13 +174,52 @@ impl Server {
         if served.is_none() {
             warn!("draining was cut short: open calls and streams break");
         }
-        let left = match fallback {
-            Some(fallback) => flush(&fallback, deadline, &control.hurry).await,
-            None => 0,
-        };
+        let left = self.flush(deadline, &control.hurry).await;
         tasks.stop().await;
         info!("stopped");
         left
+    }
+
+    /// Returns the source of the metrics of all parts.
+    fn source(&self, grpc_server: &GrpcServer, connections: TaskTracker) -> Source {
+        let mut measured: Vec<&dyn Measured> = vec![grpc_server, &*self.tracker, &*self.hub, &**self.tracker.limits()];
+        measured.extend(self.redis.iter().flat_map(|(redis, fallback)| [&**redis as &dyn Measured, &**fallback]));
+        Source::new(&measured, self.tracker.clone(), connections, self.security.tls.clone())
+    }
+
+    /// Starts the tasks beside the calls. With Redis, waits until its state is known.
+    async fn start_tasks(&self, tasks: &Tasks, grpc_server: Arc<GrpcServer>, reload: Arc<Notify>) {
+        let (hub, tracker) = (self.hub.clone(), self.tracker.clone());
+        tasks.spawn(async move { hub.dispatch().await });
+        tasks.spawn(async move { tracker.sweep().await });
+        if let Some(clock) = self.steered_clock.clone() {
+            tasks.spawn(follow_wall_clock(clock));
+        }
+        if let Some((redis, fallback)) = self.redis.clone() {
+            let monitored = redis.clone();
+            tasks.spawn(async move { Box::pin(monitored.run()).await });
+            tasks.spawn(async move { fallback.run().await });
+            redis.wait_until_subscribed().await;
+        }
+        tasks.spawn(follow(self.security.sources(), reload));
+        tasks.spawn(async move { grpc_server.report_redis().await });
+    }
+
+    /// Pushes dirty jobs to Redis until `deadline`, or until `hurry`. Logs and returns the number of jobs that are left.
+    async fn flush(&self, deadline: Instant, hurry: &CancellationToken) -> usize {
+        let Some((_, fallback)) = &self.redis else { return 0 };
+        let deadline = deadline.max(Instant::now() + FLUSH_MIN);
+        let over = async { _ = hurry.run_until_cancelled(sleep_until(deadline)).await };
+        let left = fallback.flush(over).await;
+        if !left.is_empty() {
+            let named: Vec<_> = left.iter().take(LOGGED_JOBS_MAX).map(String::as_str).collect();
+            error!(
+                count = left.len(),
+                jobs = named.join(" "),
+                "stopped with changes that are not stored in Redis: they are lost"
+            );
+        }
+        left.len()
     }
 }
 
@@ -219,31 +242,6 @@ impl Tasks {
         self.tracker.close();
         self.tracker.wait().await;
     }
-}
-
-/// Starts the tasks of the Redis store and its fallback, and waits until the state of Redis is known.
-async fn start_redis(tasks: &Tasks, redis: Arc<RedisStore>, fallback: Arc<FallbackStore>) -> Arc<FallbackStore> {
-    let (monitored, reconciled) = (redis.clone(), fallback.clone());
-    tasks.spawn(async move { Box::pin(monitored.run()).await });
-    tasks.spawn(async move { reconciled.run().await });
-    redis.wait_until_subscribed().await;
-    fallback
-}
-
-/// Pushes dirty jobs to Redis until `deadline`, or until `hurry`. Logs and returns the number of jobs that are left.
-async fn flush(fallback: &FallbackStore, deadline: Instant, hurry: &CancellationToken) -> usize {
-    let deadline = deadline.max(Instant::now() + FLUSH_MIN);
-    let over = async { _ = hurry.run_until_cancelled(sleep_until(deadline)).await };
-    let left = fallback.flush(over).await;
-    if !left.is_empty() {
-        let named: Vec<_> = left.iter().take(LOGGED_JOBS_MAX).map(String::as_str).collect();
-        error!(
-            count = left.len(),
-            jobs = named.join(" "),
-            "stopped with changes that are not stored in Redis: they are lost"
-        );
-    }
-    left.len()
 }
 
 /// Steers a clock towards the machine's. Never returns.

@@ -58,6 +58,7 @@ enum JwksError {
 }
 
 /// Verifies JWTs.
+#[derive(Clone)]
 pub struct Jwts {
     keys: Arc<Reloaded<Keys>>,
 }

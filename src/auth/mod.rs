@@ -85,6 +85,7 @@ async fn cancelled(token: Option<&CancellationToken>) {
 }
 
 /// Identifies callers by their credentials.
+#[derive(Clone)]
 pub struct Authenticator {
     /// Grant of all callers, if authentication is off.
     anonymous: Option<Grant>,

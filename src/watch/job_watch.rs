@@ -45,7 +45,7 @@ impl JobWatch {
         let epoch = epoch ^ caller.digest();
         let resumed = JobToken::decode(resume_token).filter(|token| token.epoch == epoch && token.id == *id);
         let stored = current.ok_or_else(|| JobError::NotFound(id.clone()))?;
-        let job = stored.job.clone();
+        let job = &stored.job;
         let now = Instant::now();
         let mut watch = Self {
             subscription,
@@ -53,28 +53,37 @@ impl JobWatch {
             owners: caller.owners.clone(),
             pace,
             first: None,
-            sent: Some(LastSent::of(&job)),
-            token: JobToken::after(epoch, &job),
+            sent: Some(LastSent::of(job)),
+            token: JobToken::after(epoch, job),
             waiting: None,
             quiet_until: now,
             last_event: now,
             alarm: Alarm::at(now + pace.bookmark_interval),
         };
+        let first = watch.first_event(stored, resumed, Reset::from_token(resume_token));
+        watch.first = Some(first.ok_or_else(|| JobError::NotFound(id.clone()))?);
+        Ok(watch)
+    }
+
+    /// Returns the event with which the stream resumes after a token, or, with `reset`, starts. Returns `None` if there
+    /// is only a tombstone, whose removal the caller has not seen coming.
+    fn first_event(&mut self, stored: Stored, resumed: Option<JobToken>, reset: Reset) -> Option<WatchEvent> {
+        let version = stored.job.version;
         let is_valid = |token: &JobToken| {
-            let (version, at) = (job.version, (token.revision, token.change_id));
+            let at = (token.revision, token.change_id);
             token.revision < version.revision || at == (version.revision, version.change_id)
         };
-        watch.first = Some(match resumed {
-            Some(token) if job.removal.is_some() && is_valid(&token) => {
-                let skipped = (job.version.revision - token.revision - 1).max(0);
-                watch.event(EventKind::Removed, stored, skipped, Reset::No)
+        let is_removed = stored.job.removal.is_some();
+        match resumed.filter(is_valid) {
+            Some(token) if is_removed => {
+                let skipped = (version.revision - token.revision - 1).max(0);
+                Some(self.event(EventKind::Removed, stored, skipped, Reset::No))
             }
-            _ if job.removal.is_some() => return Err(JobError::NotFound(id.clone())),
-            Some(token) if is_valid(&token) => watch.resume(&token, stored),
+            Some(token) => Some(self.resume(&token, stored)),
+            None if is_removed => None,
             // A token that can't be honoured starts the stream over.
-            _ => watch.event(EventKind::Snapshot, stored, 0, Reset::from_token(resume_token)),
-        });
-        Ok(watch)
+            None => Some(self.event(EventKind::Snapshot, stored, 0, reset)),
+        }
     }
 
     /// Returns the next event; `None` once the stream is over. An error ends the stream: the id now belongs to a job of

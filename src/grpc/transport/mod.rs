@@ -7,7 +7,7 @@ mod http1;
 mod http2;
 mod lazy_writer;
 
-use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::{
@@ -158,15 +158,7 @@ impl Acceptor {
         let (drain, limits) = (self.drain.child_token(), self.limits.clone());
         let turn = ClientConnection::turns();
         let origin = Arc::new(ClientConnection { address, peer, calls, watches, authentication, drain, limits, turn });
-        let (service, is_http2) = (self.service, stream.is_http2());
-        let connection = batch_writes(stream, |stream| async move {
-            if is_http2 {
-                http2::serve(stream, service, origin).await.map_err(|error| error.to_string())
-            } else {
-                // Boxed, so that connections of HTTP/2 reserve no room for it.
-                Box::pin(http1::serve(stream, service, origin)).await.map_err(|error| error.to_string())
-            }
-        });
+        let connection = serve_calls(stream, self.service, origin);
         let check = async {
             if let Some(check) = check {
                 check.await;
@@ -184,4 +176,22 @@ impl Acceptor {
             () = check => {}
         }
     }
+}
+
+/// Serves the calls of a connection, in the version of HTTP that the client speaks. Not itself `async`, because its future
+/// would reserve room for `stream` twice.
+fn serve_calls(
+    stream: ClientStream,
+    service: Stack,
+    origin: Arc<ClientConnection>,
+) -> impl Future<Output = io::Result<Result<(), String>>> {
+    let is_http2 = stream.is_http2();
+    batch_writes(stream, move |stream| async move {
+        if is_http2 {
+            http2::serve(stream, service, origin).await.map_err(|error| error.to_string())
+        } else {
+            // Boxed, so that connections of HTTP/2 reserve no room for it.
+            Box::pin(http1::serve(stream, service, origin)).await.map_err(|error| error.to_string())
+        }
+    })
 }

@@ -273,11 +273,7 @@ impl Entries {
         if must_bytes && growth > 0 && dirty_bytes > capacity.bytes {
             return Err(StoreError::Full(capacity.bytes_exhausted()));
         }
-        let mut evicted = Vec::new();
-        if self.table.tombstones().len() > capacity.jobs {
-            let oldest = self.table.tombstones().take(EXAMINED_MAX).find(|id| self.is_clean(id)).cloned();
-            evicted.extend(oldest.and_then(|oldest| self.forget(&oldest)));
-        }
+        let mut evicted: Vec<_> = self.evict_tombstone(capacity).into_iter().collect();
         loop {
             let lacks_jobs = adds && self.table.len() >= capacity.jobs;
             let lacks_bytes = growth > 0 && self.table.bytes() + growth > capacity.bytes;
@@ -293,6 +289,15 @@ impl Entries {
                 None => return Err(StoreError::Full(exhausted)),
             }
         }
+    }
+
+    /// Evicts the oldest clean tombstone, if there are more tombstones than `capacity` has jobs.
+    fn evict_tombstone(&mut self, capacity: Capacity) -> Option<Arc<Job>> {
+        if self.table.tombstones().len() <= capacity.jobs {
+            return None;
+        }
+        let oldest = self.table.tombstones().take(EXAMINED_MAX).find(|id| self.is_clean(id)).cloned()?;
+        self.forget(&oldest)
     }
 
     fn is_clean(&self, id: &JobId) -> bool {

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::{FallbackStore, entries::CacheEntry};
 use crate::{
     domain::{ChangeId, Job, JobId, TOMBSTONE_LIFE, merge},
-    store::{ReconcileOutcome, Record, Replaced, Replacement, StoreError},
+    store::{ReconcileOutcome, Record, Replaced, Replacement, StoreError, Stored},
 };
 
 /// The reason for dropping a job whose record is damaged.
@@ -128,19 +128,10 @@ impl FallbackStore {
     /// Compares an entry with the record of the primary. Returns the write to make, if any.
     async fn judge(&self, entry: CacheEntry, theirs: Record) -> Result<Option<(CacheEntry, Replacement)>, StoreError> {
         let may_have_been_deleted = self.may_have_been_deleted(&entry);
-        let theirs = match theirs {
-            Record::Corrupt => {
-                self.drop_entry(&entry, UNREADABLE);
-                return Ok(None);
-            }
-            Record::Missing if may_have_been_deleted => {
-                self.drop_entry(&entry, DELETED);
-                return Ok(None);
-            }
-            Record::Missing if !entry.dirty && !entry.is_live(self.clock.now()) => {
-                self.cache.forget(&entry.job);
-                return Ok(None);
-            }
+        match theirs {
+            Record::Corrupt => self.drop_entry(&entry, UNREADABLE),
+            Record::Missing if may_have_been_deleted => self.drop_entry(&entry, DELETED),
+            Record::Missing if !entry.dirty && !entry.is_live(self.clock.now()) => self.cache.forget(&entry.job),
             Record::Missing => {
                 self.record_outcome(&entry, false);
                 let job = entry.job.clone();
@@ -152,10 +143,18 @@ impl FallbackStore {
             {
                 self.record_dropped(&entry, DELETED);
                 self.cache.mark_synced(&entry.job, &theirs);
-                return Ok(None);
             }
-            Record::Found(theirs) => theirs,
-        };
+            Record::Found(theirs) => return self.merge_with(entry, theirs).await,
+        }
+        Ok(None)
+    }
+
+    /// Merges an entry with the version of the primary. Returns the write to make, if any.
+    async fn merge_with(
+        &self,
+        entry: CacheEntry,
+        theirs: Stored,
+    ) -> Result<Option<(CacheEntry, Replacement)>, StoreError> {
         let merged = merge(&entry.job, &theirs.job);
         self.record_outcome(&entry, merged.lost.is_some_and(|lost| is_apart(&entry, &theirs.job, lost)));
         let is_active = !theirs.job.state.is_terminal() && theirs.job.removal.is_none();

@@ -28,6 +28,25 @@ const SETS: [IndexKey<'static>; 2] = [IndexKey::Expire, IndexKey::Lease];
 impl RedisStore {
     /// Implements [`JobStore::due`](crate::store::JobStore::due). Partitions that do not answer are left out.
     pub(super) async fn due_batch(&self, now: Timestamp, limit: usize) -> Result<DueBatch, Fault> {
+        let (ids, next) = self.due_ids(now, limit).await?;
+        let mut batch = DueBatch { records: Vec::new(), next };
+        for (id, record) in ids.iter().zip(self.read_many(&ids, View::Full).await?) {
+            match record {
+                // The job may have changed since the sorted set was read.
+                Record::Found(stored) => {
+                    if let Some(due) = due_of(&stored.job, now) {
+                        batch.records.push(DueRecord { stored, due });
+                    }
+                }
+                Record::Missing => self.leave_indexes(id).await?,
+                Record::Corrupt => self.postpone(id, now).await?,
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Returns up to `limit` due ids, the longest overdue first, and the time of the next one.
+    async fn due_ids(&self, now: Timestamp, limit: usize) -> Result<(Vec<JobId>, Option<Timestamp>), Fault> {
         let mut due = Vec::new();
         let mut next = None;
         let mut failure = None;
@@ -52,22 +71,7 @@ impl RedisStore {
             next = Some(*time);
             due.truncate(limit);
         }
-
-        let ids: Vec<_> = due.into_iter().map(|(_, id)| id).collect();
-        let mut batch = DueBatch { records: Vec::new(), next };
-        for (id, record) in ids.iter().zip(self.read_many(&ids, View::Full).await?) {
-            match record {
-                // The job may have changed since the sorted set was read.
-                Record::Found(stored) => {
-                    if let Some(due) = due_of(&stored.job, now) {
-                        batch.records.push(DueRecord { stored, due });
-                    }
-                }
-                Record::Missing => self.leave_indexes(id).await?,
-                Record::Corrupt => self.postpone(id, now).await?,
-            }
-        }
-        Ok(batch)
+        Ok((due.into_iter().map(|(_, id)| id).collect(), next))
     }
 
     /// Returns up to `limit` due entries of one partition that this replica handles, and the time of the next one.

@@ -56,7 +56,7 @@ impl RedisStore {
     pub(super) async fn monitor_loop(&self) {
         let mut ticks = interval(PROBE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before: VecDeque<(Instant, Counts)> = VecDeque::new();
+        let mut recent = RecentCounts::default();
         let mut master = None;
         let mut generation = self.connector.generation();
         for number in 0.. {
@@ -81,16 +81,14 @@ impl RedisStore {
                 counts
             };
             self.catch_up(&counts);
-            let due = if before.len() < NOTIFICATION_PROBES { None } else { before.pop_front() };
-            if due.is_some_and(|(_, due)| is_behind(&heard, &due)) {
+            if recent.shows_loss(&heard) {
                 debug!("notifications were lost");
-                before.clear();
+                recent = RecentCounts::default();
                 self.feed.gap_suspected.notify_one();
                 continue;
             }
-            before.push_back((begun, counts));
-            let heard = *self.feed.heard();
-            if let Some((then, _)) = before.iter().rfind(|(_, counts)| reaches(&heard, counts)) {
+            recent.0.push_back((begun, counts));
+            if let Some(then) = recent.notified_until(&self.feed.heard()) {
                 self.listener.notified_until(then.into_std());
             }
         }
@@ -322,6 +320,24 @@ impl RedisStore {
     pub(super) async fn commits_in(&self, partition: Partition) -> Result<i64, Fault> {
         let count: Option<i64> = self.pulse.query(cmd("GET").arg(self.keys.commits(partition))).await?;
         Ok(count.unwrap_or_default())
+    }
+}
+
+/// The counts of commits that the last probes found, each with the time at which the probe began.
+#[derive(Default)]
+struct RecentCounts(VecDeque<(Instant, Counts)>);
+
+impl RecentCounts {
+    /// Returns whether the notifications up to `heard` are behind the oldest counts, whose notifications can't be in
+    /// transit any more. Removes these counts.
+    fn shows_loss(&mut self, heard: &Counts) -> bool {
+        let oldest = if self.0.len() < NOTIFICATION_PROBES { None } else { self.0.pop_front() };
+        oldest.is_some_and(|(_, oldest)| is_behind(heard, &oldest))
+    }
+
+    /// Returns the time before which all commits are among those up to `heard`.
+    fn notified_until(&self, heard: &Counts) -> Option<Instant> {
+        self.0.iter().rfind(|(_, counts)| reaches(heard, counts)).map(|(begun, _)| *begun)
     }
 }
 

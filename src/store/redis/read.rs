@@ -135,13 +135,7 @@ impl RedisStore {
 
     /// Returns the answer for each of `ids` to the command that `ask` makes of its key.
     async fn ask_each(&self, ids: &[JobId], ask: impl Fn(String) -> Cmd) -> Result<Vec<Answer>, Fault> {
-        let mut parts = vec![(Vec::new(), Pipeline::new()); PARTITIONS];
-        for (at, id) in ids.iter().enumerate() {
-            let (places, commands) = &mut parts[Partition::of(id).index()];
-            places.push(at);
-            commands.add_command(ask(self.keys.job(id)));
-        }
-        parts.retain(|(places, _)| !places.is_empty());
+        let parts = by_partition(ids.iter().map(|id| (id, ask(self.keys.job(id)))));
         let answers = try_join_all(parts.iter().map(|(_, commands)| self.bulk.query_all(commands))).await?;
         let mut all: Vec<_> = ids.iter().map(|_| Ok(Value::Nil)).collect();
         for ((places, _), answers) in parts.iter().zip(answers) {
@@ -151,6 +145,18 @@ impl RedisStore {
         }
         Ok(all)
     }
+}
+
+/// Returns a pipeline of the commands of each partition, with the places of these commands among all.
+pub fn by_partition<'a>(commands: impl Iterator<Item = (&'a JobId, Cmd)>) -> Vec<(Vec<usize>, Pipeline)> {
+    let mut parts = vec![(Vec::new(), Pipeline::new()); PARTITIONS];
+    for (place, (id, command)) in commands.enumerate() {
+        let (places, pipeline) = &mut parts[Partition::of(id).index()];
+        places.push(place);
+        pipeline.add_command(command);
+    }
+    parts.retain(|(places, _)| !places.is_empty());
+    parts
 }
 
 /// Logs that a record can't be read, and returns the error.

@@ -3,17 +3,14 @@
 use std::{mem::forget, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use redis::{Arg, Cmd, Pipeline, Value};
+use redis::{Arg, Cmd, Value};
 
 use super::{
     RedisStore,
     connection::{Answer, Fault, is_unknown_script},
     probe::{BEAT, SILENCE},
-    read::corrupt,
-    schema::{
-        codec::{decode, stored},
-        keys::{PARTITIONS, Partition},
-    },
+    read::{by_partition, corrupt},
+    schema::codec::{decode, stored},
     script::{Extent, Outcome, Terms, Times, Write},
     subscriber::Feed,
 };
@@ -89,40 +86,48 @@ impl RedisStore {
         let mut outcomes = Vec::with_capacity(writes.len());
         let mut next = None;
         while outcomes.len() < writes.len() {
-            // For each partition, the indexes of its writes and their commands.
-            let mut parts = vec![(Vec::new(), Pipeline::new()); PARTITIONS];
-            let most = self.part_size.get();
-            let mut size = 0;
-            while let Some(write) = writes.get(outcomes.len()) {
-                let command = match next.take() {
-                    Some(command) => command,
-                    None => self.write_of(&write.job, write.previous.as_deref()).command(&self.keys).await,
-                };
-                if size > 0 && size + length(&command) > most {
-                    next = Some(command);
-                    break;
-                }
-                size += length(&command);
-                let place = outcomes.len();
-                let (places, pipeline) = &mut parts[Partition::of(&writes[place].job.id).index()];
-                places.push(place);
-                pipeline.add_command(command);
-                outcomes.push(Err(StoreError::Unavailable));
-            }
-            parts.retain(|(places, _)| !places.is_empty());
-            let answers = join_all(parts.iter().map(|(_, pipeline)| self.bulk.query_all(pipeline))).await;
-            for ((places, _), answers) in parts.iter().zip(answers) {
-                self.part_size.learn(&answers);
-                let mut answers = answers.map(Vec::into_iter);
-                for place in places {
-                    let answer = answers.as_mut().map_err(|fault| fault.clone());
-                    let answer = answer.map(|answers| answers.next().unwrap_or(Ok(Value::Nil)));
-                    outcomes[*place] = self.answered(&writes[*place], answer).await;
-                }
-            }
+            let remaining = &writes[outcomes.len()..];
+            let commands = self.next_commands(remaining, &mut next).await;
+            outcomes.extend(self.write_part(remaining, commands).await);
             // The remaining writes would wait for the same silence.
             if outcomes.iter().any(|outcome| matches!(outcome, Err(StoreError::Unavailable))) {
                 outcomes.resize_with(writes.len(), || Err(StoreError::Unavailable));
+            }
+        }
+        outcomes
+    }
+
+    /// Returns the commands of the first of `writes`, as many as fit into a batch. `next` is the command of the first one
+    /// that did not fit, before and after.
+    async fn next_commands(&self, writes: &[Replacement], next: &mut Option<Cmd>) -> Vec<Cmd> {
+        let (mut commands, mut size, most) = (Vec::new(), 0, self.part_size.get());
+        for write in writes {
+            let command = match next.take() {
+                Some(command) => command,
+                None => self.write_of(&write.job, write.previous.as_deref()).command(&self.keys).await,
+            };
+            if size > 0 && size + length(&command) > most {
+                *next = Some(command);
+                break;
+            }
+            size += length(&command);
+            commands.push(command);
+        }
+        commands
+    }
+
+    /// Executes the `commands` of the first of `writes` in one batch, and returns their outcomes.
+    async fn write_part(&self, writes: &[Replacement], commands: Vec<Cmd>) -> Vec<Result<Replaced, StoreError>> {
+        let mut outcomes = vec![Err(StoreError::Unavailable); commands.len()];
+        let parts = by_partition(writes.iter().map(|write| &write.job.id).zip(commands));
+        let answers = join_all(parts.iter().map(|(_, pipeline)| self.bulk.query_all(pipeline))).await;
+        for ((places, _), answers) in parts.iter().zip(answers) {
+            self.part_size.learn(&answers);
+            let mut answers = answers.map(Vec::into_iter);
+            for place in places {
+                let answer = answers.as_mut().map_err(|fault| fault.clone());
+                let answer = answer.map(|answers| answers.next().unwrap_or(Ok(Value::Nil)));
+                outcomes[*place] = self.answered(&writes[*place], answer).await;
             }
         }
         outcomes

@@ -6,7 +6,9 @@ use std::{fs, path::Path};
 pub struct Source {
     /// Path below `src/`.
     pub path: String,
-    /// Its code, without comments and unit tests.
+    /// Its text, without unit tests.
+    pub text: String,
+    /// The same without comments.
     pub code: String,
 }
 
@@ -33,6 +35,26 @@ impl Source {
         }
         let below = self.path.strip_prefix(folder)?.strip_prefix('/')?;
         below.split(['/', '.']).next().map(str::to_owned)
+    }
+
+    /// Returns the functions of the file that have a body, each with its number of lines. Relies on the format that
+    /// `cargo fmt` gives: a body ends at the first brace with the indentation of its function.
+    pub fn functions(&self) -> Vec<(&str, usize)> {
+        let lines: Vec<_> = self.text.lines().collect();
+        let mut functions = Vec::new();
+        for (at, line) in lines.iter().enumerate() {
+            let Some(name) = function_name(line) else { continue };
+            let indent = &line[..line.len() - line.trim_start().len()];
+            let is_last = |line: &&str| {
+                let rest = line.strip_prefix(indent).filter(|rest| !rest.starts_with(' '));
+                rest.is_some_and(|rest| rest.ends_with(';') || rest.ends_with('}'))
+            };
+            let length = lines[at..].iter().position(is_last).expect("the function has an end") + 1;
+            if lines[at + length - 1].ends_with('}') {
+                functions.push((name, length));
+            }
+        }
+        functions
     }
 
     /// Returns the paths that the file names, from the root of the crate.
@@ -80,6 +102,14 @@ impl Source {
     }
 }
 
+/// Returns the name of the function whose signature begins on a line.
+fn function_name(line: &str) -> Option<&str> {
+    let (before, after) = line.split_once("fn ")?;
+    let is_word = |word: &str| matches!(word, "const" | "async" | "unsafe" | "in") || word.starts_with("pub");
+    let name = after.split(['(', '<']).next()?;
+    before.split_whitespace().all(|word| is_word(word.trim_end_matches(')'))).then_some(name)
+}
+
 fn collect(folder: &Path, root: &Path, into: &mut Vec<Source>) {
     for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         if entry.is_dir() {
@@ -87,9 +117,10 @@ fn collect(folder: &Path, root: &Path, into: &mut Vec<Source>) {
         } else if entry.extension().is_some_and(|extension| extension == "rs") {
             let path = entry.strip_prefix(root).expect("it is under the root").display().to_string();
             let text = fs::read_to_string(&entry).expect("a readable file");
-            let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
-            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-            into.push(Source { path, code: lines.collect::<Vec<_>>().join("\n") });
+            let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default().to_owned();
+            let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let code = lines.collect::<Vec<_>>().join("\n");
+            into.push(Source { path, text, code });
         }
     }
 }

@@ -123,6 +123,18 @@ const FLOORS: [Floors; 14] = [
 const SPREAD: [(&str, &str); 3] =
     [("store/fallback", "FallbackStore"), ("store/fallback/cache", "LocalCache"), ("store/redis", "RedisStore")];
 
+/// Maximum number of lines of a function.
+const FUNCTION_LINES_MAX: usize = 60;
+
+/// Number of lines beyond which a function is long.
+const LONG_FUNCTION_LINES: usize = 40;
+
+/// Maximum number of long functions: tables, and matches with one arm for each case.
+const LONG_FUNCTIONS_MAX: usize = 5;
+
+/// Maximum number of lines of a file.
+const FILE_LINES_MAX: usize = 400;
+
 /// Libraries that a module must not name.
 const MUST_NOT_NAME: [(&str, &[&str]); 5] = [
     ("domain", &["tokio", "tonic", "prost", "prost_types", "redis", "tracing", "prometheus"]),
@@ -190,6 +202,20 @@ fn files_of_a_folder_import_downward_only() {
     upward.sort_unstable();
     upward.dedup();
     assert!(upward.is_empty(), "imports that run up or stay on their floor: {upward:#?}");
+}
+
+#[test]
+fn functions_and_files_are_short() {
+    let sources = Source::all();
+    let mut long = Vec::new();
+    for file in &sources {
+        assert!(file.text.lines().count() <= FILE_LINES_MAX, "{} has more than {FILE_LINES_MAX} lines", file.path);
+        let functions = file.functions().into_iter().filter(|(_, lines)| *lines > LONG_FUNCTION_LINES);
+        long.extend(functions.map(|(name, lines)| (lines, &file.path, name)));
+    }
+    long.sort_unstable();
+    assert!(long.iter().all(|(lines, ..)| *lines <= FUNCTION_LINES_MAX), "over {FUNCTION_LINES_MAX} lines: {long:#?}");
+    assert!(long.len() <= LONG_FUNCTIONS_MAX, "over {LONG_FUNCTION_LINES} lines: {long:#?}");
 }
 
 /// Returns what `file` takes from the parts of `folder`: names, each with its part.

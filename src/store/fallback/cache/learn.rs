@@ -10,13 +10,51 @@ use crate::{
     domain::{Job, JobId, State, TOMBSTONE_LIFE, Timestamp},
     store::{
         Replaced, StoreError, Stored,
-        fallback::entries::{Entries, EntryMeta, Eviction, FreshnessToken, comes_after, volatile},
+        fallback::{
+            entries::{Entries, EntryMeta, Eviction, FreshnessToken, comes_after, volatile},
+            partition::Partition,
+        },
+        table::Row,
     },
 };
 
 /// Time for which changes of a job are accepted here after the primary failed a command for it: two probes of a primary
 /// that is silent.
 const SUSPICION: Duration = Duration::from_millis(500);
+
+/// The relation of an entry to a version that the primary has, or had.
+enum Comparison {
+    /// It is this version.
+    Same,
+    /// The entry stays: it is newer, or a reconciliation decides.
+    Stays,
+    /// The primary had another change under this revision, so it has lost data.
+    DataLoss,
+    /// The version replaces the entry.
+    Superseded,
+}
+
+/// Compares an entry with the version `job` of the primary.
+fn compare(row: &Row<EntryMeta>, job: &Job, partition: &Partition) -> Comparison {
+    let cached = row.job.version;
+    if cached == job.version {
+        return Comparison::Same;
+    }
+    // A reconciliation decides about entries that it has not compared yet.
+    if row.note.dirty || !(partition.is_readable() || partition.has_compared(row.note.compared_in)) {
+        return Comparison::Stays;
+    }
+    let is_same_incarnation = cached.incarnation_id == job.version.incarnation_id;
+    if is_same_incarnation && cached.revision == job.version.revision {
+        return Comparison::DataLoss;
+    }
+    // The pass may compare with data that the primary has lost since. Only a merge decides between two ends.
+    let ended_here = row.job.state.is_terminal() && is_same_incarnation;
+    if !comes_after(job, &row.job) || ended_here && job.removal.is_none() && !partition.is_available() {
+        return Comparison::Stays;
+    }
+    Comparison::Superseded
+}
 
 impl LocalCache {
     /// Accepts a version that the primary did not take. `previous` is the version that it was derived from; `sent`: the
@@ -81,34 +119,22 @@ impl LocalCache {
         let mut entries = self.entries();
         let meta = entries.meta(job, partition, false, now);
         if let Some(row) = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now)) {
-            let (cached, is_dirty) = (row.job.version, row.note.dirty);
-            let is_compared = entries.partitions[partition].has_compared(row.note.compared_in);
-            if cached == job.version {
-                if !is_dirty {
+            match compare(row, job, &entries.partitions[partition]) {
+                Comparison::Same if row.note.dirty => {
+                    self.put_clean(&mut entries, job.clone(), meta);
+                    return self.announce(&mut entries, stored.clone(), before);
+                }
+                Comparison::Same => {
                     entries.table.note(&job.id).into_iter().for_each(|(_, known)| *known = meta);
                     return;
                 }
-                self.put_clean(&mut entries, job.clone(), meta);
-                return self.announce(&mut entries, stored.clone(), before);
+                Comparison::Stays => return,
+                Comparison::DataLoss => return self.mark_unavailable(&mut entries, partition, false),
+                Comparison::Superseded => {
+                    let displaced = row.job.clone();
+                    self.announce_displaced(&mut entries, &displaced, job, now);
+                }
             }
-            // A reconciliation decides about entries that it has not compared yet.
-            if is_dirty || !(entries.partitions[partition].is_readable() || is_compared) {
-                return;
-            }
-            if cached.incarnation_id == job.version.incarnation_id && cached.revision == job.version.revision {
-                // The primary had another change under this revision, so it has lost data.
-                return self.mark_unavailable(&mut entries, partition, false);
-            }
-            if !comes_after(job, &row.job) {
-                return;
-            }
-            // The pass may compare with data that the primary has lost since. Only a merge decides between two ends.
-            let ended_here = row.job.state.is_terminal() && cached.incarnation_id == job.version.incarnation_id;
-            if ended_here && job.removal.is_none() && !entries.partitions[partition].is_available() {
-                return;
-            }
-            let displaced = row.job.clone();
-            self.announce_displaced(&mut entries, &displaced, job, now);
         }
         let evicted = entries.evict_for(self.capacity, job, Eviction::Optional);
         if evicted.is_ok() {
