@@ -91,10 +91,10 @@ impl Bench {
         let span = (first, SystemClock.now());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let limits = tracker.limits().clone();
+        let quotas = tracker.quotas().clone();
         let service = GrpcServer::new(tracker, Authenticator::open_to_all(), true).await.service;
         let (connections, never) = (TaskTracker::new(), CancellationToken::new());
-        tokio::spawn(grpc::serve(listener, None, service, connections, limits, never, std::future::pending()));
+        tokio::spawn(grpc::serve(listener, None, service, connections, quotas, never, std::future::pending()));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");
         Self { client: JobServiceClient::new(endpoint.connect().await.expect("it listens")), store, span }
     }

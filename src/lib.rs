@@ -16,14 +16,14 @@
 //! | [`clock`] | the time that changes are dated with | `domain` |
 //! | [`store`] | keeping jobs: in memory, in Redis, and through outages of Redis | `domain`, `clock`, `telemetry` |
 //! | [`watch`] | from commits to the events of each stream | `domain`, `clock`, `store`, `telemetry` |
-//! | [`limits`] | limits of each caller and connection | `domain`, `telemetry` |
-//! | [`tracker`] | the use cases, for one caller at a time; the sweep of what is due | `domain`, `clock`, `limits`, `store`, `watch`, `telemetry` |
+//! | [`quota`] | quotas of each caller and connection | `domain`, `telemetry` |
+//! | [`tracker`] | the use cases, for one caller at a time; the sweep of what is due | `domain`, `clock`, `quota`, `store`, `watch`, `telemetry` |
 //! | [`auth`] | identifying callers by tokens, JWTs and certificates | `domain`, `reload` |
 //! | [`tls`] | certificates and handshakes of the server | `reload` |
-//! | [`grpc`] | connections, what each call passes, the services, conversions | `domain`, `limits`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
+//! | [`grpc`] | connections, what each call passes, the services, conversions | `domain`, `quota`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
 //! | [`http`] | metrics and probes | `domain`, `store`, `tracker`, `tls`, `socket`, `telemetry` |
-//! | [`config`] | flags, environment variables and their checks | `domain`, `limits`, `reload`, `store`, `auth`, `tls`, `telemetry` |
-//! | [`server`] | the composition root: opens, runs and stops a server | `domain`, `clock`, `limits`, `store`, `watch`, `tracker`, `auth`, `tls`, `reload`, `files`, `grpc`, `http`, `config`, `telemetry` |
+//! | [`config`] | flags, environment variables and their checks | `domain`, `quota`, `reload`, `store`, `auth`, `tls`, `telemetry` |
+//! | [`server`] | the composition root: opens, runs and stops a server | `domain`, `clock`, `quota`, `store`, `watch`, `tracker`, `auth`, `tls`, `reload`, `files`, `grpc`, `http`, `config`, `telemetry` |
 //! | [`cli`] | the commands `serve` and `health` | `proto`, `tls`, `files`, `config`, `server`, `telemetry` |
 //! | `main` | the entry point | `cli` |
 //!
@@ -46,8 +46,8 @@ pub mod domain;
 mod files;
 pub mod grpc;
 pub mod http;
-pub mod limits;
 pub mod proto;
+pub mod quota;
 mod reload;
 pub mod server;
 mod socket;

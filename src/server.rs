@@ -18,7 +18,7 @@ use crate::{
     files::connections_max,
     grpc::{self, GrpcServer},
     http::{self, Pages, Phase, Source},
-    limits::Limits,
+    quota::Quotas,
     reload::{Refresh, ReloadError, follow},
     store::{FallbackStore, LocalCache, MemoryStore, Presence, RedisStore, redis::Options},
     telemetry::metrics::Measured,
@@ -96,13 +96,13 @@ impl Server {
         let hub = Arc::new(Hub::default());
         let memory = config.memory();
         let allowance = config.limits.allowance(memory.for_calls()).with_connections(connections_max());
-        let (retention, limits) = (config.retention(), Arc::new(Limits::new(allowance)));
+        let (retention, quotas) = (config.retention(), Arc::new(Quotas::new(allowance)));
         let timeouts = config.timeouts();
         let capacity = memory.for_jobs(config.max_memory_jobs);
         let Some(target) = config.redis.target() else {
             let store = Arc::new(MemoryStore::new(capacity, hub.clone()));
             let tracker =
-                Arc::new(Tracker::new(store, hub.clone(), clock, retention).within(limits).with_timeouts(timeouts));
+                Arc::new(Tracker::new(store, hub.clone(), clock, retention).within(quotas).with_timeouts(timeouts));
             return Ok(Self { tracker, hub, security, redis: None, steered_clock: None });
         };
         let options = Options {
@@ -121,7 +121,7 @@ impl Server {
         let policy = config.redis.fallback.into();
         let store = Arc::new(FallbackStore::new(redis.clone(), cache, presence, clock.clone(), policy));
         let tracker =
-            Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention).within(limits).with_timeouts(timeouts));
+            Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention).within(quotas).with_timeouts(timeouts));
         Ok(Self { tracker, hub, security, redis: Some((redis, store)), steered_clock: None })
     }
 
@@ -164,8 +164,8 @@ impl Server {
             phase.send_replace(Phase::Draining);
             grpc_server.drain().await;
         };
-        let (service, limits) = (grpc_server.service.clone(), self.tracker.limits().clone());
-        let serving = grpc::serve(listener, tls.clone(), service, connections, limits, draining.clone(), drained);
+        let (service, quotas) = (grpc_server.service.clone(), self.tracker.quotas().clone());
+        let serving = grpc::serve(listener, tls.clone(), service, connections, quotas, draining.clone(), drained);
         let (served, deadline) = tokio::join!(control.hurry.run_until_cancelled(serving), async {
             shutdown.await;
             draining.cancel();
@@ -182,7 +182,7 @@ impl Server {
 
     /// Returns the source of the metrics of all parts.
     fn source(&self, grpc_server: &GrpcServer, connections: TaskTracker) -> Source {
-        let mut measured: Vec<&dyn Measured> = vec![grpc_server, &*self.tracker, &*self.hub, &**self.tracker.limits()];
+        let mut measured: Vec<&dyn Measured> = vec![grpc_server, &*self.tracker, &*self.hub, &**self.tracker.quotas()];
         measured.extend(self.redis.iter().flat_map(|(redis, fallback)| [&**redis as &dyn Measured, &**fallback]));
         Source::new(&measured, self.tracker.clone(), connections, self.security.tls.clone())
     }

@@ -13,11 +13,11 @@ use jobtrack::{
         Progress, Report, Retention, Timestamp,
     },
     grpc::GrpcServer,
-    limits::Limits,
     proto::{
         EncodedStruct,
         v1::{self, CompleteJobRequest, CreateJobRequest, GetJobRequest, UpdateProgressRequest},
     },
+    quota::Quotas,
     store::MemoryStore,
     tracker::Tracker,
     watch::Hub,
@@ -315,8 +315,8 @@ async fn an_idle_connection_occupies_no_more_than_it_did() {
     let face = serve().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
-    let (tasks, limits, stop) = (TaskTracker::new(), Arc::new(Limits::default()), CancellationToken::new());
-    let served = jobtrack::grpc::serve(listener, None, face.service.clone(), tasks, limits, stop, ready(()));
+    let (tasks, quotas, stop) = (TaskTracker::new(), Arc::new(Quotas::default()), CancellationToken::new());
+    let served = jobtrack::grpc::serve(listener, None, face.service.clone(), tasks, quotas, stop, ready(()));
     tokio::spawn(served);
     let mut open = vec![connect(address).await];
     let before = dhat::HeapStats::get().curr_bytes;

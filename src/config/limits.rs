@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::limits::Allowance;
+use crate::quota::Allowance;
 
 /// Limits for each caller, and for all together. Zero means unlimited.
 #[derive(Args, Clone, Debug)]

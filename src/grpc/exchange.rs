@@ -24,7 +24,7 @@ use super::{message_size::HEAVY_MIN, unauthenticated::AuthenticationState};
 use crate::{
     auth::{Grant, Peer},
     domain::{JobError, Unauthenticated},
-    limits::{Connection, Limits},
+    quota::{Connection, Quotas},
 };
 
 task_local! {
@@ -46,7 +46,7 @@ pub struct ClientConnection {
     /// Cancelled when the connection accepts no more calls.
     pub drain: CancellationToken,
     /// Bounds the bytes of its calls, and of all calls.
-    pub limits: Arc<Limits>,
+    pub quotas: Arc<Quotas>,
     /// Semaphore of one permit: one call decodes or encodes a heavy message at a time, so that the calls of other
     /// connections run in between.
     pub turn: Semaphore,
@@ -60,7 +60,7 @@ impl ClientConnection {
 
     /// A connection from this machine.
     #[cfg(test)]
-    pub fn of_test(limits: Limits) -> Self {
+    pub fn of_test(quotas: Quotas) -> Self {
         use super::unauthenticated::UnauthenticatedConnections;
 
         Self {
@@ -70,7 +70,7 @@ impl ClientConnection {
             watches: Connection::default(),
             authentication: UnauthenticatedConnections::default().register(),
             drain: CancellationToken::new(),
-            limits: Arc::new(limits),
+            quotas: Arc::new(quotas),
             turn: Self::turns(),
         }
     }
@@ -216,7 +216,7 @@ impl Exchange {
 
     fn hold(&self, count: &Cell<usize>, bytes: usize) -> Result<(), JobError> {
         let connection = &*self.connection;
-        connection.limits.hold_bytes(&connection.watches, bytes).map_err(JobError::Exhausted)?;
+        connection.quotas.hold_bytes(&connection.watches, bytes).map_err(JobError::Exhausted)?;
         count.set(count.get() + bytes);
         Ok(())
     }
@@ -224,7 +224,7 @@ impl Exchange {
     fn release(&self, count: &Cell<usize>) {
         match count.take() {
             0 => {}
-            bytes => self.connection.limits.release_bytes(&self.connection.watches, bytes),
+            bytes => self.connection.quotas.release_bytes(&self.connection.watches, bytes),
         }
     }
 
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_call_of_a_connection_has_its_turn_at_a_time() {
-        let connection = Arc::new(ClientConnection::of_test(Limits::default()));
+        let connection = Arc::new(ClientConnection::of_test(Quotas::default()));
         let (mut first, mut second, mut third) = (call(&connection), call(&connection), call(&connection));
         first.take_turn().await;
         first.take_turn().await;
@@ -310,7 +310,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_have_their_turns_apart() {
-        let connections = [(); 2].map(|()| Arc::new(ClientConnection::of_test(Limits::default())));
+        let connections = [(); 2].map(|()| Arc::new(ClientConnection::of_test(Quotas::default())));
         let [mut first, mut second] = connections.each_ref().map(call);
         first.take_turn().await;
         second.take_turn().await;
@@ -318,8 +318,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_counted_is_released_once() {
-        let connection = Arc::new(ClientConnection::of_test(Limits::default()));
-        let held = || connection.limits.call_bytes();
+        let connection = Arc::new(ClientConnection::of_test(Quotas::default()));
+        let held = || connection.quotas.call_bytes();
         let call = call(&connection);
         call.hold_response(100).expect("there is room");
         call.hold_response(70).expect("they are among those");

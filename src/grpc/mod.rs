@@ -73,7 +73,7 @@ impl GrpcServer {
             names.push(REDIS);
             health::report(&reporter, &[REDIS], status).await;
         }
-        let health = health::ServiceHealth::new(reporter.clone(), names, tracker.limits().clone(), drain.clone());
+        let health = health::ServiceHealth::new(reporter.clone(), names, tracker.quotas().clone(), drain.clone());
         let service = routes(&tracker, health, authenticator, &drain, &methods);
         Self { service, reporter, mode, drain, methods }
     }
@@ -144,9 +144,9 @@ fn routes(
             // Clients need these to decode the details of errors.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let (methods, limits, drain) = (methods.clone(), tracker.limits().clone(), drain.clone());
+    let (methods, quotas, drain) = (methods.clone(), tracker.quotas().clone(), drain.clone());
     let auth_failures = AuthFailures::default();
-    let middleware = Arc::new(CallMiddleware { methods, authenticator, auth_failures, limits, drain });
+    let middleware = Arc::new(CallMiddleware { methods, authenticator, auth_failures, quotas, drain });
     let valid = "the descriptors were compiled with this binary";
     let router = Routes::new(jobs)
         .add_service(admin)

@@ -64,7 +64,7 @@ impl Source {
             let help = "Time until the server's certificate expires; negative after that.";
             now.gauge("jobtrack_tls_certificate_remaining_seconds", help, left);
         }
-        let watches = self.tracker.limits().health_watches();
+        let watches = self.tracker.quotas().health_watches();
         now.gauge("jobtrack_health_watches", "Open watches of health, which need no credentials.", watches);
         let mode = self.mode();
         let modes =

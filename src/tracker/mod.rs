@@ -33,7 +33,7 @@ use crate::{
         Applied, Change, ChangeContext, ChangeId, Due, Identity, Ignored, Job, JobError, Liveness, Rejected, Retention,
         Subject, Timeouts, Timestamp,
     },
-    limits::Limits,
+    quota::Quotas,
     store::{Decided, JobStore, Replaced, StorageMode, StoreError, StoreStats, Stored},
     telemetry::metrics::{Measured, Metrics},
     watch::Hub,
@@ -52,7 +52,7 @@ pub struct Tracker {
     sweeper: Sweeper,
     metrics: JobMetrics,
     started: Instant,
-    limits: Arc<Limits>,
+    quotas: Arc<Quotas>,
     quota_scans: QuotaScans,
     timeouts: Timeouts,
 }
@@ -116,7 +116,7 @@ impl Tracker {
             sweeper: Sweeper::default(),
             metrics: JobMetrics::default(),
             started: Instant::now(),
-            limits: Arc::default(),
+            quotas: Arc::default(),
             quota_scans: QuotaScans::default(),
             timeouts: Timeouts::default(),
         }
@@ -132,14 +132,14 @@ impl Tracker {
         self.timeouts
     }
 
-    /// Sets the limits for callers.
-    pub fn within(self, limits: Arc<Limits>) -> Self {
-        Self { limits, ..self }
+    /// Sets the quotas of callers.
+    pub fn within(self, quotas: Arc<Quotas>) -> Self {
+        Self { quotas, ..self }
     }
 
-    /// Returns the limits for callers.
-    pub const fn limits(&self) -> &Arc<Limits> {
-        &self.limits
+    /// Returns the quotas of callers.
+    pub const fn quotas(&self) -> &Arc<Quotas> {
+        &self.quotas
     }
 
     /// Returns the current time on the clock that dates changes.
@@ -161,7 +161,7 @@ impl Tracker {
     pub async fn stats(&self) -> Result<TrackerStats, JobError> {
         let store = self.store.stats().await?;
         let mode = *self.store.mode().borrow();
-        let (watchers, call_bytes) = (self.hub.watchers(), self.limits.call_bytes());
+        let (watchers, call_bytes) = (self.hub.watchers(), self.quotas.call_bytes());
         Ok(TrackerStats { mode, store, watchers, call_bytes, uptime: self.started.elapsed() })
     }
 
@@ -211,7 +211,7 @@ impl Tracker {
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         let replaced = self.store.replace(job, previous).await.inspect_err(|error| {
             if let StoreError::Full(limit) = error {
-                self.limits.refused(*limit);
+                self.quotas.refused(*limit);
             }
         })?;
         if let Replaced::Stored(stored) = &replaced {

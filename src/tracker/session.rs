@@ -82,7 +82,7 @@ impl<'a> CallerSession<'a> {
                 return Err(JobError::Exists(Subject::from(&**job)));
             }
             if let Some(limit) = exceeded {
-                return Err(JobError::Exhausted(self.tracker.limits.refused(limit)));
+                return Err(JobError::Exhausted(self.tracker.quotas.refused(limit)));
             }
             let previous = current.as_ref().map(|stored| &*stored.job);
             let job = Job::create(id.clone(), new.clone(), previous, Uuid::new_v4(), &self.tracker.change_context());
@@ -217,7 +217,7 @@ impl<'a> CallerSession<'a> {
     /// The count may include records that have vanished from the store, as an index keeps them until a list meets them.
     /// So an owner at its limit has a part of its list read now and then.
     async fn exceeded_limit(&self, owner: &str) -> Result<Option<Limit>, JobError> {
-        let max = self.tracker.limits.jobs_per_owner().filter(|_| !owner.is_empty());
+        let max = self.tracker.quotas.jobs_per_owner().filter(|_| !owner.is_empty());
         let Some(max) = max else { return Ok(None) };
         let store = &self.tracker.store;
         if store.count_of_owner(owner).await? < max as u64 {

@@ -15,7 +15,7 @@ use super::methods::Method;
 use crate::{
     domain::{JobError, Unauthenticated},
     grpc::exchange::{ClientConnection, Exchange},
-    limits::Limits,
+    quota::Quotas,
 };
 
 /// Minimum interval between log lines about one address.
@@ -51,11 +51,11 @@ impl Default for AuthFailures {
 impl AuthFailures {
     /// Refuses the present call of `method`, whose credentials have this `problem`. Where too many calls from its
     /// address were refused, its connection ends too, if nobody has authenticated on it.
-    pub fn refuse(&self, problem: Unauthenticated, method: &Method, limits: &Limits) -> Status {
+    pub fn refuse(&self, problem: Unauthenticated, method: &Method, quotas: &Quotas) -> Status {
         let address = Exchange::of_connection(|connection| connection.address);
         self.log(address, problem, method);
         let ip = address.map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
-        match limits.failed_authentication(ip) {
+        match quotas.failed_authentication(ip) {
             Ok(()) => JobError::Unauthenticated(problem).into(),
             Err(limit) => {
                 Exchange::of_connection(ClientConnection::drain_if_unauthenticated);

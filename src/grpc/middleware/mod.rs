@@ -56,7 +56,7 @@ use crate::{
         exchange::{Exchange, Expiry},
         status::{code, restate, trailers},
     },
-    limits::Limits,
+    quota::Quotas,
     telemetry::traces,
 };
 
@@ -80,8 +80,8 @@ pub struct CallMiddleware {
     pub authenticator: Authenticator,
     /// Limits and logs failed authentications.
     pub auth_failures: AuthFailures,
-    /// Limits of callers.
-    pub limits: Arc<Limits>,
+    /// Quotas of callers.
+    pub quotas: Arc<Quotas>,
     /// Cancelled when the server drains.
     pub drain: CancellationToken,
 }
@@ -96,10 +96,10 @@ impl CallMiddleware {
         let Some(needed) = needed(call.method.rule)? else { return Ok(None) };
         let peer = Exchange::of_connection(|connection| connection.peer.clone()).flatten();
         let grant = self.authenticator.authenticate(headers, peer.as_ref());
-        let grant = grant.map_err(|problem| self.auth_failures.refuse(problem, &call.method, &self.limits))?;
+        let grant = grant.map_err(|problem| self.auth_failures.refuse(problem, &call.method, &self.quotas))?;
         Exchange::of_connection(|connection| connection.authentication.mark_authenticated());
         call.note_caller(&grant);
-        self.limits.call(&grant.identity).map_err(JobError::Exhausted)?;
+        self.quotas.call(&grant.identity).map_err(JobError::Exhausted)?;
         authorize(&grant, needed)?;
         Ok(Some(grant))
     }

@@ -15,27 +15,27 @@ use super::response::{Events, until};
 use crate::{
     domain::JobError,
     grpc::{exchange::Exchange, middleware::ending::Ending},
-    limits::Limits,
     proto::health::{HealthListRequest, HealthListResponse, health_server::Health},
+    quota::Quotas,
 };
 
 /// Serves `grpc.health.v1.Health` for a fixed set of services.
 pub struct ServiceHealth {
     service: HealthService,
     names: Vec<&'static str>,
-    limits: Arc<Limits>,
+    quotas: Arc<Quotas>,
     drain: CancellationToken,
 }
 
 impl ServiceHealth {
-    /// Reports on `names`, whose statuses `reporter` is told, to as many watchers as `limits` allow.
+    /// Reports on `names`, whose statuses `reporter` is told, to as many watchers as `quotas` allow.
     pub fn new(
         reporter: HealthReporter,
         names: Vec<&'static str>,
-        limits: Arc<Limits>,
+        quotas: Arc<Quotas>,
         drain: CancellationToken,
     ) -> Self {
-        Self { service: HealthService::from_health_reporter(reporter), names, limits, drain }
+        Self { service: HealthService::from_health_reporter(reporter), names, quotas, drain }
     }
 }
 
@@ -66,7 +66,7 @@ impl Health for ServiceHealth {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let connection = Exchange::of_connection(|connection| connection.watches.clone()).unwrap_or_default();
-        let permit = self.limits.health_watch(&connection).map_err(JobError::Exhausted)?;
+        let permit = self.quotas.health_watch(&connection).map_err(JobError::Exhausted)?;
         let ending = Ending::of(request.extensions(), &self.drain);
         let known = self.names.contains(&request.get_ref().service.as_str());
         let statuses = if known {

@@ -17,8 +17,8 @@ use crate::{
         message_size::RESPONSE_MAX,
         middleware::{audit, context::caller, ending::Ending},
     },
-    limits::Permit,
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
+    quota::Permit,
     tracker::{Changed, CreateOutcome, Effect, Lookup, Tracker},
 };
 
@@ -59,7 +59,7 @@ impl Jobs {
 /// Returns a permit for a watch of `caller` that names this number of `jobs`, or none; it ends when dropped.
 fn permit(tracker: &Tracker, caller: &Arc<Identity>, jobs: usize) -> Result<Permit, JobError> {
     let connection = Exchange::of_connection(|connection| connection.watches.clone());
-    tracker.limits().watch(caller, jobs, connection.as_ref()).map_err(JobError::Exhausted)
+    tracker.quotas().watch(caller, jobs, connection.as_ref()).map_err(JobError::Exhausted)
 }
 
 /// Enters the job into the call's log line.

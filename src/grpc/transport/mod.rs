@@ -25,7 +25,7 @@ use crate::{
         middleware::Stack,
         unauthenticated::{AuthenticationState, UnauthenticatedConnections},
     },
-    limits::{Connection, Limits},
+    quota::{Connection, Quotas},
     tls::Tls,
 };
 
@@ -38,7 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Minimum interval between log lines about the maximum number of connections.
 const FULL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Accepts and serves connections within `limits`, with TLS if `tls` is given, each as a task of `connections`. After
+/// Accepts and serves connections within `quotas`, with TLS if `tls` is given, each as a task of `connections`. After
 /// `shutdown` is cancelled it accepts no more; once `drained` is ready, calls may end for a limited time. Returns when
 /// the last connection is closed.
 pub async fn serve(
@@ -46,12 +46,12 @@ pub async fn serve(
     tls: Option<Tls>,
     service: Stack,
     connections: TaskTracker,
-    limits: Arc<Limits>,
+    quotas: Arc<Quotas>,
     shutdown: CancellationToken,
     drained: impl Future<Output = ()>,
 ) {
     let cut_off = CancellationToken::new();
-    let acceptor = Acceptor::new(tls, service, limits, shutdown);
+    let acceptor = Acceptor::new(tls, service, quotas, shutdown);
     while let Some((stream, address)) = acceptor.shutdown.run_until_cancelled(accept(&listener)).await {
         if !acceptor.admit(&connections).await {
             debug!(peer = %address, "connection rejected: --max-connections reached");
@@ -94,7 +94,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 struct Acceptor {
     tls: Option<Tls>,
     service: Stack,
-    limits: Arc<Limits>,
+    quotas: Arc<Quotas>,
     unauthenticated: UnauthenticatedConnections,
     /// Limits the log lines about the maximum number of connections.
     full_lines: Arc<DefaultDirectRateLimiter>,
@@ -105,23 +105,23 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn new(tls: Option<Tls>, service: Stack, limits: Arc<Limits>, shutdown: CancellationToken) -> Self {
+    fn new(tls: Option<Tls>, service: Stack, quotas: Arc<Quotas>, shutdown: CancellationToken) -> Self {
         let full_lines = Quota::with_period(FULL_INTERVAL).expect("it is not zero");
         let full_lines = Arc::new(RateLimiter::direct(full_lines));
         let (unauthenticated, drain) = (UnauthenticatedConnections::default(), CancellationToken::new());
-        Self { tls, service, limits, unauthenticated, full_lines, shutdown, drain }
+        Self { tls, service, quotas, unauthenticated, full_lines, shutdown, drain }
     }
 
     /// Admits a connection besides the open `connections`. At the maximum the oldest unauthenticated one is closed first,
     /// so that silent peers keep no caller out. Returns whether the connection is admitted.
     async fn admit(&self, connections: &TaskTracker) -> bool {
         let open = connections.len();
-        if !self.limits.allows_connection(open) {
+        if !self.quotas.allows_connection(open) {
             self.log_full(open);
             if !self.unauthenticated.close_oldest() {
                 return false;
             }
-        } else if self.limits.allows_unauthenticated(self.unauthenticated.count())
+        } else if self.quotas.allows_unauthenticated(self.unauthenticated.count())
             || !self.unauthenticated.close_oldest()
         {
             return true;
@@ -155,9 +155,9 @@ impl Acceptor {
             authentication.mark_authenticated();
         }
         let (calls, watches) = (0.into(), Connection::default());
-        let (drain, limits) = (self.drain.child_token(), self.limits.clone());
+        let (drain, quotas) = (self.drain.child_token(), self.quotas.clone());
         let turn = ClientConnection::turns();
-        let origin = Arc::new(ClientConnection { address, peer, calls, watches, authentication, drain, limits, turn });
+        let origin = Arc::new(ClientConnection { address, peer, calls, watches, authentication, drain, quotas, turn });
         let connection = serve_calls(stream, self.service, origin);
         let check = async {
             if let Some(check) = check {

@@ -143,7 +143,7 @@ impl Entries {
     /// it is fresh, too.
     pub fn meta(&mut self, job: &Job, partition: usize, dirty: bool, now: Timestamp) -> EntryMeta {
         if let Some(row) = self.table.get(&job.id) {
-            let known = EntryMeta { suspect_until: None, ..row.note };
+            let known = EntryMeta { suspect_until: None, ..row.meta };
             return EntryMeta { dirty, lost: false, unsent: false, base: Some(job.version), confirmed: now, ..known };
         }
         self.made += 1;
@@ -165,7 +165,7 @@ impl Entries {
     /// Returns a token for the entry of `id`, if there is one: an answer that the primary gives from now on is fresh as
     /// of it.
     pub fn freshness(&self, id: &JobId) -> Option<FreshnessToken> {
-        self.table.get(id).map(|row| self.freshness_of(&row.note))
+        self.table.get(id).map(|row| self.freshness_of(&row.meta))
     }
 
     /// Returns a token for this entry.
@@ -176,7 +176,7 @@ impl Entries {
     /// Returns whether this is a tombstone that the primary has forgotten by now, as every replica may.
     pub fn is_forgotten(row: &Row<EntryMeta>, now: Timestamp) -> bool {
         let is_over = row.job.forget_time.is_some_and(|time| time <= now);
-        !row.note.dirty && row.job.removal.is_some() && is_over
+        !row.meta.dirty && row.job.removal.is_some() && is_over
     }
 
     /// Returns whether the primary may still have a record or a tombstone for an entry, which an ended job has for some
@@ -189,11 +189,11 @@ impl Entries {
 
     /// Returns an entry in the form in which it is pushed.
     pub fn entry(&self, row: &Row<EntryMeta>, now: Timestamp) -> CacheEntry {
-        let EntryMeta { partition, dirty, lost, base, confirmed, .. } = row.note;
+        let EntryMeta { partition, dirty, lost, base, confirmed, .. } = row.meta;
         // While the primary served and notifications arrived, every change was known.
-        let heard_since = self.last_gap.is_none_or(|gap| confirmed > gap);
+        let no_gap_since = self.last_gap.is_none_or(|gap| confirmed > gap);
         let until = self.partitions[partition].unavailable.map_or(now, |unavailable| unavailable.since);
-        let unconfirmed_since = match (lost, heard_since) {
+        let unconfirmed_since = match (lost, no_gap_since) {
             (true, _) => now,
             (false, true) => until.max(confirmed),
             (false, false) => confirmed,
@@ -203,7 +203,7 @@ impl Entries {
 
     /// Stores an entry, which replaces the current one.
     pub fn put(&mut self, job: Arc<Job>, meta: EntryMeta) {
-        self.partitions[meta.partition].note_dirty(&job, meta.dirty);
+        self.partitions[meta.partition].set_dirty(&job, meta.dirty);
         self.dirty_bytes += if meta.dirty { record_size(&job) } else { 0 };
         let displaced = self.table.put(job, meta);
         self.dirty_bytes -= displaced.as_ref().map_or(0, dirty_size);
@@ -213,7 +213,7 @@ impl Entries {
     pub fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
         self.dirty_bytes -= dirty_size(&row);
-        self.partitions[row.note.partition].forget(id);
+        self.partitions[row.meta.partition].forget(id);
         Some(row.job)
     }
 
@@ -223,7 +223,7 @@ impl Entries {
         self.clock_set = Some((by, now));
         let rows = (0..self.table.slots()).filter_map(|slot| self.table.slot(slot));
         let unrecorded = rows.filter(|row| !row.job.is_recorded());
-        let unrecorded: Vec<_> = unrecorded.map(|row| (row.job.clone(), row.note)).collect();
+        let unrecorded: Vec<_> = unrecorded.map(|row| (row.job.clone(), row.meta)).collect();
         for (job, meta) in unrecorded {
             let meta = EntryMeta { confirmed: meta.confirmed.moved(by), ..meta };
             self.put(Arc::new(job.moved(by)), meta);
@@ -261,7 +261,7 @@ impl Entries {
     ) -> Result<Vec<Arc<Job>>, StoreError> {
         let must = eviction == Eviction::Required;
         let known = self.table.get(&job.id);
-        let is_dirty = known.is_some_and(|row| row.note.dirty);
+        let is_dirty = known.is_some_and(|row| row.meta.dirty);
         let adds = known.is_none_or(|row| row.job.removal.is_some());
         let Need { growth, is_small } = self.table.need(job);
         // A small change does not justify to examine the whole table.
@@ -301,7 +301,7 @@ impl Entries {
     }
 
     fn is_clean(&self, id: &JobId) -> bool {
-        self.table.get(id).is_some_and(|row| !row.note.dirty)
+        self.table.get(id).is_some_and(|row| !row.meta.dirty)
     }
 
     /// Returns the clean entry to evict next for a version of `id`: of a finished job if there is one, otherwise of any
@@ -315,13 +315,13 @@ impl Entries {
             .find(|ended| *ended != id && self.is_clean(ended))
             .cloned();
         let is_evictable =
-            |row: &Row<EntryMeta>| !row.note.dirty && row.job.id != *id && (tombstones || row.job.removal.is_none());
+            |row: &Row<EntryMeta>| !row.meta.dirty && row.job.id != *id && (tombstones || row.job.removal.is_none());
         ended.or_else(|| self.table.next_in_turn(some, is_evictable))
     }
 }
 
 fn dirty_size(row: &Row<EntryMeta>) -> usize {
-    if row.note.dirty { record_size(&row.job) } else { 0 }
+    if row.meta.dirty { record_size(&row.job) } else { 0 }
 }
 
 /// Returns whether `job` is later than `cached`, or prevails if the two are of incarnations that were created

@@ -121,7 +121,7 @@ impl FallbackStore {
             self.cache.suspect(id);
         }
         self.primary.suspect();
-        self.note_states();
+        self.apply_states();
     }
 
     /// Returns a version of the primary with its lease as it runs.
@@ -309,7 +309,7 @@ impl JobStore for FallbackStore {
             Ok(page) => Ok(Page { partial: self.cache.is_any_unavailable(), ..page }),
             Err(StoreError::Unavailable) => {
                 _ = self.primary.ping().await;
-                self.note_states();
+                self.apply_states();
                 if self.cache.is_listable() {
                     return Err(StoreError::Unavailable);
                 }

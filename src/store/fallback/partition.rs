@@ -58,7 +58,7 @@ impl Partition {
     }
 
     /// Records whether the entry of `job` is dirty.
-    pub fn note_dirty(&mut self, job: &Job, dirty: bool) {
+    pub fn set_dirty(&mut self, job: &Job, dirty: bool) {
         self.forget(&job.id);
         if dirty {
             let is_finished = job.state.is_terminal() || job.removal.is_some();

@@ -94,7 +94,7 @@ impl FallbackStore {
         let mut states = self.primary.states();
         loop {
             states.mark_unchanged();
-            self.note_states();
+            self.apply_states();
             if states.changed().await.is_err() {
                 return;
             }
@@ -102,7 +102,7 @@ impl FallbackStore {
     }
 
     /// Takes in the states of the partitions.
-    pub(super) fn note_states(&self) {
+    pub(super) fn apply_states(&self) {
         let states = self.primary.states().borrow().clone();
         for (partition, state) in states.into_iter().enumerate() {
             let is_other = || !self.reconciled()[partition].is_continued_by(&self.primary.history(partition));
@@ -192,7 +192,7 @@ impl FallbackStore {
             return Err(StoreError::Unavailable);
         }
         // The partition may have become unavailable again in the meantime.
-        self.note_states();
+        self.apply_states();
         Ok(())
     }
 

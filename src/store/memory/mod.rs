@@ -142,7 +142,7 @@ impl MemoryStore {
 impl Records {
     /// Stores `job` in place of the current version. Returns the position of the commit, and the previous state.
     fn put(&mut self, job: &Arc<Job>) -> (u64, Option<State>) {
-        let old = self.table.get(&job.id).map(|row| row.note);
+        let old = self.table.get(&job.id).map(|row| row.meta);
         let position = self.log.append(job, old);
         let old = self.table.put(job.clone(), position);
         debug_assert_eq!(self.log.current_len(), self.table.slots(), "the log has each record's newest version");
@@ -155,7 +155,7 @@ impl Records {
     /// Removes and returns a record, to be freed after the lock is released, because that may take long.
     fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
-        self.log.forget(row.note);
+        self.log.forget(row.meta);
         Some(row.job)
     }
 }

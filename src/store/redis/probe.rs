@@ -72,7 +72,7 @@ impl RedisStore {
                 // The subscription may be on another server than the one that receives the commands.
                 self.feed.gap_suspected.notify_one();
             }
-            let heard = *self.feed.heard();
+            let before = *self.feed.known_counts();
             let begun = Instant::now();
             let counts = {
                 let mut last = self.monitor.last_probe.lock().await;
@@ -81,14 +81,14 @@ impl RedisStore {
                 counts
             };
             self.catch_up(&counts);
-            if recent.shows_loss(&heard) {
+            if recent.shows_loss(&before) {
                 debug!("notifications were lost");
                 recent = RecentCounts::default();
                 self.feed.gap_suspected.notify_one();
                 continue;
             }
             recent.0.push_back((begun, counts));
-            if let Some(then) = recent.notified_until(&self.feed.heard()) {
+            if let Some(then) = recent.notified_until(&self.feed.known_counts()) {
                 self.listener.notified_until(then.into_std());
             }
         }
@@ -114,7 +114,7 @@ impl RedisStore {
     /// Probes a partition with a beat.
     pub(super) async fn probe_partition(&self, partition: Partition) -> PartitionState {
         let at = partition.index();
-        let heard = *self.feed.heard();
+        let before = *self.feed.known_counts();
         let (known, outcome) = tokio::join!(self.learn_data_set(), self.beat_in(partition));
         let is_unknown = known.is_err() && (self.epoch() == 0 || self.is_blocked_by_older());
         let state = match (&outcome, known) {
@@ -125,7 +125,7 @@ impl RedisStore {
         if let Ok(commits) = outcome {
             let mut counts = [None; PARTITIONS];
             counts[at] = Some(commits);
-            self.detect_losses(&heard, &counts);
+            self.detect_losses(&before, &counts);
             self.catch_up(&counts);
         }
         if state == PartitionState::Serving {
@@ -137,9 +137,9 @@ impl RedisStore {
     /// Handles partitions that answer again: notifications of commits there were lost in the meantime.
     fn catch_up(&self, counts: &Counts) {
         let mut back = Vec::new();
-        for (partition, heard) in Partition::all().zip(self.feed.heard().iter_mut()) {
-            if let (None, Some(count)) = (*heard, counts[partition.index()]) {
-                *heard = Some(count);
+        for (partition, known) in Partition::all().zip(self.feed.known_counts().iter_mut()) {
+            if let (None, Some(count)) = (*known, counts[partition.index()]) {
+                *known = Some(count);
                 back.push(partition);
             }
         }
@@ -162,7 +162,7 @@ impl RedisStore {
     /// Probes the clock, the data set and the counts of commits; with a beat, also whether each partition accepts
     /// writes. Records losses of data. Returns the counts, and the states of the partitions.
     pub(super) async fn probe_all(&self, with_beat: bool) -> (Counts, Vec<PartitionState>) {
-        let heard = *self.feed.heard();
+        let before = *self.feed.known_counts();
         // After a rejected beat, only another beat shows whether Redis accepts it again.
         let with_beat = with_beat || self.monitor.is_any_beat_rejected();
         let (known, outcomes) = if with_beat {
@@ -171,7 +171,7 @@ impl RedisStore {
             tokio::join!(self.set_clock(), join_all(Partition::all().map(|partition| self.commits_in(partition))))
         };
         let counts: Counts = from_fn(|partition| outcomes[partition].as_ref().ok().copied());
-        self.detect_losses(&heard, &counts);
+        self.detect_losses(&before, &counts);
         // No call is served from Redis before the data set is known.
         let unknown = known.err().filter(|_| self.epoch() == 0);
         let unknown = unknown.or_else(|| self.is_blocked_by_older().then(older_fault));
@@ -201,17 +201,17 @@ impl RedisStore {
         self.older_is_there.load(Relaxed) && !(0..PARTITIONS).any(|partition| self.presence.is_serving(partition))
     }
 
-    /// Detects losses of data: partitions with fewer commits than `heard`, the number known before.
-    pub(super) fn detect_losses(&self, heard: &Counts, counts: &Counts) {
-        if !is_behind(counts, heard) {
+    /// Detects losses of data: partitions with fewer commits than were known `before`.
+    pub(super) fn detect_losses(&self, before: &Counts, counts: &Counts) {
+        if !is_behind(counts, before) {
             return;
         }
         warn!(redis = %self.target, "Redis has lost commits");
         self.monitor.record_losses(|partition| {
-            heard[partition].zip(counts[partition]).is_some_and(|(heard, count)| count < heard)
+            before[partition].zip(counts[partition]).is_some_and(|(before, count)| count < before)
         });
-        for (heard, count) in self.feed.heard().iter_mut().zip(counts) {
-            *heard = (*heard).min(*count).or(*heard);
+        for (known, count) in self.feed.known_counts().iter_mut().zip(counts) {
+            *known = (*known).min(*count).or(*known);
         }
         self.announce_other_history();
     }
@@ -328,16 +328,16 @@ impl RedisStore {
 struct RecentCounts(VecDeque<(Instant, Counts)>);
 
 impl RecentCounts {
-    /// Returns whether the notifications up to `heard` are behind the oldest counts, whose notifications can't be in
+    /// Returns whether the notifications up to `notified` are behind the oldest counts, whose notifications can't be in
     /// transit any more. Removes these counts.
-    fn shows_loss(&mut self, heard: &Counts) -> bool {
+    fn shows_loss(&mut self, notified: &Counts) -> bool {
         let oldest = if self.0.len() < NOTIFICATION_PROBES { None } else { self.0.pop_front() };
-        oldest.is_some_and(|(_, oldest)| is_behind(heard, &oldest))
+        oldest.is_some_and(|(_, oldest)| is_behind(notified, &oldest))
     }
 
-    /// Returns the time before which all commits are among those up to `heard`.
-    fn notified_until(&self, heard: &Counts) -> Option<Instant> {
-        self.0.iter().rfind(|(_, counts)| reaches(heard, counts)).map(|(begun, _)| *begun)
+    /// Returns the time before which all commits are among those up to `notified`.
+    fn notified_until(&self, notified: &Counts) -> Option<Instant> {
+        self.0.iter().rfind(|(_, counts)| reaches(notified, counts)).map(|(begun, _)| *begun)
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Feed {
     /// Jobs that must be read again, by partition.
     stale: [StaleJobs; PARTITIONS],
     /// Number of the last known commit in each partition; `None` if it is unknown.
-    heard: Mutex<Counts>,
+    known_counts: Mutex<Counts>,
     /// At least one subscription was attempted.
     tried: watch::Sender<bool>,
     /// Requests a new subscription, which replaces the current one.
@@ -99,8 +99,9 @@ impl Feed {
         _ = self.doubt_until.compare_exchange(i64::MAX, then.as_micros(), Relaxed, Relaxed);
     }
 
-    pub(super) fn heard(&self) -> MutexGuard<'_, Counts> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the number of the last known commit in each partition.
+    pub(super) fn known_counts(&self) -> MutexGuard<'_, Counts> {
+        self.known_counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_again(&self, ids: impl IntoIterator<Item = JobId>) {
@@ -160,10 +161,10 @@ impl RedisStore {
     async fn subscribe(&self, turn: usize) -> RedisResult<PubSub> {
         let channels: Vec<_> = Partition::all().map(|partition| self.keys.changes(partition)).collect();
         let messages = self.connector.subscribe(&channels, turn).await?;
-        let heard = *self.feed.heard();
+        let before = *self.feed.known_counts();
         let counts = self.commits().await;
-        self.detect_losses(&heard, &counts);
-        *self.feed.heard() = counts;
+        self.detect_losses(&before, &counts);
+        *self.feed.known_counts() = counts;
         self.recover_gap(|_| true);
         self.feed.tried.send_replace(true);
         Ok(messages)
@@ -191,9 +192,9 @@ impl RedisStore {
             return;
         };
         let is_gap = {
-            let heard = &mut self.feed.heard()[partition.index()];
-            let is_gap = heard.is_none_or(|heard| number > heard + 1);
-            *heard = (*heard).max(Some(number));
+            let known = &mut self.feed.known_counts()[partition.index()];
+            let is_gap = known.is_none_or(|known| number > known + 1);
+            *known = (*known).max(Some(number));
             is_gap
         };
         if is_gap {

@@ -167,7 +167,7 @@ impl RedisStore {
     ) -> Result<Replaced, StoreError> {
         let fields = match outcome {
             Outcome::Done(times) => {
-                note_times(Arc::make_mut(&mut job), previous, times);
+                set_times(Arc::make_mut(&mut job), previous, times);
                 let before = previous.filter(|previous| previous.version.incarnation_id == job.version.incarnation_id);
                 let stored = stored(job);
                 self.announce(stored.clone(), before.map(|previous| previous.state));
@@ -194,7 +194,7 @@ impl RedisStore {
 }
 
 /// Sets the times that the script has written, or left as they were in `previous`.
-fn note_times(job: &mut Job, previous: Option<&Job>, times: Times) {
+fn set_times(job: &mut Job, previous: Option<&Job>, times: Times) {
     let Times { heard, since, durable } = times;
     let before = previous.filter(|previous| previous.version.incarnation_id == job.version.incarnation_id);
     job.heard = heard.or(job.heard).or(before.and_then(|before| before.heard));

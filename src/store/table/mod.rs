@@ -59,8 +59,8 @@ struct Orders {
 pub struct Row<T> {
     /// The current version.
     pub job: Arc<Job>,
-    /// The note that belongs to the record.
-    pub note: T,
+    /// Data of the store about the record.
+    pub meta: T,
 }
 
 /// A part of a list.
@@ -86,13 +86,13 @@ impl<T> Table<T> {
         self.by_id.get(id)
     }
 
-    /// Returns the job and the note of `id`.
-    pub fn note(&mut self, id: &JobId) -> Option<(&Job, &mut T)> {
-        self.by_id.get_mut(id).map(|row| (&*row.job, &mut row.note))
+    /// Returns the job of `id`, and the data of the store about it, which may be changed.
+    pub fn meta_mut(&mut self, id: &JobId) -> Option<(&Job, &mut T)> {
+        self.by_id.get_mut(id).map(|row| (&*row.job, &mut row.meta))
     }
 
     /// Stores `job` in the place of the current record, which it returns.
-    pub fn put(&mut self, job: Arc<Job>, note: T) -> Option<Row<T>> {
+    pub fn put(&mut self, job: Arc<Job>, meta: T) -> Option<Row<T>> {
         self.bytes += record_size(&job);
         self.active_bytes += active_size(&job);
         let replaced = match self.by_id.entry(job.id.clone()) {
@@ -100,11 +100,11 @@ impl<T> Table<T> {
                 self.bytes -= record_size(&entry.get().job);
                 self.active_bytes -= active_size(&entry.get().job);
                 self.orders.change(Some(&entry.get().job), Some(&job));
-                Some(replace(entry.get_mut(), Row { job, note }))
+                Some(replace(entry.get_mut(), Row { job, meta }))
             }
             Entry::Vacant(entry) => {
                 self.orders.change(None, Some(&job));
-                entry.insert(Row { job, note });
+                entry.insert(Row { job, meta });
                 None
             }
         };

@@ -208,7 +208,7 @@ mod tests {
     use tonic::{Code, Status};
 
     use super::*;
-    use crate::{grpc::exchange::ClientConnection, limits::Limits};
+    use crate::{grpc::exchange::ClientConnection, quota::Quotas};
 
     /// Answers one call of a reader that lets `window` bytes come, with `size` bytes. Returns the status that it ends
     /// with, if it has ended after `limit`, and when.
@@ -218,7 +218,7 @@ mod tests {
             let mut connection = h2::server::handshake(ours).await.expect("a connection");
             while let Some(call) = connection.accept().await {
                 let (_, respond) = call.expect("a call");
-                let origin = Arc::new(ClientConnection::of_test(Limits::default()));
+                let origin = Arc::new(ClientConnection::of_test(Quotas::default()));
                 let response = async move { Ok(Response::new(Body::new(Full::from(vec![0; size])))) };
                 tokio::spawn(send(Exchange::scope(origin, response), respond));
             }

@@ -136,7 +136,7 @@ impl LocalCache {
         while slot > end && found.len() < limit {
             slot -= 1;
             let Some(row) = entries.table.slot(slot) else { continue };
-            let EntryMeta { partition: at, dirty, compared_in, .. } = row.note;
+            let EntryMeta { partition: at, dirty, compared_in, .. } = row.meta;
             if at == partition && !dirty && compared_in != pass && Entries::is_known(row, now) {
                 found.push(entries.entry(row, now));
             }
@@ -150,7 +150,7 @@ impl LocalCache {
         let mut entries = self.entries();
         let pass = entries.partitions[partition].pass();
         for job in jobs {
-            let known = entries.table.note(&job.id).filter(|(cached, _)| cached.version == job.version);
+            let known = entries.table.meta_mut(&job.id).filter(|(cached, _)| cached.version == job.version);
             if let Some((_, meta)) = known {
                 (meta.confirmed, meta.compared_in, meta.suspect_until) = (now, pass, None);
             }

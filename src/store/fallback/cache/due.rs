@@ -30,8 +30,8 @@ impl LocalCache {
                     return batch;
                 }
                 last = Some((time, &row.job.id));
-                let is_available = entries.partitions[row.note.partition].is_available();
-                if row.note.dirty && row.note.unsent && !is_available && due != Due::Forget {
+                let is_available = entries.partitions[row.meta.partition].is_available();
+                if row.meta.dirty && row.meta.unsent && !is_available && due != Due::Forget {
                     batch.records.push(DueRecord { stored: volatile(row.job.clone()), due });
                 }
             }
@@ -46,7 +46,7 @@ impl LocalCache {
         let entries = self.entries();
         let now = self.clock.now();
         let row = entries.table.get(&job.id).filter(|row| row.job.version == job.version);
-        row.is_some_and(|row| row.note.unsent && row.job.time_of(deadline) <= now)
+        row.is_some_and(|row| row.meta.unsent && row.job.time_of(deadline) <= now)
     }
 
     /// Removes tombstones that the primary has forgotten, and jobs that it must have removed. Removes a few at a time,
@@ -64,7 +64,7 @@ impl LocalCache {
     fn tidy_some(&self, now: Timestamp, after: Option<&(Timestamp, JobId)>) -> Option<(Timestamp, JobId)> {
         let mut entries = self.entries();
         let is_over = |time: Timestamp, row: &Row<EntryMeta>, due| match due {
-            _ if row.note.dirty => false,
+            _ if row.meta.dirty => false,
             Due::Forget => true,
             Due::Expire => row.job.state.is_terminal() && time + TOMBSTONE_LIFE <= now,
             Due::LoseWorker | Due::ForceCancel => false,

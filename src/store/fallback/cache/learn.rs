@@ -41,7 +41,7 @@ fn compare(row: &Row<EntryMeta>, job: &Job, partition: &Partition) -> Comparison
         return Comparison::Same;
     }
     // A reconciliation decides about entries that it has not compared yet.
-    if row.note.dirty || !(partition.is_readable() || partition.has_compared(row.note.compared_in)) {
+    if row.meta.dirty || !(partition.is_readable() || partition.has_compared(row.meta.compared_in)) {
         return Comparison::Stays;
     }
     let is_same_incarnation = cached.incarnation_id == job.version.incarnation_id;
@@ -76,7 +76,7 @@ impl LocalCache {
             }
         }
         let job = if previous.is_none() { entries.by_set_clock(job, now) } else { job };
-        let before = there.map(|row| row.note);
+        let before = there.map(|row| row.meta);
         let base = before.map_or_else(|| previous.map(|job| job.version), |before| before.base);
         let confirmed = before.map_or(now, |before| before.confirmed);
         let unsent = !sent && before.map_or(previous.is_none(), |before| before.unsent);
@@ -98,7 +98,7 @@ impl LocalCache {
     /// Records that the primary failed a command for a job. Until the primary has been checked, changes of the job are
     /// accepted here: a caller that has waited to read from a silent primary does not wait again.
     pub fn suspect(&self, id: &JobId) {
-        if let Some((_, meta)) = self.entries().table.note(id) {
+        if let Some((_, meta)) = self.entries().table.meta_mut(id) {
             meta.suspect_until = Some(Instant::now() + SUSPICION);
         }
     }
@@ -107,7 +107,7 @@ impl LocalCache {
     pub fn mark_sent(&self, ids: &[JobId]) {
         let mut entries = self.entries();
         for id in ids {
-            entries.table.note(id).into_iter().for_each(|(_, meta)| meta.unsent = false);
+            entries.table.meta_mut(id).into_iter().for_each(|(_, meta)| meta.unsent = false);
         }
     }
 
@@ -120,12 +120,12 @@ impl LocalCache {
         let meta = entries.meta(job, partition, false, now);
         if let Some(row) = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now)) {
             match compare(row, job, &entries.partitions[partition]) {
-                Comparison::Same if row.note.dirty => {
+                Comparison::Same if row.meta.dirty => {
                     self.put_clean(&mut entries, job.clone(), meta);
                     return self.announce(&mut entries, stored.clone(), before);
                 }
                 Comparison::Same => {
-                    entries.table.note(&job.id).into_iter().for_each(|(_, known)| *known = meta);
+                    entries.table.meta_mut(&job.id).into_iter().for_each(|(_, known)| *known = meta);
                     return;
                 }
                 Comparison::Stays => return,
@@ -167,7 +167,7 @@ impl LocalCache {
             return;
         }
         // A subscriber that listed jobs in the primary may have missed a version that was accepted here.
-        let is_news = row.note.dirty || row.job.version != stored.job.version;
+        let is_news = row.meta.dirty || row.job.version != stored.job.version;
         let same = row.job.version.incarnation_id == stored.job.version.incarnation_id;
         let before = Some(row.job.state).filter(|_| same);
         let displaced = row.job.clone();
@@ -203,7 +203,7 @@ impl LocalCache {
             return None;
         }
         let row = entries.table.get(id)?;
-        let (job, meta) = (row.job.clone(), row.note);
+        let (job, meta) = (row.job.clone(), row.meta);
         let unconfirmed_since = entries.entry(row, now).unconfirmed_since;
         let is_remembered = now.since(unconfirmed_since) < TOMBSTONE_LIFE;
         if job.removal.is_some() || !job.is_visible(now) || !(meta.dirty || is_remembered) {

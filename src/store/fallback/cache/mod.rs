@@ -96,7 +96,7 @@ impl LocalCache {
     /// Returns the store that a read of a job is sent to.
     pub fn route_read(&self, id: &JobId) -> Route {
         let entries = self.entries();
-        let is_dirty = entries.table.get(id).is_some_and(|row| row.note.dirty);
+        let is_dirty = entries.table.get(id).is_some_and(|row| row.meta.dirty);
         match &entries.partitions[self.partition_of(id)] {
             partition if !partition.is_readable() => Route::Local,
             _ if is_dirty => Route::Dirty,
@@ -110,7 +110,7 @@ impl LocalCache {
         let frees_memory = job.removal.is_some() || job.state.is_terminal();
         let entries = self.entries();
         let partition = &entries.partitions[self.partition_of(&job.id)];
-        let known = entries.table.get(&job.id).map(|row| &row.note);
+        let known = entries.table.get(&job.id).map(|row| &row.meta);
         let is_dirty = known.is_some_and(|meta| meta.dirty);
         match partition.is_available() {
             true if known.is_some_and(EntryMeta::is_suspect) => Route::Local,
@@ -129,8 +129,8 @@ impl LocalCache {
         let row = entries.table.get(id).filter(|row| !Entries::is_forgotten(row, now))?;
         // The primary never had a job that was removed here alone. It may have another job under the id.
         let is_unfounded = row.job.removal.is_some() && !row.job.is_recorded();
-        let is_known = row.note.dirty || row.job.removal.is_some() || row.job.is_visible(now);
-        (is_known && !is_unfounded).then(|| volatile(self.as_seen(&row.job, row.note.dirty, now)))
+        let is_known = row.meta.dirty || row.job.removal.is_some() || row.job.is_visible(now);
+        (is_known && !is_unfounded).then(|| volatile(self.as_seen(&row.job, row.meta.dirty, now)))
     }
 
     /// Returns the entry of `id`, if the primary has had no other version for longer than a moment. Never returns
@@ -138,12 +138,12 @@ impl LocalCache {
     pub fn get_fresh(&self, id: &JobId) -> Option<Stored> {
         let entries = self.entries();
         let is_late = entries.notified_until.is_none_or(|until| until.elapsed() > LAG_MAX);
-        let Row { job, note } = entries.table.get(id)?;
-        if is_late || !entries.partitions[note.partition].is_available() {
+        let Row { job, meta } = entries.table.get(id)?;
+        if is_late || !entries.partitions[meta.partition].is_available() {
             return None;
         }
-        let is_current = note.fresh == Some(entries.freshness_of(note)) && job.version.revision >= note.notified;
-        let is_there = is_current && !note.dirty && job.removal.is_none();
+        let is_current = meta.fresh == Some(entries.freshness_of(meta)) && job.version.revision >= meta.notified;
+        let is_there = is_current && !meta.dirty && job.removal.is_none();
         is_there.then(|| Stored {
             job: self.with_liveness(job),
             durability: Durability::Durable,
@@ -170,7 +170,7 @@ impl LocalCache {
         if since.is_none() || since != entries.freshness(&job.id) {
             return;
         }
-        if let Some((_, meta)) = entries.table.note(&job.id).filter(|(cached, _)| cached.version == job.version) {
+        if let Some((_, meta)) = entries.table.meta_mut(&job.id).filter(|(cached, _)| cached.version == job.version) {
             meta.fresh = since;
         }
     }
@@ -183,7 +183,7 @@ impl LocalCache {
 
     /// Returns the dirty entry of `id`, if there is one.
     pub fn accepted(&self, id: &JobId) -> Option<Stored> {
-        self.entries().table.get(id).filter(|row| row.note.dirty).map(|row| volatile(row.job.clone()))
+        self.entries().table.get(id).filter(|row| row.meta.dirty).map(|row| volatile(row.job.clone()))
     }
 
     /// Returns the number of dirty entries.
@@ -218,7 +218,7 @@ impl LocalCache {
 
     /// Returns the cached jobs that a query selects.
     pub fn list(&self, query: &ListQuery) -> Page {
-        let seen = |row: &Row<EntryMeta>| self.as_seen(&row.job, row.note.dirty, query.now);
+        let seen = |row: &Row<EntryMeta>| self.as_seen(&row.job, row.meta.dirty, query.now);
         let selection = self.entries().table.select(query, seen);
         let jobs = selection.jobs.into_iter().map(volatile).collect();
         Page { jobs, next: selection.next, total: None, partial: true }
@@ -243,7 +243,7 @@ impl Listener for LocalCache {
 
     fn on_notification(&self, notification: &ChangeNotification<'_>) -> bool {
         let mut entries = self.entries();
-        if let Some((job, meta)) = entries.table.note(notification.id) {
+        if let Some((job, meta)) = entries.table.meta_mut(notification.id) {
             meta.notified = meta.notified.max(notification.revision);
             return !notification.own || job.version.revision < notification.revision;
         }

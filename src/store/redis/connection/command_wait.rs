@@ -46,11 +46,11 @@ impl CommandWait {
         Self { limit, started, silent_since: started, doubted: None }
     }
 
-    /// Waits for `work` of a server whose last answer was `heard`, and calls `doubt` when a doubt begins. Before it
+    /// Waits for `work` of a server whose last answer was at `last_answer`, and calls `doubt` when a doubt begins. Before it
     /// gives up with `None`, it waits for `turns`, so that an answer that has arrived can be read.
     pub async fn wait<T>(
         &mut self,
-        heard: impl Fn() -> Option<Instant>,
+        last_answer: impl Fn() -> Option<Instant>,
         doubt: impl Fn(),
         turns: &Turns,
         work: impl Future<Output = T>,
@@ -62,7 +62,7 @@ impl CommandWait {
             if let Ok(outcome) = timeout_at(self.due(), &mut work).await {
                 return Some(outcome);
             }
-            match self.step(Instant::now(), heard()) {
+            match self.step(Instant::now(), last_answer()) {
                 Step::Wait => is_last = false,
                 Step::Doubt => doubt(),
                 Step::GiveUp if is_last => return None,
@@ -85,10 +85,10 @@ impl CommandWait {
         due.min(self.end())
     }
 
-    /// Decides what to do at `now`; `heard` is the time of the last answer on the connection.
-    fn step(&mut self, now: Instant, heard: Option<Instant>) -> Step {
-        if let Some(heard) = heard.filter(|heard| *heard > self.silent_since) {
-            self.silent_since = heard;
+    /// Decides what to do at `now`; `last_answer` is the time of the last answer on the connection.
+    fn step(&mut self, now: Instant, last_answer: Option<Instant>) -> Step {
+        if let Some(last_answer) = last_answer.filter(|last_answer| *last_answer > self.silent_since) {
+            self.silent_since = last_answer;
             self.doubted = None;
         }
         match self.doubted {
@@ -157,14 +157,14 @@ mod tests {
     fn each_answer_begins_another_silence() {
         let (mut command_wait, started) = begin();
         for answers in 1..8 {
-            let heard = started + LIMIT / 4 * answers;
-            assert_eq!(command_wait.step(command_wait.due(), Some(heard)), Step::Wait);
-            assert_eq!(command_wait.due(), heard + LIMIT / 2);
+            let last_answer = started + LIMIT / 4 * answers;
+            assert_eq!(command_wait.step(command_wait.due(), Some(last_answer)), Step::Wait);
+            assert_eq!(command_wait.due(), last_answer + LIMIT / 2);
         }
-        let heard = started + LIMIT / 4 * 7;
-        assert_eq!(command_wait.step(command_wait.due(), Some(heard)), Step::Doubt);
-        assert_eq!(command_wait.due(), heard + LIMIT);
-        assert_eq!(command_wait.step(command_wait.due(), Some(heard)), Step::GiveUp);
+        let last_answer = started + LIMIT / 4 * 7;
+        assert_eq!(command_wait.step(command_wait.due(), Some(last_answer)), Step::Doubt);
+        assert_eq!(command_wait.due(), last_answer + LIMIT);
+        assert_eq!(command_wait.step(command_wait.due(), Some(last_answer)), Step::GiveUp);
     }
 
     #[test]

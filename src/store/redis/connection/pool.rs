@@ -111,8 +111,8 @@ impl Pool {
         let mut attempt = 1;
         loop {
             let mut connection = self.connection(&mut command_wait).await?;
-            let (sending, heard) = connection.send(request, lane);
-            let error = match self.wait(&mut command_wait, heard, sending).await {
+            let (sending, last_answer) = connection.send(request, lane);
+            let error = match self.wait(&mut command_wait, last_answer, sending).await {
                 Ok(Ok(answers)) => return Ok(answers),
                 Ok(Err(error)) | Err(error) => error,
             };
@@ -146,12 +146,12 @@ impl Pool {
         self.wait(command_wait, || None, Box::pin(self.connections.get())).await.flatten().map_err(Fault::Unavailable)
     }
 
-    /// Waits for `work` as long as `command_wait` allows for a server whose last answer was `heard`. In a cluster, the
+    /// Waits for `work` as long as `command_wait` allows for a server whose last answer was at `last_answer`. In a cluster, the
     /// silence of one node says nothing of the others, so it raises no doubt.
     async fn wait<T>(
         &self,
         command_wait: &mut CommandWait,
-        heard: impl Fn() -> Option<Instant>,
+        last_answer: impl Fn() -> Option<Instant>,
         work: impl Future<Output = T>,
     ) -> RedisResult<T> {
         let (reachability, is_cluster) = (self.connector.reachability(), self.connector.is_cluster());
@@ -160,7 +160,7 @@ impl Pool {
                 reachability.doubt();
             }
         };
-        if let Some(outcome) = command_wait.wait(heard, doubt, reachability.turns(), work).await {
+        if let Some(outcome) = command_wait.wait(last_answer, doubt, reachability.turns(), work).await {
             return Ok(outcome);
         }
         if let Some(doubted) = command_wait.doubted().filter(|_| !is_cluster) {

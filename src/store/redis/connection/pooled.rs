@@ -63,7 +63,7 @@ struct Known {
     broken: AtomicBool,
     clock: Clock,
     /// Time of the last answer, for a cluster of each lane.
-    heard: Box<[AtomicU64]>,
+    last_answers: Box<[AtomicU64]>,
 }
 
 impl PooledConnection {
@@ -72,8 +72,8 @@ impl PooledConnection {
         let clock = Clock::new();
         // Making the connection counts as a first answer.
         let lanes = if raw.is_cluster() { LANES } else { 1 };
-        let heard = (0..lanes).map(|_| AtomicU64::new(clock.now())).collect();
-        Self { raw, generation, known: Arc::new(Known { broken: AtomicBool::new(false), clock, heard }) }
+        let last_answers = (0..lanes).map(|_| AtomicU64::new(clock.now())).collect();
+        Self { raw, generation, known: Arc::new(Known { broken: AtomicBool::new(false), clock, last_answers }) }
     }
 
     /// Returns whether it is to a cluster.
@@ -112,7 +112,7 @@ impl PooledConnection {
         lane: Option<Lane>,
     ) -> (impl Future<Output = RedisResult<Vec<Answer>>> + 'a, impl Fn() -> Option<Instant> + 'a) {
         let Self { raw, known, .. } = self;
-        let (clock, last) = (known.clock, lane.map(|lane| &known.heard[lane]));
+        let (clock, last) = (known.clock, lane.map(|lane| &known.last_answers[lane]));
         // Of a cluster, where a request may consist of many commands, the last answer to one of them.
         let own = raw.is_cluster().then(|| Arc::new(AtomicU64::new(0)));
         let progress = own.clone();
@@ -126,11 +126,11 @@ impl PooledConnection {
             }
             outcome
         };
-        let heard = move || {
-            let [last, own] = [last, own.as_deref()].map(|heard| heard.map_or(0, |heard| heard.load(Relaxed)));
+        let last_answer = move || {
+            let [last, own] = [last, own.as_deref()].map(|time| time.map_or(0, |time| time.load(Relaxed)));
             clock.moment(last.max(own))
         };
-        (sending, heard)
+        (sending, last_answer)
     }
 }
 

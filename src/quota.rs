@@ -1,4 +1,4 @@
-//! Limits for callers, for each and for all together.
+//! Quotas: limits of what callers use, each and all together.
 //!
 //! A limit of zero means unlimited. Each rejection is counted.
 
@@ -60,8 +60,8 @@ pub struct Allowance {
     pub auth_failures_per_second: u32,
 }
 
-/// Enforces the limits.
-pub struct Limits {
+/// Counts what callers use, and enforces the limits.
+pub struct Quotas {
     allowance: Allowance,
     rates: Option<Rates<Caller>>,
     failures: Option<Rates<IpAddr>>,
@@ -128,19 +128,19 @@ impl Allowance {
     }
 }
 
-impl Default for Limits {
+impl Default for Quotas {
     fn default() -> Self {
         Self::new(Allowance::default())
     }
 }
 
-impl Measured for Limits {
+impl Measured for Quotas {
     fn metrics(&self) -> Metrics {
         vec![self.refusals.collector()]
     }
 }
 
-impl Limits {
+impl Quotas {
     /// Creates limits of which nothing is used.
     pub fn new(allowance: Allowance) -> Self {
         let calls = NonZeroU32::new(allowance.calls_per_second).map(Quota::per_second);
@@ -181,7 +181,7 @@ impl Limits {
     /// Counts a watch of health on `connection`, open until the permit is dropped.
     pub fn health_watch(self: &Arc<Self>, connection: &Connection) -> Result<HealthPermit, Limit> {
         let most = self.allowance.health_watches;
-        let permit = HealthPermit { limits: self.clone(), connection: connection.clone() };
+        let permit = HealthPermit { quotas: self.clone(), connection: connection.clone() };
         let on_connection = connection.0.health.fetch_add(1, Relaxed) + 1;
         let all = self.health_watches.fetch_add(1, Relaxed) + 1;
         if is_exceeded(most, all) {
@@ -239,7 +239,7 @@ impl Limits {
             *open.by_identity.entry(caller.clone()).or_default() += weight;
         }
         drop(open);
-        Ok(Permit { limits: self.clone(), weight, identity, connection: connection.cloned() })
+        Ok(Permit { quotas: self.clone(), weight, identity, connection: connection.cloned() })
     }
 
     /// Returns whether another connection may be opened besides `open` ones.
@@ -306,7 +306,7 @@ fn is_exceeded(most: usize, used: usize) -> bool {
 
 /// Permit for an open watch.
 pub struct Permit {
-    limits: Arc<Limits>,
+    quotas: Arc<Quotas>,
     weight: usize,
     identity: Option<Caller>,
     connection: Option<Connection>,
@@ -314,7 +314,7 @@ pub struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut open = self.limits.watches();
+        let mut open = self.quotas.watches();
         debug_assert!(open.all >= self.weight, "each permit is counted once");
         open.all -= self.weight;
         self.connection.as_ref().inspect(|count| _ = count.0.jobs.fetch_sub(1, Relaxed));
@@ -331,13 +331,13 @@ impl Drop for Permit {
 
 /// Permit for an open watch of health.
 pub struct HealthPermit {
-    limits: Arc<Limits>,
+    quotas: Arc<Quotas>,
     connection: Connection,
 }
 
 impl Drop for HealthPermit {
     fn drop(&mut self) {
-        self.limits.health_watches.fetch_sub(1, Relaxed);
+        self.quotas.health_watches.fetch_sub(1, Relaxed);
         self.connection.0.health.fetch_sub(1, Relaxed);
     }
 }
@@ -354,31 +354,31 @@ mod tests {
     #[test]
     fn callers_of_one_name_but_of_different_kinds_share_no_limit() {
         let allowance = Allowance { calls_per_second: 1, watches_per_identity: 1, ..Allowance::default() };
-        let limits = Arc::new(Limits::new(allowance));
+        let quotas = Arc::new(Quotas::new(allowance));
         let mut open = Vec::new();
         for kind in [IdentityKind::Stranger, IdentityKind::Subject, IdentityKind::Listed] {
             let caller = identity(kind);
-            assert!(limits.call(&caller).is_ok(), "{kind:?}");
-            assert!(limits.call(&caller).is_err(), "{kind:?}");
-            open.push(limits.watch(&caller, 1, None).expect("it has none"));
-            assert!(limits.watch(&caller, 1, None).is_err(), "{kind:?}");
+            assert!(quotas.call(&caller).is_ok(), "{kind:?}");
+            assert!(quotas.call(&caller).is_err(), "{kind:?}");
+            open.push(quotas.watch(&caller, 1, None).expect("it has none"));
+            assert!(quotas.watch(&caller, 1, None).is_err(), "{kind:?}");
         }
         drop(open);
-        assert!(limits.watch(&identity(IdentityKind::Listed), 1, None).is_ok());
+        assert!(quotas.watch(&identity(IdentityKind::Listed), 1, None).is_ok());
     }
 
     #[test]
     fn failures_of_a_network_are_counted_together() {
-        let limits = Limits::new(Allowance { auth_failures_per_second: 1, ..Allowance::default() });
+        let quotas = Quotas::new(Allowance { auth_failures_per_second: 1, ..Allowance::default() });
         let addresses = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "192.0.2.1", "::ffff:192.0.2.1"];
         let networks = addresses.map(|address| network(address.parse().expect("an address")));
         assert_eq!(networks[0], networks[1]);
         assert_ne!(networks[0], networks[2]);
         assert_eq!(networks[3], networks[4]);
         for _ in 0..10 {
-            limits.failed_authentication(networks[0]).expect("ten at once");
+            quotas.failed_authentication(networks[0]).expect("ten at once");
         }
-        assert!(limits.failed_authentication(networks[1]).is_err());
-        assert!(limits.failed_authentication(networks[3]).is_ok());
+        assert!(quotas.failed_authentication(networks[1]).is_err());
+        assert!(quotas.failed_authentication(networks[3]).is_ok());
     }
 }
