@@ -1,13 +1,15 @@
 //! Due records, selected by the sorted sets.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use redis::pipe;
 
 use super::{
-    RedisStore,
+    client::Client,
     connection::{Answer, Fault, read},
+    monitor::Monitor,
+    read::Reader,
     schema::keys::{IndexKey, Partition, time_of},
     script::Write,
 };
@@ -25,12 +27,24 @@ const HANDOVER: Duration = Duration::from_secs(3);
 /// The sets that are sorted by due time.
 const SETS: [IndexKey<'static>; 2] = [IndexKey::Expire, IndexKey::Lease];
 
-impl RedisStore {
+/// Finds due records.
+pub struct DueSets {
+    client: Arc<Client>,
+    reader: Arc<Reader>,
+    monitor: Arc<Monitor>,
+}
+
+impl DueSets {
+    /// Creates the sets of the records that `reader` reads, of which `monitor` knows this replica's share.
+    pub const fn new(client: Arc<Client>, reader: Arc<Reader>, monitor: Arc<Monitor>) -> Self {
+        Self { client, reader, monitor }
+    }
+
     /// Implements [`JobStore::due`](crate::store::JobStore::due). Partitions that do not answer are left out.
-    pub(super) async fn due_batch(&self, now: Timestamp, limit: usize) -> Result<DueBatch, Fault> {
+    pub async fn due_batch(&self, now: Timestamp, limit: usize) -> Result<DueBatch, Fault> {
         let (ids, next) = self.due_ids(now, limit).await?;
         let mut batch = DueBatch { records: Vec::new(), next };
-        for (id, record) in ids.iter().zip(self.read_many(&ids, View::Full).await?) {
+        for (id, record) in ids.iter().zip(self.reader.read_many(&ids, View::Full).await?) {
             match record {
                 // The job may have changed since the sorted set was read.
                 Record::Found(stored) => {
@@ -84,7 +98,7 @@ impl RedisStore {
         let (time, share) = self.monitor.time_and_share(partition, now);
         let mut commands = pipe();
         for (set, now) in SETS.into_iter().zip([now, time]) {
-            let key = self.keys.index(partition, set);
+            let key = self.client.keys().index(partition, set);
             let mut range = |from: &str, to: &str, limit: usize| {
                 commands.cmd("ZRANGEBYSCORE").arg(&key).arg(from).arg(to).arg("WITHSCORES");
                 commands.arg("LIMIT").arg(0).arg(limit);
@@ -94,7 +108,7 @@ impl RedisStore {
             range(&format!("({now}"), "+inf", 1);
         }
         let answers: Vec<_> =
-            self.bulk.query_all(&commands).await?.into_iter().map(places).collect::<Result<_, _>>()?;
+            self.client.bulk().query_all(&commands).await?.into_iter().map(places).collect::<Result<_, _>>()?;
         let (due, later): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
         let mut next = later.into_iter().flat_map(|(_, places)| places).map(|(time, _)| time).min();
         let mut due: Vec<_> = due.into_iter().flat_map(|(_, places)| places).collect();
@@ -111,17 +125,17 @@ impl RedisStore {
 
     /// Removes an id from the due sets, if its record is still missing.
     async fn leave_indexes(&self, id: &JobId) -> Result<(), Fault> {
-        Write::removal(id, None, &SETS).run(None, &self.bulk, &self.keys).await.map(drop)
+        Write::removal(id, None, &SETS).run(None, &self.client.bulk(), self.client.keys()).await.map(drop)
     }
 
     /// Postpones a record that can't be read: nothing can be done about it now, and others wait behind it.
     async fn postpone(&self, id: &JobId, now: Timestamp) -> Result<(), Fault> {
         let mut commands = pipe();
         for set in SETS {
-            let key = self.keys.index(Partition::of(id), set);
+            let key = self.client.keys().index(Partition::of(id), set);
             commands.cmd("ZADD").arg(key).arg("XX").arg((now + POSTPONED).as_micros()).arg(id.as_str());
         }
-        self.bulk.query_all(&commands).await.map(|_| ())
+        self.client.bulk().query_all(&commands).await.map(|_| ())
     }
 }
 

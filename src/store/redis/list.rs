@@ -3,20 +3,21 @@
 //! A page is merged from all partitions, each read a little ahead. Ids whose records are missing are removed from the
 //! indexes when a list finds them.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use futures_util::future::{join_all, try_join_all};
 use redis::{Cmd, cmd};
 
 use super::{
-    RedisStore,
+    client::Client,
     connection::Fault,
+    read::Reader,
     schema::keys::{IndexKey, Keys, PARTITIONS, Partition, time_of},
     script::Write,
 };
 use crate::{
     domain::{Cursor, Job, JobId, ListQuery, Order, Owners, State, Timestamp},
-    store::{Page, Record, Stored},
+    store::{Listener, Page, Presence, Record, Stored},
 };
 
 /// Maximum number of records that a page examines beyond those it returns, where no index fits its filter.
@@ -100,9 +101,22 @@ impl<'a> Reading<'a> {
     }
 }
 
-impl RedisStore {
+/// Lists and counts jobs.
+pub struct Lists {
+    client: Arc<Client>,
+    reader: Arc<Reader>,
+    listener: Arc<dyn Listener>,
+    presence: Arc<Presence>,
+}
+
+impl Lists {
+    /// Creates lists of the jobs that `reader` reads.
+    pub fn new(client: Arc<Client>, reader: Arc<Reader>, listener: Arc<dyn Listener>, presence: Arc<Presence>) -> Self {
+        Self { client, reader, listener, presence }
+    }
+
     /// Implements [`JobStore::list`](crate::store::JobStore::list).
-    pub(super) async fn page(&self, query: &ListQuery) -> Result<Page, Fault> {
+    pub async fn page(&self, query: &ListQuery) -> Result<Page, Fault> {
         let filter = &query.filter;
         let (places, total) = self.choose(query).await?;
         let mut page = Page { total, ..Page::default() };
@@ -121,7 +135,7 @@ impl RedisStore {
             }
             while !ahead.is_empty() && cuts < MAX_CUTS {
                 let ids: Vec<_> = ahead.iter().map(|place| place.id.clone()).collect();
-                let records = self.read_first(&ids, query.view).await?;
+                let records = self.reader.read_first(&ids, query.view).await?;
                 self.leave_lists(&ids, &records, &reading.places).await?;
                 cuts += usize::from(records.len() < ids.len());
                 looked_at += records.len();
@@ -166,20 +180,20 @@ impl RedisStore {
         let mut leaving: Vec<_> = states.into_iter().chain(others).collect();
         leaving.extend(read.iter().filter(|key| matches!(key, IndexKey::Owner(_) | IndexKey::Kind(_))));
         for (id, _) in missing {
-            Write::removal(id, None, &leaving).run(None, &self.bulk, &self.keys).await?;
+            Write::removal(id, None, &leaving).run(None, &self.client.bulk(), self.client.keys()).await?;
             self.listener.on_missing_record(id);
         }
         Ok(())
     }
 
     /// Returns the number of jobs in each state.
-    pub(super) async fn counts(&self) -> Result<[u64; State::ALL.len()], Fault> {
+    pub async fn counts(&self) -> Result<[u64; State::ALL.len()], Fault> {
         let cards = self.cards(&State::ALL.map(IndexKey::State)).await?;
         Ok(std::array::from_fn(|state| cards[state]))
     }
 
     /// Returns the number of jobs of an owner.
-    pub(super) async fn count(&self, owner: &str) -> Result<u64, Fault> {
+    pub async fn count(&self, owner: &str) -> Result<u64, Fault> {
         Ok(self.cards(&[IndexKey::Owner(owner)]).await?[0])
     }
 
@@ -189,9 +203,9 @@ impl RedisStore {
             let mut command = cmd("EVAL");
             command.arg(CARDS).arg(places.len());
             for place in places {
-                command.arg(self.keys.index(partition, *place));
+                command.arg(self.client.keys().index(partition, *place));
             }
-            async move { self.bulk.query::<Vec<u64>>(&command).await }
+            async move { self.client.bulk().query::<Vec<u64>>(&command).await }
         };
         let mut sums = vec![0; places.len()];
         for partition in try_join_all(Partition::all().map(of)).await? {
@@ -233,8 +247,8 @@ impl RedisStore {
     async fn is_anything_due(&self, now: Timestamp) -> Result<bool, Fault> {
         let of = |partition| async move {
             let mut command = cmd("ZCOUNT");
-            command.arg(self.keys.index(partition, IndexKey::Expire)).arg("-inf").arg(now.as_micros());
-            self.bulk.query::<u64>(&command).await
+            command.arg(self.client.keys().index(partition, IndexKey::Expire)).arg("-inf").arg(now.as_micros());
+            self.client.bulk().query::<u64>(&command).await
         };
         Ok(try_join_all(Partition::all().map(of)).await?.into_iter().any(|count| count > 0))
     }
@@ -262,7 +276,7 @@ impl RedisStore {
         let first = |one: &Cursor, other: &Cursor| reading.order.compare(one, other);
         let mut entries = Vec::new();
         let mut frontier = None;
-        let sets: Vec<Vec<(String, f64)>> = self.bulk.query(&reading.ranges(&self.keys, run)).await?;
+        let sets: Vec<Vec<(String, f64)>> = self.client.bulk().query(&reading.ranges(self.client.keys(), run)).await?;
         run.exhausted = true;
         for set in sets {
             let is_full = set.len() == run.chunk;

@@ -3,7 +3,7 @@
 use redis::{ErrorKind, RedisError, ServerErrorKind, cmd};
 
 use super::{
-    RedisStore,
+    client::Client,
     connection::{Fault, REQUIRED, Reason, text},
     schema::keys::{EPOCH, IndexKey, Keys, Partition},
 };
@@ -18,7 +18,7 @@ const ASK: &str = include_str!("rights.lua");
 
 /// Returns the mistake that an error shows, if it is one that time does not mend. `database` is the number of the
 /// database in use.
-pub fn mistake(error: &RedisError, database: i64) -> Option<String> {
+fn mistake(error: &RedisError, database: i64) -> Option<String> {
     use ServerErrorKind::Moved;
     let whole = error.to_string();
     let has = |words: &str| whole.contains(words);
@@ -106,31 +106,29 @@ fn commands(keys: &Keys) -> Vec<String> {
     ]
 }
 
-impl RedisStore {
-    /// Fails if the user may not use each command. Not all are tried otherwise, and a script that is in the cache of
-    /// Redis now will have to be sent again.
-    pub(super) async fn check_rights(&self) -> Result<(), RedisError> {
-        let refused = self.refused_commands().await.map_err(Fault::into_error)?;
-        if refused.is_empty() {
-            return Ok(());
-        }
-        let problem = "not all commands are allowed".to_owned();
-        Err((ErrorKind::Server(ServerErrorKind::NoPerm), "a right is missing", problem).into())
+/// Fails if the user may not use each command. Not all are tried otherwise, and a script that is in the cache of Redis
+/// now will have to be sent again.
+pub async fn check_rights(client: &Client) -> Result<(), RedisError> {
+    let refused = refused_commands(client).await.map_err(Fault::into_error)?;
+    if refused.is_empty() {
+        return Ok(());
     }
+    let problem = "not all commands are allowed".to_owned();
+    Err((ErrorKind::Server(ServerErrorKind::NoPerm), "a right is missing", problem).into())
+}
 
-    /// Returns the mistake that an error of a check shows, with all commands that are refused.
-    pub(super) async fn explain(&self, error: &RedisError) -> Option<String> {
-        let problem = mistake(error, self.target.database())?;
-        if !is_missing_right(error) {
-            return Some(problem);
-        }
-        let refused = self.refused_commands().await.unwrap_or_default();
-        Some(missing_right(error, &refused))
+/// Returns the mistake that an error of a check shows, with all commands that are refused.
+pub async fn explain(client: &Client, error: &RedisError) -> Option<String> {
+    let problem = mistake(error, client.target().database())?;
+    if !is_missing_right(error) {
+        return Some(problem);
     }
+    let refused = refused_commands(client).await.unwrap_or_default();
+    Some(missing_right(error, &refused))
+}
 
-    async fn refused_commands(&self) -> Result<Vec<String>, Fault> {
-        self.pulse.query(cmd("EVAL").arg(ASK).arg(0).arg(commands(&self.keys))).await
-    }
+async fn refused_commands(client: &Client) -> Result<Vec<String>, Fault> {
+    client.pulse().query(cmd("EVAL").arg(ASK).arg(0).arg(commands(client.keys()))).await
 }
 
 #[cfg(test)]

@@ -6,9 +6,16 @@
 //! read again. A command fails when Redis has sent nothing on its connection for the time limit; while other answers
 //! arrive it waits on, up to four times the limit or 5 s (`connection/command_wait.rs`). After a command without an
 //! answer it is unknown whether Redis executed it.
+//!
+//! The store is composed of parts, each of which has its own state: [`Client`] the connections, [`Feed`] the commits that
+//! are known and announced, [`Monitor`] the known state of Redis. [`Reader`], [`Lists`], [`DueSets`] and [`Writer`] carry
+//! out calls, [`Prober`] and [`Subscriber`] run beside them.
 
+mod client;
 mod connection;
 mod due;
+mod errors;
+mod feed;
 mod list;
 mod mistakes;
 mod monitor;
@@ -22,36 +29,31 @@ mod script;
 mod subscriber;
 mod write;
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Acquire},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use redis::cmd;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use tracing::debug;
-use uuid::Uuid;
 
 pub use connection::{AddressError, Target};
 pub use preflight::Unusable;
 
 use self::{
-    connection::{Command, ConnectionMetrics, Connector, Fault, Pool},
+    client::Client,
+    connection::Command,
+    due::DueSets,
+    feed::Feed,
+    list::Lists,
     monitor::Monitor,
-    read::{PartSize, corrupt},
-    schema::{
-        codec::{READ_FULL, decode},
-        keys::{Keys, PARTITIONS, Partition},
-    },
-    script::Write,
-    subscriber::Feed,
+    preflight::{Checked, Preflight},
+    probe::{BEAT, Prober},
+    read::Reader,
+    replicas::Replicas,
+    schema::keys::{PARTITIONS, Partition},
+    subscriber::Subscriber,
+    write::Writer,
 };
 use super::{
     CommitEvent, Decided, Decision, DueBatch, HeldBack, History, JobStore, Listener, Page, PartitionState,
@@ -60,13 +62,9 @@ use super::{
 };
 use crate::{
     clock::SteeredClock,
-    domain::{Job, JobId, ListQuery, State, Timestamp, Version, View},
+    domain::{Job, JobId, ListQuery, Timestamp, Version, View},
     telemetry::metrics::{Measured, Metrics},
 };
-
-/// Number of connections that lists, sweeps, re-reads and reconciliations share, so that a large answer does not delay
-/// other calls.
-const BULK_CONNECTIONS: u32 = 2;
 
 /// Maximum time for each of the two answers that statistics need: their callers expect them soon.
 const STATS_TIMEOUT: Duration = Duration::from_millis(400);
@@ -88,31 +86,19 @@ pub struct Options {
 
 /// A store of jobs in Redis.
 pub struct RedisStore {
-    target: Target,
-    connector: Arc<Connector>,
-    keys: Keys,
-    pool: Pool,
-    bulk: Pool,
-    /// Connection for health checks and beats, unaffected by other traffic.
-    pulse: Pool,
-    feed: Feed,
-    listener: Arc<dyn Listener>,
+    client: Arc<Client>,
+    feed: Arc<Feed>,
+    monitor: Arc<Monitor>,
+    reader: Arc<Reader>,
+    lists: Lists,
+    due: DueSets,
+    writer: Writer,
+    prober: Arc<Prober>,
+    subscriber: Subscriber,
+    replicas: Replicas,
     clock: Arc<SteeredClock>,
-    /// Id of this store among those that share the data.
-    by: String,
-    epoch: AtomicU64,
-    /// Number of commits announced here.
-    announced: Mutex<u64>,
-    monitor: Monitor,
-    /// The state that this replica reports to Redis.
-    presence: Arc<Presence>,
-    replica_grace: Duration,
-    part_size: PartSize,
-    /// A replica of version 0.1 uses this Redis.
-    older_is_there: AtomicBool,
-    /// Redis could not be checked at the start.
-    is_unchecked: AtomicBool,
-    metrics: Arc<ConnectionMetrics>,
+    /// The checks at the start.
+    checked: Checked,
 }
 
 impl RedisStore {
@@ -128,127 +114,114 @@ impl RedisStore {
         presence: Arc<Presence>,
     ) -> Result<Self, Unusable> {
         let Options { target, pool_size, timeout, key_prefix, replica_grace } = options;
-        let process = format!("{:x}", Uuid::new_v4().as_u64_pair().0);
-        let connector = Arc::new(Connector::new(&target, timeout).map_err(|error| Unusable::new(&target, &error))?);
-        let metrics = Arc::new(ConnectionMetrics::default());
-        let pool = |size| Pool::new(connector.clone(), size, timeout, metrics.clone());
-        let store = Self {
-            pool: pool(pool_size),
-            bulk: pool(BULK_CONNECTIONS),
-            pulse: pool(1),
-            connector: connector.clone(),
-            keys: Keys::new(&key_prefix, target.database()),
-            feed: Feed::default(),
-            listener,
+        let client = Client::new(target.clone(), pool_size, timeout, &key_prefix);
+        let client = Arc::new(client.map_err(|error| Unusable::new(&target, &error))?);
+        let feed = Arc::new(Feed::new(listener.clone(), clock.clone()));
+        let monitor = Arc::new(Monitor::new(client.clone()));
+        let reader = Arc::new(Reader::new(client.clone()));
+        let bound = replica_grace + BEAT * 2;
+        let prober = Arc::new(Prober::new(
+            client.clone(),
+            feed.clone(),
+            monitor.clone(),
+            listener.clone(),
+            clock.clone(),
+            presence.clone(),
+            bound,
+        ));
+        let mut store = Self {
+            lists: Lists::new(client.clone(), reader.clone(), listener, presence.clone()),
+            due: DueSets::new(client.clone(), reader.clone(), monitor.clone()),
+            writer: Writer::new(client.clone(), feed.clone(), bound),
+            replicas: Replicas::new(client.clone(), presence, bound),
+            subscriber: Subscriber::new(client.clone(), feed.clone(), prober.clone(), reader.clone()),
+            client,
+            feed,
+            monitor,
+            reader,
+            prober,
             clock,
-            monitor: Monitor::new(process.clone()),
-            by: process,
-            presence,
-            replica_grace,
-            part_size: PartSize::default(),
-            older_is_there: AtomicBool::new(false),
-            is_unchecked: AtomicBool::new(false),
-            epoch: AtomicU64::new(0),
-            announced: Mutex::new(0),
-            target,
-            metrics,
+            checked: Checked::Later,
         };
-        Box::pin(store.check()).await?;
+        store.checked = Box::pin(store.preflight().check()).await?;
         Ok(store)
     }
 
-    /// Fails before the clock and the data set of Redis are known.
-    fn is_ready(&self) -> Result<(), StoreError> {
-        if self.epoch() == 0 { Err(StoreError::Unavailable) } else { Ok(()) }
+    fn preflight(&self) -> Preflight<'_> {
+        let Self { client, monitor, prober, lists, due, clock, .. } = self;
+        Preflight { client, monitor, prober, lists, due, clock }
     }
 
-    fn announced(&self) -> MutexGuard<'_, u64> {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Runs the subscription to the commits of other replicas, the probes, and the maintenance of connections. Never
+    /// returns.
+    pub async fn run(&self) {
+        tokio::join!(
+            self.subscriber.run(),
+            self.prober.run(),
+            async {
+                if self.checked == Checked::Later {
+                    self.preflight().check_later().await;
+                }
+            },
+            self.client.maintain()
+        );
     }
 
-    /// Announces a version that is in Redis. `previous` is the state before, if it is known.
-    fn announce(&self, stored: Stored, previous: Option<State>) {
-        let mut announced = self.announced();
-        *announced += 1;
-        self.listener.on_commit(CommitEvent { stored, position: *announced, previous });
+    /// Waits until notifications arrive, if possible: a stream that begins earlier would soon have to start over.
+    pub async fn wait_until_subscribed(&self) {
+        self.subscriber.wait_until_subscribed().await;
     }
 
-    /// Converts a fault with the record of `id` to the error that the caller receives.
-    fn error(fault: Fault, id: &JobId) -> StoreError {
-        match fault {
-            Fault::Refused(error) if error.code() == Some("WRONGTYPE") => corrupt(id),
-            fault => fault.into(),
-        }
-    }
-}
-
-impl From<Fault> for StoreError {
-    fn from(fault: Fault) -> Self {
-        let Fault::Refused(error) = fault else { return Self::Unavailable };
-        debug!(%error, "Redis refused a command");
-        match error.code() {
-            // Redis is full, can't save, or has lost its replicas.
-            Some("OOM" | "MISCONF" | "NOREPLICAS") => Self::ReadOnly,
-            _ => Self::Unavailable,
-        }
+    /// Measures the duration of an operation. Not itself `async`, because its future would reserve room for `work` twice.
+    fn time<T>(&self, command: Command, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        self.client.metrics().time(command, work)
     }
 }
 
 impl Measured for RedisStore {
     fn metrics(&self) -> Metrics {
-        self.metrics.metrics()
+        self.client.metrics().metrics()
     }
 }
 
 #[async_trait]
 impl JobStore for RedisStore {
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
-        self.is_ready()?;
-        let mut command = cmd("HMGET");
-        command.arg(self.keys.job(id)).arg(&READ_FULL);
-        let fields = self.metrics.time(Command::Get, self.pool.query(&command)).await;
-        let fields = fields.map_err(|fault| Self::error(fault, id))?;
-        match decode(id, fields).await {
-            Record::Missing => Ok(None),
-            Record::Found(stored) => Ok(Some(stored)),
-            Record::Corrupt => Err(corrupt(id)),
-        }
+        self.monitor.is_ready()?;
+        self.reader.get(id).await
     }
 
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        self.is_ready()?;
-        self.metrics.time(Command::Write, self.write(job, previous)).await
+        self.monitor.is_ready()?;
+        self.time(Command::Write, self.writer.write(job, previous)).await
     }
 
     async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError> {
-        self.is_ready()?;
-        self.metrics.time(Command::Write, self.write_decision(job, previous, decision)).await
+        self.monitor.is_ready()?;
+        self.time(Command::Write, self.writer.write_decision(job, previous, decision)).await
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        self.is_ready()?;
-        Ok(self.metrics.time(Command::List, self.page(query)).await?)
+        self.monitor.is_ready()?;
+        Ok(self.time(Command::List, self.lists.page(query)).await?)
     }
 
     async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError> {
-        self.is_ready()?;
-        Ok(self.metrics.time(Command::Count, self.count(owner)).await?)
+        self.monitor.is_ready()?;
+        Ok(self.time(Command::Count, self.lists.count(owner)).await?)
     }
 
     async fn delete(&self, job: &Job) -> Result<(), StoreError> {
-        let removal = Write::removal(&job.id, Some(job), &[]);
-        let forgotten = self.metrics.time(Command::Delete, removal.run(None, &self.pool, &self.keys)).await;
-        forgotten.map_err(|fault| Self::error(fault, &job.id))?;
-        Ok(())
+        self.time(Command::Delete, self.writer.remove(job)).await
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
-        self.is_ready()?;
-        Ok(self.metrics.time(Command::Due, self.due_batch(now, limit)).await?)
+        self.monitor.is_ready()?;
+        Ok(self.time(Command::Due, self.due.due_batch(now, limit)).await?)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let states = self.metrics.time(Command::Ping, self.probe_now()).await;
+        let states = self.time(Command::Ping, self.prober.probe_now()).await;
         match states.into_iter().find(|state| *state != PartitionState::Serving) {
             None => Ok(()),
             Some(PartitionState::ReadOnly) => Err(StoreError::ReadOnly),
@@ -258,17 +231,17 @@ impl JobStore for RedisStore {
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let started = Instant::now();
-        let ping = timeout(STATS_TIMEOUT, self.set_clock()).await.is_ok_and(|asked| asked.is_ok());
+        let ping = timeout(STATS_TIMEOUT, self.prober.set_clock()).await.is_ok_and(|asked| asked.is_ok());
         let ping = ping.then(|| started.elapsed());
-        let pool = self.pool.stats();
-        let counting = timeout(STATS_TIMEOUT, self.metrics.time(Command::Count, self.counts()));
+        let pool = self.client.calls().stats();
+        let counting = timeout(STATS_TIMEOUT, self.time(Command::Count, self.lists.counts()));
         let counts = if ping.is_some() { counting.await.ok().and_then(Result::ok) } else { None };
         let redis = RedisStats { ping, in_use: pool.in_use, idle: pool.idle, waiting: pool.waiting };
         Ok(StoreStats { counts, redis: Some(redis), ..StoreStats::default() })
     }
 
     async fn registration(&self) -> (Vec<ReplicaStats>, Option<HeldBack>) {
-        let registered = timeout(STATS_TIMEOUT, self.registered()).await.ok().and_then(Result::ok);
+        let registered = timeout(STATS_TIMEOUT, self.replicas.registered()).await.ok().and_then(Result::ok);
         registered.unwrap_or((Vec::new(), Some(HeldBack::Unavailable)))
     }
 
@@ -277,11 +250,11 @@ impl JobStore for RedisStore {
     }
 
     fn epoch(&self) -> u64 {
-        self.epoch.load(Acquire)
+        self.monitor.epoch()
     }
 
     fn position(&self) -> u64 {
-        *self.announced()
+        self.feed.position()
     }
 
     async fn changed_since(&self, _: u64, _: u64, _: usize, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
@@ -293,11 +266,11 @@ impl JobStore for RedisStore {
 #[async_trait]
 impl PrimaryStore for RedisStore {
     async fn probe(&self, partition: usize) -> PartitionState {
-        self.metrics.time(Command::Ping, Box::pin(self.probe_partition(Partition::at(partition)))).await
+        self.time(Command::Ping, Box::pin(self.prober.probe_partition(Partition::at(partition)))).await
     }
 
     fn suspect(&self) {
-        self.feed.probe_requested.notify_one();
+        self.prober.request();
     }
 
     fn states(&self) -> watch::Receiver<Vec<PartitionState>> {
@@ -305,40 +278,40 @@ impl PrimaryStore for RedisStore {
     }
 
     fn history(&self, partition: usize) -> History {
-        self.monitor.history(partition, self.epoch())
+        self.monitor.history(partition)
     }
 
     fn expect_restart(&self, expected: bool) {
-        self.connector.accept_any(expected);
+        self.client.connector().accept_any(expected);
     }
 
     async fn beat(&self, partition: usize) -> Result<(), StoreError> {
-        self.beat_in(Partition::at(partition)).await?;
+        self.prober.beat_in(Partition::at(partition)).await?;
         Ok(())
     }
 
     async fn leave(&self, partition: usize) -> Result<(), StoreError> {
-        Ok(self.leave_partition(Partition::at(partition)).await?)
+        Ok(self.prober.leave_partition(Partition::at(partition)).await?)
     }
 
     async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Record>, StoreError> {
-        self.is_ready()?;
-        Ok(self.metrics.time(Command::GetMany, self.read_many(ids, View::Full)).await?)
+        self.monitor.is_ready()?;
+        Ok(self.time(Command::GetMany, self.reader.read_many(ids, View::Full)).await?)
     }
 
     async fn versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, StoreError> {
-        self.is_ready()?;
-        Ok(self.metrics.time(Command::GetMany, self.read_versions(ids)).await?)
+        self.monitor.is_ready()?;
+        Ok(self.time(Command::GetMany, self.reader.read_versions(ids)).await?)
     }
 
     async fn replace_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
-        match self.is_ready() {
-            Ok(()) => self.metrics.time(Command::WriteMany, self.write_many(writes)).await,
+        match self.monitor.is_ready() {
+            Ok(()) => self.time(Command::WriteMany, self.writer.write_many(writes)).await,
             Err(error) => vec![Err(error); writes.len()],
         }
     }
 
     async fn renew(&self, job: &Job) -> Result<(), StoreError> {
-        Ok(self.write_heard(job).await?)
+        Ok(self.writer.write_heard(job).await?)
     }
 }

@@ -3,23 +3,26 @@
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     mem::replace,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire},
+        },
+    },
 };
 
 use redis::RedisError;
-use tokio::{
-    sync::{self, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
-    connection::Target,
+    client::Client,
     outage::OutageLog,
     schema::keys::{PARTITIONS, Partition},
 };
 use crate::{
     domain::{JobId, Timestamp},
-    store::{History, PartitionState, StorageMode},
+    store::{History, PartitionState, StorageMode, StoreError},
 };
 
 /// Number of consecutive probes without an answer after which a partition counts as unavailable.
@@ -27,15 +30,14 @@ const FAILURES_MAX: u32 = 2;
 
 /// The known state of Redis.
 pub struct Monitor {
-    /// Id of this process among those that send beats.
-    process: String,
+    client: Arc<Client>,
+    /// Id of the data set; 0 until it is known.
+    epoch: AtomicU64,
     states: watch::Sender<Vec<PartitionState>>,
     mode: watch::Sender<StorageMode>,
     partitions: Mutex<[PartitionView; PARTITIONS]>,
     /// Last reading of the clock of Redis, and the local time of that reading.
     time: Mutex<Option<(Timestamp, Instant)>>,
-    /// Start and result of the last probe. Locked during a probe, so that others wait for its result.
-    pub last_probe: sync::Mutex<Option<(Instant, Vec<PartitionState>)>>,
     outage: OutageLog,
 }
 
@@ -85,14 +87,14 @@ impl Verdict {
 
 impl Monitor {
     /// Creates a monitor to which all partitions are unavailable.
-    pub fn new(process: String) -> Self {
+    pub fn new(client: Arc<Client>) -> Self {
         Self {
-            process,
+            client,
+            epoch: AtomicU64::new(0),
             states: watch::Sender::new(vec![PartitionState::Unavailable; PARTITIONS]),
             mode: watch::Sender::new(StorageMode::Degraded),
             partitions: Mutex::default(),
             time: Mutex::default(),
-            last_probe: sync::Mutex::default(),
             outage: OutageLog::default(),
         }
     }
@@ -107,10 +109,25 @@ impl Monitor {
         self.mode.subscribe()
     }
 
-    /// Returns the known history of a partition's data in the data set `epoch`.
-    pub fn history(&self, partition: usize, epoch: u64) -> History {
+    /// Returns the id of the data set; 0 until it is known.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Acquire)
+    }
+
+    /// Records the id of the data set, and returns the one before.
+    pub fn set_epoch(&self, epoch: u64) -> u64 {
+        self.epoch.swap(epoch, AcqRel)
+    }
+
+    /// Fails before the clock and the data set of Redis are known.
+    pub fn is_ready(&self) -> Result<(), StoreError> {
+        if self.epoch() == 0 { Err(StoreError::Unavailable) } else { Ok(()) }
+    }
+
+    /// Returns the known history of a partition's data.
+    pub fn history(&self, partition: usize) -> History {
         let view = &self.partitions()[partition];
-        History { epoch, lineage: hash(&view.lineage), run: hash(&view.run), losses: view.losses }
+        History { epoch: self.epoch(), lineage: hash(&view.lineage), run: hash(&view.run), losses: view.losses }
     }
 
     /// Returns the time on the clock of Redis, or `otherwise` if it is unknown, and this replica's share of a
@@ -128,11 +145,6 @@ impl Monitor {
     /// Records that the clock of Redis shows `time` now.
     pub fn set_time(&self, time: Timestamp) {
         *self.time.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
-    }
-
-    /// Returns the id of this process among those that send beats.
-    pub fn process(&self) -> &str {
-        &self.process
     }
 
     /// Returns the lineage to report as fallen with the next beat; empty if there is none.
@@ -176,7 +188,7 @@ impl Monitor {
     }
 
     /// Publishes the states of these partitions, and logs changes; `error` is that of one that does not serve.
-    pub fn publish(&self, news: &[(usize, PartitionState)], target: &Target, error: Option<&RedisError>) {
+    pub fn publish(&self, news: &[(usize, PartitionState)], error: Option<&RedisError>) {
         let mut unavailable = 0;
         let changed = self.states.send_if_modified(|states| {
             let mut changed = false;
@@ -190,9 +202,9 @@ impl Monitor {
             changed
         });
         if unavailable > 0 {
-            self.outage.lasts(target, unavailable, error);
+            self.outage.lasts(self.client.target(), unavailable, error);
         } else if changed {
-            self.outage.ended(target, &self.process);
+            self.outage.ended(self.client.target(), self.client.process());
         }
     }
 

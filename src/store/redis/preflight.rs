@@ -1,7 +1,7 @@
 //! Checks before the first call: a mistake that waiting does not correct aborts the start, other problems are logged.
 //! Checks that are not possible yet are made later, and then a mistake is logged, too.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::time::Duration;
 
 use redis::RedisError;
 use thiserror::Error;
@@ -10,14 +10,19 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    RedisStore,
+    client::Client,
     connection::{Fault, Reason, Target, text, timed_out},
+    due::DueSets,
+    list::Lists,
+    mistakes::{check_rights, explain},
+    monitor::Monitor,
+    probe::Prober,
     schema::{codec::decode, keys::Partition},
     script::{Extent, Outcome, Write},
 };
 use crate::{
-    clock::Clock,
-    domain::{ChangeContext, ChangeId, Filter, Job, JobId, ListQuery, NewJob, Order, Retention},
+    clock::{Clock, SteeredClock},
+    domain::{ChangeContext, ChangeId, Filter, Job, JobId, ListQuery, NewJob, Order, Retention, View},
     store::Record,
 };
 
@@ -42,50 +47,68 @@ impl Unusable {
     }
 }
 
-impl RedisStore {
+/// The checks of a Redis, with the parts of the store that make them.
+pub struct Preflight<'a> {
+    /// Connections.
+    pub client: &'a Client,
+    /// The known state of Redis.
+    pub monitor: &'a Monitor,
+    /// Probes.
+    pub prober: &'a Prober,
+    /// Lists and counts.
+    pub lists: &'a Lists,
+    /// The sets of due records.
+    pub due: &'a DueSets,
+    /// The time on the clock of Redis.
+    pub clock: &'a SteeredClock,
+}
+
+/// The result of the checks at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// Redis can be used.
+    Usable,
+    /// Redis can't be checked yet.
+    Later,
+}
+
+impl Preflight<'_> {
     /// Checks that Redis can be used. It does not have to be reachable yet.
-    pub(super) async fn check(&self) -> Result<(), Unusable> {
+    pub async fn check(&self) -> Result<Checked, Unusable> {
         let mut outcome = self.try_in_time().await;
         if outcome.as_ref().is_err_and(RedisError::is_timeout) {
             // A single answer may be late.
             outcome = self.try_in_time().await;
         }
-        match outcome {
-            Ok(()) => {
-                self.probe_now().await;
-                Ok(())
-            }
-            Err(error) => {
-                if let Some(problem) = self.explain(&error).await {
-                    return Err(Unusable { target: self.target.clone(), problem });
-                }
-                self.is_unchecked.store(true, Relaxed);
-                let (reason, text) = (Reason::of(&error), text(&error));
-                warn!(redis = %self.target, %reason, error = text, "Redis can't be used yet; starting without it, trying again");
-                self.monitor.outage_was_logged(&error);
-                Ok(())
-            }
+        let Err(error) = outcome else {
+            self.prober.probe_now().await;
+            return Ok(Checked::Usable);
+        };
+        let target = self.client.target();
+        if let Some(problem) = explain(self.client, &error).await {
+            return Err(Unusable { target: target.clone(), problem });
         }
+        let (reason, text) = (Reason::of(&error), text(&error));
+        warn!(redis = %target, %reason, error = text, "Redis can't be used yet; starting without it, trying again");
+        self.monitor.outage_was_logged(&error);
+        Ok(Checked::Later)
     }
 
     /// Checks what could not be checked at the start, until nothing is wrong; returns then. The server goes on with
     /// what is wrong: others may mend it, and jobs are accepted in memory meanwhile.
-    pub(super) async fn check_later(&self) {
-        let mut told = None;
-        while self.is_unchecked.load(Relaxed) {
+    pub async fn check_later(&self) {
+        let (mut told, target) = (None, self.client.target());
+        loop {
             sleep(CHECK_INTERVAL).await;
-            let Err(error) = self.try_in_time().await else {
-                self.is_unchecked.store(false, Relaxed);
-                break;
-            };
-            let Some(problem) = self.explain(&error).await else { continue };
+            let Err(error) = self.try_in_time().await else { break };
+            let Some(problem) = explain(self.client, &error).await else { continue };
             if told.as_ref() != Some(&problem) {
-                error!(redis = %self.target, reason = problem, "Redis can't be used before this is mended");
+                error!(redis = %target, reason = problem, "Redis can't be used before this is mended");
                 told = Some(problem);
             }
         }
         if told.is_some() {
-            info!(redis = %self.target, "Redis can be used now");
+            info!(redis = %target, "Redis can be used now");
         }
     }
 
@@ -95,10 +118,10 @@ impl RedisStore {
 
     /// Performs each kind of operation once.
     async fn try_everything(&self) -> Result<(), RedisError> {
-        drop(self.connector.connect().await?);
-        self.learn_data_set().await.map_err(Fault::into_error)?;
+        drop(self.client.connector().connect().await?);
+        self.prober.learn_data_set().await.map_err(Fault::into_error)?;
         let partition = Partition::of(&JobId::lower_bound());
-        self.beat_in(partition).await.map_err(Fault::into_error)?;
+        self.prober.beat_in(partition).await.map_err(Fault::into_error)?;
         self.try_write().await.map_err(Fault::into_error)?;
         let query = ListQuery {
             filter: Filter::default(),
@@ -108,13 +131,13 @@ impl RedisStore {
             after: None,
             now: self.clock.now(),
             confined: false,
-            view: crate::domain::View::Basic,
+            view: View::Basic,
         };
-        self.counts().await.map_err(Fault::into_error)?;
-        self.page(&query).await.map_err(Fault::into_error)?;
-        self.due_batch(self.clock.now(), 1).await.map_err(Fault::into_error)?;
-        drop(self.connector.subscribe(&[self.keys.changes(partition)], 0).await?);
-        self.check_rights().await?;
+        self.lists.counts().await.map_err(Fault::into_error)?;
+        self.lists.page(&query).await.map_err(Fault::into_error)?;
+        self.due.due_batch(self.clock.now(), 1).await.map_err(Fault::into_error)?;
+        drop(self.client.connector().subscribe(&[self.client.keys().changes(partition)], 0).await?);
+        check_rights(self.client).await?;
         self.look_at_settings().await;
         Ok(())
     }
@@ -134,27 +157,27 @@ impl RedisStore {
             id: &id,
             previous: None,
             next: Some(&gone),
-            by: Some(&self.by),
+            by: Some(self.client.process()),
             leaving: &[],
             extent: Extent::Part,
         };
-        let left_behind = match write.run(None, &self.pool, &self.keys).await? {
+        let left_behind = match write.run(None, self.client.calls(), self.client.keys()).await? {
             Outcome::Done(_) | Outcome::Deferred | Outcome::Legacy => None,
             Outcome::Other(fields) => Some(decode(&id, fields).await),
         };
         let there = left_behind.and_then(Record::found).map_or_else(|| gone.into(), |stored| stored.job);
-        Write::removal(&id, Some(&there), &[]).run(None, &self.pool, &self.keys).await?;
+        Write::removal(&id, Some(&there), &[]).run(None, self.client.calls(), self.client.keys()).await?;
         Ok(())
     }
 
     async fn look_at_settings(&self) {
-        let Ok(memory) = self.connector.info("memory").await else {
-            info!(redis = %self.target, "this Redis user may not read INFO, so maxmemory-policy is not known");
+        let Ok(memory) = self.client.connector().info("memory").await else {
+            info!(redis = %self.client.target(), "this Redis user may not read INFO, so maxmemory-policy is not known");
             return;
         };
         let policy = memory.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);
         if let Some(policy) = policy.filter(|policy| *policy != "noeviction") {
-            warn!(redis = %self.target, policy, "Redis may evict jobs: set its maxmemory-policy to noeviction");
+            warn!(redis = %self.client.target(), policy, "Redis may evict jobs: set its maxmemory-policy to noeviction");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Reads of many records, whatever their size and however slow the connection.
+//! Reads of records, one or many, whatever their size and however slow the connection.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use redis::{Cmd, Pipeline, Value, cmd};
-use tracing::warn;
 
 use super::{
-    RedisStore,
-    connection::{Answer, Fault, read},
+    client::{Client, PART_START},
+    connection::{Answer, Command, Fault, read},
+    errors::{corrupt, error_of},
     schema::{
         codec::{self, decode},
         keys::{PARTITIONS, Partition},
@@ -16,14 +16,8 @@ use super::{
 };
 use crate::{
     domain::{JobId, Version, View},
-    store::{Record, StoreError},
+    store::{Record, StoreError, Stored},
 };
-
-/// Maximum size of a batch in bytes: it has to arrive within the time limit of one command.
-pub const PART_MAX: usize = 2 * 1024 * 1024;
-
-/// Minimum size of a batch in bytes.
-const PART_MIN: usize = 64 * 1024;
 
 /// Maximum number of records that are read without asking for their sizes first.
 const UNSIZED_RECORDS_MAX: usize = 2;
@@ -37,39 +31,31 @@ const LARGE_FIELDS: [&str; 5] = ["job", "doc", "result", "metadata", "details"];
 /// The number of those that are always read.
 const LARGE_BASIC_FIELDS: usize = 2;
 
-/// Size of the first batch in bytes.
-const PART_START: usize = 256 * 1024;
-
-/// The size of the next batch: grows by half while answers arrive in time, and halves after one that does not.
-#[derive(Debug)]
-pub struct PartSize(AtomicUsize);
-
-impl Default for PartSize {
-    fn default() -> Self {
-        Self(AtomicUsize::new(PART_START))
-    }
+/// Reads records.
+pub struct Reader {
+    client: Arc<Client>,
 }
 
-impl PartSize {
-    /// Returns the size in bytes.
-    pub fn get(&self) -> usize {
-        self.0.load(Relaxed)
+impl Reader {
+    /// Creates a reader.
+    pub const fn new(client: Arc<Client>) -> Self {
+        Self { client }
     }
 
-    /// Adapts the size to the outcome of a batch.
-    pub fn learn<T>(&self, outcome: &Result<T, Fault>) {
-        let size = self.get();
-        match outcome {
-            Ok(_) => self.0.store((size + size / 2).min(PART_MAX), Relaxed),
-            Err(Fault::Unavailable(_)) => self.0.store((size / 2).max(PART_MIN), Relaxed),
-            Err(Fault::Refused(_)) => {}
+    /// Implements [`JobStore::get`](crate::store::JobStore::get).
+    pub async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
+        let mut command = cmd("HMGET");
+        command.arg(self.client.keys().job(id)).arg(&codec::READ_FULL);
+        let fields = self.client.metrics().time(Command::Get, self.client.calls().query(&command)).await;
+        match decode(id, fields.map_err(|fault| error_of(fault, id))?).await {
+            Record::Missing => Ok(None),
+            Record::Found(stored) => Ok(Some(stored)),
+            Record::Corrupt => Err(corrupt(id)),
         }
     }
-}
 
-impl RedisStore {
     /// Returns the records of `ids`, in the same order.
-    pub(super) async fn read_many(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
+    pub async fn read_many(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let sizes = self.sizes(ids, view).await?;
         let mut records = Vec::with_capacity(ids.len());
         while records.len() < ids.len() {
@@ -80,14 +66,14 @@ impl RedisStore {
     }
 
     /// Returns the records of the first of `ids`, as many as fit into a batch.
-    pub(super) async fn read_first(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
+    pub async fn read_first(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let count = self.fitting(&self.sizes(ids, view).await?);
         self.read_part(&ids[..count], view).await
     }
 
     /// Returns how many of the first records, which have these sizes, fit into a batch: at least one, if there are any.
     fn fitting(&self, sizes: &[usize]) -> usize {
-        let (mut sum, most) = (0, self.part_size.get());
+        let (mut sum, most) = (0, self.client.part_size().get());
         let fits = |size: &&usize| {
             sum += **size;
             sum <= most
@@ -97,7 +83,7 @@ impl RedisStore {
 
     async fn read_part(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let answers = self.ask_each(ids, |key| cmd("HMGET").arg(key).arg(codec::fields(view)).take()).await;
-        self.part_size.learn(&answers);
+        self.client.part_size().learn(&answers);
         let mut records = Vec::with_capacity(ids.len());
         for (id, answer) in ids.iter().zip(answers?) {
             records.push(record(id, answer).await?);
@@ -106,7 +92,7 @@ impl RedisStore {
     }
 
     /// Returns the versions of the records of `ids`; `None` for records that are missing, damaged, or of version 0.1.
-    pub(super) async fn read_versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, Fault> {
+    pub async fn read_versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, Fault> {
         let answers = self.ask_each(ids, |key| cmd("HGET").arg(key).arg("v").take()).await;
         let version = |answer| read::<Option<String>>(answer).ok().flatten();
         Ok(answers?.into_iter().map(|answer| codec::parse_version(&version(answer)?)).collect())
@@ -116,7 +102,7 @@ impl RedisStore {
     async fn sizes(&self, ids: &[JobId], view: View) -> Result<Vec<usize>, Fault> {
         let fields = match view {
             // As long as batches arrive in time, asking is not worth a round trip.
-            View::Basic if self.part_size.get() >= PART_START => return Ok(vec![BASIC_BYTES; ids.len()]),
+            View::Basic if self.client.part_size().get() >= PART_START => return Ok(vec![BASIC_BYTES; ids.len()]),
             View::Basic => &LARGE_FIELDS[..LARGE_BASIC_FIELDS],
             View::Full if ids.len() <= UNSIZED_RECORDS_MAX => return Ok(vec![0; ids.len()]),
             View::Full => &LARGE_FIELDS,
@@ -135,8 +121,8 @@ impl RedisStore {
 
     /// Returns the answer for each of `ids` to the command that `ask` makes of its key.
     async fn ask_each(&self, ids: &[JobId], ask: impl Fn(String) -> Cmd) -> Result<Vec<Answer>, Fault> {
-        let parts = by_partition(ids.iter().map(|id| (id, ask(self.keys.job(id)))));
-        let answers = try_join_all(parts.iter().map(|(_, commands)| self.bulk.query_all(commands))).await?;
+        let parts = by_partition(ids.iter().map(|id| (id, ask(self.client.keys().job(id)))));
+        let answers = try_join_all(parts.iter().map(|(_, commands)| self.client.bulk().query_all(commands))).await?;
         let mut all: Vec<_> = ids.iter().map(|_| Ok(Value::Nil)).collect();
         for ((places, _), answers) in parts.iter().zip(answers) {
             for (place, answer) in places.iter().zip(answers) {
@@ -157,12 +143,6 @@ pub fn by_partition<'a>(commands: impl Iterator<Item = (&'a JobId, Cmd)>) -> Vec
     }
     parts.retain(|(places, _)| !places.is_empty());
     parts
-}
-
-/// Logs that a record can't be read, and returns the error.
-pub fn corrupt(id: &JobId) -> StoreError {
-    warn!(job_id = %id, "the record of this job can't be read");
-    StoreError::Corrupt(id.clone())
 }
 
 async fn record(id: &JobId, answer: Answer) -> Result<Record, Fault> {

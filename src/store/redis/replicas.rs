@@ -1,14 +1,14 @@
 //! The replicas that are registered in Redis, and what keeps decisions by time back; both are read from the beats.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::try_join_all;
 use redis::cmd;
 
-use super::{RedisStore, connection::Fault, probe::SILENCE, schema::keys::Partition};
+use super::{client::Client, connection::Fault, probe::SILENCE, schema::keys::Partition};
 use crate::{
     domain::Timestamp,
-    store::{HeldBack, ReplicaStats},
+    store::{HeldBack, Presence, ReplicaStats},
 };
 
 /// Script that returns the time of the server and the beats of a partition: the servers of a cluster have clocks of
@@ -113,14 +113,27 @@ fn micros(text: &str) -> Option<Timestamp> {
     text.parse().ok().map(Timestamp::from_micros)
 }
 
-impl RedisStore {
+/// Reads which replicas are registered.
+pub struct Replicas {
+    client: Arc<Client>,
+    presence: Arc<Presence>,
+    /// Maximum time for which a replica may be cut off with reports that it acknowledged.
+    bound: Duration,
+}
+
+impl Replicas {
+    /// Creates a reader of the replicas, which are waited for up to `bound`.
+    pub const fn new(client: Arc<Client>, presence: Arc<Presence>, bound: Duration) -> Self {
+        Self { client, presence, bound }
+    }
+
     /// Returns the registered replicas, and the reason why decisions by time are postponed, if they are.
-    pub(super) async fn registered(&self) -> Result<(Vec<ReplicaStats>, Option<HeldBack>), Fault> {
+    pub async fn registered(&self) -> Result<(Vec<ReplicaStats>, Option<HeldBack>), Fault> {
         let partitions = try_join_all(Partition::all().map(|partition| self.beats_in(partition))).await?;
         let replicas = replicas(&partitions);
         let serves = Partition::all().all(|partition| self.presence.is_serving(partition.index()));
         let held_back = if serves {
-            partitions.iter().find_map(|beats| beats.held_back(self.bound(), &replicas))
+            partitions.iter().find_map(|beats| beats.held_back(self.bound, &replicas))
         } else {
             Some(HeldBack::NotServing)
         };
@@ -129,8 +142,8 @@ impl RedisStore {
 
     async fn beats_in(&self, partition: Partition) -> Result<Beats, Fault> {
         let mut command = cmd("EVAL");
-        command.arg(BEATS).arg(1).arg(self.keys.beat(partition));
-        let ((seconds, micros), fields): ((i64, i64), _) = self.bulk.query(&command).await?;
+        command.arg(BEATS).arg(1).arg(self.client.keys().beat(partition));
+        let ((seconds, micros), fields): ((i64, i64), _) = self.client.bulk().query(&command).await?;
         Ok(Beats::read(Timestamp::from_micros(seconds * 1_000_000 + micros), fields))
     }
 }

@@ -6,22 +6,37 @@ use futures_util::future::join_all;
 use redis::{Arg, Cmd, Value};
 
 use super::{
-    RedisStore,
+    client::Client,
     connection::{Answer, Fault, is_unknown_script},
+    errors::{corrupt, error_of},
+    feed::Feed,
     probe::{BEAT, SILENCE},
-    read::{by_partition, corrupt},
+    read::by_partition,
     schema::codec::{decode, stored},
     script::{Extent, Outcome, Terms, Times, Write},
-    subscriber::Feed,
 };
 use crate::{
     domain::{Deadline, Job, JobId},
     store::{Decided, Decision, Record, Replaced, Replacement, StoreError},
 };
 
-impl RedisStore {
+/// Writes records.
+pub struct Writer {
+    client: Arc<Client>,
+    feed: Arc<Feed>,
+    /// Maximum time for which a replica may be cut off with reports that it acknowledged.
+    bound: Duration,
+}
+
+impl Writer {
+    /// Creates a writer that announces commits to `feed`. Decisions by time wait for replicas that are cut off for up to
+    /// `bound`.
+    pub const fn new(client: Arc<Client>, feed: Arc<Feed>, bound: Duration) -> Self {
+        Self { client, feed, bound }
+    }
+
     /// Implements [`JobStore::replace`](crate::store::JobStore::replace).
-    pub(super) async fn write(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+    pub async fn write(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         self.write_extent(job, previous, Extent::Part).await
     }
 
@@ -37,7 +52,7 @@ impl RedisStore {
     }
 
     /// Implements [`JobStore::decide`](crate::store::JobStore::decide).
-    pub(super) async fn write_decision(
+    pub async fn write_decision(
         &self,
         job: Arc<Job>,
         previous: &Job,
@@ -45,7 +60,7 @@ impl RedisStore {
     ) -> Result<Decided, StoreError> {
         let Deadline { since, wait, .. } = decision.deadline;
         let (wait, bound) =
-            if decision.is_reverted { (wait, Duration::ZERO) } else { (wait.max(SILENCE + BEAT * 2), self.bound()) };
+            if decision.is_reverted { (wait, Duration::ZERO) } else { (wait.max(SILENCE + BEAT * 2), self.bound) };
         let terms = Terms { since, wait, bound, silence: SILENCE, postpones: decision.is_due };
         let outcome = self.carry_out(self.write_of(&job, Some(previous)), Some(&terms)).await?;
         if let Outcome::Deferred = outcome {
@@ -61,28 +76,37 @@ impl RedisStore {
     async fn carry_out(&self, write: Write<'_>, terms: Option<&Terms>) -> Result<Outcome, StoreError> {
         let id = write.id;
         let unanswered = Unanswered { feed: &self.feed, id };
-        let mut outcome = write.run(terms, &self.pool, &self.keys).await.map_err(|fault| Self::error(fault, id))?;
+        let mut outcome =
+            write.run(terms, self.client.calls(), self.client.keys()).await.map_err(|fault| error_of(fault, id))?;
         if let Outcome::Legacy = outcome {
             let whole = Write { extent: Extent::Whole, ..write };
-            outcome = whole.run(terms, &self.pool, &self.keys).await.map_err(|fault| Self::error(fault, id))?;
+            outcome =
+                whole.run(terms, self.client.calls(), self.client.keys()).await.map_err(|fault| error_of(fault, id))?;
         }
         forget(unanswered);
         Ok(outcome)
     }
 
+    /// Implements [`JobStore::delete`](crate::store::JobStore::delete).
+    pub async fn remove(&self, job: &Job) -> Result<(), StoreError> {
+        let removal = Write::removal(&job.id, Some(job), &[]);
+        let removed = removal.run(None, self.client.calls(), self.client.keys()).await;
+        removed.map(drop).map_err(|fault| error_of(fault, &job.id))
+    }
+
     /// Implements [`PrimaryStore::renew`](crate::store::PrimaryStore::renew).
-    pub(super) async fn write_heard(&self, job: &Job) -> Result<(), Fault> {
+    pub async fn write_heard(&self, job: &Job) -> Result<(), Fault> {
         let heard = Write { by: None, extent: Extent::Heard, ..self.write_of(job, Some(job)) };
-        if let Outcome::Legacy = heard.run(None, &self.bulk, &self.keys).await? {
+        if let Outcome::Legacy = heard.run(None, self.client.bulk(), self.client.keys()).await? {
             let whole = Write { extent: Extent::Whole, ..self.write_of(job, Some(job)) };
-            whole.run(None, &self.bulk, &self.keys).await?;
-            heard.run(None, &self.bulk, &self.keys).await?;
+            whole.run(None, self.client.bulk(), self.client.keys()).await?;
+            heard.run(None, self.client.bulk(), self.client.keys()).await?;
         }
         Ok(())
     }
 
     /// Implements [`PrimaryStore::replace_many`](crate::store::PrimaryStore::replace_many).
-    pub(super) async fn write_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
+    pub async fn write_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
         let mut outcomes = Vec::with_capacity(writes.len());
         let mut next = None;
         while outcomes.len() < writes.len() {
@@ -100,11 +124,11 @@ impl RedisStore {
     /// Returns the commands of the first of `writes`, as many as fit into a batch. `next` is the command of the first one
     /// that did not fit, before and after.
     async fn next_commands(&self, writes: &[Replacement], next: &mut Option<Cmd>) -> Vec<Cmd> {
-        let (mut commands, mut size, most) = (Vec::new(), 0, self.part_size.get());
+        let (mut commands, mut size, most) = (Vec::new(), 0, self.client.part_size().get());
         for write in writes {
             let command = match next.take() {
                 Some(command) => command,
-                None => self.write_of(&write.job, write.previous.as_deref()).command(&self.keys).await,
+                None => self.write_of(&write.job, write.previous.as_deref()).command(self.client.keys()).await,
             };
             if size > 0 && size + length(&command) > most {
                 *next = Some(command);
@@ -120,9 +144,9 @@ impl RedisStore {
     async fn write_part(&self, writes: &[Replacement], commands: Vec<Cmd>) -> Vec<Result<Replaced, StoreError>> {
         let mut outcomes = vec![Err(StoreError::Unavailable); commands.len()];
         let parts = by_partition(writes.iter().map(|write| &write.job.id).zip(commands));
-        let answers = join_all(parts.iter().map(|(_, pipeline)| self.bulk.query_all(pipeline))).await;
+        let answers = join_all(parts.iter().map(|(_, pipeline)| self.client.bulk().query_all(pipeline))).await;
         for ((places, _), answers) in parts.iter().zip(answers) {
-            self.part_size.learn(&answers);
+            self.client.part_size().learn(&answers);
             let mut answers = answers.map(Vec::into_iter);
             for place in places {
                 let answer = answers.as_mut().map_err(|fault| fault.clone());
@@ -146,7 +170,7 @@ impl RedisStore {
                 outcome => self.replaced(job, previous, outcome).await,
             },
             Ok(Err(error)) if is_unknown_script(&error) => self.write(job, previous).await,
-            Ok(Err(error)) => Err(Self::error(Fault::Refused(error), &job.id)),
+            Ok(Err(error)) => Err(error_of(Fault::Refused(error), &job.id)),
             Err(fault) => {
                 self.feed.doubt(&job.id);
                 Err(fault.into())
@@ -155,7 +179,14 @@ impl RedisStore {
     }
 
     fn write_of<'a>(&'a self, job: &'a Job, previous: Option<&'a Job>) -> Write<'a> {
-        Write { id: &job.id, previous, next: Some(job), by: Some(&self.by), leaving: &[], extent: Extent::Part }
+        Write {
+            id: &job.id,
+            previous,
+            next: Some(job),
+            by: Some(self.client.process()),
+            leaving: &[],
+            extent: Extent::Part,
+        }
     }
 
     /// Converts the outcome of replacing `previous` by `job`. Announces the version that was stored.
@@ -170,7 +201,7 @@ impl RedisStore {
                 set_times(Arc::make_mut(&mut job), previous, times);
                 let before = previous.filter(|previous| previous.version.incarnation_id == job.version.incarnation_id);
                 let stored = stored(job);
-                self.announce(stored.clone(), before.map(|previous| previous.state));
+                self.feed.announce(stored.clone(), before.map(|previous| previous.state));
                 return Ok(Replaced::Stored(stored));
             }
             Outcome::Other(fields) => fields,
@@ -180,7 +211,7 @@ impl RedisStore {
         match decode(&job.id, fields).await {
             Record::Missing => Ok(Replaced::Conflict(None)),
             Record::Found(there) if there.job.version == job.version => {
-                self.announce(there.clone(), previous.map(|previous| previous.state));
+                self.feed.announce(there.clone(), previous.map(|previous| previous.state));
                 Ok(Replaced::Stored(there))
             }
             // The script found a difference, and the decoded versions are equal: the text of the version is damaged.
