@@ -7,6 +7,9 @@
 //! partition takes a write again, all of its cached entries are compared once with what it has, and then it serves;
 //! what was accepted before and during the comparison is pushed job by job. A write that fails alone concerns its job
 //! alone.
+//!
+//! The store is composed of parts that own their state: [`LocalCache`] the entries, [`Pusher`] the pushes under way,
+//! [`Reconciler`] the return of partitions, [`Reports`] the outcomes.
 
 mod cache;
 mod entries;
@@ -16,7 +19,7 @@ mod reconcile;
 mod report;
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -26,9 +29,9 @@ use tokio::sync::watch;
 pub use cache::{LocalCache, Route};
 pub use entries::FreshnessToken;
 
-use self::{push::Pushes, reconcile::ReconcileMetrics, report::ReconcileLog};
+use self::{partition::ComparedHistories, push::Pusher, reconcile::Reconciler, report::Reports};
 use super::{
-    CacheStats, CommitEvent, Decided, Decision, DueBatch, HeldBack, History, JobStore, Page, PartitionState, Presence,
+    CacheStats, CommitEvent, Decided, Decision, DueBatch, HeldBack, JobStore, Page, PartitionState, Presence,
     PrimaryStore, Replaced, ReplicaStats, Source, StorageMode, StoreError, StoreStats, Stored,
 };
 use crate::{
@@ -50,15 +53,11 @@ pub enum FallbackPolicy {
 pub struct FallbackStore {
     primary: Arc<dyn PrimaryStore>,
     cache: Arc<LocalCache>,
-    presence: Arc<Presence>,
-    clock: Arc<dyn Clock>,
     policy: FallbackPolicy,
-    report: Mutex<ReconcileLog>,
-    /// By partition, the history with which the cache was last compared.
-    reconciled: Mutex<Vec<History>>,
-    pushes: Pushes,
+    pusher: Arc<Pusher>,
+    reconciler: Reconciler,
+    reports: Arc<Reports>,
     reads: Reads,
-    metrics: ReconcileMetrics,
 }
 
 /// Number of reads by the source of their answer.
@@ -80,32 +79,30 @@ impl FallbackStore {
         policy: FallbackPolicy,
     ) -> Self {
         let states = primary.states().borrow().clone();
-        let reconciled = (0..cache.partitions()).map(|partition| primary.history(partition)).collect();
         // The cache is empty, so nothing has to be compared.
         for (partition, _) in states.iter().enumerate().filter(|(_, state)| **state == PartitionState::Serving) {
             presence.set_serving(partition, true);
             _ = cache.set_available(partition);
         }
-        Self {
-            primary,
-            cache,
-            presence,
-            clock,
-            policy,
-            report: Mutex::default(),
-            reconciled: Mutex::new(reconciled),
-            pushes: Pushes::default(),
-            reads: Reads::default(),
-            metrics: ReconcileMetrics::default(),
-        }
+        let histories = (0..cache.partitions()).map(|partition| primary.history(partition)).collect();
+        let compared = Arc::new(ComparedHistories::new(histories));
+        let reports = Arc::new(Reports::new(clock.clone()));
+        let pusher = Pusher::new(primary.clone(), cache.clone(), clock, compared.clone(), reports.clone());
+        let pusher = Arc::new(pusher);
+        let reconciler =
+            Reconciler::new(primary.clone(), cache.clone(), presence, compared, pusher.clone(), reports.clone());
+        Self { primary, cache, policy, pusher, reconciler, reports, reads: Reads::default() }
     }
 
-    fn reconciled(&self) -> MutexGuard<'_, Vec<History>> {
-        self.reconciled.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Restores partitions of the primary whenever they are unavailable; never returns.
+    pub async fn run(&self) {
+        self.reconciler.run().await;
     }
 
-    fn report(&self) -> MutexGuard<'_, ReconcileLog> {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the primary has everything, or the time is `over`, and returns the ids of the jobs that are left.
+    /// Must be called when no change is accepted any more, while [`run`](Self::run) continues to push.
+    pub async fn flush(&self, over: impl Future<Output = ()>) -> Vec<String> {
+        self.reconciler.flush(over).await
     }
 
     fn held_answer(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
@@ -116,12 +113,12 @@ impl FallbackStore {
     }
 
     /// Requests a health check of the primary after a failed command, without waiting for it.
-    pub(super) fn suspect(&self, id: Option<&JobId>) {
+    fn suspect(&self, id: Option<&JobId>) {
         if let Some(id) = id {
             self.cache.suspect(id);
         }
         self.primary.suspect();
-        self.apply_states();
+        self.reconciler.apply_states();
     }
 
     /// Returns a version of the primary with its lease as it runs.
@@ -177,7 +174,9 @@ impl FallbackStore {
     /// Handles a change of a job that is dirty although the primary serves. The accepted version is pushed first, so
     /// that it is not left behind for as long as there are changes.
     async fn replace_dirty(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        self.push_one(&job.id).await;
+        if self.pusher.push_one(&job.id).await.is_err() {
+            self.suspect(Some(&job.id));
+        }
         match self.cache.route_write(&job) {
             Route::Primary(token) => {
                 let current = self.cache.entry(&job.id).map(|entry| entry.job);
@@ -232,7 +231,8 @@ impl FallbackStore {
 impl Measured for FallbackStore {
     fn metrics(&self) -> Metrics {
         let mut metrics = self.cache.metrics();
-        metrics.extend(self.metrics.metrics());
+        metrics.extend(self.reports.metrics());
+        metrics.extend(self.reconciler.metrics());
         metrics
     }
 }
@@ -309,7 +309,7 @@ impl JobStore for FallbackStore {
             Ok(page) => Ok(Page { partial: self.cache.is_any_unavailable(), ..page }),
             Err(StoreError::Unavailable) => {
                 _ = self.primary.ping().await;
-                self.apply_states();
+                self.reconciler.apply_states();
                 if self.cache.is_listable() {
                     return Err(StoreError::Unavailable);
                 }
@@ -369,7 +369,7 @@ impl JobStore for FallbackStore {
             bytes: self.cache.bytes() as u64,
             cache: Some(cache),
             dirty: self.cache.dirty() as u64,
-            last_reconciliation: self.report().summary(),
+            last_reconciliation: self.reports.summary(),
             ..primary
         })
     }

@@ -1,5 +1,7 @@
 //! The partitions of the primary as known to the local cache: their availability, dirty entries and comparisons.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use indexmap::IndexSet;
 
 use crate::{
@@ -94,5 +96,29 @@ impl Partition {
     /// Returns the number of the pass that is under way, or was last.
     pub const fn pass(&self) -> u64 {
         self.pass
+    }
+}
+
+/// The history with which the cache was last compared, by partition.
+pub struct ComparedHistories(Mutex<Vec<History>>);
+
+impl ComparedHistories {
+    /// Creates the histories of an empty cache, in which nothing has to be compared.
+    pub const fn new(histories: Vec<History>) -> Self {
+        Self(Mutex::new(histories))
+    }
+
+    fn histories(&self) -> MutexGuard<'_, Vec<History>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the history of a partition.
+    pub fn of(&self, partition: usize) -> History {
+        self.histories()[partition]
+    }
+
+    /// Sets the history of a partition.
+    pub fn set(&self, partition: usize, history: History) {
+        self.histories()[partition] = history;
     }
 }

@@ -7,17 +7,18 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::timeout};
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::{FallbackStore, entries::CacheEntry};
+use super::{cache::LocalCache, entries::CacheEntry, partition::ComparedHistories, report::Reports};
 use crate::{
+    clock::Clock,
     domain::{ChangeId, Job, JobId, TOMBSTONE_LIFE, merge},
-    store::{ReconcileOutcome, Record, Replaced, Replacement, StoreError, Stored},
+    store::{PrimaryStore, ReconcileOutcome, Record, Replaced, Replacement, StoreError, Stored},
 };
 
 /// The reason for dropping a job whose record is damaged.
@@ -31,7 +32,7 @@ const PUSH_WAIT: Duration = Duration::from_millis(100);
 
 /// The entries that are being pushed: at most one push of each job is under way at a time.
 #[derive(Default)]
-pub struct Pushes {
+struct Pushes {
     ids: Mutex<HashSet<JobId>>,
     ended: Notify,
 }
@@ -77,27 +78,44 @@ impl Drop for Claim<'_> {
     }
 }
 
-impl FallbackStore {
+/// Pushes entries to the primary.
+pub struct Pusher {
+    primary: Arc<dyn PrimaryStore>,
+    cache: Arc<LocalCache>,
+    clock: Arc<dyn Clock>,
+    compared: Arc<ComparedHistories>,
+    reports: Arc<Reports>,
+    pushes: Pushes,
+}
+
+impl Pusher {
+    /// Creates a pusher of the entries of `cache` to `primary`, which records the outcomes in `reports`.
+    pub fn new(
+        primary: Arc<dyn PrimaryStore>,
+        cache: Arc<LocalCache>,
+        clock: Arc<dyn Clock>,
+        compared: Arc<ComparedHistories>,
+        reports: Arc<Reports>,
+    ) -> Self {
+        Self { primary, cache, clock, compared, reports, pushes: Pushes::default() }
+    }
+
     /// Pushes the dirty entry of one job, or waits for a push that is under way.
-    pub(super) async fn push_one(&self, id: &JobId) {
-        let Some(entry) = self.cache.entry(id).filter(|entry| entry.dirty) else { return };
+    pub async fn push_one(&self, id: &JobId) -> Result<(), StoreError> {
+        let Some(entry) = self.cache.entry(id).filter(|entry| entry.dirty) else { return Ok(()) };
         let mut entries = vec![entry];
         let claim = self.pushes.claim(&mut entries);
         if entries.is_empty() {
             drop(claim);
             // The push under way may be one of many jobs, hence the limit.
             _ = timeout(PUSH_WAIT, self.pushes.wait(id)).await;
-            return;
+            return Ok(());
         }
-        let outcome = self.reported(self.push_claimed(entries)).await;
-        drop(claim);
-        if outcome.is_err() {
-            self.suspect(Some(id));
-        }
+        self.reports.reported(self.push_claimed(entries)).await
     }
 
     /// Pushes entries that no other task is pushing.
-    pub(super) async fn push(&self, mut entries: Vec<CacheEntry>) -> Result<(), StoreError> {
+    pub async fn push(&self, mut entries: Vec<CacheEntry>) -> Result<(), StoreError> {
         let _claim = self.pushes.claim(&mut entries);
         self.push_claimed(entries).await
     }
@@ -183,7 +201,7 @@ impl FallbackStore {
     fn may_have_been_deleted(&self, entry: &CacheEntry) -> bool {
         let partition = self.cache.partition_of(&entry.job.id);
         let is_old = self.clock.now().since(entry.unconfirmed_since) > TOMBSTONE_LIFE;
-        is_old && entry.job.is_recorded() && self.reconciled()[partition] == self.primary.history(partition)
+        is_old && entry.job.is_recorded() && self.compared.of(partition) == self.primary.history(partition)
     }
 
     fn drop_entry(&self, entry: &CacheEntry, reason: &'static str) {
@@ -194,7 +212,7 @@ impl FallbackStore {
     fn record_dropped(&self, entry: &CacheEntry, reason: &'static str) {
         if entry.dirty || entry.job.removal.is_none() {
             warn!(job_id = %entry.job.id, reason, "a job is dropped");
-            self.note_outcome(entry, ReconcileOutcome::Dropped, reason);
+            self.reports.record_outcome(&entry.job.id, ReconcileOutcome::Dropped, reason);
         }
     }
 
@@ -202,48 +220,14 @@ impl FallbackStore {
     fn record_outcome(&self, entry: &CacheEntry, conflict: bool) {
         if conflict {
             warn!(job_id = %entry.job.id, "conflicting changes merged; one was discarded");
-            self.note_outcome(
-                entry,
+            self.reports.record_outcome(
+                &entry.job.id,
                 ReconcileOutcome::Conflicted,
                 "changed here and elsewhere; one change was discarded",
             );
         } else if entry.dirty {
-            self.note_outcome(entry, ReconcileOutcome::Merged, "stored as it was here");
+            self.reports.record_outcome(&entry.job.id, ReconcileOutcome::Merged, "stored as it was here");
         }
-    }
-
-    fn note_outcome(&self, entry: &CacheEntry, outcome: ReconcileOutcome, reason: &'static str) {
-        self.metrics.count(outcome);
-        self.report().record_outcome(&entry.job.id, outcome, reason);
-    }
-
-    /// Runs a part of a reconciliation. In the report the reconciliation lasts until none of its parts is under way.
-    pub(super) async fn reported<T>(&self, part: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.report().begin(self.clock.now());
-        let mut ending = Ending { store: self, is_complete: false };
-        let outcome = part.await;
-        ending.is_complete = outcome.is_ok();
-        outcome
-    }
-
-    /// Logs the report of the latest reconciliations.
-    pub(super) fn log_report(&self) {
-        if let Some(report) = self.report().summary() {
-            let [merged, conflicted, dropped] = report.counts;
-            info!(merged, conflicted, dropped, "reconciled");
-        }
-    }
-}
-
-/// Ends a part of a reconciliation in the report when it is dropped, also if its caller goes away.
-struct Ending<'a> {
-    store: &'a FallbackStore,
-    is_complete: bool,
-}
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.store.report().end(self.store.clock.now(), self.is_complete);
     }
 }
 

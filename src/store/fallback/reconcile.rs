@@ -8,6 +8,7 @@
 use std::{
     future::pending,
     mem::replace,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,10 +20,10 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-use super::{FallbackStore, entries::CacheEntry};
+use super::{cache::LocalCache, entries::CacheEntry, partition::ComparedHistories, push::Pusher, report::Reports};
 use crate::{
-    store::{PartitionState, ReconcileOutcome, StoreError, jitter},
-    telemetry::metrics::{Counters, Histogram, Measured, Metrics, histogram},
+    store::{PartitionState, Presence, PrimaryStore, StoreError, jitter},
+    telemetry::metrics::{Histogram, Measured, Metrics, histogram},
 };
 
 /// Maximum number of entries pushed together.
@@ -52,7 +53,35 @@ const FLUSH_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum time to deregister this replica from the primary, during a stop.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
-impl FallbackStore {
+/// Compares the cache with the primary, and pushes to it.
+pub struct Reconciler {
+    primary: Arc<dyn PrimaryStore>,
+    cache: Arc<LocalCache>,
+    presence: Arc<Presence>,
+    compared: Arc<ComparedHistories>,
+    pusher: Arc<Pusher>,
+    reports: Arc<Reports>,
+    seconds: Histogram,
+}
+
+impl Reconciler {
+    /// Creates a reconciler of `cache` with `primary`.
+    pub fn new(
+        primary: Arc<dyn PrimaryStore>,
+        cache: Arc<LocalCache>,
+        presence: Arc<Presence>,
+        compared: Arc<ComparedHistories>,
+        pusher: Arc<Pusher>,
+        reports: Arc<Reports>,
+    ) -> Self {
+        let seconds = histogram(
+            "jobtrack_reconciliation_seconds",
+            "Time from when a partition of Redis took writes again until it was served from.",
+            &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
+        );
+        Self { primary, cache, presence, compared, pusher, reports, seconds }
+    }
+
     /// Restores partitions of the primary whenever they are unavailable; never returns.
     pub async fn run(&self) {
         let restore = join_all((0..self.cache.partitions()).map(|partition| self.restore(partition)));
@@ -102,10 +131,10 @@ impl FallbackStore {
     }
 
     /// Takes in the states of the partitions.
-    pub(super) fn apply_states(&self) {
+    pub fn apply_states(&self) {
         let states = self.primary.states().borrow().clone();
         for (partition, state) in states.into_iter().enumerate() {
-            let is_other = || !self.reconciled()[partition].is_continued_by(&self.primary.history(partition));
+            let is_other = || !self.compared.of(partition).is_continued_by(&self.primary.history(partition));
             match state {
                 PartitionState::Serving if !is_other() => {}
                 PartitionState::Serving | PartitionState::Unavailable => self.cache.set_unavailable(partition, false),
@@ -129,7 +158,7 @@ impl FallbackStore {
                 let outcome = if self.cache.is_unavailable(partition) {
                     self.come_back(partition).await
                 } else {
-                    self.reported(self.push_dirty(partition)).await
+                    self.reports.reported(self.push_dirty(partition)).await
                 };
                 match outcome {
                     Ok(()) => pause = PAUSE_MIN,
@@ -137,7 +166,7 @@ impl FallbackStore {
                 }
             }
             if !self.cache.is_any_unavailable() && self.cache.dirty() == 0 {
-                self.report().end_interrupted(self.clock.now());
+                self.reports.end_interrupted();
             }
         }
     }
@@ -162,17 +191,17 @@ impl FallbackStore {
             self.push_dirty(partition).await?;
             self.compare_clean(partition, slots).await
         };
-        self.reported(compare_all).await?;
+        self.reports.reported(compare_all).await?;
         let now = self.primary.history(partition);
         if !history.is_continued_by(&now) {
             return Err(StoreError::Unavailable);
         }
-        self.reconciled()[partition] = now;
+        self.compared.set(partition, now);
         self.begin_serving(partition).await?;
         self.primary.expect_restart(false);
-        self.metrics.seconds.observe(started.elapsed().as_secs_f64());
+        self.seconds.observe(started.elapsed().as_secs_f64());
         if !self.cache.is_any_unavailable() {
-            self.log_report();
+            self.reports.write_log();
             info!("Redis is available again; remaining changes are pushed job by job");
         }
         Ok(())
@@ -222,7 +251,7 @@ impl FallbackStore {
     }
 
     async fn push_all(&self, entries: Vec<CacheEntry>) -> Result<(), StoreError> {
-        let batches = stream::iter(entries).chunks(BATCH).map(|batch| self.push(batch));
+        let batches = stream::iter(entries).chunks(BATCH).map(|batch| self.pusher.push(batch));
         batches.buffer_unordered(AT_ONCE).try_for_each(async |()| Ok(())).await
     }
 }
@@ -240,40 +269,8 @@ async fn begins_to_serve(states: &mut watch::Receiver<Vec<PartitionState>>, part
     pending::<()>().await;
 }
 
-/// Metrics of reconciliations.
-pub struct ReconcileMetrics {
-    /// Number of jobs by outcome, in the order of [`ReconcileOutcome::ALL`].
-    jobs: Counters<{ ReconcileOutcome::ALL.len() }>,
-    pub(super) seconds: Histogram,
-}
-
-impl ReconcileMetrics {
-    /// Counts the outcome of a job.
-    pub fn count(&self, outcome: ReconcileOutcome) {
-        self.jobs.of(outcome as usize).inc();
-    }
-}
-
-impl Default for ReconcileMetrics {
-    fn default() -> Self {
-        Self {
-            jobs: Counters::new(
-                "jobtrack_reconciled_jobs_total",
-                "Jobs that were pushed to Redis after an outage, by outcome; each push counts.",
-                "outcome",
-                ["merged", "conflicted", "dropped"],
-            ),
-            seconds: histogram(
-                "jobtrack_reconciliation_seconds",
-                "Time from when a partition of Redis took writes again until it was served from.",
-                &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
-            ),
-        }
-    }
-}
-
-impl Measured for ReconcileMetrics {
+impl Measured for Reconciler {
     fn metrics(&self) -> Metrics {
-        vec![self.jobs.collector(), Box::new(self.seconds.clone())]
+        vec![Box::new(self.seconds.clone())]
     }
 }

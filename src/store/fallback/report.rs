@@ -2,12 +2,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use tracing::info;
+
 use crate::{
+    clock::Clock,
     domain::{JobId, Timestamp},
-    store::{ReconcileOutcome, ReconcileReport},
+    store::{ReconcileOutcome, ReconcileReport, StoreError},
+    telemetry::metrics::{Counters, Measured, Metrics},
 };
 
 /// Maximum pause between reconciliations that share a report: there is hardly time to read it in between.
@@ -19,9 +24,85 @@ const REPORT_JOBS_MAX: usize = 100_000;
 /// Maximum number of jobs named in a summary.
 const NAMED_JOBS_MAX: usize = 1000;
 
+/// The report, and the count of all outcomes.
+pub struct Reports {
+    clock: Arc<dyn Clock>,
+    log: Mutex<ReconcileLog>,
+    /// Number of jobs by outcome, in the order of [`ReconcileOutcome::ALL`].
+    jobs: Counters<{ ReconcileOutcome::ALL.len() }>,
+}
+
+/// Ends a part of a reconciliation in the report when it is dropped, also if its caller goes away.
+struct Ending<'a> {
+    reports: &'a Reports,
+    is_complete: bool,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.reports.log().end(self.reports.clock.now(), self.is_complete);
+    }
+}
+
+impl Reports {
+    /// Creates a report without outcomes.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let jobs = Counters::new(
+            "jobtrack_reconciled_jobs_total",
+            "Jobs that were pushed to Redis after an outage, by outcome; each push counts.",
+            "outcome",
+            ["merged", "conflicted", "dropped"],
+        );
+        Self { clock, log: Mutex::default(), jobs }
+    }
+
+    fn log(&self) -> MutexGuard<'_, ReconcileLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a part of a reconciliation. In the report the reconciliation lasts until none of its parts is under way.
+    pub async fn reported<T>(&self, part: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.log().begin(self.clock.now());
+        let mut ending = Ending { reports: self, is_complete: false };
+        let outcome = part.await;
+        ending.is_complete = outcome.is_ok();
+        outcome
+    }
+
+    /// Ends a reconciliation of which nothing is left, though its last part was interrupted.
+    pub fn end_interrupted(&self) {
+        self.log().end_interrupted(self.clock.now());
+    }
+
+    /// Records and counts the outcome of a job, with its reason in plain text.
+    pub fn record_outcome(&self, id: &JobId, outcome: ReconcileOutcome, reason: &'static str) {
+        self.jobs.of(outcome as usize).inc();
+        self.log().record_outcome(id, outcome, reason);
+    }
+
+    /// Returns the report; `None` before the first reconciliation.
+    pub fn summary(&self) -> Option<ReconcileReport> {
+        self.log().summary()
+    }
+
+    /// Writes the numbers of the report to the log.
+    pub fn write_log(&self) {
+        if let Some(report) = self.summary() {
+            let [merged, conflicted, dropped] = report.counts;
+            info!(merged, conflicted, dropped, "reconciled");
+        }
+    }
+}
+
+impl Measured for Reports {
+    fn metrics(&self) -> Metrics {
+        vec![self.jobs.collector()]
+    }
+}
+
 /// The outcomes of jobs, recorded before they are sent: a write may be executed even though no answer comes.
 #[derive(Debug, Default)]
-pub struct ReconcileLog {
+struct ReconcileLog {
     began: bool,
     /// Number of parts of the reconciliation that are under way.
     under_way: usize,
@@ -42,7 +123,7 @@ struct Entry {
 
 impl ReconcileLog {
     /// Begins a reconciliation, or a part of one. Recent outcomes stay in the report.
-    pub fn begin(&mut self, now: Timestamp) {
+    fn begin(&mut self, now: Timestamp) {
         let is_over = self.end_time.is_some_and(|end| now.since(end) > EPISODE);
         if is_over || self.by_id.len() >= REPORT_JOBS_MAX {
             *self = Self { under_way: self.under_way, ..Self::default() };
@@ -53,7 +134,7 @@ impl ReconcileLog {
     }
 
     /// Ends a part of a reconciliation; the reconciliation too, if the part `is_complete` and no other is under way.
-    pub fn end(&mut self, now: Timestamp, is_complete: bool) {
+    fn end(&mut self, now: Timestamp, is_complete: bool) {
         debug_assert!(self.under_way > 0, "a part ends that has begun");
         self.under_way -= 1;
         if is_complete && self.under_way == 0 {
@@ -62,14 +143,14 @@ impl ReconcileLog {
     }
 
     /// Ends a reconciliation of which nothing is left, though its last part was interrupted.
-    pub fn end_interrupted(&mut self, now: Timestamp) {
+    fn end_interrupted(&mut self, now: Timestamp) {
         if self.began && self.under_way == 0 {
             self.end_time.get_or_insert(now);
         }
     }
 
     /// Records the outcome of a job, and its reason in plain text. A worse outcome from before stays.
-    pub fn record_outcome(&mut self, id: &JobId, outcome: ReconcileOutcome, reason: &'static str) {
+    fn record_outcome(&mut self, id: &JobId, outcome: ReconcileOutcome, reason: &'static str) {
         if let Some(before) = self.by_id.get(id).copied() {
             if before.outcome > outcome {
                 return;
@@ -85,7 +166,7 @@ impl ReconcileLog {
     }
 
     /// Returns the report; `None` before the first reconciliation.
-    pub fn summary(&self) -> Option<ReconcileReport> {
+    fn summary(&self) -> Option<ReconcileReport> {
         let named = self.in_order.values().rev().take(NAMED_JOBS_MAX);
         let jobs = named.filter_map(|id| self.by_id.get(id).map(|entry| (id.clone(), entry.outcome, entry.reason)));
         self.began.then(|| ReconcileReport { end_time: self.end_time, counts: self.counts, jobs: jobs.collect() })
