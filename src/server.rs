@@ -20,7 +20,7 @@ use crate::{
     http::{self, Pages, Phase, Source},
     quota::Quotas,
     reload::{Refresh, ReloadError, follow},
-    store::{FallbackStore, LocalCache, MemoryStore, Presence, RedisStore, redis::Options},
+    store::{FallbackStore, LocalCache, MemoryStore, Presence, RedisStore},
     telemetry::metrics::Measured,
     tls::Tls,
     tracker::Tracker,
@@ -99,18 +99,12 @@ impl Server {
         let (retention, quotas) = (config.retention(), Arc::new(Quotas::new(allowance)));
         let timeouts = config.timeouts();
         let capacity = memory.for_jobs(config.max_memory_jobs);
-        let Some(target) = config.redis.target() else {
-            let store = Arc::new(MemoryStore::new(capacity, hub.clone()));
-            let tracker =
-                Arc::new(Tracker::new(store, hub.clone(), clock, retention).within(quotas).with_timeouts(timeouts));
-            return Ok(Self { tracker, hub, security, redis: None, steered_clock: None });
+        let tracker = |store, hub, clock| {
+            Arc::new(Tracker::new(store, hub, clock, retention).within(quotas).with_timeouts(timeouts))
         };
-        let options = Options {
-            target: target.clone(),
-            pool_size: config.redis.redis_pool_size,
-            timeout: config.redis.redis_timeout,
-            key_prefix: config.redis.key_prefix.clone(),
-            replica_grace: config.redis.replica_grace,
+        let Some(options) = config.redis.options() else {
+            let tracker = tracker(Arc::new(MemoryStore::new(capacity, hub.clone())), hub.clone(), clock);
+            return Ok(Self { tracker, hub, security, redis: None, steered_clock: None });
         };
         let clock = Arc::new(SteeredClock::new(clock));
         let partitioning = RedisStore::PARTITIONING;
@@ -120,8 +114,7 @@ impl Server {
         let redis = Arc::new(RedisStore::open(options, cache.clone(), clock.clone(), presence.clone()).await?);
         let policy = config.redis.fallback.into();
         let store = Arc::new(FallbackStore::new(redis.clone(), cache, presence, clock.clone(), policy));
-        let tracker =
-            Arc::new(Tracker::new(store.clone(), hub.clone(), clock, retention).within(quotas).with_timeouts(timeouts));
+        let tracker = tracker(store.clone(), hub.clone(), clock);
         Ok(Self { tracker, hub, security, redis: Some((redis, store)), steered_clock: None })
     }
 

@@ -32,7 +32,7 @@ use crate::{
     domain::{Retention, Timeouts},
     store::{
         FallbackPolicy,
-        redis::{AddressError, Target},
+        redis::{AddressError, Options, Target},
     },
     telemetry::{LogFormat, log_filter},
 };
@@ -165,11 +165,11 @@ pub struct RedisConfig {
 
     /// Maximum connections to Redis that carry calls
     #[arg(long, env = "JOBTRACK_REDIS_POOL_SIZE", default_value = "8", value_name = "COUNT", value_parser = connections)]
-    pub redis_pool_size: u32,
+    redis_pool_size: u32,
 
     /// Maximum silence of Redis while an answer is awaited, 10ms to 4s
     #[arg(long, env = "JOBTRACK_REDIS_TIMEOUT", default_value = "250ms", value_name = "TIME", value_parser = timeout)]
-    pub redis_timeout: Duration,
+    redis_timeout: Duration,
 
     /// Handling of changes while Redis is unavailable: memory accepts them and merges them later, reject rejects them
     #[arg(long, env = "JOBTRACK_FALLBACK", default_value = "memory", value_enum)]
@@ -177,12 +177,12 @@ pub struct RedisConfig {
 
     /// Prefix of the keys of jobs in Redis
     #[arg(long, env = "JOBTRACK_KEY_PREFIX", default_value = "job:", value_name = "TEXT", value_parser = key_prefix)]
-    pub key_prefix: String,
+    key_prefix: String,
 
     /// Maximum time that a replica may be cut off from Redis before the others fail or expire jobs whose workers may
     /// have reported only to that replica
     #[arg(long, env = "JOBTRACK_REPLICA_GRACE", default_value = "30s", value_name = "TIME", value_parser = duration)]
-    pub replica_grace: Duration,
+    replica_grace: Duration,
 
     #[arg(skip)]
     target: Option<Target>,
@@ -203,6 +203,17 @@ impl RedisConfig {
     /// Returns the address of Redis; `None` if jobs are stored in memory.
     pub const fn target(&self) -> Option<&Target> {
         self.target.as_ref()
+    }
+
+    /// Returns the settings of the store; `None` if jobs are stored in memory.
+    pub fn options(&self) -> Option<Options> {
+        Some(Options {
+            target: self.target.clone()?,
+            pool_size: self.redis_pool_size,
+            timeout: self.redis_timeout,
+            key_prefix: self.key_prefix.clone(),
+            replica_grace: self.replica_grace,
+        })
     }
 
     /// Returns the source of the address that takes precedence, with its name.
