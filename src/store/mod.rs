@@ -100,14 +100,16 @@ pub trait JobStore: Send + Sync + 'static {
     /// Returns the newest version of each incarnation of a job that changed after the position `after`, tombstones
     /// included, in the order of commits: at most `limit` versions, and none after the one that brings their size to
     /// `max_bytes`. Their `previous` is the state at the position `since`, which is at most `after`. Returns `None` if
-    /// the changes since `since` are no longer known.
+    /// the changes since `since` are not known, as in a store that keeps no commits.
     async fn changed_since(
         &self,
-        since: u64,
-        after: u64,
-        limit: usize,
-        max_bytes: usize,
-    ) -> Result<Option<Vec<CommitEvent>>, StoreError>;
+        _since: u64,
+        _after: u64,
+        _limit: usize,
+        _max_bytes: usize,
+    ) -> Result<Option<Vec<CommitEvent>>, StoreError> {
+        Ok(None)
+    }
 }
 
 /// Returns a random duration of at most `most`.

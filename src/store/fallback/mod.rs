@@ -31,8 +31,8 @@ pub use entries::FreshnessToken;
 
 use self::{partition::ComparedHistories, push::Pusher, reconcile::Reconciler, report::Reports};
 use super::{
-    CacheStats, CommitEvent, Decided, Decision, DueBatch, HeldBack, JobStore, Page, PartitionState, Presence,
-    PrimaryStore, Replaced, ReplicaStats, Source, StorageMode, StoreError, StoreStats, Stored,
+    CacheStats, Decided, Decision, DueBatch, HeldBack, JobStore, Page, PartitionState, Presence, PrimaryStore,
+    Replaced, ReplicaStats, Source, StorageMode, StoreError, StoreStats, Stored,
 };
 use crate::{
     clock::Clock,
@@ -388,10 +388,5 @@ impl JobStore for FallbackStore {
 
     fn position(&self) -> u64 {
         self.cache.position()
-    }
-
-    async fn changed_since(&self, _: u64, _: u64, _: usize, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
-        // Positions count the versions that this process has announced, and it keeps none of them.
-        Ok(None)
     }
 }

@@ -125,7 +125,7 @@ impl DueSets {
 
     /// Removes an id from the due sets, if its record is still missing.
     async fn leave_indexes(&self, id: &JobId) -> Result<(), Fault> {
-        Write::removal(id, None, &SETS).run(None, &self.client.bulk(), self.client.keys()).await.map(drop)
+        Write::removal(id, None, &SETS).run(None, self.client.bulk(), self.client.keys()).await.map(drop)
     }
 
     /// Postpones a record that can't be read: nothing can be done about it now, and others wait behind it.

@@ -180,7 +180,7 @@ impl Lists {
         let mut leaving: Vec<_> = states.into_iter().chain(others).collect();
         leaving.extend(read.iter().filter(|key| matches!(key, IndexKey::Owner(_) | IndexKey::Kind(_))));
         for (id, _) in missing {
-            Write::removal(id, None, &leaving).run(None, &self.client.bulk(), self.client.keys()).await?;
+            Write::removal(id, None, &leaving).run(None, self.client.bulk(), self.client.keys()).await?;
             self.listener.on_missing_record(id);
         }
         Ok(())

@@ -56,9 +56,8 @@ use self::{
     write::Writer,
 };
 use super::{
-    CommitEvent, Decided, Decision, DueBatch, HeldBack, History, JobStore, Listener, Page, PartitionState,
-    Partitioning, Presence, PrimaryStore, Record, RedisStats, Replaced, Replacement, ReplicaStats, StorageMode,
-    StoreError, StoreStats, Stored,
+    Decided, Decision, DueBatch, HeldBack, History, JobStore, Listener, Page, PartitionState, Partitioning, Presence,
+    PrimaryStore, Record, RedisStats, Replaced, Replacement, ReplicaStats, StorageMode, StoreError, StoreStats, Stored,
 };
 use crate::{
     clock::SteeredClock,
@@ -255,11 +254,6 @@ impl JobStore for RedisStore {
 
     fn position(&self) -> u64 {
         self.feed.position()
-    }
-
-    async fn changed_since(&self, _: u64, _: u64, _: usize, _: usize) -> Result<Option<Vec<CommitEvent>>, StoreError> {
-        // Positions count the commits that this process has announced, and it keeps none of them.
-        Ok(None)
     }
 }
 

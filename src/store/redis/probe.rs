@@ -27,7 +27,7 @@ use super::{
     feed::{Counts, Feed},
     monitor::{Monitor, Share, Verdict},
     schema::keys::{EPOCH, PARTITIONS, Partition},
-    script::{self, BEAT as BEAT_SCRIPT},
+    script::{self, BEAT as BEAT_SCRIPT, micros},
 };
 use crate::{
     clock::SteeredClock,
@@ -191,7 +191,7 @@ impl Prober {
 
     /// Probes the clock, the data set and the counts of commits; with a beat, also whether each partition accepts
     /// writes. Records losses of data. Returns the counts, and the states of the partitions.
-    pub async fn probe_all(&self, with_beat: bool) -> (Counts, Vec<PartitionState>) {
+    async fn probe_all(&self, with_beat: bool) -> (Counts, Vec<PartitionState>) {
         let before = self.feed.known_counts();
         // After a rejected beat, only another beat shows whether Redis accepts it again.
         let with_beat = with_beat || self.monitor.is_any_beat_rejected();
@@ -344,7 +344,7 @@ impl Prober {
     }
 
     /// Returns the count of commits in a partition.
-    pub async fn commits_in(&self, partition: Partition) -> Result<i64, Fault> {
+    async fn commits_in(&self, partition: Partition) -> Result<i64, Fault> {
         let count: Option<i64> =
             self.client.pulse().query(cmd("GET").arg(self.client.keys().commits(partition))).await?;
         Ok(count.unwrap_or_default())
@@ -383,10 +383,6 @@ fn verdict(fault: &Fault) -> Verdict {
     // Keys that move between nodes are available again in a moment.
     let is_passing = matches!(fault, Fault::Unavailable(error) if error.is_timeout() || is_on_the_move(error));
     Verdict { state, is_certain: !is_passing }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Returns whether `counts` has at least as many commits as `others` in all partitions.

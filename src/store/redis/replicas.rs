@@ -46,7 +46,7 @@ impl About {
     /// Reads the time of the beat, the number of dirty jobs and the version.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, ' ');
-        let seen = micros(parts.next()?)?;
+        let seen = parse_time(parts.next()?)?;
         let dirty = parts.next()?.parse().ok()?;
         Some(Self { seen, dirty, version: parts.next()?.to_owned() })
     }
@@ -57,10 +57,10 @@ impl Beats {
         let mut beats = Self { now, ..Self::default() };
         for (field, value) in fields {
             match field.split_once(':') {
-                Some(("mark", process)) => beats.of(process).mark = micros(&value),
+                Some(("mark", process)) => beats.of(process).mark = parse_time(&value),
                 Some(("about", process)) => beats.of(process).about = About::parse(&value),
-                None if field == "last" => beats.last = micros(&value),
-                None if field == "heard_since" => beats.heard_since = micros(&value),
+                None if field == "last" => beats.last = parse_time(&value),
+                None if field == "heard_since" => beats.heard_since = parse_time(&value),
                 _ => {}
             }
         }
@@ -109,7 +109,7 @@ fn replicas(partitions: &[Beats]) -> Vec<ReplicaStats> {
     replicas.into_values().collect()
 }
 
-fn micros(text: &str) -> Option<Timestamp> {
+fn parse_time(text: &str) -> Option<Timestamp> {
     text.parse().ok().map(Timestamp::from_micros)
 }
 

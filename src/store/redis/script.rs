@@ -176,7 +176,7 @@ impl<'a> Write<'a> {
         self.add_fields(command, &moves, fields);
         if let Some(terms) = terms {
             for time in [terms.wait, terms.bound, terms.silence] {
-                command.arg(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+                command.arg(micros(time));
             }
             command.arg(text(terms.since)).arg(u8::from(terms.postpones));
         }
@@ -281,6 +281,11 @@ impl<'a> Write<'a> {
         let before = self.previous.filter(|_| !self.is_another_incarnation()).and_then(|there| there.durable_time);
         job.durable_time.or(before).map_or_else(|| "now".to_owned(), |time| text(Some(time)))
     }
+}
+
+/// Returns a duration in microseconds, as scripts take it.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn text(time: Option<Timestamp>) -> String {
