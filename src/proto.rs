@@ -1,18 +1,11 @@
 //! Generated messages, clients and servers of `proto/`, and messages that are encoded by hand.
 
 mod codec;
-mod document;
 mod event;
 
 pub use codec::Codec;
-pub use document::EncodedStruct;
 pub use event::EncodedEvent;
-
-/// `jobtrack.v1`: the services of jobtrack.
-#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
-pub mod v1 {
-    tonic::include_proto!("jobtrack.v1");
-}
+pub use jobtrack_client::proto::{EncodedStruct, v1};
 
 /// `grpc.health.v1`: the standard health protocol, with List.
 #[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]

@@ -147,8 +147,8 @@ tests/npm.sh "$target/node" tests/acceptance/node
 alone=(outage::{redis_failover,redis_link::large,faults::{load,many,silent}}::)
 # What lasts as long as leases and outages do, and waits most of that time, does so side by side.
 waiting=(outage::liveness::)
-cargo test --locked -- "${alone[@]/#/--skip=}" "${waiting[@]/#/--skip=}"
+cargo test --locked --workspace -- "${alone[@]/#/--skip=}" "${waiting[@]/#/--skip=}"
 cargo test --locked --test it -- "${waiting[@]}" --test-threads 8
 cargo test --locked --test it -- "${alone[@]}" --test-threads 1
-cargo build --locked
+cargo build --locked --workspace --bins --examples
 "$target/venv/bin/python" tests/acceptance

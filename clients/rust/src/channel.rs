@@ -1,0 +1,182 @@
+//! Connections to the replicas of a tracker, and calls that are repeated where that is safe.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{
+    Code, Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
+
+use crate::{Error, pause::Pause, proto::v1::job_service_client::JobServiceClient};
+
+/// Maximum number of times that a call is sent.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// Tokens of a full retry budget. A failed call takes one, a successful call gives a tenth of one back, and no call is
+/// repeated while half of them are missing: repeated calls must not keep an overloaded server from recovering.
+const RETRY_TOKENS: u32 = 100;
+
+/// Tenths of a token.
+const TENTHS: u32 = 10;
+
+/// Maximum size of an answer in bytes: the server sends at most 4 MiB, and a job beside it.
+const ANSWER_MAX: usize = 8 << 20;
+
+/// The source of the token that calls carry.
+#[derive(Clone, Debug)]
+pub(crate) enum Token {
+    /// Calls are anonymous, or the client has a certificate.
+    None,
+    /// This one.
+    Fixed(MetadataValue<Ascii>),
+    /// The one in this file, which is read for each call: tokens are replaced while a worker runs.
+    File(PathBuf),
+}
+
+/// How often a call may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// A second execution does no harm.
+    Safe,
+    /// Only calls that no server can have received are sent again.
+    Unsent,
+}
+
+/// The connections of a [`Tracker`](crate::Tracker).
+#[derive(Debug)]
+pub(crate) struct Connections {
+    /// One for each replica, at least one.
+    pub channels: Vec<Channel>,
+    /// Number of the one in use.
+    pub current: AtomicUsize,
+    /// The source of the token.
+    pub token: Token,
+    /// Maximum time of a call, with its repetitions.
+    pub timeout: Duration,
+    /// Whether calls wait for a server that can't be reached.
+    pub wait_for_ready: bool,
+    /// What is left of the retry budget, in tenths of a token.
+    pub budget: AtomicU32,
+}
+
+impl Connections {
+    /// Returns connections with a full retry budget.
+    pub fn new(channels: Vec<Channel>, token: Token, timeout: Duration, wait_for_ready: bool) -> Self {
+        debug_assert!(!channels.is_empty());
+        let budget = AtomicU32::new(RETRY_TOKENS * TENTHS);
+        Self { channels, current: AtomicUsize::new(0), token, timeout, wait_for_ready, budget }
+    }
+
+    /// Returns the channel in use.
+    pub fn channel(&self) -> Channel {
+        self.channels[self.current.load(Relaxed) % self.channels.len()].clone()
+    }
+
+    /// Returns a client of the channel in use.
+    pub fn jobs(&self) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channel()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// Uses the next replica from now on.
+    pub fn rotate(&self) {
+        self.current.fetch_add(1, Relaxed);
+    }
+
+    /// Returns a request with the credentials of the caller.
+    pub fn request<T>(&self, message: T) -> Result<Request<T>, Error> {
+        let mut request = Request::new(message);
+        let value = match &self.token {
+            Token::None => return Ok(request),
+            Token::Fixed(value) => value.clone(),
+            Token::File(path) => {
+                let token = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+                bearer(token.trim()).ok_or_else(|| unreadable(path, &"it is not a token"))?
+            }
+        };
+        request.metadata_mut().insert("authorization", value);
+        Ok(request)
+    }
+
+    /// Sends a call, and sends it again after errors that pass, until it is answered or its time is over.
+    pub async fn call<T: Clone, R>(
+        &self,
+        repeat: Repeat,
+        message: T,
+        send: impl AsyncFn(JobServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
+    ) -> Result<R, Error> {
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = Pause::new(Duration::from_millis(100), Duration::from_secs(2));
+        let mut sent = 0;
+        let mut last = None;
+        loop {
+            let mut request = self.request(message.clone())?;
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            let Ok(answer) = timeout_at(deadline, send(self.jobs(), request)).await else {
+                return Err(last.unwrap_or_else(|| self.timed_out()));
+            };
+            let error = match answer {
+                Ok(answer) => {
+                    self.succeeded();
+                    return Ok(answer.into_inner());
+                }
+                Err(status) => Error::from(status),
+            };
+            sent += u32::from(!error.is_unsent);
+            if !self.is_repeatable(&error, repeat, sent) {
+                return Err(error);
+            }
+            self.rotate();
+            let next = Instant::now() + error.retry_after.unwrap_or_else(|| pause.next());
+            if next >= deadline {
+                return Err(error);
+            }
+            last = Some(error);
+            sleep(next - Instant::now()).await;
+        }
+    }
+
+    /// Returns whether a call that failed with this error, after it was sent so often, is sent again.
+    fn is_repeatable(&self, error: &Error, repeat: Repeat, sent: u32) -> bool {
+        if error.is_unsent {
+            return self.wait_for_ready;
+        }
+        let is_within_budget = self.failed();
+        error.code == Code::Unavailable && repeat == Repeat::Safe && sent < ATTEMPTS_MAX && is_within_budget
+    }
+
+    /// Takes a failed call from the retry budget. Returns whether calls may be repeated.
+    fn failed(&self) -> bool {
+        let take = |left: u32| Some(left.saturating_sub(TENTHS));
+        let left = self.budget.fetch_update(Relaxed, Relaxed, take).unwrap_or_default();
+        left > RETRY_TOKENS * TENTHS / 2
+    }
+
+    /// Gives back a part of the retry budget after a successful call.
+    fn succeeded(&self) {
+        let give = |left: u32| (left < RETRY_TOKENS * TENTHS).then_some(left + 1);
+        // An error says that the budget is full.
+        _ = self.budget.fetch_update(Relaxed, Relaxed, give);
+    }
+
+    fn timed_out(&self) -> Error {
+        Error::new(Code::DeadlineExceeded, "", format!("no answer within {:?}", self.timeout))
+    }
+}
+
+/// Returns the header of a bearer token, unless it has characters that a header can't hold.
+pub(crate) fn bearer(token: &str) -> Option<MetadataValue<Ascii>> {
+    let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().ok().filter(|_| !token.is_empty())?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn unreadable(path: &std::path::Path, error: &dyn std::fmt::Display) -> Error {
+    Error::new(Code::Unauthenticated, "TOKEN_FILE", format!("token file {}: {error}", path.display()))
+}

@@ -1,0 +1,118 @@
+//! Errors of calls.
+
+use std::{collections::HashMap, error, fmt, time::Duration};
+
+use tonic::{Code, ConnectError, Status};
+use tonic_types::StatusExt;
+
+/// An error of a call: what the server answered, or why it could not be asked.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Error {
+    /// gRPC code.
+    pub code: Code,
+    /// Identifies the error, in `UPPER_SNAKE_CASE`: `JOB_NOT_FOUND`, `STALE_ATTEMPT`. Empty if the server gave none.
+    pub reason: String,
+    /// The error, for people.
+    pub message: String,
+    /// Every variable part of the error, by name.
+    pub metadata: HashMap<String, String>,
+    /// The invalid fields of the request.
+    pub violations: Vec<Violation>,
+    /// Time after which the call may be repeated, if the server named one.
+    pub retry_after: Option<Duration>,
+    /// No connection could be made, so the server has not seen the call.
+    pub is_unsent: bool,
+}
+
+/// An invalid field of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Name of the field: `filter.labels`.
+    pub field: String,
+    /// What the field must be.
+    pub description: String,
+}
+
+impl Error {
+    /// Makes an error of this library.
+    pub(crate) fn new(code: Code, reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason: reason.to_owned(),
+            message: message.into(),
+            metadata: HashMap::new(),
+            violations: Vec::new(),
+            retry_after: None,
+            is_unsent: false,
+        }
+    }
+
+    /// Returns whether the same call may succeed later: the server was unavailable, or too slow, or had no room.
+    pub fn is_transient(&self) -> bool {
+        match self.code {
+            Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unknown | Code::Cancelled => true,
+            Code::ResourceExhausted => self.retry_after.is_some(),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.message)?;
+        if !self.reason.is_empty() {
+            write!(f, " ({})", self.reason)?;
+        }
+        // The message names the first field only.
+        for violation in self.violations.iter().skip(1) {
+            write!(f, "; {}: {}", violation.field, violation.description)?;
+        }
+        Ok(())
+    }
+}
+
+impl error::Error for Error {}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let (reason, metadata) =
+            details.error_info().map(|info| (info.reason.clone(), info.metadata.clone())).unwrap_or_default();
+        let violations = details.bad_request().map_or(&[][..], |request| &request.field_violations);
+        let violations = violations
+            .iter()
+            .map(|violation| Violation { field: violation.field.clone(), description: violation.description.clone() });
+        let connect = find::<ConnectError>(&status);
+        Self {
+            code: status.code(),
+            reason,
+            message: connect
+                .map_or_else(|| status.message().to_owned(), |error| format!("can't connect: {}", root(error))),
+            metadata,
+            violations: violations.collect(),
+            retry_after: details.retry_info().and_then(|info| info.retry_delay),
+            is_unsent: connect.is_some(),
+        }
+    }
+}
+
+/// Returns the error of type `T` that caused this one.
+fn find<'a, T: error::Error + 'static>(error: &'a (dyn error::Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Returns the first cause of an error.
+fn root<'a>(mut error: &'a (dyn error::Error + 'static)) -> &'a (dyn error::Error + 'static) {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
+}

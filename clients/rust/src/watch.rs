@@ -1,0 +1,349 @@
+//! Watching jobs: streams that resume by themselves.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Status, Streaming};
+
+use crate::{
+    Error, Job, Tracker,
+    pause::Pause,
+    proto::v1::{
+        Event as Kind, JobFilter, Removal, View, WatchJobRequest, WatchJobResponse, WatchJobsRequest, WatchJobsResponse,
+    },
+};
+
+/// Time without news after which the server sends a bookmark.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Time without a message after which a stream is dead.
+const SILENCE_MAX: Duration = Duration::from_secs(50);
+
+/// Codes after which opening a stream again is no use.
+const FINAL: [Code; 6] = [
+    Code::NotFound,
+    Code::InvalidArgument,
+    Code::PermissionDenied,
+    Code::Unauthenticated,
+    Code::Unimplemented,
+    Code::FailedPrecondition,
+];
+
+/// News of a watched job.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The job as it is now.
+    Job {
+        /// The job.
+        job: Job,
+        /// Number of versions between this one and the last one of this stream.
+        skipped: i64,
+        /// What is known from earlier events of the stream no longer counts.
+        reset: bool,
+    },
+    /// The job is gone.
+    Removed {
+        /// Its last known version, without documents and texts.
+        job: Job,
+        /// The reason.
+        removal: Removal,
+    },
+    /// All jobs that match were sent; changes follow. Only of [`WatchMany`].
+    Synced,
+}
+
+/// A message of either stream.
+struct Message {
+    kind: Kind,
+    job: Job,
+    skipped: i64,
+    resume_token: String,
+    reset: bool,
+    removal: Removal,
+    snapshot_pending: bool,
+}
+
+impl From<WatchJobResponse> for Message {
+    fn from(from: WatchJobResponse) -> Self {
+        let (kind, removal) = (from.event(), from.removal());
+        let WatchJobResponse { job, skipped, resume_token, reset, .. } = from;
+        Self { kind, job: job.unwrap_or_default(), skipped, resume_token, reset, removal, snapshot_pending: false }
+    }
+}
+
+impl From<WatchJobsResponse> for Message {
+    fn from(from: WatchJobsResponse) -> Self {
+        let (kind, removal) = (from.event(), from.removal());
+        let WatchJobsResponse { job, skipped, resume_token, reset, snapshot_pending, .. } = from;
+        Self { kind, job: job.unwrap_or_default(), skipped, resume_token, reset, removal, snapshot_pending }
+    }
+}
+
+/// The stream of one connection.
+enum Incoming {
+    One(Streaming<WatchJobResponse>),
+    Many(Streaming<WatchJobsResponse>),
+}
+
+impl Incoming {
+    async fn message(&mut self) -> Result<Option<Message>, Status> {
+        Ok(match self {
+            Self::One(stream) => stream.message().await?.map(Message::from),
+            Self::Many(stream) => stream.message().await?.map(Message::from),
+        })
+    }
+}
+
+/// What is watched.
+enum Request {
+    One(WatchJobRequest),
+    Many(WatchJobsRequest),
+}
+
+impl Request {
+    fn set_token(&mut self, token: String) {
+        match self {
+            Self::One(request) => request.resume_token = token,
+            Self::Many(request) => request.resume_token = token,
+        }
+    }
+}
+
+/// A stream that opens itself again.
+struct Watcher {
+    tracker: Tracker,
+    request: Request,
+    incoming: Option<Incoming>,
+    pause: Pause,
+    has_ended: bool,
+}
+
+impl Watcher {
+    fn new(tracker: Tracker, request: Request) -> Self {
+        let pause = Pause::new(Duration::from_millis(200), Duration::from_secs(2));
+        Self { tracker, request, incoming: None, pause, has_ended: false }
+    }
+
+    /// Returns the next event, and this watcher for the one after it. `None` after the end of the stream.
+    async fn next(mut self) -> (Option<Result<Event, Error>>, Self) {
+        while !self.has_ended {
+            match self.message().await {
+                Ok(Some(message)) => {
+                    self.pause.reset();
+                    self.request.set_token(message.resume_token.clone());
+                    if let Some(event) = event(message) {
+                        return (Some(Ok(event)), self);
+                    }
+                }
+                // The stream of one job ends after the end of the job.
+                Ok(None) if matches!(self.request, Request::One(_)) => self.has_ended = true,
+                Ok(None) => self.reconnect().await,
+                Err(error) if FINAL.contains(&error.code) => {
+                    self.has_ended = true;
+                    return (Some(Err(error)), self);
+                }
+                Err(_) => self.reconnect().await,
+            }
+        }
+        (None, self)
+    }
+
+    /// Returns the next message; opens the stream if it is not open.
+    async fn message(&mut self) -> Result<Option<Message>, Error> {
+        let silent = |_| Error::new(Code::DeadlineExceeded, "", format!("the server is silent for {SILENCE_MAX:?}"));
+        let incoming = match &mut self.incoming {
+            Some(incoming) => incoming,
+            closed => closed.insert(timeout(SILENCE_MAX, open(&self.tracker, &self.request)).await.map_err(silent)??),
+        };
+        Ok(timeout(SILENCE_MAX, incoming.message()).await.map_err(silent)??)
+    }
+
+    /// Waits a moment, and has the next message come from another replica, if there are several.
+    async fn reconnect(&mut self) {
+        self.incoming = None;
+        self.tracker.connections.rotate();
+        sleep(self.pause.next()).await;
+    }
+}
+
+async fn open(tracker: &Tracker, request: &Request) -> Result<Incoming, Error> {
+    let mut jobs = tracker.connections.jobs();
+    Ok(match request {
+        Request::One(request) => {
+            Incoming::One(jobs.watch_job(tracker.connections.request(request.clone())?).await?.into_inner())
+        }
+        Request::Many(request) => {
+            Incoming::Many(jobs.watch_jobs(tracker.connections.request(request.clone())?).await?.into_inner())
+        }
+    })
+}
+
+/// Returns the event that a caller learns of.
+fn event(message: Message) -> Option<Event> {
+    let Message { kind, job, skipped, reset, removal, snapshot_pending, .. } = message;
+    match kind {
+        Kind::Snapshot | Kind::Update => Some(Event::Job { job, skipped, reset }),
+        Kind::Removed => Some(Event::Removed { job, removal }),
+        Kind::Bookmark if !snapshot_pending => Some(Event::Synced),
+        Kind::Bookmark | Kind::Unspecified => None,
+    }
+}
+
+type Step = Pin<Box<dyn Future<Output = (Option<Result<Event, Error>>, Watcher)> + Send>>;
+
+/// A watcher before, while and after it looks for its next event.
+enum Progress {
+    Idle(Box<Watcher>),
+    Waiting(Step),
+    Ended,
+}
+
+impl Progress {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
+        loop {
+            *self = match std::mem::replace(self, Self::Ended) {
+                Self::Idle(watcher) => Self::Waiting(Box::pin(watcher.next())),
+                Self::Waiting(mut step) => {
+                    let Poll::Ready((event, watcher)) = step.as_mut().poll(context) else {
+                        *self = Self::Waiting(step);
+                        return Poll::Pending;
+                    };
+                    if event.is_some() {
+                        *self = Self::Idle(Box::new(watcher));
+                    }
+                    return Poll::Ready(event);
+                }
+                Self::Ended => return Poll::Ready(None),
+            };
+        }
+    }
+}
+
+/// The versions of one job, as they come, to its end. A stream that breaks is opened again at the version after the last
+/// one, on another replica if there are several; it fails only for what does not pass: the job does not exist, or the
+/// caller may not see it.
+pub struct Watch(Progress);
+
+impl Watch {
+    pub(crate) fn new(tracker: Tracker, job_id: String) -> Self {
+        let bookmark_interval = BOOKMARK_INTERVAL.try_into().ok();
+        let request = WatchJobRequest { job_id, bookmark_interval, ..Default::default() };
+        Self(Progress::Idle(Box::new(Watcher::new(tracker, Request::One(request)))))
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut WatchJobRequest)) -> Self {
+        // A stream that was polled has sent its request.
+        if let Progress::Idle(watcher) = &mut self.0
+            && let Request::One(request) = &mut watcher.request
+        {
+            change(request);
+        }
+        self
+    }
+
+    /// Sets the least time between two versions. Another state, a cancellation and the end are never held back.
+    pub fn min_interval(self, interval: Duration) -> Self {
+        self.change(|request| request.min_interval = interval.try_into().ok())
+    }
+
+    /// Leaves out `result`, `metadata` and `details`.
+    pub fn without_documents(self) -> Self {
+        self.change(|request| request.set_view(View::Basic))
+    }
+
+    /// Returns the next event; `None` after the end of the job.
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        loop {
+            match poll_fn(|context| self.0.poll_next(context)).await {
+                // The stream of one job begins with the job.
+                Some(Ok(Event::Synced)) => {}
+                event => return event,
+            }
+        }
+    }
+
+    /// Waits for the end of the job and returns it.
+    pub async fn end(mut self) -> Result<Job, Error> {
+        let mut last = None;
+        while let Some(event) = self.next().await {
+            match event? {
+                Event::Job { job, .. } => last = Some(job),
+                Event::Removed { job, .. } => {
+                    let gone = format!("job {:?} was deleted or has expired", job.id);
+                    return Err(Error::new(Code::NotFound, "JOB_REMOVED", gone));
+                }
+                Event::Synced => {}
+            }
+        }
+        last.ok_or_else(|| Error::new(Code::Internal, "", "the stream ended without an event"))
+    }
+}
+
+impl Stream for Watch {
+    type Item = Result<Event, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match ready!(self.0.poll_next(context)) {
+                Some(Ok(Event::Synced)) => {}
+                event => return Poll::Ready(event),
+            }
+        }
+    }
+}
+
+/// The jobs that match a filter, then their changes. A stream that breaks is opened again, and goes on where it was.
+pub struct WatchMany(Progress);
+
+impl WatchMany {
+    pub(crate) fn new(tracker: Tracker, filter: JobFilter) -> Self {
+        let bookmark_interval = BOOKMARK_INTERVAL.try_into().ok();
+        let view = View::Basic.into();
+        let request = WatchJobsRequest { filter: Some(filter), bookmark_interval, view, ..Default::default() };
+        Self(Progress::Idle(Box::new(Watcher::new(tracker, Request::Many(request)))))
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut WatchJobsRequest)) -> Self {
+        if let Progress::Idle(watcher) = &mut self.0
+            && let Request::Many(request) = &mut watcher.request
+        {
+            change(request);
+        }
+        self
+    }
+
+    /// Watches only these jobs, at most 1000. Ids that do not exist yet are watched, too.
+    pub fn ids(self, ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.change(|request| request.job_ids = ids.into_iter().map(Into::into).collect())
+    }
+
+    /// Sets the least time between two versions of a job. Another state, a cancellation and the end are never held back.
+    pub fn min_interval(self, interval: Duration) -> Self {
+        self.change(|request| request.min_interval = interval.try_into().ok())
+    }
+
+    /// Adds `result`, `metadata` and `details`.
+    pub fn with_documents(self) -> Self {
+        self.change(|request| request.set_view(View::Full))
+    }
+
+    /// Returns the next event. `None` after an error that does not pass.
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        poll_fn(|context| self.0.poll_next(context)).await
+    }
+}
+
+impl Stream for WatchMany {
+    type Item = Result<Event, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next(context)
+    }
+}

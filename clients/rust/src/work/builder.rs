@@ -1,0 +1,166 @@
+//! Starting to work on a job.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{spawn, sync::oneshot, time::timeout};
+use uuid::Uuid;
+
+use super::{
+    Work,
+    reporter::{Claimer, Reporter},
+    shared::Shared,
+};
+use crate::{
+    Error, Tracker,
+    proto::v1::{CreateJobRequest, StartAttemptRequest},
+};
+
+/// Default of the least time between two reports.
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Default of the maximum time for the last report and the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Maximum time that the work waits for the claim, unless it is strict.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Told when the tracker is unavailable, with the error, and when it is available again.
+pub type OnTrouble = Arc<dyn Fn(Option<&Error>) + Send + Sync>;
+
+/// How to work on a job.
+#[derive(Clone)]
+pub struct WorkBuilder {
+    tracker: Tracker,
+    /// Creates the job first.
+    create: Option<Result<CreateJobRequest, Error>>,
+    start: StartAttemptRequest,
+    strict: bool,
+    report_interval: Duration,
+    flush_timeout: Duration,
+    on_trouble: Option<OnTrouble>,
+}
+
+impl fmt::Debug for WorkBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkBuilder").field("create", &self.create).field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+impl WorkBuilder {
+    fn new(tracker: Tracker, job_id: String, create: Option<Result<CreateJobRequest, Error>>) -> Self {
+        let start = StartAttemptRequest { job_id, request_id: Uuid::new_v4().to_string(), ..Default::default() };
+        Self {
+            tracker,
+            create,
+            start,
+            strict: false,
+            report_interval: REPORT_INTERVAL,
+            flush_timeout: FLUSH_TIMEOUT,
+            on_trouble: None,
+        }
+    }
+
+    pub(crate) fn of_job(tracker: Tracker, job_id: String) -> Self {
+        Self::new(tracker, job_id, None)
+    }
+
+    pub(crate) fn of_new_job(tracker: Tracker, create: Result<CreateJobRequest, Error>) -> Self {
+        let job_id = create.as_ref().map(|create| create.job_id.clone()).unwrap_or_default();
+        Self::new(tracker, job_id, Some(create))
+    }
+
+    /// Sets the name of this worker.
+    pub fn worker(mut self, worker: impl Into<String>) -> Self {
+        self.start.worker = worker.into();
+        self
+    }
+
+    /// Replaces the id of the claim. A queue's id of the delivery is a good one: a worker that starts again with it gets
+    /// the same attempt.
+    pub fn request_id(mut self, id: impl Into<String>) -> Self {
+        self.start.request_id = id.into();
+        self
+    }
+
+    /// Sets the lease of the job: the time without a report after which this worker counts as lost. Heartbeats are sent
+    /// after a third of it.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.start.lease_timeout = lease.try_into().ok();
+        self
+    }
+
+    /// Ends an attempt that is running, whoever runs it.
+    pub fn takeover(mut self, takeover: bool) -> Self {
+        self.start.takeover = takeover;
+        self
+    }
+
+    /// Sets the least time between two reports. Default: 0.5 s.
+    pub fn report_interval(mut self, interval: Duration) -> Self {
+        self.report_interval = interval;
+        self
+    }
+
+    /// Sets the maximum time for the last report and the end. Default: 5 s.
+    pub fn flush_timeout(mut self, timeout: Duration) -> Self {
+        self.flush_timeout = timeout;
+        self
+    }
+
+    /// Lets [`start`](Self::start) fail if the tracker is unavailable. Otherwise the work begins, and the claim is made
+    /// when the tracker is available.
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
+    /// Sets a function that is called with an error when the tracker becomes unavailable, and with `None` when it is
+    /// available again. It must not block.
+    pub fn on_trouble(mut self, told: impl Fn(Option<&Error>) + Send + Sync + 'static) -> Self {
+        self.on_trouble = Some(Arc::new(told));
+        self
+    }
+
+    /// Claims the next attempt of the job. An error says that the work must not begin: the job does not exist, has ended,
+    /// or another worker runs it (`ATTEMPT_RUNNING`). If the tracker is unavailable, the work begins without it, unless
+    /// it is [`strict`](Self::strict).
+    pub async fn start(self) -> Result<Work, Error> {
+        let claimer = self.claimer()?;
+        if self.strict {
+            let claimed = claimer.claim().await?;
+            return Ok(self.spawn(claimer, Some(claimed)));
+        }
+        match timeout(CLAIM_TIMEOUT, claimer.claim()).await {
+            Ok(Ok(claimed)) => Ok(self.spawn(claimer, Some(claimed))),
+            Ok(Err(error)) if !error.is_transient() => Err(error),
+            _ => Ok(self.spawn(claimer, None)),
+        }
+    }
+
+    /// Begins without waiting for the tracker, which is asked beside the work. If it refuses the claim,
+    /// [`Work::cancelled`] says so. Must be called within a tokio runtime.
+    pub fn start_detached(self) -> Result<Work, Error> {
+        let claimer = self.claimer()?;
+        Ok(self.spawn(claimer, None))
+    }
+
+    fn claimer(&self) -> Result<Claimer, Error> {
+        Ok(Claimer {
+            tracker: self.tracker.clone(),
+            create: self.create.clone().transpose()?,
+            start: self.start.clone(),
+        })
+    }
+
+    fn spawn(self, claimer: Claimer, claimed: Option<super::reporter::Claim>) -> Work {
+        let shared = Arc::new(Shared::new(self.start.job_id));
+        let (done, ended) = oneshot::channel();
+        let reporter = Reporter::new(shared.clone(), claimer, self.report_interval, self.on_trouble);
+        let flush_timeout = self.flush_timeout;
+        spawn(async move {
+            // Nobody waits for the answer after a drop.
+            _ = done.send(reporter.run(claimed, flush_timeout).await);
+        });
+        Work { shared, ended: Some(ended) }
+    }
+}

@@ -1,0 +1,167 @@
+//! The state that a worker shares with the task that reports for it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+
+use super::Report;
+use crate::{
+    Error,
+    proto::{EncodedStruct, v1::Failure},
+};
+
+/// Why a worker is to stop.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Stop {
+    /// Somebody requested the cancellation. End with [`confirm_cancel`](super::Work::confirm_cancel) once the work is
+    /// stopped; to end well all the same is allowed.
+    Requested {
+        /// The reason that was given; may be empty.
+        reason: String,
+        /// The requester; may be empty.
+        requester: String,
+    },
+    /// The attempt is not this worker's any more: another one took it over, or the job has ended or was deleted. Its
+    /// reports have no effect.
+    Fenced(Error),
+    /// The server refused the claim or a report for good.
+    Refused(Error),
+}
+
+/// How an attempt ends.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Complete(Option<EncodedStruct>),
+    Fail {
+        failure: Failure,
+        retry: bool,
+    },
+    ConfirmCancel(Option<String>),
+    /// The worker dropped the work.
+    Abandon {
+        is_panic: bool,
+    },
+}
+
+/// The claim of an attempt.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub attempt: i32,
+    pub claim: String,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Shared {
+    pub job_id: String,
+    state: Mutex<State>,
+    /// Wakes the task that reports: there is something to send.
+    pub reported: Notify,
+    outcome: watch::Sender<Option<Outcome>>,
+    stop: watch::Sender<Option<Stop>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What is to be sent.
+    report: Option<Report>,
+    claimed: Option<Claimed>,
+    /// The last error, while the tracker is unavailable.
+    trouble: Option<Error>,
+}
+
+impl Shared {
+    pub fn new(job_id: String) -> Self {
+        let (outcome, stop) = (watch::Sender::new(None), watch::Sender::new(None));
+        Self { job_id, state: Mutex::default(), reported: Notify::new(), outcome, stop }
+    }
+
+    /// No code panics while it holds the lock, and the state is valid between any two statements.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn report(&self, report: Report) {
+        self.state().report.get_or_insert_default().merge(report);
+        self.reported.notify_one();
+    }
+
+    /// Puts a report back that could not be sent, under those that came meanwhile.
+    pub fn put_back(&self, mut report: Report) {
+        let mut state = self.state();
+        if let Some(later) = state.report.take() {
+            report.merge(later);
+        }
+        state.report = Some(report);
+    }
+
+    pub fn take_report(&self) -> Option<Report> {
+        self.state().report.take()
+    }
+
+    pub fn has_report(&self) -> bool {
+        self.state().report.is_some()
+    }
+
+    /// Ends the attempt, unless it has ended.
+    pub fn end(&self, outcome: Outcome) {
+        self.outcome.send_if_modified(|now| {
+            let is_first = now.is_none();
+            now.get_or_insert(outcome);
+            is_first
+        });
+    }
+
+    /// Waits for the end of the attempt.
+    pub async fn outcome(&self) -> Outcome {
+        wait(&self.outcome).await
+    }
+
+    pub fn claimed(&self) -> Option<Claimed> {
+        self.state().claimed.clone()
+    }
+
+    pub fn set_claimed(&self, claimed: Claimed) {
+        self.state().claimed = Some(claimed);
+    }
+
+    pub fn trouble(&self) -> Option<Error> {
+        self.state().trouble.clone()
+    }
+
+    /// Notes whether the tracker is unavailable. Returns whether that is new.
+    pub fn set_trouble(&self, trouble: Option<Error>) -> bool {
+        let mut state = self.state();
+        let is_new = state.trouble.is_some() != trouble.is_some();
+        state.trouble = trouble;
+        is_new
+    }
+
+    /// Tells the worker to stop. The first reason is kept, but the loss of the attempt replaces a request.
+    pub fn stop(&self, stop: Stop) {
+        self.stop.send_if_modified(|now| {
+            let is_news = matches!((&now, &stop), (None, _) | (Some(Stop::Requested { .. }), Stop::Fenced(_)));
+            if is_news {
+                *now = Some(stop);
+            }
+            is_news
+        });
+    }
+
+    pub fn stop_reason(&self) -> Option<Stop> {
+        self.stop.borrow().clone()
+    }
+
+    pub async fn stopped(&self) -> Stop {
+        wait(&self.stop).await
+    }
+}
+
+/// Waits for the value.
+async fn wait<T: Clone>(sender: &watch::Sender<Option<T>>) -> T {
+    let mut receiver = sender.subscribe();
+    let value = receiver.wait_for(Option::is_some).await.ok().and_then(|value| value.clone());
+    let Some(value) = value else { unreachable!("the sender is borrowed, and the value was just tested") };
+    value
+}

@@ -1,0 +1,3 @@
+//! The client libraries against real servers.
+
+mod rust;
