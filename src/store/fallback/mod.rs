@@ -8,8 +8,8 @@
 //! what was accepted before and during the comparison is pushed job by job. A write that fails alone concerns its job
 //! alone.
 //!
-//! The store is composed of parts that own their state: [`LocalCache`] the entries, [`Pusher`] the pushes under way,
-//! [`Reconciler`] the return of partitions, [`Reports`] the outcomes.
+//! The store is composed of parts that own their state: `LocalCache` the entries, `Pusher` the pushes under way,
+//! `Reconciler` the return of partitions, `Reports` the outcomes.
 
 mod cache;
 mod entries;

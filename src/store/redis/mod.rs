@@ -7,9 +7,9 @@
 //! arrive it waits on, up to four times the limit or 5 s (`connection/command_wait.rs`). After a command without an
 //! answer it is unknown whether Redis executed it.
 //!
-//! The store is composed of parts, each of which has its own state: [`Client`] the connections, [`Feed`] the commits that
-//! are known and announced, [`Monitor`] the known state of Redis. [`Reader`], [`Lists`], [`DueSets`] and [`Writer`] carry
-//! out calls, [`Prober`] and [`Subscriber`] run beside them.
+//! The store is composed of parts, each of which has its own state: `Client` the connections, `Feed` the commits that
+//! are known and announced, `Monitor` the known state of Redis. `Reader`, `Lists`, `DueSets` and `Writer` carry
+//! out calls, `Prober` and `Subscriber` run beside them.
 
 mod client;
 mod connection;

@@ -8,11 +8,15 @@ use std::{
     time::Duration,
 };
 
-use jobtrack_client::{Code, Event, Failure, Job, Report, State, Stop, Tracker, Work};
+use jobtrack_client::{Code, Event, Failure, Job, JobFilter, Report, State, Stop, Tracker, Work};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::support::{Server, process::Process, redis::Redis};
+use crate::support::{
+    Server,
+    process::{Process, command},
+    redis::{Redis, next_port},
+};
 
 /// Maximum wait for what is expected; far longer than it takes.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,9 +33,9 @@ async fn work(tracker: &Tracker) -> Work {
     tracker.create("test.work").lease(Duration::from_secs(30)).work().start().await.expect("it is claimed")
 }
 
-/// Waits until a version of the job is so.
+/// Waits until a version of the job is so. The job may not exist yet.
 async fn until(tracker: &Tracker, id: &str, is_so: impl Fn(&Job) -> bool) -> Job {
-    let mut watch = tracker.watch(id);
+    let mut watch = tracker.watch_many(JobFilter::default()).ids([id]);
     let found = async {
         loop {
             match watch.next().await.expect("it goes on").expect("an event") {
@@ -56,13 +60,9 @@ async fn follow(tracker: &Tracker, id: &str) -> Job {
     last
 }
 
-/// Returns an address that nobody listens on. Its port stays bound, so no other process gets it.
-fn unused() -> (SocketAddr, socket2::Socket) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.set_reuse_port(true).expect("an option of every socket");
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
-    let address = socket.local_addr().expect("it is bound").as_socket().expect("an IP address");
-    (address, socket)
+/// Returns an address that nobody listens on.
+fn unused() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], next_port()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +190,7 @@ async fn dropped_work_ends_its_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn work_begins_without_the_tracker_and_is_told_when_it_is_there() {
-    let (address, _bound) = unused();
+    let address = unused();
     let tracker = Tracker::builder(format!("http://{address}")).connect_lazy().expect("the URL is valid");
     let (told, troubles) = mpsc::channel();
     let job = tracker.create("test.work").id("early").work().on_trouble(move |trouble| {
@@ -203,7 +203,7 @@ async fn work_begins_without_the_tracker_and_is_told_when_it_is_there() {
     let message = trouble.0.expect("it is told").expect("an error");
     assert!(message.contains("can't connect") && message.contains("refused"), "{message}");
 
-    let server = Process::run_on(crate::support::process::command(&[]), &address.to_string());
+    let server = Process::run_on(command(&[]), &address.to_string());
     let job = until(&tracker_at(format!("http://{address}")), "early", |job| job.percent() == Some(75.0)).await;
     assert_eq!((job.attempt, job.state()), (1, State::Running));
     assert_eq!(work.finish(()).await.expect("it ends").state(), State::Succeeded);
@@ -212,7 +212,7 @@ async fn work_begins_without_the_tracker_and_is_told_when_it_is_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strict_work_does_not_begin_without_the_tracker() {
-    let (address, _bound) = unused();
+    let address = unused();
     let tracker = Tracker::builder(format!("http://{address}")).wait_for_ready(false).connect_lazy().expect("a URL");
     let error = tracker.create("test.work").work().strict(true).start().await.expect_err("nobody listens");
     assert_eq!((error.code, error.is_unsent), (Code::Unavailable, true), "{error}");
@@ -232,9 +232,9 @@ async fn end_is_given_up_when_the_server_is_silent() {
 async fn worker_and_watcher_go_on_after_the_server_was_killed() {
     let redis = Redis::start().await;
     let url = redis.url();
-    let (address, _bound) = unused();
+    let address = unused();
     let flags = ["--redis-url", &url];
-    let start = || Process::run_on(crate::support::process::command(&flags), &address.to_string());
+    let start = || Process::run_on(command(&flags), &address.to_string());
     let server = start();
     let tracker = tracker(address);
     let work = work(&tracker).await;
@@ -285,7 +285,7 @@ async fn watch_of_many_sends_what_matches_and_then_changes() {
     let tracker = tracker(server.address);
     let created = tracker.create("test.a").send().await.expect("it is created");
     tracker.create("test.b").send().await.expect("it is created");
-    let filter = jobtrack_client::JobFilter { kind: "test.a".to_owned(), ..Default::default() };
+    let filter = JobFilter { kind: "test.a".to_owned(), ..Default::default() };
     let mut watch = tracker.watch_many(filter);
     let mut next = async || timeout(WAIT_TIMEOUT, watch.next()).await.expect("not silent").expect("it goes on");
     assert!(matches!(next().await, Ok(Event::Job { job, .. }) if job.id == created.id));

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Work,
-    reporter::{Claimer, Reporter},
+    reporter::{Claim, Claimer, Reporter},
     shared::Shared,
 };
 use crate::{
@@ -152,8 +152,11 @@ impl WorkBuilder {
         })
     }
 
-    fn spawn(self, claimer: Claimer, claimed: Option<super::reporter::Claim>) -> Work {
+    fn spawn(self, claimer: Claimer, claimed: Option<Claim>) -> Work {
         let shared = Arc::new(Shared::new(self.start.job_id));
+        if let Some(claim) = &claimed {
+            shared.set_claimed(claim.claimed.clone());
+        }
         let (done, ended) = oneshot::channel();
         let reporter = Reporter::new(shared.clone(), claimer, self.report_interval, self.on_trouble);
         let flush_timeout = self.flush_timeout;

@@ -46,7 +46,7 @@ pub struct Claimer {
 /// A claim that was confirmed.
 #[derive(Debug)]
 pub struct Claim {
-    claimed: Claimed,
+    pub claimed: Claimed,
     job: Job,
 }
 

@@ -348,7 +348,7 @@ fn addresses(servers: &[Redis]) -> String {
 }
 
 /// Returns a port that no other server of this process has.
-fn next_port() -> u16 {
+pub fn next_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(Uuid::new_v4().as_fields().1));
     PORTS + NEXT.fetch_add(1, Relaxed) % PORT_COUNT
 }
