@@ -1,4 +1,4 @@
-//! A worker that counts: `cargo run --package jobtrack-client --example worker -- [JOB_ID]`.
+//! A worker that counts: `cargo run --package jobtrack-client --example worker -- JOB_ID`.
 
 use std::{env, error::Error, time::Duration};
 
@@ -6,10 +6,9 @@ use jobtrack_client::{Report, Tracker};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    let id = env::args().nth(1).ok_or("usage: worker JOB_ID")?;
     let tracker = Tracker::from_env().connect_lazy()?;
-    let job = tracker.create("example.count").lease(Duration::from_secs(30));
-    let job = env::args().nth(1).into_iter().fold(job, |job, id| job.id(id));
-    let work = job.work().start().await?;
+    let work = tracker.create("example.count").id(id).lease(Duration::from_secs(30)).work().start().await?;
     println!("{}", work.job_id());
     for count in 1..=100 {
         tokio::select! {

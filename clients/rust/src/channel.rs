@@ -113,7 +113,7 @@ impl Connections {
     ) -> Result<R, Error> {
         let deadline = Instant::now() + self.timeout;
         let mut pause = Pause::new(Duration::from_millis(100), Duration::from_secs(2));
-        let mut sent = 0;
+        let mut attempts = 0;
         let mut last = None;
         loop {
             let mut request = self.request(message.clone())?;
@@ -128,8 +128,8 @@ impl Connections {
                 }
                 Err(status) => Error::from(status),
             };
-            sent += u32::from(!error.is_unsent);
-            if !self.is_repeatable(&error, repeat, sent) {
+            attempts += u32::from(!error.is_unsent);
+            if !self.is_repeatable(&error, repeat, attempts) {
                 return Err(error);
             }
             self.rotate();
@@ -142,13 +142,13 @@ impl Connections {
         }
     }
 
-    /// Returns whether a call that failed with this error, after it was sent so often, is sent again.
-    fn is_repeatable(&self, error: &Error, repeat: Repeat, sent: u32) -> bool {
+    /// Returns whether a call is sent again that failed with this error, after so many attempts reached a server.
+    fn is_repeatable(&self, error: &Error, repeat: Repeat, attempts: u32) -> bool {
         if error.is_unsent {
             return self.wait_for_ready;
         }
         let is_within_budget = self.failed();
-        error.code == Code::Unavailable && repeat == Repeat::Safe && sent < ATTEMPTS_MAX && is_within_budget
+        error.code == Code::Unavailable && repeat == Repeat::Safe && attempts < ATTEMPTS_MAX && is_within_budget
     }
 
     /// Takes a failed call from the retry budget. Returns whether calls may be repeated.

@@ -1,6 +1,6 @@
 //! Errors of calls.
 
-use std::{collections::HashMap, error, fmt, time::Duration};
+use std::{collections::BTreeMap, error, fmt, time::Duration};
 
 use tonic::{Code, ConnectError, Status};
 use tonic_types::StatusExt;
@@ -16,7 +16,7 @@ pub struct Error {
     /// The error, for people.
     pub message: String,
     /// Every variable part of the error, by name.
-    pub metadata: HashMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
     /// The invalid fields of the request.
     pub violations: Vec<Violation>,
     /// Time after which the call may be repeated, if the server named one.
@@ -41,7 +41,7 @@ impl Error {
             code,
             reason: reason.to_owned(),
             message: message.into(),
-            metadata: HashMap::new(),
+            metadata: BTreeMap::new(),
             violations: Vec::new(),
             retry_after: None,
             is_unsent: false,
@@ -77,8 +77,10 @@ impl error::Error for Error {}
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
-        let (reason, metadata) =
-            details.error_info().map(|info| (info.reason.clone(), info.metadata.clone())).unwrap_or_default();
+        let (reason, metadata) = details
+            .error_info()
+            .map(|info| (info.reason.clone(), info.metadata.clone().into_iter().collect()))
+            .unwrap_or_default();
         let violations = details.bad_request().map_or(&[][..], |request| &request.field_violations);
         let violations = violations
             .iter()

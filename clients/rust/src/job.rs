@@ -126,7 +126,7 @@ fn to_json(from: Value) -> serde_json::Value {
 
 /// Returns a whole number as an integer, as far as a double holds it exactly, so that it fits a field of type `u64`.
 fn number(value: f64) -> serde_json::Value {
-    const EXACT: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
+    const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {
         #[expect(clippy::cast_possible_truncation, reason = "it was just compared")]
         return (value as i64).into();

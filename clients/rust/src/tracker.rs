@@ -1,6 +1,6 @@
 //! A tracker to call, and how it is reached.
 
-use std::{env, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{env, fmt, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -51,7 +51,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(setting: impl Into<String>, problem: impl ToString) -> Self {
+    fn new(setting: impl Into<String>, problem: &dyn fmt::Display) -> Self {
         Self { setting: setting.into(), problem: problem.to_string() }
     }
 }
@@ -99,7 +99,7 @@ impl Builder {
     pub fn connect_lazy(self) -> Result<Tracker, ConfigError> {
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => {
-                Token::Fixed(bearer(token).ok_or_else(|| ConfigError::new("token", "it has invalid characters"))?)
+                Token::Fixed(bearer(token).ok_or_else(|| ConfigError::new("token", &"it has invalid characters"))?)
             }
             (None, Some(path)) => Token::File(path.clone()),
             (None, None) => Token::None,
@@ -113,23 +113,24 @@ impl Builder {
     fn channel(&self, url: &str) -> Result<Channel, ConfigError> {
         let setting = || format!("server {url:?}");
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(ConfigError::new(setting(), "it must be a URL such as http://127.0.0.1:50051, or https://…"));
+            return Err(ConfigError::new(setting(), &"it must be a URL such as http://127.0.0.1:50051, or https://…"));
         }
         let mut endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|error| ConfigError::new(setting(), error))?
+            .map_err(|error| ConfigError::new(setting(), &error))?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1)
             .user_agent(concat!("jobtrack-client/", env!("CARGO_PKG_VERSION")))
-            .map_err(|error| ConfigError::new(setting(), error))?;
+            .map_err(|error| ConfigError::new(setting(), &error))?;
         if url.starts_with("https://") {
-            endpoint = endpoint.tls_config(self.tls()?).map_err(|error| ConfigError::new(setting(), error))?;
+            endpoint = endpoint.tls_config(self.tls()?).map_err(|error| ConfigError::new(setting(), &error))?;
         }
         Ok(endpoint.connect_lazy())
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, ConfigError> {
-        let read = |path: &PathBuf| fs::read(path).map_err(|error| ConfigError::new(path.display().to_string(), error));
+        let read =
+            |path: &PathBuf| fs::read(path).map_err(|error| ConfigError::new(path.display().to_string(), &error));
         let tls = match &self.ca_file {
             Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
             None => ClientTlsConfig::new().with_native_roots(),

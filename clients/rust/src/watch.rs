@@ -104,7 +104,7 @@ impl Incoming {
 /// What is watched.
 enum Request {
     One(WatchJobRequest),
-    Many(WatchJobsRequest),
+    Many(Box<WatchJobsRequest>),
 }
 
 impl Request {
@@ -144,12 +144,11 @@ impl Watcher {
                 }
                 // The stream of one job ends after the end of the job.
                 Ok(None) if matches!(self.request, Request::One(_)) => self.has_ended = true,
-                Ok(None) => self.reconnect().await,
                 Err(error) if FINAL.contains(&error.code) => {
                     self.has_ended = true;
                     return (Some(Err(error)), self);
                 }
-                Err(_) => self.reconnect().await,
+                Ok(None) | Err(_) => self.reconnect().await,
             }
         }
         (None, self)
@@ -179,9 +178,9 @@ async fn open(tracker: &Tracker, request: &Request) -> Result<Incoming, Error> {
         Request::One(request) => {
             Incoming::One(jobs.watch_job(tracker.connections.request(request.clone())?).await?.into_inner())
         }
-        Request::Many(request) => {
-            Incoming::Many(jobs.watch_jobs(tracker.connections.request(request.clone())?).await?.into_inner())
-        }
+        Request::Many(request) => Incoming::Many(
+            jobs.watch_jobs(tracker.connections.request(WatchJobsRequest::clone(request))?).await?.into_inner(),
+        ),
     })
 }
 
@@ -307,7 +306,7 @@ impl WatchMany {
         let bookmark_interval = BOOKMARK_INTERVAL.try_into().ok();
         let view = View::Basic.into();
         let request = WatchJobsRequest { filter: Some(filter), bookmark_interval, view, ..Default::default() };
-        Self(Progress::Idle(Box::new(Watcher::new(tracker, Request::Many(request)))))
+        Self(Progress::Idle(Box::new(Watcher::new(tracker, Request::Many(Box::new(request))))))
     }
 
     fn change(mut self, change: impl FnOnce(&mut WatchJobsRequest)) -> Self {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Work,
-    reporter::{Claim, Claimer, Reporter},
+    reporter::{AttemptStart, Claim, Reporter},
     shared::Shared,
 };
 use crate::{
@@ -125,40 +125,40 @@ impl WorkBuilder {
     /// or another worker runs it (`ATTEMPT_RUNNING`). If the tracker is unavailable, the work begins without it, unless
     /// it is [`strict`](Self::strict).
     pub async fn start(self) -> Result<Work, Error> {
-        let claimer = self.claimer()?;
+        let attempt = self.attempt()?;
         if self.strict {
-            let claimed = claimer.claim().await?;
-            return Ok(self.spawn(claimer, Some(claimed)));
+            let claimed = attempt.claim().await?;
+            return Ok(self.spawn(attempt, Some(claimed)));
         }
-        match timeout(CLAIM_TIMEOUT, claimer.claim()).await {
-            Ok(Ok(claimed)) => Ok(self.spawn(claimer, Some(claimed))),
+        match timeout(CLAIM_TIMEOUT, attempt.claim()).await {
+            Ok(Ok(claimed)) => Ok(self.spawn(attempt, Some(claimed))),
             Ok(Err(error)) if !error.is_transient() => Err(error),
-            _ => Ok(self.spawn(claimer, None)),
+            _ => Ok(self.spawn(attempt, None)),
         }
     }
 
     /// Begins without waiting for the tracker, which is asked beside the work. If it refuses the claim,
     /// [`Work::cancelled`] says so. Must be called within a tokio runtime.
     pub fn start_detached(self) -> Result<Work, Error> {
-        let claimer = self.claimer()?;
-        Ok(self.spawn(claimer, None))
+        let attempt = self.attempt()?;
+        Ok(self.spawn(attempt, None))
     }
 
-    fn claimer(&self) -> Result<Claimer, Error> {
-        Ok(Claimer {
+    fn attempt(&self) -> Result<AttemptStart, Error> {
+        Ok(AttemptStart {
             tracker: self.tracker.clone(),
             create: self.create.clone().transpose()?,
             start: self.start.clone(),
         })
     }
 
-    fn spawn(self, claimer: Claimer, claimed: Option<Claim>) -> Work {
+    fn spawn(self, attempt: AttemptStart, claimed: Option<Claim>) -> Work {
         let shared = Arc::new(Shared::new(self.start.job_id));
         if let Some(claim) = &claimed {
             shared.set_claimed(claim.claimed.clone());
         }
         let (done, ended) = oneshot::channel();
-        let reporter = Reporter::new(shared.clone(), claimer, self.report_interval, self.on_trouble);
+        let reporter = Reporter::new(shared.clone(), attempt, self.report_interval, self.on_trouble);
         let flush_timeout = self.flush_timeout;
         spawn(async move {
             // Nobody waits for the answer after a drop.

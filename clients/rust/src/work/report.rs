@@ -71,7 +71,9 @@ impl Report {
     /// Adds a later report: of two values of a field the later one counts, as if both had been sent.
     pub(crate) fn merge(&mut self, later: Self) {
         let (now, later) = (&mut self.0, later.0);
-        if is_another(now.stage.as_ref(), later.stage.as_ref()) || is_another(now.stage_index, later.stage_index) {
+        if is_another(now.stage.as_ref(), later.stage.as_ref())
+            || is_another(now.stage_index.as_ref(), later.stage_index.as_ref())
+        {
             (now.percent, now.completed, now.total) = (None, None, None);
         }
         // The server derives the percentage from newer numbers.
@@ -93,7 +95,7 @@ impl Report {
 }
 
 /// Returns whether a field changes to another value. A field that is absent now may have any value at the server.
-fn is_another<T: PartialEq>(now: Option<T>, later: Option<T>) -> bool {
+fn is_another<T: PartialEq>(now: Option<&T>, later: Option<&T>) -> bool {
     later.is_some() && later != now
 }
 

@@ -35,9 +35,9 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reasons of errors that say that the attempt is not this worker's any more.
 const FENCED: [&str; 3] = ["STALE_ATTEMPT", "JOB_FINISHED", "JOB_NOT_FOUND"];
 
-/// Claims an attempt.
+/// The requests that begin an attempt.
 #[derive(Clone, Debug)]
-pub struct Claimer {
+pub struct AttemptStart {
     pub tracker: Tracker,
     pub create: Option<CreateJobRequest>,
     pub start: StartAttemptRequest,
@@ -50,7 +50,7 @@ pub struct Claim {
     job: Job,
 }
 
-impl Claimer {
+impl AttemptStart {
     /// Creates the job, if that is wanted, and claims its attempt. May be repeated.
     pub async fn claim(&self) -> Result<Claim, Error> {
         if let Some(request) = &self.create {
@@ -66,7 +66,7 @@ impl Claimer {
 /// See the module.
 pub struct Reporter {
     shared: Arc<Shared>,
-    claimer: Claimer,
+    attempt_start: AttemptStart,
     report_interval: Duration,
     heartbeat_interval: Duration,
     on_trouble: Option<OnTrouble>,
@@ -78,12 +78,20 @@ pub struct Reporter {
 impl Reporter {
     pub fn new(
         shared: Arc<Shared>,
-        claimer: Claimer,
+        attempt_start: AttemptStart,
         report_interval: Duration,
         on_trouble: Option<OnTrouble>,
     ) -> Self {
         let heartbeat_interval = HEARTBEAT_INTERVAL_MAX;
-        Self { shared, claimer, report_interval, heartbeat_interval, on_trouble, claim: String::new(), sequence: 0 }
+        Self {
+            shared,
+            attempt_start,
+            report_interval,
+            heartbeat_interval,
+            on_trouble,
+            claim: String::new(),
+            sequence: 0,
+        }
     }
 
     /// Reports until the attempt ends, then sends the end. Returns the job as it was stored. Gives up when `flush_timeout`
@@ -118,12 +126,12 @@ impl Reporter {
     async fn claim(&mut self) -> Result<Claim, Error> {
         let mut pause = reconnect_pause();
         loop {
-            match self.claimer.claim().await {
+            match self.attempt_start.claim().await {
                 Ok(claim) => {
                     self.set_trouble(None);
                     return Ok(claim);
                 }
-                Err(error) if error.is_transient() => self.set_trouble(Some(error)),
+                Err(error) if error.is_transient() => self.set_trouble(Some(&error)),
                 Err(error) => return Err(self.refused(error)),
             }
             sleep(pause.next()).await;
@@ -156,7 +164,7 @@ impl Reporter {
                     match self.send_newest().await {
                         Ok(()) => pause.reset(),
                         Err(error) if error.is_transient() => {
-                            self.set_trouble(Some(error));
+                            self.set_trouble(Some(&error));
                             // A heartbeat that failed is repeated, too.
                             self.shared.put_back(Report::new());
                             next = Instant::now() + pause.next();
@@ -175,13 +183,13 @@ impl Reporter {
         let request = UpdateProgressRequest {
             job_id: self.shared.job_id.clone(),
             progress: Some(report.0.clone()),
-            worker: self.claimer.start.worker.clone(),
+            worker: self.attempt_start.start.worker.clone(),
             sequence: Some(self.sequence),
             claim: self.claim.clone(),
             ..Default::default()
         };
         let send = async |mut jobs: Jobs, request| jobs.update_progress(request).await;
-        let call = self.claimer.tracker.connections.call(Repeat::Safe, request, send);
+        let call = self.attempt_start.tracker.connections.call(Repeat::Safe, request, send);
         let silent = || Error::new(Code::DeadlineExceeded, "", format!("no answer within {REPORT_TIMEOUT:?}"));
         match timeout(REPORT_TIMEOUT, call).await.unwrap_or_else(|_| Err(silent())) {
             Ok(answer) => {
@@ -206,7 +214,7 @@ impl Reporter {
                 Err(error) => Err(error),
             };
             match ended {
-                Err(error) if error.is_transient() => self.set_trouble(Some(error)),
+                Err(error) if error.is_transient() => self.set_trouble(Some(&error)),
                 Err(error) => return Err(self.refused(error)),
                 Ok(job) => return Ok(job),
             }
@@ -220,7 +228,14 @@ impl Reporter {
                 let (job_id, claim) = self.attempt();
                 let request = CompleteJobRequest { job_id, claim, result, ..Default::default() };
                 let send = async |mut jobs: Jobs, request| jobs.complete_job(request).await;
-                Ok(self.claimer.tracker.connections.call(Repeat::Safe, request, send).await?.job.unwrap_or_default())
+                Ok(self
+                    .attempt_start
+                    .tracker
+                    .connections
+                    .call(Repeat::Safe, request, send)
+                    .await?
+                    .job
+                    .unwrap_or_default())
             }
             Outcome::Fail { failure, retry } => self.send_failure(failure, retry).await,
             Outcome::ConfirmCancel(message) => self.send_cancel(message).await,
@@ -240,14 +255,14 @@ impl Reporter {
         let (job_id, claim) = self.attempt();
         let request = FailJobRequest { job_id, claim, failure: Some(failure), retry, ..Default::default() };
         let send = async |mut jobs: Jobs, request| jobs.fail_job(request).await;
-        Ok(self.claimer.tracker.connections.call(Repeat::Safe, request, send).await?.job.unwrap_or_default())
+        Ok(self.attempt_start.tracker.connections.call(Repeat::Safe, request, send).await?.job.unwrap_or_default())
     }
 
     async fn send_cancel(&self, message: Option<String>) -> Result<Job, Error> {
         let (job_id, claim) = self.attempt();
         let request = ConfirmCancelRequest { job_id, claim, message, ..Default::default() };
         let send = async |mut jobs: Jobs, request| jobs.confirm_cancel(request).await;
-        Ok(self.claimer.tracker.connections.call(Repeat::Safe, request, send).await?.job.unwrap_or_default())
+        Ok(self.attempt_start.tracker.connections.call(Repeat::Safe, request, send).await?.job.unwrap_or_default())
     }
 
     fn attempt(&self) -> (String, String) {
@@ -272,11 +287,11 @@ impl Reporter {
     }
 
     /// Notes an error that passes, or that there is none any more, and tells what is new.
-    fn set_trouble(&self, trouble: Option<Error>) {
-        if self.shared.set_trouble(trouble.clone())
+    fn set_trouble(&self, trouble: Option<&Error>) {
+        if self.shared.set_trouble(trouble.cloned())
             && let Some(told) = &self.on_trouble
         {
-            told(trouble.as_ref());
+            told(trouble);
         }
     }
 }
