@@ -18,7 +18,7 @@
 //! | [`watch`] | from commits to the events of each stream | `domain`, `clock`, `store`, `telemetry` |
 //! | [`quota`] | quotas of each caller and connection | `domain`, `telemetry` |
 //! | [`tracker`] | the use cases, for one caller at a time; the sweep of what is due | `domain`, `clock`, `quota`, `store`, `watch`, `telemetry` |
-//! | [`auth`] | identifying callers by tokens, JWTs and certificates | `domain`, `reload` |
+//! | [`auth`] | identifying callers by tokens, JWTs and certificates; watch tokens | `domain`, `reload` |
 //! | [`tls`] | certificates and handshakes of the server | `reload` |
 //! | [`grpc`] | connections, what each call passes, the services, conversions | `domain`, `quota`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
 //! | [`http`] | metrics and probes | `domain`, `store`, `tracker`, `tls`, `socket`, `telemetry` |

@@ -348,7 +348,7 @@ mod tests {
     use crate::domain::Owners;
 
     fn identity(kind: IdentityKind) -> Arc<Identity> {
-        Arc::new(Identity { kind, name: "dash".to_owned(), role: None, owners: Owners::All })
+        Arc::new(Identity { kind, name: "dash".to_owned(), role: None, owners: Owners::All, shared: None })
     }
 
     #[test]

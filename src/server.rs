@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::{
-    auth::Authenticator,
+    auth::{Authenticator, TokenKeys},
     clock::{Clock, SteadyClock, SteeredClock, SystemClock},
     config::{Config, SecurityConfig},
     files::connections_max,
@@ -70,6 +70,15 @@ impl Security {
         Ok(Self { tls: config.tls()?, authenticator: config.authenticator()? })
     }
 
+    /// Takes the key of watch tokens from `redis`, unless it is in a file.
+    async fn with_key_of(self, redis: &RedisStore) -> Self {
+        if self.authenticator.has_key_file() {
+            return self;
+        }
+        let keys = TokenKeys::shared(redis.shared_secret().await);
+        Self { authenticator: self.authenticator.with_token_keys(keys), ..self }
+    }
+
     /// Returns the reloaders of the files.
     fn sources(&self) -> Vec<Arc<dyn Refresh>> {
         self.tls.iter().map(Tls::source).chain(self.authenticator.sources()).collect()
@@ -112,6 +121,7 @@ impl Server {
         let listener = hub.clone();
         let cache = Arc::new(LocalCache::new(capacity, listener, clock.clone(), partitioning, presence.clone()));
         let redis = Arc::new(RedisStore::open(options, cache.clone(), clock.clone(), presence.clone()).await?);
+        let security = security.with_key_of(&redis).await;
         let policy = config.redis.fallback.into();
         let store = Arc::new(FallbackStore::new(redis.clone(), cache, presence, clock.clone(), policy));
         let tracker = tracker(store.clone(), hub.clone(), clock);

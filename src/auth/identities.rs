@@ -7,7 +7,10 @@
 //! ]}
 //! ```
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+};
 
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::Deserialize;
@@ -36,7 +39,12 @@ enum Credential {
 
 /// The identities in the file.
 #[derive(Debug)]
-pub struct Identities(HashMap<Credential, Grant>);
+pub struct Identities {
+    grants: HashMap<Credential, Grant>,
+    /// The identities by name, for the watch tokens that they made. If several entries have one name, each of them may
+    /// have made a token, and any of them may be removed while the token is in use.
+    makers: HashMap<String, Grant>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,12 +97,38 @@ pub enum EntryError {
 
 impl Replaceable for Identities {
     fn on_replaced(&self, next: &Self) {
-        for (credential, grant) in &self.0 {
-            if next.0.get(credential).is_none_or(|new| *new.identity != *grant.identity) {
-                grant.revoke();
-            }
+        revoke_others(&self.grants, &next.grants);
+        revoke_others(&self.makers, &next.makers);
+    }
+}
+
+/// Revokes the grants of `before` that are not in `next`.
+fn revoke_others<K: Eq + Hash>(before: &HashMap<K, Grant>, next: &HashMap<K, Grant>) {
+    for (key, grant) in before {
+        if next.get(key).is_none_or(|new| *new.identity != *grant.identity) {
+            grant.revoke();
         }
     }
+}
+
+/// Returns a grant for `identity`: that of `before` if it is for the same identity.
+fn grant<K: Eq + Hash>(before: Option<&HashMap<K, Grant>>, key: &K, identity: Identity) -> Grant {
+    let before = before.and_then(|before| before.get(key)).filter(|grant| *grant.identity == identity);
+    before.cloned().unwrap_or_else(|| Grant::revocable(identity))
+}
+
+/// Returns the identities by name. Entries of one name are one identity, with the rights of all of them.
+fn by_name<'a>(identities: impl Iterator<Item = &'a Identity>) -> HashMap<String, Identity> {
+    let mut named = HashMap::<String, Identity>::new();
+    for identity in identities {
+        if let Some(same) = named.get_mut(&identity.name) {
+            same.role = same.role.max(identity.role);
+            same.owners = same.owners.clone().or(&identity.owners);
+        } else {
+            named.insert(identity.name.clone(), identity.clone());
+        }
+    }
+    named
 }
 
 impl Identities {
@@ -110,23 +144,31 @@ impl Identities {
                 Ok(entry) => entry,
                 Err(problem) => return Err(invalid(problem)),
             };
-            let before = before.and_then(|before| before.0.get(&credential));
-            let same = before.filter(|grant| *grant.identity == identity).cloned();
-            if grants.insert(credential, same.unwrap_or_else(|| Grant::revocable(identity))).is_some() {
+            let grant = grant(before.map(|before| &before.grants), &credential, identity);
+            if grants.insert(credential, grant).is_some() {
                 return Err(invalid(EntryError::Duplicate));
             }
         }
-        Ok(Self(grants))
+        let makers = by_name(grants.values().map(|grant| &*grant.identity)).into_iter().map(|(name, identity)| {
+            let grant = grant(before.map(|before| &before.makers), &name, identity);
+            (name, grant)
+        });
+        Ok(Self { makers: makers.collect(), grants })
+    }
+
+    /// Returns the grant of the identity of this name.
+    pub fn by_name(&self, name: &str) -> Option<Grant> {
+        self.makers.get(name).cloned()
     }
 
     /// Returns the grant for a token.
     pub fn by_token(&self, token: &str) -> Option<Grant> {
-        self.0.get(&Credential::Token(sha256(token.as_bytes()))).cloned()
+        self.grants.get(&Credential::Token(sha256(token.as_bytes()))).cloned()
     }
 
     /// Returns the grant for a name in a certificate.
     pub fn by_certificate(&self, name: &str) -> Option<Grant> {
-        self.0.get(&Credential::Certificate(name.to_owned())).cloned()
+        self.grants.get(&Credential::Certificate(name.to_owned())).cloned()
     }
 }
 
@@ -142,7 +184,8 @@ fn entry(value: Value) -> Result<(Credential, Identity), EntryError> {
     };
     let role = Role::parse(&entry.role).ok_or(EntryError::Role)?;
     let owners = owners(&entry.owners).ok_or(EntryError::Owners)?;
-    Ok((credential, Identity { kind: IdentityKind::Listed, name: entry.name, role: Some(role), owners }))
+    let kind = IdentityKind::Listed;
+    Ok((credential, Identity { kind, name: entry.name, role: Some(role), owners, shared: None }))
 }
 
 /// Parses a list of owners, or `"*"` for all.

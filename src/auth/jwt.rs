@@ -17,13 +17,15 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use uuid::Uuid;
 
 use super::{
-    Grant,
+    Bond, Grant,
     identities::owners,
     json::{self, JsonError},
     jwk::{self, KeyError},
     signatures::PROVIDER,
+    watch_token::WATCH_TOKEN_TYPE,
 };
 use crate::{
     domain::{Identity, IdentityKind, Owners, Role},
@@ -72,6 +74,8 @@ struct Key {
     /// The only accepted algorithm of the key, and the required claims.
     validation: Validation,
     revoked: CancellationToken,
+    /// Identifies the key, the same in every process.
+    digest: Arc<str>,
 }
 
 /// The claims that are used besides those that [`Validation`] checks.
@@ -104,6 +108,10 @@ impl Jwts {
         let rejected = |why: &dyn std::fmt::Display| debug!(%why, "JWT rejected");
         let header = decode_header(token).inspect_err(|error| rejected(error)).ok()?;
         let key = header.kid.and_then(|kid| keys.0.get(&kid));
+        if header.typ.as_deref() == Some(WATCH_TOKEN_TYPE) {
+            rejected(&"its type is that of a watch token, which an issuer can't make");
+            return None;
+        }
         let Some(key) = key.filter(|_| header.crit.is_none()) else {
             rejected(&"it names no known key, or requires an extension");
             return None;
@@ -114,7 +122,19 @@ impl Jwts {
         let ends = Duration::try_from_secs_f64(claims.exp).unwrap_or(Duration::MAX).saturating_add(LEEWAY);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let expires = Instant::now().checked_add(ends.saturating_sub(now));
-        Some(Grant { expires, revoked: Some(key.revoked.clone()), ..Grant::endless(identity) })
+        let bond = Bond::Jwt { key: key.digest.clone(), end: ends.as_secs() };
+        let revoked = Some(key.revoked.clone());
+        Some(Grant { expires, revoked, bond: Some(Arc::new(bond)), ..Grant::endless(identity) })
+    }
+
+    /// Returns the grant of the subject `name` that made a watch token with a JWT, if the key with this `digest`, which
+    /// signed the JWT, is still in the set. The jobs of the token are all that the caller could see of it.
+    pub fn maker(&self, name: String, digest: &str) -> Option<Grant> {
+        let keys = self.keys.load();
+        let key = keys.0.values().find(|key| *key.digest == *digest)?;
+        let (kind, role) = (IdentityKind::Subject, Some(Role::Reader));
+        let identity = Identity { kind, name, role, owners: Owners::All, shared: None };
+        Some(Grant { revoked: Some(key.revoked.clone()), ..Grant::endless(identity) })
     }
 }
 
@@ -126,7 +146,7 @@ fn identity(claims: &Claims) -> Option<Identity> {
     let role = claims.role.as_ref().and_then(Value::as_str).and_then(Role::parse);
     let owners = claims.owners.as_ref().and_then(owners).unwrap_or(Owners::Only([].into()));
     // The kind keeps a subject apart from an entry of the identities file with the same name.
-    Some(Identity { kind: IdentityKind::Subject, name: format!("jwt:{}", claims.sub), role, owners })
+    Some(Identity { kind: IdentityKind::Subject, name: format!("jwt:{}", claims.sub), role, owners, shared: None })
 }
 
 impl Replaceable for Keys {
@@ -162,7 +182,8 @@ impl Keys {
             let before = before.and_then(|before| before.0.get(&id)).filter(|key| key.jwk == jwk);
             let revoked = before.map(|key| key.revoked.clone()).unwrap_or_default();
             let validation = validation(algorithm, issuer, audience);
-            if keys.insert(id.clone(), Key { jwk, decoding, validation, revoked }).is_some() {
+            let digest = key_digest(&jwk, issuer).into();
+            if keys.insert(id.clone(), Key { jwk, decoding, validation, revoked, digest }).is_some() {
                 return Err(invalid(KeyError::Duplicate));
             }
         }
@@ -171,6 +192,12 @@ impl Keys {
         }
         Ok(Self(keys))
     }
+}
+
+/// Returns a digest of a key and of its issuer: a watch token ends when either is replaced.
+fn key_digest(jwk: &Jwk, issuer: &str) -> String {
+    let text = serde_json::to_string(&(jwk, issuer)).unwrap_or_default();
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string()
 }
 
 fn validation(algorithm: Algorithm, issuer: &str, audience: &str) -> Validation {

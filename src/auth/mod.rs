@@ -1,7 +1,7 @@
 //! Authentication: from the credentials of a call to an identity.
 //!
-//! A bearer token is one of the identities file, or a JWT. A caller without a token is identified by its client
-//! certificate. Authorization happens elsewhere.
+//! A bearer token is one of the identities file, a JWT, or a watch token. A caller without a token is identified by its
+//! client certificate. Authorization happens elsewhere.
 
 mod certificate;
 mod identities;
@@ -9,18 +9,25 @@ mod json;
 mod jwk;
 mod jwt;
 mod signatures;
+mod token_key;
+mod watch_token;
 
-use std::{future::pending, path::PathBuf, sync::Arc};
+use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-pub use self::{certificate::Peer, jwt::JwtOptions};
+pub use self::{
+    certificate::Peer,
+    jwt::JwtOptions,
+    token_key::{TokenKey, TokenKeys},
+    watch_token::{WatchToken, WatchTokens},
+};
 
-use self::{identities::Identities, jwt::Jwts};
+use self::{identities::Identities, jwt::Jwts, token_key::KeyInUse, watch_token::Maker};
 use crate::{
-    domain::{ANYONE, Identity, Unauthenticated},
+    domain::{ANYONE, Identity, IdentityKind, JobError, SharedJobs, Unauthenticated},
     reload::{Refresh, ReloadError, Reloaded},
 };
 
@@ -35,12 +42,23 @@ pub struct Grant {
     revoked: Option<CancellationToken>,
     /// Cancelled when the client certificate of the connection is no longer valid.
     outdated: Option<CancellationToken>,
+    /// What else the grant depends on. Few have one, and each call copies its grant.
+    bond: Option<Arc<Bond>>,
+}
+
+/// The signed token that a grant depends on.
+#[derive(Debug)]
+enum Bond {
+    /// A JWT: the digest of its key, and its end in seconds since 1970.
+    Jwt { key: Arc<str>, end: u64 },
+    /// A watch token, which ends when its key is replaced.
+    WatchToken(KeyInUse),
 }
 
 impl Grant {
     /// Creates a grant without an end.
     fn endless(identity: Identity) -> Self {
-        Self { identity: Arc::new(identity), expires: None, revoked: None, outdated: None }
+        Self { identity: Arc::new(identity), expires: None, revoked: None, outdated: None, bond: None }
     }
 
     /// Creates a grant that ends when it is revoked.
@@ -68,12 +86,46 @@ impl Grant {
         tokio::select! {
             () = cancelled(self.revoked.as_ref()) => {}
             () = cancelled(self.outdated.as_ref()) => {}
+            () = self.key_replaced() => {}
             () = expired => {}
         }
     }
 
     fn has_ended(&self) -> bool {
-        [&self.revoked, &self.outdated].into_iter().flatten().any(CancellationToken::is_cancelled)
+        let is_replaced = self.key_in_use().is_some_and(KeyInUse::is_replaced);
+        is_replaced || [&self.revoked, &self.outdated].into_iter().flatten().any(CancellationToken::is_cancelled)
+    }
+
+    fn key_in_use(&self) -> Option<&KeyInUse> {
+        match self.bond.as_deref() {
+            Some(Bond::WatchToken(key)) => Some(key),
+            Some(Bond::Jwt { .. }) | None => None,
+        }
+    }
+
+    async fn key_replaced(&self) {
+        match self.key_in_use() {
+            Some(key) => key.replaced().await,
+            None => pending().await,
+        }
+    }
+
+    /// Makes a watch token for `jobs`, which the caller can see. It ends when the caller's credentials do, as far as
+    /// they name their end, and no later than after `ttl`.
+    pub fn share(&self, tokens: &WatchTokens, jobs: SharedJobs, ttl: Duration) -> Result<WatchToken, JobError> {
+        let name = self.identity.name.clone();
+        let (maker, end) = match (self.identity.kind, self.bond.as_deref()) {
+            (IdentityKind::Anyone, _) => (Maker::Anyone, None),
+            (IdentityKind::Listed, _) => (Maker::Listed(name), None),
+            (IdentityKind::Subject, Some(Bond::Jwt { key, end })) => {
+                (Maker::Subject { name, key: key.to_string() }, Some(*end))
+            }
+            // Such a caller may call nothing.
+            (IdentityKind::Subject | IdentityKind::Stranger, _) => {
+                return Err(JobError::Unauthenticated(Unauthenticated::Invalid));
+            }
+        };
+        tokens.issue(maker, jobs, ttl, end)
     }
 }
 
@@ -91,12 +143,15 @@ pub struct Authenticator {
     anonymous: Option<Grant>,
     identities: Option<Arc<Reloaded<Identities>>>,
     jwts: Option<Jwts>,
+    watch_tokens: Arc<WatchTokens>,
 }
 
 impl Authenticator {
-    /// Creates an authenticator that gives every caller full access, without credentials.
+    /// Creates an authenticator that gives every caller full access, without credentials. Only a watch token restricts
+    /// its holder.
     pub fn open_to_all() -> Self {
-        Self { anonymous: Some(Grant::endless(ANYONE.clone())), identities: None, jwts: None }
+        let anonymous = Some(Grant::endless(ANYONE.clone()));
+        Self { anonymous, identities: None, jwts: None, watch_tokens: Arc::default() }
     }
 
     /// Creates an authenticator for the callers in the file `identities` and for JWTs. The error names the file and the
@@ -104,20 +159,34 @@ impl Authenticator {
     pub fn open(identities: Option<PathBuf>, jwt: Option<JwtOptions>) -> Result<Self, ReloadError> {
         let identities = identities.map(|file| Reloaded::open(vec![file], Identities::read)).transpose()?;
         let jwts = jwt.map(Jwts::open).transpose()?;
-        Ok(Self { anonymous: None, identities: identities.map(Arc::new), jwts })
+        Ok(Self { anonymous: None, identities: identities.map(Arc::new), jwts, watch_tokens: Arc::default() })
+    }
+
+    /// Signs watch tokens with the key of `keys`, rather than with a random one.
+    #[must_use]
+    pub fn with_token_keys(self, keys: TokenKeys) -> Self {
+        Self { watch_tokens: Arc::new(WatchTokens::new(keys)), ..self }
+    }
+
+    /// Returns whether the key of watch tokens is read from a file.
+    pub fn has_key_file(&self) -> bool {
+        self.watch_tokens.keys.is_in_file()
+    }
+
+    /// Returns the maker of watch tokens.
+    pub const fn watch_tokens(&self) -> &Arc<WatchTokens> {
+        &self.watch_tokens
     }
 
     /// Returns the reloaders of the files.
     pub fn sources(&self) -> Vec<Arc<dyn Refresh>> {
         let identities = self.identities.iter().map(|identities| identities.clone() as _);
-        identities.chain(self.jwts.iter().map(Jwts::source)).collect()
+        identities.chain(self.jwts.iter().map(Jwts::source)).chain(self.watch_tokens.keys.source()).collect()
     }
 
-    /// Authenticates a call with these headers on a connection of `peer`.
-    pub fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, Unauthenticated> {
-        if let Some(anonymous) = &self.anonymous {
-            return Ok(anonymous.clone());
-        }
+    /// Authenticates a call with these headers on a connection of `peer`. Fails with another error than that of invalid
+    /// credentials if it is unknown whether they are valid.
+    pub fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, JobError> {
         let mut grant = self.find(headers, peer)?;
         if grant.has_ended() {
             // The file was reloaded during the lookup: the new one may have the same credentials.
@@ -125,31 +194,61 @@ impl Authenticator {
         }
         // Even a call with a token ends with the certificate that opened the connection.
         grant.outdated = peer.map(|peer| peer.expired.clone());
-        if grant.has_ended() { Err(Unauthenticated::Invalid) } else { Ok(grant) }
+        if grant.has_ended() { Err(invalid()) } else { Ok(grant) }
     }
 
-    fn find(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, Unauthenticated> {
+    fn find(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, JobError> {
+        if let Some(anonymous) = &self.anonymous {
+            let watch_token = headers.get(AUTHORIZATION).and_then(bearer_token);
+            let watch_token = watch_token.filter(|token| self.watch_tokens.is_one(token));
+            return watch_token.map_or_else(|| Ok(anonymous.clone()), |token| self.by_watch_token(token));
+        }
         let mut authorizations = headers.get_all(AUTHORIZATION).iter();
         match (authorizations.next(), authorizations.next(), peer) {
-            (Some(one), None, _) => self.bearer(one).ok_or(Unauthenticated::Invalid),
-            (Some(_), Some(_), _) => Err(Unauthenticated::Invalid),
+            (Some(one), None, _) => self.by_token(bearer_token(one).ok_or_else(invalid)?),
+            (Some(_), Some(_), _) => Err(invalid()),
             (None, _, Some(peer)) => self.by_certificate(peer),
-            (None, _, None) => Err(Unauthenticated::Missing),
+            (None, _, None) => Err(JobError::Unauthenticated(Unauthenticated::Missing)),
         }
     }
 
-    /// Returns the grant for the bearer token in a header.
-    fn bearer(&self, header: &HeaderValue) -> Option<Grant> {
-        let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
-        let token = Some(token.trim()).filter(|token| scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())?;
+    /// Returns the grant for a bearer token.
+    fn by_token(&self, token: &str) -> Result<Grant, JobError> {
+        if self.watch_tokens.is_one(token) {
+            return self.by_watch_token(token);
+        }
         let known = self.identities.as_ref().and_then(|identities| identities.load().by_token(token));
-        known.or_else(|| self.jwts.as_ref()?.verify(token))
+        known.or_else(|| self.jwts.as_ref()?.verify(token)).ok_or_else(invalid)
+    }
+
+    /// Returns the grant for a watch token: that of its maker, as far as the token goes.
+    fn by_watch_token(&self, token: &str) -> Result<Grant, JobError> {
+        let verified = self.watch_tokens.verify(token)?;
+        let maker = match verified.maker {
+            Maker::Anyone => self.anonymous.clone(),
+            Maker::Listed(name) => self.identities.as_ref().and_then(|identities| identities.load().by_name(&name)),
+            Maker::Subject { name, key } => self.jwts.as_ref().and_then(|jwts| jwts.maker(name, &key)),
+        };
+        let maker = maker.ok_or_else(invalid)?;
+        let identity = Arc::new(maker.identity.sharing(verified.jobs));
+        let bond = Some(Arc::new(Bond::WatchToken(verified.key)));
+        Ok(Grant { identity, expires: Some(verified.expires), bond, ..maker })
     }
 
     /// Returns the grant for the certificate of `peer`.
-    fn by_certificate(&self, peer: &Peer) -> Result<Grant, Unauthenticated> {
-        let name = peer.name.as_deref().ok_or(Unauthenticated::Invalid)?;
+    fn by_certificate(&self, peer: &Peer) -> Result<Grant, JobError> {
+        let name = peer.name.as_deref().ok_or_else(invalid)?;
         let known = self.identities.as_ref().and_then(|identities| identities.load().by_certificate(name));
         Ok(known.unwrap_or_else(|| Grant::endless(Identity::stranger(name))))
     }
+}
+
+/// Returns the token of a bearer header.
+fn bearer_token(header: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
+    Some(token.trim()).filter(|token| scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())
+}
+
+const fn invalid() -> JobError {
+    JobError::Unauthenticated(Unauthenticated::Invalid)
 }

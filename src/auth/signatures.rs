@@ -1,24 +1,24 @@
-//! Verification of the signatures of JWTs, with the library that TLS uses. Signing and shared secrets (HS256 and the
-//! like) are not supported.
+//! Signatures of JWTs, with the library that TLS uses. Tokens of an issuer are only verified, and only with public keys:
+//! the one algorithm with a shared secret, HS256, is for watch tokens, whose key no issuer has.
 
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey,
     crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils},
     errors::{ErrorKind, Result},
-    signature::{Error, Verifier},
+    signature::{self, Error, Verifier},
 };
-use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
-    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
-    RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
+use ring::{
+    hmac,
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
+        RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+        RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
+    },
 };
 
 /// The cryptography that `jsonwebtoken` uses.
-pub static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: refuse_to_sign,
-    verifier_factory: verifier,
-    key_utils: KeyUtils::new_unimplemented(),
-};
+pub static PROVIDER: CryptoProvider =
+    CryptoProvider { signer_factory: signer, verifier_factory: verifier, key_utils: KeyUtils::new_unimplemented() };
 
 /// The verification of an algorithm.
 enum Scheme {
@@ -32,13 +32,30 @@ struct Signer {
     public: DecodingKey,
 }
 
+/// A shared secret.
+struct Mac(hmac::Key);
+
+impl Mac {
+    fn new(secret: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the library defines the signature")]
-fn refuse_to_sign(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
-    Err(ErrorKind::UnsupportedAlgorithm.into())
+fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
+    match (algorithm, key.family()) {
+        (Algorithm::HS256, AlgorithmFamily::Hmac) => Ok(Box::new(Mac::new(key.as_bytes()))),
+        _ => Err(ErrorKind::UnsupportedAlgorithm.into()),
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the library defines the signature")]
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
+    if let (Algorithm::HS256, DecodingKeyKind::SecretOrDer(secret), AlgorithmFamily::Hmac) =
+        (algorithm, key.kind(), key.family())
+    {
+        return Ok(Box::new(Mac::new(secret)));
+    }
     let (family, scheme) = match algorithm {
         Algorithm::ES256 => (AlgorithmFamily::Ec, Scheme::Plain(&ECDSA_P256_SHA256_FIXED)),
         Algorithm::ES384 => (AlgorithmFamily::Ec, Scheme::Plain(&ECDSA_P384_SHA384_FIXED)),
@@ -55,6 +72,30 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
         return Err(ErrorKind::InvalidKeyFormat.into());
     }
     Ok(Box::new(Signer { algorithm: *algorithm, scheme, public: key.clone() }))
+}
+
+impl signature::Signer<Vec<u8>> for Mac {
+    fn try_sign(&self, message: &[u8]) -> std::result::Result<Vec<u8>, Error> {
+        Ok(hmac::sign(&self.0, message).as_ref().to_vec())
+    }
+}
+
+impl Verifier<Vec<u8>> for Mac {
+    fn verify(&self, message: &[u8], tag: &Vec<u8>) -> std::result::Result<(), Error> {
+        hmac::verify(&self.0, message, tag).map_err(|_| Error::new())
+    }
+}
+
+impl JwtSigner for Mac {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
+
+impl JwtVerifier for Mac {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
 }
 
 impl Verifier<Vec<u8>> for Signer {

@@ -9,7 +9,7 @@ use clap::{
 
 use super::ConfigError;
 use crate::{
-    auth::{Authenticator, JwtOptions},
+    auth::{Authenticator, JwtOptions, TokenKeys},
     reload::ReloadError,
     tls::{self, Clients, Tls, TlsOptions},
 };
@@ -66,6 +66,11 @@ pub struct SecurityConfig {
         value_parser = NonEmptyStringValueParser::new()
     )]
     pub jwt_audience: Option<String>,
+
+    /// Sign watch tokens with the key in this file, at least 32 random bytes, the same for all replicas; without it the
+    /// key is in Redis or, in memory mode, lives as long as the process. Reloaded when it changes
+    #[arg(long, env = "JOBTRACK_TOKEN_KEY_FILE", value_name = "FILE")]
+    pub token_key_file: Option<PathBuf>,
 }
 
 /// The need for client certificates.
@@ -110,7 +115,7 @@ impl SecurityConfig {
         Tls::open(TlsOptions { certificate, key, clients }).map(Some)
     }
 
-    /// Reads the files of callers. The error names the file and the problem.
+    /// Reads the files of callers, and the key of watch tokens. The error names the file and the problem.
     pub fn authenticator(&self) -> Result<Authenticator, ReloadError> {
         let jwt = match (&self.jwt_jwks_file, &self.jwt_issuer, &self.jwt_audience) {
             (Some(jwks), Some(issuer), Some(audience)) => {
@@ -118,9 +123,14 @@ impl SecurityConfig {
             }
             _ => None,
         };
-        if self.auth_tokens.is_none() && jwt.is_none() {
-            return Ok(Authenticator::open_to_all());
+        let authenticator = if self.auth_tokens.is_none() && jwt.is_none() {
+            Authenticator::open_to_all()
+        } else {
+            Authenticator::open(self.auth_tokens.clone(), jwt)?
+        };
+        match self.token_key_file.clone().map(TokenKeys::open).transpose()? {
+            Some(keys) => Ok(authenticator.with_token_keys(keys)),
+            None => Ok(authenticator),
         }
-        Authenticator::open(self.auth_tokens.clone(), jwt)
     }
 }

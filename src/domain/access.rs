@@ -1,12 +1,16 @@
 //! The identity of a caller, and the calls and jobs that it may use.
 
 use std::{
-    collections::BTreeSet,
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Display},
+    sync::Arc,
 };
 
 use thiserror::Error;
 use uuid::Uuid;
+
+use super::{Job, JobError, JobId, View};
 
 /// Determines which calls a caller may make. Each role includes the rights of the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +80,36 @@ impl Owners {
             (Self::Only(owners), Self::Only(others)) => Self::Only(owners.intersection(others).cloned().collect()),
         }
     }
+
+    /// Returns the union of two sets.
+    pub fn or(self, others: &Self) -> Self {
+        match (self, others) {
+            (Self::Only(owners), Self::Only(others)) => Self::Only(owners.union(others).cloned().collect()),
+            (Self::All, _) | (_, Self::All) => Self::All,
+        }
+    }
+}
+
+/// The jobs that the holder of a watch token may follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedJobs {
+    /// The ids, each with the [incarnation](Self::incarnation) that the token is for.
+    pub incarnations: BTreeMap<JobId, u64>,
+    /// The most that is shown of each job.
+    pub view: View,
+}
+
+impl SharedJobs {
+    /// Returns a number that distinguishes the incarnation of `job` from others with the same id. It has 53 bits, which
+    /// every JSON parser reads exactly: the ids of incarnations are random, and no caller can choose them.
+    pub const fn incarnation(job: &Job) -> u64 {
+        job.version.incarnation_id.as_u64_pair().1 & ((1 << 53) - 1)
+    }
+
+    /// Returns whether this version of a job is shared.
+    pub fn include(&self, job: &Job) -> bool {
+        self.incarnations.get(&job.id) == Some(&Self::incarnation(job))
+    }
 }
 
 /// The source of a caller's name. Callers of different kinds are different callers, even if their names are equal.
@@ -102,17 +136,59 @@ pub struct Identity {
     pub role: Option<Role>,
     /// The owners whose jobs the caller can see. All other jobs are reported as not found.
     pub owners: Owners,
+    /// The only jobs that the caller can name, if it is the holder of a watch token; `name` is then that of its maker.
+    pub shared: Option<Arc<SharedJobs>>,
 }
 
 /// The identity of every caller if no authentication is configured: full access.
-pub static ANYONE: Identity =
-    Identity { kind: IdentityKind::Anyone, name: String::new(), role: Some(Role::Admin), owners: Owners::All };
+pub static ANYONE: Identity = Identity {
+    kind: IdentityKind::Anyone,
+    name: String::new(),
+    role: Some(Role::Admin),
+    owners: Owners::All,
+    shared: None,
+};
 
 impl Identity {
     /// Returns the identity of a caller with a known name and no rights.
     pub fn stranger(name: &str) -> Self {
         let kind = IdentityKind::Stranger;
-        Self { kind, name: name.to_owned(), role: None, owners: Owners::Only(BTreeSet::new()) }
+        Self { kind, name: name.to_owned(), role: None, owners: Owners::Only(BTreeSet::new()), shared: None }
+    }
+
+    /// Returns the identity of the holder of a watch token that this caller made: it may only read.
+    #[must_use]
+    pub fn sharing(&self, jobs: SharedJobs) -> Self {
+        Self { role: self.role.min(Some(Role::Reader)), shared: Some(Arc::new(jobs)), ..self.clone() }
+    }
+
+    /// Returns the name as log lines show it; empty if callers have no names.
+    pub fn label(&self) -> Cow<'_, str> {
+        match (&self.shared, self.name.as_str()) {
+            (None, name) => name.into(),
+            (Some(_), "") => "watch token".into(),
+            (Some(_), name) => format!("watch token of {name}").into(),
+        }
+    }
+
+    /// Returns whether the caller can see this version of a job. Otherwise the job is reported as not found.
+    pub fn can_see(&self, job: &Job) -> bool {
+        self.owners.include(&job.owner) && self.shared.as_ref().is_none_or(|shared| shared.include(job))
+    }
+
+    /// Fails if the caller holds a watch token that is not for this id. The answer does not depend on the job.
+    pub fn may_name(&self, id: &JobId) -> Result<(), JobError> {
+        match &self.shared {
+            Some(shared) if !shared.incarnations.contains_key(id) => {
+                Err(JobError::PermissionDenied(Needed::SharedJob(id.clone())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the part of a job that the caller sees if it asks for `view`.
+    pub fn view(&self, view: View) -> View {
+        self.shared.as_ref().map_or(view, |shared| view.at_most(shared.view))
     }
 
     /// Returns a number that binds tokens to the caller. It is the same in every process.
@@ -133,6 +209,9 @@ pub enum Unauthenticated {
     /// The credentials are unknown, expired or revoked.
     #[error("invalid or expired credentials")]
     Invalid,
+    /// The credentials are a watch token whose time is over.
+    #[error("the watch token has expired")]
+    Expired,
     /// The credentials were valid when the stream began, and are no longer.
     #[error("the credentials of this stream are no longer valid")]
     Ended,
@@ -144,6 +223,7 @@ impl Unauthenticated {
         match self {
             Self::Missing => "MISSING",
             Self::Invalid => "INVALID",
+            Self::Expired => "EXPIRED",
             Self::Ended => "ENDED",
         }
     }
@@ -161,4 +241,13 @@ pub enum Needed {
     /// Access to the jobs of this owner.
     #[error("the caller has no access to jobs of owner {0:?}")]
     Owner(String),
+    /// The credentials of an identity, rather than a watch token.
+    #[error(
+        "a watch token allows GetJob, WatchJob and WatchJobs of its jobs only; this call requires the credentials of an \
+         identity"
+    )]
+    Identity,
+    /// A watch token for this job.
+    #[error("this watch token is for other jobs than {0}")]
+    SharedJob(JobId),
 }

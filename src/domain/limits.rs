@@ -42,6 +42,8 @@ pub const MAX_ATTEMPTS: usize = 16;
 pub const MAX_CANCEL_REASON: usize = 1024;
 /// Jobs of one `BatchGetJobs`.
 pub const MAX_BATCH: usize = 100;
+/// Jobs of one watch token.
+pub const MAX_SHARED_JOBS: usize = 100;
 /// Ids of one `WatchJobs`.
 pub const MAX_WATCHED_IDS: usize = 1000;
 /// Jobs on a page.

@@ -231,3 +231,14 @@ pub enum View {
     /// the response.
     Basic,
 }
+
+impl View {
+    /// Returns this view, or `most` if that shows less.
+    #[must_use]
+    pub const fn at_most(self, most: Self) -> Self {
+        match self {
+            Self::Full => most,
+            Self::Basic => Self::Basic,
+        }
+    }
+}

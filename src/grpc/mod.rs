@@ -132,7 +132,11 @@ fn routes(
     drain: &CancellationToken,
     methods: &Arc<Methods>,
 ) -> Stack {
-    let jobs = limited!(JobServiceServer::new(Jobs::new(tracker.clone(), drain.clone())));
+    let jobs = limited!(JobServiceServer::new(Jobs::new(
+        tracker.clone(),
+        authenticator.watch_tokens().clone(),
+        drain.clone()
+    )));
     let admin = limited!(AdminServiceServer::new(Admin::new(tracker.clone())));
 
     let reflection = || {

@@ -142,12 +142,14 @@ fn exhausted(limit: Limit) -> ErrorDetails {
     details
 }
 
-/// Returns the role or scope that the caller lacks.
+/// Returns the role, scope or kind of credentials that the caller lacks.
 fn missing(needed: Needed) -> (&'static str, String) {
     match needed {
         Needed::Role(role) => ("role", role.name().to_owned()),
         Needed::AllOwners => ("owner", "*".to_owned()),
         Needed::Owner(owner) => ("owner", owner),
+        Needed::Identity => ("credentials", "identity".to_owned()),
+        Needed::SharedJob(id) => ("job_id", id.to_string()),
     }
 }
 

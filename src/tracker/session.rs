@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -10,7 +10,7 @@ use super::{Changed, Tracker, TrackerStats, TryChange, quota::ScanStart};
 use crate::{
     domain::{
         Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, MAX_PAGE_BYTES, Needed, NewJob,
-        Order, Owners, Subject, View,
+        Order, Owners, SharedJobs, Subject, View,
     },
     store::{Page, Replaced, Stored},
     watch::{JobToken, JobWatch, JobsWatch, Pace, Scope},
@@ -95,6 +95,7 @@ impl<'a> CallerSession<'a> {
 
     /// Returns the current version of a job. With `min_revision`, waits until the revision is at least that.
     pub async fn get(&self, id: &JobId, min_revision: Option<i64>) -> Result<Stored, JobError> {
+        self.caller.may_name(id)?;
         let stored = match self.get_fresh(id) {
             Some(fresh) => fresh,
             None => self.visible(id).await?,
@@ -130,6 +131,15 @@ impl<'a> CallerSession<'a> {
             }
         };
         stream::iter(ids).map(look_up).buffered(READ_AHEAD)
+    }
+
+    /// Returns what a watch token for the jobs of `ids` shares: their present incarnations.
+    pub async fn share(self, ids: Vec<JobId>, view: View) -> Result<SharedJobs, JobError> {
+        let incarnations = self.batch_get(ids).map(|looked_up| match looked_up? {
+            Lookup::Found(stored) => Ok((stored.job.id.clone(), SharedJobs::incarnation(&stored.job))),
+            Lookup::Missing(id) => Err(JobError::NotFound(id)),
+        });
+        Ok(SharedJobs { incarnations: incarnations.try_collect().await?, view })
     }
 
     /// Returns a page of the jobs that a query selects.
@@ -175,6 +185,7 @@ impl<'a> CallerSession<'a> {
 
     /// Watches a job from `resume_token` on; without a token, from now.
     pub async fn watch_job(&self, id: &JobId, resume_token: &str, pace: Pace) -> Result<JobWatch, JobError> {
+        self.caller.may_name(id)?;
         let subscription = self.tracker.hub.subscribe(vec![id.clone()], Filter::default()).as_watcher();
         // The subscription began before this read, so that no change is missed between the two.
         let current = match self.fresh_for(id, resume_token) {
@@ -185,11 +196,23 @@ impl<'a> CallerSession<'a> {
         JobWatch::start(subscription, self.tracker.store.epoch(), self.caller, id, current, resume_token, pace)
     }
 
+    /// Returns the scope that a caller asks for. For the holder of a watch token, no ids are all that the token is for;
+    /// others are an error.
+    pub fn confine(&self, mut scope: Scope) -> Result<Scope, JobError> {
+        scope.ids.iter().try_for_each(|id| self.caller.may_name(id))?;
+        if let Some(shared) = self.caller.shared.as_ref().filter(|_| scope.ids.is_empty()) {
+            scope.ids = shared.incarnations.keys().cloned().collect();
+        }
+        Ok(scope)
+    }
+
     /// Watches the jobs of a scope from `resume_token` on; without a token, from now.
     pub fn watch_jobs(&self, scope: Scope, resume_token: &str, pace: Pace) -> JobsWatch {
         let Tracker { store, hub, clock, .. } = self.tracker;
         let owners = self.caller.owners.clone();
-        let scope = Scope { filter: self.restrict(scope.filter), owners, ..scope };
+        let shared = self.caller.shared.clone();
+        debug_assert!(shared.is_none() || !scope.ids.is_empty(), "the scope is confined");
+        let scope = Scope { filter: self.restrict(scope.filter), owners, shared, ..scope };
         let digest = scope.digest(self.caller);
         let subscription = hub.subscribe(scope.ids.iter().cloned().collect(), scope.filter.clone()).as_watcher();
         JobsWatch::start(store.clone(), clock.clone(), subscription, scope, digest, resume_token, pace)
@@ -240,7 +263,7 @@ impl<'a> CallerSession<'a> {
     /// Returns a version from memory that is at most a moment behind the current one, if there is one.
     fn get_fresh(&self, id: &JobId) -> Option<Stored> {
         let fresh = self.tracker.store.get_fresh(id)?;
-        let is_visible = fresh.job.is_visible(self.tracker.now()) && self.caller.owners.include(&fresh.job.owner);
+        let is_visible = fresh.job.is_visible(self.tracker.now()) && self.caller.can_see(&fresh.job);
         is_visible.then_some(fresh)
     }
 
@@ -266,7 +289,7 @@ impl<'a> CallerSession<'a> {
     /// job.
     async fn of_caller(&self, id: &JobId, found: Option<Stored>) -> Result<Option<Stored>, JobError> {
         match found {
-            Some(stored) if !self.caller.owners.include(&stored.job.owner) => {
+            Some(stored) if !self.caller.can_see(&stored.job) => {
                 // While the store could not report a missing job, this must not look like one: the caller could tell a
                 // job of another owner from a missing one.
                 self.tracker.store.absence(&stored).await?;

@@ -1,5 +1,7 @@
 //! The stream of one job.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{
@@ -7,7 +9,7 @@ use super::{
     last_sent::{LastSent, VersionOrder, is_end},
 };
 use crate::{
-    domain::{Identity, Job, JobError, JobId, Owners},
+    domain::{Identity, Job, JobError, JobId, Owners, SharedJobs},
     store::{CommitEvent, Stored},
 };
 
@@ -16,6 +18,8 @@ pub struct JobWatch {
     subscription: Subscription,
     epoch: u64,
     owners: Owners,
+    /// The only incarnation that is sent, if the subscriber holds a watch token.
+    shared: Option<Arc<SharedJobs>>,
     pace: Pace,
     first: Option<WatchEvent>,
     /// Last version that was sent; `None` once the stream is over.
@@ -51,6 +55,7 @@ impl JobWatch {
             subscription,
             epoch,
             owners: caller.owners.clone(),
+            shared: caller.shared.clone(),
             pace,
             first: None,
             sent: Some(LastSent::of(job)),
@@ -129,8 +134,10 @@ impl JobWatch {
         }
         // Only the first new version is sent. Any further one follows an end or a removal, which ends the stream.
         let stored = waiting.into_versions().find(|change| is_new(&change.stored.job))?.stored;
-        // If two replicas created jobs under one id independently, the remaining one may be another owner's.
-        if !self.owners.include(&stored.job.owner) {
+        // If two replicas created jobs under one id independently, the remaining one may be another owner's. If a job was
+        // deleted and its id used again, the removal may not have been noticed, and the token was for the first one.
+        let job = &stored.job;
+        if !self.owners.include(&job.owner) || self.shared.as_ref().is_some_and(|shared| !shared.include(job)) {
             self.sent = None;
             return Some(Err(JobError::NotFound(stored.job.id.clone())));
         }

@@ -36,7 +36,7 @@ const READ_AHEAD: usize = 16;
 /// Time until a stream reads an unavailable store again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
-/// A stream of many jobs, which does not end by itself.
+/// A stream of many jobs, which does not end by itself unless it is that of a watch token.
 pub struct JobsWatch {
     store: Arc<dyn JobStore>,
     clock: Arc<dyn Clock>,
@@ -60,6 +60,8 @@ pub struct JobsWatch {
     last_event: Instant,
     /// An event was sent.
     has_sent: bool,
+    /// One of the jobs was removed since [`is_over`](Self::is_over) looked, or the snapshot is complete.
+    may_be_over: bool,
     alarm: Alarm,
 }
 
@@ -116,6 +118,7 @@ impl JobsWatch {
             read: 0,
             last_event: Instant::now(),
             has_sent: false,
+            may_be_over: true,
             alarm: Alarm::at(Instant::now() + pace.bookmark_interval),
         };
         if resumed.is_none() {
@@ -153,6 +156,26 @@ impl JobsWatch {
         }
     }
 
+    /// Returns whether there is nothing to wait for: the stream is that of a watch token, and none of its jobs exists
+    /// any more. Others may have the ids, but the token is not for them.
+    pub async fn is_over(&mut self) -> bool {
+        let is_due = self.may_be_over && self.events.is_empty() && matches!(self.phase, Phase::Live);
+        if !is_due || self.scope.shared.is_none() {
+            return false;
+        }
+        let now = self.clock.now();
+        let mut ids: VecDeque<_> = self.scope.ids.iter().cloned().collect();
+        while !ids.is_empty() {
+            // If the store is unavailable, nobody knows: the next event is the next occasion.
+            let Ok(found) = read_some(&*self.store, &self.scope, &mut ids).await else { return false };
+            if found.iter().any(|stored| stored.job.is_visible(now) && self.scope.discloses(&stored.job)) {
+                self.may_be_over = false;
+                return false;
+            }
+        }
+        true
+    }
+
     /// Returns whether no event was sent for the interval of bookmarks.
     fn is_bookmark_due(&self) -> bool {
         Instant::now() >= self.last_event + self.pace.bookmark_interval
@@ -178,7 +201,7 @@ impl JobsWatch {
             self.events.push_back(self.bookmark(reset));
             return Ok(());
         }
-        let found = if self.scope.ids.is_empty() {
+        let mut found = if self.scope.ids.is_empty() {
             let query = ListQuery {
                 filter: self.scope.filter.clone(),
                 order: Order::Newest,
@@ -199,6 +222,7 @@ impl JobsWatch {
             found.retain(|stored| stored.job.is_visible(now) && self.scope.filter.matches(&stored.job, now));
             found
         };
+        found.retain(|stored| self.scope.discloses(&stored.job));
         if found.is_empty() {
             // A store that answers without waiting would keep other tasks from running.
             yield_now().await;
@@ -294,6 +318,7 @@ impl JobsWatch {
         if !self.scope.covers(job) {
             return;
         }
+        self.may_be_over |= job.removal.is_some();
         let matches = self.scope.matches(job, self.clock.now());
         let (update, snapshot) = (EventKind::Update.of(job), EventKind::Snapshot.of(job));
         let Some(known) = self.known.get(&job.id) else {
@@ -367,7 +392,7 @@ async fn read_some(store: &dyn JobStore, scope: &Scope, ids: &mut VecDeque<JobId
         let stored = stored?;
         count += 1;
         bytes += stored.as_ref().map_or(0, |stored| stored.job.size());
-        if let Some(others) = stored.as_ref().filter(|stored| !scope.owners.include(&stored.job.owner)) {
+        if let Some(others) = stored.as_ref().filter(|stored| !scope.discloses(&stored.job)) {
             store.absence(others).await?;
         }
         found.extend(stored);

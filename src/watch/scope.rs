@@ -1,10 +1,10 @@
 //! The jobs that a stream of many jobs is about.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use uuid::Uuid;
 
-use crate::domain::{Filter, Identity, Job, JobId, Owners, State, Timestamp};
+use crate::domain::{Filter, Identity, Job, JobId, Owners, SharedJobs, State, Timestamp};
 
 /// The jobs that a stream is about: those that satisfy all of the following.
 #[derive(Clone, Debug, Default)]
@@ -15,12 +15,21 @@ pub struct Scope {
     pub filter: Filter,
     /// Owners of the jobs; the subscriber must not learn of jobs of others.
     pub owners: Owners,
+    /// The only jobs that the subscriber must learn of, if it holds a watch token.
+    pub shared: Option<Arc<SharedJobs>>,
 }
 
 impl Scope {
     /// Returns whether the job can be in the scope in some condition.
     pub fn covers(&self, job: &Job) -> bool {
-        (self.ids.is_empty() || self.ids.contains(&job.id)) && self.filter.matches_identity(job)
+        (self.ids.is_empty() || self.ids.contains(&job.id))
+            && self.filter.matches_identity(job)
+            && self.shared.as_ref().is_none_or(|shared| shared.include(job))
+    }
+
+    /// Returns whether the subscriber may learn of the job.
+    pub fn discloses(&self, job: &Job) -> bool {
+        self.owners.include(&job.owner) && self.shared.as_ref().is_none_or(|shared| shared.include(job))
     }
 
     /// Returns whether `job` may have matched at some time since it was in state `since`, or since its creation: a

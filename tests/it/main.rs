@@ -18,3 +18,4 @@ mod security;
 mod store;
 mod store_contract;
 mod watch;
+mod watch_tokens;

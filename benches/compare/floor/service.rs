@@ -9,10 +9,10 @@ use futures_util::{
 use jobtrack::proto::v1::{
     BatchGetJobsRequest, BatchGetJobsResponse, CancelJobRequest, CancelJobResponse, CompleteJobRequest,
     CompleteJobResponse, ConfirmCancelRequest, ConfirmCancelResponse, CreateJobRequest, CreateJobResponse,
-    DeleteJobRequest, DeleteJobResponse, Durability, FailJobRequest, FailJobResponse, GetJobRequest, GetJobResponse,
-    Job, ListJobsRequest, ListJobsResponse, Progress, Source, StartAttemptRequest, StartAttemptResponse,
-    UpdateProgressRequest, UpdateProgressResponse, WatchJobRequest, WatchJobResponse, WatchJobsRequest,
-    WatchJobsResponse, job::State, job_service_server::JobService,
+    CreateWatchTokenRequest, CreateWatchTokenResponse, DeleteJobRequest, DeleteJobResponse, Durability, FailJobRequest,
+    FailJobResponse, GetJobRequest, GetJobResponse, Job, ListJobsRequest, ListJobsResponse, Progress, Source,
+    StartAttemptRequest, StartAttemptResponse, UpdateProgressRequest, UpdateProgressResponse, WatchJobRequest,
+    WatchJobResponse, WatchJobsRequest, WatchJobsResponse, job::State, job_service_server::JobService,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status, async_trait};
@@ -144,6 +144,10 @@ impl JobService for Floor {
     }
 
     async fn delete_job(&self, _: Request<DeleteJobRequest>) -> Answer<DeleteJobResponse> {
+        Err(not_measured())
+    }
+
+    async fn create_watch_token(&self, _: Request<CreateWatchTokenRequest>) -> Answer<CreateWatchTokenResponse> {
         Err(not_measured())
     }
 }

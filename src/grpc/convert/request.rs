@@ -10,8 +10,8 @@ use crate::{
         Change, Claim, Completion, DEFAULT_PAGE, Document, Failure, FailureCode, Filter, Identity, JobError, JobId,
         ListQuery, MAX_BATCH, MAX_CANCEL_REASON, MAX_FAILURE_DETAILS, MAX_FAILURE_MESSAGE, MAX_FAILURE_REASON,
         MAX_METADATA, MAX_NAME, MAX_PAGE, MAX_PAGE_BYTES, MAX_PROGRESS_DETAILS, MAX_PROGRESS_MESSAGE, MAX_RESULT,
-        MAX_STAGE, MAX_TITLE, MAX_UNIT, MAX_WATCHED_IDS, NewJob, Order, Owners, Progress, Report, Start, State,
-        Timeouts, Timestamp, View, cut,
+        MAX_SHARED_JOBS, MAX_STAGE, MAX_TITLE, MAX_UNIT, MAX_WATCHED_IDS, NewJob, Order, Owners, Progress, Report,
+        Start, State, Timeouts, Timestamp, View, cut,
     },
     proto::v1,
     tracker::Purge,
@@ -20,6 +20,12 @@ use crate::{
 
 /// Interval between bookmarks unless the caller names one; short, because proxies close silent streams.
 const DEFAULT_BOOKMARK_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Time for which a watch token is valid unless its maker names one.
+const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(3600);
+
+/// Maximum time for which a watch token is valid.
+const TOKEN_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Maximum percentage that counts as 100: a sum of rounded parts may be a little more.
 const PERCENT_MAX: f64 = 100.01;
@@ -62,11 +68,24 @@ pub fn get(request: &v1::GetJobRequest) -> Result<(JobId, Option<i64>, View)> {
 /// See `BatchGetJobs`: each id once, and how much of each job.
 pub fn batch_get(request: &v1::BatchGetJobsRequest) -> Result<(Vec<JobId>, View)> {
     let mut fields = Fields::default();
-    let mut ids = job_ids(&mut fields, &request.job_ids, MAX_BATCH);
-    let mut seen = HashSet::new();
-    ids.retain(|id| seen.insert(id.clone()));
+    let ids = distinct(job_ids(&mut fields, &request.job_ids, MAX_BATCH));
     let view = view(&mut fields, request.view, View::Full);
     fields.done((ids, view))
+}
+
+/// See `CreateWatchToken`: each id once, how long the token is valid, and how much of each job it shows.
+pub fn create_watch_token(request: &v1::CreateWatchTokenRequest) -> Result<(Vec<JobId>, Duration, View)> {
+    let mut fields = Fields::default();
+    if request.job_ids.is_empty() {
+        fields.refuse("job_ids", format!("must name 1 to {MAX_SHARED_JOBS} jobs"));
+    }
+    let ids = distinct(job_ids(&mut fields, &request.job_ids, MAX_SHARED_JOBS));
+    let ttl = fields.duration("ttl", request.ttl);
+    if ttl.is_some_and(|ttl| ttl.is_zero() || ttl > TOKEN_TTL_MAX) {
+        fields.refuse("ttl", "must be more than 0 and at most 7 days");
+    }
+    let view = view(&mut fields, request.view, View::Basic);
+    fields.done((ids, ttl.unwrap_or(DEFAULT_TOKEN_TTL), view))
 }
 
 /// See `ListJobs`: the page that `caller` asks for.
@@ -245,6 +264,13 @@ fn order(fields: &mut Fields, number: i32) -> Order {
             Order::Newest
         }
     }
+}
+
+/// Returns each id once, in the order of the first ones.
+fn distinct(mut ids: Vec<JobId>) -> Vec<JobId> {
+    let mut seen = HashSet::new();
+    ids.retain(|id| seen.insert(id.clone()));
+    ids
 }
 
 fn job_ids(fields: &mut Fields, raw: &[String], max: usize) -> Vec<JobId> {

@@ -1,11 +1,17 @@
 //! Answers as protobuf messages.
 
+use std::iter;
+
 use prost::Message;
 use uuid::Uuid;
 
-use super::{job::job, values::count};
+use super::{
+    job::job,
+    values::{count, timestamp},
+};
 use crate::{
-    domain::{Cursor, Identity, Ignored, ListQuery, MAX_PAGE_BYTES},
+    auth::WatchToken,
+    domain::{Cursor, Identity, Ignored, JobId, ListQuery, MAX_PAGE_BYTES},
     proto::v1,
     store::{Page, Source},
     tracker::{Effect, Purged},
@@ -41,6 +47,19 @@ pub fn purged(purged: &Purged, digest: Uuid) -> v1::PurgeJobsResponse {
         next_page_token: purged.next.as_ref().map(|cursor| cursor.to_token(digest)).unwrap_or_default(),
         partial: purged.partial,
     }
+}
+
+/// Returns a watch token for `ids`, with the path of their events.
+pub fn watch_token(token: WatchToken, ids: &[JobId]) -> v1::CreateWatchTokenResponse {
+    // An id has no character that a path or a query must not have.
+    let path = match ids {
+        [id] => format!("/v1/jobs/{id}/events"),
+        ids => ids
+            .iter()
+            .zip(iter::once('?').chain(iter::repeat('&')))
+            .fold("/v1/events".to_owned(), |path, (id, mark)| path + &format!("{mark}id={id}")),
+    };
+    v1::CreateWatchTokenResponse { token: token.text, expire_time: Some(timestamp(token.expires)), path }
 }
 
 /// Returns the reason why a report was ignored, if it was.

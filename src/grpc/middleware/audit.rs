@@ -1,4 +1,4 @@
-//! Audit lines: what was deleted, purged, cancelled by force or refused, by whom and from where. The target
+//! Audit lines: what was deleted, purged, shared, cancelled by force or refused, by whom and from where. The target
 //! `jobtrack::audit` marks them.
 
 use std::{
@@ -13,7 +13,7 @@ use tracing::{field::display, info};
 
 use super::context::CallContext;
 use crate::{
-    domain::{Identity, JobId},
+    domain::{Identity, JobId, Timestamp},
     grpc::exchange::Exchange,
 };
 
@@ -42,7 +42,7 @@ impl Caller {
 
     /// Creates a caller; one without a name is not told apart from others.
     pub fn new(identity: Option<&Identity>, peer: Option<SocketAddr>) -> Self {
-        let name = identity.map(|identity| identity.name.clone()).filter(|name| !name.is_empty());
+        let name = identity.map(|identity| identity.label().into_owned()).filter(|name| !name.is_empty());
         Self { name, peer }
     }
 }
@@ -50,6 +50,12 @@ impl Caller {
 /// Logs that a job was deleted.
 pub fn deleted(Caller { name, peer }: Caller, id: &JobId, force: bool) {
     info!(target: "jobtrack::audit", job_id = %id, force, caller = name, peer = peer.map(display), "job deleted");
+}
+
+/// Logs that a watch token was made for this number of jobs, of which `id` is one.
+pub fn shared(Caller { name, peer }: Caller, id: &JobId, jobs: usize, expires: Timestamp) {
+    let (peer, expires) = (peer.map(display), expires.rfc3339());
+    info!(target: "jobtrack::audit", job_id = %id, jobs, %expires, caller = name, peer, "watch token created");
 }
 
 /// Logs that a job was cancelled without waiting for its worker.

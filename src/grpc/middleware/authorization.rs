@@ -15,13 +15,17 @@ pub enum Rule {
     Public,
     /// Those with this role, or one above it.
     Needs(Role),
+    /// Readers, and the holders of watch tokens, for the jobs of their tokens. The handler must ask for no other jobs on
+    /// behalf of such a caller.
+    Follows,
 }
 
 /// Returns the rule for a method; `None`: it is not served.
 pub fn rule(service: &str, method: &str) -> Option<Rule> {
     let role = match service {
         "jobtrack.v1.JobService" => match method {
-            "GetJob" | "BatchGetJobs" | "ListJobs" | "WatchJob" | "WatchJobs" => Role::Reader,
+            "GetJob" | "WatchJob" | "WatchJobs" => return Some(Rule::Follows),
+            "BatchGetJobs" | "ListJobs" | "CreateWatchToken" => Role::Reader,
             "CreateJob" | "StartAttempt" | "UpdateProgress" | "CompleteJob" | "FailJob" | "CancelJob"
             | "ConfirmCancel" | "DeleteJob" => Role::Reporter,
             _ => return None,
@@ -38,17 +42,21 @@ pub fn rule(service: &str, method: &str) -> Option<Rule> {
     Some(Rule::Needs(role))
 }
 
-/// Returns the role that a call of a method with this `rule` needs; `None`: none.
-pub fn needed(rule: Option<Rule>) -> Result<Option<Role>, Status> {
-    match rule {
-        None => Err(unimplemented()),
-        Some(Rule::Public) => Ok(None),
-        Some(Rule::Needs(needed)) => Ok(Some(needed)),
-    }
+/// Returns the rule of a method that is served.
+pub fn served(rule: Option<Rule>) -> Result<Rule, Status> {
+    rule.ok_or_else(unimplemented)
 }
 
-/// Fails unless the caller has the role that is `needed`.
-pub fn authorize(grant: &Grant, needed: Role) -> Result<(), JobError> {
+/// Fails unless the caller satisfies `rule`.
+pub fn authorize(grant: &Grant, rule: Rule) -> Result<(), JobError> {
+    let needed = match rule {
+        Rule::Public => return Ok(()),
+        Rule::Needs(_) if grant.identity.shared.is_some() => {
+            return Err(JobError::PermissionDenied(Needed::Identity));
+        }
+        Rule::Needs(needed) => needed,
+        Rule::Follows => Role::Reader,
+    };
     if grant.identity.role < Some(needed) {
         return Err(JobError::PermissionDenied(Needed::Role(needed)));
     }

@@ -28,6 +28,11 @@ impl CallContext {
 
 /// Returns the caller of this call.
 pub fn caller<T>(request: &Request<T>) -> Result<Arc<Identity>, JobError> {
+    grant(request).map(|grant| grant.identity.clone())
+}
+
+/// Returns the authorization of the caller of this call.
+pub fn grant<T>(request: &Request<T>) -> Result<&Grant, JobError> {
     let grant = CallContext::of(request.extensions()).and_then(|context| context.grant.as_ref());
-    grant.map(|grant| grant.identity.clone()).ok_or(JobError::Unauthenticated(Unauthenticated::Missing))
+    grant.ok_or(JobError::Unauthenticated(Unauthenticated::Missing))
 }

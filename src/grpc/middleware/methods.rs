@@ -49,7 +49,7 @@ pub struct Method {
     pub is_unary: bool,
     /// Its caller sends several requests on one stream, each of which is answered.
     pub is_bidirectional: bool,
-    /// Role that it needs; `None`: it is not served.
+    /// Callers that may call it; `None`: it is not served.
     pub rule: Option<Rule>,
     numbers: Option<Numbers>,
 }

@@ -42,7 +42,7 @@ use tracing::{
 use self::{
     audit::Caller,
     auth_failures::AuthFailures,
-    authorization::{authorize, needed},
+    authorization::{Rule, authorize, served},
     context::CallContext,
     deadline::Deadline,
     ending::Ending,
@@ -93,14 +93,20 @@ impl CallMiddleware {
         if metadata_size(headers) > MAX_METADATA {
             return Err(JobError::TooLarge { what: "metadata", limit: MAX_METADATA }.into());
         }
-        let Some(needed) = needed(call.method.rule)? else { return Ok(None) };
+        let rule = served(call.method.rule)?;
+        if rule == Rule::Public {
+            return Ok(None);
+        }
         let peer = Exchange::of_connection(|connection| connection.peer.clone()).flatten();
         let grant = self.authenticator.authenticate(headers, peer.as_ref());
-        let grant = grant.map_err(|problem| self.auth_failures.refuse(problem, &call.method, &self.quotas))?;
+        let grant = grant.map_err(|error| match error {
+            JobError::Unauthenticated(problem) => self.auth_failures.refuse(problem, &call.method, &self.quotas),
+            error => error.into(),
+        })?;
         Exchange::of_connection(|connection| connection.authentication.mark_authenticated());
         call.note_caller(&grant);
         self.quotas.call(&grant.identity).map_err(JobError::Exhausted)?;
-        authorize(&grant, needed)?;
+        authorize(&grant, rule)?;
         Ok(Some(grant))
     }
 }
@@ -177,9 +183,11 @@ impl CallRecord {
     /// Records the caller in the log line, if callers have names.
     fn note_caller(&mut self, grant: &Grant) {
         self.caller = Some(grant.identity.clone());
-        let name = grant.identity.name.as_str();
-        if !name.is_empty() {
-            self.span.record("caller", name);
+        if !self.span.is_none() {
+            let label = grant.identity.label();
+            if !label.is_empty() {
+                self.span.record("caller", &*label);
+            }
         }
     }
 

@@ -10,12 +10,17 @@ use tracing::Span;
 
 use super::response::{Events, respond, respond_stored, respond_with, too_large, until};
 use crate::{
+    auth::WatchTokens,
     domain::{Change, Identity, JobError, JobId, View},
     grpc::{
         convert,
         exchange::Exchange,
         message_size::RESPONSE_MAX,
-        middleware::{audit, context::caller, ending::Ending},
+        middleware::{
+            audit,
+            context::{caller, grant},
+            ending::Ending,
+        },
     },
     proto::{EncodedEvent, served::job_service_server::JobService, v1},
     quota::Permit,
@@ -30,13 +35,14 @@ type Read<R> = fn(R) -> Result<(JobId, Change), JobError>;
 /// Serves `JobService`.
 pub struct Jobs {
     tracker: Arc<Tracker>,
+    watch_tokens: Arc<WatchTokens>,
     drain: CancellationToken,
 }
 
 impl Jobs {
-    /// Serves what `tracker` knows, until `drain` is cancelled.
-    pub fn new(tracker: Arc<Tracker>, drain: CancellationToken) -> Self {
-        Self { tracker, drain }
+    /// Serves what `tracker` knows, until `drain` is cancelled. `watch_tokens` makes tokens for jobs.
+    pub const fn new(tracker: Arc<Tracker>, watch_tokens: Arc<WatchTokens>, drain: CancellationToken) -> Self {
+        Self { tracker, watch_tokens, drain }
     }
 
     /// Makes the change that `read` finds in a request; returns the job as stored, and the effect of the change.
@@ -92,7 +98,7 @@ impl JobService for Jobs {
         let (id, min_revision, view) = convert::get(request.get_ref())?;
         note(&id);
         let stored = self.tracker.on_behalf_of(&caller).get(&id, min_revision).await?;
-        let job = Some(convert::job(&stored, self.tracker.now(), view));
+        let job = Some(convert::job(&stored, self.tracker.now(), caller.view(view)));
         respond(v1::GetJobResponse { job, source: convert::source(stored.source).into() })
     }
 
@@ -175,6 +181,7 @@ impl JobService for Jobs {
         let caller = caller(&request)?;
         let ending = Ending::of(request.extensions(), &self.drain);
         let (id, resume_token, pace, view) = convert::watch_job(request.into_inner())?;
+        let view = caller.view(view);
         let permit = permit(&self.tracker, &caller, 1)?;
         note(&id);
         let watch = self.tracker.on_behalf_of(&caller).watch_job(&id, &resume_token, pace).await?;
@@ -190,15 +197,36 @@ impl JobService for Jobs {
         let caller = caller(&request)?;
         let (ending, jobs) = (Ending::of(request.extensions(), &self.drain), request.get_ref().job_ids.len());
         let (scope, resume_token, pace, view) = convert::watch_jobs(request.into_inner())?;
-        let permit = permit(&self.tracker, &caller, jobs)?;
-        let watch = self.tracker.on_behalf_of(&caller).watch_jobs(scope, &resume_token, pace);
+        let view = caller.view(view);
+        let session = self.tracker.on_behalf_of(&caller);
+        let scope = session.confine(scope)?;
+        let permit = permit(&self.tracker, &caller, jobs.max(scope.ids.len()))?;
+        let watch = session.watch_jobs(scope, &resume_token, pace);
         let events = unfold(Some((Box::new((watch, permit)), self.tracker.clone())), move |open| async move {
             let (mut watch, tracker) = open?;
+            if watch.0.is_over().await {
+                return None;
+            }
             match watch.0.next().await {
                 Ok(event) => Some((Ok(convert::event(event, tracker.now(), view)), Some((watch, tracker)))),
                 Err(error) => Some((Err(JobError::from(error).into()), None)),
             }
         });
         respond_with(until(events, ending)).await
+    }
+
+    async fn create_watch_token(
+        &self,
+        request: Request<v1::CreateWatchTokenRequest>,
+    ) -> Answer<v1::CreateWatchTokenResponse> {
+        let grant = grant(&request)?;
+        let (ids, ttl, view) = convert::create_watch_token(request.get_ref())?;
+        ids.first().inspect(|id| note(id));
+        let jobs = self.tracker.on_behalf_of(&grant.identity).share(ids.clone(), view).await?;
+        let token = grant.share(&self.watch_tokens, jobs, ttl)?;
+        if let Some(first) = ids.first() {
+            audit::shared(audit::Caller::of(request.extensions()), first, ids.len(), token.expires);
+        }
+        respond(convert::watch_token(token, &ids))
     }
 }

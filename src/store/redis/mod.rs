@@ -26,6 +26,7 @@ mod read;
 mod replicas;
 mod schema;
 mod script;
+mod secret;
 mod subscriber;
 mod write;
 
@@ -144,6 +145,17 @@ impl RedisStore {
         };
         store.checked = Box::pin(store.preflight().check()).await?;
         Ok(store)
+    }
+
+    /// Returns a receiver of a random secret that all replicas share, and of its changes. Redis has it from the first
+    /// call of any replica on. `None` as long as Redis was not reachable.
+    pub async fn shared_secret(&self) -> watch::Receiver<Option<Arc<[u8]>>> {
+        let secret = self.prober.secret().subscribe();
+        // If Redis can't be used yet, the prober reads it later.
+        if self.epoch() != 0 {
+            _ = self.prober.secret().learn().await;
+        }
+        secret
     }
 
     fn preflight(&self) -> Preflight<'_> {

@@ -28,6 +28,7 @@ use super::{
     monitor::{Monitor, Share, Verdict},
     schema::keys::{EPOCH, PARTITIONS, Partition},
     script::{self, BEAT as BEAT_SCRIPT, micros},
+    secret::SharedSecret,
 };
 use crate::{
     clock::SteeredClock,
@@ -74,6 +75,8 @@ pub struct Prober {
     last_probe: Mutex<Option<(Instant, Vec<PartitionState>)>>,
     /// A replica of version 0.1 uses this Redis.
     older_is_there: AtomicBool,
+    /// Secret of the replicas, which is read with the data set.
+    secret: SharedSecret,
 }
 
 impl Prober {
@@ -87,8 +90,14 @@ impl Prober {
         presence: Arc<Presence>,
         bound: Duration,
     ) -> Self {
+        let secret = SharedSecret::new(client.clone());
         let (requested, last_probe, older_is_there) = (Notify::new(), Mutex::default(), AtomicBool::new(false));
-        Self { client, feed, monitor, listener, clock, presence, bound, requested, last_probe, older_is_there }
+        Self { client, feed, monitor, listener, clock, presence, bound, requested, last_probe, older_is_there, secret }
+    }
+
+    /// Returns the secret that the replicas share.
+    pub const fn secret(&self) -> &SharedSecret {
+        &self.secret
     }
 
     /// Requests a probe, without waiting for it.
@@ -299,7 +308,12 @@ impl Prober {
 
     /// Steers the clock, and reads the id of the data set; announces its change.
     pub async fn learn_data_set(&self) -> Result<(), Fault> {
-        let (clock, data_set, older) = tokio::join!(self.set_clock(), self.data_set(), self.has_older_replicas());
+        let (clock, data_set, older, secret) =
+            tokio::join!(self.set_clock(), self.data_set(), self.has_older_replicas(), Box::pin(self.secret.learn()));
+        if let Err(fault) = secret {
+            // The last known secret stays in use.
+            debug!(error = %fault.error(), "the key of watch tokens can't be read");
+        }
         if let Ok(is_there) = older {
             self.record_older(is_there);
         }

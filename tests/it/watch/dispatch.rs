@@ -179,6 +179,7 @@ async fn a_stream_ends_where_its_job_has_become_another_owners() {
         name: "alice".into(),
         role: Some(Role::Reader),
         owners: Owners::one("alice"),
+        shared: None,
     };
     let watch = tracker.on_behalf_of(&alice).watch_job(&id("a"), "", pace(Duration::ZERO)).await;
     let mut stream = watch.expect("it is hers");

@@ -23,6 +23,7 @@ pub struct Keys {
     commits: [String; PARTITIONS],
     changes: [String; PARTITIONS],
     beats: [String; PARTITIONS],
+    secret: String,
     /// The channels of version 0.1.
     legacy_changes: [String; PARTITIONS],
 }
@@ -117,6 +118,8 @@ impl Keys {
             commits: each("commits"),
             changes: each(&format!("changes:{database}")),
             beats: each("beat"),
+            // In one of the partitions: a user with rights to the keys of jobs needs no other right.
+            secret: format!("{}token-key", indexes[0]),
             legacy_changes: each("changes"),
             indexes,
         }
@@ -154,6 +157,11 @@ impl Keys {
     /// the data.
     pub fn beat(&self, partition: Partition) -> &str {
         &self.beats[partition.0]
+    }
+
+    /// Returns the key of the secret that the replicas share.
+    pub fn secret(&self) -> &str {
+        &self.secret
     }
 
     /// Returns the pub/sub channel of version 0.1.

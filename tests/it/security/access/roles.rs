@@ -16,12 +16,13 @@ use crate::support::{
 };
 
 /// The methods that each role may call and the roles before it may not.
-const READER: [&str; 5] = [
+const READER: [&str; 6] = [
     "JobService/GetJob",
     "JobService/BatchGetJobs",
     "JobService/ListJobs",
     "JobService/WatchJob",
     "JobService/WatchJobs",
+    "JobService/CreateWatchToken",
 ];
 const REPORTER: [&str; 8] = [
     "JobService/CreateJob",

@@ -6,9 +6,9 @@ use jobtrack::proto::{
     EncodedStruct,
     v1::{
         BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest,
-        DeleteJobRequest, FailJobRequest, Failure, GetJobRequest, Job, JobFilter, ListJobsRequest, ListJobsResponse,
-        Progress, PurgeJobsRequest, StartAttemptRequest, UpdateProgressRequest, View, WatchJobRequest,
-        WatchJobsRequest, job::State,
+        CreateWatchTokenRequest, DeleteJobRequest, FailJobRequest, Failure, GetJobRequest, Job, JobFilter,
+        ListJobsRequest, ListJobsResponse, Progress, PurgeJobsRequest, StartAttemptRequest, UpdateProgressRequest,
+        View, WatchJobRequest, WatchJobsRequest, job::State,
     },
 };
 use proptest::{
@@ -289,6 +289,9 @@ fn reading() -> BoxedStrategy<Call> {
         }),
         (vec(id(), 0..4), small())
             .prop_map(|(job_ids, view)| call("JobService/BatchGetJobs", &BatchGetJobsRequest { job_ids, view })),
+        (vec(id(), 0..4), duration(), small()).prop_map(|(job_ids, ttl, view)| {
+            call("JobService/CreateWatchToken", &CreateWatchTokenRequest { job_ids, ttl, view })
+        }),
         (filter(), small(), text(), small(), small()).prop_map(|(filter, page_size, page_token, view, order)| {
             call("JobService/ListJobs", &ListJobsRequest { filter, page_size, page_token, view, order })
         }),

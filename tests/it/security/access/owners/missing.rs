@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use jobtrack::proto::v1::{
     BatchGetJobsRequest, CancelJobRequest, CompleteJobRequest, ConfirmCancelRequest, CreateJobRequest,
-    DeleteJobRequest, Event, FailJobRequest, Failure, GetJobRequest, GetStatsRequest, Job, ListJobsRequest, Progress,
-    PurgeJobsRequest, StartAttemptRequest, UpdateProgressRequest, WatchJobRequest, WatchJobsRequest, WatchJobsResponse,
-    job::State,
+    CreateWatchTokenRequest, DeleteJobRequest, Event, FailJobRequest, Failure, GetJobRequest, GetStatsRequest, Job,
+    ListJobsRequest, Progress, PurgeJobsRequest, StartAttemptRequest, UpdateProgressRequest, WatchJobRequest,
+    WatchJobsRequest, WatchJobsResponse, job::State,
 };
 use prost::Message;
 use tonic::{Code, Status};
@@ -71,6 +71,11 @@ fn calls(id: &str, token: &str) -> Vec<Call> {
         call("JobService/WatchJob", &WatchJobRequest { job_id: job_id(), ..Default::default() }),
         call("JobService/WatchJob", &WatchJobRequest { job_id: job_id(), resume_token, ..Default::default() }),
         call("JobService/WatchJobs", &WatchJobsRequest { job_ids: vec![job_id()], ..Default::default() }),
+        call("JobService/CreateWatchToken", &CreateWatchTokenRequest { job_ids: vec![job_id()], ..Default::default() }),
+        call(
+            "JobService/CreateWatchToken",
+            &CreateWatchTokenRequest { job_ids: vec!["mine".into(), job_id()], ..Default::default() },
+        ),
     ]
 }
 

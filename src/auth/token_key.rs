@@ -1,0 +1,154 @@
+//! The key that signs watch tokens: random, from a file, or shared by replicas.
+
+use std::{path::PathBuf, sync::Arc};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::reload::{Refresh, ReloadError, Reloaded, Replaceable};
+
+/// Minimum length of a key in bytes: that of the digest that it makes.
+const KEY_MIN: usize = 32;
+
+/// A secret that signs watch tokens.
+pub type TokenKey = Arc<[u8]>;
+
+/// The source of the key.
+#[derive(Clone)]
+pub struct TokenKeys {
+    /// The current key; `None` as long as it is unknown.
+    current: watch::Receiver<Option<TokenKey>>,
+    /// The file of the key, if it has one.
+    file: Option<Arc<Reloaded<KeyFile>>>,
+}
+
+impl TokenKeys {
+    /// Creates a random key.
+    pub fn random() -> Self {
+        let mut key = [0; KEY_MIN];
+        SystemRandom::new().fill(&mut key).expect("the system has random numbers");
+        // Without its sender, the value stays as it is.
+        Self::shared(watch::channel(Some(Arc::from(key))).1)
+    }
+
+    /// Uses the key that `current` contains.
+    pub const fn shared(current: watch::Receiver<Option<TokenKey>>) -> Self {
+        Self { current, file: None }
+    }
+
+    /// Reads the key from a file. The error names the file and the problem.
+    pub fn open(file: PathBuf) -> Result<Self, ReloadError> {
+        let (sender, current) = watch::channel(None);
+        let sender = Arc::new(sender);
+        let read = move |contents: &[Vec<u8>], _: Option<&KeyFile>| KeyFile::read(contents, sender.clone());
+        let file = Reloaded::open(vec![file], read)?;
+        file.load().publish();
+        Ok(Self { current, file: Some(Arc::new(file)) })
+    }
+
+    /// Returns whether the key is read from a file.
+    pub const fn is_in_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Returns the reloader of the file.
+    pub fn source(&self) -> Option<Arc<dyn Refresh>> {
+        self.file.clone().map(|file| file as _)
+    }
+
+    /// Returns the current key, if it is known.
+    pub fn current(&self) -> Option<KeyInUse> {
+        let key = self.current.borrow().clone()?;
+        Some(KeyInUse { key, current: self.current.clone() })
+    }
+}
+
+/// A key that a token was verified with, and that may be replaced.
+#[derive(Clone, Debug)]
+pub struct KeyInUse {
+    key: TokenKey,
+    current: watch::Receiver<Option<TokenKey>>,
+}
+
+impl KeyInUse {
+    /// Returns the secret.
+    pub fn secret(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Returns whether another key has replaced this one.
+    pub fn is_replaced(&self) -> bool {
+        self.current.borrow().as_ref() != Some(&self.key)
+    }
+
+    /// Waits until another key replaces this one.
+    pub async fn replaced(&self) {
+        let mut current = self.current.clone();
+        if current.wait_for(|current| current.as_ref() != Some(&self.key)).await.is_err() {
+            // The key can't change any more.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The content of a key file.
+pub struct KeyFile {
+    key: TokenKey,
+    /// Receives the key when it is in force.
+    current: Arc<watch::Sender<Option<TokenKey>>>,
+}
+
+/// The reason why a key file is invalid.
+#[derive(Debug, Error)]
+#[error(
+    "it must contain a random key of at least {KEY_MIN} bytes, and has {0}: create one, for example with openssl rand \
+     -hex 32"
+)]
+struct TooShort(usize);
+
+impl KeyFile {
+    fn read(contents: &[Vec<u8>], current: Arc<watch::Sender<Option<TokenKey>>>) -> Result<Self, TooShort> {
+        let contents = contents.concat();
+        // A line end is not a part of the key: editors and tools add one or remove it.
+        let key = contents.trim_ascii();
+        if key.len() < KEY_MIN {
+            return Err(TooShort(key.len()));
+        }
+        Ok(Self { key: key.into(), current })
+    }
+
+    fn publish(&self) {
+        self.current.send_replace(Some(self.key.clone()));
+    }
+}
+
+impl Replaceable for KeyFile {
+    fn on_replaced(&self, next: &Self) {
+        next.publish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_file_is_read_without_its_line_end() {
+        let read = |text: &str| {
+            let file = KeyFile::read(&[text.as_bytes().to_vec()], Arc::new(watch::channel(None).0));
+            file.map(|file| file.key.len()).map_err(|error| error.0)
+        };
+        assert_eq!(read(&"k".repeat(32)), Ok(32));
+        assert_eq!(read(&format!("{}\r\n", "k".repeat(40))), Ok(40));
+        assert_eq!(read(&format!("{}\n", "k".repeat(31))), Err(31));
+        assert_eq!(read(" \n"), Err(0));
+    }
+
+    #[test]
+    fn random_keys_differ() {
+        let key = || TokenKeys::random().current().expect("it is known").secret().to_vec();
+        assert_ne!(key(), key());
+        assert_eq!(key().len(), KEY_MIN);
+    }
+}
