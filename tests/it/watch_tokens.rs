@@ -102,13 +102,16 @@ async fn next<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
     in_time("the next event", stream.message()).await.map(|event| event.expect("the stream goes on"))
 }
 
-/// Reads a stream to its error.
+/// Reads a stream to its error, which must come in time, whatever comes before.
 async fn error<T>(stream: &mut Streaming<T>) -> Status {
-    loop {
-        if let Err(status) = next(stream).await {
-            return status;
+    let error = async {
+        loop {
+            if let Err(status) = next(stream).await {
+                return status;
+            }
         }
-    }
+    };
+    in_time("the error", error).await
 }
 
 /// Fails unless the call was rejected for its credentials, with this problem.

@@ -133,13 +133,16 @@ async fn stream_of_jobs_ends_when_the_last_of_them_is_removed() {
     create(&mut client, &["a"]).await;
     delete(&mut client, "b").await;
     for (stream, removed) in [(&mut both, vec!["a", "b"]), (&mut one, vec!["a"])] {
-        let mut seen = Vec::new();
-        while let Some(event) = in_time("the next event", stream.message()).await.expect("it ends well") {
-            if event.event() == Event::Removed {
-                seen.push(event.job.expect("a job").id);
+        let rest = async {
+            let mut seen = Vec::new();
+            while let Some(event) = stream.message().await.expect("it ends well") {
+                if event.event() == Event::Removed {
+                    seen.push(event.job.expect("a job").id);
+                }
             }
-        }
-        assert_eq!(seen, removed);
+            seen
+        };
+        assert_eq!(in_time("the end", rest).await, removed);
     }
     // A stream that begins later ends as soon as it is clear that there is nothing to wait for.
     let mut late = watch_jobs(&mut client, &token, &[]).await.expect("a stream");
