@@ -27,7 +27,7 @@ pub use self::{
 
 use self::{identities::Identities, jwt::Jwts, token_key::KeyInUse, watch_token::Maker};
 use crate::{
-    domain::{ANYONE, Identity, IdentityKind, JobError, SharedJobs, Unauthenticated},
+    domain::{ANYONE, Identity, IdentityKind, JobError, Needed, SharedJobs, Unauthenticated},
     reload::{Refresh, ReloadError, Reloaded},
 };
 
@@ -113,6 +113,9 @@ impl Grant {
     /// Makes a watch token for `jobs`, which the caller can see. It ends when the caller's credentials do, as far as
     /// they name their end, and no later than after `ttl`.
     pub fn share(&self, tokens: &WatchTokens, jobs: SharedJobs, ttl: Duration) -> Result<WatchToken, JobError> {
+        if self.identity.shared.is_some() {
+            return Err(JobError::PermissionDenied(Needed::Identity));
+        }
         let name = self.identity.name.clone();
         let (maker, end) = match (self.identity.kind, self.bond.as_deref()) {
             (IdentityKind::Anyone, _) => (Maker::Anyone, None),

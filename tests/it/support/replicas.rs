@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use jobtrack::proto::{
     health::health_client::HealthClient,
     v1::{
-        BatchGetJobsRequest, CancelJobRequest, ConfirmCancelRequest, CreateJobRequest, Event, GetJobRequest,
+        BatchGetJobsRequest, CancelJobRequest, ConfirmCancelRequest, CreateJobRequest, CreateWatchTokenRequest, Event, GetJobRequest,
         GetJobResponse, GetStatsRequest, GetStatsResponse, Job, JobFilter, ListJobsRequest, Liveness, PurgeJobsRequest,
         UpdateProgressRequest, WatchJobsRequest, job::State,
     },
@@ -210,6 +210,8 @@ pub async fn use_everything(server: &Server) {
 
     let request = GetJobRequest { min_revision: Some(2), ..read("succeeds") };
     client.get_job(request).await.expect("it can be read");
+    let shared = CreateWatchTokenRequest { job_ids: vec!["succeeds".to_owned()], ..CreateWatchTokenRequest::default() };
+    client.create_watch_token(shared).await.expect("it can be shared");
     let job_ids = ["succeeds", "missing"].map(str::to_owned).to_vec();
     client
         .batch_get_jobs(BatchGetJobsRequest { job_ids, ..BatchGetJobsRequest::default() })
