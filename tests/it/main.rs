@@ -18,4 +18,3 @@ mod security;
 mod store;
 mod store_contract;
 mod watch;
-mod watch_tokens;

@@ -71,7 +71,7 @@ const FLOORS: [Floors; 14] = [
         &[
             &["connection", "schema"],
             &["client", "errors", "outage", "script"],
-            &["feed", "monitor", "read"],
+            &["feed", "monitor", "read", "secret"],
             &["due", "list", "mistakes", "probe"],
             &["preflight", "replicas", "subscriber", "write"],
             &["mod"],

@@ -3,3 +3,4 @@
 mod access;
 mod canaries;
 mod hostile;
+mod watch_tokens;

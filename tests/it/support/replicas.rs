@@ -6,9 +6,9 @@ use futures_util::FutureExt;
 use jobtrack::proto::{
     health::health_client::HealthClient,
     v1::{
-        BatchGetJobsRequest, CancelJobRequest, ConfirmCancelRequest, CreateJobRequest, CreateWatchTokenRequest, Event, GetJobRequest,
-        GetJobResponse, GetStatsRequest, GetStatsResponse, Job, JobFilter, ListJobsRequest, Liveness, PurgeJobsRequest,
-        UpdateProgressRequest, WatchJobsRequest, job::State,
+        BatchGetJobsRequest, CancelJobRequest, ConfirmCancelRequest, CreateJobRequest, CreateWatchTokenRequest, Event,
+        GetJobRequest, GetJobResponse, GetStatsRequest, GetStatsResponse, Job, JobFilter, ListJobsRequest, Liveness,
+        PurgeJobsRequest, UpdateProgressRequest, WatchJobsRequest, job::State,
     },
 };
 use tokio::time::timeout;

@@ -755,6 +755,34 @@ pub struct WatchJobsResponse {
     #[prost(bool, tag = "7")]
     pub snapshot_pending: bool,
 }
+/// See JobService.CreateWatchToken.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateWatchTokenRequest {
+    /// Ids of the jobs, which must exist. 1 to 100; an id given twice counts once. The token must not be longer than
+    /// 8 KiB, which is enough for 100 ids of 36 characters.
+    #[prost(string, repeated, tag = "1")]
+    pub job_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Time for which the token is valid. More than 0, at most 7 days; absent: an hour.
+    #[prost(message, optional, tag = "2")]
+    pub ttl: ::core::option::Option<::prost_types::Duration>,
+    /// The most that the holder sees of each job. Unspecified: VIEW_BASIC.
+    #[prost(enumeration = "View", tag = "3")]
+    pub view: i32,
+}
+/// See JobService.CreateWatchToken.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateWatchTokenResponse {
+    /// The token, to be sent as `authorization: Bearer TOKEN`. It can be used in a URL as it is. Opaque.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    /// Time from which the token is no longer valid.
+    #[prost(message, optional, tag = "2")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Path of the URL at which the events of the jobs can be followed over HTTP: `/v1/jobs/ID/events` for one job,
+    /// `/v1/events?id=ID&id=ID` for several. Without the token.
+    #[prost(string, tag = "3")]
+    pub path: ::prost::alloc::string::String,
+}
 /// Source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -825,7 +853,7 @@ impl Ignored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum View {
-    /// The same as VIEW_BASIC in ListJobs, and as VIEW_FULL elsewhere.
+    /// The same as VIEW_BASIC in ListJobs and CreateWatchToken, and as VIEW_FULL elsewhere.
     Unspecified = 0,
     /// Without `result`, `metadata`, `failure.details` and `progress.details`.
     Basic = 1,
@@ -1462,6 +1490,51 @@ pub mod job_service_client {
                 .insert(GrpcMethod::new("jobtrack.v1.JobService", "WatchJobs"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Makes a token that lets its holder follow some jobs, and do nothing else: a link to share, or the credentials of a
+        /// page that shows progress. It is sent as a bearer token in `authorization`.
+        ///
+        /// 1. The holder may call GetJob and WatchJob for these jobs, and WatchJobs for some or all of them: a WatchJobs
+        ///   without `job_ids` is for all jobs of the token. Any other call, this one included, or another job ends with
+        ///   PERMISSION_DENIED. Documents are shown only if the token's `view` is VIEW_FULL; a call that asks for them gets
+        ///   VIEW_BASIC otherwise.
+        /// 1. The token ends at `expire_time`: calls end with UNAUTHENTICATED and `problem` EXPIRED in the metadata, open
+        ///   streams with `problem` ENDED. It ends earlier when its maker is removed from the identities file, or when the
+        ///   server gets another key for watch tokens. A token that was made with a JWT ends with that JWT at the latest, and
+        ///   when the key that signed it is removed.
+        /// 1. The holder never sees more than the maker may see at that time. Calls and watches count for the limits of the
+        ///   maker.
+        /// 1. A job that was deleted is not found, even if its id was used again: the token is for the job that had the id
+        ///   when the token was made. A WatchJobs stream of the holder ends OK when none of its jobs exists any more.
+        /// 1. All replicas that share a Redis accept the token, also after a restart. Without Redis it ends with the process,
+        ///   unless the server has a key file (`--token-key-file`).
+        ///
+        /// The call stores nothing, so a token can't be listed or revoked by itself; choose a short `ttl`. NOT_FOUND
+        /// (JOB_NOT_FOUND): one of the jobs does not exist. UNAVAILABLE (STORE_UNAVAILABLE): Redis, which has the key, was not
+        /// reachable since the server started; tokens can't be checked then either, and their calls end in the same way.
+        pub async fn create_watch_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateWatchTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateWatchTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/jobtrack.v1.JobService/CreateWatchToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("jobtrack.v1.JobService", "CreateWatchToken"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1668,6 +1741,34 @@ pub mod job_service_server {
             &self,
             request: tonic::Request<super::WatchJobsRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchJobsStream>, tonic::Status>;
+        /// Makes a token that lets its holder follow some jobs, and do nothing else: a link to share, or the credentials of a
+        /// page that shows progress. It is sent as a bearer token in `authorization`.
+        ///
+        /// 1. The holder may call GetJob and WatchJob for these jobs, and WatchJobs for some or all of them: a WatchJobs
+        ///   without `job_ids` is for all jobs of the token. Any other call, this one included, or another job ends with
+        ///   PERMISSION_DENIED. Documents are shown only if the token's `view` is VIEW_FULL; a call that asks for them gets
+        ///   VIEW_BASIC otherwise.
+        /// 1. The token ends at `expire_time`: calls end with UNAUTHENTICATED and `problem` EXPIRED in the metadata, open
+        ///   streams with `problem` ENDED. It ends earlier when its maker is removed from the identities file, or when the
+        ///   server gets another key for watch tokens. A token that was made with a JWT ends with that JWT at the latest, and
+        ///   when the key that signed it is removed.
+        /// 1. The holder never sees more than the maker may see at that time. Calls and watches count for the limits of the
+        ///   maker.
+        /// 1. A job that was deleted is not found, even if its id was used again: the token is for the job that had the id
+        ///   when the token was made. A WatchJobs stream of the holder ends OK when none of its jobs exists any more.
+        /// 1. All replicas that share a Redis accept the token, also after a restart. Without Redis it ends with the process,
+        ///   unless the server has a key file (`--token-key-file`).
+        ///
+        /// The call stores nothing, so a token can't be listed or revoked by itself; choose a short `ttl`. NOT_FOUND
+        /// (JOB_NOT_FOUND): one of the jobs does not exist. UNAVAILABLE (STORE_UNAVAILABLE): Redis, which has the key, was not
+        /// reachable since the server started; tokens can't be checked then either, and their calls end in the same way.
+        async fn create_watch_token(
+            &self,
+            request: tonic::Request<super::CreateWatchTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateWatchTokenResponse>,
+            tonic::Status,
+        >;
     }
     /// Tracks jobs that run elsewhere, and tells everyone who asks or watches how far they are.
     #[derive(Debug)]
@@ -2327,6 +2428,51 @@ pub mod job_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/jobtrack.v1.JobService/CreateWatchToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateWatchTokenSvc<T: JobService>(pub Arc<T>);
+                    impl<
+                        T: JobService,
+                    > tonic::server::UnaryService<super::CreateWatchTokenRequest>
+                    for CreateWatchTokenSvc<T> {
+                        type Response = super::CreateWatchTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateWatchTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as JobService>::create_watch_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateWatchTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
