@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
 use tokio::{
     task::{consume_budget, yield_now},
     time::{Instant, sleep},
@@ -16,6 +15,7 @@ use uuid::Uuid;
 use super::{
     Alarm, CoalescedChanges, EventKind, JobsToken, Pace, Reset, ResumeToken, Scope, Subscription, WatchEvent,
     backlog::Backlog,
+    batch::{BATCH, BATCH_BYTES, read_some},
     last_sent::{LastSent, VersionOrder, is_end},
 };
 use crate::{
@@ -23,15 +23,6 @@ use crate::{
     domain::{Cursor, JobId, ListQuery, Order, View},
     store::{CommitEvent, CommitPosition, JobStore, StoreError, Stored},
 };
-
-/// Maximum number of jobs that are read at a time.
-const BATCH: usize = 500;
-
-/// Size of the jobs that are read at a time, in bytes; the last of them may exceed it.
-const BATCH_BYTES: usize = 1024 * 1024;
-
-/// Number of concurrent reads of jobs by id.
-const READ_AHEAD: usize = 16;
 
 /// Time until a stream reads an unavailable store again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
@@ -375,29 +366,4 @@ impl JobsWatch {
         let position = (!matches!(self.phase, Phase::Snapshot { .. })).then_some(position);
         ResumeToken::Jobs(JobsToken { epoch: self.store.epoch(), position, scope: self.digest })
     }
-}
-
-/// Reads the jobs of some `ids`, which it removes from them.
-async fn read_some(store: &dyn JobStore, scope: &Scope, ids: &mut VecDeque<JobId>) -> Result<Vec<Stored>, StoreError> {
-    // A fresh version is at most a moment behind, and the subscription delivers later ones.
-    let read = async |id: &JobId| match store.get_fresh(id) {
-        Some(fresh) => Ok(Some(fresh)),
-        None => store.get(id).await,
-    };
-    let mut reads = stream::iter(ids.iter().take(BATCH)).map(read).buffered(READ_AHEAD);
-    let (mut found, mut count, mut bytes) = (Vec::new(), 0, 0);
-    while bytes < BATCH_BYTES
-        && let Some(stored) = reads.next().await
-    {
-        let stored = stored?;
-        count += 1;
-        bytes += stored.as_ref().map_or(0, |stored| stored.job.size());
-        if let Some(others) = stored.as_ref().filter(|stored| !scope.discloses(&stored.job)) {
-            store.absence(others).await?;
-        }
-        found.extend(stored);
-    }
-    drop(reads);
-    ids.drain(..count);
-    Ok(found)
 }

@@ -16,6 +16,7 @@
 //!   and the changes that it delays on request.
 
 mod backlog;
+mod batch;
 mod coalesced;
 mod hub;
 mod inbox;
