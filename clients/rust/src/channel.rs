@@ -19,7 +19,7 @@ use crate::{Error, pause::Pause, proto::v1::job_service_client::JobServiceClient
 /// Maximum number of times that a call is sent.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// Tokens of a full retry budget. A failed call takes one, a successful call gives a tenth of one back, and no call is
+/// Tokens of a full retry budget. A call that ends with `UNAVAILABLE` takes one, a successful call gives a tenth of one back, and no call is
 /// repeated while half of them are missing: repeated calls must not keep an overloaded server from recovering.
 const RETRY_TOKENS: u32 = 100;
 
@@ -47,6 +47,15 @@ pub(crate) enum Repeat {
     Safe,
     /// Only calls that no server can have received are sent again.
     Unsent,
+}
+
+/// Numbers of tries of one call.
+#[derive(Default)]
+struct Tries {
+    /// A server may have received it.
+    sent: u32,
+    /// No connection could be made.
+    unsent: usize,
 }
 
 /// The connections of a [`Tracker`](crate::Tracker).
@@ -113,7 +122,7 @@ impl Connections {
     ) -> Result<R, Error> {
         let deadline = Instant::now() + self.timeout;
         let mut pause = Pause::new(Duration::from_millis(100), Duration::from_secs(2));
-        let mut attempts = 0;
+        let mut tries = Tries::default();
         let mut last = None;
         loop {
             let mut request = self.request(message.clone())?;
@@ -128,8 +137,7 @@ impl Connections {
                 }
                 Err(status) => Error::from(status),
             };
-            attempts += u32::from(!error.is_unsent);
-            if !self.is_repeatable(&error, repeat, attempts) {
+            if !self.is_repeatable(&error, repeat, &mut tries) {
                 return Err(error);
             }
             self.rotate();
@@ -142,16 +150,18 @@ impl Connections {
         }
     }
 
-    /// Returns whether a call is sent again that failed with this error, after so many attempts reached a server.
-    fn is_repeatable(&self, error: &Error, repeat: Repeat, attempts: u32) -> bool {
+    /// Counts a try of a call. Returns whether the call is sent again after this error.
+    fn is_repeatable(&self, error: &Error, repeat: Repeat, tries: &mut Tries) -> bool {
         if error.is_unsent {
-            return self.wait_for_ready;
+            tries.unsent += 1;
+            // Each replica is tried once.
+            return self.wait_for_ready || tries.unsent < self.channels.len();
         }
-        let is_within_budget = self.failed();
-        error.code == Code::Unavailable && repeat == Repeat::Safe && attempts < ATTEMPTS_MAX && is_within_budget
+        tries.sent += 1;
+        error.code == Code::Unavailable && self.failed() && repeat == Repeat::Safe && tries.sent < ATTEMPTS_MAX
     }
 
-    /// Takes a failed call from the retry budget. Returns whether calls may be repeated.
+    /// Takes an unavailable server from the retry budget. Returns whether calls may be repeated.
     fn failed(&self) -> bool {
         let take = |left: u32| Some(left.saturating_sub(TENTHS));
         let left = self.budget.fetch_update(Relaxed, Relaxed, take).unwrap_or_default();

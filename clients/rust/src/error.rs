@@ -48,13 +48,19 @@ impl Error {
         }
     }
 
-    /// Returns whether the same call may succeed later: the server was unavailable, or too slow, or had no room.
-    pub fn is_transient(&self) -> bool {
-        match self.code {
-            Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unknown | Code::Cancelled => true,
-            Code::ResourceExhausted => self.retry_after.is_some(),
-            _ => false,
-        }
+    /// Returns whether the error is about the request or the job, so that the same call would fail again. Otherwise it is
+    /// about the server, the connection or the credentials, and the call may succeed later.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self.code,
+            Code::InvalidArgument
+                | Code::NotFound
+                | Code::AlreadyExists
+                | Code::FailedPrecondition
+                | Code::Aborted
+                | Code::OutOfRange
+                | Code::Unimplemented
+        )
     }
 }
 

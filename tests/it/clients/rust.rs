@@ -4,16 +4,16 @@ use std::{
     net::{SocketAddr, TcpListener},
     panic,
     path::Path,
-    sync::mpsc,
     time::Duration,
 };
 
 use jobtrack_client::{Code, Event, Failure, Job, JobFilter, Report, State, Stop, Tracker, Work};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{sync::mpsc::unbounded_channel, time::timeout};
 
 use crate::support::{
     Server,
+    credentials::{Folder, holder, identities},
     process::{Process, command},
     redis::{Redis, next_port},
 };
@@ -192,15 +192,14 @@ async fn dropped_work_ends_its_job() {
 async fn work_begins_without_the_tracker_and_is_told_when_it_is_there() {
     let address = unused();
     let tracker = Tracker::builder(format!("http://{address}")).connect_lazy().expect("the URL is valid");
-    let (told, troubles) = mpsc::channel();
+    let (told, mut troubles) = unbounded_channel();
     let job = tracker.create("test.work").id("early").work().on_trouble(move |trouble| {
         told.send(trouble.map(ToString::to_string)).expect("the test waits");
     });
     let work = job.start().await.expect("it begins all the same");
     assert_eq!(work.attempt(), None);
     work.report(Report::units(3, 4));
-    let trouble = tokio::task::spawn_blocking(move || (troubles.recv(), troubles)).await.expect("no panic");
-    let message = trouble.0.expect("it is told").expect("an error");
+    let message = troubles.recv().await.expect("it is told").expect("an error");
     assert!(message.contains("can't connect") && message.contains("refused"), "{message}");
 
     let server = Process::run_on(command(&[]), &address.to_string());
@@ -216,6 +215,52 @@ async fn strict_work_does_not_begin_without_the_tracker() {
     let tracker = Tracker::builder(format!("http://{address}")).wait_for_ready(false).connect_lazy().expect("a URL");
     let error = tracker.create("test.work").work().strict(true).start().await.expect_err("nobody listens");
     assert_eq!((error.code, error.is_unsent), (Code::Unavailable, true), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invalid_report_does_not_keep_the_end_from_being_sent() {
+    let server = Server::start().await;
+    let tracker = tracker(server.address);
+    let work = work(&tracker).await;
+    let id = work.job_id().to_owned();
+    work.report(Report::new().percent(f64::NAN).message("invalid"));
+    work.report(Report::new().unit("x".repeat(1000)));
+    work.report(Report::units(1, 4));
+    assert_eq!(work.finish(()).await.expect("it ends").state(), State::Succeeded);
+    assert!(tracker.get(&id).await.expect("it exists").has_ended());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_tried_in_turn_by_calls_that_do_not_wait() {
+    let server = Server::start().await;
+    let url = format!("http://{},http://{}", unused(), server.address);
+    let tracker = Tracker::builder(url).wait_for_ready(false).connect_lazy().expect("the URLs are valid");
+    let job = tracker.create("test.work").send().await.expect("the second one answers");
+    assert_eq!(tracker.get(&job.id).await.expect("it answers again").id, job.id);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_begins_with_a_token_that_is_refused_and_goes_on_with_the_next_one() {
+    let files = Folder::new();
+    let tokens = files.write("identities", &identities(&[holder("right", "worker", &json!(["*"]))]));
+    let server = Server::with(&["--auth-tokens", &tokens]).await;
+    let token = files.write("token", "wrong\n");
+    let tracker = Tracker::builder(format!("http://{}", server.address)).token_file(&token).connect_lazy();
+    let tracker = tracker.expect("the file is read later");
+    let (told, mut troubles) = unbounded_channel();
+    let work = tracker.create("test.work").work().on_trouble(move |trouble| {
+        told.send(trouble.map(|error| error.code)).expect("the test waits");
+    });
+    let work = work.start().await.expect("it begins all the same");
+    assert_eq!(troubles.recv().await, Some(Some(Code::Unauthenticated)));
+    files.write("token", "right\n");
+    assert_eq!(troubles.recv().await, Some(None));
+    let id = work.job_id().to_owned();
+    assert_eq!(work.finish(()).await.expect("it ends").state(), State::Succeeded);
+    assert!(tracker.get(&id).await.expect("it exists").has_ended());
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,8 +122,8 @@ impl WorkBuilder {
     }
 
     /// Claims the next attempt of the job. An error says that the work must not begin: the job does not exist, has ended,
-    /// or another worker runs it (`ATTEMPT_RUNNING`). If the tracker is unavailable, the work begins without it, unless
-    /// it is [`strict`](Self::strict).
+    /// or another worker runs it (`ATTEMPT_RUNNING`). If the tracker is unavailable or takes no calls of this client, the
+    /// work begins without it, unless it is [`strict`](Self::strict).
     pub async fn start(self) -> Result<Work, Error> {
         let attempt = self.attempt()?;
         if self.strict {
@@ -132,7 +132,7 @@ impl WorkBuilder {
         }
         match timeout(CLAIM_TIMEOUT, attempt.claim()).await {
             Ok(Ok(claimed)) => Ok(self.spawn(attempt, Some(claimed))),
-            Ok(Err(error)) if !error.is_transient() => Err(error),
+            Ok(Err(error)) if error.is_final() => Err(error),
             _ => Ok(self.spawn(attempt, None)),
         }
     }

@@ -131,8 +131,8 @@ impl Reporter {
                     self.set_trouble(None);
                     return Ok(claim);
                 }
-                Err(error) if error.is_transient() => self.set_trouble(Some(&error)),
-                Err(error) => return Err(self.refused(error)),
+                Err(error) if error.is_final() => return Err(self.refused(error)),
+                Err(error) => self.set_trouble(Some(&error)),
             }
             sleep(pause.next()).await;
         }
@@ -163,13 +163,13 @@ impl Reporter {
                     next = sent + self.report_interval;
                     match self.send_newest().await {
                         Ok(()) => pause.reset(),
-                        Err(error) if error.is_transient() => {
+                        Err(error) if is_fenced(&error) => return Err(self.refused(error)),
+                        Err(error) => {
                             self.set_trouble(Some(&error));
                             // A heartbeat that failed is repeated, too.
                             self.shared.put_back(Report::new());
                             next = Instant::now() + pause.next();
                         }
-                        Err(error) => return Err(self.refused(error)),
                     }
                 }
             }
@@ -198,7 +198,10 @@ impl Reporter {
                 Ok(())
             }
             Err(error) => {
-                self.shared.put_back(report);
+                // A report that is invalid would be so again, and would hold up those after it.
+                if !error.is_final() {
+                    self.shared.put_back(report);
+                }
                 Err(error)
             }
         }
@@ -210,13 +213,14 @@ impl Reporter {
         loop {
             let flushed = if self.shared.has_report() { self.send_newest().await } else { Ok(()) };
             let ended = match flushed {
-                Ok(()) => self.send_end(outcome.clone()).await,
-                Err(error) => Err(error),
+                // The end counts even if the last report is invalid.
+                Err(error) if !error.is_final() || is_fenced(&error) => Err(error),
+                _ => self.send_end(outcome.clone()).await,
             };
             match ended {
-                Err(error) if error.is_transient() => self.set_trouble(Some(&error)),
-                Err(error) => return Err(self.refused(error)),
                 Ok(job) => return Ok(job),
+                Err(error) if error.is_final() => return Err(self.refused(error)),
+                Err(error) => self.set_trouble(Some(&error)),
             }
             sleep(pause.next()).await;
         }
@@ -281,8 +285,7 @@ impl Reporter {
 
     /// Tells the worker that the server refused a call for good.
     fn refused(&self, error: Error) -> Error {
-        let is_fenced = FENCED.contains(&error.reason.as_str());
-        self.shared.stop(if is_fenced { Stop::Fenced(error.clone()) } else { Stop::Refused(error.clone()) });
+        self.shared.stop(if is_fenced(&error) { Stop::Fenced(error.clone()) } else { Stop::Refused(error.clone()) });
         error
     }
 
@@ -294,6 +297,11 @@ impl Reporter {
             told(trouble);
         }
     }
+}
+
+/// Returns whether an error says that the attempt is not this worker's any more.
+fn is_fenced(error: &Error) -> bool {
+    FENCED.contains(&error.reason.as_str())
 }
 
 fn reconnect_pause() -> Pause {
