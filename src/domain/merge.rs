@@ -51,7 +51,9 @@ fn merge_versions(a: &Job, b: &Job) -> Merged {
         if !is_winner(&job) {
             job.version.revision = max(winner.version.revision, loser.version.revision) + 1;
         }
-        return Merged { job, lost: Some(loser.version.change_id) };
+        // Two identities of one change differ in no change.
+        let lost = Some(loser.version.change_id).filter(|lost| *lost != winner.version.change_id);
+        return Merged { job, lost };
     }
     let (winner, loser, revived) = pick_incarnation(a, b);
     let mut job = winner.clone();

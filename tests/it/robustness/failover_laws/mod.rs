@@ -6,6 +6,7 @@ mod freshness;
 mod local_cache;
 mod losses;
 mod missing_jobs;
+mod model_traces;
 mod primary;
 mod reconciliation;
 mod world;

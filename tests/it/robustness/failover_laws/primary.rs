@@ -88,6 +88,12 @@ pub struct Link {
     pub up: AtomicBool,
     /// The next request is carried out, and its answer is lost.
     pub loses_answer: AtomicBool,
+    /// The next write is carried out late, after its caller has given up.
+    pub delays_write: AtomicBool,
+    /// The write that is to be carried out late, and the version that it replaces.
+    pub late: Mutex<Option<(Arc<Job>, Option<Job>)>>,
+    /// The late write is carried out just before the next one.
+    pub hurries_late_write: AtomicBool,
     pub reads: Reads,
     /// Id of the server's process.
     pub run: AtomicU64,
@@ -111,6 +117,27 @@ impl Link {
         self.unanswered.fetch_add(1, Relaxed);
         Err(StoreError::Unavailable)
     }
+
+    /// Carries out the write that is late, if there is one.
+    pub async fn carry_out_late_write(&self) {
+        let late = self.late.lock().expect("no test panics here").take();
+        if let Some((job, previous)) = late {
+            self.write(job, previous.as_ref()).await.expect("there is room");
+        }
+    }
+
+    /// Writes with the times that the primary adds.
+    async fn write(&self, mut job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        let noted = Arc::make_mut(&mut job);
+        let before = previous.and_then(|previous| previous.since);
+        let since = noted.since.or(before);
+        noted.since = since.or_else(|| Some(Timestamp::from_micros(self.record.1.fetch_add(1, Relaxed))));
+        noted.heard = Some(noted.update_time);
+        if noted.state.is_terminal() && noted.removal.is_none() && noted.durable_time.is_none() {
+            noted.durable_time = Some(noted.update_time);
+        }
+        self.record.store().replace(job, previous).await
+    }
 }
 
 /// Returns a version as the primary marks it.
@@ -124,17 +151,16 @@ impl JobStore for Link {
         Ok(self.check()?.get(id).await?.map(durable))
     }
 
-    async fn replace(&self, mut job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        let store = self.check()?;
-        let noted = Arc::make_mut(&mut job);
-        let before = previous.and_then(|previous| previous.since);
-        let since = noted.since.or(before);
-        noted.since = since.or_else(|| Some(Timestamp::from_micros(self.record.1.fetch_add(1, Relaxed))));
-        noted.heard = Some(noted.update_time);
-        if noted.state.is_terminal() && noted.removal.is_none() && noted.durable_time.is_none() {
-            noted.durable_time = Some(noted.update_time);
+    async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        self.check()?;
+        if self.delays_write.swap(false, Relaxed) {
+            *self.late.lock().expect("no test panics here") = Some((job, previous.cloned()));
+            return Err(StoreError::Unavailable);
         }
-        let outcome = store.replace(job, previous).await?;
+        if self.hurries_late_write.swap(false, Relaxed) {
+            self.carry_out_late_write().await;
+        }
+        let outcome = self.write(job, previous).await?;
         if self.loses_answer.swap(false, Relaxed) {
             return Err(StoreError::Unavailable);
         }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -70,6 +70,9 @@ impl Replica {
             record,
             up,
             loses_answer,
+            delays_write: false.into(),
+            late: Mutex::default(),
+            hurries_late_write: false.into(),
             reads,
             run,
             hides,

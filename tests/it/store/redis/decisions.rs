@@ -202,3 +202,26 @@ async fn decision_that_is_only_asked_for_postpones_nothing() {
         assert_eq!(score().await == before, stays);
     }
 }
+
+/// A replica is cut off, the worker stops, and a beat of the replica that serves comes so late that nobody knows
+/// whether workers could report. The decision waits as after an outage, and then it is made.
+#[tokio::test]
+async fn stopped_worker_is_noticed_although_a_beat_came_late() {
+    let bench = Bench::start().await;
+    let job = bench.run(Duration::from_secs(30), true).await;
+    let (beat, record) = (bench.beat_key(), bench.job_key(&job));
+    bench.beat().await;
+    bench.set_ago(&record, "heard", 200).await;
+    bench.set_ago(&beat, "heard_since", HOUR).await;
+    bench.set_ago(&beat, "mark:cut_off", 199).await;
+    bench.set_ago(&beat, "last", 10).await;
+    bench.beat().await;
+    let decided = bench.lose_worker(&job).await;
+    assert!(matches!(decided, Decided::Deferred), "{decided:?}");
+
+    // The same a moment after the lease and the bound, with beats in time.
+    bench.set_ago(&beat, "heard_since", 70).await;
+    bench.beat().await;
+    let decided = bench.lose_worker(&job).await;
+    assert!(matches!(decided, Decided::Stored(_)), "{decided:?}");
+}

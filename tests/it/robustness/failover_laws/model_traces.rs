@@ -1,0 +1,118 @@
+//! Traces that an explicit-state model of the protocol found with one rule removed, played on the store.
+
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use jobtrack::{
+    domain::{ANYONE, Job, JobError, NewJob, Removal, State},
+    store::{Listener, PrimaryStore},
+    tracker::CreateOutcome,
+};
+use rstest::rstest;
+use tokio::time::sleep;
+
+use super::world::{Op, Step, World};
+use crate::support::jobs::{id, plain};
+
+/// Creates the job `a` on a replica for the one request of the test.
+async fn create_for_request(world: &World, replica: usize) -> Job {
+    let new = NewJob { id: Some(id("a")), request_id: Some("r".into()), ..plain() };
+    let created = world.replicas[replica].tracker.on_behalf_of(&ANYONE).create(new).await;
+    Job::clone(&created.map(CreateOutcome::into_stored).expect("there is room").job)
+}
+
+async fn assert_gone_everywhere(world: &World) {
+    for replica in &world.replicas {
+        let told = replica.tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await;
+        assert!(matches!(told, Err(JobError::NotFound(_))), "{told:?}");
+    }
+}
+
+/// A creation is pushed over a tombstone, and its write is late. Meanwhile the job is deleted, and that deletion, which
+/// was never recorded, gives way to the tombstone. The late write must not bring the deleted job back.
+#[rstest]
+#[case::after_the_deletion_was_pushed(false)]
+#[case::before_the_deletion_is_written(true)]
+#[tokio::test(start_paused = true)]
+async fn late_write_of_a_deleted_job_does_not_bring_it_back(#[case] in_between: bool) {
+    let mut world = World::new();
+    for op in [Op::Create, Op::Report, Op::Delete] {
+        world.call(0, "a", op).await;
+    }
+    world.part(1).await;
+    world.call(1, "a", Op::Create).await;
+
+    let link = world.replicas[1].link.clone();
+    link.delays_write.store(true, Relaxed);
+    link.up.store(true, Relaxed);
+    link.suspect();
+    while link.late.lock().expect("no test panics here").is_none() {
+        // The next attempt comes much later.
+        sleep(Duration::from_millis(1)).await;
+    }
+    world.part(1).await;
+    world.call(1, "a", Op::Delete).await;
+    link.hurries_late_write.store(in_between, Relaxed);
+    world.replicas[1].whole().await;
+    link.carry_out_late_write().await;
+
+    let there = world.there("a").await.expect("there is a tombstone");
+    assert_eq!(there.removal, Some(Removal::Deleted));
+    assert_gone_everywhere(&world).await;
+}
+
+/// Returns a world in which two replicas created a job for one request, because the primary had lost it. The second job
+/// failed, and `cut_off` cuts the link of its replica. Then the first replica merged the two: the record has the
+/// identity of its job, and the change and revision of the other one's end.
+async fn with_an_end_under_another_identity(cut_off: bool) -> (World, Job) {
+    let mut world = World::new();
+    let first = create_for_request(&world, 0).await;
+    world.take(Step::Lose { all: true }).await;
+    world.replicas[1].whole().await;
+    create_for_request(&world, 1).await;
+    world.call(1, "a", Op::Fail).await;
+    let failed = world.there("a").await.expect("it is there");
+    if cut_off {
+        world.part(1).await;
+    }
+    world.replicas[0].whole().await;
+    let merged = world.there("a").await.expect("it is there");
+    assert_eq!((merged.state, merged.version.incarnation_id), (State::Failed, first.version.incarnation_id));
+    assert_eq!(
+        (merged.version.revision, merged.version.change_id),
+        (failed.version.revision, failed.version.change_id)
+    );
+    assert_ne!(merged.version, failed.version);
+    (world, first)
+}
+
+/// The second replica deletes the job by the version that it has. The tombstone must be one of the identity that is
+/// recorded: another one would lose to that identity, and the deleted job would be back.
+#[tokio::test(start_paused = true)]
+async fn deletion_of_a_job_that_was_merged_with_another_of_its_request_stands() {
+    let (mut world, first) = with_an_end_under_another_identity(false).await;
+    let held = &world.replicas[1].link.held;
+    held.notified_until(Instant::now() + Duration::from_secs(60));
+    let fresh = held.get_fresh(&id("a")).expect("nothing was heard of the merge");
+    assert_ne!(fresh.job.version.incarnation_id, first.version.incarnation_id);
+    world.call(1, "a", Op::Delete).await;
+
+    let there = world.there("a").await.expect("there is a tombstone");
+    assert_eq!((there.removal, there.version.incarnation_id), (Some(Removal::Deleted), first.version.incarnation_id));
+    world.part(0).await;
+    world.replicas[0].whole().await;
+    assert_eq!(world.there("a").await.expect("there is a tombstone").version, there.version);
+    assert_gone_everywhere(&world).await;
+}
+
+/// The second replica has the same end under another identity: no change is discarded.
+#[tokio::test(start_paused = true)]
+async fn one_change_under_two_identities_is_no_conflict() {
+    let (world, first) = with_an_end_under_another_identity(true).await;
+    world.replicas[1].whole().await;
+    let there = world.there("a").await.expect("it is there");
+    assert_eq!((there.state, there.version.incarnation_id), (State::Failed, first.version.incarnation_id));
+    assert_eq!(world.replicas[1].conflicts().await, 0);
+}
