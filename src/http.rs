@@ -1,5 +1,6 @@
-//! Metrics and probes over HTTP, on a port of their own.
+//! HTTP: metrics and probes on a port of their own, and the HTTP API on the port of gRPC.
 
+pub mod api;
 mod scrape;
 
 use std::{sync::Arc, time::Duration};

@@ -21,7 +21,7 @@
 //! | [`auth`] | identifying callers by tokens, JWTs and certificates; watch tokens | `domain`, `reload` |
 //! | [`tls`] | certificates and handshakes of the server | `reload` |
 //! | [`grpc`] | connections, what each call passes, the services, conversions | `domain`, `quota`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
-//! | [`http`] | metrics and probes | `domain`, `store`, `tracker`, `tls`, `socket`, `telemetry` |
+//! | [`http`] | metrics and probes; the HTTP API, in front of `grpc` | `domain`, `store`, `tracker`, `proto`, `auth`, `tls`, `socket`, `grpc`, `telemetry` |
 //! | [`config`] | flags, environment variables and their checks | `domain`, `quota`, `reload`, `store`, `auth`, `tls`, `telemetry` |
 //! | [`server`] | the composition root: opens, runs and stops a server | `domain`, `clock`, `quota`, `store`, `watch`, `tracker`, `auth`, `tls`, `reload`, `files`, `grpc`, `http`, `config`, `telemetry` |
 //! | [`cli`] | the commands `serve` and `health` | `proto`, `tls`, `files`, `config`, `server`, `telemetry` |

@@ -1,6 +1,6 @@
 //! The composition root: creates the parts of a server, runs it, and stops it in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::{
@@ -14,10 +14,13 @@ use tracing::{error, info, warn};
 use crate::{
     auth::{Authenticator, TokenKeys},
     clock::{Clock, SteadyClock, SteeredClock, SystemClock},
-    config::{Config, SecurityConfig},
+    config::{Config, HttpApiConfig, SecurityConfig, Switch},
     files::connections_max,
     grpc::{self, GrpcServer},
-    http::{self, Pages, Phase, Source},
+    http::{
+        self, Pages, Phase, Source,
+        api::{Api, Hosts, Options as ApiOptions, Origins, PageRules},
+    },
     quota::Quotas,
     reload::{Refresh, ReloadError, follow},
     store::{FallbackStore, LocalCache, MemoryStore, Presence, RedisStore},
@@ -44,6 +47,7 @@ pub struct Server {
     tracker: Arc<Tracker>,
     hub: Arc<Hub>,
     security: Security,
+    http_api: HttpApiConfig,
     /// The Redis store and its fallback; `None` in memory mode.
     redis: Option<(Arc<RedisStore>, Arc<FallbackStore>)>,
     /// The clock that is steered towards the machine's, in memory mode.
@@ -63,11 +67,13 @@ pub struct Control {
 struct Security {
     tls: Option<Tls>,
     authenticator: Authenticator,
+    has_authentication: bool,
 }
 
 impl Security {
     fn open(config: &SecurityConfig) -> Result<Self, ReloadError> {
-        Ok(Self { tls: config.tls()?, authenticator: config.authenticator()? })
+        let has_authentication = config.has_authentication();
+        Ok(Self { tls: config.tls()?, authenticator: config.authenticator()?, has_authentication })
     }
 
     /// Takes the key of watch tokens from `redis`, unless it is in a file.
@@ -101,7 +107,7 @@ impl Server {
 
     /// Opens a server with another clock than the machine's.
     pub async fn open_with_clock(config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let security = Security::open(&config.security)?;
+        let (security, http_api) = (Security::open(&config.security)?, config.http_api.clone());
         let hub = Arc::new(Hub::default());
         let memory = config.memory();
         let allowance = config.limits.allowance(memory.for_calls()).with_connections(connections_max());
@@ -113,7 +119,7 @@ impl Server {
         };
         let Some(options) = config.redis.options() else {
             let tracker = tracker(Arc::new(MemoryStore::new(capacity, hub.clone())), hub.clone(), clock);
-            return Ok(Self { tracker, hub, security, redis: None, steered_clock: None });
+            return Ok(Self { tracker, hub, security, http_api, redis: None, steered_clock: None });
         };
         let clock = Arc::new(SteeredClock::new(clock));
         let partitioning = RedisStore::PARTITIONING;
@@ -125,7 +131,7 @@ impl Server {
         let policy = config.redis.fallback.into();
         let store = Arc::new(FallbackStore::new(redis.clone(), cache, presence, clock.clone(), policy));
         let tracker = tracker(store.clone(), hub.clone(), clock);
-        Ok(Self { tracker, hub, security, redis: Some((redis, store)), steered_clock: None })
+        Ok(Self { tracker, hub, security, http_api, redis: Some((redis, store)), steered_clock: None })
     }
 
     /// Serves on `listener` until `shutdown` completes, then drains: health reports `NOT_SERVING`, streams end, and
@@ -150,7 +156,8 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> usize {
         let tasks = Tasks::default();
-        let Security { tls, authenticator } = &self.security;
+        let Security { tls, authenticator, .. } = &self.security;
+        let http_api = api_options(&self.http_api, &self.security, &listener);
         let grpc_server = Arc::new(GrpcServer::new(self.tracker.clone(), authenticator.clone(), http.is_some()).await);
         let connections = TaskTracker::new();
         let phase = watch::Sender::new(Phase::Starting);
@@ -167,7 +174,8 @@ impl Server {
             phase.send_replace(Phase::Draining);
             grpc_server.drain().await;
         };
-        let (service, quotas) = (grpc_server.service.clone(), self.tracker.quotas().clone());
+        let service = Api::new(grpc_server.service.clone(), http_api);
+        let quotas = self.tracker.quotas().clone();
         let serving = grpc::serve(listener, tls.clone(), service, connections, quotas, draining.clone(), drained);
         let (served, deadline) = tokio::join!(control.hurry.run_until_cancelled(serving), async {
             shutdown.await;
@@ -224,6 +232,19 @@ impl Server {
         }
         left.len()
     }
+}
+
+/// Returns the settings of the HTTP API on `listener`.
+fn api_options(config: &HttpApiConfig, security: &Security, listener: &TcpListener) -> ApiOptions {
+    let origins = if config.allows_any_origin() { Origins::Any } else { Origins::Listed(config.cors_origin.clone()) };
+    let hosts = if security.has_authentication {
+        Hosts::Any
+    } else {
+        let listen = listener.local_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
+        Hosts::Local { listen, others: config.allowed_host.clone() }
+    };
+    let rules = PageRules { origins, hosts };
+    ApiOptions { is_on: config.http_api == Switch::On, has_tls: security.tls.is_some(), rules }
 }
 
 /// The tasks that run as long as the server.

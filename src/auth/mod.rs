@@ -31,6 +31,10 @@ use crate::{
     reload::{Refresh, ReloadError, Reloaded},
 };
 
+/// Scheme of an `authorization` that holds a watch token and nothing else. Tokens that were part of an address have it:
+/// addresses are shared and logged, so the token of an identity does not count there.
+pub const WATCH_TOKEN_SCHEME: &str = "WatchToken";
+
 /// The identity of an authenticated caller, with the end of its credentials.
 #[derive(Clone, Debug)]
 pub struct Grant {
@@ -202,13 +206,20 @@ impl Authenticator {
 
     fn find(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, JobError> {
         if let Some(anonymous) = &self.anonymous {
-            let watch_token = headers.get(AUTHORIZATION).and_then(bearer_token);
+            let header = headers.get(AUTHORIZATION);
+            if let Some(token) = header.and_then(watch_token) {
+                return self.by_watch_token(token);
+            }
+            let watch_token = header.and_then(bearer_token);
             let watch_token = watch_token.filter(|token| self.watch_tokens.is_one(token));
             return watch_token.map_or_else(|| Ok(anonymous.clone()), |token| self.by_watch_token(token));
         }
         let mut authorizations = headers.get_all(AUTHORIZATION).iter();
         match (authorizations.next(), authorizations.next(), peer) {
-            (Some(one), None, _) => self.by_token(bearer_token(one).ok_or_else(invalid)?),
+            (Some(one), None, _) => match watch_token(one) {
+                Some(token) => self.by_watch_token(token),
+                None => self.by_token(bearer_token(one).ok_or_else(invalid)?),
+            },
             (Some(_), Some(_), _) => Err(invalid()),
             (None, _, Some(peer)) => self.by_certificate(peer),
             (None, _, None) => Err(JobError::Unauthenticated(Unauthenticated::Missing)),
@@ -250,6 +261,13 @@ impl Authenticator {
 fn bearer_token(header: &HeaderValue) -> Option<&str> {
     let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
     Some(token.trim()).filter(|token| scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())
+}
+
+/// Returns what a header has as a watch token, if it has the scheme of these.
+fn watch_token(header: &HeaderValue) -> Option<&str> {
+    let text = header.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    (scheme == WATCH_TOKEN_SCHEME).then(|| token.trim())
 }
 
 const fn invalid() -> JobError {

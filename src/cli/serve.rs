@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, HttpListen},
+    config::{Config, HttpListen, Switch},
     files::{FILES_WARNING, raise_limit},
     server::{Control, Server},
     telemetry,
@@ -61,7 +61,8 @@ async fn serve(config: &Config) -> Result<()> {
     let server = Server::open(config).await?;
     let storage = config.redis.target().map_or_else(|| "memory".to_owned(), ToString::to_string);
     // The server runs even if standard output is closed.
-    _ = stdout().write_all(banner(address, http_address, &storage, config.security.tls_cert.is_some()).as_bytes());
+    let banner = banner(address, http_address, &storage, config);
+    _ = stdout().write_all(banner.as_bytes());
     if config.security.is_open(address) {
         warn!("no authentication configured: anyone who can connect has full access; set --auth-tokens");
     }
@@ -140,16 +141,23 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn banner(address: SocketAddr, http: Option<SocketAddr>, storage: &str, tls: bool) -> String {
+fn banner(address: SocketAddr, http: Option<SocketAddr>, storage: &str, config: &Config) -> String {
+    let tls = config.security.tls_cert.is_some();
     let version = env!("CARGO_PKG_VERSION");
     let method = "jobtrack.v1.JobService/CreateJob";
     let caller = reachable(address);
     let http = http.map(|http| format!("  curl http://{}/metrics\n", reachable(http))).unwrap_or_default();
     let (plaintext, protocol, scheme) =
         if tls { ("", "", "https") } else { (" -plaintext", " --http2-prior-knowledge", "http") };
+    let api = match config.http_api.http_api {
+        Switch::On => {
+            format!("  curl {scheme}://{caller}/v1/jobs -H content-type:application/json -d '{{\"kind\":\"demo\"}}'\n")
+        }
+        Switch::Off => String::new(),
+    };
     format!(
         "jobtrack {version} listening on {address}, storage: {storage}\n\
          \n  grpcurl{plaintext} -d '{{\"kind\":\"demo\"}}' {caller} {method}\
-         \n  buf curl --protocol grpc{protocol} -d '{{\"kind\":\"demo\"}}' {scheme}://{caller}/{method}\n{http}"
+         \n  buf curl --protocol grpc{protocol} -d '{{\"kind\":\"demo\"}}' {scheme}://{caller}/{method}\n{api}{http}"
     )
 }

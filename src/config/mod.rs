@@ -1,5 +1,6 @@
 //! The configuration: a flag overrides its environment variable, which overrides the default.
 
+mod http_api;
 mod limits;
 mod memory;
 mod security;
@@ -21,6 +22,7 @@ use clap::{
 };
 use thiserror::Error;
 
+pub use http_api::{HttpApiConfig, Switch};
 pub use limits::LimitsConfig;
 pub use memory::MemoryBudget;
 pub use security::{ClientAuth, SecurityConfig};
@@ -59,6 +61,11 @@ pub enum ConfigError {
         "--tls-client-ca alone gives no caller a role: set --auth-tokens, which assigns roles to the names in certificates"
     )]
     ClientCaAlone,
+    /// Pages of all origins, without credentials.
+    #[error(
+        "--cors-origin '*' lets every page have full access without authentication: list origins, or set --auth-tokens"
+    )]
+    AnyOrigin,
     /// An address that others can reach, without TLS.
     #[error(
         "{0} is reachable by others, and without TLS everyone on the network path can read and change all traffic: set \
@@ -133,6 +140,10 @@ pub struct Config {
     /// TLS, authentication and authorization
     #[command(flatten)]
     pub security: SecurityConfig,
+
+    /// JSON and events over HTTP
+    #[command(flatten)]
+    pub http_api: HttpApiConfig,
 
     /// Limits for callers and connections
     #[command(flatten)]
@@ -304,6 +315,9 @@ impl Config {
     /// value is used. The error contains no secret.
     pub fn resolve(&mut self) -> Result<(), ConfigError> {
         self.security.resolve()?;
+        if self.http_api.allows_any_origin() && !self.security.has_authentication() {
+            return Err(ConfigError::AnyOrigin);
+        }
         self.redis.resolve()
     }
 

@@ -85,7 +85,7 @@ pub enum ClientAuth {
 impl SecurityConfig {
     /// Checks the combination of the values. The error says what to do.
     pub(super) const fn resolve(&self) -> Result<(), ConfigError> {
-        if self.tls_client_ca.is_some() && self.auth_tokens.is_none() && self.jwt_jwks_file.is_none() {
+        if self.tls_client_ca.is_some() && !self.has_authentication() {
             return Err(ConfigError::ClientCaAlone);
         }
         Ok(())
@@ -101,7 +101,12 @@ impl SecurityConfig {
 
     /// Returns whether anyone who can connect from another machine has full access.
     pub fn is_open(&self, address: SocketAddr) -> bool {
-        self.auth_tokens.is_none() && self.jwt_jwks_file.is_none() && !address.ip().to_canonical().is_loopback()
+        !self.has_authentication() && !address.ip().to_canonical().is_loopback()
+    }
+
+    /// Returns whether callers must have credentials.
+    pub const fn has_authentication(&self) -> bool {
+        self.auth_tokens.is_some() || self.jwt_jwks_file.is_some()
     }
 
     /// Reads the files of TLS, if it is configured. The error names the file and the problem.

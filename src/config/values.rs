@@ -1,6 +1,6 @@
 //! Parsers of the values of flags. The errors say what to write.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use bytesize::ByteSize;
 use thiserror::Error;
@@ -27,6 +27,8 @@ pub enum InvalidValue {
     Address,
     #[error("{}, or {OFF}", Self::Address)]
     AddressOrOff,
+    #[error("it must be a name or an address without a port, such as jobs.example.com")]
+    Host,
     #[error("write it as 512MiB or 2GiB")]
     Bytes,
     #[error("it must be at least {0}")]
@@ -80,6 +82,14 @@ pub fn host_port(text: &str) -> Result<String, InvalidValue> {
 /// Checks an address as [`host_port`] does, or accepts [`OFF`].
 pub fn host_port_or_off(text: &str) -> Result<String, InvalidValue> {
     if text == OFF { Ok(text.to_owned()) } else { host_port(text).map_err(|_| InvalidValue::AddressOrOff) }
+}
+
+/// Checks the name or the address of a host, without a port.
+pub fn host_name(text: &str) -> Result<String, InvalidValue> {
+    let is_name =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    let is_host = !text.is_empty() && is_name(text) || text.parse::<IpAddr>().is_ok();
+    if is_host { Ok(text.to_owned()) } else { Err(InvalidValue::Host) }
 }
 
 #[cfg(test)]

@@ -24,10 +24,14 @@ use tonic_reflection::server::Builder as Reflection;
 use tonic_web::GrpcWebLayer;
 use tower::Layer;
 
-pub use self::transport::serve;
+pub use self::{
+    exchange::Exchange,
+    message_size::{HEAVY_MIN, REQUEST_MAX},
+    transport::{RequestService, serve},
+};
 
 use self::{
-    message_size::{HEALTH_REQUEST_MAX, NAME_REQUEST_MAX, REQUEST_MAX, RESPONSE_MAX},
+    message_size::{HEALTH_REQUEST_MAX, NAME_REQUEST_MAX, RESPONSE_MAX},
     middleware::{CallMiddleware, Stack, auth_failures::AuthFailures, methods::Methods, whole_messages::WholeMessages},
     service::{admin::Admin, health, jobs::Jobs},
 };

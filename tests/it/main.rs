@@ -7,6 +7,7 @@ mod api;
 mod clients;
 mod domain;
 mod guards;
+mod http;
 mod layering;
 mod limits;
 mod observability;

@@ -15,6 +15,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
+use super::other_protocol;
 use crate::{auth::Peer, socket::watch_peer, tls::Tls};
 
 /// First bytes of HTTP/2 clients: the preface.
@@ -22,6 +23,9 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Maximum time until the first bytes have arrived.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Maximum time until the first byte of a handshake has arrived.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Interval between checks of a client's certificate.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(5);
@@ -38,9 +42,11 @@ pub struct ClientStream {
 
 impl ClientStream {
     /// Waits for the first bytes: the whole preface of HTTP/2, or something else.
-    pub async fn open(stream: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
+    pub async fn open(mut stream: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         watch_peer(&stream)?;
+        let first_byte = if tls.is_some() { HELLO_TIMEOUT } else { PREFACE_TIMEOUT };
+        timeout(first_byte, other_protocol::check(&mut stream, tls.is_some())).await??;
         let stream = match tls {
             Some(tls) => Either::Right(tls.accept(stream).await?),
             None => Either::Left(stream),

@@ -1,4 +1,4 @@
-//! The server's side of an HTTP/1.1 connection, which gRPC-Web may use.
+//! The server's side of an HTTP/1.1 connection, which gRPC-Web and the HTTP API may use.
 
 use std::{
     convert::Infallible,
@@ -22,11 +22,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, body::Body};
 use tower::ServiceExt;
 
-use super::client_stream::PREFACE_TIMEOUT;
-use crate::grpc::{
-    exchange::{ClientConnection, Exchange, Expiry},
-    middleware::Stack,
-};
+use super::{client_stream::PREFACE_TIMEOUT, request_service::RequestService};
+use crate::grpc::exchange::{ClientConnection, Exchange, Expiry};
 
 /// Maximum time that a response which must end takes to end by itself, with a status.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,8 +36,9 @@ const MAX_BUFFER: usize = 64 * 1024;
 
 /// Serves the calls that arrive on `io`, one after the other, until the peer ends or breaks the connection. After its
 /// `drain` is cancelled, only the call that has arrived by then is served.
-pub async fn serve<T>(io: T, service: Stack, origin: Arc<ClientConnection>) -> Result<(), hyper::Error>
+pub async fn serve<T, S>(io: T, service: S, origin: Arc<ClientConnection>) -> Result<(), hyper::Error>
 where
+    S: RequestService,
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let cut_off = CancellationToken::new();
@@ -64,13 +62,13 @@ where
 }
 
 /// Answers one request. Cancels `cut_off` where the answer must end and its reader does not take it.
-async fn answer(
-    service: Stack,
+async fn answer<S: RequestService>(
+    service: S,
     origin: Arc<ClientConnection>,
     cut_off: CancellationToken,
     request: Request<Incoming>,
 ) -> Result<Response<Limited>, Infallible> {
-    let mut exchange = Box::pin(Exchange::scope(origin, service.oneshot(request)));
+    let mut exchange = Box::pin(Exchange::scope(origin, service.oneshot(request.map(Body::new))));
     let response = exchange.as_mut().await?;
     let mut exchange = exchange.as_mut().take_value().expect("it was not taken before");
     let end = take(exchange.expiry());

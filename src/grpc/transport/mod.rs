@@ -6,6 +6,8 @@ mod counted_stream;
 mod http1;
 mod http2;
 mod lazy_writer;
+mod other_protocol;
+mod request_service;
 
 use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,11 +20,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+pub use self::request_service::RequestService;
+
 use self::{batching::batch_writes, client_stream::ClientStream};
 use crate::{
     grpc::{
         exchange::ClientConnection,
-        middleware::Stack,
         unauthenticated::{AuthenticationState, UnauthenticatedConnections},
     },
     quota::{Connection, Quotas},
@@ -35,16 +38,16 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 /// Pause after a connection could not be accepted, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Minimum interval between log lines about the maximum number of connections.
-const FULL_INTERVAL: Duration = Duration::from_secs(60);
+/// Minimum interval between log lines about the maximum number of connections, and about clients of another protocol.
+const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Accepts and serves connections within `quotas`, with TLS if `tls` is given, each as a task of `connections`. After
 /// `shutdown` is cancelled it accepts no more; once `drained` is ready, calls may end for a limited time. Returns when
 /// the last connection is closed.
-pub async fn serve(
+pub async fn serve<S: RequestService>(
     listener: TcpListener,
     tls: Option<Tls>,
-    service: Stack,
+    service: S,
     connections: TaskTracker,
     quotas: Arc<Quotas>,
     shutdown: CancellationToken,
@@ -91,25 +94,30 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 
 /// State with which each connection is accepted and served.
 #[derive(Clone)]
-struct Acceptor {
+struct Acceptor<S> {
     tls: Option<Tls>,
-    service: Stack,
+    service: S,
     quotas: Arc<Quotas>,
     unauthenticated: UnauthenticatedConnections,
     /// Limits the log lines about the maximum number of connections.
     full_lines: Arc<DefaultDirectRateLimiter>,
+    /// Limits the log lines about clients that speak another protocol.
+    protocol_lines: Arc<DefaultDirectRateLimiter>,
     /// Cancelled when the server stops: connections without a preface are closed.
     shutdown: CancellationToken,
     /// Cancelled when connections accept no more calls.
     drain: CancellationToken,
 }
 
-impl Acceptor {
-    fn new(tls: Option<Tls>, service: Stack, quotas: Arc<Quotas>, shutdown: CancellationToken) -> Self {
-        let full_lines = Quota::with_period(FULL_INTERVAL).expect("it is not zero");
-        let full_lines = Arc::new(RateLimiter::direct(full_lines));
+impl<S: RequestService> Acceptor<S> {
+    fn new(tls: Option<Tls>, service: S, quotas: Arc<Quotas>, shutdown: CancellationToken) -> Self {
+        let lines = || {
+            let quota = Quota::with_period(LINE_INTERVAL).expect("it is not zero");
+            Arc::new(RateLimiter::direct(quota))
+        };
+        let (full_lines, protocol_lines) = (lines(), lines());
         let (unauthenticated, drain) = (UnauthenticatedConnections::default(), CancellationToken::new());
-        Self { tls, service, quotas, unauthenticated, full_lines, shutdown, drain }
+        Self { tls, service, quotas, unauthenticated, full_lines, protocol_lines, shutdown, drain }
     }
 
     /// Admits a connection besides the open `connections`. At the maximum the oldest unauthenticated one is closed first,
@@ -147,6 +155,9 @@ impl Acceptor {
         // Boxed, so that the memory of the handshake is free after it.
         let stream = match self.shutdown.run_until_cancelled(Box::pin(ClientStream::open(stream, tls))).await {
             Some(Ok(stream)) => stream,
+            Some(Err(error)) if error.kind() == io::ErrorKind::Unsupported && self.protocol_lines.check().is_ok() => {
+                return warn!(peer = %address, %error, "connection closed: the client uses another protocol");
+            }
             Some(Err(error)) => return debug!(peer = %address, %error, "connection closed before its first bytes"),
             None => return,
         };
@@ -180,9 +191,9 @@ impl Acceptor {
 
 /// Serves the calls of a connection, in the version of HTTP that the client speaks. Not itself `async`, because its future
 /// would reserve room for `stream` twice.
-fn serve_calls(
+fn serve_calls<S: RequestService>(
     stream: ClientStream,
-    service: Stack,
+    service: S,
     origin: Arc<ClientConnection>,
 ) -> impl Future<Output = io::Result<Result<(), String>>> {
     let is_http2 = stream.is_http2();

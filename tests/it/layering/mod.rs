@@ -22,7 +22,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("auth", &["domain", "reload"]),
     ("tls", &["reload"]),
     ("grpc", &["domain", "quota", "store", "watch", "tracker", "proto", "auth", "tls", "socket", "telemetry"]),
-    ("http", &["domain", "store", "tracker", "tls", "socket", "telemetry"]),
+    ("http", &["domain", "store", "tracker", "proto", "auth", "tls", "socket", "grpc", "telemetry"]),
     ("config", &["domain", "quota", "reload", "store", "auth", "tls", "telemetry"]),
     (
         "server",
@@ -51,7 +51,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
 type Floors = (&'static str, &'static [&'static [&'static str]]);
 
 /// Order inside folders: a part imports only from the floors below its own. `mod` is the file that declares the others.
-const FLOORS: [Floors; 14] = [
+const FLOORS: [Floors; 16] = [
     (
         "store",
         &[
@@ -113,9 +113,25 @@ const FLOORS: [Floors; 14] = [
     ("grpc/service", &[&["response"], &["admin", "health", "jobs"], &["mod"]]),
     (
         "grpc/transport",
-        &[&["client_stream", "counted_stream", "lazy_writer"], &["batching"], &["http1", "http2"], &["mod"]],
+        &[
+            &["counted_stream", "lazy_writer", "other_protocol", "request_service"],
+            &["batching", "client_stream"],
+            &["http1", "http2"],
+            &["mod"],
+        ],
     ),
     ("grpc/transport/http2", &[&["body", "response"], &["mod"]]),
+    ("http", &[&["scrape", "api"], &["mod"]]),
+    (
+        "http/api",
+        &[
+            &["comments", "frames", "response", "schema", "writer"],
+            &["errors", "event", "routes", "schemas", "welcome"],
+            &["call", "origins", "query"],
+            &["events", "openapi", "request"],
+            &["mod"],
+        ],
+    ),
     ("grpc/convert", &[&["fields", "values"], &["job", "request", "stats"], &["event", "response"], &["mod"]]),
 ];
 

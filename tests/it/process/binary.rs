@@ -98,7 +98,9 @@ async fn banner_has_the_address_and_an_example_call() {
     let address = process.address.to_string();
     let first = format!("jobtrack {} listening on {address}, storage: memory\n", env!("CARGO_PKG_VERSION"));
     assert!(process.banner.starts_with(&first), "{:?}", process.banner);
-    for word in [format!("grpcurl -plaintext -d '{{\"kind\":\"demo\"}}' {address} "), format!("http://{address}/")] {
+    for word in
+        [format!("grpcurl -plaintext -d '{{\"kind\":\"demo\"}}' {address} "), format!("curl http://{address}/v1/jobs ")]
+    {
         assert!(process.banner.contains(&word), "{word:?} is missing in {:?}", process.banner);
     }
     create(&mut connect(&process).await, "a").await;

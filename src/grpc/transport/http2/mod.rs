@@ -22,13 +22,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{sleep, timeout},
 };
-use tower::Service as _;
+use tonic::body::Body;
 use tracing::debug;
 
 use self::{body::RequestBody, response::SEND_BUFFER_MAX};
 use crate::grpc::{
     exchange::{ClientConnection, Exchange},
-    middleware::Stack,
+    transport::request_service::RequestService,
 };
 
 /// Maximum open streams of a connection.
@@ -61,8 +61,9 @@ const IDLE_END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the calls on `io` until the peer ends or breaks the connection. After its `drain` is cancelled, the calls
 /// that have arrived by then are served to their end.
-pub async fn serve<T>(io: T, mut service: Stack, origin: Arc<ClientConnection>) -> Result<(), h2::Error>
+pub async fn serve<T, S>(io: T, mut service: S, origin: Arc<ClientConnection>) -> Result<(), h2::Error>
 where
+    S: RequestService,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut connection = builder().handshake(io).await?;
@@ -114,15 +115,15 @@ fn builder() -> h2::server::Builder {
 }
 
 /// Begins the answer to `request`, in a task of its own.
-async fn begin(
-    service: &mut Stack,
+async fn begin<S: RequestService>(
+    service: &mut S,
     origin: Arc<ClientConnection>,
     request: Request<h2::RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
     origin.calls.fetch_add(1, Relaxed);
-    let Ok(()) = poll_fn(|cx| tower::Service::<Request<RequestBody>>::poll_ready(service, cx)).await;
-    let response = service.call(request.map(RequestBody::new));
+    let Ok(()) = poll_fn(|cx| service.poll_ready(cx)).await;
+    let response = service.call(request.map(|stream| Body::new(RequestBody::new(stream))));
     tokio::spawn(response::send(Exchange::scope(origin, response), respond));
 }
 

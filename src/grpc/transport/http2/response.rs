@@ -31,6 +31,9 @@ pub const SEND_BUFFER_MAX: usize = 16 * 1024;
 /// Maximum time in which a reader accepts nothing of a response.
 pub const STALL_LIMIT: Duration = Duration::from_secs(60);
 
+/// The beginning of the content types of gRPC and of gRPC-Web.
+const GRPC: &[u8] = b"application/grpc";
+
 /// The beginning of the content type of gRPC-Web.
 const GRPC_WEB: &[u8] = b"application/grpc-web";
 
@@ -53,7 +56,7 @@ where
     let Some((response, mut exchange)) = answer(response, &mut respond).await else { return };
     let (head, body) = response.into_parts();
     let is_whole = body.is_end_stream();
-    let is_web = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC_WEB));
+    let has_status = head.headers.get(CONTENT_TYPE).is_some_and(|kind| has_status_in_trailers(kind.as_bytes()));
     let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), is_whole) else {
         return respond.send_reset(Reason::INTERNAL_ERROR);
     };
@@ -66,12 +69,17 @@ where
         Err(End::CutOff(error)) => {
             debug!(%error, "response ended early: its caller did not read it");
             // Trailers need no window, and the data in h2's buffer had one when it was passed on, so the stream usually
-            // ends here. gRPC-Web has its trailers in the body, for which there is no window.
-            if is_web || stream.send_trailers(trailers(&error.into())).is_err() {
+            // ends here. gRPC-Web has its trailers in the body, for which there is no window, and others have none.
+            if !has_status || stream.send_trailers(trailers(&error.into())).is_err() {
                 stream.send_reset(Reason::CANCEL);
             }
         }
     }
+}
+
+/// Returns whether a response of this content type ends with a status in its trailers.
+fn has_status_in_trailers(content_type: &[u8]) -> bool {
+    content_type.starts_with(GRPC) && !content_type.starts_with(GRPC_WEB)
 }
 
 /// Waits for the head of a response; `None`: its caller has gone away.
@@ -219,7 +227,9 @@ mod tests {
             while let Some(call) = connection.accept().await {
                 let (_, respond) = call.expect("a call");
                 let origin = Arc::new(ClientConnection::of_test(Quotas::default()));
-                let response = async move { Ok(Response::new(Body::new(Full::from(vec![0; size])))) };
+                let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
+                let response = response.body(Body::new(Full::from(vec![0; size]))).expect("a response");
+                let response = async move { Ok(response) };
                 tokio::spawn(send(Exchange::scope(origin, response), respond));
             }
         });

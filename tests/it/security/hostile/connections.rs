@@ -145,7 +145,7 @@ async fn an_unread_answer_over_http1_is_given_up() {
     let job_ids = large_jobs(&mut server.client().await).await;
     let message = frame(&BatchGetJobsRequest { job_ids, ..Default::default() }.encode_to_vec());
     let head = format!(
-        "POST /jobtrack.v1.JobService/BatchGetJobs HTTP/1.1\r\nhost: jobtrack\r\ncontent-type: application/grpc-web\r\n\
+        "POST /jobtrack.v1.JobService/BatchGetJobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/grpc-web\r\n\
          content-length: {}\r\n\r\n",
         message.len()
     );
@@ -212,14 +212,14 @@ async fn a_call_over_http1_is_refused() {
     let server = Server::start().await;
     let calls = [
         "POST /jobtrack.v1.JobService/GetJob HTTP/1.1\r\ncontent-type: application/grpc\r\ncontent-length: 5\r\n",
-        "POST / HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 5\r\n",
-        "GET / HTTP/1.1\r\n",
-        "GET / HTTP/1.1\r\nupgrade: h2c\r\n",
+        "POST /x HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 5\r\n",
+        "GET /x HTTP/1.1\r\n",
+        "GET /x HTTP/1.1\r\nupgrade: h2c\r\n",
         "CONNECT jobtrack:1 HTTP/1.1\r\n",
     ];
     for head in calls {
         let body = if head.starts_with("POST") { "\0\0\0\0\0" } else { "" };
-        let request = format!("{head}host: jobtrack\r\nconnection: close\r\n\r\n{body}");
+        let request = format!("{head}host: localhost\r\nconnection: close\r\n\r\n{body}");
         let stream = say(server.address, request.as_bytes()).await;
         let said = String::from_utf8_lossy(&closed(stream, Duration::from_secs(5), head).await).into_owned();
         assert!(said.starts_with("HTTP/1.1 4"), "{head}: {said}");

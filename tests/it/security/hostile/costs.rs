@@ -151,7 +151,7 @@ async fn call_http1(server: &Process, peer: Peer, requests: &Requests, authoriza
     let mut stream = socket.connect(server.address).await.expect("the server listens");
     let (path, content_type) = (requests.path, requests.content_type);
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: jobtrack\r\ncontent-type: {content_type}\r\ngrpc-timeout: {DEADLINE}\r\n\
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\ngrpc-timeout: {DEADLINE}\r\n\
          authorization: {authorization}\r\n"
     );
     let length = if requests.is_whole { requests.body.len() } else { 2 << 20 };

@@ -1,0 +1,85 @@
+//! Calls of gRPC in this process: the request passes the same middleware and handlers as one from the network.
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
+    header::{AUTHORIZATION, CONTENT_TYPE, TE},
+    request::Parts,
+    uri::PathAndQuery,
+};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use tonic::{Status, body::Body};
+
+use super::{frames::Frames, writer::Form};
+use crate::grpc::{Exchange, HEAVY_MIN, RequestService};
+
+/// Headers that a call takes over from its request.
+static TAKEN_OVER: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
+
+/// Makes a call at `path`, with the caller of `parts`. Returns its response, or the error that it began with.
+pub async fn begin<S: RequestService>(
+    grpc: &mut S,
+    path: &PathAndQuery,
+    parts: Parts,
+    body: Body,
+) -> Result<Response<Body>, Status> {
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = path.clone().into();
+    *request.version_mut() = Version::HTTP_2;
+    *request.extensions_mut() = parts.extensions;
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    for name in &TAKEN_OVER {
+        for value in parts.headers.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    let Ok(response) = grpc.call(request).await;
+    match Status::from_header_map(response.headers()) {
+        Some(status) => Err(status),
+        None => Ok(response),
+    }
+}
+
+/// Waits for the only message of a response.
+pub async fn message(response: Response<Body>) -> Result<Bytes, Status> {
+    let mut body = response.into_body();
+    let mut frames = Frames::default();
+    while let Some(frame) = body.frame().await {
+        match frame?.into_data() {
+            Ok(data) => frames.add(data),
+            Err(trailers) => check(trailers)?,
+        }
+    }
+    Ok(frames.next().unwrap_or_default())
+}
+
+/// Fails if `trailers` end a call with an error.
+pub fn check(trailers: Frame<Bytes>) -> Result<(), Status> {
+    let trailers = trailers.into_trailers().unwrap_or_else(|_| HeaderMap::new());
+    match Status::from_header_map(&trailers) {
+        Some(status) if status.code() != tonic::Code::Ok => Err(status),
+        _ => Ok(()),
+    }
+}
+
+/// Returns an answer of this form as JSON, with a line feed for terminals.
+pub async fn json(form: &Form, message: &[u8]) -> Bytes {
+    if message.len() >= HEAVY_MIN
+        && let Some(turn) = Exchange::turn()
+    {
+        turn.await;
+    }
+    let mut json = Vec::with_capacity(2 * message.len() + 1);
+    form.write(message, &mut json);
+    json.push(b'\n');
+    json.into()
+}

@@ -1,0 +1,174 @@
+//! Errors as JSON: `{"error": {"code", "status", "message", "details"}}`, as AIP-193 has it.
+
+use std::time::Duration;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use prost_reflect::DynamicMessage;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::{response::Answer, schema::Schema};
+
+/// Names of the codes of gRPC by their numbers.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// Status of HTTP for a call whose caller has gone away.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// Returns the answer for an error of gRPC.
+pub fn of_status(schema: &Schema, status: &Status) -> Answer {
+    let http = http_status(status.code());
+    let details = details(schema, status.details()).unwrap_or_default();
+    let mut answer = answer(http, CODES[status.code() as usize], status.message(), &details);
+    if let Some(wait) = retry_delay(status) {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        answer.headers.insert(RETRY_AFTER, seconds.into());
+    }
+    if http == StatusCode::UNAUTHORIZED {
+        answer.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    answer
+}
+
+/// Returns the time after which a call with this error may be repeated.
+pub fn retry_delay(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info().and_then(|info| info.retry_delay)
+}
+
+/// Returns the details of an encoded `google.rpc.Status`.
+fn details(schema: &Schema, encoded: &[u8]) -> Option<Vec<Value>> {
+    let status = DynamicMessage::decode(schema.status().clone(), encoded).ok()?;
+    match serde_json::to_value(status).ok()?.get_mut("details")?.take() {
+        Value::Array(details) => Some(details),
+        _ => None,
+    }
+}
+
+/// Returns the status of HTTP for a code of gRPC.
+fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::Cancelled => StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("it has three digits"),
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// A refusal that only HTTP knows, such as that of an unknown path.
+pub struct Refusal {
+    status: StatusCode,
+    code: Code,
+    reason: &'static str,
+    message: String,
+    header: Option<(HeaderName, String)>,
+}
+
+impl Refusal {
+    const fn new(status: StatusCode, code: Code, reason: &'static str, message: String) -> Self {
+        Self { status, code, reason, message, header: None }
+    }
+
+    /// There is no such path; `list` has all of them.
+    pub fn unknown_path(list: &str) -> Self {
+        let message = format!("there is no such path; the paths are: {list}");
+        Self::new(StatusCode::NOT_FOUND, Code::NotFound, "PATH_NOT_FOUND", message)
+    }
+
+    /// The path takes only the methods in `allow`.
+    pub fn wrong_method(allow: String) -> Self {
+        let message = format!("this path takes only {allow}");
+        let refusal = Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "METHOD_NOT_ALLOWED", message);
+        Self { header: Some((ALLOW, allow)), ..refusal }
+    }
+
+    /// The type or the encoding of the body is not supported.
+    pub fn unsupported_body(message: &str) -> Self {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Self::new(status, Code::InvalidArgument, "UNSUPPORTED_MEDIA_TYPE", message.to_owned())
+    }
+
+    /// The API is not served.
+    pub fn api_is_off() -> Self {
+        let message = "the HTTP API of this server is off (--http-api): it takes gRPC and gRPC-Web".to_owned();
+        Self::new(StatusCode::NOT_FOUND, Code::NotFound, "API_OFF", message)
+    }
+
+    /// The request is for a host that is not this machine.
+    pub fn other_host(host: &str) -> Self {
+        let message = format!(
+            "this server has no authentication and is called as {host:?}, which is no name of this machine: start it with \
+             --allowed-host {host}, or call it as localhost"
+        );
+        Self::new(StatusCode::MISDIRECTED_REQUEST, Code::FailedPrecondition, "HOST_NOT_ALLOWED", message)
+    }
+
+    /// The request is from a page of another site.
+    pub fn other_origin(origin: &[u8]) -> Self {
+        let origin = String::from_utf8_lossy(origin);
+        let message = format!("pages of {origin} may not call this server: start it with --cors-origin {origin}");
+        Self::new(StatusCode::FORBIDDEN, Code::PermissionDenied, "ORIGIN_NOT_ALLOWED", message)
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        let kind = "type.googleapis.com/google.rpc.ErrorInfo";
+        let details = [json!({ "@type": kind, "reason": refusal.reason, "domain": "jobtrack" })];
+        let mut answer = answer(refusal.status, CODES[refusal.code as usize], &refusal.message, &details);
+        if let Some((name, value)) = refusal.header {
+            answer.headers.insert(name, value.try_into().expect("methods are a value of a header"));
+        }
+        answer
+    }
+}
+
+/// The body of an answer that failed.
+#[derive(Serialize)]
+struct Body<'a> {
+    error: Error<'a>,
+}
+
+#[derive(Serialize)]
+struct Error<'a> {
+    code: u16,
+    status: &'a str,
+    message: &'a str,
+    details: &'a [Value],
+}
+
+fn answer(http: StatusCode, status: &str, message: &str, details: &[Value]) -> Answer {
+    let error = Body { error: Error { code: http.as_u16(), status, message, details } };
+    let json = serde_json::to_string(&error).expect("an error has a form in JSON") + "\n";
+    Answer { status: http, headers: HeaderMap::new(), json: json.into() }
+}

@@ -1,0 +1,170 @@
+//! Streams as server-sent events, as the browser's `EventSource` reads them.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::poll;
+use http::{
+    HeaderMap, HeaderValue, Response,
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS},
+};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::Full;
+use prost_reflect::MessageDescriptor;
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::{Code, Status, body::Body};
+
+use super::{
+    call,
+    errors::retry_delay,
+    event::Event,
+    frames::Frames,
+    response::{Accepted, no_content},
+};
+
+/// Interval between comments, which keep proxies from closing a silent stream.
+const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Pause after which a browser connects again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Header that tells nginx to pass on each event at once.
+pub const NO_BUFFERING: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
+/// Sent behind the last event of a job.
+const END: &[u8] = b"event: end\ndata: {}\n\n";
+
+/// Returns the response with the events of a stream that began with `opened`. `token` is the one that its caller
+/// resumes from.
+///
+/// An `EventSource` connects again after a stream that was answered with 200, and after nothing else. So an error that
+/// passes is answered with 200 and no event, and the end of what is resumed with 204.
+pub async fn response(
+    descriptor: &MessageDescriptor,
+    opened: Result<Response<Body>, Status>,
+    token: Option<&str>,
+    accepted: Accepted,
+) -> Result<Response<Body>, Status> {
+    match opened {
+        Ok(stream) => {
+            let mut events = Events::new(stream.into_body(), descriptor.clone());
+            if events.are_known_to_the_end(token).await {
+                return Ok(no_content(HeaderMap::new()));
+            }
+            events.ready.push_front(format!("retry: {}\n\n", RETRY.as_millis()).into());
+            Ok(event_stream(if accepted.head_only { Body::empty() } else { Body::new(events) }))
+        }
+        Err(status) if passes(&status) => Ok(event_stream(Body::new(Full::new(pause(&status))))),
+        Err(status) => Err(status),
+    }
+}
+
+/// Returns whether a repetition of the request may succeed.
+fn passes(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || retry_delay(status).is_some()
+}
+
+/// Returns a stream that only tells its reader to wait.
+fn pause(status: &Status) -> Bytes {
+    let wait = retry_delay(status).unwrap_or_default().max(RETRY);
+    format!("retry: {}\n{}", wait.as_millis(), comment(status)).into()
+}
+
+fn comment(status: &Status) -> String {
+    format!(": {}\n\n", status.message().replace(['\r', '\n'], " "))
+}
+
+fn event_stream(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let (name, value) = NO_BUFFERING;
+    headers.insert(name, value);
+    response
+}
+
+/// The events of a stream of gRPC, as text.
+struct Events {
+    stream: Body,
+    descriptor: MessageDescriptor,
+    frames: Frames,
+    /// Texts that can be sent.
+    ready: VecDeque<Bytes>,
+    comment: Pin<Box<Sleep>>,
+    is_over: bool,
+}
+
+impl Events {
+    fn new(stream: Body, descriptor: MessageDescriptor) -> Self {
+        let comment = Box::pin(sleep(COMMENT_INTERVAL));
+        let (frames, ready) = (Frames::default(), VecDeque::new());
+        Self { stream, descriptor, frames, ready, comment, is_over: false }
+    }
+
+    /// Returns whether a caller that resumes from `token` has seen all that the stream has, and the stream is over. Its
+    /// first event, a bookmark or the removal of the job, then repeats the token.
+    async fn are_known_to_the_end(&mut self, token: Option<&str>) -> bool {
+        let Some(token) = token else { return false };
+        // The first event has arrived with the head, and the end behind it too.
+        let known = Event::id_line(token);
+        while !self.is_over && self.ready.len() < 2 {
+            let Poll::Ready(()) = poll!(std::future::poll_fn(|cx| self.poll_more(cx))) else { return false };
+        }
+        self.ready.len() == 2 && self.ready[0].windows(known.len()).any(|line| line == known) && self.ready[1] == END
+    }
+
+    /// Waits until the stream has brought something.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let frame = ready!(Pin::new(&mut self.stream).poll_frame(cx));
+        match frame.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) => {
+                self.frames.add(data);
+                while let Some(message) = self.frames.next() {
+                    self.ready.push_back(Event::text(&self.descriptor, &message));
+                }
+            }
+            Some(Ok(Err(trailers))) => self.end(call::check(trailers)),
+            Some(Err(status)) => self.end(Err(status)),
+            None => self.is_over = true,
+        }
+        Poll::Ready(())
+    }
+
+    /// Ends the events with the outcome of the stream.
+    fn end(&mut self, outcome: Result<(), Status>) {
+        self.is_over = true;
+        self.ready.push_back(match outcome {
+            Ok(()) => Bytes::from_static(END),
+            Err(status) => comment(&status).into(),
+        });
+    }
+}
+
+impl HttpBody for Events {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            if let Some(text) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(text))));
+            }
+            if self.is_over {
+                return Poll::Ready(None);
+            }
+            if self.poll_more(cx).is_pending() {
+                ready!(self.comment.as_mut().poll(cx));
+                self.comment.as_mut().reset(Instant::now() + COMMENT_INTERVAL);
+                return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b":\n\n")))));
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The parameters of a request as the fields of its message.
+//!
+//! They become the JSON of the message, so that the values have the same forms as in a body.
+
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
+use serde_json::{Map, Value};
+
+use super::routes::Endpoint;
+use crate::domain::Violation;
+
+/// Parameter with a token, which is a credential and no field.
+pub const ACCESS_TOKEN: &str = "access_token";
+
+/// Beginning of the parameters that name a label: `label.KEY=VALUE`.
+const LABEL: &str = "label.";
+
+/// Returns the fields of a request with these parameters and with the `id` of its path, in JSON.
+pub fn fields(endpoint: &Endpoint, id: Option<&str>, query: &str) -> Result<Map<String, Value>, Violation> {
+    let mut fields = Map::new();
+    if let Some(id) = id {
+        put(&mut fields, &endpoint.input, "id", id)?;
+    }
+    let nested = endpoint.route.flattened.and_then(|name| endpoint.input.get_field_by_name(name));
+    let flattened = nested.as_ref().and_then(|field| field.kind().as_message().cloned());
+    let mut inner = Map::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != ACCESS_TOKEN) {
+        if put(&mut fields, &endpoint.input, &name, &value)? {
+            continue;
+        }
+        let is_known = match &flattened {
+            Some(message) => put(&mut inner, message, &name, &value)?,
+            None => false,
+        };
+        if !is_known {
+            return Err(violation(&name, "is not a parameter of this path"));
+        }
+    }
+    if let Some(field) = nested.filter(|_| !inner.is_empty()) {
+        fields.insert(field.json_name().to_owned(), Value::Object(inner));
+    }
+    Ok(fields)
+}
+
+/// Returns the value of the parameter that has one of these names.
+pub fn value(query: &str, names: &[&str]) -> Option<String> {
+    let mut parameters = form_urlencoded::parse(query.as_bytes());
+    parameters.find(|(name, _)| names.contains(&name.as_ref())).map(|(_, value)| value.into_owned())
+}
+
+/// Checks the parameters of a request whose fields are in its body: there may only be a credential.
+pub fn check_none(query: &str) -> Result<(), Violation> {
+    let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    match names.find(|name| name != ACCESS_TOKEN) {
+        Some(name) => Err(violation(&name, "is not a parameter of this path: its fields belong into the body")),
+        None => Ok(()),
+    }
+}
+
+/// Puts the value of a parameter into the JSON of `message`. Returns whether the message has such a field.
+fn put(into: &mut Map<String, Value>, message: &MessageDescriptor, name: &str, value: &str) -> Result<bool, Violation> {
+    if let Some(key) = name.strip_prefix(LABEL) {
+        let Some(labels) = message.get_field_by_name("labels").filter(FieldDescriptor::is_map) else {
+            return Ok(false);
+        };
+        let pairs = into.entry(labels.json_name()).or_insert_with(|| Value::Object(Map::new()));
+        let pairs = pairs.as_object_mut().expect("it was made as an object");
+        let known = pairs.insert(key.to_owned(), value.into());
+        return if known.is_some() { Err(given_twice(name)) } else { Ok(true) };
+    }
+    let Some(field) = field(message, name) else { return Ok(false) };
+    // Forms send all their fields, also those that nobody has filled in.
+    if value.is_empty() {
+        return Ok(true);
+    }
+    let json = json(&field.kind(), name, value)?;
+    if field.is_list() {
+        let list = into.entry(field.json_name()).or_insert_with(|| Value::Array(Vec::new()));
+        list.as_array_mut().expect("it was made as a list").push(json);
+    } else if into.insert(field.json_name().to_owned(), json).is_some() {
+        return Err(given_twice(name));
+    }
+    Ok(true)
+}
+
+/// Returns the field that a parameter means: by one of its two names, or a list by the name of one element. `id` is
+/// that of a job.
+fn field(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    let by_name = |name: &str| message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name));
+    let element = |name: &str| by_name(&format!("{name}s")).filter(FieldDescriptor::is_list);
+    let found = by_name(name).or_else(|| element(name));
+    let found = if name == "id" { found.or_else(|| by_name("job_id")).or_else(|| element("job_id")) } else { found };
+    found.filter(is_parameter)
+}
+
+/// Returns whether a field can be a parameter: most messages have no form in a query.
+pub fn is_parameter(field: &FieldDescriptor) -> bool {
+    let is_message = field.kind().as_message().is_some();
+    !field.is_map() && (!is_message || is_text(field))
+}
+
+/// Returns the name of the parameter for a field: that of one element of a list, and `id` for that of a job.
+pub fn parameter_name(field: &FieldDescriptor) -> &str {
+    let name = field.json_name();
+    let is_plural = field.is_list() && !name.ends_with("ss");
+    let name = if is_plural { name.strip_suffix('s').unwrap_or(name) } else { name };
+    if name == "jobId" { "id" } else { name }
+}
+
+/// Returns whether a message is text in JSON.
+fn is_text(field: &FieldDescriptor) -> bool {
+    let kind = field.kind();
+    let name = kind.as_message().map(MessageDescriptor::full_name);
+    matches!(name, Some("google.protobuf.Duration" | "google.protobuf.Timestamp"))
+}
+
+/// Returns the JSON of a value. In JSON all but booleans may be strings.
+fn json(kind: &Kind, name: &str, value: &str) -> Result<Value, Violation> {
+    match (kind, value) {
+        (Kind::Bool, "true") => Ok(Value::Bool(true)),
+        (Kind::Bool, "false") => Ok(Value::Bool(false)),
+        (Kind::Bool, _) => Err(violation(name, "must be true or false")),
+        _ => Ok(value.into()),
+    }
+}
+
+fn given_twice(name: &str) -> Violation {
+    violation(name, "is given more than once")
+}
+
+fn violation(name: &str, description: &str) -> Violation {
+    Violation { field: name.to_owned(), description: description.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use serde_json::json;
+
+    use super::*;
+    use crate::http::api::{
+        routes::{Found, Routes},
+        schema::Schema,
+    };
+
+    fn parsed(path: &str, query: &str) -> Result<Value, String> {
+        let routes = Routes::new(&Schema::new());
+        let Found::Endpoint(endpoint, id) = routes.find(&Method::GET, path) else { panic!("{path} is unknown") };
+        fields(endpoint, id.as_deref(), query)
+            .map(Value::Object)
+            .map_err(|bad| format!("{}: {}", bad.field, bad.description))
+    }
+
+    #[test]
+    fn parameters_are_fields_of_the_request_or_of_its_filter() {
+        let query = "state=RUNNING&state=FAILED&kind=a+b&label.a.b=%C3%A9&owner=&pageSize=5&page_token=&liveness=LOST";
+        let filter =
+            json!({"states": ["RUNNING", "FAILED"], "kind": "a b", "labels": {"a.b": "é"}, "liveness": ["LOST"]});
+        assert_eq!(parsed("/v1/jobs", query), Ok(json!({"pageSize": "5", "filter": filter})));
+        assert_eq!(parsed("/v1/jobs:batchGet", "id=a&id=b"), Ok(json!({"jobIds": ["a", "b"]})));
+        let wanted = json!({"jobId": "a", "minRevision": "3", "view": "BASIC"});
+        assert_eq!(parsed("/v1/jobs/a", "minRevision=3&view=BASIC"), Ok(wanted));
+        assert_eq!(parsed("/v1/events", "id=a&minInterval=1s"), Ok(json!({"jobIds": ["a"], "minInterval": "1s"})));
+        assert_eq!(parsed("/v1/jobs/a/events", "access_token=x"), Ok(json!({"jobId": "a"})));
+    }
+
+    #[test]
+    fn unknown_and_repeated_parameters_are_refused_by_name() {
+        assert_eq!(parsed("/v1/jobs", "sort=age"), Err("sort: is not a parameter of this path".to_owned()));
+        assert_eq!(parsed("/v1/jobs", "filter=a"), Err("filter: is not a parameter of this path".to_owned()));
+        assert_eq!(parsed("/v1/jobs/a", "label.a=b"), Err("label.a: is not a parameter of this path".to_owned()));
+        assert_eq!(parsed("/v1/jobs", "kind=a&kind=b"), Err("kind: is given more than once".to_owned()));
+        assert_eq!(parsed("/v1/jobs/a", "jobId=b"), Err("jobId: is given more than once".to_owned()));
+        assert_eq!(parsed("/v1/jobs", "label.a=1&label.a=2"), Err("label.a: is given more than once".to_owned()));
+    }
+}

@@ -1,0 +1,231 @@
+//! Requests: from JSON to the gRPC request.
+//!
+//! The request is transcoded when its handler reads it, which is after the caller was authenticated: strangers can't
+//! make the server read and parse what they send.
+
+use std::{io::Read, pin::pin, sync::Arc};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
+use futures_util::stream::once;
+use http::{
+    HeaderMap, HeaderValue, Method,
+    header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE},
+    request::Parts,
+};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use prost::Message;
+use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
+use serde::de::DeserializeSeed;
+use serde_path_to_error::{Deserializer, Track};
+use tonic::{Status, body::Body};
+
+use super::{
+    errors::Refusal,
+    frames::PREFIX,
+    query::{self, ACCESS_TOKEN},
+    routes::Endpoint,
+};
+use crate::{
+    auth::WATCH_TOKEN_SCHEME,
+    domain::{JobError, Violation},
+    grpc::{Exchange, HEAVY_MIN, REQUEST_MAX},
+};
+
+/// Header with the token of the last event that a browser has received.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// A request whose route was found.
+pub struct ApiRequest {
+    /// Its route.
+    pub endpoint: Arc<Endpoint>,
+    /// Id of the job in its path.
+    pub id: Option<String>,
+    /// Its parameters.
+    pub query: String,
+    /// Its body is compressed with gzip.
+    pub is_compressed: bool,
+    /// The token that a stream resumes from.
+    pub resume_token: Option<String>,
+}
+
+impl ApiRequest {
+    /// Reads the request with this head, which `endpoint` serves. Fails if its body is of another type than JSON.
+    pub fn new(endpoint: &Arc<Endpoint>, id: Option<String>, parts: &Parts) -> Result<Self, Refusal> {
+        if endpoint.route.verb == Method::POST && !is_json(&parts.headers) {
+            return Err(Refusal::unsupported_body("the content-type must be application/json"));
+        }
+        let Some(is_compressed) = is_compressed(&parts.headers) else {
+            return Err(Refusal::unsupported_body("the content-encoding must be gzip, or none"));
+        };
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        let resume_token = endpoint.is_stream.then(|| resume_token(&parts.headers, &query)).flatten();
+        Ok(Self { endpoint: endpoint.clone(), id, query, is_compressed, resume_token })
+    }
+}
+
+/// Makes a credential of the parameter `access_token`, which an `EventSource` uses because it can't send headers.
+///
+/// Addresses are written to logs and shared, so a parameter must not be able to hold the token of an identity: its
+/// scheme is another one.
+pub fn take_access_token(parts: &mut Parts) {
+    let query = parts.uri.query().unwrap_or_default();
+    if let Some(token) = query::value(query, &[ACCESS_TOKEN]) {
+        let credential = HeaderValue::from_str(&format!("{WATCH_TOKEN_SCHEME} {token}"));
+        // A text that fits into no header is no token of anybody.
+        let invalid = || HeaderValue::from_static(WATCH_TOKEN_SCHEME);
+        parts.headers.append(AUTHORIZATION, credential.unwrap_or_else(|_| invalid()));
+    }
+}
+
+/// Returns the token that a stream resumes from. The header is newer than the parameter: browsers repeat the address
+/// that they were given first.
+fn resume_token(headers: &HeaderMap, query: &str) -> Option<String> {
+    let header = headers.get(LAST_EVENT_ID).and_then(|token| token.to_str().ok()).map(str::to_owned);
+    let parameter = || query::value(query, &["resumeToken", "resume_token"]);
+    header.filter(|token| !token.is_empty()).or_else(parameter).filter(|token| !token.is_empty())
+}
+
+/// Returns whether the body of a request is JSON, in UTF-8.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else { return false };
+    let mut parts = kind.split(';').map(str::trim);
+    let is_json = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
+    is_json && parts.all(|part| !part.to_ascii_lowercase().starts_with("charset=") || is_utf8(part))
+}
+
+fn is_utf8(charset: &str) -> bool {
+    let name = charset.split('=').nth(1).unwrap_or_default().trim_matches('"');
+    name.eq_ignore_ascii_case("utf-8")
+}
+
+/// Returns whether a body is compressed; `None`: in a way that is not supported.
+fn is_compressed(headers: &HeaderMap) -> Option<bool> {
+    match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => Some(false),
+        Some(b"gzip" | b"x-gzip") => Some(true),
+        Some(_) => None,
+    }
+}
+
+/// Returns the body of the gRPC request for `request`, whose own body is `json`.
+pub fn body(request: ApiRequest, json: Body) -> Body {
+    let message = async move { transcode(&request, json).await.map(Frame::data).map_err(Status::from) };
+    Body::new(StreamBody::new(once(message)))
+}
+
+/// Returns the gRPC message of a request, in its frame.
+async fn transcode(request: &ApiRequest, body: Body) -> Result<Bytes, JobError> {
+    let message = if request.endpoint.route.verb == Method::POST {
+        let json = read(body, request.is_compressed).await?;
+        from_body(request, &json)
+    } else {
+        from_parameters(request)
+    };
+    let message = message.map_err(|violation| JobError::Invalid(vec![violation]))?;
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX + length);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).map_err(|_| too_large())?);
+    message.encode_raw(&mut frame);
+    Ok(frame.freeze())
+}
+
+/// Reads a body to its end. Its bytes are counted among those in memory.
+async fn read(body: Body, is_compressed: bool) -> Result<Bytes, JobError> {
+    let mut body = pin!(body);
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame.map(Frame::into_data) else { return Err(unreadable("it was cut off")) };
+        let Ok(data) = frame else { continue };
+        if all.len() + data.len() > REQUEST_MAX {
+            return Err(too_large());
+        }
+        Exchange::hold_request(data.len())?;
+        all.extend_from_slice(&data);
+    }
+    if (is_compressed || all.len() >= HEAVY_MIN)
+        && let Some(turn) = Exchange::turn()
+    {
+        turn.await;
+    }
+    if is_compressed { decompress(&all) } else { Ok(all.freeze()) }
+}
+
+fn decompress(compressed: &[u8]) -> Result<Bytes, JobError> {
+    let mut all = Vec::new();
+    let limit = REQUEST_MAX as u64 + 1;
+    let read = MultiGzDecoder::new(compressed.reader()).take(limit).read_to_end(&mut all);
+    read.map_err(|_| unreadable("it is not compressed with gzip"))?;
+    if all.len() > REQUEST_MAX {
+        return Err(too_large());
+    }
+    Exchange::hold_request(all.len())?;
+    Ok(all.into())
+}
+
+/// Reads the message in a body. An empty body is an empty message.
+fn from_body(request: &ApiRequest, json: &[u8]) -> Result<DynamicMessage, Violation> {
+    // A POST has no parameters, but it may have a credential.
+    query::check_none(&request.query)?;
+    let json = if json.trim_ascii().is_empty() { b"{}" } else { json };
+    let mut source = serde_json::Deserializer::from_slice(json);
+    let mut message = parse(&request.endpoint.input, &mut source)?;
+    source.end().map_err(|error| violation("body", error.to_string()))?;
+    if let Some(id) = &request.id {
+        put_id(&mut message, id)?;
+    }
+    Ok(message)
+}
+
+fn from_parameters(request: &ApiRequest) -> Result<DynamicMessage, Violation> {
+    let mut fields = query::fields(&request.endpoint, request.id.as_deref(), &request.query)?;
+    if request.endpoint.is_stream {
+        // Pages show the progress of many jobs as a rule, and hardly ever the documents in them.
+        fields.entry("view").or_insert_with(|| "BASIC".into());
+        if let Some(token) = &request.resume_token {
+            fields.insert("resumeToken".to_owned(), token.as_str().into());
+        }
+    }
+    parse(&request.endpoint.input, serde_json::Value::Object(fields))
+}
+
+/// Reads a message. An error names the field.
+fn parse<'de, D>(message: &MessageDescriptor, source: D) -> Result<DynamicMessage, Violation>
+where
+    D: serde::Deserializer<'de, Error = serde_json::Error>,
+{
+    let mut track = Track::new();
+    message.clone().deserialize(Deserializer::new(source, &mut track)).map_err(|error| {
+        let path = track.path().to_string();
+        // A question mark stands for a key that was not read to its end.
+        violation(if path == "." || path == "?" { "body" } else { &path }, error.to_string())
+    })
+}
+
+/// Puts the id of the path into a message, which may only have the same one.
+fn put_id(message: &mut DynamicMessage, id: &str) -> Result<(), Violation> {
+    let input = prost_reflect::ReflectMessage::descriptor(message);
+    let field = input.get_field_by_name("job_id").or_else(|| input.get_field_by_name("job_ids"));
+    let field = field.expect("the request of a path with an id has a field for it");
+    let id = Value::String(id.to_owned());
+    let id = if field.is_list() { Value::List(vec![id]) } else { id };
+    if message.has_field(&field) && *message.get_field(&field) != id {
+        return Err(violation(field.json_name(), "must be that of the path, or absent".to_owned()));
+    }
+    message.set_field(&field, id);
+    Ok(())
+}
+
+fn too_large() -> JobError {
+    JobError::TooLarge { what: "request", limit: REQUEST_MAX }
+}
+
+fn unreadable(problem: &str) -> JobError {
+    JobError::Invalid(vec![violation("body", problem.to_owned())])
+}
+
+fn violation(field: &str, description: String) -> Violation {
+    Violation { field: field.to_owned(), description }
+}

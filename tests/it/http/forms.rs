@@ -1,0 +1,137 @@
+//! The forms that fields have in JSON, and what is no JSON.
+
+use std::io::{Read, Write};
+
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use http::Method;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::client::Http;
+use crate::support::Server;
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+/// Returns a document of this depth.
+fn nested(depth: usize) -> String {
+    "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth)
+}
+
+#[rstest]
+#[case::empty("", "kind: must be given: what sort of work the job is")]
+#[case::null("null", "body: invalid type: null, expected a map at line 1 column 4")]
+#[case::list("[]", "body: invalid type: sequence, expected a map at line 1 column 0")]
+#[case::cut_off("{\"kind\": \"k\"", "body: EOF while parsing an object at line 1 column 12")]
+#[case::position("{\n  \"kind\": k }", "kind: expected value at line 2 column 11")]
+#[case::unknown("{\"kin\": 1}", "body: unrecognized field name 'kin' at line 1 column 6")]
+#[case::unknown_inside(
+    "{\"kind\": \"k\", \"labels\": {\"a\": 1}}",
+    "labels.a: invalid type: integer `1`, expected a string"
+)]
+#[case::trailing("{} {}", "body: trailing characters at line 1 column 4")]
+#[case::number_for_text("{\"kind\": 1}", "kind: invalid type: integer `1`, expected a string at line 1 column 10")]
+#[case::duration("{\"kind\": \"k\", \"leaseTimeout\": \"1m\"}", "leaseTimeout: ")]
+#[case::duration_as_number("{\"kind\": \"k\", \"retention\": 5}", "retention: invalid type: integer `5`")]
+#[case::boolean_as_text(
+    "{\"failWhenLost\": \"true\"}",
+    "failWhenLost: invalid type: string \"true\", expected a boolean"
+)]
+#[case::not_utf8("{\"kind\": \"\u{e9}", "kind: EOF while parsing a string")]
+#[case::duplicate_kinds("{\"metadata\": [1]}", "metadata: invalid type: sequence")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_is_refused_with_field_and_position(#[case] body: &str, #[case] expected: &str) {
+    let server = Server::start().await;
+    let reply = Http::new(server.address).send(Method::POST, "/v1/jobs", &[JSON], body.to_owned()).await;
+    let message = reply.refused(400);
+    assert!(message.starts_with(expected), "{message}");
+    let details = &reply.json()["error"]["details"];
+    assert_eq!(details[0]["reason"], "INVALID_FIELD");
+    let field = &details[1]["fieldViolations"][0]["field"];
+    assert_eq!(
+        Some(field.as_str().expect("a field")),
+        expected.split(": ").next().map(|field| field.trim_end_matches(':'))
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_are_taken_in_all_forms_and_given_in_one() {
+    let server = Server::start().await;
+    let http = Http::new(server.address);
+    let body = json!({
+        "job_id": "a", "kind": "k", "lease_timeout": "1.5s", "owner": null,
+        "metadata": {"null": null, "number": -0.25, "big": 1e21, "text": "\u{0}\u{1f600}", "list": [[]], "": {}}
+    });
+    let made = http.post("/v1/jobs", &body).await.ok();
+    assert_eq!(made["created"], true);
+    let job = &made["job"];
+    assert_eq!(
+        (&job["leaseTimeout"], &job["state"], &job["revision"]),
+        (&json!("1.500s"), &json!("PENDING"), &json!("1"))
+    );
+    assert_eq!(job["metadata"], body["metadata"]);
+    assert_eq!(job.get("owner"), None, "defaults are left out");
+    for progress in [json!({"completed": 3, "total": "4"}), json!({"completed": "3", "total": 4.0})] {
+        let job = http.post("/v1/jobs/a:progress", json!({ "progress": progress })).await.ok()["job"].take();
+        assert_eq!(job["progress"], json!({"percent": 75.0, "completed": "3", "total": "4"}));
+    }
+    for view in ["BASIC", "VIEW_BASIC", "1"] {
+        let reply = http.get(&format!("/v1/jobs/a?view={view}")).await;
+        if view == "1" { _ = reply.refused(400) } else { assert_eq!(reply.ok()["job"].get("metadata"), None) }
+    }
+    assert!(http.get("/v1/jobs/a?view=HALF").await.refused(400).starts_with("view: unrecognized enum value 'HALF'"));
+    assert!(
+        http.get("/v1/jobs?pageSize=many").await.refused(400).starts_with("pageSize: invalid digit found in string")
+    );
+    assert_eq!(http.get("/v1/jobs?sort=age").await.refused(400), "sort: is not a parameter of this path");
+    assert!(http.post("/v1/jobs/a:cancel?force=true", "{}").await.refused(400).starts_with("force: "));
+    assert!(http.post("/v1/jobs/a:cancel", r#"{"jobId": "b"}"#).await.refused(400).starts_with("jobId: "));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn depth_is_limited_as_through_grpc() {
+    let server = Server::start().await;
+    let http = Http::new(server.address);
+    for (depth, message) in
+        [(16, ""), (17, "metadata: "), (126, "metadata: "), (127, "metadata."), (100_000, "metadata.")]
+    {
+        let reply = http.post("/v1/jobs", format!("{{\"kind\": \"k\", \"metadata\": {}}}", nested(depth))).await;
+        if message.is_empty() {
+            reply.ok();
+        } else {
+            let refused = reply.refused(400);
+            assert!(refused.starts_with(message), "{depth}: {refused}");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_may_be_compressed_in_both_directions() {
+    let server = Server::start().await;
+    let http = Http::new(server.address);
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("a vector takes everything")
+    };
+    let body = json!({"jobId": "a", "kind": "k", "metadata": {"text": "x".repeat(10_000)}}).to_string();
+    let headers = [JSON, ("content-encoding", "gzip")];
+    http.send(Method::POST, "/v1/jobs", &headers, gzip(body.as_bytes())).await.ok();
+    let bomb = gzip(&vec![b' '; 100 << 20]);
+    let reply = http.send(Method::POST, "/v1/jobs", &headers, bomb).await;
+    assert_eq!(reply.refused(429), "the request is larger than 2097152 bytes");
+    assert_eq!(
+        http.send(Method::POST, "/v1/jobs", &headers, "{}").await.refused(400),
+        "body: it is not compressed with gzip"
+    );
+
+    let plain = http.get("/v1/jobs/a").await;
+    let reply = http.send(Method::GET, "/v1/jobs/a", &[("accept-encoding", "br, gzip")], "").await;
+    assert_eq!((plain.header("content-encoding"), reply.header("content-encoding")), ("", "gzip"));
+    assert!(reply.body.len() < plain.body.len() / 5, "{} bytes", reply.body.len());
+    let mut unpacked = Vec::new();
+    GzDecoder::new(&*reply.body).read_to_end(&mut unpacked).expect("gzip");
+    assert_eq!(serde_json::from_slice::<Value>(&unpacked).expect("JSON"), plain.json());
+    server.stop().await;
+}

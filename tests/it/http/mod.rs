@@ -1,0 +1,15 @@
+//! The HTTP API: JSON and server-sent events on the port of gRPC.
+
+mod client;
+mod errors;
+mod events;
+mod forms;
+mod fuzz;
+mod owners;
+mod pages;
+mod paths;
+mod protocols;
+mod same_answers;
+mod stream;
+mod transcoder;
+mod watch_tokens;

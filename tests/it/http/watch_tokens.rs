@@ -1,0 +1,41 @@
+//! Watch tokens in addresses, as a page passes them to `EventSource`.
+
+use http::Method;
+use serde_json::json;
+
+use super::{client::Http, stream::Events};
+use crate::support::{
+    Server,
+    credentials::{Folder, holder, identities},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_token_in_an_address_follows_its_job_and_nothing_else() {
+    let folder = Folder::new();
+    let file = folder.write("identities.json", &identities(&[holder("admin", "admin", &json!("*"))]));
+    for flags in [&[][..], &["--auth-tokens", &file]] {
+        let server = Server::with(flags).await;
+        let http = Http::new(server.address);
+        let headers = [("authorization", "Bearer admin"), ("content-type", "application/json")];
+        for id in ["a", "b"] {
+            let body = json!({"jobId": id, "kind": "k", "metadata": {"secret": true}}).to_string();
+            http.send(Method::POST, "/v1/jobs", &headers, body).await.ok();
+        }
+        let made = http.send(Method::POST, "/v1/jobs/a:watchToken", &headers, "{}").await.ok();
+        let token = made["token"].as_str().expect("a token");
+        assert_eq!(made["path"], "/v1/jobs/a/events");
+        let mut events = Events::open(&http, &format!("/v1/jobs/a/events?access_token={token}"), &[]).await;
+        let snapshot = events.expect("SNAPSHOT").await;
+        assert_eq!((&snapshot.data["job"]["id"], snapshot.data["job"].get("metadata")), (&json!("a"), None));
+        http.get(&format!("/v1/jobs/a?access_token={token}")).await.ok();
+        for path in ["/v1/jobs/b", "/v1/jobs/b/events", "/v1/jobs", "/v1/stats"] {
+            http.get(&format!("{path}?access_token={token}")).await.refused(403);
+        }
+        http.delete(&format!("/v1/jobs/a?force=true&access_token={token}")).await.refused(403);
+        // The token of an identity does not count in an address, and neither does a changed one.
+        for other in ["admin", &format!("{token}x"), &token[1..], "%00", ""] {
+            http.get(&format!("/v1/jobs/a?access_token={other}")).await.refused(401);
+        }
+        server.stop().await;
+    }
+}
