@@ -23,6 +23,7 @@ mod outage;
 mod preflight;
 mod probe;
 mod read;
+mod recent_counts;
 mod replicas;
 mod schema;
 mod script;

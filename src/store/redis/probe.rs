@@ -3,7 +3,6 @@
 
 use std::{
     array::from_fn,
-    collections::VecDeque,
     mem::replace,
     sync::{
         Arc,
@@ -26,6 +25,7 @@ use super::{
     connection::{Address, Fault, is_on_the_move, is_without_answer},
     feed::{Counts, Feed},
     monitor::{Monitor, Share, Verdict},
+    recent_counts::{RecentCounts, is_behind},
     schema::keys::{EPOCH, PARTITIONS, Partition},
     script::{self, BEAT as BEAT_SCRIPT, micros},
     secret::SharedSecret,
@@ -50,9 +50,6 @@ const PROBES_PER_BEAT: usize = 4;
 
 /// Number of probes between two questions to the sentinels.
 const PROBES_PER_MASTER: usize = 4;
-
-/// Number of probes during which a notification may be in transit.
-const NOTIFICATION_PROBES: usize = 8;
 
 /// The reason why this version does not share a Redis with version 0.1.
 const OLDER: &str = "a replica of jobtrack 0.1 uses this Redis, which can't be shared with it; stop all replicas of 0.1, \
@@ -140,7 +137,7 @@ impl Prober {
                 self.feed.suspect_gap();
                 continue;
             }
-            recent.0.push_back((begun, counts));
+            recent.push(begun, counts);
             if let Some(then) = recent.notified_until(&self.feed.known_counts()) {
                 self.listener.notified_until(then.into_std());
             }
@@ -365,24 +362,6 @@ impl Prober {
     }
 }
 
-/// The counts of commits that the last probes found, each with the time at which the probe began.
-#[derive(Default)]
-struct RecentCounts(VecDeque<(Instant, Counts)>);
-
-impl RecentCounts {
-    /// Returns whether the notifications up to `notified` are behind the oldest counts, whose notifications can't be in
-    /// transit any more. Removes these counts.
-    fn shows_loss(&mut self, notified: &Counts) -> bool {
-        let oldest = if self.0.len() < NOTIFICATION_PROBES { None } else { self.0.pop_front() };
-        oldest.is_some_and(|(_, oldest)| is_behind(notified, &oldest))
-    }
-
-    /// Returns the time before which all commits are among those up to `notified`.
-    fn notified_until(&self, notified: &Counts) -> Option<Instant> {
-        self.0.iter().rfind(|(_, counts)| reaches(notified, counts)).map(|(begun, _)| *begun)
-    }
-}
-
 /// Returns the fault of a Redis that a replica of version 0.1 uses.
 fn older_fault() -> Fault {
     Fault::Refused((redis::ErrorKind::Client, OLDER).into())
@@ -397,14 +376,4 @@ fn verdict(fault: &Fault) -> Verdict {
     // Keys that move between nodes are available again in a moment.
     let is_passing = matches!(fault, Fault::Unavailable(error) if error.is_timeout() || is_on_the_move(error));
     Verdict { state, is_certain: !is_passing }
-}
-
-/// Returns whether `counts` has at least as many commits as `others` in all partitions.
-fn reaches(counts: &Counts, others: &Counts) -> bool {
-    counts.iter().zip(others).all(|(count, other)| count.zip(*other).is_some_and(|(count, other)| count >= other))
-}
-
-/// Returns whether `counts` has fewer commits than `others` in at least one partition.
-fn is_behind(counts: &Counts, others: &Counts) -> bool {
-    counts.iter().zip(others).any(|(count, other)| count.zip(*other).is_some_and(|(count, other)| count < other))
 }

@@ -244,7 +244,7 @@ async fn replicas_are_tried_in_turn_by_calls_that_do_not_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn work_begins_with_a_token_that_is_refused_and_goes_on_with_the_next_one() {
     let files = Folder::new();
-    let tokens = files.write("identities", &identities(&[holder("right", "worker", &json!(["*"]))]));
+    let tokens = files.write("identities", &identities(&[holder("right", "reporter", &json!(["*"]))]));
     let server = Server::with(&["--auth-tokens", &tokens]).await;
     let token = files.write("token", "wrong\n");
     let tracker = Tracker::builder(format!("http://{}", server.address)).token_file(&token).connect_lazy();

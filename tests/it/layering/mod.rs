@@ -72,6 +72,7 @@ const FLOORS: [Floors; 16] = [
             &["connection", "schema"],
             &["client", "errors", "outage", "script"],
             &["feed", "monitor", "read", "secret"],
+            &["recent_counts"],
             &["due", "list", "mistakes", "probe"],
             &["preflight", "replicas", "subscriber", "write"],
             &["mod"],
