@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test: the crate's own, then the acceptance suite against the real binary.
-# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server, libfaketime or
-# Node.js is installed with apt-get if that can be, a missing promtool or nginx is taken from Debian's package;
+# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server, libfaketime, Chromium
+# or Node.js is installed with apt-get if that can be, a missing promtool or nginx is taken from Debian's package;
 # everything else is installed under target/.
 # With --soak MINUTES [REPLICAS] it has random faults happen for so long instead, on two replicas or that many;
 # JOBTRACK_SOAK_SEED repeats those of a former run.
@@ -133,6 +133,17 @@ fi
 need "$nginx" "install nginx (on Debian or Ubuntu: apt-get install nginx), or name one in JOBTRACK_TEST_NGINX"
 JOBTRACK_TEST_NGINX=$(realpath -s "$(command -v "$nginx")")
 export JOBTRACK_TEST_NGINX
+
+# Chromium, which shows the pages.
+chromium=${JOBTRACK_TEST_CHROMIUM:-chromium}
+if ! command -v "$chromium" >/dev/null && [ -z "${JOBTRACK_TEST_CHROMIUM:-}" ] && [ "$(id -u)" = 0 ] &&
+    command -v apt-get >/dev/null; then
+    echo "tests/run.sh: Chromium is missing, so it is installed"
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || true
+fi
+need "$chromium" "install Chromium (on Debian: apt-get install chromium), or name one in JOBTRACK_TEST_CHROMIUM"
+JOBTRACK_TEST_CHROMIUM=$(realpath -s "$(command -v "$chromium")")
+export JOBTRACK_TEST_CHROMIUM
 
 # Node.js with npm, and what the programs of the guide import.
 if ! command -v npm >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

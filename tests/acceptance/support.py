@@ -100,6 +100,13 @@ class Server:
         self._log.seek(0)
         return self._log.read()
 
+    def kill(self):
+        """Ends it as `kill -9` does."""
+        self.process.kill()
+        self.process.communicate()
+        self.channel.close()
+        self._log.close()
+
     def stop(self):
         """Sends SIGTERM, unless that was done, and expects a clean end. Returns the log. Does nothing the second time."""
         if self._log.closed:
