@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -33,6 +35,41 @@ const follow = (address, name, closes) => {
   events.onerror = () => report(name, "error", events.readyState);
 };
 """
+
+# Reports what a page of the guides shows or prints.
+SHOWN = """
+const shown = (job) => report(`${job.state} ${job.progress?.percent ?? 0} %`);
+console.log = shown;
+const see = () => document.getElementById("job") && report(document.getElementById("job").textContent);
+new MutationObserver(see).observe(document, { childList: true, subtree: true });
+"""
+
+# What a first configuration of nginx has. Only the files that it writes are kept in the folder of the test.
+UPSTREAM = "jobtrack"
+NGINX = """
+daemon off; pid FOLDER/pid; error_log stderr warn;
+events {}
+http {
+    access_log off; client_body_temp_path FOLDER/client_body; proxy_temp_path FOLDER/proxy;
+    fastcgi_temp_path FOLDER/fastcgi; uwsgi_temp_path FOLDER/uwsgi; scgi_temp_path FOLDER/scgi;
+    upstream jobtrack { SERVERS }
+    server {
+        listen 127.0.0.1:PORT;
+        location / {
+            proxy_pass http://jobtrack;
+        }
+    }
+}
+"""
+
+
+def answers(port):
+    """Whether somebody listens on a port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 class Case(unittest.TestCase):
@@ -64,6 +101,34 @@ class Case(unittest.TestCase):
         page.visit(self.site.add("/follow", f"<!doctype html><script>{FOLLOW}{';'.join(calls)}</script>"))
         return page
 
+    def nginx(self, *servers):
+        """nginx in its default configuration in front of servers, and its address."""
+        folder = tempfile.TemporaryDirectory(prefix="nginx-", dir=TARGET)
+        self.addCleanup(folder.cleanup)
+        port = free_port()
+        text = NGINX.replace("PORT", str(port)).replace("FOLDER", folder.name)
+        text = text.replace("SERVERS", " ".join(f"server {server.address};" for server in servers))
+        configuration = Path(folder.name, "nginx.conf")
+        configuration.write_text(text)
+        unpacked = TARGET / "nginx" / "usr" / "sbin" / "nginx"
+        program = os.environ.get("JOBTRACK_TEST_NGINX") or shutil.which("nginx") or unpacked
+        log = tempfile.TemporaryFile("w+")
+        self.addCleanup(log.close)
+        command = [program, "-e", "stderr", "-p", folder.name, "-c", configuration]
+        nginx = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.addCleanup(nginx.wait)
+        self.addCleanup(nginx.terminate)
+        deadline = time.monotonic() + PATIENCE
+        while not answers(port):
+            if nginx.poll() is not None or time.monotonic() > deadline:
+                log.seek(0)
+                raise AssertionError(f"nginx does not start:\n{log.read()}")
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{port}"
+
+    def watchers(self, server):
+        return server.admin.GetStats(admin.GetStatsRequest()).watchers
+
     def watches(self, log, job_id):
         """The outcomes of the streams of a job that a server answered, from its log."""
         return re.findall(rf'method="jobtrack.v1.JobService/WatchJob" .*job_id="{job_id}".* call code=(\w+) ', log)
@@ -88,6 +153,128 @@ class Events(Case):
         self.assertEqual(page.next(), ["a", "error", CLOSED])
         self.assertEqual(page.streams(), {address: [200, 204]})
         self.assertEqual(self.watches(server.stop(), "a"), ["Ok", "Ok"])
+
+    def test_a_page_goes_on_by_another_replica_when_its_own_is_killed(self):
+        redis = Redis()
+        self.addCleanup(redis.stop)
+        replicas = [self.serve("--redis-url", redis.url, "--allowed-host", UPSTREAM) for _ in range(2)]
+        address = f"{self.nginx(*replicas)}/v1/jobs/a/events"
+        Worker(replicas[0]).create("a")
+        page = self.follow(f'follow("{address}", "a")')
+        self.assertEqual(page.next(), ["a", "open"])
+        self.assertEqual(page.next(), ["a", "SNAPSHOT", "PENDING", 1, 0])
+        (left,) = [replica for replica in replicas if self.watchers(replica) == 0]
+        (killed,) = set(replicas) - {left}
+        for n in (2, 3):
+            Worker(left).report("a")
+            self.assertEqual(page.next(), ["a", "UPDATE", "RUNNING", n, 0])
+
+        killed.kill()
+        self.assertEqual(page.next(), ["a", "error", CONNECTING])
+        # Nobody watches now.
+        Worker(left).report("a")
+        self.assertEqual(page.next(), ["a", "open"])
+        self.assertEqual(page.next(), ["a", "UPDATE", "RUNNING", 4, 0])
+        Worker(left).report("a")
+        self.assertEqual(page.next(), ["a", "UPDATE", "RUNNING", 5, 0])
+        Worker(left).complete("a")
+        self.assertEqual(page.next(), ["a", "UPDATE", "SUCCEEDED", 6, 0])
+        self.assertEqual(page.next(), ["a", "end"])
+        self.assertEqual(page.next(), ["a", "error", CONNECTING])
+        self.assertEqual(page.next(), ["a", "error", CLOSED])
+        self.assertEqual(page.streams(), {address: [200, 200, 204]})
+        self.assertEqual(self.watches(left.stop(), "a"), ["Ok", "Ok"])
+
+    def test_a_page_that_closes_at_the_end_asks_no_more(self):
+        server = self.serve()
+        worker = Worker(server)
+        worker.create("a")
+        kept, closed = (f"http://{server.address}/v1/jobs/a/events?view={view}" for view in ("BASIC", "FULL"))
+        page = self.follow(f'follow("{kept}", "kept")', f'follow("{closed}", "closed", true)')
+        first = sorted(page.next()[:2] for _ in range(4))
+        self.assertEqual(first, [[name, what] for name in ("closed", "kept") for what in ("SNAPSHOT", "open")])
+        worker.complete("a")
+        # The one that is kept asks again after the time after which the other would have asked.
+        rest = [what for name, *what in page.until("kept", "error", CLOSED) if name == "closed"]
+        self.assertEqual(rest, [["UPDATE", "SUCCEEDED", 2, 0], ["end"]])
+        self.assertEqual(page.streams(), {kept: [200, 204], closed: [200]})
+        self.assertEqual(self.watches(server.stop(), "a"), ["Ok"] * 3)
+
+    def test_pages_of_the_guides(self):
+        server = self.serve()
+        for guide, language, job_id in (("docs/http.md", "html", "page"), ("README.md", "js", "web")):
+            with self.subTest(guide):
+                block = code_block(guide, language, "EventSource").replace(ADDRESS, f"http://{server.address}")
+                if language == "js":
+                    block = f"<!doctype html><script>{block}</script>"
+                page = self.page()
+                page.before(SHOWN)
+                worker = Worker(server)
+                worker.create(job_id)
+                page.visit(self.site.add("/guide", block))
+                page.until("PENDING 0 %")
+                for completed in (1, 3):
+                    worker.report(job_id, completed=completed, total=4)
+                    page.until(f"RUNNING {25 * completed} %")
+                worker.complete(job_id)
+                page.until("SUCCEEDED 100 %")
+                address = f"http://{server.address}/v1/jobs/{job_id}/events"
+                self.assertEqual((page.streams(), page.errors), ({address: [200]}, []))
+
+
+# The status of the answer to a page that cancels a job by its own server.
+CANCEL = """
+fetch("/v1/jobs/a:cancel", { method: "POST", headers: { "content-type": "application/json" }, body: "{}" })
+    .then((answer) => answer.status)
+"""
+
+
+class Refused(Case):
+    def test_a_page_of_a_site_that_is_not_allowed_sees_nothing(self):
+        server = self.serve(origin="http://other.test")
+        Worker(server).create("a")
+        address = f"http://{server.address}/v1/jobs/a/events"
+        page = self.follow(f'follow("{address}", "a")')
+        self.assertEqual(page.next(), ["a", "error", CLOSED])
+        # The browser keeps even the status from the page.
+        self.assertEqual(page.streams(), {address: [None]})
+        # Nor does it change anything, even if it does not want to read the answer.
+        plain = '{ method: "POST", mode: "no-cors", body: "{}" }'
+        page.evaluate(f'fetch("http://{server.address}/v1/jobs/a:cancel", {plain}).then(() => null)')
+        with self.assertRaisesRegex(AssertionError, "Failed to fetch"):
+            page.evaluate(f'fetch("http://{server.address}/v1/jobs/a").then((answer) => answer.text())')
+        self.assertEqual(server.jobs.GetJob(api.GetJobRequest(job_id="a")).job.state, job.Job.STATE_PENDING)
+        self.assertEqual(self.watches(server.stop(), "a"), [])
+
+    def test_a_page_whose_name_leads_to_this_machine_sees_nothing(self):
+        server = self.serve()
+        Worker(server).create("a")
+        port = server.address.rpartition(":")[2]
+        page = self.page()
+        page.visit(f"http://{REBOUND}:{port}/")
+        # To the browser all of this is the page's own server.
+        self.assertEqual(page.evaluate("location.host"), f"{REBOUND}:{port}")
+        for path in ("/", "/v1/jobs/a", "/v1/jobs/a/events", "/v1/openapi.json"):
+            page.evaluate(f'fetch("{path}").then(async (answer) => report(answer.status, await answer.text()))')
+            status, text = page.next()
+            self.assertEqual(status, 421, path)
+            self.assertIn("--allowed-host", text)
+            self.assertNotIn("PENDING", text)
+        self.assertEqual(page.evaluate(CANCEL), 421)
+        page.evaluate(f'{FOLLOW} follow("/v1/jobs/a/events", "a")')
+        self.assertEqual(page.next(), ["a", "error", CLOSED])
+        self.assertEqual(server.jobs.GetJob(api.GetJobRequest(job_id="a")).job.state, job.Job.STATE_PENDING)
+
+    def test_a_page_of_the_server_itself_is_allowed(self):
+        server = self.serve(origin="http://other.test")
+        Worker(server).create("a")
+        page = self.page()
+        for host in ("127.0.0.1", "localhost"):
+            page.visit(f"http://{host}:{server.address.rpartition(':')[2]}/v1/openapi.json")
+            page.evaluate(f'{{ {FOLLOW} follow("/v1/jobs/a/events", "a") }}')
+            self.assertEqual(page.next(), ["a", "open"])
+            self.assertEqual(page.next(), ["a", "SNAPSHOT", "PENDING", 1, 0])
+        self.assertEqual(page.evaluate(CANCEL), 200)
 
 
 class Worker:
