@@ -35,6 +35,8 @@ class Browser:
         # Not 3 or 4, so that the shell can put them there.
         given = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs, their_events)]
         command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        # Certificates of the tests are of no authority that it knows.
+        command += ["--ignore-certificate-errors"]
         command += ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
         command += [f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1", f"--user-data-dir={self._folder.name}"]
         command += ["--remote-debugging-pipe", "about:blank"]
@@ -154,6 +156,14 @@ class Page:
             reports.append(report)
         return reports
 
+    def protocols(self, address):
+        """The protocols of the answers to requests for addresses that begin so: http/1.1, h2."""
+        return {
+            request["protocol"]
+            for request in self._requests.values()
+            if request["url"].startswith(address) and request["status"]
+        }
+
     def streams(self):
         """The statuses of the answers to requests of EventSource, by address; None: there was none."""
         found = {}
@@ -173,7 +183,8 @@ class Page:
                 request = {"url": event["request"]["url"], "type": event["type"], "status": None}
                 self._requests[event["requestId"]] = request
             case "Network.responseReceived":
-                self._requests[event["requestId"]]["status"] = event["response"]["status"]
+                answer = event["response"]
+                self._requests[event["requestId"]] |= {"status": answer["status"], "protocol": answer.get("protocol")}
 
     def close(self):
         self._browser.call("Target.closeTarget", targetId=self._target)

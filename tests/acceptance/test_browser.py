@@ -11,11 +11,13 @@ import time
 import unittest
 from pathlib import Path
 
+import grpc
+import trustme
 from browser import REBOUND, Browser, Site
 from deployment import Redis, code_block, free_port
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2
-from support import PATIENCE, TARGET, Server, admin, api, job
+from support import PATIENCE, TARGET, Server, admin, api, job, job_service_pb2_grpc
 
 ADDRESS = "http://127.0.0.1:50051"
 # What `EventSource.readyState` is.
@@ -35,6 +37,19 @@ const follow = (address, name, closes) => {
     report(name, "end");
   });
   events.onerror = () => report(name, "error", events.readyState);
+};
+"""
+
+# The same for a stream of many jobs.
+FOLLOW_MANY = """
+const follow = (address) => {
+  const events = new EventSource(address);
+  events.onmessage = (message) => {
+    const { job } = JSON.parse(message.data);
+    report("job", job.id, Number(job.revision));
+  };
+  events.addEventListener("bookmark", () => report("bookmark"));
+  events.onerror = () => report("error", events.readyState);
 };
 """
 
@@ -84,11 +99,10 @@ class Case(unittest.TestCase):
         cls.site = Site()
         cls.addClassCleanup(cls.site.close)
 
-    def serve(self, *arguments, origin=None):
+    def serve(self, *arguments, origin=None, listen="127.0.0.1:0"):
         """A server that says by a line of its log when a call has ended, and that a page of the site may call."""
         origin = origin or self.site.origin
-        listen = ("--listen", "127.0.0.1:0")
-        server = Server("serve", *listen, "--log", "debug", "--cors-origin", origin, *arguments)
+        server = Server("serve", "--listen", listen, "--log", "debug", "--cors-origin", origin, *arguments)
         self.addCleanup(server.stop)
         return server
 
@@ -186,6 +200,68 @@ class Events(Case):
         self.assertEqual(page.next(), ["a", "error", CLOSED])
         self.assertEqual(page.streams(), {address: [200, 200, 204]})
         self.assertEqual(self.watches(left.stop(), "a"), ["Ok", "Ok"])
+
+    def test_a_page_waits_for_a_server_that_starts_again(self):
+        redis = Redis()
+        self.addCleanup(redis.stop)
+        listen = f"127.0.0.1:{free_port()}"
+        server = self.serve("--redis-url", redis.url, listen=listen)
+        Worker(server).create("a")
+        page = self.follow(f'follow("http://{listen}/v1/jobs/a/events", "a")')
+        self.assertEqual(page.next(), ["a", "open"])
+        self.assertEqual(page.next(), ["a", "SNAPSHOT", "PENDING", 1, 0])
+        server.stop()
+        # The stream has ended, and then nobody has answered.
+        page.until("a", "error", CONNECTING)
+        page.until("a", "error", CONNECTING)
+
+        server = self.serve("--redis-url", redis.url, listen=listen)
+        Worker(server).report("a")
+        reports = page.until("a", "UPDATE", "RUNNING", 2, 0)
+        self.assertEqual([report for report in reports if report != ["a", "error", CONNECTING]], [["a", "open"]])
+        Worker(server).complete("a")
+        self.assertEqual(page.next(), ["a", "UPDATE", "SUCCEEDED", 3, 0])
+        self.assertEqual(page.next(), ["a", "end"])
+        page.until("a", "error", CLOSED)
+        self.assertEqual(self.watches(server.stop(), "a"), ["Ok", "Ok"])
+
+    def test_many_jobs_are_followed_by_one_stream_across_the_end_of_its_replica(self):
+        redis = Redis()
+        self.addCleanup(redis.stop)
+        replicas = [self.serve("--redis-url", redis.url, "--allowed-host", UPSTREAM) for _ in range(2)]
+        ids = [f"job-{n}" for n in range(10)]
+        for job_id in ids:
+            Worker(replicas[0]).create(job_id)
+        address = f"{self.nginx(*replicas)}/v1/events?kind=test.job"
+        page = self.page()
+        script = f'{FOLLOW_MANY} follow("{address}")'
+        page.visit(self.site.add("/follow", f"<!doctype html><script>{script}</script>"))
+        seen = {}
+
+        def see(job_id, revision):
+            # After an interruption a version may come once more, but none is left out, and none comes after a later one.
+            while seen.get(job_id, 0) < revision:
+                what, *version = page.next()
+                if what == "job":
+                    self.assertIn(version[1] - seen.get(version[0], 0), (0, 1))
+                    seen[version[0]] = version[1]
+
+        for job_id in ids:
+            see(job_id, 1)
+        page.until("bookmark")
+        (left,) = [replica for replica in replicas if self.watchers(replica) == 0]
+        (killed,) = set(replicas) - {left}
+        for job_id in ids[:5]:
+            see(job_id, Worker(left).report(job_id))
+        killed.kill()
+        page.until("error", CONNECTING)
+        for job_id in ids:
+            Worker(left).report(job_id)
+        for job_id, revision in zip(ids, [3] * 5 + [2] * 5):
+            see(job_id, revision)
+        for job_id in ids:
+            see(job_id, Worker(left).complete(job_id))
+        self.assertEqual(page.streams(), {address: [200, 200]})
 
     def test_a_page_that_closes_at_the_end_asks_no_more(self):
         server = self.serve()
@@ -316,13 +392,39 @@ class GrpcWeb(Case):
         self.assertEqual(page.next(), ["UPDATE", "SUCCEEDED", "5"])
         self.assertEqual(page.next(), ["end"])
         self.assertEqual(page.errors, [])
-        self.assertEqual(self.watches(self.server.stop(), "a"), ["Ok"])
+        return page
 
     def test_a_page_of_another_site_calls_and_watches(self):
         self.calls_and_watches(f"http://{self.server.address}")
 
     def test_a_page_of_another_site_calls_and_watches_through_nginx(self):
         self.calls_and_watches(self.nginx(self.server))
+
+    def test_a_page_calls_and_watches_over_http2_with_tls(self):
+        folder = tempfile.TemporaryDirectory(prefix="tls-", dir=TARGET)
+        self.addCleanup(folder.cleanup)
+        cert, key = (str(Path(folder.name, name)) for name in ("cert.pem", "key.pem"))
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(cert)
+        issued.private_key_pem.write_to_path(key)
+        self.server = self.serve("--tls-cert", cert, "--tls-key", key)
+        host = f"localhost:{self.server.address.rpartition(':')[2]}"
+        credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+        channel = grpc.secure_channel(host, credentials)
+        self.addCleanup(channel.close)
+        self.server.jobs = job_service_pb2_grpc.JobServiceStub(channel)
+        page = self.calls_and_watches(f"https://{host}")
+
+        Worker(self.server).create("b")
+        page.evaluate(f'{FOLLOW} follow("https://{host}/v1/jobs/b/events", "b")')
+        self.assertEqual(page.next(), ["b", "open"])
+        self.assertEqual(page.next(), ["b", "SNAPSHOT", "PENDING", 1, 0])
+        Worker(self.server).complete("b")
+        self.assertEqual(page.next(), ["b", "UPDATE", "SUCCEEDED", 2, 0])
+        self.assertEqual(page.next(), ["b", "end"])
+        page.until("b", "error", CLOSED)
+        self.assertEqual(page.protocols(f"https://{host}"), {"h2"})
 
     def test_a_page_of_a_site_that_is_not_allowed_calls_nothing(self):
         other = self.serve(origin="http://other.test")
