@@ -17,7 +17,9 @@ from support import PATIENCE, TARGET
 
 # Chromium reads commands from descriptor 3, and writes answers and events to descriptor 4.
 PIPES = 'exec "$@" 3<&"$COMMANDS" 4>&"$EVENTS"'
-# Names that lead to this machine, as an attacker's may.
+# Reports of a page that does not stop.
+MOST_REPORTS = 50
+# A name that leads to this machine, as an attacker's may.
 REBOUND = "rebound.test"
 
 
@@ -150,10 +152,15 @@ class Page:
         return self._reports.popleft()
 
     def until(self, *last):
-        """Returns the reports before this one, for which it waits."""
-        reports = []
-        while (report := self.next()) != list(last):
+        """Returns the reports up to the last of these, each a tuple, for which it waits."""
+        awaited, reports = list(map(list, last)), []
+        while awaited:
+            report = self.next()
             reports.append(report)
+            if report in awaited:
+                awaited.remove(report)
+            if len(reports) == MOST_REPORTS:
+                raise AssertionError(f"these do not come: {awaited}, but {reports}")
         return reports
 
     def protocols(self, address):

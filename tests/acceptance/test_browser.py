@@ -91,17 +91,17 @@ class Events(PageCase):
         self.assertEqual(page.next(), ["a", "SNAPSHOT", "PENDING", 1, 0])
         server.stop()
         # The stream has ended, and then nobody has answered.
-        page.until("a", "error", CONNECTING)
-        page.until("a", "error", CONNECTING)
+        page.until(("a", "error", CONNECTING))
+        page.until(("a", "error", CONNECTING))
 
         server = self.serve("--redis-url", redis.url, listen=listen)
         Worker(server).report("a")
-        reports = page.until("a", "UPDATE", "RUNNING", 2, 0)
+        reports = page.until(("a", "UPDATE", "RUNNING", 2, 0))[:-1]
         self.assertEqual([report for report in reports if report != ["a", "error", CONNECTING]], [["a", "open"]])
         Worker(server).complete("a")
         self.assertEqual(page.next(), ["a", "UPDATE", "SUCCEEDED", 3, 0])
         self.assertEqual(page.next(), ["a", "end"])
-        page.until("a", "error", CLOSED)
+        page.until(("a", "error", CLOSED))
         self.assertEqual(self.watches(server.stop(), "a"), ["Ok", "Ok"])
 
     def test_many_jobs_are_followed_by_one_stream_across_the_end_of_its_replica(self):
@@ -127,13 +127,13 @@ class Events(PageCase):
 
         for job_id in ids:
             see(job_id, 1)
-        page.until("bookmark")
+        page.until(("bookmark",))
         (left,) = [replica for replica in replicas if self.watchers(replica) == 0]
         (killed,) = set(replicas) - {left}
         for job_id in ids[:5]:
             see(job_id, Worker(left).report(job_id))
         killed.kill()
-        page.until("error", CONNECTING)
+        page.until(("error", CONNECTING))
         for job_id in ids:
             Worker(left).report(job_id)
         for job_id, revision in zip(ids, [3] * 5 + [2] * 5, strict=True):
@@ -152,9 +152,7 @@ class Events(PageCase):
         self.assertEqual(first, [[name, what] for name in ("closed", "kept") for what in ("SNAPSHOT", "open")])
         worker.complete("a")
         # The one that is kept asks again after the time after which the other would have asked.
-        reports = []
-        while ["closed", "end"] not in reports or ["kept", "error", CLOSED] not in reports:
-            reports.append(page.next())
+        reports = page.until(("closed", "end"), ("kept", "error", CLOSED))
         rest = [what for name, *what in reports if name == "closed"]
         self.assertEqual(rest, [["UPDATE", "SUCCEEDED", 2, 0], ["end"]])
         self.assertEqual(page.streams(), {kept: [200, 204], closed: [200]})
@@ -172,12 +170,12 @@ class Events(PageCase):
                 worker = Worker(server)
                 worker.create(job_id)
                 page.visit(self.site.add("/guide", block))
-                page.until("PENDING 0 %")
+                page.until(("PENDING 0 %",))
                 for completed in (1, 3):
                     worker.report(job_id, completed=completed, total=4)
-                    page.until(f"RUNNING {25 * completed} %")
+                    page.until((f"RUNNING {25 * completed} %",))
                 worker.complete(job_id)
-                page.until("SUCCEEDED 100 %")
+                page.until(("SUCCEEDED 100 %",))
                 address = f"http://{server.address}/v1/jobs/{job_id}/events"
                 self.assertEqual((page.streams(), page.errors), ({address: [200]}, []))
 

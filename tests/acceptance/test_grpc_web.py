@@ -112,7 +112,7 @@ class Connect(PageCase):
         Worker(self.server).complete("b")
         self.assertEqual(page.next(), ["b", "UPDATE", "SUCCEEDED", 2, 0])
         self.assertEqual(page.next(), ["b", "end"])
-        page.until("b", "error", CLOSED)
+        page.until(("b", "error", CLOSED))
         self.assertEqual(page.protocols(f"https://{host}"), {"h2"})
 
     def test_a_page_of_a_site_that_is_not_allowed_calls_nothing(self):
