@@ -16,7 +16,7 @@ use crate::{
     clock::{Clock, SteadyClock, SteeredClock, SystemClock},
     config::{Config, HttpApiConfig, SecurityConfig, Switch},
     files::connections_max,
-    grpc::{self, GrpcServer},
+    grpc::{self, GrpcServer, RequestService},
     http::{
         self, Pages, Phase, Source,
         api::{Api, Hosts, Options as ApiOptions, Origins, PageRules},
@@ -157,7 +157,6 @@ impl Server {
     ) -> usize {
         let tasks = Tasks::default();
         let Security { tls, authenticator, .. } = &self.security;
-        let http_api = api_options(&self.http_api, &self.security, &listener);
         let grpc_server = Arc::new(GrpcServer::new(self.tracker.clone(), authenticator.clone(), http.is_some()).await);
         let connections = TaskTracker::new();
         let phase = watch::Sender::new(Phase::Starting);
@@ -174,8 +173,7 @@ impl Server {
             phase.send_replace(Phase::Draining);
             grpc_server.drain().await;
         };
-        let service = Api::new(grpc_server.service.clone(), http_api);
-        let quotas = self.tracker.quotas().clone();
+        let (service, quotas) = (self.api(&grpc_server, &listener), self.tracker.quotas().clone());
         let serving = grpc::serve(listener, tls.clone(), service, connections, quotas, draining.clone(), drained);
         let (served, deadline) = tokio::join!(control.hurry.run_until_cancelled(serving), async {
             shutdown.await;
@@ -189,6 +187,11 @@ impl Server {
         tasks.stop().await;
         info!("stopped");
         left
+    }
+
+    /// Returns the HTTP API in front of `grpc_server`, for requests that arrive on `listener`.
+    fn api(&self, grpc_server: &GrpcServer, listener: &TcpListener) -> Api<impl RequestService> {
+        Api::new(grpc_server.service.clone(), api_options(&self.http_api, &self.security, listener))
     }
 
     /// Returns the source of the metrics of all parts.

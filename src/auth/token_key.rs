@@ -1,6 +1,6 @@
 //! The key that signs watch tokens: random, from a file, or shared by replicas.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
@@ -65,10 +65,17 @@ impl TokenKeys {
 }
 
 /// A key that a token was verified with, and that may be replaced.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KeyInUse {
     key: TokenKey,
     current: watch::Receiver<Option<TokenKey>>,
+}
+
+// The key is a secret.
+impl fmt::Debug for KeyInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyInUse").finish_non_exhaustive()
+    }
 }
 
 impl KeyInUse {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -26,12 +27,19 @@ pub const WATCH_TOKEN_TYPE: &str = "jobtrack-watch+jwt";
 const TOKEN_MAX: usize = 8 * 1024;
 
 /// A watch token.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct WatchToken {
     /// The token itself.
     pub text: String,
     /// Time from which it is not valid.
     pub expires: Timestamp,
+}
+
+// The token is a secret.
+impl fmt::Debug for WatchToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchToken").finish_non_exhaustive()
+    }
 }
 
 /// The maker of a token: the caller whose rights bound it.

@@ -151,7 +151,8 @@ impl JobsWatch {
     /// any more. Others may have the ids, but the token is not for them.
     pub async fn is_over(&mut self) -> bool {
         let is_due = self.may_be_over && self.events.is_empty() && matches!(self.phase, Phase::Live);
-        if !is_due || self.scope.shared.is_none() {
+        // The removal of each job that is known will be sent, even if the store has it already.
+        if !is_due || self.scope.shared.is_none() || !self.known.is_empty() {
             return false;
         }
         let now = self.clock.now();

@@ -19,7 +19,10 @@ use crate::{Error, pause::Pause, proto::v1::job_service_client::JobServiceClient
 /// Maximum number of times that a call is sent.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// Tokens of a full retry budget. A call that ends with `UNAVAILABLE` takes one, a successful call gives a tenth of one back, and no call is
+/// Maximum time of one try: a replica that is silent must not use up the time in which another one could answer.
+const TRY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Tokens of a full retry budget. A call that an unavailable or silent server fails takes one, a successful call gives a tenth of one back, and no call is
 /// repeated while half of them are missing: repeated calls must not keep an overloaded server from recovering.
 const RETRY_TOKENS: u32 = 100;
 
@@ -83,19 +86,24 @@ impl Connections {
         Self { channels, current: AtomicUsize::new(0), token, timeout, wait_for_ready, budget }
     }
 
-    /// Returns the channel in use.
-    pub fn channel(&self) -> Channel {
-        self.channels[self.current.load(Relaxed) % self.channels.len()].clone()
+    /// Returns the number of the replica in use.
+    pub fn current(&self) -> usize {
+        self.current.load(Relaxed)
     }
 
-    /// Returns a client of the channel in use.
-    pub fn jobs(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel()).max_decoding_message_size(ANSWER_MAX)
+    /// Returns the channel to a replica.
+    pub fn channel(&self, replica: usize) -> Channel {
+        self.channels[replica % self.channels.len()].clone()
     }
 
-    /// Uses the next replica from now on.
-    pub fn rotate(&self) {
-        self.current.fetch_add(1, Relaxed);
+    /// Returns a client of a replica.
+    pub fn jobs(&self, replica: usize) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channel(replica)).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// Uses the next replica from now on, unless another call has seen to that.
+    pub fn leave(&self, replica: usize) {
+        _ = self.current.compare_exchange(replica, replica.wrapping_add(1), Relaxed, Relaxed);
     }
 
     /// Returns a request with the credentials of the caller.
@@ -123,29 +131,27 @@ impl Connections {
         let deadline = Instant::now() + self.timeout;
         let mut pause = Pause::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut tries = Tries::default();
-        let mut last = None;
         loop {
+            let replica = self.current();
             let mut request = self.request(message.clone())?;
-            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-            let Ok(answer) = timeout_at(deadline, send(self.jobs(), request)).await else {
-                return Err(last.unwrap_or_else(|| self.timed_out()));
-            };
-            let error = match answer {
-                Ok(answer) => {
+            let end_of_try = deadline.min(Instant::now() + TRY_TIMEOUT);
+            request.set_timeout(end_of_try.saturating_duration_since(Instant::now()));
+            let error = match timeout_at(end_of_try, send(self.jobs(replica), request)).await {
+                Ok(Ok(answer)) => {
                     self.succeeded();
                     return Ok(answer.into_inner());
                 }
-                Err(status) => Error::from(status),
+                Ok(Err(status)) => Error::from(status),
+                Err(_) => timed_out(),
             };
             if !self.is_repeatable(&error, repeat, &mut tries) {
                 return Err(error);
             }
-            self.rotate();
+            self.leave(replica);
             let next = Instant::now() + error.retry_after.unwrap_or_else(|| pause.next());
             if next >= deadline {
                 return Err(error);
             }
-            last = Some(error);
             sleep(next - Instant::now()).await;
         }
     }
@@ -158,10 +164,11 @@ impl Connections {
             return self.wait_for_ready || tries.unsent < self.channels.len();
         }
         tries.sent += 1;
-        error.code == Code::Unavailable && self.failed() && repeat == Repeat::Safe && tries.sent < ATTEMPTS_MAX
+        let passes = matches!(error.code, Code::Unavailable | Code::DeadlineExceeded);
+        passes && self.failed() && repeat == Repeat::Safe && tries.sent < ATTEMPTS_MAX
     }
 
-    /// Takes an unavailable server from the retry budget. Returns whether calls may be repeated.
+    /// Takes a failed call from the retry budget. Returns whether calls may be repeated.
     fn failed(&self) -> bool {
         let take = |left: u32| Some(left.saturating_sub(TENTHS));
         let left = self.budget.fetch_update(Relaxed, Relaxed, take).unwrap_or_default();
@@ -174,10 +181,10 @@ impl Connections {
         // An error says that the budget is full.
         _ = self.budget.fetch_update(Relaxed, Relaxed, give);
     }
+}
 
-    fn timed_out(&self) -> Error {
-        Error::new(Code::DeadlineExceeded, "", format!("no answer within {:?}", self.timeout))
-    }
+fn timed_out() -> Error {
+    Error::new(Code::DeadlineExceeded, "", format!("no answer within {TRY_TIMEOUT:?}"))
 }
 
 /// Returns the header of a bearer token, unless it has characters that a header can't hold.
@@ -188,5 +195,5 @@ pub(crate) fn bearer(token: &str) -> Option<MetadataValue<Ascii>> {
 }
 
 fn unreadable(path: &std::path::Path, error: &dyn std::fmt::Display) -> Error {
-    Error::new(Code::Unauthenticated, "TOKEN_FILE", format!("token file {}: {error}", path.display()))
+    Error::new(Code::Unavailable, "TOKEN_FILE", format!("token file {}: {error}", path.display()))
 }

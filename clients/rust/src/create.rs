@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A job to create. The call may be repeated: it carries an id of its own, by which the server knows it again.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Create {
     tracker: Tracker,
     request: CreateJobRequest,

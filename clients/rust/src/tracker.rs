@@ -31,7 +31,7 @@ pub struct Tracker {
 }
 
 /// Configures a [`Tracker`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Builder {
     server: String,
     token: Option<String>,
@@ -40,6 +40,13 @@ pub struct Builder {
     identity: Option<(PathBuf, PathBuf)>,
     timeout: Duration,
     wait_for_ready: bool,
+}
+
+// The token is a secret.
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 /// A configuration that can't be used. The message names the setting and what is wrong with it.
@@ -162,8 +169,8 @@ impl Tracker {
     pub fn from_env() -> Builder {
         let builder = Self::builder(env::var("JOBTRACK_SERVER").unwrap_or_else(|_| DEFAULT_SERVER.to_owned()));
         match env::var("JOBTRACK_TOKEN") {
-            Ok(token) => builder.token(token),
-            Err(_) => builder,
+            Ok(token) if !token.is_empty() => builder.token(token),
+            _ => builder,
         }
     }
 
@@ -177,7 +184,8 @@ impl Tracker {
         WorkBuilder::of_job(self.clone(), id.into())
     }
 
-    /// Watches a job to its end. Nothing is sent until the stream is polled.
+    /// Watches a job to its end. Nothing is sent until the stream is polled. It has no time limit, and goes on while the
+    /// tracker is unavailable.
     pub fn watch(&self, id: impl Into<String>) -> Watch {
         Watch::new(self.clone(), id.into())
     }
@@ -187,7 +195,8 @@ impl Tracker {
         WatchMany::new(self.clone(), filter)
     }
 
-    /// Waits for the end of a job and returns it, whatever the end is: see [`Job::state`](v1::Job::state).
+    /// Waits for the end of a job and returns it, whatever the end is: see [`Job::state`](v1::Job::state). It waits for as
+    /// long as that takes, even while the tracker is unavailable; `tokio::time::timeout` limits that.
     pub async fn wait(&self, id: impl Into<String>) -> Result<Job, Error> {
         self.watch(id).end().await
     }
@@ -245,9 +254,9 @@ impl Tracker {
         Ok(())
     }
 
-    /// Returns the connection in use, for calls that this type has no method for.
+    /// Returns the connection in use, for calls that this type has no method for. It adds no credentials to them.
     pub fn channel(&self) -> Channel {
-        self.connections.channel()
+        self.connections.channel(self.connections.current())
     }
 }
 

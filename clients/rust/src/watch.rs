@@ -1,14 +1,16 @@
 //! Watching jobs: streams that resume by themselves.
 
 use std::{
+    collections::VecDeque,
     future::{Future, poll_fn},
+    mem::replace,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use futures_core::Stream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status, Streaming};
 
 use crate::{
@@ -24,6 +26,9 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Time without a message after which a stream is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(50);
+
+/// Time after which a stream that breaks is opened again without a longer pause.
+const STREAM_LIFE_MIN: Duration = Duration::from_secs(5);
 
 /// Codes after which opening a stream again is no use.
 const FINAL: [Code; 6] = [
@@ -45,8 +50,6 @@ pub enum Event {
         job: Job,
         /// Number of versions between this one and the last one of this stream.
         skipped: i64,
-        /// What is known from earlier events of the stream no longer counts.
-        reset: bool,
     },
     /// The job is gone.
     Removed {
@@ -55,7 +58,10 @@ pub enum Event {
         /// The reason.
         removal: Removal,
     },
-    /// All jobs that match were sent; changes follow. Only of [`WatchMany`].
+    /// What is known from earlier events no longer counts: the server has lost data, or can't resume. What exists follows.
+    Reset,
+    /// All jobs that match were sent, for the first time or after a [`Reset`](Self::Reset); changes follow. Only of
+    /// [`WatchMany`].
     Synced,
 }
 
@@ -116,83 +122,145 @@ impl Request {
     }
 }
 
+/// The stream of one connection, and what has come of it.
+struct Open {
+    incoming: Incoming,
+    /// Number of the replica.
+    replica: usize,
+    since: Instant,
+    has_sent: bool,
+}
+
 /// A stream that opens itself again.
 struct Watcher {
     tracker: Tracker,
     request: Request,
-    incoming: Option<Incoming>,
+    open: Option<Open>,
+    /// Events that come before the next message.
+    events: VecDeque<Event>,
+    /// The server sends what exists once more.
+    is_starting_over: bool,
+    /// All jobs that match were sent.
+    is_synced: bool,
     pause: Pause,
     has_ended: bool,
 }
 
 impl Watcher {
     fn new(tracker: Tracker, request: Request) -> Self {
-        let pause = Pause::new(Duration::from_millis(200), Duration::from_secs(2));
-        Self { tracker, request, incoming: None, pause, has_ended: false }
+        Self {
+            tracker,
+            request,
+            open: None,
+            events: VecDeque::new(),
+            is_starting_over: false,
+            is_synced: false,
+            pause: Pause::new(Duration::from_millis(200), Duration::from_secs(2)),
+            has_ended: false,
+        }
     }
 
     /// Returns the next event, and this watcher for the one after it. `None` after the end of the stream.
     async fn next(mut self) -> (Option<Result<Event, Error>>, Self) {
-        while !self.has_ended {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return (Some(Ok(event)), self);
+            }
+            if self.has_ended {
+                return (None, self);
+            }
             match self.message().await {
-                Ok(Some(message)) => {
-                    self.pause.reset();
-                    self.request.set_token(message.resume_token.clone());
-                    if let Some(event) = event(message) {
-                        return (Some(Ok(event)), self);
-                    }
-                }
-                // The stream of one job ends after the end of the job.
-                Ok(None) if matches!(self.request, Request::One(_)) => self.has_ended = true,
-                Err(error) if FINAL.contains(&error.code) => {
+                Ok(Some(message)) => self.take(message),
+                // The stream of one job ends after the end of the job, and that of many if none of them can come back.
+                Ok(None) => self.has_ended = true,
+                Err(error) if self.is_final(&error) => {
                     self.has_ended = true;
                     return (Some(Err(error)), self);
                 }
-                Ok(None) | Err(_) => self.reconnect().await,
+                Err(error) => self.reconnect(&error).await,
             }
         }
-        (None, self)
     }
 
     /// Returns the next message; opens the stream if it is not open.
     async fn message(&mut self) -> Result<Option<Message>, Error> {
         let silent = |_| Error::new(Code::DeadlineExceeded, "", format!("the server is silent for {SILENCE_MAX:?}"));
-        let incoming = match &mut self.incoming {
-            Some(incoming) => incoming,
+        let open = match &mut self.open {
+            Some(open) => open,
             closed => closed.insert(timeout(SILENCE_MAX, open(&self.tracker, &self.request)).await.map_err(silent)??),
         };
-        Ok(timeout(SILENCE_MAX, incoming.message()).await.map_err(silent)??)
+        let message = timeout(SILENCE_MAX, open.incoming.message()).await.map_err(silent)??;
+        open.has_sent |= message.is_some();
+        Ok(message)
+    }
+
+    /// Makes events of a message.
+    fn take(&mut self, message: Message) {
+        let Message { kind, job, skipped, resume_token, reset, removal, snapshot_pending } = message;
+        self.request.set_token(resume_token);
+        if reset && !self.is_starting_over {
+            (self.is_starting_over, self.is_synced) = (true, false);
+            self.events.push_back(Event::Reset);
+        }
+        let is_one = matches!(self.request, Request::One(_));
+        match kind {
+            Kind::Snapshot | Kind::Update => {
+                // The end of the stream follows, but may be lost with the connection.
+                self.has_ended = is_one && job.has_ended();
+                self.is_starting_over &= !is_one;
+                self.events.push_back(Event::Job { job, skipped });
+            }
+            Kind::Removed => {
+                self.has_ended = is_one;
+                self.events.push_back(Event::Removed { job, removal });
+            }
+            Kind::Bookmark if !snapshot_pending => {
+                self.is_starting_over = false;
+                if !is_one && !replace(&mut self.is_synced, true) {
+                    self.events.push_back(Event::Synced);
+                }
+            }
+            Kind::Bookmark | Kind::Unspecified => {}
+        }
+    }
+
+    /// Returns whether opening the stream again is no use. A stream that was open may have ended because its credentials
+    /// were replaced; new ones may be there.
+    fn is_final(&self, error: &Error) -> bool {
+        let was_open = self.open.as_ref().is_some_and(|open| open.has_sent);
+        FINAL.contains(&error.code) && !(error.code == Code::Unauthenticated && was_open)
     }
 
     /// Waits a moment, and has the next message come from another replica, if there are several.
-    async fn reconnect(&mut self) {
-        self.incoming = None;
-        self.tracker.connections.rotate();
-        sleep(self.pause.next()).await;
-    }
-}
-
-async fn open(tracker: &Tracker, request: &Request) -> Result<Incoming, Error> {
-    let mut jobs = tracker.connections.jobs();
-    Ok(match request {
-        Request::One(request) => {
-            Incoming::One(jobs.watch_job(tracker.connections.request(request.clone())?).await?.into_inner())
+    async fn reconnect(&mut self, error: &Error) {
+        let current = self.tracker.connections.current();
+        let (replica, lived) =
+            self.open.take().map_or((current, Duration::ZERO), |open| (open.replica, open.since.elapsed()));
+        // A quota holds on all replicas.
+        if error.code != Code::ResourceExhausted {
+            self.tracker.connections.leave(replica);
         }
-        Request::Many(request) => Incoming::Many(
-            jobs.watch_jobs(tracker.connections.request(WatchJobsRequest::clone(request))?).await?.into_inner(),
-        ),
-    })
+        if lived >= STREAM_LIFE_MIN {
+            self.pause.reset();
+        }
+        sleep(self.pause.next().max(error.retry_after.unwrap_or_default())).await;
+    }
 }
 
-/// Returns the event that a caller learns of.
-fn event(message: Message) -> Option<Event> {
-    let Message { kind, job, skipped, reset, removal, snapshot_pending, .. } = message;
-    match kind {
-        Kind::Snapshot | Kind::Update => Some(Event::Job { job, skipped, reset }),
-        Kind::Removed => Some(Event::Removed { job, removal }),
-        Kind::Bookmark if !snapshot_pending => Some(Event::Synced),
-        Kind::Bookmark | Kind::Unspecified => None,
-    }
+async fn open(tracker: &Tracker, request: &Request) -> Result<Open, Error> {
+    let connections = &tracker.connections;
+    let replica = connections.current();
+    let mut jobs = connections.jobs(replica);
+    let incoming = match request {
+        Request::One(request) => {
+            Incoming::One(jobs.watch_job(connections.request(request.clone())?).await?.into_inner())
+        }
+        Request::Many(request) => {
+            let request = connections.request(WatchJobsRequest::clone(request))?;
+            Incoming::Many(jobs.watch_jobs(request).await?.into_inner())
+        }
+    };
+    Ok(Open { incoming, replica, since: Instant::now(), has_sent: false })
 }
 
 type Step = Pin<Box<dyn Future<Output = (Option<Result<Event, Error>>, Watcher)> + Send>>;
@@ -207,7 +275,7 @@ enum Progress {
 impl Progress {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
         loop {
-            *self = match std::mem::replace(self, Self::Ended) {
+            *self = match replace(self, Self::Ended) {
                 Self::Idle(watcher) => Self::Waiting(Box::pin(watcher.next())),
                 Self::Waiting(mut step) => {
                     let Poll::Ready((event, watcher)) = step.as_mut().poll(context) else {
@@ -259,13 +327,7 @@ impl Watch {
 
     /// Returns the next event; `None` after the end of the job.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
-        loop {
-            match poll_fn(|context| self.0.poll_next(context)).await {
-                // The stream of one job begins with the job.
-                Some(Ok(Event::Synced)) => {}
-                event => return event,
-            }
-        }
+        poll_fn(|context| self.0.poll_next(context)).await
     }
 
     /// Waits for the end of the job and returns it.
@@ -278,7 +340,7 @@ impl Watch {
                     let gone = format!("job {:?} was deleted or has expired", job.id);
                     return Err(Error::new(Code::NotFound, "JOB_REMOVED", gone));
                 }
-                Event::Synced => {}
+                Event::Reset | Event::Synced => {}
             }
         }
         last.ok_or_else(|| Error::new(Code::Internal, "", "the stream ended without an event"))
@@ -289,12 +351,7 @@ impl Stream for Watch {
     type Item = Result<Event, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            match ready!(self.0.poll_next(context)) {
-                Some(Ok(Event::Synced)) => {}
-                event => return Poll::Ready(event),
-            }
-        }
+        self.0.poll_next(context)
     }
 }
 
@@ -333,7 +390,8 @@ impl WatchMany {
         self.change(|request| request.set_view(View::Full))
     }
 
-    /// Returns the next event. `None` after an error that does not pass.
+    /// Returns the next event. `None` after an error that does not pass, or when none of the jobs that a watch token is for
+    /// exists any more.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         poll_fn(|context| self.0.poll_next(context)).await
     }

@@ -20,6 +20,13 @@ impl Serialize for Document {
     }
 }
 
+impl Document {
+    /// Returns what serializes as the JSON of an encoded Struct, which need not be a legal document.
+    pub const fn json_of(encoded: &[u8]) -> impl Serialize {
+        Object(encoded)
+    }
+}
+
 /// An encoded Struct.
 struct Object<'a>(&'a [u8]);
 

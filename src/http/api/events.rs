@@ -58,9 +58,9 @@ pub async fn response(
                 return Ok(no_content(HeaderMap::new()));
             }
             events.ready.push_front(format!("retry: {}\n\n", RETRY.as_millis()).into());
-            Ok(event_stream(if accepted.head_only { Body::empty() } else { Body::new(events) }))
+            Ok(event_stream(Body::new(events), accepted))
         }
-        Err(status) if passes(&status) => Ok(event_stream(Body::new(Full::new(pause(&status))))),
+        Err(status) if passes(&status) => Ok(event_stream(Body::new(Full::new(pause(&status))), accepted)),
         Err(status) => Err(status),
     }
 }
@@ -80,8 +80,8 @@ fn comment(status: &Status) -> String {
     format!(": {}\n\n", status.message().replace(['\r', '\n'], " "))
 }
 
-fn event_stream(body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
+fn event_stream(body: Body, accepted: Accepted) -> Response<Body> {
+    let mut response = Response::new(if accepted.head_only { Body::empty() } else { body });
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -167,6 +167,7 @@ impl Shared {
             }
             _ if !self.options.is_on => Err(Refusal::api_is_off().into()),
             OPENAPI if is_read => Ok(Answer::ok(self.description()).into_response(accepted)),
+            "/" | OPENAPI => Err(Refusal::wrong_method("GET, HEAD".to_owned()).into()),
             _ => self.find(grpc, request, accepted).await,
         }
     }

@@ -70,15 +70,27 @@ impl PageRules {
         let (headers, host) = (request.headers(), host(request));
         let origin = headers.get(ORIGIN).map(HeaderValue::as_bytes);
         if request.version() <= Version::HTTP_11 || origin.is_some() {
-            // No browser leaves it out.
-            if let Some(host) = host.as_ref().filter(|host| !self.hosts.include(host.host())) {
-                return Err(Refusal::other_host(host.host()));
-            }
+            self.check_host(headers, host.as_ref())?;
         }
         let Some(origin) = origin else { return Ok(()) };
         let is_same = headers.get(&SEC_FETCH_SITE).is_some_and(|site| site == "same-origin")
             || host.is_some_and(|host| is_origin_of(origin, &host));
         if is_same || self.origins.include(origin) { Ok(()) } else { Err(Refusal::other_origin(origin)) }
+    }
+
+    /// Checks the host of a request that a page may have made.
+    fn check_host(&self, headers: &HeaderMap, host: Option<&Authority>) -> Result<(), Refusal> {
+        match host {
+            Some(host) if self.hosts.include(host.host()) => Ok(()),
+            Some(host) => Err(Refusal::other_host(host.host())),
+            // Browsers connect to names that are no authority for others, such as `a{b.example`.
+            None if headers.contains_key(HOST) && self.hosts.are_limited() => {
+                let named = headers.get_all(HOST).iter().map(|host| String::from_utf8_lossy(host.as_bytes()));
+                Err(Refusal::other_host(&named.collect::<Vec<_>>().join(", ")))
+            }
+            // No browser leaves it out.
+            None => Ok(()),
+        }
     }
 
     /// Adds to the headers of an answer that its page may read it.
@@ -118,6 +130,11 @@ impl Origins {
 }
 
 impl Hosts {
+    /// Returns whether some names are refused.
+    const fn are_limited(&self) -> bool {
+        matches!(self, Self::Local { .. })
+    }
+
     fn include(&self, host: &str) -> bool {
         let Self::Local { listen, others } = self else { return true };
         let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
@@ -133,9 +150,13 @@ fn listed(names: &[String], host: &str) -> bool {
     names.iter().any(|name| name.eq_ignore_ascii_case(host))
 }
 
-/// Returns the host that a request is for, with its port.
+/// Returns the host that a request is for, with its port; `None`: it has none, several, or one that is not valid.
 pub fn host(request: &Request<Body>) -> Option<Authority> {
-    let named = || request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let named = || {
+        let mut hosts = request.headers().get_all(HOST).iter();
+        let host = hosts.next().filter(|_| hosts.next().is_none())?;
+        Authority::try_from(host.as_bytes()).ok()
+    };
     request.uri().authority().cloned().or_else(named)
 }
 
@@ -159,6 +180,25 @@ mod tests {
         }
         let everywhere = Hosts::Local { listen: [0, 0, 0, 0].into(), others: Vec::new() };
         assert!(everywhere.include("10.0.0.6") && !everywhere.include("evil.example"));
+    }
+
+    #[test]
+    fn hosts_that_are_not_valid_are_refused() {
+        let hosts = Hosts::Local { listen: [127, 0, 0, 1].into(), others: Vec::new() };
+        let rules = PageRules { origins: Origins::Listed(Vec::new()), hosts };
+        let check = |hosts: &[&[u8]]| {
+            let mut request = Request::builder().version(Version::HTTP_11).uri("/v1/jobs");
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            rules.check(&request.body(Body::empty()).expect("a request")).is_ok()
+        };
+        assert!(check(&[b"localhost:50051"]) && check(&[]));
+        // Chromium connects to the first of these.
+        for host in [&b"a{b.evil.example"[..], b"a`b.evil.example", b"\xe4.example", b""] {
+            assert!(!check(&[host]), "{}", String::from_utf8_lossy(host));
+        }
+        assert!(!check(&[b"localhost", b"evil.example"]));
     }
 
     #[test]

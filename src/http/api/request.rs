@@ -19,6 +19,7 @@ use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
 use serde::de::DeserializeSeed;
 use serde_path_to_error::{Deserializer, Track};
+use tokio::task::spawn_blocking;
 use tonic::{Status, body::Body};
 
 use super::{
@@ -35,6 +36,15 @@ use crate::{
 
 /// Header with the token of the last event that a browser has received.
 const LAST_EVENT_ID: &str = "last-event-id";
+
+/// Maximum number of values in the body of a request: members of objects, elements of lists.
+const VALUES_MAX: usize = 50_000;
+
+/// Memory of a value while its request is read, in bytes: that of a tree with all values of the body.
+const VALUE_BYTES: usize = 1500;
+
+/// Number of values from which a body is read on another thread: about a millisecond of work.
+const MANY_VALUES: usize = 500;
 
 /// A request whose route was found.
 pub struct ApiRequest {
@@ -111,17 +121,27 @@ fn is_compressed(headers: &HeaderMap) -> Option<bool> {
 
 /// Returns the body of the gRPC request for `request`, whose own body is `json`.
 pub fn body(request: ApiRequest, json: Body) -> Body {
-    let message = async move { transcode(&request, json).await.map(Frame::data).map_err(Status::from) };
+    let message = async move { transcode(request, json).await.map(Frame::data).map_err(Status::from) };
     Body::new(StreamBody::new(once(message)))
 }
 
 /// Returns the gRPC message of a request, in its frame.
-async fn transcode(request: &ApiRequest, body: Body) -> Result<Bytes, JobError> {
+async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
     let message = if request.endpoint.route.verb == Method::POST {
         let json = read(body, request.is_compressed).await?;
-        from_body(request, &json)
+        let values = count_values(&json);
+        if values > VALUES_MAX {
+            return Err(unreadable(&format!("must have at most {VALUES_MAX} values")));
+        }
+        Exchange::hold_request(values * VALUE_BYTES)?;
+        if values < MANY_VALUES {
+            from_body(&request, &json)
+        } else {
+            let read = spawn_blocking(move || from_body(&request, &json)).await;
+            read.map_err(|_| JobError::Draining)?
+        }
     } else {
-        from_parameters(request)
+        from_parameters(&request)
     };
     let message = message.map_err(|violation| JobError::Invalid(vec![violation]))?;
     let length = message.encoded_len();
@@ -130,6 +150,21 @@ async fn transcode(request: &ApiRequest, body: Body) -> Result<Bytes, JobError> 
     frame.put_u32(u32::try_from(length).map_err(|_| too_large())?);
     message.encode_raw(&mut frame);
     Ok(frame.freeze())
+}
+
+/// Counts the values in JSON, before anything is allocated for them.
+fn count_values(json: &[u8]) -> usize {
+    let (mut count, mut is_text, mut is_escaped) = (1, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b',' | b'[' | b'{' if !is_text => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 /// Reads a body to its end. Its bytes are counted among those in memory.

@@ -1,6 +1,12 @@
 //! A random secret that all replicas share, stored in Redis.
 
-use std::{mem::replace, sync::Arc};
+use std::{
+    mem::replace,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use redis::cmd;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -16,12 +22,14 @@ const SECRET_MIN: usize = 32;
 pub struct SharedSecret {
     client: Arc<Client>,
     current: watch::Sender<Option<Arc<[u8]>>>,
+    /// The one in Redis can't be used.
+    is_unusable: AtomicBool,
 }
 
 impl SharedSecret {
     /// Creates the secret of the replicas that use this Redis; it is unknown yet.
     pub fn new(client: Arc<Client>) -> Self {
-        Self { client, current: watch::Sender::new(None) }
+        Self { client, current: watch::Sender::new(None), is_unusable: AtomicBool::new(false) }
     }
 
     /// Returns a receiver of the secret and of its changes. `None` as long as Redis was not reachable.
@@ -44,7 +52,11 @@ impl SharedSecret {
             let first: Option<Vec<u8>> = pulse.query(cmd("SET").arg(key).arg(&made).arg("NX").arg("GET")).await?;
             there = Some(first.unwrap_or(made));
         }
-        let secret = there.filter(|secret| secret.len() >= SECRET_MIN).map(Arc::from);
+        let secret: Option<Arc<[u8]>> = there.filter(|secret| secret.len() >= SECRET_MIN).map(Arc::from);
+        if self.is_unusable.swap(secret.is_none(), Relaxed) != secret.is_none() && secret.is_none() {
+            let redis = self.client.target();
+            warn!(%redis, key, "the key of watch tokens in Redis is shorter than {SECRET_MIN} bytes and is not used");
+        }
         self.current.send_if_modified(|known| {
             let is_other = secret.is_some() && *known != secret;
             if is_other && replace(known, secret).is_some() {

@@ -218,6 +218,79 @@ async fn strict_work_does_not_begin_without_the_tracker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn worker_that_starts_again_with_its_claim_is_heard() {
+    let server = Server::start().await;
+    let tracker = tracker(server.address);
+    tracker.create("test.work").id("a").send().await.expect("it is created");
+    let start = async || tracker.work("a").request_id("delivery-1").start().await.expect("it is its attempt");
+    let first = start().await;
+    first.report(Report::units(1, 4));
+    until(&tracker, "a", |job| job.percent() == Some(25.0)).await;
+    let second = start().await;
+    assert_eq!((first.attempt(), second.attempt()), (Some(1), Some(1)));
+    second.report(Report::units(2, 4));
+    until(&tracker, "a", |job| job.percent() == Some(50.0)).await;
+    second.finish(()).await.expect("it ends");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn result_that_is_refused_does_not_lose_the_work() {
+    let server = Server::start().await;
+    let tracker = tracker(server.address);
+    for result in [json!("no object"), json!({"text": "x".repeat(3 << 19)})] {
+        let work = work(&tracker).await;
+        let id = work.job_id().to_owned();
+        let refused = work.finish(result).await.expect_err("it is no result");
+        assert_eq!(refused.code, Code::InvalidArgument);
+        assert_eq!(tracker.get(&id).await.expect("it exists").state(), State::Succeeded);
+    }
+    let work = work(&tracker).await;
+    let id = work.job_id().to_owned();
+    let refused = work.confirm_cancel(None).await.expect_err("nobody has requested it");
+    assert_eq!(refused.reason, "CANCEL_NOT_REQUESTED");
+    assert_eq!(tracker.get(&id).await.expect("it exists").failure().expect("it failed").reason, "STOPPED");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_replica_costs_no_report() {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let [first, second] = [(), ()].map(|()| Process::start(&["--redis-url", &url]));
+    let tracker = tracker_at(format!("http://{},http://{}", first.address, second.address));
+    let work = work(&tracker).await;
+    let id = work.job_id().to_owned();
+    first.signal("STOP");
+    work.report(Report::units(1, 4));
+    let elsewhere = self::tracker(second.address);
+    until(&elsewhere, &id, |job| job.percent() == Some(25.0)).await;
+    assert_eq!(work.finish(()).await.expect("it ends").state(), State::Succeeded);
+    first.signal("CONT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_says_when_what_it_knew_no_longer_counts() {
+    let address = unused();
+    let start = || Process::run_on(command(&[]), &address.to_string());
+    let server = start();
+    let tracker = tracker(address);
+    tracker.create("test.work").id("a").send().await.expect("it is created");
+    let mut watch = tracker.watch_many(JobFilter::default());
+    let mut next = async || timeout(WAIT_TIMEOUT, watch.next()).await.expect("not silent").expect("it goes on");
+    assert!(matches!(next().await, Ok(Event::Job { job, .. }) if job.id == "a"));
+    assert!(matches!(next().await, Ok(Event::Synced)));
+    server.signal("KILL");
+    server.wait();
+    let server = start();
+    assert!(matches!(next().await, Ok(Event::Reset)));
+    assert!(matches!(next().await, Ok(Event::Synced)));
+    tracker.create("test.work").id("b").send().await.expect("it is created");
+    assert!(matches!(next().await, Ok(Event::Job { job, .. }) if job.id == "b"));
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn invalid_report_does_not_keep_the_end_from_being_sent() {
     let server = Server::start().await;
     let tracker = tracker(server.address);
@@ -244,7 +317,7 @@ async fn replicas_are_tried_in_turn_by_calls_that_do_not_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn work_begins_with_a_token_that_is_refused_and_goes_on_with_the_next_one() {
     let files = Folder::new();
-    let tokens = files.write("identities", &identities(&[holder("right", "reporter", &json!(["*"]))]));
+    let tokens = files.write("identities", &identities(&[holder("right", "reporter", &json!("*"))]));
     let server = Server::with(&["--auth-tokens", &tokens]).await;
     let token = files.write("token", "wrong\n");
     let tracker = Tracker::builder(format!("http://{}", server.address)).token_file(&token).connect_lazy();

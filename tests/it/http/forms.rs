@@ -12,6 +12,20 @@ use crate::support::Server;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
+/// A body of 2 KB that is compressed must not make a tree of a million values.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_have_a_maximum_number_of_values() {
+    let server = Server::start().await;
+    let http = Http::new(server.address);
+    let body = |values: usize| format!("{{\"result\": {{\"a\": [{}0]}}}}", "0,".repeat(values - 4));
+    http.send(Method::POST, "/v1/jobs", &[JSON], "{\"kind\": \"k\", \"jobId\": \"a\"}").await.ok();
+    let refused = http.send(Method::POST, "/v1/jobs/a:complete", &[JSON], body(50_001)).await.refused(400);
+    assert_eq!(refused, "body: must have at most 50000 values");
+    let ended = http.send(Method::POST, "/v1/jobs/a:complete", &[JSON], body(50_000)).await.ok();
+    assert_eq!(ended["job"]["result"]["a"].as_array().expect("a list").len(), 49_997);
+    server.stop().await;
+}
+
 /// Returns a document of this depth.
 fn nested(depth: usize) -> String {
     "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth)
@@ -93,9 +107,14 @@ async fn fields_are_taken_in_all_forms_and_given_in_one() {
 async fn depth_is_limited_as_through_grpc() {
     let server = Server::start().await;
     let http = Http::new(server.address);
-    for (depth, message) in
-        [(16, ""), (17, "metadata: "), (126, "metadata: "), (127, "metadata."), (100_000, "metadata.")]
-    {
+    for (depth, message) in [
+        (16, ""),
+        (17, "metadata: "),
+        (126, "metadata: "),
+        (127, "metadata."),
+        (40_000, "metadata."),
+        (100_000, "body: "),
+    ] {
         let reply = http.post("/v1/jobs", format!("{{\"kind\": \"k\", \"metadata\": {}}}", nested(depth))).await;
         if message.is_empty() {
             reply.ok();

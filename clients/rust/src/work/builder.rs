@@ -27,8 +27,7 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Told when the tracker is unavailable, with the error, and when it is available again.
 pub type OnTrouble = Arc<dyn Fn(Option<&Error>) + Send + Sync>;
 
-/// How to work on a job.
-#[derive(Clone)]
+/// The settings of an attempt at a job.
 pub struct WorkBuilder {
     tracker: Tracker,
     /// Creates the job first.

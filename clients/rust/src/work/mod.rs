@@ -1,7 +1,7 @@
 //! Working on a job: claim, reports, heartbeats, cancellation, end.
 
 mod builder;
-mod report;
+pub(crate) mod report;
 mod reporter;
 mod shared;
 
@@ -54,10 +54,13 @@ impl Work {
         self.shared.stopped().await
     }
 
-    /// Ends the job well. `result` serializes to a JSON object, or is `()` for none.
+    /// Ends the job well. `result` serializes to a JSON object of at most 1 MiB, or is `()` for none. With another result
+    /// the job ends without one, and the error says why.
     pub async fn finish(self, result: impl Serialize) -> Result<Job, Error> {
-        let result = document(result)?;
-        self.end(Outcome::Complete(result)).await
+        match document(result) {
+            Ok(result) => self.end(Outcome::Complete(result)).await,
+            Err(invalid) => self.end(Outcome::Complete(None)).await.and(Err(invalid)),
+        }
     }
 
     /// Ends the job with a failure.
@@ -70,7 +73,8 @@ impl Work {
         self.end(Outcome::Fail { failure, retry: true }).await
     }
 
-    /// Ends the job as cancelled, after the work was stopped.
+    /// Ends the job as cancelled, after the work was stopped. If nobody has requested that, the job fails with the reason
+    /// `STOPPED`, and the error says so.
     pub async fn confirm_cancel(self, message: Option<String>) -> Result<Job, Error> {
         self.end(Outcome::ConfirmCancel(message)).await
     }

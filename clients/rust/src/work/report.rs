@@ -68,12 +68,11 @@ impl Report {
         Ok(self)
     }
 
-    /// Adds a later report: of two values of a field the later one counts, as if both had been sent.
-    pub(crate) fn merge(&mut self, later: Self) {
+    /// Adds a later report: of two values of a field the later one counts, as if both had been sent. `starts_stage`: the
+    /// later one begins another stage.
+    pub(crate) fn merge(&mut self, later: Self, starts_stage: bool) {
         let (now, later) = (&mut self.0, later.0);
-        if is_another(now.stage.as_ref(), later.stage.as_ref())
-            || is_another(now.stage_index.as_ref(), later.stage_index.as_ref())
-        {
+        if starts_stage {
             (now.percent, now.completed, now.total) = (None, None, None);
         }
         // The server derives the percentage from newer numbers.
@@ -94,20 +93,58 @@ impl Report {
     }
 }
 
-/// Returns whether a field changes to another value. A field that is absent now may have any value at the server.
-fn is_another<T: PartialEq>(now: Option<&T>, later: Option<&T>) -> bool {
-    later.is_some() && later != now
+/// The stage that a worker reported last.
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    name: Option<String>,
+    index: Option<i32>,
+}
+
+impl Stage {
+    /// Follows a report. Returns whether it begins another stage.
+    pub fn follow(&mut self, Report(report): &Report) -> bool {
+        let is_other = report.stage.is_some() && report.stage != self.name
+            || report.stage_index.is_some() && report.stage_index != self.index;
+        self.name = report.stage.clone().or_else(|| self.name.take());
+        self.index = report.stage_index.or(self.index);
+        is_other
+    }
+}
+
+/// Reports that wait to be sent, as one.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub report: Report,
+    /// One of them begins another stage.
+    starts_stage: bool,
+}
+
+impl Waiting {
+    /// Adds a later report.
+    pub fn add(&mut self, later: Report, starts_stage: bool) {
+        self.report.merge(later, starts_stage);
+        self.starts_stage |= starts_stage;
+    }
+
+    /// Adds later reports.
+    pub fn add_all(&mut self, later: Self) {
+        self.add(later.report, later.starts_stage);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Merges reports of a worker whose stage is "download", the first of two.
     fn merged(reports: impl IntoIterator<Item = Report>) -> Report {
-        reports.into_iter().fold(Report::new(), |mut sum, report| {
-            sum.merge(report);
-            sum
-        })
+        let (mut stage, mut sum) = (Stage::default(), Waiting::default());
+        stage.follow(&Report::new().stage("download").stage_number(1, 2));
+        for report in reports {
+            let starts_stage = stage.follow(&report);
+            sum.add(report, starts_stage);
+        }
+        sum.report
     }
 
     #[test]
@@ -123,6 +160,19 @@ mod tests {
         assert_eq!(merged([first.clone(), second.clone()]), second);
         let later = Report::units(1, 3).stage("encode").stage_number(2, 2);
         assert_eq!(merged([first, second, Report::units(1, 3)]), later);
+    }
+
+    #[test]
+    fn stage_that_is_named_again_keeps_the_numbers() {
+        let reports = [Report::units(9, 10), Report::new().stage("download").message("a")];
+        assert_eq!(merged(reports), Report::units(9, 10).stage("download").message("a"));
+    }
+
+    #[test]
+    fn reports_that_could_not_be_sent_are_merged_with_later_ones() {
+        let mut unsent = Waiting { report: Report::units(9, 10).unit("rows"), starts_stage: false };
+        unsent.add_all(Waiting { report: Report::new().stage("encode"), starts_stage: true });
+        assert_eq!(unsent.report, Report::new().unit("rows").stage("encode"));
     }
 
     #[test]

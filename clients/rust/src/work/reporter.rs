@@ -1,16 +1,20 @@
 //! The task that reports for a worker.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use tokio::{
     select,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 use tonic::Code;
 
 use super::{
-    Report, Stop,
+    Stop,
     builder::OnTrouble,
+    report::Waiting,
     shared::{Claimed, Outcome, Shared},
 };
 use crate::{
@@ -29,8 +33,8 @@ use crate::{
 /// cancellation.
 const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
-/// Maximum time of one try to send a report: a silent server must not hold up newer reports.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Factor of the pauses after credentials were refused.
+const REFUSED_FACTOR: u32 = 15;
 
 /// Reasons of errors that say that the attempt is not this worker's any more.
 const FENCED: [&str; 3] = ["STALE_ATTEMPT", "JOB_FINISHED", "JOB_NOT_FOUND"];
@@ -71,8 +75,11 @@ pub struct Reporter {
     heartbeat_interval: Duration,
     on_trouble: Option<OnTrouble>,
     claim: String,
-    /// Number of the last report, which the server compares.
+    /// Number of the last report. It begins with the time, so that the reports of a process that starts again with the same
+    /// claim come after those of the one before.
     sequence: i64,
+    /// Reports that may not have arrived.
+    unsent: Option<Waiting>,
 }
 
 impl Reporter {
@@ -90,7 +97,8 @@ impl Reporter {
             heartbeat_interval,
             on_trouble,
             claim: String::new(),
-            sequence: 0,
+            sequence: microseconds(),
+            unsent: None,
         }
     }
 
@@ -132,9 +140,11 @@ impl Reporter {
                     return Ok(claim);
                 }
                 Err(error) if error.is_final() => return Err(self.refused(error)),
-                Err(error) => self.set_trouble(Some(&error)),
+                Err(error) => {
+                    self.set_trouble(Some(&error));
+                    sleep(pause_after(&error, &mut pause)).await;
+                }
             }
-            sleep(pause.next()).await;
         }
     }
 
@@ -146,61 +156,69 @@ impl Reporter {
 
     /// Sends reports and heartbeats until there is an outcome. Returns that.
     async fn report(&mut self) -> Result<Outcome, Error> {
+        let shared = self.shared.clone();
         let mut pause = reconnect_pause();
         let mut sent = Instant::now();
         // The first report is sent at once.
         let mut next = sent;
         loop {
             let heartbeat = sent + self.heartbeat_interval;
-            let due = if self.shared.has_report() { next.min(heartbeat) } else { heartbeat };
+            let due = if shared.has_waiting() { next.min(heartbeat) } else { heartbeat };
             select! {
                 biased;
-                outcome = self.shared.outcome() => return Ok(outcome),
+                outcome = shared.outcome() => return Ok(outcome),
                 // The time to the next report may be another one now.
-                () = self.shared.reported.notified() => {}
-                () = sleep_until(due) => {
-                    sent = Instant::now();
-                    next = sent + self.report_interval;
-                    match self.send_newest().await {
-                        Ok(()) => pause.reset(),
-                        Err(error) if is_fenced(&error) => return Err(self.refused(error)),
-                        Err(error) => {
-                            self.set_trouble(Some(&error));
-                            // A heartbeat that failed is repeated, too.
-                            self.shared.put_back(Report::new());
-                            next = Instant::now() + pause.next();
-                        }
-                    }
+                () = shared.reported.notified() => continue,
+                () = sleep_until(due) => {}
+            }
+            sent = Instant::now();
+            next = sent + self.report_interval;
+            // A report that waits for a silent server must not use up the time for the end.
+            let outcome = select! {
+                outcome = shared.outcome() => return Ok(outcome),
+                outcome = self.send_newest() => outcome,
+            };
+            match outcome {
+                Ok(()) => pause.reset(),
+                Err(error) if is_fenced(&error) => return Err(self.refused(error)),
+                Err(error) => {
+                    self.set_trouble(Some(&error));
+                    // A heartbeat that failed is repeated, too.
+                    shared.put_back(Waiting::default());
+                    next = Instant::now() + pause_after(&error, &mut pause);
                 }
             }
         }
     }
 
-    /// Sends the newest report, or a heartbeat if there is none.
+    /// Sends the newest report, or a heartbeat if there is none. May be dropped: the report is not lost.
     async fn send_newest(&mut self) -> Result<(), Error> {
-        let report = self.shared.take_report().unwrap_or_default();
+        if let Some(unsent) = self.unsent.take() {
+            self.shared.put_back(unsent);
+        }
+        let waiting = self.shared.take_waiting().unwrap_or_default();
         self.sequence += 1;
         let request = UpdateProgressRequest {
             job_id: self.shared.job_id.clone(),
-            progress: Some(report.0.clone()),
+            progress: Some(waiting.report.0.clone()),
             worker: self.attempt_start.start.worker.clone(),
             sequence: Some(self.sequence),
             claim: self.claim.clone(),
             ..Default::default()
         };
+        self.unsent = Some(waiting);
         let send = async |mut jobs: Jobs, request| jobs.update_progress(request).await;
-        let call = self.attempt_start.tracker.connections.call(Repeat::Safe, request, send);
-        let silent = || Error::new(Code::DeadlineExceeded, "", format!("no answer within {REPORT_TIMEOUT:?}"));
-        match timeout(REPORT_TIMEOUT, call).await.unwrap_or_else(|_| Err(silent())) {
+        match self.attempt_start.tracker.connections.call(Repeat::Safe, request, send).await {
             Ok(answer) => {
+                self.unsent = None;
                 self.set_trouble(None);
                 self.note(&answer.job.unwrap_or_default());
                 Ok(())
             }
             Err(error) => {
                 // A report that is invalid would be so again, and would hold up those after it.
-                if !error.is_final() {
-                    self.shared.put_back(report);
+                if error.is_final() {
+                    self.unsent = None;
                 }
                 Err(error)
             }
@@ -208,21 +226,30 @@ impl Reporter {
     }
 
     /// Sends the last report and the end. Repeats that for as long as the tracker is unavailable.
-    async fn end(&mut self, outcome: Outcome) -> Result<Job, Error> {
+    async fn end(&mut self, mut outcome: Outcome) -> Result<Job, Error> {
         let mut pause = reconnect_pause();
+        let mut problem = None;
         loop {
-            let flushed = if self.shared.has_report() { self.send_newest().await } else { Ok(()) };
+            let has_report = self.unsent.is_some() || self.shared.has_waiting();
+            let flushed = if has_report { self.send_newest().await } else { Ok(()) };
             let ended = match flushed {
                 // The end counts even if the last report is invalid.
                 Err(error) if !error.is_final() || is_fenced(&error) => Err(error),
                 _ => self.send_end(outcome.clone()).await,
             };
-            match ended {
-                Ok(job) => return Ok(job),
-                Err(error) if error.is_final() => return Err(self.refused(error)),
-                Err(error) => self.set_trouble(Some(&error)),
+            match (ended, problem.take()) {
+                (Ok(job), None) => return Ok(job),
+                (Ok(_), Some(problem)) => return Err(problem),
+                (Err(error), known) if error.is_final() => match lesser(&outcome, &error) {
+                    Some(lesser) => (outcome, problem) = (lesser, known.or(Some(error))),
+                    None => return Err(self.refused(error)),
+                },
+                (Err(error), known) => {
+                    self.set_trouble(Some(&error));
+                    problem = known;
+                    sleep(pause_after(&error, &mut pause)).await;
+                }
             }
-            sleep(pause.next()).await;
         }
     }
 
@@ -302,6 +329,35 @@ impl Reporter {
 /// Returns whether an error says that the attempt is not this worker's any more.
 fn is_fenced(error: &Error) -> bool {
     FENCED.contains(&error.reason.as_str())
+}
+
+/// Returns the end to send instead of one that the server refused for good: the work must not count as lost because of its
+/// documents, or because it stopped without a request.
+fn lesser(outcome: &Outcome, error: &Error) -> Option<Outcome> {
+    match outcome {
+        Outcome::Complete(Some(_)) if error.code == Code::InvalidArgument => Some(Outcome::Complete(None)),
+        Outcome::Fail { failure, retry } if error.code == Code::InvalidArgument && failure.details.is_some() => {
+            Some(Outcome::Fail { failure: Failure { details: None, ..failure.clone() }, retry: *retry })
+        }
+        Outcome::ConfirmCancel(message) if error.reason == "CANCEL_NOT_REQUESTED" => {
+            let message = message.as_deref().unwrap_or("the worker stopped, and nobody had requested that");
+            Some(Outcome::Fail { failure: Failure::of("STOPPED", message), retry: false })
+        }
+        _ => None,
+    }
+}
+
+/// Returns the pause after an error that passes.
+fn pause_after(error: &Error, pause: &mut Pause) -> Duration {
+    // The server limits failed authentications of an address, which other workers may share.
+    let is_refused = matches!(error.code, Code::Unauthenticated | Code::PermissionDenied);
+    let pause = pause.next() * if is_refused { REFUSED_FACTOR } else { 1 };
+    pause.max(error.retry_after.unwrap_or_default())
+}
+
+fn microseconds() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_micros().try_into().unwrap_or_default()
 }
 
 fn reconnect_pause() -> Pause {

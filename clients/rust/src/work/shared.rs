@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
-use super::Report;
+use super::report::{Report, Stage, Waiting};
 use crate::{
     Error,
     proto::{EncodedStruct, v1::Failure},
@@ -65,7 +65,9 @@ pub struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// What is to be sent.
-    report: Option<Report>,
+    waiting: Option<Waiting>,
+    /// The stage that was reported last.
+    stage: Stage,
     claimed: Option<Claimed>,
     /// The last error, while the tracker is unavailable.
     trouble: Option<Error>,
@@ -83,25 +85,28 @@ impl Shared {
     }
 
     pub fn report(&self, report: Report) {
-        self.state().report.get_or_insert_default().merge(report);
+        let mut state = self.state();
+        let starts_stage = state.stage.follow(&report);
+        state.waiting.get_or_insert_default().add(report, starts_stage);
+        drop(state);
         self.reported.notify_one();
     }
 
-    /// Puts a report back that could not be sent, under those that came meanwhile.
-    pub fn put_back(&self, mut report: Report) {
+    /// Puts reports back that could not be sent, under those that came meanwhile.
+    pub fn put_back(&self, mut unsent: Waiting) {
         let mut state = self.state();
-        if let Some(later) = state.report.take() {
-            report.merge(later);
+        if let Some(later) = state.waiting.take() {
+            unsent.add_all(later);
         }
-        state.report = Some(report);
+        state.waiting = Some(unsent);
     }
 
-    pub fn take_report(&self) -> Option<Report> {
-        self.state().report.take()
+    pub fn take_waiting(&self) -> Option<Waiting> {
+        self.state().waiting.take()
     }
 
-    pub fn has_report(&self) -> bool {
-        self.state().report.is_some()
+    pub fn has_waiting(&self) -> bool {
+        self.state().waiting.is_some()
     }
 
     /// Ends the attempt, unless it has ended.

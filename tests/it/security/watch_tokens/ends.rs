@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use jobtrack::proto::v1::{
     CreateWatchTokenRequest, DeleteJobRequest, Event, UpdateProgressRequest, WatchJobRequest, WatchJobsRequest,
 };
@@ -47,6 +48,29 @@ async fn expired_token_ends_its_streams_and_says_so() {
     get(&mut client, &longer, "a").await.expect("another token goes on");
     next(&mut kept).await.expect("another stream goes on");
     drop(kept);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_of_a_token_ends_after_the_last_of_many_removals() {
+    let (server, _folder) = server().await;
+    let mut client = server.client().await;
+    let ids = ["a", "b", "c", "d", "e"];
+    for _ in 0..20 {
+        create(&mut client, &ids).await;
+        let token = token_for(&mut client, &ids).await;
+        let mut many = watch_jobs(&mut client, &token, &[]).await.expect("a stream");
+        while next(&mut many).await.expect("an event").event() != Event::Bookmark {}
+        join_all(ids.map(|id| {
+            let mut client = client.clone();
+            async move { delete(&mut client, id).await }
+        }))
+        .await;
+        for _ in ids {
+            assert_eq!(next(&mut many).await.expect("each removal").event(), Event::Removed);
+        }
+        assert!(in_time("the end", many.message()).await.expect("no error").is_none());
+    }
     server.stop().await;
 }
 
