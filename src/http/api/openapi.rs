@@ -22,7 +22,7 @@ pub fn description(schema: &Schema, routes: &Routes) -> Value {
         path[endpoint.route.verb.as_str().to_ascii_lowercase()] = writer.operation(endpoint);
     }
     let mut schemas = writer.schemas.finish();
-    schemas.insert("Error".to_owned(), error());
+    schemas.extend(errors().map(|(name, schema)| (name.to_owned(), schema)));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -41,27 +41,34 @@ pub fn description(schema: &Schema, routes: &Routes) -> Value {
     })
 }
 
-/// Returns the schema of errors.
-fn error() -> Value {
+/// Returns the schemas of errors. Each has a name, which is that of a class in generated clients.
+fn errors() -> [(&'static str, Value); 3] {
     let text = json!({ "type": "string" });
-    let details = json!({
-        "type": "array",
-        "items": { "type": "object", "properties": { "@type": text }, "required": ["@type"], "additionalProperties": true }
-    });
-    json!({
+    let refer = |name: &str| json!({ "$ref": format!("{SCHEMAS}{name}") });
+    let detail = json!({
         "type": "object",
-        "required": ["error"],
-        "properties": { "error": {
-            "type": "object",
-            "required": ["code", "status", "message", "details"],
-            "properties": {
-                "code": { "type": "integer", "description": "The status of HTTP." },
-                "status": { "type": "string", "description": "The name of the code of gRPC." },
-                "message": text,
-                "details": details
-            }
-        } }
-    })
+        "description": "A message of google.rpc. The first detail is an ErrorInfo.",
+        "required": ["@type"],
+        "properties": {
+            "@type": text,
+            "reason": { "type": "string", "description": "Of an ErrorInfo: the reason, for programs." },
+            "domain": { "type": "string", "description": "Of an ErrorInfo: jobtrack." },
+            "metadata": { "type": "object", "additionalProperties": text }
+        },
+        "additionalProperties": true
+    });
+    let status = json!({
+        "type": "object",
+        "required": ["code", "status", "message", "details"],
+        "properties": {
+            "code": { "type": "integer", "description": "The status of HTTP." },
+            "status": { "type": "string", "description": "The name of the code of gRPC." },
+            "message": text,
+            "details": { "type": "array", "items": refer("ErrorDetail") }
+        }
+    });
+    let error = json!({ "type": "object", "required": ["error"], "properties": { "error": refer("ErrorStatus") } });
+    [("Error", error), ("ErrorStatus", status), ("ErrorDetail", detail)]
 }
 
 /// Writes the operations of a description.
@@ -75,12 +82,12 @@ impl Writer<'_> {
     fn operation(&mut self, endpoint: &Endpoint) -> Value {
         let (service, method) = endpoint.route.rpc.split_once('/').unwrap_or_default();
         let comment = self.comments.of(&format!("{PACKAGE}.{service}.{method}"));
-        let summary = comment.split("\n\n").next().unwrap_or_default().replace('\n', " ");
+        let (summary, description) = comment.split_once("\n\n").unwrap_or((comment, ""));
         let mut operation = json!({
             "operationId": lower_first(method),
             "tags": [service],
-            "summary": summary,
-            "description": comment,
+            "summary": summary.replace('\n', " "),
+            "description": description,
             "responses": { "200": self.success(endpoint), "default": failure() }
         });
         if endpoint.is_stream {
