@@ -6,13 +6,11 @@ use http::Method;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::{
-    client::{Http, Reply},
-    transcoder,
-};
+use super::transcoder;
 use crate::support::{
     Server,
     credentials::{Folder, holder, identities},
+    json::{Http, Reply},
     raw::{Raw, frame},
 };
 

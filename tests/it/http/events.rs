@@ -4,13 +4,11 @@ use http::Method;
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
-use super::{
-    client::Http,
-    stream::{Event, Events},
-};
 use crate::support::{
     Server,
     credentials::{Folder, holder, identities},
+    events::{Event, Events},
+    json::Http,
 };
 
 async fn make(http: &Http, id: &str) {

@@ -7,8 +7,7 @@ use http::Method;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::client::Http;
-use crate::support::Server;
+use crate::support::{Server, json::Http};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 

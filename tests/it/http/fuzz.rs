@@ -11,8 +11,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 
-use super::client::Http;
-use crate::support::process::Process;
+use crate::support::{json::Http, process::Process};
 
 /// Number of requests: in a debug build only some.
 const REQUESTS: usize = if cfg!(debug_assertions) { 3_000 } else { 100_000 };

@@ -1,6 +1,5 @@
 //! The HTTP API: JSON and server-sent events on the port of gRPC.
 
-mod client;
 mod errors;
 mod events;
 mod forms;
@@ -10,6 +9,5 @@ mod pages;
 mod paths;
 mod protocols;
 mod same_answers;
-mod stream;
 mod transcoder;
 mod watch_tokens;

@@ -3,10 +3,10 @@
 use http::Method;
 use serde_json::json;
 
-use super::client::{Http, Reply};
 use crate::support::{
     Server,
     credentials::{Folder, holder, identities},
+    json::{Http, Reply},
 };
 
 const PAGE: &str = "https://app.example.com";

@@ -2,8 +2,7 @@
 
 use http::Method;
 
-use super::client::Http;
-use crate::support::Server;
+use crate::support::{Server, json::Http};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 

@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, sync::Arc};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{client::Http, transcoder};
+use super::transcoder;
 use crate::support::{
     Server,
     clocks::TestClock,
+    json::Http,
     raw::{Raw, frame, methods},
 };
 

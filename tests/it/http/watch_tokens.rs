@@ -3,10 +3,11 @@
 use http::Method;
 use serde_json::json;
 
-use super::{client::Http, stream::Events};
 use crate::support::{
     Server,
     credentials::{Folder, holder, identities},
+    events::Events,
+    json::Http,
 };
 
 #[tokio::test(flavor = "multi_thread")]

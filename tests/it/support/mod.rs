@@ -3,9 +3,11 @@
 pub mod attempts;
 pub mod clocks;
 pub mod credentials;
+pub mod events;
 pub mod faketime;
 pub mod http;
 pub mod jobs;
+pub mod json;
 pub mod otlp;
 pub mod pace;
 pub mod process;

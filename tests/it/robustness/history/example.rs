@@ -5,7 +5,7 @@ use std::time::Duration;
 use jobtrack::proto::v1::{Event, job::State, reconciled_job::Outcome};
 use tonic::Code;
 
-use super::{AUDITOR, Act, Answer, At, Call, Ending, Entry, Fault, Heard, History, Shown, Stream, Terms};
+use super::{AUDITOR, Act, Answer, At, Call, Ending, Entry, Face, Fault, Heard, History, Shown, Stream, Terms};
 
 const JOB: &str = "a";
 
@@ -92,6 +92,7 @@ pub fn good() -> History {
     ];
     let stream = Stream {
         watcher: "w".to_owned(),
+        face: Face::Grpc,
         replica: 1,
         job: Some(JOB.to_owned()),
         opened: at(1500),

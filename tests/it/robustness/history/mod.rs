@@ -17,7 +17,7 @@ mod streams;
 
 pub use check::{Violation, check};
 pub use record::{
-    AUDITOR, Act, Answer, At, Call, Death, Ending, Entry, Fault, Heard, History, Shown, Stop, Stream, Terms,
+    AUDITOR, Act, Answer, At, Call, Death, Ending, Entry, Face, Fault, Heard, History, Shown, Stop, Stream, Terms,
 };
 pub use recorder::Recorder;
 pub use returns::check_returns;

@@ -128,6 +128,7 @@ pub struct Shown {
 pub struct Stream {
     /// Name of the watcher, which continues with another stream if this one breaks.
     pub watcher: String,
+    pub face: Face,
     pub replica: usize,
     /// The job; `None`: all jobs of the owner that the watcher is named after.
     pub job: Option<String>,
@@ -136,6 +137,15 @@ pub struct Stream {
     pub resumed: Option<i64>,
     pub events: Vec<Heard>,
     pub closed: Option<(At, Ending)>,
+}
+
+/// The form in which a stream is watched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Face {
+    /// A stream of gRPC.
+    Grpc,
+    /// Server-sent events.
+    Events,
 }
 
 /// The end of a stream.

@@ -13,7 +13,10 @@ impl History {
         let is_it = |shown: &Option<Shown>| shown.as_ref().is_some_and(|shown| shown.id == job);
         let calls = self.calls.iter().filter(|call| call.job == job).map(|call| (call.ended, format!("{call:?}")));
         let streams = self.streams.iter().flat_map(|stream| {
-            let name = format!("{} on {}, opened at {:?}", stream.watcher, stream.replica, stream.opened);
+            let name = format!(
+                "{} through {:?} on {}, opened at {:?}",
+                stream.watcher, stream.face, stream.replica, stream.opened
+            );
             let whole = stream.job.as_deref() == Some(job);
             let line =
                 whole.then(|| (stream.opened, format!("{name}, resumed {:?}, {:?}", stream.resumed, stream.closed)));

@@ -13,11 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt;
 
-use super::dice::Dice;
+use super::{
+    dice::Dice,
+    events::{Watched, open},
+};
 use crate::{
-    robustness::history::{Act, Answer, Call, Ending, Heard, Recorder, Shown, Stream, Terms},
+    robustness::history::{Act, Answer, Call, Ending, Face, Heard, Recorder, Shown, Stream, Terms},
     support::{
         credentials::bearer,
+        json::Http,
         watching::{Seen, millis},
     },
 };
@@ -44,6 +48,9 @@ pub struct Client {
     /// The only owner whose jobs the client can see; empty: all jobs.
     pub limited_to: String,
     pub channels: Vec<Channel>,
+    pub https: Vec<Http>,
+    /// The form in which it watches.
+    pub face: Face,
     pub recorder: Arc<Recorder>,
 }
 
@@ -53,6 +60,11 @@ impl Client {
         Self { name: name.into(), ..self.clone() }
     }
 
+    /// Returns the same client, which watches in this form.
+    pub fn through(self, face: Face) -> Self {
+        Self { face, ..self }
+    }
+
     /// Returns a client that can see only jobs of [`THIEF`].
     pub fn thief(&self) -> Self {
         Self { limited_to: THIEF.to_owned(), ..self.named(format!("{}-thief", self.name)) }
@@ -60,7 +72,11 @@ impl Client {
 
     /// Creates a request of this client.
     fn request<T>(&self, message: T) -> Request<T> {
-        bearer(if self.limited_to.is_empty() { EVERYBODY } else { &self.limited_to }, message)
+        bearer(self.identity(), message)
+    }
+
+    fn identity(&self) -> &str {
+        if self.limited_to.is_empty() { EVERYBODY } else { &self.limited_to }
     }
 
     fn jobs(&self, replica: usize) -> JobServiceClient<Channel> {
@@ -149,11 +165,9 @@ impl Client {
             let replica = dice.roll(self.channels.len());
             let (token, revision) = last.clone().unwrap_or_default();
             let begun = self.recorder.now();
-            let request = WatchJobRequest { job_id: job.clone(), resume_token: token, ..WatchJobRequest::default() };
-            let opening = timeout(ANSWER_TIMEOUT, self.jobs(replica).watch_job(self.request(request))).await;
+            let opening = timeout(ANSWER_TIMEOUT, self.open_job(replica, &job, token)).await;
             match opening.unwrap_or_else(|_| Err(Status::cancelled("it took too long"))) {
-                Ok(opened) => {
-                    let stream = opened.into_inner().map_ok(Seen::from).boxed();
+                Ok(stream) => {
                     let resumed = last.is_some().then_some(revision);
                     let place = self.open(replica, Some(job.clone()), resumed);
                     let limit = if dice.one_in(3) { 1 + dice.roll(4) } else { usize::MAX };
@@ -175,11 +189,7 @@ impl Client {
     /// Watches all jobs of the owner named like this client on one replica, until it is told to stop.
     pub async fn watch_all(self, replica: usize, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let filter = Some(JobFilter { owner: self.name.clone(), ..JobFilter::default() });
-            let request = WatchJobsRequest { filter, ..WatchJobsRequest::default() };
-            if let Ok(Ok(opened)) = timeout(ANSWER_TIMEOUT, self.jobs(replica).watch_jobs(self.request(request))).await
-            {
-                let stream = opened.into_inner().map_ok(Seen::from).boxed();
+            if let Ok(Ok(stream)) = timeout(ANSWER_TIMEOUT, self.open_all(replica)).await {
                 let place = self.open(replica, None, None);
                 self.follow(stream, &place, &mut None, usize::MAX, &stop).await;
             }
@@ -187,17 +197,38 @@ impl Client {
         }
     }
 
+    /// Opens a stream of a job.
+    async fn open_job(&self, replica: usize, job: &str, token: String) -> Result<Watched, Status> {
+        if self.face == Face::Events {
+            return open(&self.https[replica], &format!("/v1/jobs/{job}/events"), &token, self.identity()).await;
+        }
+        let request = WatchJobRequest { job_id: job.to_owned(), resume_token: token, ..WatchJobRequest::default() };
+        let opened = self.jobs(replica).watch_job(self.request(request)).await?;
+        Ok(opened.into_inner().map_ok(Seen::from).boxed())
+    }
+
+    /// Opens a stream of all jobs of the owner named like this client.
+    async fn open_all(&self, replica: usize) -> Result<Watched, Status> {
+        if self.face == Face::Events {
+            return open(&self.https[replica], &format!("/v1/events?owner={}", self.name), "", self.identity()).await;
+        }
+        let filter = Some(JobFilter { owner: self.name.clone(), ..JobFilter::default() });
+        let request = WatchJobsRequest { filter, ..WatchJobsRequest::default() };
+        let opened = self.jobs(replica).watch_jobs(self.request(request)).await?;
+        Ok(opened.into_inner().map_ok(Seen::from).boxed())
+    }
+
     /// Records that a stream was opened.
-    fn open(&self, replica: usize, job: Option<String>, resumed: Option<i64>) -> Place {
+    pub fn open(&self, replica: usize, job: Option<String>, resumed: Option<i64>) -> Place {
         let opened = self.recorder.now();
-        let (watcher, events) = (self.name.clone(), Vec::new());
+        let (watcher, face, events) = (self.name.clone(), self.face, Vec::new());
         let mut history = self.recorder.history();
-        history.streams.push(Stream { watcher, replica, job, opened, resumed, events, closed: None });
+        history.streams.push(Stream { watcher, face, replica, job, opened, resumed, events, closed: None });
         Place { replica, opened }
     }
 
     /// Records up to `limit` events. Keeps the last token, and the revision that it stands for.
-    async fn follow(
+    pub async fn follow(
         &self,
         mut stream: impl Events<Item = Result<Seen, Status>> + Unpin,
         place: &Place,
@@ -240,14 +271,15 @@ impl Client {
     fn with(&self, place: &Place, change: impl FnOnce(&mut Stream)) {
         let mut history = self.recorder.history();
         let is_it = |stream: &&mut Stream| {
-            (stream.opened, stream.replica) == (place.opened, place.replica) && stream.watcher == self.name
+            (stream.opened, stream.replica, stream.face) == (place.opened, place.replica, self.face)
+                && stream.watcher == self.name
         };
         history.streams.iter_mut().rev().find(is_it).map(change);
     }
 }
 
 /// The key of a stream in the history.
-struct Place {
+pub struct Place {
     replica: usize,
     opened: Duration,
 }

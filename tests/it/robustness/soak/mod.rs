@@ -3,6 +3,7 @@
 
 mod clients;
 mod dice;
+mod events;
 mod faults;
 mod replica;
 mod rounds;
@@ -29,7 +30,7 @@ use self::{
     faults::Harm,
     world::{Settings, World},
 };
-use crate::robustness::history::{At, Recorder, Violation};
+use crate::robustness::history::{At, Face, Recorder, Violation};
 
 /// Retention of an active job after its last change, in every third run.
 const ACTIVE_RETENTION: Duration = Duration::from_secs(3);
@@ -126,7 +127,8 @@ impl Soak {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("soak-{seed}"));
         let world = World::start(&folder, settings).await;
         let (name, limited_to, recorder) = (String::new(), String::new(), world.recorder.clone());
-        let client = Client { name, limited_to, channels: world.channels(), recorder };
+        let (channels, https, face) = (world.channels(), world.https(), Face::Grpc);
+        let client = Client { name, limited_to, channels, https, face, recorder };
         Self {
             folder,
             world,

@@ -15,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::world::Settings;
 use crate::support::{
     faketime::{self, WallClock},
+    json::Http,
     process::{command, count_left},
 };
 
@@ -36,6 +37,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// A process, killed when dropped, and its log.
 pub struct Replica {
     pub channel: Channel,
+    pub http: Http,
     pub number: usize,
     clock: WallClock,
     address: SocketAddr,
@@ -71,7 +73,8 @@ impl Replica {
         let (child, address) = serve("127.0.0.1:0", &flags, &clock, &log).expect("it serves");
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a URI");
         let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy();
-        Self { channel, number, clock, address, flags, log, started: 0, child }
+        let http = Http::new(address);
+        Self { channel, http, number, clock, address, flags, log, started: 0, child }
     }
 
     /// Starts the process again, on the same port.

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Code;
 
 use super::{Soak, faults::Harm, stage::Stage};
-use crate::robustness::history::{AUDITOR, Act, Answer, At, Call, Shown, Violation, check, check_returns};
+use crate::robustness::history::{AUDITOR, Act, Answer, At, Call, Face, Shown, Violation, check, check_returns};
 
 /// Number of concurrent scenes.
 const SCENES: usize = 24;
@@ -40,7 +40,10 @@ impl Soak {
         let stage = Stage::new(self.client.clone(), owner.clone());
         let scenes = TaskTracker::new();
         for replica in 0..self.world.replicas.len() {
-            stage.watchers.spawn(self.client.named(&owner).watch_all(replica, stage.leave.clone()));
+            for face in [Face::Grpc, Face::Events] {
+                let watcher = self.client.named(&owner).through(face);
+                stage.watchers.spawn(watcher.watch_all(replica, stage.leave.clone()));
+            }
         }
         for number in 0..SCENES {
             scenes.spawn(stage.clone().play(number, self.dice.fork()));
@@ -178,7 +181,9 @@ impl Soak {
         let history = self.world.recorder.history();
         let entries = || history.reported.iter().filter(|entry| entry.at >= since);
         let count = |outcome| entries().filter(|entry| entry.outcome == outcome).count();
-        let heard = history.streams.iter().flat_map(|stream| &stream.events);
+        let heard = |face| history.streams.iter().filter(move |it| it.face == face).flat_map(|stream| &stream.events);
+        let heard = |face| heard(face).filter(|heard| heard.at >= since).count();
+        let opened = |face| history.streams.iter().filter(|it| it.face == face && it.opened >= since).count();
         let calls =
             |is_it: fn(&Call) -> bool| history.calls.iter().filter(|call| call.ended >= since && is_it(call)).count();
         let news = [
@@ -190,8 +195,10 @@ impl Soak {
             ("taken", calls(|call| !call.limited_to.is_empty() && call.made().is_some())),
             ("exhausted", calls(is_exhausted)),
             ("workers lost", calls(|call| call.client == AUDITOR && call.shown().is_some_and(Shown::is_worker_lost))),
-            ("events", heard.filter(|heard| heard.at >= since).count()),
-            ("streams", history.streams.iter().filter(|stream| stream.opened >= since).count()),
+            ("events", heard(Face::Grpc)),
+            ("streams", opened(Face::Grpc)),
+            ("events by HTTP", heard(Face::Events)),
+            ("streams by HTTP", opened(Face::Events)),
         ];
         let sums = [("faults", history.faults.len()), ("deaths", history.deaths.len()), ("stops", history.stops.len())];
         drop(history);

@@ -7,6 +7,7 @@ use super::{
     dice::Dice,
     scenes::{Plot, Scene},
 };
+use crate::robustness::history::Face;
 
 /// The common parts of the scenes of a round.
 #[derive(Clone)]
@@ -39,7 +40,8 @@ impl Stage {
             let job = format!("{}-{number}-{turn}-{plot:?}", self.owner);
             let scene = self.scene(format!("c{number}"), job.clone(), &mut dice);
             if plot != Plot::Ghost && dice.one_in(2) {
-                let watcher = self.client.named(format!("w-{job}"));
+                let face = if dice.one_in(2) { Face::Events } else { Face::Grpc };
+                let watcher = self.client.named(format!("w-{job}")).through(face);
                 if plot == Plot::Leased {
                     tokio::spawn(watcher.watch(job, dice.fork(), self.linger.clone()));
                 } else {

@@ -24,6 +24,7 @@ use crate::{
     robustness::history::{At, Death, Entry, Recorder, Stop},
     support::{
         credentials::{bearer, holder, identities},
+        json::Http,
         redis::Redis,
         relay::{Link, Relay},
     },
@@ -73,6 +74,11 @@ impl World {
     /// Returns a channel to each replica.
     pub fn channels(&self) -> Vec<Channel> {
         self.replicas.iter().map(|replica| replica.channel.clone()).collect()
+    }
+
+    /// Returns a client of the HTTP API of each replica.
+    pub fn https(&self) -> Vec<Http> {
+        self.replicas.iter().map(|replica| replica.http.clone()).collect()
     }
 
     /// Sets all links.

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{Client, Error, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use serde_json::Value;
@@ -72,13 +72,24 @@ impl Http {
 
     /// Sends a request, and returns its response before the body has come.
     pub async fn open(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Response<Incoming> {
+        self.try_open(method, path, headers, body).await.expect("the server answers")
+    }
+
+    /// Sends a request to a server that may be away, and returns its response before the body has come.
+    pub async fn try_open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Error> {
         let mut request = Request::builder().method(method).version(self.version);
         request = request.uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body)).expect("a valid request");
-        self.client.request(request).await.expect("the server answers")
+        self.client.request(request).await
     }
 
     /// Sends a request, and waits for the whole answer.
