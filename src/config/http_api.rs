@@ -6,6 +6,7 @@ use http::Uri;
 use super::values::host_name;
 
 /// The configuration of the HTTP API.
+#[allow(rustdoc::bare_urls, reason = "it is read in a terminal")]
 #[derive(Args, Clone, Debug)]
 pub struct HttpApiConfig {
     /// HTTP API (JSON and events) on the address for gRPC
