@@ -344,8 +344,7 @@ async fn limit_of_open_files_is_raised_to_the_hard_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_leave_files_for_others() {
     let server = with_files(300, 300);
-    let http = server.banner.split("http://").last().and_then(|rest| rest.split('/').next());
-    let http = http.and_then(|address| address.parse().ok()).expect("the banner has the address");
+    let http = server.http();
     let mut known = server.client().await;
     create(&mut known, "a").await;
     let mut silent = Vec::new();

@@ -123,13 +123,11 @@ impl Unread {
         let mut command = command(&["--log", "debug", "--http-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it can be started");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let mut next = |part: &str| {
-            let line = lines.by_ref().map(|line| line.expect("the banner is text")).find(|line| line.contains(part));
-            let line = line.expect("the banner has this line");
-            let (_, rest) = line.split_once(part).expect("it has this part");
-            rest.split([',', '/']).next().and_then(|address| address.parse().ok()).expect("an address")
+        let mut next = |before: &str, after: &str| {
+            let between = |line: String| line.split_once(before)?.1.split_once(after)?.0.parse().ok();
+            lines.by_ref().map(|line| line.expect("the banner is text")).find_map(between).expect("an address")
         };
-        let (address, http) = (next("listening on "), next("curl http://"));
+        let (address, http) = (next("listening on ", ","), next("curl http://", "/metrics"));
         Self(child, address, http)
     }
 }

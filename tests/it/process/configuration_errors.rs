@@ -182,9 +182,7 @@ async fn with_certificate_until(end: SystemTime) -> (String, i64) {
     let own = authority.sign_until(vec![dns("localhost")], end);
     let (cert, key) = (folder.write("cert.pem", &own.pem), folder.write("key.pem", &own.key));
     let process = Process::run(command(&["--http-listen", "127.0.0.1:0", "--tls-cert", &cert, "--tls-key", &key]));
-    let page =
-        process.banner.split_whitespace().find_map(|word| word.strip_prefix("http://")?.strip_suffix("/metrics"));
-    let http = page.and_then(|address| address.parse().ok()).expect("the banner has the address");
+    let http = process.http();
     let left = Scrape::of(http).await.value("jobtrack_tls_certificate_remaining_seconds");
     // The process continues with a new certificate in the file.
     let next = authority.server();

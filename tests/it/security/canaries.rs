@@ -99,8 +99,7 @@ async fn secrets_are_absent_from_all_output() {
     let process = Process::run(command);
     let channel = connect(process.address, &authority, None).await.expect("it serves");
     assert_none(&canaries, "answers", &answers(channel.clone()).await);
-    let http = process.banner.lines().find_map(|line| line.split_once("curl http://")?.1.strip_suffix("/metrics"));
-    let http = http.expect("the banner names it").parse().expect("an address");
+    let http = process.http();
     assert_none(&canaries, "the metrics", &get(http, "/metrics").await.1);
     assert_none(&canaries, "readiness", &get(http, "/readyz").await.1);
     receiver.until("a call", |span| span.name.ends_with("GetStats")).await;

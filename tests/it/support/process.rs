@@ -109,6 +109,12 @@ impl Process {
         }
     }
 
+    /// Returns the address of metrics and probes, which is in the last line of the banner.
+    pub fn http(&self) -> SocketAddr {
+        let url = self.banner.lines().last().and_then(|line| line.split_once("http://")?.1.strip_suffix("/metrics"));
+        url.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {:?}", self.banner))
+    }
+
     /// Opens a new connection.
     pub async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");

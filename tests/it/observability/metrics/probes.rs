@@ -11,12 +11,6 @@ use crate::support::{
     raw::Raw,
 };
 
-/// Returns the address in the banner's last line.
-fn http_of(process: &Process) -> SocketAddr {
-    let url = process.banner.lines().last().and_then(|line| line.split_once("http://")?.1.strip_suffix("/metrics"));
-    url.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {:?}", process.banner))
-}
-
 async fn until_ready_is(http: SocketAddr, (status, text): (u16, &str)) {
     let is_so = async { while get(http, "/readyz").await != (status, text.to_owned()) {} };
     timeout(Duration::from_secs(20), is_so).await.unwrap_or_else(|_| panic!("{text} does not come"));
@@ -25,7 +19,7 @@ async fn until_ready_is(http: SocketAddr, (status, text): (u16, &str)) {
 #[tokio::test(flavor = "multi_thread")]
 async fn server_is_ready_until_it_drains_and_alive_until_it_ends() {
     let process = Process::start(&["--http-listen", "127.0.0.1:0"]);
-    let http = http_of(&process);
+    let http = process.http();
     assert_eq!(get(http, "/livez").await, (200, "alive\n".to_owned()));
     // The banner comes first.
     until_ready_is(http, (200, "ready\n")).await;

@@ -1,7 +1,5 @@
 //! The log and the metrics give the reason for which Redis is unavailable.
 
-use std::net::SocketAddr;
-
 use redis::Client;
 use rstest::rstest;
 
@@ -28,18 +26,12 @@ async fn serving(url: &str) -> Process {
     process
 }
 
-/// Returns the address of the metrics in the banner.
-fn http(process: &Process) -> SocketAddr {
-    let (_, page) = process.banner.split_once("curl http://").expect("there are metrics");
-    page.split('/').next().and_then(|address| address.parse().ok()).expect("an address")
-}
-
 /// Waits until the log has this reason with these words, and the metrics have the reason.
 async fn assert_told(process: &Process, reason: &str, words: &[&str]) {
     let field = format!("reason={reason} ");
     process.logged(&[&["WARN", "Redis is unavailable", &field], words].concat()).await;
     let series = format!("jobtrack_redis_command_failures_total{{reason=\"{reason}\"}}");
-    Scrape::until(http(process), reason, |scrape| scrape.count(&series) > 0).await;
+    Scrape::until(process.http(), reason, |scrape| scrape.count(&series) > 0).await;
 }
 
 #[rstest]
