@@ -224,6 +224,11 @@ class Operating(unittest.TestCase):
         printed = self.follow(f"TOKEN=$(cat token)\n{calls}")
         for part in ("serving", "STORAGE_MODE_MEMORY", '"kind": "demo"'):
             self.assertIn(part, printed)
+        # The page about security goes on with the same server.
+        job = """grpcurl -cacert ca.pem -H "authorization: Bearer $TOKEN" -d '{"job_id":"demo","kind":"demo"}' """
+        job += "localhost:50051 jobtrack.v1.JobService/CreateJob"
+        *_, shared = code_blocks("docs/security.md", "sh")
+        self.assertIn('"token"', self.follow(f"TOKEN=$(cat token)\n{job}\n{shared}"))
         # What the page says of a certificate that is one of an authority.
         port = free_port()
         self.serve(f"jobtrack --tls-cert ca.pem --tls-key ca.key --listen 127.0.0.1:{port} --http-listen off")
@@ -247,7 +252,7 @@ class Operating(unittest.TestCase):
     def test_every_command_of_these_pages_is_run(self):
         self.assertEqual(len(code_blocks("docs/operating.md", "sh")), 6)
         self.assertEqual(len(code_blocks("docs/redis.md", "sh")), 1)
-        self.assertEqual(len(code_blocks("docs/security.md", "sh")), 2)
+        self.assertEqual(len(code_blocks("docs/security.md", "sh")), 3)
 
     def test_the_commands_of_the_other_pages(self):
         redis = Redis()
@@ -257,7 +262,7 @@ class Operating(unittest.TestCase):
 
         certificate, tokens, *_ = code_blocks("docs/operating.md", "sh")
         self.follow(certificate + tokens)
-        listening, digest = code_blocks("docs/security.md", "sh")
+        listening, digest, _ = code_blocks("docs/security.md", "sh")
         for page in (listening, code_block("README.md", "sh", "--auth-tokens")):
             self.ports["50051"] = str(free_port())
             self.environment["JOBTRACK_HTTP_LISTEN"] = "off"

@@ -165,7 +165,7 @@ class Guides(unittest.TestCase):
 
     def test_no_page_names_a_flag_that_does_not_exist(self):
         others = {"--addr", "--release", "--locked", "--bench", "--build", "--build-arg", "--wait", "--help", "--latency"}
-        others |= {"--lib", "--test", "--soak"}
+        others |= {"--lib", "--test", "--package", "--soak"}
         others |= {"--http", "--http-addr", "--python", "--grpc", "--tls-ca", "--protocol", "--http2-prior-knowledge", "--open"}
         for page in PAGES:
             with self.subTest(page.name):
