@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, error, fmt, time::Duration};
 
-use tonic::{Code, ConnectError, Status};
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
 /// An error of a call: what the server answered, or why it could not be asked.
@@ -30,7 +30,7 @@ pub struct Error {
 pub struct Violation {
     /// Name of the field: `filter.labels`.
     pub field: String,
-    /// What the field must be.
+    /// The rule that the field breaks.
     pub description: String,
 }
 
@@ -92,8 +92,10 @@ impl From<Status> for Error {
             .iter()
             .map(|violation| Violation { field: violation.field.clone(), description: violation.description.clone() });
         let connect = find::<ConnectError>(&status);
+        // The channel has the deadline of the call, too, and calls its end a cancellation.
+        let is_timeout = find::<TimeoutExpired>(&status).is_some();
         Self {
-            code: status.code(),
+            code: if is_timeout { Code::DeadlineExceeded } else { status.code() },
             reason,
             message: connect
                 .map_or_else(|| status.message().to_owned(), |error| format!("can't connect: {}", root(error))),
