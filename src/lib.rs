@@ -13,15 +13,16 @@
 //! | `reload` | values that are read again when their files change | nothing |
 //! | `socket` | options of accepted sockets | nothing |
 //! | `files` | the limit of open files | nothing |
+//! | `offload` | work that would hold up other calls, on other threads | nothing |
 //! | [`clock`] | the time that changes are dated with | `domain` |
-//! | [`store`] | keeping jobs: in memory, in Redis, and through outages of Redis | `domain`, `clock`, `telemetry` |
+//! | [`store`] | keeping jobs: in memory, in Redis, and through outages of Redis | `domain`, `clock`, `offload`, `telemetry` |
 //! | [`watch`] | from commits to the events of each stream | `domain`, `clock`, `store`, `telemetry` |
 //! | [`quota`] | quotas of each caller and connection | `domain`, `telemetry` |
 //! | [`tracker`] | the use cases, for one caller at a time; the sweep of what is due | `domain`, `clock`, `quota`, `store`, `watch`, `telemetry` |
 //! | [`auth`] | identifying callers by tokens, JWTs and certificates; watch tokens | `domain`, `reload` |
 //! | [`tls`] | certificates and handshakes of the server | `reload` |
 //! | [`grpc`] | connections, what each call passes, the services, conversions | `domain`, `quota`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
-//! | [`http`] | metrics and probes; the HTTP API, in front of `grpc` | `domain`, `store`, `tracker`, `proto`, `auth`, `tls`, `socket`, `grpc`, `telemetry` |
+//! | [`http`] | metrics and probes; the HTTP API, in front of `grpc` | `domain`, `store`, `tracker`, `proto`, `auth`, `tls`, `socket`, `offload`, `grpc`, `telemetry` |
 //! | [`config`] | flags, environment variables and their checks | `domain`, `quota`, `reload`, `store`, `auth`, `tls`, `telemetry` |
 //! | [`server`] | the composition root: opens, runs and stops a server | `domain`, `clock`, `quota`, `store`, `watch`, `tracker`, `auth`, `tls`, `reload`, `files`, `grpc`, `http`, `config`, `telemetry` |
 //! | [`cli`] | the commands `serve` and `health` | `proto`, `tls`, `files`, `config`, `server`, `telemetry` |
@@ -46,6 +47,7 @@ pub mod domain;
 mod files;
 pub mod grpc;
 pub mod http;
+mod offload;
 pub mod proto;
 pub mod quota;
 mod reload;

@@ -46,7 +46,7 @@ pub struct Grant {
     revoked: Option<CancellationToken>,
     /// Cancelled when the client certificate of the connection is no longer valid.
     outdated: Option<CancellationToken>,
-    /// What else the grant depends on. Few have one, and each call copies its grant.
+    /// A further condition of the grant. Few have one, and each call copies its grant.
     bond: Option<Arc<Bond>>,
 }
 

@@ -43,7 +43,7 @@ pub(crate) enum Token {
     File(PathBuf),
 }
 
-/// How often a call may be sent.
+/// The condition under which a call is sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
     /// A second execution does no harm.
@@ -72,9 +72,9 @@ pub(crate) struct Connections {
     pub token: Token,
     /// Maximum time of a call, with its repetitions.
     pub timeout: Duration,
-    /// Whether calls wait for a server that can't be reached.
+    /// Calls wait for a server that can't be reached.
     pub wait_for_ready: bool,
-    /// What is left of the retry budget, in tenths of a token.
+    /// The rest of the retry budget, in tenths of a token.
     pub budget: AtomicU32,
 }
 

@@ -6,7 +6,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
-    Error, Job, Tracker, WorkBuilder, channel::Repeat, job::document, proto::v1::CreateJobRequest, tracker::Jobs,
+    Error, Job, Tracker, WorkBuilder,
+    channel::Repeat,
+    job::{document, duration},
+    proto::v1::CreateJobRequest,
+    tracker::Jobs,
 };
 
 /// A job to create. The call may be repeated: it carries an id of its own, by which the server knows it again.
@@ -65,7 +69,7 @@ impl Create {
 
     /// Sets the time without a report after which the worker counts as lost.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.request.lease_timeout = lease.try_into().ok();
+        self.request.lease_timeout = Some(duration(lease));
         self
     }
 
@@ -77,7 +81,7 @@ impl Create {
 
     /// Sets the time to keep the job after its end.
     pub fn retention(mut self, retention: Duration) -> Self {
-        self.request.retention = retention.try_into().ok();
+        self.request.retention = Some(duration(retention));
         self
     }
 

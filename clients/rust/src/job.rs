@@ -79,6 +79,11 @@ impl EncodedStruct {
     }
 }
 
+/// Returns a duration as it is sent. One that is too long for that stays too long, so that the server refuses it.
+pub(crate) fn duration(from: Duration) -> prost_types::Duration {
+    from.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
+}
+
 /// Returns the document that `from` serializes to. The unit type is none.
 pub(crate) fn document(from: impl Serialize) -> Result<Option<EncodedStruct>, Error> {
     let invalid = |problem: String| Error::new(Code::InvalidArgument, "INVALID_DOCUMENT", problem);

@@ -22,6 +22,11 @@ impl Pause {
         Self { first, next: first, max }
     }
 
+    /// Returns the pauses of a client that has lost its server.
+    pub fn reconnect() -> Self {
+        Self::new(Duration::from_millis(200), Duration::from_secs(2))
+    }
+
     /// Returns the next pause.
     pub fn next(&mut self) -> Duration {
         let nominal = self.next;

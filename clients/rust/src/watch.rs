@@ -15,6 +15,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::{
     Error, Job, Tracker,
+    job::duration,
     pause::Pause,
     proto::v1::{
         Event as Kind, JobFilter, Removal, View, WatchJobRequest, WatchJobResponse, WatchJobsRequest, WatchJobsResponse,
@@ -58,7 +59,7 @@ pub enum Event {
         /// The reason.
         removal: Removal,
     },
-    /// What is known from earlier events no longer counts: the server has lost data, or can't resume. What exists follows.
+    /// Earlier events no longer count: the server has lost data, or can't resume the stream. The jobs that exist follow.
     Reset,
     /// All jobs that match were sent, for the first time or after a [`Reset`](Self::Reset); changes follow. Only of
     /// [`WatchMany`].
@@ -107,7 +108,7 @@ impl Incoming {
     }
 }
 
-/// What is watched.
+/// The request of a stream, with the token that resumes it.
 enum Request {
     One(WatchJobRequest),
     Many(Box<WatchJobsRequest>),
@@ -155,7 +156,7 @@ impl Watcher {
             events: VecDeque::new(),
             is_starting_over: false,
             is_synced: false,
-            pause: Pause::new(Duration::from_millis(200), Duration::from_secs(2)),
+            pause: Pause::reconnect(),
             has_ended: false,
         }
     }
@@ -300,7 +301,7 @@ pub struct Watch(Progress);
 
 impl Watch {
     pub(crate) fn new(tracker: Tracker, job_id: String) -> Self {
-        let bookmark_interval = BOOKMARK_INTERVAL.try_into().ok();
+        let bookmark_interval = Some(duration(BOOKMARK_INTERVAL));
         let request = WatchJobRequest { job_id, bookmark_interval, ..Default::default() };
         Self(Progress::Idle(Box::new(Watcher::new(tracker, Request::One(request)))))
     }
@@ -317,7 +318,7 @@ impl Watch {
 
     /// Sets the least time between two versions. Another state, a cancellation and the end are never held back.
     pub fn min_interval(self, interval: Duration) -> Self {
-        self.change(|request| request.min_interval = interval.try_into().ok())
+        self.change(|request| request.min_interval = Some(duration(interval)))
     }
 
     /// Leaves out `result`, `metadata` and `details`.
@@ -360,7 +361,7 @@ pub struct WatchMany(Progress);
 
 impl WatchMany {
     pub(crate) fn new(tracker: Tracker, filter: JobFilter) -> Self {
-        let bookmark_interval = BOOKMARK_INTERVAL.try_into().ok();
+        let bookmark_interval = Some(duration(BOOKMARK_INTERVAL));
         let view = View::Basic.into();
         let request = WatchJobsRequest { filter: Some(filter), bookmark_interval, view, ..Default::default() };
         Self(Progress::Idle(Box::new(Watcher::new(tracker, Request::Many(Box::new(request))))))
@@ -382,7 +383,7 @@ impl WatchMany {
 
     /// Sets the least time between two versions of a job. Another state, a cancellation and the end are never held back.
     pub fn min_interval(self, interval: Duration) -> Self {
-        self.change(|request| request.min_interval = interval.try_into().ok())
+        self.change(|request| request.min_interval = Some(duration(interval)))
     }
 
     /// Adds `result`, `metadata` and `details`.

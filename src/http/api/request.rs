@@ -19,7 +19,6 @@ use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
 use serde::de::DeserializeSeed;
 use serde_path_to_error::{Deserializer, Track};
-use tokio::task::spawn_blocking;
 use tonic::{Status, body::Body};
 
 use super::{
@@ -32,6 +31,7 @@ use crate::{
     auth::WATCH_TOKEN_SCHEME,
     domain::{JobError, Violation},
     grpc::{Exchange, HEAVY_MIN, REQUEST_MAX},
+    offload::offload,
 };
 
 /// Header with the token of the last event that a browser has received.
@@ -137,8 +137,7 @@ async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
         if values < MANY_VALUES {
             from_body(&request, &json)
         } else {
-            let read = spawn_blocking(move || from_body(&request, &json)).await;
-            read.map_err(|_| JobError::Draining)?
+            offload(move || from_body(&request, &json)).await.ok_or(JobError::Draining)?
         }
     } else {
         from_parameters(&request)

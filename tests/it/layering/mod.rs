@@ -7,22 +7,23 @@ use std::{collections::HashSet, fs, path::Path};
 use self::imports::Source;
 
 /// Each module with those of the crate that it may use, besides itself. A module may only use those above it.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("telemetry", &[]),
     ("domain", &[]),
     ("proto", &[]),
     ("reload", &[]),
     ("socket", &[]),
     ("files", &[]),
+    ("offload", &[]),
     ("clock", &["domain"]),
-    ("store", &["domain", "clock", "telemetry"]),
+    ("store", &["domain", "clock", "offload", "telemetry"]),
     ("watch", &["domain", "clock", "store", "telemetry"]),
     ("quota", &["domain", "telemetry"]),
     ("tracker", &["domain", "clock", "quota", "store", "watch", "telemetry"]),
     ("auth", &["domain", "reload"]),
     ("tls", &["reload"]),
     ("grpc", &["domain", "quota", "store", "watch", "tracker", "proto", "auth", "tls", "socket", "telemetry"]),
-    ("http", &["domain", "store", "tracker", "proto", "auth", "tls", "socket", "grpc", "telemetry"]),
+    ("http", &["domain", "store", "tracker", "proto", "auth", "tls", "socket", "offload", "grpc", "telemetry"]),
     ("config", &["domain", "quota", "reload", "store", "auth", "tls", "telemetry"]),
     (
         "server",
@@ -91,7 +92,7 @@ const FLOORS: [Floors; 16] = [
             &["mod"],
         ],
     ),
-    ("store/redis/schema", &[&["keys", "legacy", "offload", "record"], &["codec"], &["mod"]]),
+    ("store/redis/schema", &[&["keys", "legacy", "record"], &["codec"], &["mod"]]),
     (
         "grpc",
         &[

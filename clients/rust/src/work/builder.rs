@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Error, Tracker,
+    job::duration,
     proto::v1::{CreateJobRequest, StartAttemptRequest},
 };
 
@@ -84,7 +85,7 @@ impl WorkBuilder {
     /// Sets the lease of the job: the time without a report after which this worker counts as lost. Heartbeats are sent
     /// after a third of it.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.start.lease_timeout = lease.try_into().ok();
+        self.start.lease_timeout = Some(duration(lease));
         self
     }
 

@@ -1,10 +1,10 @@
-//! What a worker reports.
+//! Reports of a worker.
 
 use serde::Serialize;
 
 use crate::{Error, job::document, proto::v1::Progress};
 
-/// How far the work is. Fields that are not set keep their values, but another stage starts the numbers again.
+/// Progress of the work. Fields that are not set keep their values, but another stage starts the numbers again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report(pub(crate) Progress);
 

@@ -132,7 +132,7 @@ impl Reporter {
 
     /// Claims the attempt, as soon as the tracker is available.
     async fn claim(&mut self) -> Result<Claim, Error> {
-        let mut pause = reconnect_pause();
+        let mut pause = Pause::reconnect();
         loop {
             match self.attempt_start.claim().await {
                 Ok(claim) => {
@@ -157,7 +157,7 @@ impl Reporter {
     /// Sends reports and heartbeats until there is an outcome. Returns that.
     async fn report(&mut self) -> Result<Outcome, Error> {
         let shared = self.shared.clone();
-        let mut pause = reconnect_pause();
+        let mut pause = Pause::reconnect();
         let mut sent = Instant::now();
         // The first report is sent at once.
         let mut next = sent;
@@ -227,7 +227,7 @@ impl Reporter {
 
     /// Sends the last report and the end. Repeats that for as long as the tracker is unavailable.
     async fn end(&mut self, mut outcome: Outcome) -> Result<Job, Error> {
-        let mut pause = reconnect_pause();
+        let mut pause = Pause::reconnect();
         let mut problem = None;
         loop {
             let has_report = self.unsent.is_some() || self.shared.has_waiting();
@@ -358,8 +358,4 @@ fn pause_after(error: &Error, pause: &mut Pause) -> Duration {
 fn microseconds() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_micros().try_into().unwrap_or_default()
-}
-
-fn reconnect_pause() -> Pause {
-    Pause::new(Duration::from_millis(200), Duration::from_secs(2))
 }

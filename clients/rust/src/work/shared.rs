@@ -10,7 +10,7 @@ use crate::{
     proto::{EncodedStruct, v1::Failure},
 };
 
-/// Why a worker is to stop.
+/// The reason for which a worker is to stop.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Stop {
@@ -29,7 +29,7 @@ pub enum Stop {
     Refused(Error),
 }
 
-/// How an attempt ends.
+/// The end of an attempt.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     Complete(Option<EncodedStruct>),
@@ -64,7 +64,7 @@ pub struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What is to be sent.
+    /// Reports that are to be sent.
     waiting: Option<Waiting>,
     /// The stage that was reported last.
     stage: Stage,

@@ -15,13 +15,10 @@ use redis::{FromRedisValue, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{
-    legacy,
-    offload::{LARGE_BYTES, offload},
-    record,
-};
+use super::{legacy, record};
 use crate::{
     domain::{ChangeId, Document, Job, JobId, Outcome, State, Timestamp, Version, View},
+    offload::{LARGE_BYTES, offload},
     store::{Durability, Record, Source, Stored},
 };
 
@@ -290,7 +287,8 @@ mod tests {
 
     use futures_util::poll;
 
-    use super::{super::offload::occupy, *};
+    use super::*;
+    use crate::offload::occupy;
 
     /// A document of `count` numbers.
     fn table(count: usize) -> Document {

@@ -3,5 +3,4 @@
 pub mod codec;
 pub mod keys;
 mod legacy;
-mod offload;
 mod record;
