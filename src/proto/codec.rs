@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use bytes::BufMut;
 use prost::Message;
 use tonic::{
     Status,
@@ -15,6 +16,9 @@ const BUFFER: usize = 512;
 
 /// Bytes of a stream that are encoded before they are sent: tonic's default.
 const SENT_FROM: usize = 32 * 1024;
+
+/// Maximum size in bytes of a message that is encoded on the stack.
+const SMALL_MAX: usize = 1024;
 
 /// Prost's codec with small buffers.
 #[derive(Debug)]
@@ -46,7 +50,8 @@ where
 }
 
 /// Encodes each message into a buffer of the size that it needs. Prost's own encoder doubles the buffer until the
-/// message fits, which costs a large message its size again in copies and in memory.
+/// message fits, which costs a large message its size again in copies and in memory. It also writes each byte of a
+/// number by a call for itself, so a small message is encoded into an array, and copied from there at once.
 #[derive(Debug)]
 pub struct Encoder<T>(PhantomData<T>);
 
@@ -55,8 +60,16 @@ impl<T: Message> tonic::codec::Encoder for Encoder<T> {
     type Error = Status;
 
     fn encode(&mut self, item: T, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        into.reserve(item.encoded_len());
-        item.encode_raw(into);
+        let size = item.encoded_len();
+        if size <= SMALL_MAX {
+            let mut array = [0; SMALL_MAX];
+            let (encoded, _) = array.split_at_mut(size);
+            item.encode_raw(&mut &mut *encoded);
+            into.put_slice(encoded);
+        } else {
+            into.reserve(size);
+            item.encode_raw(into);
+        }
         Ok(())
     }
 

@@ -159,6 +159,12 @@ impl Methods {
         Self { known, unknown, families }
     }
 
+    /// Returns the paths of the methods of a service.
+    pub fn paths_of(&self, service: &str) -> impl Iterator<Item = &str> {
+        let of_service = move |method: &&Arc<Method>| method.names().0 == service;
+        self.known.iter().filter(of_service).map(|method| method.path.as_str())
+    }
+
     /// The method that is called at `path`.
     pub fn find(&self, path: &str) -> &Arc<Method> {
         let found = self.known.binary_search_by(|method| method.path.as_str().cmp(path));

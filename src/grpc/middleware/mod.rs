@@ -18,15 +18,10 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    body::Body,
-    extract::Request,
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::{body::Body, extract::Request, middleware::Next, response::Response};
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
-use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
@@ -113,9 +108,7 @@ impl CallMiddleware {
 
 /// Checks a call, and passes it on to its handler.
 pub async fn call(middleware: Arc<CallMiddleware>, mut request: Request, next: Next) -> Response {
-    if !is_grpc(request.headers()) {
-        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
-    }
+    debug_assert!(is_grpc(request.headers()), "other requests are answered before");
     let deadline = Deadline::take(request.headers_mut());
     let mut call = CallRecord::begin(middleware.methods.find(request.uri().path()).clone(), &request, deadline);
     let response = match middleware.admit(&mut call, &request) {
