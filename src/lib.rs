@@ -13,15 +13,15 @@
 //! | `reload` | values that are read again when their files change | nothing |
 //! | `socket` | options of accepted sockets | nothing |
 //! | `files` | the limit of open files | nothing |
-//! | `offload` | work that would hold up other calls, on other threads | nothing |
-//! | [`clock`] | the time that changes are dated with | `domain` |
+//! | `offload` | other threads, for work that would delay calls | nothing |
+//! | [`clock`] | the clock that dates changes | `domain` |
 //! | [`store`] | keeping jobs: in memory, in Redis, and through outages of Redis | `domain`, `clock`, `offload`, `telemetry` |
-//! | [`watch`] | from commits to the events of each stream | `domain`, `clock`, `store`, `telemetry` |
+//! | [`watch`] | turns commits into the events of each stream | `domain`, `clock`, `store`, `telemetry` |
 //! | [`quota`] | quotas of each caller and connection | `domain`, `telemetry` |
 //! | [`tracker`] | the use cases, for one caller at a time; the sweep of what is due | `domain`, `clock`, `quota`, `store`, `watch`, `telemetry` |
 //! | [`auth`] | identifying callers by tokens, JWTs and certificates; watch tokens | `domain`, `reload` |
 //! | [`tls`] | certificates and handshakes of the server | `reload` |
-//! | [`grpc`] | connections, what each call passes, the services, conversions | `domain`, `quota`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
+//! | [`grpc`] | connections, the middleware of each call, the services, conversions | `domain`, `quota`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
 //! | [`http`] | metrics and probes; the HTTP API, in front of `grpc` | `domain`, `store`, `tracker`, `proto`, `auth`, `tls`, `socket`, `offload`, `grpc`, `telemetry` |
 //! | [`config`] | flags, environment variables and their checks | `domain`, `quota`, `reload`, `store`, `auth`, `tls`, `telemetry` |
 //! | [`server`] | the composition root: opens, runs and stops a server | `domain`, `clock`, `quota`, `store`, `watch`, `tracker`, `auth`, `tls`, `reload`, `files`, `grpc`, `http`, `config`, `telemetry` |
@@ -31,10 +31,10 @@
 //! # One request
 //!
 //! `UpdateProgress` passes the middleware of [`grpc`], which checks credentials, deadline and limits, and reaches its
-//! handler. `grpc::convert` makes a [`Change`](domain::Change) of the request, or refuses it. [`CallerSession::change`] reads
-//! the job, [`Job::apply`](domain::Job::apply) decides what becomes of it, and
-//! [`JobStore::replace`](store::JobStore::replace) stores that. The store announces the version to the
-//! [`Hub`](watch::Hub), which passes it on to those who watch. A refusal is a [`JobError`](domain::JobError) until
+//! handler. `grpc::convert` makes a [`Change`](domain::Change) of the request, or refuses it. [`CallerSession::change`]
+//! reads the job, [`Job::apply`](domain::Job::apply) makes the next version or refuses, and
+//! [`JobStore::replace`](store::JobStore::replace) stores the version. The store announces the version to the
+//! [`Hub`](watch::Hub), which passes it on to the watchers. A refusal is a [`JobError`](domain::JobError) until
 //! `grpc::status` makes a gRPC status of it.
 //!
 //! [`CallerSession::change`]: tracker::CallerSession::change
