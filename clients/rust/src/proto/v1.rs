@@ -48,7 +48,7 @@ pub struct Job {
     /// Time of the creation.
     #[prost(message, optional, tag = "14")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Time of the first claim, report or finish.
+    /// Time of the first claim, report or end.
     #[prost(message, optional, tag = "15")]
     pub start_time: ::core::option::Option<::prost_types::Timestamp>,
     /// Time of the last change through a call. Rises with every change, but a lost lease and an ignored report leave it as
@@ -117,7 +117,7 @@ pub mod job {
         Succeeded = 3,
         /// Ended badly; `failure` is set.
         Failed = 4,
-        /// Stopped on request; `cancel` says whose.
+        /// Stopped on request; `cancel` names the requester.
         Cancelled = 5,
     }
     impl State {
@@ -174,13 +174,13 @@ pub struct Attempt {
     /// Time at which the attempt or the job ended, or at which the next attempt began. Absent: it is running.
     #[prost(message, optional, tag = "4")]
     pub end_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Reason for which it failed, without `details`; the message of attempts before the last failed one is cut at 1 KiB.
-    /// Absent: it has not failed, or the next attempt began before it ended.
+    /// Its failure, without `details`. The message of the last failed attempt is whole; messages of earlier attempts are
+    /// cut at 1 KiB. Absent: it has not failed, or the next attempt began before it ended.
     #[prost(message, optional, tag = "5")]
     pub failure: ::core::option::Option<Failure>,
 }
-/// The progress of a job. In a request every field is optional, and one that is absent keeps its value, but another
-/// stage starts `percent`, `completed` and `total` again.
+/// The progress of a job. In a request every field is optional, and an absent one keeps its value, but a new stage
+/// resets `percent`, `completed` and `total`.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Progress {
     /// 0 to 100. Given by the worker, or derived from `completed` and `total`. Up to 100.01 counts as 100.
@@ -223,7 +223,7 @@ pub struct Cancellation {
     /// Time of the request.
     #[prost(message, optional, tag = "3")]
     pub request_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Time at which the job becomes CANCELLED unless its worker has ended it by then. Absent: the worker has any time.
+    /// Time at which the job becomes CANCELLED unless its worker has ended it by then. Absent: no time limit.
     #[prost(message, optional, tag = "4")]
     pub force_time: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -233,8 +233,8 @@ pub struct Failure {
     /// A number of google.rpc.Code, 1 to 16. Absent or another number is stored as 2, UNKNOWN.
     #[prost(int32, optional, tag = "1")]
     pub code: ::core::option::Option<i32>,
-    /// The cause, for programs: `\[A-Za-z0-9_.:-\]{0,63}`, by convention UPPER_SNAKE_CASE. Other characters become `_`,
-    /// and more is cut.
+    /// The cause, for programs: `\[A-Za-z0-9_.:-\]{0,63}`, by convention UPPER_SNAKE_CASE. Other characters become `_`, and
+    /// a longer text is cut.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
     /// The cause, for people. Cut at 16 KiB.
@@ -376,11 +376,11 @@ pub struct CreateJobRequest {
     /// 0: no lease; absent: that of the server (`--default-lease`).
     #[prost(message, optional, tag = "7")]
     pub lease_timeout: ::core::option::Option<::prost_types::Duration>,
-    /// The job fails when its lease runs out, with reason WORKER_LOST, or its start timeout, with reason NOT_STARTED; the
-    /// code is DEADLINE_EXCEEDED.
+    /// The job fails when its lease runs out (reason WORKER_LOST), or its start timeout (reason NOT_STARTED); the code is
+    /// DEADLINE_EXCEEDED.
     #[prost(bool, tag = "8")]
     pub fail_when_lost: bool,
-    /// Time to keep the job after its end. At most 3650 days; 0: for ever; absent: as the server keeps jobs that end so.
+    /// Time to keep the job after its end. At most 3650 days; 0: for ever; absent: that of the server for the final state.
     #[prost(message, optional, tag = "9")]
     pub retention: ::core::option::Option<::prost_types::Duration>,
     /// The name for people. At most 256 bytes.
@@ -407,7 +407,7 @@ pub struct GetJobRequest {
     /// Id of the job.
     #[prost(string, tag = "1")]
     pub job_id: ::prost::alloc::string::String,
-    /// The answer must be at least this new.
+    /// Minimum revision of the answer, for which the call waits up to a second.
     #[prost(int64, optional, tag = "2")]
     pub min_revision: ::core::option::Option<i64>,
     /// The parts of the job to return.
@@ -437,10 +437,10 @@ pub struct BatchGetJobsRequest {
 /// See JobService.BatchGetJobs.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BatchGetJobsResponse {
-    /// Those that exist, in the order asked for.
+    /// The jobs that exist, in the order of the request.
     #[prost(message, repeated, tag = "1")]
     pub jobs: ::prost::alloc::vec::Vec<Job>,
-    /// The ids of those that do not.
+    /// Ids of the jobs that do not exist.
     #[prost(string, repeated, tag = "2")]
     pub missing_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -469,10 +469,10 @@ pub struct ListJobsResponse {
     /// The page, in the order asked for.
     #[prost(message, repeated, tag = "1")]
     pub jobs: ::prost::alloc::vec::Vec<Job>,
-    /// Asks for the next page. Empty: this is the last one.
+    /// Token that requests the next page. Empty: this is the last one.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
-    /// Number of all jobs that match. Absent unless it is known exactly.
+    /// Number of all jobs that match. Absent unless the number is known exactly.
     #[prost(int64, optional, tag = "3")]
     pub total_size: ::core::option::Option<i64>,
     /// Jobs may be missing or outdated, because Redis is unavailable in whole or in part.
@@ -529,7 +529,7 @@ pub struct UpdateProgressRequest {
     /// Apply only to this revision.
     #[prost(int64, optional, tag = "6")]
     pub expected_revision: ::core::option::Option<i64>,
-    /// Replaces the lease's length. At most 3650 days; 0: no lease any more.
+    /// New length of the lease. At most 3650 days; 0: removes the lease; absent: unchanged.
     #[prost(message, optional, tag = "7")]
     pub lease_timeout: ::core::option::Option<::prost_types::Duration>,
     /// The claim of the attempt that this report belongs to. At most 128 bytes.
@@ -619,7 +619,7 @@ pub struct CancelJobRequest {
     /// Cancel a running job at once, without waiting for its worker.
     #[prost(bool, tag = "4")]
     pub force: bool,
-    /// Time that the worker has to end the job. At most 3650 days; absent or 0: any time.
+    /// Time that the worker has to end the job. At most 3650 days; absent or 0: no time limit.
     #[prost(message, optional, tag = "5")]
     pub grace: ::core::option::Option<::prost_types::Duration>,
 }
@@ -735,7 +735,7 @@ pub struct WatchJobsResponse {
     /// Kind of the event.
     #[prost(enumeration = "Event", tag = "1")]
     pub event: i32,
-    /// The job, as much of it as was asked for. Absent in a BOOKMARK.
+    /// The job, with the fields that `view` selects. Absent in a BOOKMARK.
     #[prost(message, optional, tag = "2")]
     pub job: ::core::option::Option<Job>,
     /// Number of revisions of this job between this one and the last one in this stream. 0 in its first event.
@@ -1167,9 +1167,9 @@ pub mod job_service_client {
         }
         /// Lists the jobs that match a filter, the newest or the oldest first, a page at a time.
         ///
-        /// A page may hold fewer jobs than asked for, even none, and still have a next one, because of the answer's size or of
-        /// a filter that no index fits: only an empty `next_page_token` is the end. A job that exists throughout is listed
-        /// exactly once, provided that it matches throughout.
+        /// A page may hold fewer jobs than asked for, even none, and still be followed by another page, because of the
+        /// answer's size or of a filter that no index fits: only an empty `next_page_token` is the end. A job that exists
+        /// throughout is listed exactly once, provided that it matches throughout.
         pub async fn list_jobs(
             &mut self,
             request: impl tonic::IntoRequest<super::ListJobsRequest>,
@@ -1196,12 +1196,12 @@ pub mod job_service_client {
         }
         /// Claims the next attempt of a job, on all replicas at once: of two workers, one gets it.
         ///
-        /// A PENDING job becomes RUNNING, and `attempt` rises by one. So does a RUNNING job whose worker is LOST, once no
-        /// replica can have received a report of that worker within its lease. Two kinds of lost jobs end instead: a job with
-        /// `fail_when_lost` fails, and a job whose cancellation was requested is CANCELLED. With `takeover` the running
-        /// attempt ends in any case, and later reports of its worker are rejected. The same `request_id` as that of the
-        /// running attempt returns that attempt and its claim, so the call is safe to retry. While Redis is unavailable, two
-        /// workers can claim the same attempt on two servers; one claim remains valid afterwards.
+        /// A PENDING job becomes RUNNING, and `attempt` rises by one. For a RUNNING job whose worker is LOST `attempt` rises
+        /// as well, once no replica can have received a report of that worker within its lease. Two kinds of lost jobs end
+        /// instead: a job with `fail_when_lost` fails, and a job whose cancellation was requested is CANCELLED. With
+        /// `takeover` the running attempt ends in any case, and later reports of its worker are rejected. The same
+        /// `request_id` as that of the running attempt returns that attempt and its claim, so the call is safe to retry. While
+        /// Redis is unavailable, two workers can claim the same attempt on two servers; one claim remains valid afterwards.
         ///
         /// The worker names its attempt by `claim` in UpdateProgress, CompleteJob, FailJob and ConfirmCancel. These reject any
         /// claim but that of the running attempt with STALE_ATTEMPT: the attempt has ended, or the job was deleted and its id
@@ -1236,11 +1236,11 @@ pub mod job_service_client {
         /// Reports how far a job is. The first report moves it from PENDING to RUNNING; each one that is answered OK
         /// renews the lease; one with an empty `progress` is a heartbeat.
         ///
-        /// A report with a `sequence` is ignored if that is not higher than the last one. A report without one is ignored as
-        /// overtaken if its `stage_index` is lower or, in the same attempt and stage, its `percent` or `completed`, unless
-        /// `percent` falls because `total` grew. An ignored report is answered OK, with `applied` false and the reason in
-        /// `ignored`. It renews the lease, which adds a revision if the job has a lease or the server limits the retention of
-        /// active jobs, and changes nothing else. 100 % does not finish a job.
+        /// A report with a `sequence` is ignored if its number is not higher than the last one. A report without one counts as
+        /// overtaken and is ignored if its `stage_index` is lower, or if its `percent` or `completed` is lower in the same
+        /// attempt and stage, unless `percent` falls because `total` grew. An ignored report is answered OK, with `applied`
+        /// false and the reason in `ignored`. It renews the lease, which adds a revision if the job has a lease or the server
+        /// limits the retention of active jobs, and changes nothing else. 100 % does not finish a job.
         ///
         /// A new stage resets `percent`, `completed` and `total`. A stage is new if its `stage_index` differs or, if either
         /// report has no index, if its `stage` differs from a previous non-empty one. The first report that has a stage may
@@ -1460,10 +1460,10 @@ pub mod job_service_client {
         ///
         /// A job that starts to match is sent as an UPDATE, and so is the first version of it that does not match any more.
         /// Ids that do not exist yet are watched, too. With a token the stream starts with a BOOKMARK, then sends the changes
-        /// since the token, some perhaps twice (compare revisions). If these are no longer known, it starts over, with `reset`
-        /// set on each SNAPSHOT and on the BOOKMARK after them. A subscriber that falls too far behind catches up in the same
-        /// way. With a filter by `liveness`, `worker` or `updated_after` a stream starts over with any token, because it is
-        /// unknown which jobs matched before.
+        /// since the token, some perhaps twice (compare revisions). If these changes are no longer known, the stream starts
+        /// over, with `reset` set on each SNAPSHOT and on the BOOKMARK after them. A subscriber that falls too far behind
+        /// catches up in the same way. With a filter by `liveness`, `worker` or `updated_after` a stream starts over with any
+        /// token, because it is unknown which jobs matched before.
         ///
         /// A LOST worker is reported when the loss is stored, a few seconds after its lease has expired.
         pub async fn watch_jobs(
@@ -1585,9 +1585,9 @@ pub mod job_service_server {
         >;
         /// Lists the jobs that match a filter, the newest or the oldest first, a page at a time.
         ///
-        /// A page may hold fewer jobs than asked for, even none, and still have a next one, because of the answer's size or of
-        /// a filter that no index fits: only an empty `next_page_token` is the end. A job that exists throughout is listed
-        /// exactly once, provided that it matches throughout.
+        /// A page may hold fewer jobs than asked for, even none, and still be followed by another page, because of the
+        /// answer's size or of a filter that no index fits: only an empty `next_page_token` is the end. A job that exists
+        /// throughout is listed exactly once, provided that it matches throughout.
         async fn list_jobs(
             &self,
             request: tonic::Request<super::ListJobsRequest>,
@@ -1597,12 +1597,12 @@ pub mod job_service_server {
         >;
         /// Claims the next attempt of a job, on all replicas at once: of two workers, one gets it.
         ///
-        /// A PENDING job becomes RUNNING, and `attempt` rises by one. So does a RUNNING job whose worker is LOST, once no
-        /// replica can have received a report of that worker within its lease. Two kinds of lost jobs end instead: a job with
-        /// `fail_when_lost` fails, and a job whose cancellation was requested is CANCELLED. With `takeover` the running
-        /// attempt ends in any case, and later reports of its worker are rejected. The same `request_id` as that of the
-        /// running attempt returns that attempt and its claim, so the call is safe to retry. While Redis is unavailable, two
-        /// workers can claim the same attempt on two servers; one claim remains valid afterwards.
+        /// A PENDING job becomes RUNNING, and `attempt` rises by one. For a RUNNING job whose worker is LOST `attempt` rises
+        /// as well, once no replica can have received a report of that worker within its lease. Two kinds of lost jobs end
+        /// instead: a job with `fail_when_lost` fails, and a job whose cancellation was requested is CANCELLED. With
+        /// `takeover` the running attempt ends in any case, and later reports of its worker are rejected. The same
+        /// `request_id` as that of the running attempt returns that attempt and its claim, so the call is safe to retry. While
+        /// Redis is unavailable, two workers can claim the same attempt on two servers; one claim remains valid afterwards.
         ///
         /// The worker names its attempt by `claim` in UpdateProgress, CompleteJob, FailJob and ConfirmCancel. These reject any
         /// claim but that of the running attempt with STALE_ATTEMPT: the attempt has ended, or the job was deleted and its id
@@ -1620,11 +1620,11 @@ pub mod job_service_server {
         /// Reports how far a job is. The first report moves it from PENDING to RUNNING; each one that is answered OK
         /// renews the lease; one with an empty `progress` is a heartbeat.
         ///
-        /// A report with a `sequence` is ignored if that is not higher than the last one. A report without one is ignored as
-        /// overtaken if its `stage_index` is lower or, in the same attempt and stage, its `percent` or `completed`, unless
-        /// `percent` falls because `total` grew. An ignored report is answered OK, with `applied` false and the reason in
-        /// `ignored`. It renews the lease, which adds a revision if the job has a lease or the server limits the retention of
-        /// active jobs, and changes nothing else. 100 % does not finish a job.
+        /// A report with a `sequence` is ignored if its number is not higher than the last one. A report without one counts as
+        /// overtaken and is ignored if its `stage_index` is lower, or if its `percent` or `completed` is lower in the same
+        /// attempt and stage, unless `percent` falls because `total` grew. An ignored report is answered OK, with `applied`
+        /// false and the reason in `ignored`. It renews the lease, which adds a revision if the job has a lease or the server
+        /// limits the retention of active jobs, and changes nothing else. 100 % does not finish a job.
         ///
         /// A new stage resets `percent`, `completed` and `total`. A stage is new if its `stage_index` differs or, if either
         /// report has no index, if its `stage` differs from a previous non-empty one. The first report that has a stage may
@@ -1731,10 +1731,10 @@ pub mod job_service_server {
         ///
         /// A job that starts to match is sent as an UPDATE, and so is the first version of it that does not match any more.
         /// Ids that do not exist yet are watched, too. With a token the stream starts with a BOOKMARK, then sends the changes
-        /// since the token, some perhaps twice (compare revisions). If these are no longer known, it starts over, with `reset`
-        /// set on each SNAPSHOT and on the BOOKMARK after them. A subscriber that falls too far behind catches up in the same
-        /// way. With a filter by `liveness`, `worker` or `updated_after` a stream starts over with any token, because it is
-        /// unknown which jobs matched before.
+        /// since the token, some perhaps twice (compare revisions). If these changes are no longer known, the stream starts
+        /// over, with `reset` set on each SNAPSHOT and on the BOOKMARK after them. A subscriber that falls too far behind
+        /// catches up in the same way. With a filter by `liveness`, `worker` or `updated_after` a stream starts over with any
+        /// token, because it is unknown which jobs matched before.
         ///
         /// A LOST worker is reported when the loss is stored, a few seconds after its lease has expired.
         async fn watch_jobs(
@@ -2731,14 +2731,14 @@ pub struct PurgeJobsRequest {
     /// Count, but delete nothing.
     #[prost(bool, tag = "5")]
     pub dry_run: bool,
-    /// The last answer's `next_page_token`, with everything else as it was. Empty: from the oldest job on.
+    /// The last answer's `next_page_token`, with all other fields unchanged. Empty: from the oldest job on.
     #[prost(string, tag = "6")]
     pub page_token: ::prost::alloc::string::String,
 }
 /// See AdminService.PurgeJobs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PurgeJobsResponse {
-    /// Number of jobs that this call deleted, or would have.
+    /// Number of jobs that this call deleted, or with `dry_run` would have deleted.
     #[prost(int64, tag = "1")]
     pub purged_count: i64,
     /// Continues after the jobs that this call examined. Empty: all were examined.
@@ -2758,7 +2758,7 @@ pub enum StorageMode {
     Memory = 1,
     /// In Redis.
     Redis = 2,
-    /// In this process until Redis is back.
+    /// In this process until Redis is available again.
     Degraded = 3,
 }
 impl StorageMode {
@@ -2796,7 +2796,7 @@ pub mod admin_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Looks into a jobtrack server and tidies its jobs. Errors are as in JobService.
+    /// Reports statistics of a jobtrack server, and deletes finished jobs. Errors are as in JobService.
     #[derive(Debug, Clone)]
     pub struct AdminServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -2908,8 +2908,8 @@ pub mod admin_service_client {
         /// `next_page_token` is not empty there are more jobs: call again with the token. A caller that ignores it purges only
         /// the oldest jobs.
         ///
-        /// Watchers see each job as REMOVED, deleted. Where the deadline or an error ends the call first, what it purged stays
-        /// purged: call again with the same token. Naming an active state is INVALID_ARGUMENT (INVALID_FIELD).
+        /// Watchers see each job as REMOVED, deleted. If the deadline or an error ends the call early, the jobs that it has
+        /// purged stay purged: call again with the same token. Naming an active state is INVALID_ARGUMENT (INVALID_FIELD).
         pub async fn purge_jobs(
             &mut self,
             request: impl tonic::IntoRequest<super::PurgeJobsRequest>,
@@ -2964,8 +2964,8 @@ pub mod admin_service_server {
         /// `next_page_token` is not empty there are more jobs: call again with the token. A caller that ignores it purges only
         /// the oldest jobs.
         ///
-        /// Watchers see each job as REMOVED, deleted. Where the deadline or an error ends the call first, what it purged stays
-        /// purged: call again with the same token. Naming an active state is INVALID_ARGUMENT (INVALID_FIELD).
+        /// Watchers see each job as REMOVED, deleted. If the deadline or an error ends the call early, the jobs that it has
+        /// purged stay purged: call again with the same token. Naming an active state is INVALID_ARGUMENT (INVALID_FIELD).
         async fn purge_jobs(
             &self,
             request: tonic::Request<super::PurgeJobsRequest>,
@@ -2974,7 +2974,7 @@ pub mod admin_service_server {
             tonic::Status,
         >;
     }
-    /// Looks into a jobtrack server and tidies its jobs. Errors are as in JobService.
+    /// Reports statistics of a jobtrack server, and deletes finished jobs. Errors are as in JobService.
     #[derive(Debug)]
     pub struct AdminServiceServer<T> {
         inner: Arc<T>,
