@@ -8,7 +8,8 @@ use serde::{
 };
 
 /// Key-value pairs for filters, ordered by key. Shared, so that the next version of a job needs no copy, and in one
-/// allocation, each text behind its length: an allocation for each text would take several times the memory of the texts.
+/// allocation, each text behind its length: an allocation for each text would take several times the memory of the
+/// texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels(Arc<str>);
 
@@ -37,10 +38,10 @@ impl Labels {
     }
 }
 
-/// Bits of a length that each character of it holds. Together with [`MORE`] they are an ASCII character.
+/// Number of bits of a length that one character encodes. With the bit [`MORE`] they form an ASCII character.
 const LENGTH_BITS: usize = 6;
 
-/// Bit of a character that is not the last one of a length.
+/// Bit that is set in each character of a length except the last.
 const MORE: u8 = 1 << LENGTH_BITS;
 
 /// Appends `text` behind its length, whose lowest bits come first.

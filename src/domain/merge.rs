@@ -51,7 +51,7 @@ fn merge_versions(a: &Job, b: &Job) -> Merged {
         if !is_winner(&job) {
             job.version.revision = max(winner.version.revision, loser.version.revision) + 1;
         }
-        // Two identities of one change differ in no change.
+        // Two versions of one change, with different identities: no change is lost.
         let lost = Some(loser.version.change_id).filter(|lost| *lost != winner.version.change_id);
         return Merged { job, lost };
     }

@@ -1,7 +1,7 @@
 //! The state machine of a job. It alone implements the rules of a job's life.
 //!
-//! Checks have one order, for reports, too: the attempt and its claim, the state, the expected revision, and for a
-//! confirmed cancellation the existence of the request. A change that is stored raises the revision by one, under the
+//! Checks are made in the same order for every change: the attempt and its claim, the state, the expected revision, and
+//! for a confirmed cancellation whether it was requested. A change that is stored raises the revision by one, under the
 //! id of its [`ChangeContext`]; a change without an effect leaves the job unchanged.
 
 mod attempts;

@@ -118,7 +118,7 @@ pub const fn items(message: &[u8]) -> Items<'_> {
     Items { fields: Fields::of(message), knows_all: true }
 }
 
-/// See [`items`].
+/// Iterates over the entries of a Struct, or over the values of a list.
 pub struct Items<'a> {
     fields: Fields<'a>,
     /// No unknown field has been skipped so far.

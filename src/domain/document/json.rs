@@ -21,7 +21,7 @@ impl Serialize for Document {
 }
 
 impl Document {
-    /// Returns what serializes as the JSON of an encoded Struct, which need not be a legal document.
+    /// Returns a value that serializes as the JSON of an encoded Struct. The Struct need not be a legal document.
     pub const fn json_of(encoded: &[u8]) -> impl Serialize {
         Object(encoded)
     }

@@ -14,8 +14,9 @@ use thiserror::Error;
 use self::wire::Malformed;
 use super::MAX_DEPTH;
 
-/// A JSON object that jobtrack stores without interpreting it, as the bytes of a `google.protobuf.Struct`: in one
-/// allocation, so that its memory is that of its bytes, and shared, so that the next version of a job needs no copy.
+/// A JSON object that jobtrack stores without interpreting it, as the bytes of a `google.protobuf.Struct`. It is one
+/// allocation, so that it needs no more memory than its bytes, and shared, so that the next version of a job needs no
+/// copy.
 ///
 /// Two documents are equal if their bytes are equal. The order of fields is kept in JSON, too, so a document read from
 /// Redis equals the one that was written. Of two fields with one name both are kept, and the later one counts, as in

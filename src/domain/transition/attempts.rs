@@ -60,7 +60,7 @@ impl Job {
         }))
     }
 
-    /// Rejects a request that names an attempt other than the current one, or than a later one that it begins.
+    /// Rejects a request for an attempt that has ended, or with a claim that is not the current one.
     pub(super) fn check_attempt(
         &self,
         attempt: Option<i32>,
