@@ -6,7 +6,7 @@ use rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 use webpki::EndEntityCert;
 
-/// The client of a connection that presented a certificate, which was verified.
+/// The client of a connection, known by its verified certificate.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Name in the certificate: the first URI among the subject's alternative names, or else the first DNS name.

@@ -12,8 +12,9 @@ use ring::{
 use serde_json::Value;
 use thiserror::Error;
 
-/// Sizes of the modulus of an RSA key, in bits; smaller ones are broken, and no signature of a larger one is verified.
+/// Minimum size of the modulus of an RSA key, in bits: smaller keys are broken.
 const RSA_BITS_MIN: usize = 2048;
+/// Maximum size of the modulus: the library verifies no signature by a larger key.
 const RSA_BITS_MAX: usize = 8192;
 
 /// The members of a JWK that only its owner may have (RFC 7518, 6.2.2 and 6.3.2; RFC 8037, 2).
@@ -43,7 +44,7 @@ pub enum KeyError {
     RsaExponent,
     #[error("is not a point on its curve: replace it")]
     NotOnCurve,
-    #[error("is there twice")]
+    #[error("occurs twice")]
     Duplicate,
 }
 

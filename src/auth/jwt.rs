@@ -128,7 +128,8 @@ impl Jwts {
     }
 
     /// Returns the grant of the subject `name` that made a watch token with a JWT, if the key with this `digest`, which
-    /// signed the JWT, is still in the set. The jobs of the token are all that the caller could see of it.
+    /// signed the JWT, is still in the set. The grant includes all owners: the watch token names only jobs that its
+    /// maker could see.
     pub fn maker(&self, name: String, digest: &str) -> Option<Grant> {
         let keys = self.keys.load();
         let key = keys.0.values().find(|key| *key.digest == *digest)?;

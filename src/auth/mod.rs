@@ -31,8 +31,8 @@ use crate::{
     reload::{Refresh, ReloadError, Reloaded},
 };
 
-/// Scheme of an `authorization` that holds a watch token and nothing else. Tokens that were part of an address have it:
-/// addresses are shared and logged, so the token of an identity does not count there.
+/// Scheme of an `authorization` header that can hold only a watch token. The HTTP API uses it for tokens in URLs: URLs
+/// are shared and logged, so tokens of identities are not accepted in them.
 pub const WATCH_TOKEN_SCHEME: &str = "WatchToken";
 
 /// The identity of an authenticated caller, with the end of its credentials.
@@ -46,7 +46,7 @@ pub struct Grant {
     revoked: Option<CancellationToken>,
     /// Cancelled when the client certificate of the connection is no longer valid.
     outdated: Option<CancellationToken>,
-    /// A further condition of the grant. Few have one, and each call copies its grant.
+    /// A further condition of the grant. Shared, because each call copies its grant; few grants have one.
     bond: Option<Arc<Bond>>,
 }
 
@@ -114,8 +114,8 @@ impl Grant {
         }
     }
 
-    /// Makes a watch token for `jobs`, which the caller can see. It ends when the caller's credentials do, as far as
-    /// they name their end, and no later than after `ttl`.
+    /// Makes a watch token for `jobs`, which the caller can see. It ends after `ttl`, or earlier, at the expiry time of
+    /// the caller's credentials if they have one.
     pub fn share(&self, tokens: &WatchTokens, jobs: SharedJobs, ttl: Duration) -> Result<WatchToken, JobError> {
         if self.identity.shared.is_some() {
             return Err(JobError::PermissionDenied(Needed::Identity));
@@ -127,7 +127,7 @@ impl Grant {
             (IdentityKind::Subject, Some(Bond::Jwt { key, end })) => {
                 (Maker::Subject { name, key: key.to_string() }, Some(*end))
             }
-            // Such a caller may call nothing.
+            // Such callers have no rights, so their calls are refused earlier.
             (IdentityKind::Subject | IdentityKind::Stranger, _) => {
                 return Err(JobError::Unauthenticated(Unauthenticated::Invalid));
             }
@@ -191,8 +191,8 @@ impl Authenticator {
         identities.chain(self.jwts.iter().map(Jwts::source)).chain(self.watch_tokens.keys.source()).collect()
     }
 
-    /// Authenticates a call with these headers on a connection of `peer`. Fails with another error than that of invalid
-    /// credentials if it is unknown whether they are valid.
+    /// Authenticates a call with these headers on a connection of `peer`. Fails with [`JobError::StoreUnavailable`] if
+    /// it is unknown whether the credentials are valid.
     pub fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, JobError> {
         let mut grant = self.find(headers, peer)?;
         if grant.has_ended() {
@@ -235,7 +235,7 @@ impl Authenticator {
         known.or_else(|| self.jwts.as_ref()?.verify(token)).ok_or_else(invalid)
     }
 
-    /// Returns the grant for a watch token: that of its maker, as far as the token goes.
+    /// Returns the grant for a watch token: that of its maker, restricted to the jobs of the token.
     fn by_watch_token(&self, token: &str) -> Result<Grant, JobError> {
         let verified = self.watch_tokens.verify(token)?;
         let maker = match verified.maker {
@@ -263,7 +263,7 @@ fn bearer_token(header: &HeaderValue) -> Option<&str> {
     Some(token.trim()).filter(|token| scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())
 }
 
-/// Returns what a header has as a watch token, if it has the scheme of these.
+/// Returns the token of a header with [`WATCH_TOKEN_SCHEME`].
 fn watch_token(header: &HeaderValue) -> Option<&str> {
     let text = header.to_str().ok()?;
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));

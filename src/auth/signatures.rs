@@ -1,5 +1,5 @@
-//! Signatures of JWTs, with the library that TLS uses. Tokens of an issuer are only verified, and only with public keys:
-//! the one algorithm with a shared secret, HS256, is for watch tokens, whose key no issuer has.
+//! Signatures of JWTs, with the library that TLS uses. Tokens of an issuer are only verified, and only with public
+//! keys: the one algorithm with a shared secret, HS256, is for watch tokens, whose key no issuer has.
 
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey,

@@ -28,7 +28,7 @@ impl TokenKeys {
     pub fn random() -> Self {
         let mut key = [0; KEY_MIN];
         SystemRandom::new().fill(&mut key).expect("the system has random numbers");
-        // Without its sender, the value stays as it is.
+        // The sender is dropped, so the value never changes.
         Self::shared(watch::channel(Some(Arc::from(key))).1)
     }
 

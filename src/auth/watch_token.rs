@@ -1,7 +1,7 @@
 //! Watch tokens: compact JWTs that this server signs for itself, with a shared secret.
 //!
-//! All of them have the same header, and nothing else is accepted as one: a token chooses no algorithm and no key. The
-//! header has a type of its own, which tokens of an issuer must not have.
+//! All watch tokens have the same header. A token with any other header is rejected, so a token can't choose an
+//! algorithm or a key. The header has a type of its own, which tokens of an issuer must not have.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use crate::domain::{JobError, JobId, SharedJobs, Timestamp, Unauthenticated, Vie
 /// Type in the header of a watch token.
 pub const WATCH_TOKEN_TYPE: &str = "jobtrack-watch+jwt";
 
-/// Maximum length of a token in bytes. Proxies accept no longer header.
+/// Maximum length of a token in bytes. Proxies reject longer headers.
 const TOKEN_MAX: usize = 8 * 1024;
 
 /// A watch token.
@@ -120,7 +120,8 @@ impl WatchTokens {
         Self { keys, header, prefix, validation }
     }
 
-    /// Returns whether a bearer token must be a watch token, valid or not, and can't be any other kind of credentials.
+    /// Returns whether a bearer token has the header of watch tokens. Valid or not, it can't be any other kind of
+    /// credentials.
     pub fn is_one(&self, token: &str) -> bool {
         token.starts_with(&self.prefix)
     }
@@ -153,7 +154,8 @@ impl WatchTokens {
         Ok(WatchToken { text, expires })
     }
 
-    /// Verifies the signature and the time of a token. Without a key, nobody knows whether it is valid.
+    /// Verifies the signature and the time of a token. Fails with [`JobError::StoreUnavailable`] while the key is
+    /// unknown.
     pub fn verify(&self, token: &str) -> Result<Verified, JobError> {
         let key = self.keys.current().ok_or(JobError::StoreUnavailable)?;
         let claims = decode::<Claims>(token, &DecodingKey::from_secret(key.secret()), &self.validation);

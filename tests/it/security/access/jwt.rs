@@ -266,7 +266,7 @@ fn keys_that_can_not_be_used_are_refused() {
         (with("alg", json!("RS256")), "alg"),
         (with("alg", json!("HS256")), "alg"),
         (secret, "shared secret"),
-        (json!({ "keys": [good, good] }).to_string(), "is there twice"),
+        (json!({ "keys": [good, good] }).to_string(), "occurs twice"),
         (with("d", json!("Y2FuYXJ5")), "private part"),
         (with("y", good["x"].clone()), "not a point on its curve"),
         (with("x", json!("AAAA")), "not a point on its curve"),
