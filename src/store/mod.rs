@@ -58,8 +58,8 @@ pub trait JobStore: Send + Sync + 'static {
     /// `job` itself is stored already: a write whose response was lost may be repeated.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError>;
 
-    /// Stores a time-driven change of the active job `previous`, if no worker can have reported within the time that
-    /// `decision` allows.
+    /// Stores a change of the active job `previous` that time brings about, if no worker can have reported within the
+    /// time that `decision` allows.
     async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError>;
 
     /// Returns the jobs that a query selects, in its order, without tombstones. The cost depends on the page, not on
@@ -82,8 +82,8 @@ pub trait JobStore: Send + Sync + 'static {
     /// Returns statistics without reading the collection, within a second even if the primary does not answer.
     async fn stats(&self) -> Result<StoreStats, StoreError>;
 
-    /// Returns the replicas that are registered with the primary, and the reason for which time-driven decisions are
-    /// held back, if they are. Returns within a second even if the primary does not answer.
+    /// Returns the replicas that are registered with the primary, and the reason for which decisions by time are held
+    /// back, if they are. Returns within a second even if the primary does not answer.
     async fn registration(&self) -> (Vec<ReplicaStats>, Option<HeldBack>) {
         (Vec::new(), None)
     }

@@ -38,7 +38,7 @@ pub struct StoreStats {
     pub last_reconciliation: Option<ReconcileReport>,
     /// The replicas that are registered with the primary; none if the primary can't be asked.
     pub replicas: Vec<ReplicaStats>,
-    /// The reason why no time-driven decision about active jobs is made at present, if that is so.
+    /// The reason for which decisions by time about active jobs are held back at present, if they are.
     pub held_back: Option<HeldBack>,
 }
 
@@ -55,8 +55,8 @@ pub struct ReplicaStats {
     pub dirty: u64,
 }
 
-/// The reason why time-driven decisions about active jobs are held back: a worker may have reported without the primary
-/// knowing of it.
+/// The reason for which decisions by time about active jobs are held back: a worker may have reported without the
+/// primary knowing of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeldBack {
     /// The primary does not answer.

@@ -62,7 +62,7 @@ impl Record {
     }
 }
 
-/// A time-driven decision about an active job.
+/// A decision by time about an active job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Time at which it is due.

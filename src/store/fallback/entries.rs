@@ -69,7 +69,7 @@ impl FreshnessToken {
 }
 
 impl EntryMeta {
-    /// Returns whether the primary failed a command for it a moment ago.
+    /// Returns whether the primary has just failed a command for this job.
     pub fn is_suspect(&self) -> bool {
         self.suspect_until.is_some_and(|until| Instant::now() < until)
     }
@@ -90,7 +90,7 @@ pub struct EntryMeta {
     pub suspect_until: Option<Instant>,
     /// Last version that the primary is known to have had.
     pub base: Option<Version>,
-    /// Time of that knowledge, or of the creation of the entry.
+    /// Time at which that was known, or of the creation of the entry.
     pub confirmed: Timestamp,
     /// Number that distinguishes this entry from earlier and later ones of the same id.
     pub entry: u64,
@@ -234,7 +234,7 @@ impl Entries {
         self.last_gap = self.last_gap.map(|gap| gap.moved(by));
     }
 
-    /// Returns a new job by the clock as it was set, if the job was made by the clock before.
+    /// Returns a new job. If it was created by the clock before that was set, its times are moved to the new clock.
     pub fn by_set_clock(&self, job: Arc<Job>, now: Timestamp) -> Arc<Job> {
         match self.clock_set {
             Some((by, set)) if (by > 0 && job.create_time < set) || (by < 0 && job.create_time > now) => {
@@ -264,7 +264,7 @@ impl Entries {
         let is_dirty = known.is_some_and(|row| row.meta.dirty);
         let adds = known.is_none_or(|row| row.job.removal.is_some());
         let Need { growth, is_small } = self.table.need(job);
-        // A small change does not justify to examine the whole table.
+        // A small change does not justify examining the whole table.
         let must_bytes = must && !is_small;
         let dirty_bytes = self.dirty_bytes + if is_dirty { growth } else { record_size(job) };
         if must && !is_dirty && self.dirty() >= capacity.jobs {

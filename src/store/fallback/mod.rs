@@ -1,12 +1,12 @@
-//! A store that survives the absence of its primary.
+//! A store that survives outages of its primary.
 //!
-//! While the primary serves, it answers; so do fresh entries of the local cache, which are as good. After a failed
-//! command the primary is probed, once for all callers; a partition that does not serve counts as unavailable. From
-//! then on no caller waits for it: jobs in the cache are served and changed, new jobs are accepted, and all answers are
-//! marked as volatile. For a job that is not in the cache the answer is "unavailable", never "not found". When a
-//! partition takes a write again, all of its cached entries are compared once with what it has, and then it serves;
-//! what was accepted before and during the comparison is pushed job by job. A write that fails alone concerns its job
-//! alone.
+//! While the primary serves, calls are answered by it or from fresh entries of the local cache. After a failed command
+//! the primary is probed, once for all callers; a partition that does not serve counts as unavailable. From then on no
+//! caller waits for it: jobs in the cache are served and changed, new jobs are accepted, and all answers are marked as
+//! volatile. For a job that is not in the cache the answer is "unavailable", never "not found". When a partition
+//! accepts a write again, all cached entries of the partition are compared once with its records. Then the partition
+//! serves, and the changes that were accepted before and during the comparison are pushed job by job. A single write
+//! that fails affects only its job.
 //!
 //! The store is composed of parts that own their state: `LocalCache` the entries, `Pusher` the pushes under way,
 //! `Reconciler` the return of partitions, `Reports` the outcomes.
@@ -49,7 +49,7 @@ pub enum FallbackPolicy {
     Reject,
 }
 
-/// A store that survives the absence of its primary.
+/// A store that survives outages of its primary.
 pub struct FallbackStore {
     primary: Arc<dyn PrimaryStore>,
     cache: Arc<LocalCache>,
@@ -121,7 +121,7 @@ impl FallbackStore {
         self.reconciler.apply_states();
     }
 
-    /// Returns a version of the primary with its lease as it runs.
+    /// Returns a version of the primary with the expiry of its lease as of now.
     fn seen(&self, mut stored: Stored) -> Stored {
         stored.job = self.cache.with_liveness(&stored.job);
         stored
@@ -161,7 +161,7 @@ impl FallbackStore {
         self.accept(job, previous, false)
     }
 
-    /// Handles a change that the primary does not take, or that it may have received: `sent`.
+    /// Handles a change that the primary did not confirm; `sent`: the primary may have received it.
     fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
         // A cached tombstone may not be the latest version of its id, which is unknown now.
         let over_tombstone = previous.is_some_and(|previous| previous.removal.is_some()) && job.removal.is_none();
@@ -171,8 +171,8 @@ impl FallbackStore {
         }
     }
 
-    /// Handles a change of a job that is dirty although the primary serves. The accepted version is pushed first, so
-    /// that it is not left behind for as long as there are changes.
+    /// Handles a change of a job that is dirty although the primary serves. The accepted version is pushed first:
+    /// otherwise it would not reach the primary as long as further changes arrive.
     async fn replace_dirty(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         if self.pusher.push_one(&job.id).await.is_err() {
             self.suspect(Some(&job.id));
@@ -219,8 +219,8 @@ impl FallbackStore {
         }
     }
 
-    /// Returns the version to answer with for a job of which the primary, asked after `since` was taken, has no record:
-    /// if the record was lost, the cached version, which is put back.
+    /// Returns the answer for a job of which the primary has no record; it was asked after `since` was taken. If the
+    /// record was lost, that is the cached version, which is put back.
     fn without_record(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
         let lost = self.cache.mark_record_lost(id, since)?;
         tracing::warn!(job_id = %id, "Redis has lost the record of this job; it is put back");

@@ -88,7 +88,7 @@ impl Partition {
         self.pass_history = None;
     }
 
-    /// Returns whether the pass that is under way has compared an entry, which was `compared_in` this pass.
+    /// Returns whether the pass that is under way has compared an entry; `compared_in` is the last pass that did.
     pub const fn has_compared(&self, compared_in: u64) -> bool {
         self.pass_history.is_some() && compared_in == self.pass
     }

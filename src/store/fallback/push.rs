@@ -24,7 +24,7 @@ use crate::{
 /// The reason for dropping a job whose record is damaged.
 const UNREADABLE: &str = "the record in Redis can't be read";
 
-/// The reason for dropping a job of which the primary gave no sign for longer than deletions are remembered.
+/// The reason for dropping a job that the primary last confirmed so long ago that a deletion would be forgotten by now.
 const DELETED: &str = "it may have been deleted meanwhile";
 
 /// Maximum time for which a change waits for a push of its job that is under way.
@@ -48,7 +48,7 @@ impl Pushes {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims those of `entries` that no other task is pushing, and removes the others.
+    /// Claims those of `entries` that no other task is pushing, and removes the others from `entries`.
     fn claim(&self, entries: &mut Vec<CacheEntry>) -> Claim<'_> {
         let mut ids = self.ids();
         entries.retain(|entry| ids.insert(entry.job.id.clone()));
@@ -196,8 +196,8 @@ impl Pusher {
         Ok(None)
     }
 
-    /// Returns whether the job was in the primary once, and could have been deleted and forgotten there since. A job of
-    /// which data was lost does not count as deleted.
+    /// Returns whether the job was in the primary once, and could have been deleted and forgotten there since. A job
+    /// that the primary has lost does not count as deleted.
     fn may_have_been_deleted(&self, entry: &CacheEntry) -> bool {
         let partition = self.cache.partition_of(&entry.job.id);
         let is_old = self.clock.now().since(entry.unconfirmed_since) > TOMBSTONE_LIFE;

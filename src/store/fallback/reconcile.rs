@@ -76,7 +76,7 @@ impl Reconciler {
     ) -> Self {
         let seconds = histogram(
             "jobtrack_reconciliation_seconds",
-            "Time from when a partition of Redis took writes again until it was served from.",
+            "Time from when a partition of Redis accepted writes again until calls were served from it.",
             &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
         );
         Self { primary, cache, presence, compared, pusher, reports, seconds }
@@ -118,7 +118,7 @@ impl Reconciler {
         }
     }
 
-    /// Takes in changes of the partitions' states and histories, even while there are no calls.
+    /// Applies changes of the partitions' states and histories to the cache, even while there are no calls.
     async fn follow_states(&self) {
         let mut states = self.primary.states();
         loop {
@@ -130,7 +130,7 @@ impl Reconciler {
         }
     }
 
-    /// Takes in the states of the partitions.
+    /// Applies the states of the partitions to the cache.
     pub fn apply_states(&self) {
         let states = self.primary.states().borrow().clone();
         for (partition, state) in states.into_iter().enumerate() {
@@ -234,7 +234,7 @@ impl Reconciler {
         self.push_all(entries).await
     }
 
-    /// Compares the clean entries of a partition with what it has.
+    /// Compares the clean entries of a partition with its records.
     async fn compare_clean(&self, partition: usize, slots: usize) -> Result<(), StoreError> {
         let mut slot = slots;
         while let Some((entries, rest)) = self.cache.uncompared(partition, slot, COMPARED) {

@@ -69,7 +69,7 @@ impl Reports {
         outcome
     }
 
-    /// Ends a reconciliation of which nothing is left, though its last part was interrupted.
+    /// Ends a reconciliation that has nothing left to do, though its last part was interrupted.
     pub fn end_interrupted(&self) {
         self.log().end_interrupted(self.clock.now());
     }
@@ -142,7 +142,7 @@ impl ReconcileLog {
         }
     }
 
-    /// Ends a reconciliation of which nothing is left, though its last part was interrupted.
+    /// Ends a reconciliation that has nothing left to do, though its last part was interrupted.
     fn end_interrupted(&mut self, now: Timestamp) {
         if self.began && self.under_way == 0 {
             self.end_time.get_or_insert(now);

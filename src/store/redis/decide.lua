@@ -1,7 +1,7 @@
--- Precedes replace.lua for a decision about an active job that only the passing of time brings about: its worker is
--- lost, nobody has started it, it expires, the time that its worker had to stop is over, or it goes to the next worker
--- in the place of a lost one. The decision is made only if nobody can have acknowledged a report within the time
--- allowed; where the time is that of a request to stop, only if nobody can have acknowledged an end.
+-- Precedes replace.lua for a decision by time about an active job: its worker is lost, nobody has started it, it
+-- expires, the grace of its cancellation is over, or it goes to the next worker in the place of a lost one. The
+-- decision is made only if nobody can have acknowledged a report within the time allowed or, for a grace, an end of the
+-- job.
 --
 -- Keys   behind those of replace.lua: the sorted set of deadlines, the partition's beat (beat.lua)
 -- Args   behind those of replace.lua, times in microseconds:

@@ -1,4 +1,4 @@
-//! The errors of the store that failures of Redis become.
+//! Conversion of failures of Redis to errors of the store.
 
 use tracing::{debug, warn};
 

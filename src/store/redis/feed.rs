@@ -130,7 +130,7 @@ impl Feed {
     }
 
     /// Records that a write to a job had no answer, or that its caller did not wait for it: it may have been executed,
-    /// or may be later.
+    /// or may be executed later.
     pub fn doubt(&self, id: &JobId) {
         self.doubt_until.store(i64::MAX, Relaxed);
         self.read_again([id.clone()]);

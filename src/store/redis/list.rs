@@ -162,7 +162,7 @@ impl Lists {
         Ok(page)
     }
 
-    /// Returns a version with its lease as it runs: a filter selects what callers see.
+    /// Returns a version with the expiry of its lease as of `now`, as callers see it: filters apply to that.
     fn seen(&self, mut stored: Stored, now: Timestamp) -> Stored {
         let partition = Partition::of(&stored.job.id).index();
         stored.job = self.presence.with_running_lease(partition, &stored.job, now);

@@ -13,10 +13,10 @@ use crate::domain::JobId;
 const RIGHTS: &str = "~job:* ~jobs:* ~jobtrack:epoch &jobs:* +@read +@write +@pubsub +@scripting +@connection \
                       -@dangerous +time +info +role +cluster|slots +cluster|myid (other keys with another --key-prefix)";
 
-/// Asks which commands are refused.
+/// Script that returns the commands that are refused.
 const ASK: &str = include_str!("rights.lua");
 
-/// Returns the mistake that an error shows, if it is one that time does not mend. `database` is the number of the
+/// Returns the mistake that an error shows, if it is one that waiting does not correct. `database` is the number of the
 /// database in use.
 fn mistake(error: &RedisError, database: i64) -> Option<String> {
     use ServerErrorKind::Moved;
@@ -106,8 +106,8 @@ fn commands(keys: &Keys) -> Vec<String> {
     ]
 }
 
-/// Fails if the user may not use each command. Not all are tried otherwise, and a script that is in the cache of Redis
-/// now will have to be sent again.
+/// Fails if the user may not use one of the commands. The other checks do not try all of them: for example, a script
+/// that Redis has in its cache now must be sent again later.
 pub async fn check_rights(client: &Client) -> Result<(), RedisError> {
     let refused = refused_commands(client).await.map_err(Fault::into_error)?;
     if refused.is_empty() {

@@ -81,7 +81,7 @@ pub struct Options {
     pub timeout: Duration,
     /// Prefix of the keys of jobs.
     pub key_prefix: String,
-    /// Time within which a replica that is cut off promises to come back: decisions by time wait for it that long.
+    /// Maximum time for which a replica may be cut off: decisions by time wait for it that long.
     pub replica_grace: Duration,
 }
 
@@ -184,7 +184,8 @@ impl RedisStore {
         self.subscriber.wait_until_subscribed().await;
     }
 
-    /// Measures the duration of an operation. Not itself `async`, because its future would reserve room for `work` twice.
+    /// Measures the duration of an operation. Not itself `async`, because its future would reserve room for `work`
+    /// twice.
     fn time<T>(&self, command: Command, work: impl Future<Output = T>) -> impl Future<Output = T> {
         self.client.metrics().time(command, work)
     }

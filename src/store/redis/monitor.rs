@@ -187,7 +187,7 @@ impl Monitor {
         verdict.is_certain || view.failures >= FAILURES_MAX
     }
 
-    /// Publishes the states of these partitions, and logs changes; `error` is that of one that does not serve.
+    /// Publishes the states of these partitions, and logs changes; `error` is that of a partition that does not serve.
     pub fn publish(&self, news: &[(usize, PartitionState)], error: Option<&RedisError>) {
         let mut unavailable = 0;
         let changed = self.states.send_if_modified(|states| {

@@ -34,7 +34,7 @@ struct Outage {
 }
 
 impl Outage {
-    /// Records what holds now. Returns whether that is to be logged.
+    /// Records the extent and the reason of the outage. Returns whether a line is to be logged.
     fn update(&mut self, partitions: usize, error: Option<&RedisError>, now: Instant) -> bool {
         let reason = error.map_or(self.reason, Reason::of);
         let age = now - self.logged;

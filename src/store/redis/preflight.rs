@@ -94,8 +94,8 @@ impl Preflight<'_> {
         Ok(Checked::Later)
     }
 
-    /// Checks what could not be checked at the start, until nothing is wrong; returns then. The server goes on with
-    /// what is wrong: others may mend it, and jobs are accepted in memory meanwhile.
+    /// Repeats the checks that were not possible at the start, until they succeed. A mistake that they find does not
+    /// stop the server: it may be corrected, and jobs are accepted in memory meanwhile.
     pub async fn check_later(&self) {
         let (mut told, target) = (None, self.client.target());
         loop {
@@ -103,7 +103,7 @@ impl Preflight<'_> {
             let Err(error) = self.try_in_time().await else { break };
             let Some(problem) = explain(self.client, &error).await else { continue };
             if told.as_ref() != Some(&problem) {
-                error!(redis = %target, reason = problem, "Redis can't be used before this is mended");
+                error!(redis = %target, reason = problem, "Redis can't be used until this is corrected");
                 told = Some(problem);
             }
         }

@@ -25,10 +25,10 @@ const UNSIZED_RECORDS_MAX: usize = 2;
 /// Usual size of a record without documents, in bytes.
 const BASIC_BYTES: usize = 512;
 
-/// The fields of a record that may be large in comparison with a batch: those that are always read first.
+/// The fields of a record that may be large in comparison with a batch. Those that every read includes come first.
 const LARGE_FIELDS: [&str; 5] = ["job", "doc", "result", "metadata", "details"];
 
-/// The number of those that are always read.
+/// The number of fields among these that every read includes.
 const LARGE_BASIC_FIELDS: usize = 2;
 
 /// Reads records.

@@ -24,7 +24,7 @@ local is_key_there = there or redis.call('EXISTS', KEYS[1]) == 1
 local legacy
 if not there and is_key_there then
   legacy = redis.call('HMGET', KEYS[1], 'rev', 'stamp', 'born', 'uid')
-  -- With a part missing, it matches no expected version.
+  -- A version with a part missing matches no expected version.
   there = legacy[1] and legacy[4] and table.concat({ legacy[1], legacy[2] or '', legacy[3] or '', legacy[4] }, ' ')
   legacy = there
 end

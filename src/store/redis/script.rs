@@ -137,7 +137,7 @@ pub async fn run<T: redis::FromRedisValue>(pool: &Pool, source: &Source, add: im
 }
 
 impl<'a> Write<'a> {
-    /// A removal of the record, if `previous` is there, and of the id from the indexes `leaving`.
+    /// Returns a write that removes the record, if `previous` is there, and the id from the indexes `leaving`.
     pub const fn removal(id: &'a JobId, previous: Option<&'a Job>, leaving: &'a [IndexKey<'a>]) -> Self {
         Self { id, previous, next: None, by: None, leaving, extent: Extent::Part }
     }

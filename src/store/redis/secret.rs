@@ -22,7 +22,7 @@ const SECRET_MIN: usize = 32;
 pub struct SharedSecret {
     client: Arc<Client>,
     current: watch::Sender<Option<Arc<[u8]>>>,
-    /// The one in Redis can't be used.
+    /// The secret in Redis can't be used.
     is_unusable: AtomicBool,
 }
 

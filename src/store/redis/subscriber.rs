@@ -1,7 +1,7 @@
 //! The subscription to the commits of other replicas: receiving notifications, and reading the jobs again.
 //!
-//! A new subscription counts as a loss of notifications. Notifications of a job that arrive while it is being read cause
-//! one more read, however many they are.
+//! A new subscription counts as a loss of notifications. Notifications of a job that arrive while it is being read
+//! cause one more read, however many they are.
 
 use std::{sync::Arc, time::Duration};
 

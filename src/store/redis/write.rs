@@ -29,8 +29,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Creates a writer that announces commits to `feed`. Decisions by time wait for replicas that are cut off for up to
-    /// `bound`.
+    /// Creates a writer that announces commits to `feed`. Decisions by time wait for replicas that are cut off for up
+    /// to `bound`.
     pub const fn new(client: Arc<Client>, feed: Arc<Feed>, bound: Duration) -> Self {
         Self { client, feed, bound }
     }
@@ -72,7 +72,8 @@ impl Writer {
         })
     }
 
-    /// Executes a write, of the whole record if that is of version 0.1. Without an answer the job is read again.
+    /// Executes a write. If the record is of version 0.1, writes the whole record instead. If no answer arrives, the
+    /// job is read again.
     async fn carry_out(&self, write: Write<'_>, terms: Option<&Terms>) -> Result<Outcome, StoreError> {
         let id = write.id;
         let unanswered = Unanswered { feed: &self.feed, id };
@@ -121,8 +122,8 @@ impl Writer {
         outcomes
     }
 
-    /// Returns the commands of the first of `writes`, as many as fit into a batch. `next` is the command of the first one
-    /// that did not fit, before and after.
+    /// Returns the commands of the first of `writes`, as many as fit into a batch. `next` passes the command of the
+    /// first write that did not fit from one call to the next.
     async fn next_commands(&self, writes: &[Replacement], next: &mut Option<Cmd>) -> Vec<Cmd> {
         let (mut commands, mut size, most) = (Vec::new(), 0, self.client.part_size().get());
         for write in writes {
@@ -157,7 +158,8 @@ impl Writer {
         outcomes
     }
 
-    /// Returns the outcome of one of many writes. A write that Redis could not execute so is sent again alone.
+    /// Returns the outcome of one of many writes. A write that Redis could not execute in the batch is sent again
+    /// alone.
     async fn answered(
         &self,
         Replacement { job, previous }: &Replacement,
@@ -205,7 +207,7 @@ impl Writer {
                 return Ok(Replaced::Stored(stored));
             }
             Outcome::Other(fields) => fields,
-            // The script answers neither to a write of all fields, and callers handle the first.
+            // Callers have handled a deferred decision, and a write of the whole record never ends with `Legacy`.
             Outcome::Deferred | Outcome::Legacy => return Err(StoreError::Unavailable),
         };
         match decode(&job.id, fields).await {

@@ -89,8 +89,8 @@ impl LocalCache {
         self.sync_needed[at].notify_one();
     }
 
-    /// Marks a partition as available, if this replica still says that it serves from it: a call may have found it
-    /// unavailable since. Returns whether it did.
+    /// Marks a partition as available, unless a call has found it unavailable since this replica began to serve from
+    /// it. Returns whether the partition was marked.
     #[must_use]
     pub fn set_available(&self, at: usize) -> bool {
         let mut entries = self.entries();

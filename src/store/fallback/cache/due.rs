@@ -16,8 +16,8 @@ use crate::{
 const REMOVED_MAX: usize = 200;
 
 impl LocalCache {
-    /// Returns the due records of jobs that were never sent to the primary: other replicas may have later versions of
-    /// other jobs. Examines a few at a time, because callers wait for the lock.
+    /// Returns the due records of jobs that were never sent to the primary. Of all other jobs, other replicas may have
+    /// later versions. Examines a few at a time, because callers wait for the lock.
     pub fn due(&self, now: Timestamp, limit: usize) -> DueBatch {
         let mut batch = DueBatch::default();
         let mut after = None;
@@ -41,7 +41,7 @@ impl LocalCache {
     }
 
     /// Returns whether time decides about `job` here: it was never sent to the primary, and the deadline has passed.
-    /// The clock may have been set since that was found.
+    /// The deadline is checked again, because the clock may have been set meanwhile.
     pub fn decides(&self, job: &Job, deadline: &Deadline) -> bool {
         let entries = self.entries();
         let now = self.clock.now();

@@ -24,7 +24,7 @@ const SUSPICION: Duration = Duration::from_millis(500);
 
 /// The relation of an entry to a version that the primary has, or had.
 enum Comparison {
-    /// It is this version.
+    /// The entry has this version.
     Same,
     /// The entry stays: it is newer, or a reconciliation decides.
     Stays,
@@ -48,7 +48,7 @@ fn compare(row: &Row<EntryMeta>, job: &Job, partition: &Partition) -> Comparison
     if is_same_incarnation && cached.revision == job.version.revision {
         return Comparison::DataLoss;
     }
-    // The pass may compare with data that the primary has lost since. Only a merge decides between two ends.
+    // The primary may have lost data since the pass compared this entry. Only a merge decides between two ends.
     let ended_here = row.job.state.is_terminal() && is_same_incarnation;
     if !comes_after(job, &row.job) || ended_here && job.removal.is_none() && !partition.is_available() {
         return Comparison::Stays;
@@ -220,8 +220,8 @@ impl LocalCache {
         Some(volatile(job))
     }
 
-    /// Announces the removal of a job that was replaced by another one under its id. Its watchers, which watch by owner
-    /// and kind, may not match the other job and would not learn of it.
+    /// Announces the removal of a job that was replaced by another one under its id. Watchers that select by owner and
+    /// kind may not match the other job, and would otherwise not learn of the removal.
     fn announce_displaced(&self, entries: &mut Entries, displaced: &Job, by: &Job, now: Timestamp) {
         let is_other = displaced.version.incarnation_id != by.version.incarnation_id;
         let is_hidden = displaced.owner != by.owner || displaced.kind != by.kind;

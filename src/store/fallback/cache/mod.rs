@@ -3,9 +3,9 @@
 //! An entry is clean if the primary had exactly that version at the last contact, and dirty if it was accepted here
 //! alone. All events for the subscribers of this replica pass through here, in one order.
 //!
-//! While all notifications arrive, an entry is as good as the record itself: it is fresh from the moment at which the
-//! primary confirmed it, if it was asked when the entry existed already. A notification of a newer version makes the
-//! entry stale until that version is read; after a loss of notifications no entry is fresh.
+//! While all notifications arrive, an entry is as good as the record itself. It is fresh as soon as the primary has
+//! confirmed it, provided that the entry existed before the primary was asked. A notification of a newer version makes
+//! the entry stale until that version is read; after a loss of notifications no entry is fresh.
 
 mod availability;
 mod due;
@@ -133,7 +133,7 @@ impl LocalCache {
         (is_known && !is_unfounded).then(|| volatile(self.as_seen(&row.job, row.meta.dirty, now)))
     }
 
-    /// Returns the entry of `id`, if the primary has had no other version for longer than a moment. Never returns
+    /// Returns the entry of `id`, if the primary has had no other version for longer than `LAG_MAX`. Never returns
     /// tombstones.
     pub fn get_fresh(&self, id: &JobId) -> Option<Stored> {
         let entries = self.entries();
@@ -151,7 +151,7 @@ impl LocalCache {
         })
     }
 
-    /// Returns a version of the primary with its lease as it runs.
+    /// Returns a version of the primary with the expiry of its lease as of now.
     pub fn with_liveness(&self, job: &Arc<Job>) -> Arc<Job> {
         if job.lease.expire_time.is_none() {
             return job.clone();
@@ -159,7 +159,7 @@ impl LocalCache {
         self.as_seen(job, false, self.clock.now())
     }
 
-    /// Returns a version with the lease as it runs, if the lease seems over.
+    /// Returns a version as callers see it at `now`: a clean one with the expiry of its lease as of then.
     fn as_seen(&self, job: &Arc<Job>, dirty: bool, now: Timestamp) -> Arc<Job> {
         if dirty { job.clone() } else { self.presence.with_running_lease(self.partition_of(&job.id), job, now) }
     }
@@ -278,7 +278,7 @@ impl Listener for LocalCache {
         entries.lose_track(Some(self.clock.now()).filter(|_| serves));
         let available = entries.all_available();
         drop(entries);
-        // While the primary is unavailable it is not read, and when it is available again, that counts as a gap.
+        // While the primary is unavailable nothing could be read again; its return is reported as a gap anyway.
         if available {
             self.listener.on_gap();
         }

@@ -42,10 +42,10 @@ const SETS_MAX: usize = 4;
 /// Interval at which a command that waits for its slot checks whether those before it were answered.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Maximum number of commands that a set carries at a time, apart from those whose callers have given up. With many,
-/// the task of the library can use up the steps that tokio allows it at a time before a command has taken a lock that
-/// is granted to it; if the task then looks for slots that have moved, it waits for that lock for ever. Seen with 32 in
-/// 3 of 10 moves of a slot, with 12 in none.
+/// Maximum number of commands that a set carries at a time, apart from those whose callers have given up. With many
+/// commands, the task of the library can exhaust tokio's cooperative budget before a command takes a lock that was
+/// granted to it. If the task then looks for slots that have moved, it waits for that lock for ever. Seen with 32 in 3
+/// of 10 moves of a slot, with 12 in none.
 const UNDER_WAY_MAX: usize = 12;
 
 /// Number of slots of a cluster.
@@ -136,7 +136,7 @@ impl RawCluster {
             Some(key) => set_of(&self.ranges, lane_of(key).map_or_else(|| slot_of(key), |lane| LANE_SLOTS[lane])),
         };
         let set = &self.sets[set];
-        // It is never closed.
+        // The semaphore is never closed, so this can't fail.
         let _slot = set.slot(progress).await;
         let answer = set.connection.clone().req_packed_command(command).await;
         if !answer.as_ref().is_err_and(is_without_answer) {

@@ -46,8 +46,8 @@ impl CommandWait {
         Self { limit, started, silent_since: started, doubted: None }
     }
 
-    /// Waits for `work` of a server whose last answer was at `last_answer`, and calls `doubt` when a doubt begins. Before it
-    /// gives up with `None`, it waits for `turns`, so that an answer that has arrived can be read.
+    /// Waits for `work` of a server whose last answer was at `last_answer`, and calls `doubt` when a doubt begins.
+    /// Before it gives up with `None`, it waits for `turns`, so that an answer that has arrived can be read.
     pub async fn wait<T>(
         &mut self,
         last_answer: impl Fn() -> Option<Instant>,

@@ -35,7 +35,7 @@ const USES: u32 = 64;
 /// would leave it waiting in vain.
 const TAKE_AGAIN: Duration = Duration::from_millis(50);
 
-/// Pause between checks whether all connections of a pool that was refused one are broken.
+/// Interval at which a pool that was refused a connection checks whether all its other connections are broken.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Maximum pause before a connection is replaced, so that not all replicas reconnect at the same moment.

@@ -32,7 +32,7 @@ use super::{
 /// Maximum time to make a connection, as a multiple of the time limit of a command.
 const CONNECT_FACTOR: u32 = 4;
 
-/// Maximum time to connect to a cluster, in times of what a connection to one node may take.
+/// Maximum time to connect to a cluster, as a multiple of the maximum time to connect to one node.
 const CLUSTER_CONNECT_FACTOR: u32 = 4;
 
 /// A connection to a server, or the connections to the nodes of a cluster.
@@ -239,13 +239,13 @@ impl Connector {
     pub async fn named_master(&self) -> Option<Address> {
         let Place::Sentinel(sentinels) = &*self.place.load_full() else { return None };
         let named = sentinels.named_master().await;
-        // The next question is asked with the other credentials.
+        // If there are other credentials, the next call uses them.
         _ = self.has_other_credentials(&named).await;
         named.ok()
     }
 
-    /// Returns whether an attempt failed because of its credentials, and there are others by now, which are used from
-    /// here on.
+    /// Returns whether an attempt failed because of its credentials and the file has other ones by now, which are used
+    /// from then on.
     async fn has_other_credentials<T>(&self, outcome: &RedisResult<T>) -> bool {
         let Err(error) = outcome else { return false };
         let Some(target) = self.credentials.after(error).await else { return false };

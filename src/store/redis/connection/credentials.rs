@@ -64,7 +64,7 @@ impl State {
         };
         // Attempts to connect are frequent.
         if self.problem.as_ref() != Some(&problem) {
-            warn!(%redis, problem = problem.to_string(), "Redis refuses the credentials, and its file has no others");
+            warn!(%redis, problem = problem.to_string(), "Redis refuses the credentials, and their file has no others");
             self.problem = Some(problem);
         }
         None

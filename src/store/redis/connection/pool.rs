@@ -1,8 +1,8 @@
 //! Pools of connections: sharing connections, and replacing those that failed.
 //!
 //! A connection carries many commands at once. It is taken out of the pool, cloned and returned, and used for a while
-//! by all callers, so that concurrent commands travel together. A connection that failed is not used again, and if a
-//! failure concerns the server rather than the connection, no connection made before is.
+//! by all callers, so that concurrent commands travel together. A connection that failed is not used again. If the
+//! failure concerns the server rather than the connection, none of the connections made before it is used again.
 
 use std::{
     sync::{
@@ -146,8 +146,8 @@ impl Pool {
         self.wait(command_wait, || None, Box::pin(self.connections.get())).await.flatten().map_err(Fault::Unavailable)
     }
 
-    /// Waits for `work` as long as `command_wait` allows for a server whose last answer was at `last_answer`. In a cluster, the
-    /// silence of one node says nothing of the others, so it raises no doubt.
+    /// Waits for `work` as long as `command_wait` allows for a server whose last answer was at `last_answer`. In a
+    /// cluster, the silence of one node says nothing of the others, so it raises no doubt.
     async fn wait<T>(
         &self,
         command_wait: &mut CommandWait,

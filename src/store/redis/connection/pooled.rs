@@ -62,7 +62,7 @@ struct Known {
     /// A command failed on it.
     broken: AtomicBool,
     clock: Clock,
-    /// Time of the last answer, for a cluster of each lane.
+    /// Time of the last answer; for a cluster, in each lane.
     last_answers: Box<[AtomicU64]>,
 }
 
@@ -113,7 +113,7 @@ impl PooledConnection {
     ) -> (impl Future<Output = RedisResult<Vec<Answer>>> + 'a, impl Fn() -> Option<Instant> + 'a) {
         let Self { raw, known, .. } = self;
         let (clock, last) = (known.clock, lane.map(|lane| &known.last_answers[lane]));
-        // Of a cluster, where a request may consist of many commands, the last answer to one of them.
+        // A request to a cluster may consist of many commands: the time of the last answer to one of them.
         let own = raw.is_cluster().then(|| Arc::new(AtomicU64::new(0)));
         let progress = own.clone();
         let progress = move || progress.iter().for_each(|own| own.store(clock.now(), Relaxed));
@@ -144,7 +144,7 @@ async fn carry(raw: &mut RawConnection, request: Request<'_>, progress: &impl Fn
             let answers = raw.req_packed_commands(commands, 0, commands.len()).await?;
             unless_failed(answers.into_iter().map(Value::extract_error).collect())
         }
-        // One by one: of commands that are sent as one, only the first would find keys that are moving.
+        // Sent one by one: of several commands in one request, only the first would find keys that are moving.
         (RawConnection::Cluster(raw), Request::Commands(commands)) => {
             let (raw, key) = (&*raw, request.key());
             let ask = async |command| {

@@ -1,5 +1,5 @@
-//! The reply to `INFO server`: servers that jobtrack can't use are rejected when it connects, at any
-//! time, since a failover may lead to another one.
+//! The reply to `INFO server`: servers that jobtrack can't use are rejected at every connection, because a failover may
+//! lead to another server.
 
 use redis::{ErrorKind, RedisError, RedisResult};
 
@@ -36,7 +36,7 @@ fn parse(version: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// Returns the error of a mistake that time does not mend.
+/// Returns the error of a mistake that waiting does not correct.
 pub fn mistake(problem: String) -> RedisError {
     (ErrorKind::InvalidClientConfig, "this server can't be used", problem).into()
 }

@@ -105,8 +105,8 @@ impl Partition {
 
 impl Keys {
     /// Creates the keys under `prefix`, such as `job:`, in `database`; indexes are then under `jobs:`. The names of
-    /// channels contain the database, because all databases of a server share them. With one colon at the end of each
-    /// prefix, and none that ends as an index does, no two prefixes have a key in common.
+    /// channels contain the database, because all databases of a server share them. Each prefix ends with exactly one
+    /// colon, and none ends as an index does, so no two prefixes have a key in common.
     pub fn new(prefix: &str, database: i64) -> Self {
         debug_assert!(prefix.ends_with(':') && !prefix.ends_with("::") && !prefix.ends_with("s:"), "{prefix}");
         let plural = format!("{}s:", prefix.strip_suffix(':').unwrap_or(prefix));
