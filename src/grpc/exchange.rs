@@ -162,7 +162,7 @@ impl Exchange {
         EXCHANGE.try_with(|exchange| exchange.hold_response(bytes)).unwrap_or(Ok(()))
     }
 
-    /// Counts the response as `bytes`, if fewer are counted yet.
+    /// Counts the response as `bytes`, if fewer bytes of it are counted so far.
     pub fn hold_response(&self, bytes: usize) -> Result<(), JobError> {
         match bytes.saturating_sub(self.response.get()) {
             0 => Ok(()),
@@ -234,7 +234,7 @@ impl Exchange {
     }
 }
 
-/// Takes the permit of `turn`, which the caller adds again.
+/// Takes the permit of `turn`, which the caller must add again at the end of its turn.
 async fn wait_for_turn(turn: &Semaphore) {
     if let Ok(permit) = turn.try_acquire() {
         return permit.forget();
@@ -299,7 +299,7 @@ mod tests {
             let mut waiting = Box::pin(second.take_turn());
             assert!(waiting.as_mut().now_or_never().is_none());
             first.end_turn();
-            // It has its turn, and leaves before it goes on.
+            // The second call gets the turn, but its future is dropped before it runs again.
             assert!(waiting.as_mut().now_or_never().is_none());
         }
         third.take_turn().await;

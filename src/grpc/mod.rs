@@ -118,7 +118,8 @@ fn redis_status(mode: StorageMode) -> Option<ServingStatus> {
     }
 }
 
-/// Sets the limits and compression of a generated server. Each has these methods for itself, in no trait.
+/// Sets the limits and compression of a generated server. Each generated server has these methods, but no trait
+/// declares them.
 macro_rules! limited {
     ($server:expr) => {
         $server

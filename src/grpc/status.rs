@@ -1,7 +1,7 @@
 //! Refusals on the wire. This is the only place that makes a gRPC status.
 //!
-//! Each status carries one `ErrorInfo` of domain `jobtrack` whose metadata holds every variable part, and other details
-//! of `google.rpc` where they fit. It contains no text of a store or of the code.
+//! Each status carries one `ErrorInfo` of domain `jobtrack` whose metadata holds every variable part of the message,
+//! and other details of `google.rpc` where they fit. It contains no text of a store or of the code.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -34,12 +34,13 @@ pub fn code(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|status| Code::from_bytes(status.as_bytes()))
 }
 
-/// A call that tonic refused before any handler saw it, in our own words. `None`: the response is to be left as it is.
+/// Returns the status that replaces tonic's own for a call that it refused before any handler saw the call. `None`: the
+/// response is left as it is.
 ///
 /// tonic answers `INTERNAL` where a request can't be decoded, and `OUT_OF_RANGE` or `RESOURCE_EXHAUSTED` where it is
 /// too large. It writes such a status into the headers, without details; ours always have some.
 ///
-/// `limit` is that of the method's requests.
+/// `limit` is the maximum size of the method's requests.
 pub fn restate<B>(response: &Response<B>, limit: usize) -> Option<Status> {
     let headers: &HeaderMap = response.headers();
     let code = code(headers)?;
@@ -56,15 +57,15 @@ pub fn restate<B>(response: &Response<B>, limit: usize) -> Option<Status> {
     }
 }
 
-/// A status as the trailers of a response.
+/// Returns a status as the trailers of a response.
 pub fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    // What we say of a refusal has no bytes that a header may not have.
+    // Never fails: our statuses contain only bytes that a header allows.
     _ = status.add_header(&mut trailers);
     trailers
 }
 
-/// A call of a method that is not served.
+/// Returns the status of a call of a method that is not served.
 pub fn unimplemented() -> Status {
     Status::unimplemented("there is no such method")
 }
@@ -159,12 +160,12 @@ fn info<const N: usize>(reason: &str, metadata: [(&str, String); N]) -> ErrorDet
     ErrorDetails::with_error_info(reason, DOMAIN, metadata)
 }
 
-/// An error about a job of which no more is known.
+/// Returns the details of an error about a job of which only the id is known.
 fn about_id(reason: &str, id: &JobId) -> ErrorDetails {
     naming(id, info(reason, [("job_id", id.to_string())]))
 }
 
-/// An error about a job as it is stored.
+/// Returns the details of an error about a stored job.
 fn about(reason: &str, job: &Subject) -> ErrorDetails {
     naming(&job.id, info(reason, facts(job)))
 }

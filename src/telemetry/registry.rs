@@ -18,7 +18,7 @@ impl Registry {
         Self(registry)
     }
 
-    /// Returns these metrics and those of `now` in the text format of Prometheus.
+    /// Returns the registered metrics and those of `now` in the text format of Prometheus.
     pub fn text(&self, now: &Snapshot) -> anyhow::Result<String> {
         let mut families = self.0.gather();
         families.extend(now.0.gather());

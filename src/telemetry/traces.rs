@@ -143,7 +143,7 @@ impl Extractor for Headers<'_> {
 /// trace if there is one, and records the id of the trace in its field `trace_id`.
 pub fn begin_call(span: &Span, caller: Option<Context>, service: &str, method: &str) {
     let caller = caller.unwrap_or_default();
-    // Without a receiver there is no layer that records the span: then the caller's trace is named.
+    // Without a receiver no layer records the span: then the log names the caller's trace.
     let is_recorded = span.set_parent(caller.clone()).is_ok();
     if is_recorded {
         span.record("otel.kind", "server");

@@ -38,7 +38,7 @@ impl Fields {
         self.violations.push(Violation { field: field.into(), description: description.into() });
     }
 
-    /// A job's id. The stand-in is never used.
+    /// Reads a job's id.
     pub fn id(&mut self, field: &str, raw: &str) -> JobId {
         JobId::parse(raw).unwrap_or_else(|| {
             self.refuse(field, "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -");
@@ -46,7 +46,7 @@ impl Fields {
         })
     }
 
-    /// Text of at most `max` bytes.
+    /// Reads a text of at most `max` bytes.
     pub fn text(&mut self, field: &str, text: String, max: usize) -> String {
         if text.len() > max {
             self.refuse(field, format!("must be at most {max} bytes long, and is {}", text.len()));
@@ -54,7 +54,7 @@ impl Fields {
         text
     }
 
-    /// A number within `range`, which `words` describes.
+    /// Reads a number within `range`, which `words` describes.
     pub fn number<T: PartialOrd>(
         &mut self,
         field: &str,
@@ -68,7 +68,7 @@ impl Fields {
         number
     }
 
-    /// A Struct of at most `max` encoded bytes.
+    /// Reads a Struct of at most `max` encoded bytes.
     pub fn document(&mut self, field: &str, from: Option<EncodedStruct>, max: usize) -> Option<Document> {
         let from = from?;
         let size = from.encoded_len();
@@ -85,7 +85,7 @@ impl Fields {
         None
     }
 
-    /// A duration from zero to [`MAX_DURATION`], taken to the next microsecond.
+    /// Reads a duration from zero to [`MAX_DURATION`], rounded to the next microsecond.
     pub fn duration(&mut self, field: &str, from: Option<prost_types::Duration>) -> Option<Duration> {
         let from = from?;
         let nanos = u32::try_from(from.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
@@ -100,7 +100,7 @@ impl Fields {
         duration
     }
 
-    /// A point in time, taken to the next microsecond.
+    /// Reads a point in time, rounded to the next microsecond.
     pub fn timestamp(&mut self, field: &str, from: Option<prost_types::Timestamp>) -> Option<Timestamp> {
         /// The years 1 to 9999, as protobuf's Timestamp has them.
         const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
@@ -113,7 +113,7 @@ impl Fields {
         Some(Timestamp::from_micros(from.seconds * 1_000_000 + micros))
     }
 
-    /// A job's labels.
+    /// Reads a job's labels.
     pub fn labels(&mut self, field: &str, labels: HashMap<String, String>) -> Labels {
         let too_long = |(key, value): (&String, &String)| {
             key.is_empty() || key.len() > MAX_LABEL_KEY || value.len() > MAX_LABEL_VALUE
@@ -127,7 +127,7 @@ impl Fields {
         labels.into_iter().collect()
     }
 
-    /// States by their numbers.
+    /// Reads states by their numbers.
     pub fn states(&mut self, field: &str, numbers: Vec<i32>) -> Vec<State> {
         let states: Option<Vec<_>> = numbers.into_iter().map(state).collect();
         states.unwrap_or_else(|| {
@@ -146,7 +146,7 @@ impl Fields {
         place
     }
 
-    /// Returns kinds of liveness by their numbers.
+    /// Reads kinds of liveness by their numbers.
     pub fn liveness(&mut self, field: &str, numbers: Vec<i32>) -> BTreeSet<Liveness> {
         let liveness: Option<_> = numbers.into_iter().map(liveness).collect();
         liveness.unwrap_or_else(|| {
@@ -157,7 +157,7 @@ impl Fields {
 
     /// Reads a prefix of ids.
     pub fn id_prefix(&mut self, field: &str, prefix: String) -> String {
-        // Each beginning of an id is one itself, unless it is empty.
+        // Each prefix of an id is a valid id itself, unless it is empty.
         if !prefix.is_empty() && JobId::parse(&prefix).is_none() {
             self.refuse(field, "must be at most 128 characters of A-Z a-z 0-9 . _ : -");
         }

@@ -32,7 +32,7 @@ const PERCENT_MAX: f64 = 100.01;
 
 type Result<T> = std::result::Result<T, JobError>;
 
-/// See `CreateJob`; `timeouts` are the limits of a job that names none.
+/// Reads a `CreateJob` request; `timeouts` are the limits of a job that names none.
 pub fn create(request: v1::CreateJobRequest, timeouts: Timeouts) -> Result<NewJob> {
     let mut fields = Fields::default();
     let id = (!request.job_id.is_empty()).then(|| fields.id("job_id", &request.job_id));
@@ -56,7 +56,7 @@ pub fn create(request: v1::CreateJobRequest, timeouts: Timeouts) -> Result<NewJo
     fields.done(new)
 }
 
-/// See `GetJob`: which job, the least revision, and how much of the job.
+/// Reads a `GetJob` request: the id, the minimum revision and the view.
 pub fn get(request: &v1::GetJobRequest) -> Result<(JobId, Option<i64>, View)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
@@ -65,7 +65,7 @@ pub fn get(request: &v1::GetJobRequest) -> Result<(JobId, Option<i64>, View)> {
     fields.done((id, revision, view))
 }
 
-/// See `BatchGetJobs`: each id once, and how much of each job.
+/// Reads a `BatchGetJobs` request: each id once, and the view.
 pub fn batch_get(request: &v1::BatchGetJobsRequest) -> Result<(Vec<JobId>, View)> {
     let mut fields = Fields::default();
     let ids = distinct(job_ids(&mut fields, &request.job_ids, MAX_BATCH));
@@ -73,7 +73,7 @@ pub fn batch_get(request: &v1::BatchGetJobsRequest) -> Result<(Vec<JobId>, View)
     fields.done((ids, view))
 }
 
-/// See `CreateWatchToken`: each id once, how long the token is valid, and how much of each job it shows.
+/// Reads a `CreateWatchToken` request: each id once, the time for which the token is valid, and the view.
 pub fn create_watch_token(request: &v1::CreateWatchTokenRequest) -> Result<(Vec<JobId>, Duration, View)> {
     let mut fields = Fields::default();
     if request.job_ids.is_empty() {
@@ -88,7 +88,7 @@ pub fn create_watch_token(request: &v1::CreateWatchTokenRequest) -> Result<(Vec<
     fields.done((ids, ttl.unwrap_or(DEFAULT_TOKEN_TTL), view))
 }
 
-/// See `ListJobs`: the page that `caller` asks for.
+/// Reads a `ListJobs` request of `caller`.
 pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> Result<ListQuery> {
     let mut fields = Fields::default();
     let filter = filter(&mut fields, request.filter.unwrap_or_default());
@@ -108,7 +108,7 @@ pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> 
     fields.done(ListQuery { filter, order, limit, max_bytes, after, now, confined: false, view })
 }
 
-/// See `StartAttempt`.
+/// Reads a `StartAttempt` request.
 pub fn start_attempt(request: v1::StartAttemptRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
@@ -122,7 +122,7 @@ pub fn start_attempt(request: v1::StartAttemptRequest) -> Result<(JobId, Change)
     fields.done((id, Change::Start(start)))
 }
 
-/// See `UpdateProgress`.
+/// Reads an `UpdateProgress` request.
 pub fn update(request: v1::UpdateProgressRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
@@ -138,7 +138,7 @@ pub fn update(request: v1::UpdateProgressRequest) -> Result<(JobId, Change)> {
     fields.done((id, Change::Report(report)))
 }
 
-/// See `CompleteJob`.
+/// Reads a `CompleteJob` request.
 pub fn complete(request: v1::CompleteJobRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
@@ -151,7 +151,7 @@ pub fn complete(request: v1::CompleteJobRequest) -> Result<(JobId, Change)> {
     fields.done((id, Change::Complete(end)))
 }
 
-/// See `FailJob`.
+/// Reads a `FailJob` request.
 pub fn fail(request: v1::FailJobRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
@@ -167,7 +167,7 @@ pub fn fail(request: v1::FailJobRequest) -> Result<(JobId, Change)> {
     fields.done((id, if request.retry { Change::Retry(end) } else { Change::Fail(end) }))
 }
 
-/// See `CancelJob`.
+/// Reads a `CancelJob` request.
 pub fn cancel(request: v1::CancelJobRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
@@ -177,7 +177,7 @@ pub fn cancel(request: v1::CancelJobRequest) -> Result<(JobId, Change)> {
     fields.done((id, Change::Cancel { reason, requester, force: request.force, grace }))
 }
 
-/// See `ConfirmCancel`.
+/// Reads a `ConfirmCancel` request.
 pub fn confirm_cancel(request: v1::ConfirmCancelRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
@@ -187,14 +187,14 @@ pub fn confirm_cancel(request: v1::ConfirmCancelRequest) -> Result<(JobId, Chang
     fields.done((id, Change::ConfirmCancel { attempt, claim, message }))
 }
 
-/// See `DeleteJob`.
+/// Reads a `DeleteJob` request.
 pub fn delete(request: &v1::DeleteJobRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
     fields.done((id, Change::Delete { force: request.force }))
 }
 
-/// See `WatchJob`: which job, the token, how often to speak, and how much of the job to send.
+/// Reads a `WatchJob` request: the id, the resume token, the intervals of events, and the view.
 pub fn watch_job(request: v1::WatchJobRequest) -> Result<(JobId, String, Pace, View)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
@@ -203,7 +203,7 @@ pub fn watch_job(request: v1::WatchJobRequest) -> Result<(JobId, String, Pace, V
     fields.done((id, request.resume_token, pace, view))
 }
 
-/// See `WatchJobs`: which jobs, the token, how often to speak, and how much of each job to send.
+/// Reads a `WatchJobs` request: the scope, the resume token, the intervals of events, and the view.
 pub fn watch_jobs(request: v1::WatchJobsRequest) -> Result<(Scope, String, Pace, View)> {
     let mut fields = Fields::default();
     let ids = job_ids(&mut fields, &request.job_ids, MAX_WATCHED_IDS).into_iter().collect();
@@ -213,7 +213,7 @@ pub fn watch_jobs(request: v1::WatchJobsRequest) -> Result<(Scope, String, Pace,
     fields.done((Scope { ids, filter, ..Scope::default() }, request.resume_token, pace, view))
 }
 
-/// See `PurgeJobs`: which jobs, and the digest that binds a page token of `caller` to the request.
+/// Reads a `PurgeJobs` request: the selection, and the digest that binds a page token of `caller` to the request.
 pub fn purge(request: v1::PurgeJobsRequest, caller: &Identity, now: Timestamp) -> Result<(Purge, Uuid)> {
     let mut fields = Fields::default();
     let mut states = fields.states("states", request.states);
@@ -241,7 +241,7 @@ fn purge_digest(filter: &Filter, older_than: Option<Duration>, dry_run: bool, ca
     Uuid::new_v5(&filter.digest(caller), rest.as_bytes())
 }
 
-/// A view by its number; `default` if none is given.
+/// Reads a view by its number; `default` if none is given.
 fn view(fields: &mut Fields, number: i32, default: View) -> View {
     match v1::View::try_from(number) {
         Ok(v1::View::Unspecified) => default,
@@ -254,7 +254,7 @@ fn view(fields: &mut Fields, number: i32, default: View) -> View {
     }
 }
 
-/// An order by its number.
+/// Reads an order by its number.
 fn order(fields: &mut Fields, number: i32) -> Order {
     match v1::Order::try_from(number) {
         Ok(v1::Order::Unspecified | v1::Order::Newest) => Order::Newest,
@@ -296,7 +296,7 @@ fn filter(fields: &mut Fields, from: v1::JobFilter) -> Filter {
     }
 }
 
-/// The owner that is asked for; all if it is empty.
+/// Reads the owner to select; all owners if it is empty.
 fn owners(fields: &mut Fields, field: &str, owner: String) -> Owners {
     if owner.is_empty() { Owners::All } else { Owners::one(fields.text(field, owner, MAX_NAME)) }
 }
@@ -323,7 +323,7 @@ fn progress(fields: &mut Fields, from: v1::Progress) -> Progress {
 fn failure(fields: &mut Fields, from: v1::Failure) -> Failure {
     let is_kept = |letter: &char| letter.is_ascii_alphanumeric() || "_.:-".contains(*letter);
     let reason = from.reason.chars().map(|letter| Some(letter).filter(is_kept).unwrap_or('_'));
-    // That a job failed must not be lost because of its texts or its code.
+    // Corrected rather than rejected: a failure must not be lost because of its texts or its code.
     Failure {
         code: from.code.and_then(FailureCode::parse).unwrap_or(FailureCode::UNKNOWN),
         reason: reason.take(MAX_FAILURE_REASON).collect(),

@@ -51,7 +51,7 @@ pub fn purged(purged: &Purged, digest: Uuid) -> v1::PurgeJobsResponse {
 
 /// Returns a watch token for `ids`, with the path of their events.
 pub fn watch_token(token: WatchToken, ids: &[JobId]) -> v1::CreateWatchTokenResponse {
-    // An id has no character that a path or a query must not have.
+    // Ids need no escaping in a path or a query.
     let path = match ids {
         [id] => format!("/v1/jobs/{id}/events"),
         ids => ids

@@ -20,10 +20,10 @@ use crate::{
 /// Maximum number of lines about refusals in each [`REFUSALS_INTERVAL`]: callers determine how many there are.
 const REFUSALS_MAX: u32 = 20;
 
-/// See [`REFUSALS_MAX`].
+/// Interval in which at most [`REFUSALS_MAX`] lines are logged.
 const REFUSALS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The refusals of this process, whose log is one.
+/// The refusals of this process: all servers in it share one log.
 static REFUSALS: Mutex<Option<Refusals>> = Mutex::new(None);
 
 /// The caller of a call, as log lines name it.
@@ -40,7 +40,7 @@ impl Caller {
         Self::new(grant.map(|grant| &*grant.identity), Exchange::of_connection(|connection| connection.address))
     }
 
-    /// Creates a caller; one without a name is not told apart from others.
+    /// Creates a caller. Log lines show no name if there is no authentication.
     pub fn new(identity: Option<&Identity>, peer: Option<SocketAddr>) -> Self {
         let name = identity.map(|identity| identity.label().into_owned()).filter(|name| !name.is_empty());
         Self { name, peer }
@@ -69,7 +69,8 @@ pub fn purged(Caller { name, peer }: Caller, count: u64, kind: &str, owner: &str
     info!(target: "jobtrack::audit", count, kind, owner, caller = name, peer, "jobs purged");
 }
 
-/// Logs that a caller may not make a call of this method; of many refusals only some, and how many were left out.
+/// Logs that a caller may not call this method. Of many refusals only some are logged, with the number of those left
+/// out.
 pub fn refused(Caller { name, peer }: Caller, method: &str) {
     let now = Instant::now();
     let mut refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);

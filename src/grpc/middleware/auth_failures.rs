@@ -24,7 +24,7 @@ const ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of log lines a second about all addresses.
 const LINES_PER_SECOND: NonZeroU32 = NonZeroU32::new(5).expect("it is not zero");
 
-/// Number of failures after which the addresses of old ones are forgotten.
+/// Number of failures after which addresses without recent failures are forgotten.
 const TIDY_EVERY: u64 = 10_000;
 
 /// Refuses calls whose credentials are missing or invalid, and logs them.

@@ -15,8 +15,8 @@ pub enum Rule {
     Public,
     /// Those with this role, or one above it.
     Needs(Role),
-    /// Readers, and the holders of watch tokens, for the jobs of their tokens. The handler must ask for no other jobs on
-    /// behalf of such a caller.
+    /// Readers, and the holders of watch tokens, for the jobs of their tokens. The handler must ask for no other jobs
+    /// on behalf of such a caller.
     Follows,
 }
 

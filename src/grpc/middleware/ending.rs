@@ -20,7 +20,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Returns the end that only `drain` brings.
+    /// Returns the reasons for a stream that only `drain` ends.
     #[cfg(test)]
     pub const fn by_drain(drain: CancellationToken) -> Self {
         Self { drain, deadline: None, grant: None }
@@ -34,7 +34,7 @@ impl Ending {
         Self { drain: drain.clone(), deadline, grant }
     }
 
-    /// Returns those of a call with this `context` that ends after `limit` at the latest.
+    /// Returns the reasons for a call with this `context` that ends after `limit` at the latest.
     pub fn within(limit: Duration, context: &CallContext, drain: &CancellationToken) -> Self {
         let deadline = Some(context.deadline.remaining().map_or(limit, |remaining| remaining.min(limit)));
         Self { drain: drain.clone(), deadline, grant: context.grant.clone() }
@@ -50,7 +50,7 @@ impl Ending {
         };
         let grant = async {
             match self.grant {
-                // Boxed, because most streams have no grant that ends, and would be the larger for it.
+                // Boxed to keep the other streams small: most have no grant that ends.
                 Some(grant) => Box::pin(async move { grant.ended().await }).await,
                 None => std::future::pending().await,
             }

@@ -36,7 +36,7 @@ const CODES: [&str; 17] = [
     "Unauthenticated",
 ];
 
-/// Upper bounds of how long calls take.
+/// Upper bounds of the duration of calls, in seconds.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 const LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
@@ -45,7 +45,7 @@ const LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
 pub struct Method {
     /// Path of its requests: `/jobtrack.v1.JobService/GetJob`.
     path: String,
-    /// It has one answer, which is complete when its head is sent.
+    /// It has one answer, which is ready when its head is sent.
     pub is_unary: bool,
     /// Its caller sends several requests on one stream, each of which is answered.
     pub is_bidirectional: bool,
@@ -64,7 +64,7 @@ struct Numbers {
 }
 
 impl Method {
-    /// Its name with its service: `jobtrack.v1.JobService/GetJob`.
+    /// Returns its name with its service: `jobtrack.v1.JobService/GetJob`.
     pub fn full_name(&self) -> &str {
         &self.path[1..]
     }
@@ -74,7 +74,7 @@ impl Method {
         request_max(&self.path)
     }
 
-    /// Its service, and its name.
+    /// Returns its service and its name.
     pub fn names(&self) -> (&str, &str) {
         self.full_name().split_once('/').unwrap_or_default()
     }
@@ -112,7 +112,7 @@ pub struct Methods {
     families: Option<Families>,
 }
 
-/// The numbers of all methods.
+/// The metrics of all methods.
 struct Families {
     started: CounterVec,
     handled: CounterVec,
@@ -165,7 +165,7 @@ impl Methods {
         self.known.iter().filter(of_service).map(|method| method.path.as_str())
     }
 
-    /// The method that is called at `path`.
+    /// Returns the method that is called at `path`.
     pub fn find(&self, path: &str) -> &Arc<Method> {
         let found = self.known.binary_search_by(|method| method.path.as_str().cmp(path));
         found.map_or(&self.unknown, |at| &self.known[at])
@@ -185,18 +185,14 @@ impl Families {
     fn new() -> Self {
         let [kind, service, method] = LABELS;
         Self {
-            started: counters("grpc_server_started_total", "Calls that have come.", &LABELS),
+            started: counters("grpc_server_started_total", "Calls received.", &LABELS),
             handled: counters(
                 "grpc_server_handled_total",
                 "Calls that have ended, by the status that they ended with; Canceled: the caller did not wait for it.",
                 &[kind, service, method, "grpc_code"],
             ),
-            received: counters(
-                "grpc_server_msg_received_total",
-                "Messages that have come. Of a call one is counted, also where it streams them.",
-                &LABELS,
-            ),
-            sent: counters("grpc_server_msg_sent_total", "Messages that were sent.", &LABELS),
+            received: counters("grpc_server_msg_received_total", "Requests received; one for each call.", &LABELS),
+            sent: counters("grpc_server_msg_sent_total", "Messages sent; each event of a stream is one.", &LABELS),
             seconds: histograms(
                 "grpc_server_handling_seconds",
                 "Time from a call's arrival to its end; a stream ends when nothing more is sent.",

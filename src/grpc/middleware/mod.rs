@@ -1,5 +1,5 @@
-//! The middleware of every call: credentials, authorization, rate limits, deadline, log line, metrics, and errors in
-//! this server's own words.
+//! The middleware of every call: credentials, authorization, rate limits, deadline, log line, metrics, and errors of
+//! tonic in the form of this server's own.
 
 pub mod audit;
 pub mod auth_failures;
@@ -55,7 +55,7 @@ use crate::{
     telemetry::traces,
 };
 
-/// Maximum duration of a bidirectional stream. Only reflection has them, and needs less.
+/// Maximum duration of a bidirectional stream. Only reflection has such streams, and needs less.
 const CONVERSATION: Duration = Duration::from_secs(30);
 
 /// Maximum size of a request's metadata, as HTTP/2 counts it.
@@ -184,7 +184,8 @@ impl CallRecord {
         }
     }
 
-    /// Returns the reasons for which its response ends though the caller does not read it: for a unary call `limit`.
+    /// Returns the reasons for which its response ends though the caller does not read it; a unary call ends at
+    /// `limit`.
     fn expiry(&self, limit: Instant, context: &CallContext) -> Expiry {
         if self.method.is_unary {
             return Expiry { deadline: Some(limit), grant: None };
@@ -222,7 +223,7 @@ impl CallRecord {
 
 impl Drop for CallRecord {
     fn drop(&mut self) {
-        // A stream that is not read to its end ends with its deadline.
+        // A stream that is cut off at its deadline has no status yet.
         let code = match self.code {
             Code::Cancelled if self.deadline.has_passed() => Code::DeadlineExceeded,
             code => code,
@@ -255,8 +256,8 @@ fn span(method: &Method, peer: Option<SocketAddr>, caller: Option<traces::Contex
 }
 
 pin_project! {
-    /// A call that ends its turn when it waits, for its caller or for the store: another call of its connection may decode
-    /// or encode a heavy message then. Not an async function, which would move the large future once more.
+    /// A call that ends its turn when it waits, for its caller or for the store: another call of its connection may
+    /// decode or encode a heavy message then. Not an async function, which would move the large future once more.
     struct WithoutIdleTurn<F> {
         #[pin]
         answer: F,

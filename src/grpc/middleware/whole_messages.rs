@@ -116,7 +116,7 @@ impl Timer {
 }
 
 impl Messages {
-    /// Ends with `last`, after a held message without an end: tonic reports that.
+    /// Ends with `last`. An incomplete held message is passed on before it, and tonic reports the error.
     fn finish(&mut self, last: Option<Frame<Bytes>>) -> Option<Frame<Bytes>> {
         if self.held.is_empty() {
             return last;

@@ -54,8 +54,8 @@ impl AdminService for Admin {
     }
 }
 
-/// Returns the maximum duration of a part of a purge: half of what is left until the deadline, as the last step may
-/// take as long.
+/// Returns the maximum duration of a part of a purge: half of the time until the deadline, because the last step may
+/// take as long again.
 fn time_for_part<T>(request: &Request<T>) -> Duration {
     let deadline = CallContext::of(request.extensions()).map(|context| context.deadline.for_response(true));
     deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(Instant::now()) / 2)

@@ -28,7 +28,7 @@ pub struct ServiceHealth {
 }
 
 impl ServiceHealth {
-    /// Reports on `names`, whose statuses `reporter` is told, to as many watchers as `quotas` allow.
+    /// Serves the statuses of `names`, which are set through `reporter`, to as many watchers as `quotas` allow.
     pub fn new(
         reporter: HealthReporter,
         names: Vec<&'static str>,
@@ -39,7 +39,7 @@ impl ServiceHealth {
     }
 }
 
-/// Tells all who ask for health that the services `names` take calls, or don't.
+/// Sets the status of the services `names`.
 pub async fn report(reporter: &HealthReporter, names: &[&'static str], status: ServingStatus) {
     for name in names {
         reporter.set_service_status(name, status).await;

@@ -29,7 +29,7 @@ use crate::{
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Finds a change in a request, and of which job.
+/// Reads the id of a job and the change of it from a request.
 type Read<R> = fn(R) -> Result<(JobId, Change), JobError>;
 
 /// Serves `JobService`.

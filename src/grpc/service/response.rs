@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// Sizes, in bytes, of answers that are compressed. Smaller ones don't get smaller by it. Compressing a larger one
-/// takes more than a millisecond, in which the thread runs no other call.
+/// Sizes, in bytes, of answers that are compressed. Smaller ones would hardly shrink. Compressing a larger one takes
+/// more than a millisecond, in which the thread runs no other call.
 const COMPRESSED: RangeInclusive<usize> = 1025..=64 * 1024;
 
 /// Maximum time that the head of a stream's response waits for the first event, which decides whether the call fails
@@ -52,12 +52,12 @@ pub trait PutBack<T>: Stream<Item = Result<T, Status>> {
 }
 
 pin_project! {
-    /// See [`until`].
+    /// The stream that [`until`] returns.
     struct Until<S: Stream, E> {
         put_back: Option<S::Item>,
         #[pin]
         items: S,
-        // A single one, but polled only when it wakes: it is asked about before each item.
+        // Contains one future. The set polls it only after it was woken, although it is checked before each item.
         ending: FuturesUnordered<E>,
         course: Course,
     }
@@ -139,11 +139,11 @@ pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     Ok(compressed(message, size))
 }
 
-/// Answers with `message`, which tells of a stored change: an error for want of memory would deny that.
+/// Answers with `message` about a change that is stored: an error for lack of memory would suggest that it is not.
 pub fn respond_stored<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     let size = size_to_send(&message)?;
     if size >= HEAVY_MIN {
-        // Without it the answer is not counted, unless it has to wait for its reader.
+        // If this fails, the answer is counted only if it has to wait for its reader.
         _ = Exchange::announce_response(size);
     }
     Ok(compressed(message, size))

@@ -35,8 +35,8 @@ pub async fn batch_writes<S: AsyncWrite + Unpin, C: Future>(
     batch_writes_within(|| sleep(WRITE_TIMEOUT), stream, connect).await
 }
 
-/// The same with a time limit of its own: the peer must accept something before the future that `limit` returns is
-/// ready.
+/// Does the same as [`batch_writes`], with another time limit: the peer must accept something before the future that
+/// `limit` returns is ready.
 async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
     limit: impl Fn() -> L,
     stream: S,

@@ -25,7 +25,7 @@ use tower::ServiceExt;
 use super::{client_stream::PREFACE_TIMEOUT, request_service::RequestService};
 use crate::grpc::exchange::{ClientConnection, Exchange, Expiry};
 
-/// Maximum time that a response which must end takes to end by itself, with a status.
+/// Time that a response has to end by itself, with a status, after it must end.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum bytes of a response that are passed to hyper at a time.
@@ -86,11 +86,11 @@ async fn end_unread(end: Expiry, cut_off: CancellationToken) {
     cut_off.cancel();
 }
 
-/// Body of a response that ends at its deadline. It is passed on in parts, because hyper would take a whole message,
-/// and it would not be seen that the peer does not read.
+/// Body of a response that ends at its deadline. It is passed on in parts, because hyper would accept a whole message
+/// at once, which would hide that the peer does not read.
 struct Limited {
     inner: Body,
-    /// Rest of a frame of it.
+    /// Rest of the current frame.
     rest: Bytes,
     exchange: Exchange,
     _sent: DropGuard,

@@ -47,7 +47,7 @@ impl<S: Unpin> LazyBufWriter<S> {
 }
 
 impl<S: AsyncWrite + Unpin> LazyBufWriter<S> {
-    /// Sends what is buffered, if so many bytes more do not fit.
+    /// Sends the buffered bytes, unless `bytes` more fit into the buffer.
     fn poll_room(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<()>> {
         if self.unsent.len() + bytes > BUFFER_SIZE { self.poll_send(cx) } else { Poll::Ready(Ok(())) }
     }

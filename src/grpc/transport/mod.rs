@@ -120,8 +120,8 @@ impl<S: RequestService> Acceptor<S> {
         Self { tls, service, quotas, unauthenticated, full_lines, protocol_lines, shutdown, drain }
     }
 
-    /// Admits a connection besides the open `connections`. At the maximum the oldest unauthenticated one is closed first,
-    /// so that silent peers keep no caller out. Returns whether the connection is admitted.
+    /// Admits a connection besides the open `connections`. At the maximum the oldest unauthenticated one is closed
+    /// first, so that silent peers keep no caller out. Returns whether the connection is admitted.
     async fn admit(&self, connections: &TaskTracker) -> bool {
         let open = connections.len();
         if !self.quotas.allows_connection(open) {
@@ -134,8 +134,8 @@ impl<S: RequestService> Acceptor<S> {
         {
             return true;
         }
-        // The closed connection has its file until its task ends, which it does as soon as it runs. Without waiting,
-        // connections that arrive quickly would use up all files.
+        // The closed connection keeps its file until its task ends, which happens as soon as the task runs. Without
+        // waiting, connections that arrive quickly would use up all files.
         while connections.len() >= open {
             yield_now().await;
         }
@@ -189,8 +189,8 @@ impl<S: RequestService> Acceptor<S> {
     }
 }
 
-/// Serves the calls of a connection, in the version of HTTP that the client speaks. Not itself `async`, because its future
-/// would reserve room for `stream` twice.
+/// Serves the calls of a connection, in the version of HTTP that the client speaks. Not itself `async`, because its
+/// future would reserve room for `stream` twice.
 fn serve_calls<S: RequestService>(
     stream: ClientStream,
     service: S,

@@ -18,7 +18,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const READ_MAX: usize = 16 * 1024;
 
 /// Fails unless the first byte of `stream` is that of the protocol that is expected here. The client gets an answer in
-/// HTTP: curl and browsers show it where they expect no TLS, and other clients report that it is no TLS.
+/// plain HTTP: curl and browsers show it if they expect no TLS, and clients that expect TLS report that the answer is
+/// not TLS.
 pub async fn check(stream: &mut TcpStream, expects_tls: bool) -> io::Result<()> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {
@@ -36,7 +37,7 @@ pub async fn check(stream: &mut TcpStream, expects_tls: bool) -> io::Result<()> 
     Err(io::Error::new(io::ErrorKind::Unsupported, format!("{problem}, and the client expects otherwise")))
 }
 
-/// Sends `answer`. Reads first, because a socket that is closed with unread bytes takes its answer back.
+/// Sends `answer`. Reads first, because closing a socket with unread bytes would discard the answer.
 async fn send(stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
     _ = stream.read(&mut vec![0; READ_MAX]).await?;
     stream.write_all(answer).await?;

@@ -35,7 +35,7 @@ impl Body for RequestBody {
                     _ = this.stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                // Nothing more comes, and its sender does not call that an error.
+                // The peer reset the stream without an error: this is the end of the body.
                 Some(Err(error)) if matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL)) => {
                     return Poll::Ready(None);
                 }

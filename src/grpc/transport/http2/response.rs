@@ -52,7 +52,7 @@ pub async fn send<F>(response: TaskLocalFuture<Exchange, F>, mut respond: SendRe
 where
     F: Future<Output = Result<Response<Body>, Infallible>>,
 {
-    // Kept to the end: its reference marks the connection as used.
+    // The exchange is kept to the end: its reference marks the connection as used.
     let Some((response, mut exchange)) = answer(response, &mut respond).await else { return };
     let (head, body) = response.into_parts();
     let is_whole = body.is_end_stream();
@@ -69,7 +69,7 @@ where
         Err(End::CutOff(error)) => {
             debug!(%error, "response ended early: its caller did not read it");
             // Trailers need no window, and the data in h2's buffer had one when it was passed on, so the stream usually
-            // ends here. gRPC-Web has its trailers in the body, for which there is no window, and others have none.
+            // ends here. gRPC-Web sends its trailers in the body, which needs a window, and other responses have none.
             if !has_status || stream.send_trailers(trailers(&error.into())).is_err() {
                 stream.send_reset(Reason::CANCEL);
             }
@@ -104,7 +104,7 @@ where
 /// Sends `body` to its end.
 async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchange) -> Result<(), End> {
     if exchange.has_heavy_response() {
-        // Boxed, because few responses are heavy, and the others should not be the larger for it.
+        // Boxed to keep the other responses small: few are heavy.
         Box::pin(wait_for_turn(to, exchange)).await?;
     }
     loop {
@@ -175,7 +175,7 @@ fn send_part(to: &mut SendStream<Bytes>, data: Bytes, last: Last) -> Result<(), 
 
 /// Waits until the peer's window has room for more of the response, or the response must end.
 async fn wait_for_room(to: &mut SendStream<Bytes>, expiry: &Expiry) -> Result<(), End> {
-    // Boxed, because few responses ever wait, and the others should not be the larger for it.
+    // Boxed to keep the other responses small: few ever wait.
     let ended = Box::pin(async {
         tokio::select! {
             error = expiry.reached() => error,
