@@ -1,4 +1,4 @@
-//! The limit of open files of the process, and so of connections.
+//! The limit of open files of the process, which also bounds the number of connections.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -8,7 +8,8 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 /// Size in bytes from which documents are written and read on another thread: half a millisecond of work.
 pub const LARGE_BYTES: usize = 64 * 1024;
 
-/// The threads for that, as many as there are processors: more would only take time from those that answer calls.
+/// Permits to use these threads, one for each processor: more threads would only take time from those that answer
+/// calls.
 static THREADS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, usize::from)));
 
 /// Does `work` on another thread; `None` if it was not done, because the runtime shuts down.

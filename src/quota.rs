@@ -1,4 +1,4 @@
-//! Quotas: limits of what callers use, each and all together.
+//! Quotas: limits of what callers use, for each caller and for all together.
 //!
 //! A limit of zero means unlimited. Each rejection is counted.
 
@@ -141,7 +141,7 @@ impl Measured for Quotas {
 }
 
 impl Quotas {
-    /// Creates limits of which nothing is used.
+    /// Creates quotas with nothing in use.
     pub fn new(allowance: Allowance) -> Self {
         let calls = NonZeroU32::new(allowance.calls_per_second).map(Quota::per_second);
         let failures = NonZeroU32::new(allowance.auth_failures_per_second);
@@ -265,7 +265,7 @@ impl Quotas {
         Ok(())
     }
 
-    /// Takes back that so many bytes were counted.
+    /// Releases bytes that were counted by [`hold_bytes`](Self::hold_bytes).
     pub fn release_bytes(&self, connection: &Connection, bytes: usize) {
         self.call_bytes.fetch_sub(bytes, Relaxed);
         connection.0.call_bytes.fetch_sub(bytes, Relaxed);

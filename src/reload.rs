@@ -91,8 +91,8 @@ impl<T> Reloaded<T> {
 
 /// A value that can be reloaded.
 pub trait Refresh: Send + Sync {
-    /// Reloads the value if its files have changed since the last reload, but not since the last check: they may still
-    /// be written. If they are not usable, the value stays as it is, which is logged once.
+    /// Reloads the value if its files have changed since the last reload, but not since the last check: a file that has
+    /// just changed may be incomplete. If the files are not usable, the value stays as it is, which is logged once.
     fn refresh(&self);
 }
 

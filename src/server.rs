@@ -219,7 +219,8 @@ impl Server {
         tasks.spawn(async move { grpc_server.report_redis().await });
     }
 
-    /// Pushes dirty jobs to Redis until `deadline`, or until `hurry`. Logs and returns the number of jobs that are left.
+    /// Pushes dirty jobs to Redis until `deadline`, or until `hurry`. Logs and returns the number of jobs that are
+    /// left.
     async fn flush(&self, deadline: Instant, hurry: &CancellationToken) -> usize {
         let Some((_, fallback)) = &self.redis else { return 0 };
         let deadline = deadline.max(Instant::now() + FLUSH_MIN);

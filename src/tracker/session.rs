@@ -196,8 +196,8 @@ impl<'a> CallerSession<'a> {
         JobWatch::start(subscription, self.tracker.store.epoch(), self.caller, id, current, resume_token, pace)
     }
 
-    /// Returns the scope that a caller asks for. For the holder of a watch token, no ids are all that the token is for;
-    /// others are an error.
+    /// Returns the scope that a caller asks for. For the holder of a watch token, an empty list of ids stands for all
+    /// jobs of the token, and the id of another job is an error.
     pub fn confine(&self, mut scope: Scope) -> Result<Scope, JobError> {
         scope.ids.iter().try_for_each(|id| self.caller.may_name(id))?;
         if let Some(shared) = self.caller.shared.as_ref().filter(|_| scope.ids.is_empty()) {
@@ -238,7 +238,7 @@ impl<'a> CallerSession<'a> {
     /// Returns the limit of jobs per owner, if `owner` has reached it.
     ///
     /// The count may include records that have vanished from the store, as an index keeps them until a list meets them.
-    /// So an owner at its limit has a part of its list read now and then.
+    /// So if an owner is at its limit, a part of its list is read now and then.
     async fn exceeded_limit(&self, owner: &str) -> Result<Option<Limit>, JobError> {
         let max = self.tracker.quotas.jobs_per_owner().filter(|_| !owner.is_empty());
         let Some(max) = max else { return Ok(None) };
@@ -290,8 +290,8 @@ impl<'a> CallerSession<'a> {
     async fn of_caller(&self, id: &JobId, found: Option<Stored>) -> Result<Option<Stored>, JobError> {
         match found {
             Some(stored) if !self.caller.can_see(&stored.job) => {
-                // While the store could not report a missing job, this must not look like one: the caller could tell a
-                // job of another owner from a missing one.
+                // While the store can't confirm that a job is missing, a hidden job must not be reported as missing
+                // either: otherwise the caller could distinguish the two.
                 self.tracker.store.absence(&stored).await?;
                 Err(JobError::NotFound(id.clone()))
             }

@@ -129,7 +129,7 @@ impl Tracker {
             Due::Forget => self.store.delete(&stored.job).await?,
             Due::Expire if stored.job.state.is_terminal() => drop(self.try_change(stored, &Change::Expire).await?),
             Due::Expire | Due::LoseWorker | Due::ForceCancel => {
-                // After a conflict the record is either no longer due, or in a later sweep again.
+                // After a conflict the record is either no longer due, or part of a later sweep.
                 if let Decided::Deferred = self.decide_due(&stored, due).await? {
                     return Ok(SweepOutcome::TooEarly);
                 }

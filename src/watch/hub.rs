@@ -84,8 +84,8 @@ impl Hub {
         }
     }
 
-    /// Subscribes to the jobs `ids`, or to those of any id if there are none, as far as `filter` can match them in some
-    /// condition.
+    /// Subscribes to the jobs `ids`, or to jobs of any id if `ids` is empty. Jobs that `filter` can't match in any
+    /// condition are left out.
     pub fn subscribe(self: &Arc<Self>, ids: Vec<JobId>, filter: Filter) -> Subscription {
         let inbox = Arc::new(Inbox::new(filter));
         let mut guard = self.registry();
@@ -258,7 +258,7 @@ impl Drop for Subscription {
     }
 }
 
-/// Takes a lock. A poisoned lock is used on: its data is valid between any two statements.
+/// Takes a lock, even if it is poisoned: its data is valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

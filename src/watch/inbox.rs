@@ -147,7 +147,7 @@ impl Inbox {
         .await;
     }
 
-    /// Locks the state. A poisoned lock is used on: the state is valid between any two statements.
+    /// Locks the state, even if the lock is poisoned: the state is valid between any two statements.
     fn state(&self) -> MutexGuard<'_, InboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

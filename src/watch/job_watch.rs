@@ -71,7 +71,7 @@ impl JobWatch {
     }
 
     /// Returns the event with which the stream resumes after a token, or, with `reset`, starts. Returns `None` if there
-    /// is only a tombstone, whose removal the caller has not seen coming.
+    /// is only a tombstone of a job that the caller has not seen.
     fn first_event(&mut self, stored: Stored, resumed: Option<JobToken>, reset: Reset) -> Option<WatchEvent> {
         let version = stored.job.version;
         let is_valid = |token: &JobToken| {
@@ -134,8 +134,9 @@ impl JobWatch {
         }
         // Only the first new version is sent. Any further one follows an end or a removal, which ends the stream.
         let stored = waiting.into_versions().find(|change| is_new(&change.stored.job))?.stored;
-        // If two replicas created jobs under one id independently, the remaining one may be another owner's. If a job was
-        // deleted and its id used again, the removal may not have been noticed, and the token was for the first one.
+        // If two replicas created jobs under one id independently, the remaining one may be another owner's. If a job
+        // was deleted and its id used again, the removal may not have been noticed, and the token was for the first
+        // one.
         let job = &stored.job;
         if !self.owners.include(&job.owner) || self.shared.as_ref().is_some_and(|shared| !shared.include(job)) {
             self.sent = None;

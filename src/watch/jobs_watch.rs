@@ -36,7 +36,7 @@ pub struct JobsWatch {
     digest: Uuid,
     pace: Pace,
     phase: Phase,
-    /// Last versions that were sent of jobs that match, and of active ones that did.
+    /// Last versions that were sent, of jobs that match and of active jobs that matched before.
     known: HashMap<JobId, Known>,
     /// The stream resumed after a token: the subscriber may have received jobs before it that are not in `known`.
     resumed: bool,
@@ -148,7 +148,7 @@ impl JobsWatch {
     }
 
     /// Returns whether there is nothing to wait for: the stream is that of a watch token, and none of its jobs exists
-    /// any more. Others may have the ids, but the token is not for them.
+    /// any more. Other jobs may have these ids now, but the token is not for them.
     pub async fn is_over(&mut self) -> bool {
         let is_due = self.may_be_over && self.events.is_empty() && matches!(self.phase, Phase::Live);
         // The removal of each job that is known will be sent, even if the store has it already.
@@ -158,7 +158,7 @@ impl JobsWatch {
         let now = self.clock.now();
         let mut ids: VecDeque<_> = self.scope.ids.iter().cloned().collect();
         while !ids.is_empty() {
-            // If the store is unavailable, nobody knows: the next event is the next occasion.
+            // If the store is unavailable, this is unknown, and is checked again after the next event.
             let Ok(found) = read_some(&*self.store, &self.scope, &mut ids).await else { return false };
             if found.iter().any(|stored| stored.job.is_visible(now) && self.scope.discloses(&stored.job)) {
                 self.may_be_over = false;
@@ -253,7 +253,7 @@ impl JobsWatch {
     /// Prepares the next events, or waits for changes.
     async fn advance(&mut self) {
         if self.backlog.is_idle() {
-            // Before the changes are taken: commits in between are in a later batch.
+            // Read before the changes are taken: commits in between are in a later batch.
             let delivered = self.subscription.delivered_until();
             let Some(arrived) = self.subscription.take() else {
                 // The inbox overflowed, but the store may still have the changes. Those in the backlog are sent first:

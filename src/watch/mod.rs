@@ -8,8 +8,8 @@
 //! Guarantees of a stream:
 //!
 //! - It subscribes before it reads, so no change is missed between the two.
-//! - Revisions rise. Versions between two events may be skipped, but never the newest one, nor an end; where an id was
-//!   used again meanwhile, the end of the incarnation that the subscriber has seen.
+//! - Revisions rise. Versions between two events may be skipped, but never the newest one, nor an end. If an id was
+//!   used again meanwhile, that is the end of the incarnation that the subscriber has seen.
 //! - A subscriber that does not read delays nobody, and its waiting changes are bounded: a stream of many jobs that
 //!   falls too far behind catches up from the store.
 //! - The memory of a stream of one job is constant. A stream of many jobs keeps a few words for each job that matches,
