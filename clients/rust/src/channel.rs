@@ -22,14 +22,15 @@ const ATTEMPTS_MAX: u32 = 5;
 /// Maximum time of one try: a replica that is silent must not use up the time in which another one could answer.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Tokens of a full retry budget. A call that an unavailable or silent server fails takes one, a successful call gives a tenth of one back, and no call is
-/// repeated while half of them are missing: repeated calls must not keep an overloaded server from recovering.
+/// Number of tokens in a full retry budget. A call that fails because its server is unavailable or silent takes one
+/// token, and a successful call gives back a tenth. No call is repeated while half of the tokens are missing: repeated
+/// calls must not keep an overloaded server from recovering.
 const RETRY_TOKENS: u32 = 100;
 
-/// Tenths of a token.
+/// Number of tenths in a token.
 const TENTHS: u32 = 10;
 
-/// Maximum size of an answer in bytes: the server sends at most 4 MiB, and a job beside it.
+/// Maximum size of an answer in bytes: more than the 4 MiB that the server sends at most.
 const ANSWER_MAX: usize = 8 << 20;
 
 /// The source of the token that calls carry.
@@ -37,7 +38,7 @@ const ANSWER_MAX: usize = 8 << 20;
 pub(crate) enum Token {
     /// Calls are anonymous, or the client has a certificate.
     None,
-    /// This one.
+    /// The token itself.
     Fixed(MetadataValue<Ascii>),
     /// The one in this file, which is read for each call: tokens are replaced while a worker runs.
     File(PathBuf),
@@ -55,9 +56,9 @@ pub(crate) enum Repeat {
 /// Numbers of tries of one call.
 #[derive(Default)]
 struct Tries {
-    /// A server may have received it.
+    /// Tries that a server may have received.
     sent: u32,
-    /// No connection could be made.
+    /// Tries for which no connection could be made.
     unsent: usize,
 }
 
@@ -101,7 +102,7 @@ impl Connections {
         JobServiceClient::new(self.channel(replica)).max_decoding_message_size(ANSWER_MAX)
     }
 
-    /// Uses the next replica from now on, unless another call has seen to that.
+    /// Uses the next replica from now on, unless another call has switched to it already.
     pub fn leave(&self, replica: usize) {
         _ = self.current.compare_exchange(replica, replica.wrapping_add(1), Relaxed, Relaxed);
     }
@@ -121,7 +122,7 @@ impl Connections {
         Ok(request)
     }
 
-    /// Sends a call, and sends it again after errors that pass, until it is answered or its time is over.
+    /// Sends a call, and sends it again after temporary errors, until it is answered or its time is over.
     pub async fn call<T: Clone, R>(
         &self,
         repeat: Repeat,

@@ -13,12 +13,12 @@ use crate::{
     tracker::Jobs,
 };
 
-/// A job to create. The call may be repeated: it carries an id of its own, by which the server knows it again.
+/// A job to create. The call may be repeated: it carries an id of its own, by which the server recognizes it.
 #[derive(Debug)]
 pub struct Create {
     tracker: Tracker,
     request: CreateJobRequest,
-    /// The metadata were no document.
+    /// Error of metadata that are not a document.
     problem: Option<Error>,
 }
 
@@ -34,7 +34,8 @@ impl Create {
         self
     }
 
-    /// Replaces the id of this request: a process that starts again with the same id gets the job that it created before.
+    /// Replaces the id of this request: a process that starts again with the same id gets the job that it created
+    /// before.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
         self.request.request_id = id.into();
         self
@@ -58,7 +59,7 @@ impl Create {
         self
     }
 
-    /// Sets the creator's own data: what serializes to a JSON object.
+    /// Sets the creator's own data, a value that serializes to a JSON object.
     pub fn metadata(mut self, metadata: impl Serialize) -> Self {
         match document(metadata) {
             Ok(document) => self.request.metadata = document,
@@ -90,8 +91,8 @@ impl Create {
         create(&self.tracker.clone(), self.request()?).await
     }
 
-    /// Works on the job as well: call [`WorkBuilder::start`] to create it and to claim its first attempt. The id is chosen
-    /// here unless one is set, so that the job has its id even while the tracker can't be reached.
+    /// Works on the job as well: call [`WorkBuilder::start`] to create it and to claim its first attempt. The id is
+    /// chosen here unless one is set, so that the job has its id even while the tracker can't be reached.
     pub fn work(mut self) -> WorkBuilder {
         if self.request.job_id.is_empty() {
             self.request.job_id = Uuid::now_v7().to_string();

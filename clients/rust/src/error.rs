@@ -48,8 +48,8 @@ impl Error {
         }
     }
 
-    /// Returns whether the error is about the request or the job, so that the same call would fail again. Otherwise it is
-    /// about the server, the connection or the credentials, and the call may succeed later.
+    /// Returns whether the error is about the request or the job, so that the same call would fail again. Otherwise it
+    /// is about the server, the connection or the credentials, and the call may succeed later.
     pub fn is_final(&self) -> bool {
         matches!(
             self.code,
@@ -92,7 +92,7 @@ impl From<Status> for Error {
             .iter()
             .map(|violation| Violation { field: violation.field.clone(), description: violation.description.clone() });
         let connect = find::<ConnectError>(&status);
-        // The channel has the deadline of the call, too, and calls its end a cancellation.
+        // The channel enforces the deadline of the call, too, and reports its end as a cancellation.
         let is_timeout = find::<TimeoutExpired>(&status).is_some();
         Self {
             code: if is_timeout { Code::DeadlineExceeded } else { status.code() },

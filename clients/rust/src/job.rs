@@ -68,7 +68,8 @@ impl v1::Failure {
 }
 
 impl EncodedStruct {
-    /// Returns the JSON object. A document that can't be decoded is an empty one: the server has validated it.
+    /// Returns the JSON object. A document that can't be decoded becomes an empty one; the server sends none, because
+    /// it validates documents.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::Value::Object(object(Struct::try_from(self).unwrap_or_default()))
     }
@@ -84,7 +85,7 @@ pub(crate) fn duration(from: Duration) -> prost_types::Duration {
     from.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
 }
 
-/// Returns the document that `from` serializes to. The unit type is none.
+/// Returns the document that `from` serializes to. `()` stands for no document.
 pub(crate) fn document(from: impl Serialize) -> Result<Option<EncodedStruct>, Error> {
     let invalid = |problem: String| Error::new(Code::InvalidArgument, "INVALID_DOCUMENT", problem);
     match serde_json::to_value(from) {
@@ -129,7 +130,7 @@ fn to_json(from: Value) -> serde_json::Value {
     }
 }
 
-/// Returns a whole number as an integer, as far as a double holds it exactly, so that it fits a field of type `u64`.
+/// Returns a whole number as an integer, if a double represents it exactly, so that it fits a field of type `u64`.
 fn number(value: f64) -> serde_json::Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {

@@ -7,8 +7,8 @@ use uuid::Uuid;
 /// Growth of a pause from one to the next.
 const GROWTH: u32 = 2;
 
-/// The pauses between repetitions. Each is random, between half of its nominal length and the whole, so that clients that
-/// lost the same server do not come back at the same moment.
+/// The pauses between repetitions. Each is random, between half of its nominal length and the whole, so that clients
+/// that lost the same server do not come back at the same moment.
 #[derive(Debug)]
 pub(crate) struct Pause {
     first: Duration,

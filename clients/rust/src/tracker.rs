@@ -150,8 +150,8 @@ impl Builder {
 }
 
 impl Tracker {
-    /// Configures a tracker at a URL, `http://HOST:PORT` or `https://HOST:PORT`; those of several replicas are separated
-    /// by commas.
+    /// Configures a tracker at a URL, `http://HOST:PORT` or `https://HOST:PORT`; those of several replicas are
+    /// separated by commas.
     pub fn builder(server: impl Into<String>) -> Builder {
         Builder {
             server: server.into(),
@@ -184,8 +184,8 @@ impl Tracker {
         WorkBuilder::of_job(self.clone(), id.into())
     }
 
-    /// Watches a job to its end. Nothing is sent until the stream is polled. It has no time limit, and goes on while the
-    /// tracker is unavailable.
+    /// Watches a job to its end. Nothing is sent until the stream is polled. It has no time limit, and goes on while
+    /// the tracker is unavailable.
     pub fn watch(&self, id: impl Into<String>) -> Watch {
         Watch::new(self.clone(), id.into())
     }
@@ -195,8 +195,8 @@ impl Tracker {
         WatchMany::new(self.clone(), filter)
     }
 
-    /// Waits for the end of a job and returns it, whatever the end is: see [`Job::state`](v1::Job::state). It waits for as
-    /// long as that takes, even while the tracker is unavailable; `tokio::time::timeout` limits that.
+    /// Waits for the end of a job and returns it, whatever the end is: see [`Job::state`](v1::Job::state). It waits for
+    /// as long as that takes, even while the tracker is unavailable; `tokio::time::timeout` limits that.
     pub async fn wait(&self, id: impl Into<String>) -> Result<Job, Error> {
         self.watch(id).end().await
     }
@@ -221,7 +221,7 @@ impl Tracker {
         self.connections.call(Repeat::Safe, request, send).await
     }
 
-    /// Ends a job well.
+    /// Completes a job.
     pub async fn complete(&self, id: impl Into<String>, result: impl Serialize) -> Result<Job, Error> {
         let request = v1::CompleteJobRequest { job_id: id.into(), result: document(result)?, ..Default::default() };
         let send = async |mut jobs: Jobs, request| jobs.complete_job(request).await;

@@ -31,7 +31,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(50);
 /// Time after which a stream that breaks is opened again without a longer pause.
 const STREAM_LIFE_MIN: Duration = Duration::from_secs(5);
 
-/// Codes after which opening a stream again is no use.
+/// Codes after which it is of no use to open a stream again.
 const FINAL: [Code; 6] = [
     Code::NotFound,
     Code::InvalidArgument,
@@ -59,7 +59,8 @@ pub enum Event {
         /// The reason.
         removal: Removal,
     },
-    /// Earlier events no longer count: the server has lost data, or can't resume the stream. The jobs that exist follow.
+    /// Earlier events no longer count: the server has lost data, or can't resume the stream. The jobs that exist
+    /// follow.
     Reset,
     /// All jobs that match were sent, for the first time or after a [`Reset`](Self::Reset); changes follow. Only of
     /// [`WatchMany`].
@@ -123,7 +124,7 @@ impl Request {
     }
 }
 
-/// The stream of one connection, and what has come of it.
+/// The stream of one connection, and its state.
 struct Open {
     incoming: Incoming,
     /// Number of the replica.
@@ -139,7 +140,7 @@ struct Watcher {
     open: Option<Open>,
     /// Events that come before the next message.
     events: VecDeque<Event>,
-    /// The server sends what exists once more.
+    /// The server sends all existing jobs once more.
     is_starting_over: bool,
     /// All jobs that match were sent.
     is_synced: bool,
@@ -172,7 +173,7 @@ impl Watcher {
             }
             match self.message().await {
                 Ok(Some(message)) => self.take(message),
-                // The stream of one job ends after the end of the job, and that of many if none of them can come back.
+                // A stream of one job ends after the end of the job, one of many when none of them can come back.
                 Ok(None) => self.has_ended = true,
                 Err(error) if self.is_final(&error) => {
                     self.has_ended = true;
@@ -195,7 +196,7 @@ impl Watcher {
         Ok(message)
     }
 
-    /// Makes events of a message.
+    /// Queues the events that a message stands for.
     fn take(&mut self, message: Message) {
         let Message { kind, job, skipped, resume_token, reset, removal, snapshot_pending } = message;
         self.request.set_token(resume_token);
@@ -225,19 +226,19 @@ impl Watcher {
         }
     }
 
-    /// Returns whether opening the stream again is no use. A stream that was open may have ended because its credentials
-    /// were replaced; new ones may be there.
+    /// Returns whether it is of no use to open the stream again. A stream that was open may have ended because its
+    /// credentials were replaced, and there may be new ones by now.
     fn is_final(&self, error: &Error) -> bool {
         let was_open = self.open.as_ref().is_some_and(|open| open.has_sent);
         FINAL.contains(&error.code) && !(error.code == Code::Unauthenticated && was_open)
     }
 
-    /// Waits a moment, and has the next message come from another replica, if there are several.
+    /// Waits a moment, and then continues on another replica, if there are several.
     async fn reconnect(&mut self, error: &Error) {
         let current = self.tracker.connections.current();
         let (replica, lived) =
             self.open.take().map_or((current, Duration::ZERO), |open| (open.replica, open.since.elapsed()));
-        // A quota holds on all replicas.
+        // Another replica would enforce the same quota.
         if error.code != Code::ResourceExhausted {
             self.tracker.connections.leave(replica);
         }
@@ -294,8 +295,8 @@ impl Progress {
     }
 }
 
-/// The versions of one job, as they come, to its end. A stream that breaks is opened again at the version after the last
-/// one, on another replica if there are several; it fails only for what does not pass: the job does not exist, or the
+/// The versions of one job, as they come, to its end. A stream that breaks is opened again at the version after the
+/// last one, on another replica if there are several; it fails only with final errors: the job does not exist, or the
 /// caller may not see it.
 pub struct Watch(Progress);
 
@@ -381,7 +382,8 @@ impl WatchMany {
         self.change(|request| request.job_ids = ids.into_iter().map(Into::into).collect())
     }
 
-    /// Sets the least time between two versions of a job. Another state, a cancellation and the end are never held back.
+    /// Sets the least time between two versions of a job. Another state, a cancellation and the end are never held
+    /// back.
     pub fn min_interval(self, interval: Duration) -> Self {
         self.change(|request| request.min_interval = Some(duration(interval)))
     }
@@ -391,8 +393,8 @@ impl WatchMany {
         self.change(|request| request.set_view(View::Full))
     }
 
-    /// Returns the next event. `None` after an error that does not pass, or when none of the jobs that a watch token is for
-    /// exists any more.
+    /// Returns the next event. `None` after a final error, or when none of the jobs that a watch token is for exists
+    /// any more.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         poll_fn(|context| self.0.poll_next(context)).await
     }

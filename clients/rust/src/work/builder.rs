@@ -25,7 +25,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time that the work waits for the claim, unless it is strict.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Told when the tracker is unavailable, with the error, and when it is available again.
+/// Function that is called when the tracker becomes unavailable, with the error, and when it is available again.
 pub type OnTrouble = Arc<dyn Fn(Option<&Error>) + Send + Sync>;
 
 /// The settings of an attempt at a job.
@@ -75,8 +75,8 @@ impl WorkBuilder {
         self
     }
 
-    /// Replaces the id of the claim. A queue's id of the delivery is a good one: a worker that starts again with it gets
-    /// the same attempt.
+    /// Replaces the id of the claim. The id that a queue gives to a delivery is a good choice: a worker that starts
+    /// again with it gets the same attempt.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
         self.start.request_id = id.into();
         self
@@ -121,9 +121,9 @@ impl WorkBuilder {
         self
     }
 
-    /// Claims the next attempt of the job. An error says that the work must not begin: the job does not exist, has ended,
-    /// or another worker runs it (`ATTEMPT_RUNNING`). If the tracker is unavailable or takes no calls of this client, the
-    /// work begins without it, unless it is [`strict`](Self::strict).
+    /// Claims the next attempt of the job. An error says that the work must not begin: the job does not exist, has
+    /// ended, or another worker runs it (`ATTEMPT_RUNNING`). If the tracker is unavailable or takes no calls of this
+    /// client, the work begins without it, unless it is [`strict`](Self::strict).
     pub async fn start(self) -> Result<Work, Error> {
         let attempt = self.attempt()?;
         if self.strict {

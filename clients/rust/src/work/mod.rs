@@ -17,10 +17,10 @@ use crate::{Error, Job, job::document, proto::v1::Failure};
 
 /// One attempt at a job. Reports and heartbeats are sent by a task beside the work, which never waits for them.
 ///
-/// [`finish`](Self::finish), [`fail`](Self::fail), [`retry`](Self::retry) and [`confirm_cancel`](Self::confirm_cancel) end
-/// the attempt. If it is dropped without one of them, the job fails with the reason `ABANDONED`, or `PANIC` during a
-/// panic, or counts as cancelled if that was requested. Dropping does not block. If the runtime stops before that is sent,
-/// the worker counts as lost when its lease runs out.
+/// [`finish`](Self::finish), [`fail`](Self::fail), [`retry`](Self::retry) and [`confirm_cancel`](Self::confirm_cancel)
+/// end the attempt. If the `Work` is dropped without one of these calls, the job fails with the reason `ABANDONED`, or
+/// `PANIC` during a panic, or counts as cancelled if that was requested. Dropping does not block. If the runtime stops
+/// before that is sent, the worker counts as lost when its lease runs out.
 #[derive(Debug)]
 pub struct Work {
     shared: Arc<Shared>,
@@ -48,14 +48,14 @@ impl Work {
         self.shared.stop_reason()
     }
 
-    /// Waits until the work is to stop, and returns the reason: somebody requested the cancellation, or the attempt is not
-    /// this worker's any more. It can be dropped and called again.
+    /// Waits until the work is to stop, and returns the reason: somebody requested the cancellation, or the attempt is
+    /// not this worker's any more. The future can be dropped and requested again.
     pub async fn cancelled(&self) -> Stop {
         self.shared.stopped().await
     }
 
-    /// Ends the job well. `result` serializes to a JSON object of at most 1 MiB, or is `()` for none. With another result
-    /// the job ends without one, and the error says why.
+    /// Completes the job. `result` serializes to a JSON object of at most 1 MiB, or is `()` for none. With any other
+    /// result the job is completed without a result, and the error says why.
     pub async fn finish(self, result: impl Serialize) -> Result<Job, Error> {
         match document(result) {
             Ok(result) => self.end(Outcome::Complete(result)).await,
@@ -73,8 +73,8 @@ impl Work {
         self.end(Outcome::Fail { failure, retry: true }).await
     }
 
-    /// Ends the job as cancelled, after the work was stopped. If nobody has requested that, the job fails with the reason
-    /// `STOPPED`, and the error says so.
+    /// Ends the job as cancelled, after the work was stopped. If nobody has requested that, the job fails with the
+    /// reason `STOPPED`, and the error says so.
     pub async fn confirm_cancel(self, message: Option<String>) -> Result<Job, Error> {
         self.end(Outcome::ConfirmCancel(message)).await
     }

@@ -62,14 +62,14 @@ impl Report {
         self
     }
 
-    /// Sets the worker's own data: what serializes to a JSON object.
+    /// Sets the worker's own data, a value that serializes to a JSON object.
     pub fn details(mut self, details: impl Serialize) -> Result<Self, Error> {
         self.0.details = document(details)?;
         Ok(self)
     }
 
-    /// Adds a later report: of two values of a field the later one counts, as if both had been sent. `starts_stage`: the
-    /// later one begins another stage.
+    /// Adds a later report: of two values of a field the later one counts, as if both had been sent. `starts_stage`:
+    /// the later one begins another stage.
     pub(crate) fn merge(&mut self, later: Self, starts_stage: bool) {
         let (now, later) = (&mut self.0, later.0);
         if starts_stage {

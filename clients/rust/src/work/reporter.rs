@@ -67,7 +67,7 @@ impl AttemptStart {
     }
 }
 
-/// See the module.
+/// Reports for a worker, in a task of its own.
 pub struct Reporter {
     shared: Arc<Shared>,
     attempt_start: AttemptStart,
@@ -75,8 +75,8 @@ pub struct Reporter {
     heartbeat_interval: Duration,
     on_trouble: Option<OnTrouble>,
     claim: String,
-    /// Number of the last report. It begins with the time, so that the reports of a process that starts again with the same
-    /// claim come after those of the one before.
+    /// Number of the last report. It begins with the time, so that the reports of a process that starts again with the
+    /// same claim come after those of the one before.
     sequence: i64,
     /// Reports that may not have arrived.
     unsent: Option<Waiting>,
@@ -102,8 +102,8 @@ impl Reporter {
         }
     }
 
-    /// Reports until the attempt ends, then sends the end. Returns the job as it was stored. Gives up when `flush_timeout`
-    /// has passed since the end.
+    /// Reports until the attempt ends, then sends the end. Returns the job as it was stored. Gives up when
+    /// `flush_timeout` has passed since the end.
     pub async fn run(mut self, claim: Option<Claim>, flush_timeout: Duration) -> Result<Job, Error> {
         let shared = self.shared.clone();
         let end_of_flush = async {
@@ -154,7 +154,7 @@ impl Reporter {
         self.note(&job);
     }
 
-    /// Sends reports and heartbeats until there is an outcome. Returns that.
+    /// Sends reports and heartbeats until there is an outcome, which it returns.
     async fn report(&mut self) -> Result<Outcome, Error> {
         let shared = self.shared.clone();
         let mut pause = Pause::reconnect();
@@ -167,7 +167,7 @@ impl Reporter {
             select! {
                 biased;
                 outcome = shared.outcome() => return Ok(outcome),
-                // The time to the next report may be another one now.
+                // The time of the next report may have changed.
                 () = shared.reported.notified() => continue,
                 () = sleep_until(due) => {}
             }
@@ -300,7 +300,7 @@ impl Reporter {
         (self.shared.job_id.clone(), self.claim.clone())
     }
 
-    /// Learns from a stored version: the length of the lease, and whether cancellation was requested.
+    /// Records the length of the lease in a stored version, and whether cancellation was requested.
     fn note(&mut self, job: &Job) {
         let lease = job.lease().map_or(HEARTBEAT_INTERVAL_MAX, |lease| lease / 3);
         self.heartbeat_interval = lease.min(HEARTBEAT_INTERVAL_MAX);
@@ -316,7 +316,7 @@ impl Reporter {
         error
     }
 
-    /// Notes an error that passes, or that there is none any more, and tells what is new.
+    /// Records a temporary error, or with `None` its end, and calls the callback if that is new.
     fn set_trouble(&self, trouble: Option<&Error>) {
         if self.shared.set_trouble(trouble.cloned())
             && let Some(told) = &self.on_trouble
@@ -331,8 +331,8 @@ fn is_fenced(error: &Error) -> bool {
     FENCED.contains(&error.reason.as_str())
 }
 
-/// Returns the end to send instead of one that the server refused for good: the work must not count as lost because of its
-/// documents, or because it stopped without a request.
+/// Returns the end to send instead of one that the server refused for good: the work must not count as lost because of
+/// its documents, or because it stopped without a request.
 fn lesser(outcome: &Outcome, error: &Error) -> Option<Outcome> {
     match outcome {
         Outcome::Complete(Some(_)) if error.code == Code::InvalidArgument => Some(Outcome::Complete(None)),
@@ -347,7 +347,7 @@ fn lesser(outcome: &Outcome, error: &Error) -> Option<Outcome> {
     }
 }
 
-/// Returns the pause after an error that passes.
+/// Returns the pause after a temporary error.
 fn pause_after(error: &Error, pause: &mut Pause) -> Duration {
     // The server limits failed authentications of an address, which other workers may share.
     let is_refused = matches!(error.code, Code::Unauthenticated | Code::PermissionDenied);

@@ -51,7 +51,7 @@ pub struct Claimed {
     pub claim: String,
 }
 
-/// See the module.
+/// The state that a worker shares with its [`Reporter`](super::reporter::Reporter).
 #[derive(Debug)]
 pub struct Shared {
     pub job_id: String,
@@ -92,7 +92,7 @@ impl Shared {
         self.reported.notify_one();
     }
 
-    /// Puts reports back that could not be sent, under those that came meanwhile.
+    /// Puts reports back that could not be sent, before those that came meanwhile.
     pub fn put_back(&self, mut unsent: Waiting) {
         let mut state = self.state();
         if let Some(later) = state.waiting.take() {
