@@ -255,7 +255,7 @@ impl Quotas {
     /// may have a quarter of what is allowed.
     pub fn hold_bytes(&self, connection: &Connection, bytes: usize) -> Result<(), Limit> {
         let most = self.allowance.call_bytes;
-        let of_each = if most == 0 { 0 } else { (most / CONNECTION_SHARE).max(CONNECTION_BYTES_MIN) };
+        let of_each = self.bytes_per_connection().unwrap_or(0);
         let all = self.call_bytes.fetch_add(bytes, Relaxed) + bytes;
         let of_connection = connection.0.call_bytes.fetch_add(bytes, Relaxed) + bytes;
         if is_exceeded(most, all) || is_exceeded(of_each, of_connection) {
@@ -263,6 +263,12 @@ impl Quotas {
             return Err(self.refused(Limit::MemoryBytes(most)));
         }
         Ok(())
+    }
+
+    /// Returns the maximum of the bytes that are counted on a connection; `None` if they are not limited.
+    pub fn bytes_per_connection(&self) -> Option<usize> {
+        let most = Some(self.allowance.call_bytes).filter(|most| *most > 0)?;
+        Some((most / CONNECTION_SHARE).max(CONNECTION_BYTES_MIN))
     }
 
     /// Releases bytes that were counted by [`hold_bytes`](Self::hold_bytes).

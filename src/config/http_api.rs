@@ -1,7 +1,7 @@
 //! The HTTP API.
 
 use clap::{Args, ValueEnum};
-use http::Uri;
+use url::{Origin, Url};
 
 use super::values::host_name;
 
@@ -34,6 +34,9 @@ pub enum Switch {
     Off,
 }
 
+/// Advice for a value that is no origin.
+const NO_ORIGIN: &str = "write it as SCHEME://HOST or SCHEME://HOST:PORT";
+
 /// Stands for all origins.
 pub const ANY_ORIGIN: &str = "*";
 
@@ -44,14 +47,22 @@ impl HttpApiConfig {
     }
 }
 
-/// Parses an origin, as browsers send it.
+/// Returns an origin in the form in which browsers send it: in lower case, without the port that its scheme implies.
 fn origin(text: &str) -> Result<String, &'static str> {
     if text == ANY_ORIGIN {
         return Ok(text.to_owned());
     }
-    let uri: Option<Uri> = text.parse().ok().filter(|_| !text.ends_with('/'));
-    let is_origin = uri.is_some_and(|uri| uri.scheme().is_some() && uri.path() == "/" && uri.query().is_none());
-    if is_origin { Ok(text.to_ascii_lowercase()) } else { Err("write it as SCHEME://HOST or SCHEME://HOST:PORT") }
+    let url = Url::parse(text).map_err(|_| NO_ORIGIN)?;
+    let has_user = !url.username().is_empty() || url.password().is_some() || text.contains('@');
+    let has_path = text.ends_with('/') || !matches!(url.path(), "" | "/") || text.contains(['?', '#']);
+    if !url.has_host() || has_user || has_path {
+        return Err(NO_ORIGIN);
+    }
+    match url.origin() {
+        origin @ Origin::Tuple(..) => Ok(origin.ascii_serialization()),
+        // That of a browser's extension, or of an application.
+        Origin::Opaque(_) => Ok(text.to_ascii_lowercase()),
+    }
 }
 
 #[cfg(test)]
@@ -60,12 +71,36 @@ mod tests {
 
     #[test]
     fn origins_are_written_as_browsers_send_them() {
-        for good in ["https://app.example.com", "http://localhost:3000", "*", "http://[::1]:8080"] {
+        for good in
+            ["https://app.example.com", "http://localhost:3000", "*", "http://[::1]:8080", "chrome-extension://abc"]
+        {
             assert_eq!(origin(good).as_deref(), Ok(good));
         }
-        for bad in
-            ["app.example.com", "https://app.example.com/", "https://app.example.com/a", "null", "", "https://a?b"]
-        {
+        for (given, sent) in [
+            ("HTTPS://App.Example.com", "https://app.example.com"),
+            ("https://a:443", "https://a"),
+            ("http://a:80", "http://a"),
+            ("https://a:80", "https://a:80"),
+            ("http://[0:0::1]", "http://[::1]"),
+            ("https://m\u{fc}ller.example", "https://xn--mller-kva.example"),
+        ] {
+            assert_eq!(origin(given).as_deref(), Ok(sent));
+        }
+        for bad in [
+            "app.example.com",
+            "https://app.example.com/",
+            "https://app.example.com/a",
+            "null",
+            "",
+            "https://a?b",
+            "https://a#b",
+            "https://user@a",
+            "https://user:secret@a",
+            "https://@a",
+            "https://a:65536",
+            "file:///a",
+            "https://",
+        ] {
             assert!(origin(bad).is_err(), "{bad}");
         }
     }

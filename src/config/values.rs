@@ -84,12 +84,17 @@ pub fn host_port_or_off(text: &str) -> Result<String, InvalidValue> {
     if text == OFF { Ok(text.to_owned()) } else { host_port(text).map_err(|_| InvalidValue::AddressOrOff) }
 }
 
-/// Checks the name or the address of a host, without a port.
+/// Returns the name or the address of a host, without a port, in the form in which it is compared: names have no dot at
+/// their end, and addresses their shortest form.
 pub fn host_name(text: &str) -> Result<String, InvalidValue> {
-    let is_name =
-        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-    let is_host = !text.is_empty() && is_name(text) || text.parse::<IpAddr>().is_ok();
-    if is_host { Ok(text.to_owned()) } else { Err(InvalidValue::Host) }
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    if name.split('.').all(is_part) { Ok(name.to_owned()) } else { Err(InvalidValue::Host) }
 }
 
 #[cfg(test)]
@@ -103,6 +108,22 @@ mod tests {
         }
         for prefix in ["", ":", "::", "job", "job::", "job:::", "jobs:", "job:s:", "j{1}:", "j*:", "j b:"] {
             assert!(key_prefix(prefix).is_err(), "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_hosts_have_one_form() {
+        for (text, name) in [
+            ("jobs.internal", "jobs.internal"),
+            ("jobs.internal.", "jobs.internal"),
+            ("job_track-1", "job_track-1"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("0:0::1", "::1"),
+        ] {
+            assert_eq!(host_name(text).as_deref(), Ok(name));
+        }
+        for bad in ["", ".", "a..b", ".a", "a:80", "[::1]", "http://a", "a b"] {
+            assert!(host_name(bad).is_err(), "{bad:?}");
         }
     }
 

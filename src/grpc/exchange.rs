@@ -135,6 +135,11 @@ impl Exchange {
         EXCHANGE.try_with(hold).unwrap_or(Ok(()))
     }
 
+    /// Returns the bytes that calls on the connection of this one may occupy at most; `None`: they are not limited.
+    pub fn room() -> Option<usize> {
+        EXCHANGE.try_with(|exchange| exchange.connection.quotas.bytes_per_connection()).ok().flatten()
+    }
+
     /// Records that this call's request is compressed.
     pub fn mark_compressed() {
         _ = EXCHANGE.try_with(|exchange| exchange.is_compressed.set(true));

@@ -29,6 +29,7 @@ use tower::{Layer, Service, ServiceExt};
 pub use self::{
     exchange::Exchange,
     message_size::{HEAVY_MIN, REQUEST_MAX},
+    middleware::takes_watch_tokens,
     transport::{RequestService, serve},
 };
 

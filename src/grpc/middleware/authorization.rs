@@ -42,6 +42,12 @@ pub fn rule(service: &str, method: &str) -> Option<Rule> {
     Some(Rule::Needs(role))
 }
 
+/// Returns whether holders of watch tokens may call a method of `jobtrack.v1`, such as `JobService/GetJob`.
+pub fn takes_watch_tokens(name: &str) -> bool {
+    let (service, method) = name.split_once('/').unwrap_or_default();
+    rule(&format!("jobtrack.v1.{service}"), method) == Some(Rule::Follows)
+}
+
 /// Returns the rule of a method that is served.
 pub fn served(rule: Option<Rule>) -> Result<Rule, Status> {
     rule.ok_or_else(unimplemented)

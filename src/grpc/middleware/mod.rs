@@ -34,6 +34,8 @@ use tracing::{
     span_enabled,
 };
 
+pub use self::authorization::takes_watch_tokens;
+
 use self::{
     audit::Caller,
     auth_failures::AuthFailures,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    HeaderName, HeaderValue, StatusCode,
     header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use prost_reflect::DynamicMessage;
@@ -35,6 +35,9 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
+/// Type of the detail with the reason.
+const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
+
 /// Status of HTTP for a call whose caller has gone away.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
@@ -58,13 +61,12 @@ pub fn retry_delay(status: &Status) -> Option<Duration> {
     status.get_details_retry_info().and_then(|info| info.retry_delay)
 }
 
-/// Returns the details of an encoded `google.rpc.Status`.
+/// Returns the details of an encoded `google.rpc.Status`. The first one is that with the reason.
 fn details(schema: &Schema, encoded: &[u8]) -> Option<Vec<Value>> {
     let status = DynamicMessage::decode(schema.status().clone(), encoded).ok()?;
-    match serde_json::to_value(status).ok()?.get_mut("details")?.take() {
-        Value::Array(details) => Some(details),
-        _ => None,
-    }
+    let Value::Array(mut details) = serde_json::to_value(status).ok()?.get_mut("details")?.take() else { return None };
+    details.sort_by_key(|detail| detail["@type"] != ERROR_INFO);
+    Some(details)
 }
 
 /// Returns the status of HTTP for a code of gRPC.
@@ -136,15 +138,22 @@ impl Refusal {
     /// The request is from a page of another site.
     pub fn other_origin(origin: &[u8]) -> Self {
         let origin = String::from_utf8_lossy(origin);
-        let message = format!("pages of {origin} may not call this server: start it with --cors-origin {origin}");
+        let message = if origin.contains("://") {
+            format!("pages of {origin} may not call this server: start it with --cors-origin {origin}")
+        } else {
+            format!(
+                "a page without an origin ({origin:?}) may not call this server: it is a file, a frame in a sandbox, or \
+                 was redirected from another site. Open it from an http:// or https:// address, and start this server \
+                 with --cors-origin and the beginning of that address"
+            )
+        };
         Self::new(StatusCode::FORBIDDEN, Code::PermissionDenied, "ORIGIN_NOT_ALLOWED", message)
     }
 }
 
 impl From<Refusal> for Answer {
     fn from(refusal: Refusal) -> Self {
-        let kind = "type.googleapis.com/google.rpc.ErrorInfo";
-        let details = [json!({ "@type": kind, "reason": refusal.reason, "domain": "jobtrack" })];
+        let details = [json!({ "@type": ERROR_INFO, "reason": refusal.reason, "domain": "jobtrack" })];
         let mut answer = answer(refusal.status, CODES[refusal.code as usize], &refusal.message, &details);
         if let Some((name, value)) = refusal.header {
             answer.headers.insert(name, value.try_into().expect("methods are a value of a header"));
@@ -170,5 +179,5 @@ struct Error<'a> {
 fn answer(http: StatusCode, status: &str, message: &str, details: &[Value]) -> Answer {
     let error = Body { error: Error { code: http.as_u16(), status, message, details } };
     let json = serde_json::to_string(&error).expect("an error has a form in JSON") + "\n";
-    Answer { status: http, headers: HeaderMap::new(), json: json.into() }
+    Answer::new(http, json.into())
 }

@@ -9,6 +9,7 @@ mod errors;
 mod event;
 mod events;
 mod frames;
+mod message;
 mod openapi;
 mod origins;
 mod query;
@@ -82,8 +83,8 @@ struct Shared {
     options: Options,
     schema: Schema,
     routes: Routes,
-    /// The description of the API, once it was asked for.
-    description: OnceLock<Bytes>,
+    /// The description of the API, and its compressed form, once it was asked for.
+    description: OnceLock<[Bytes; 2]>,
 }
 
 impl<S: RequestService> Api<S> {
@@ -166,7 +167,7 @@ impl Shared {
                 Err(Refusal::unsupported_body(message).into())
             }
             _ if !self.options.is_on => Err(Refusal::api_is_off().into()),
-            OPENAPI if is_read => Ok(Answer::ok(self.description()).into_response(accepted)),
+            OPENAPI if is_read => Ok(self.description().into_response(accepted)),
             "/" | OPENAPI => Err(Refusal::wrong_method("GET, HEAD".to_owned()).into()),
             _ => self.find(grpc, request, accepted).await,
         }
@@ -188,9 +189,13 @@ impl Shared {
     }
 
     /// Returns the description of the API.
-    fn description(&self) -> Bytes {
-        let write = || format!("{:#}\n", openapi::description(&self.schema, &self.routes)).into();
-        self.description.get_or_init(write).clone()
+    fn description(&self) -> Answer {
+        let [json, compressed] = self.description.get_or_init(|| {
+            let json = Bytes::from(format!("{:#}\n", openapi::description(&self.schema, &self.routes)));
+            let compressed = response::compress(&json);
+            [json, compressed]
+        });
+        Answer::ok(json.clone()).with_compressed(compressed.clone())
     }
 
     /// Returns the address by which a request has reached this server.

@@ -6,11 +6,12 @@ use serde_json::{Map, Value, json};
 
 use super::{
     comments::Comments,
-    query,
+    query::{self, ACCESS_TOKEN},
     routes::{Endpoint, Routes},
     schema::{PACKAGE, Schema},
     schemas::{SCHEMAS, Schemas},
 };
+use crate::grpc::takes_watch_tokens;
 
 /// Returns the description.
 pub fn description(schema: &Schema, routes: &Routes) -> Value {
@@ -36,7 +37,15 @@ pub fn description(schema: &Schema, routes: &Routes) -> Value {
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" } }
+            "securitySchemes": {
+                "bearer": { "type": "http", "scheme": "bearer" },
+                "watchToken": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": ACCESS_TOKEN,
+                    "description": "A watch token, for EventSource, which sends no headers; no other token."
+                }
+            }
         }
     })
 }
@@ -93,6 +102,9 @@ impl Writer<'_> {
         if endpoint.is_stream {
             let description = "There is nothing behind the token, and nothing will follow.";
             operation["responses"]["204"] = json!({ "description": description });
+        }
+        if takes_watch_tokens(endpoint.route.rpc) {
+            operation["security"] = json!([{}, { "bearer": [] }, { "watchToken": [] }]);
         }
         let parameters = self.parameters(endpoint);
         if !parameters.is_empty() {
@@ -204,6 +216,13 @@ mod tests {
         assert!(schemas.values().all(Value::is_object));
         assert_eq!(schemas["View"]["enum"], json!(["UNSPECIFIED", "BASIC", "FULL"]));
         assert!(schemas["View"]["description"].as_str().is_some_and(|text| text.starts_with("The parts")));
+        assert_eq!(description["components"]["securitySchemes"]["watchToken"]["name"], "access_token");
+        let takes_token = |path: &str| {
+            let schemes = description["paths"][path]["get"]["security"].as_array().into_iter().flatten();
+            schemes.filter(|scheme| scheme.get("watchToken").is_some()).count() == 1
+        };
+        assert!(["/v1/jobs/{id}", "/v1/jobs/{id}/events", "/v1/events"].into_iter().all(takes_token));
+        assert!(!["/v1/jobs", "/v1/stats"].into_iter().any(takes_token));
         let list = &description["paths"]["/v1/jobs"]["get"]["parameters"];
         let names: Vec<_> = list.as_array().into_iter().flatten().filter_map(|it| it["name"].as_str()).collect();
         for name in ["pageSize", "state", "kind", "liveness", "createdAfter", "labels"] {

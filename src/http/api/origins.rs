@@ -50,7 +50,7 @@ pub enum Hosts {
     Local {
         /// Address that the server listens on.
         listen: IpAddr,
-        /// Further names, without ports.
+        /// Further names, without ports and without dots at their ends, and addresses in their shortest form.
         others: Vec<String>,
     },
 }
@@ -140,7 +140,8 @@ impl Hosts {
         let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
         if let Ok(address) = host.parse::<IpAddr>() {
             // An address can't be directed elsewhere, but it may be meant for another machine.
-            return address.is_loopback() || listen.is_unspecified() || address == *listen || listed(others, host);
+            let is_here = address.is_loopback() || listen.is_unspecified() || address == *listen;
+            return is_here || listed(others, &address.to_string());
         }
         host.eq_ignore_ascii_case("localhost") || listed(others, host)
     }

@@ -5,7 +5,7 @@
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value};
 
-use super::routes::Endpoint;
+use super::{message, routes::Endpoint};
 use crate::domain::Violation;
 
 /// Parameter with a token, which is a credential and no field.
@@ -28,7 +28,7 @@ pub fn fields(endpoint: &Endpoint, id: Option<&str>, query: &str) -> Result<Map<
             continue;
         }
         let is_known = match &flattened {
-            Some(message) => put(&mut inner, message, &name, &value)?,
+            Some(message) => put(&mut inner, message, &name, &value).map_err(|bad| in_field(nested.as_ref(), bad))?,
             None => false,
         };
         if !is_known {
@@ -65,27 +65,27 @@ fn put(into: &mut Map<String, Value>, message: &MessageDescriptor, name: &str, v
         let pairs = into.entry(labels.json_name()).or_insert_with(|| Value::Object(Map::new()));
         let pairs = pairs.as_object_mut().expect("it was made as an object");
         let known = pairs.insert(key.to_owned(), value.into());
-        return if known.is_some() { Err(given_twice(name)) } else { Ok(true) };
+        return if known.is_some() { Err(given_twice(&format!("labels.{key}"))) } else { Ok(true) };
     }
     let Some(field) = field(message, name) else { return Ok(false) };
     // Forms send all their fields, also those that nobody has filled in.
     if value.is_empty() {
         return Ok(true);
     }
-    let json = json(&field.kind(), name, value)?;
+    let json = json(&field, value)?;
     if field.is_list() {
         let list = into.entry(field.json_name()).or_insert_with(|| Value::Array(Vec::new()));
         list.as_array_mut().expect("it was made as a list").push(json);
     } else if into.insert(field.json_name().to_owned(), json).is_some() {
-        return Err(given_twice(name));
+        return Err(given_twice(field.name()));
     }
     Ok(true)
 }
 
 /// Returns the field that a parameter means: by one of its two names, or a list by the name of one element. `id` is
 /// that of a job.
-fn field(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
-    let by_name = |name: &str| message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name));
+fn field(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    let by_name = |name: &str| message::field(descriptor, name);
     let element = |name: &str| by_name(&format!("{name}s")).filter(FieldDescriptor::is_list);
     let found = by_name(name).or_else(|| element(name));
     let found = if name == "id" { found.or_else(|| by_name("job_id")).or_else(|| element("job_id")) } else { found };
@@ -114,13 +114,19 @@ fn is_text(field: &FieldDescriptor) -> bool {
 }
 
 /// Returns the JSON of a value. In JSON all but booleans may be strings.
-fn json(kind: &Kind, name: &str, value: &str) -> Result<Value, Violation> {
-    match (kind, value) {
+fn json(field: &FieldDescriptor, value: &str) -> Result<Value, Violation> {
+    match (field.kind(), value) {
         (Kind::Bool, "true") => Ok(Value::Bool(true)),
         (Kind::Bool, "false") => Ok(Value::Bool(false)),
-        (Kind::Bool, _) => Err(violation(name, "must be true or false")),
+        (Kind::Bool, _) => Err(violation(field.name(), "must be true or false")),
         _ => Ok(value.into()),
     }
+}
+
+/// Returns a violation inside of `field`.
+fn in_field(field: Option<&FieldDescriptor>, bad: Violation) -> Violation {
+    let scope = field.map(FieldDescriptor::name).unwrap_or_default();
+    Violation { field: format!("{scope}.{}", bad.field), ..bad }
 }
 
 fn given_twice(name: &str) -> Violation {
@@ -168,8 +174,11 @@ mod tests {
         assert_eq!(parsed("/v1/jobs", "sort=age"), Err("sort: is not a parameter of this path".to_owned()));
         assert_eq!(parsed("/v1/jobs", "filter=a"), Err("filter: is not a parameter of this path".to_owned()));
         assert_eq!(parsed("/v1/jobs/a", "label.a=b"), Err("label.a: is not a parameter of this path".to_owned()));
-        assert_eq!(parsed("/v1/jobs", "kind=a&kind=b"), Err("kind: is given more than once".to_owned()));
-        assert_eq!(parsed("/v1/jobs/a", "jobId=b"), Err("jobId: is given more than once".to_owned()));
-        assert_eq!(parsed("/v1/jobs", "label.a=1&label.a=2"), Err("label.a: is given more than once".to_owned()));
+        assert_eq!(parsed("/v1/jobs", "kind=a&kind=b"), Err("filter.kind: is given more than once".to_owned()));
+        assert_eq!(parsed("/v1/jobs/a", "jobId=b"), Err("job_id: is given more than once".to_owned()));
+        assert_eq!(
+            parsed("/v1/jobs", "label.a=1&label.a=2"),
+            Err("filter.labels.a: is given more than once".to_owned())
+        );
     }
 }

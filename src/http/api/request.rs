@@ -16,14 +16,13 @@ use http::{
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use prost::Message;
-use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
-use serde::de::DeserializeSeed;
-use serde_path_to_error::{Deserializer, Track};
+use prost_reflect::{DynamicMessage, Value};
 use tonic::{Status, body::Body};
 
 use super::{
     errors::Refusal,
     frames::PREFIX,
+    message,
     query::{self, ACCESS_TOKEN},
     routes::Endpoint,
 };
@@ -42,6 +41,9 @@ const VALUES_MAX: usize = 50_000;
 
 /// Memory of a value while its request is read, in bytes: that of a tree with all values of the body.
 const VALUE_BYTES: usize = 1500;
+
+/// Bytes of a connection's share of the memory that are left for the texts of a body, compressed and not.
+const ROOM_FOR_TEXTS: usize = REQUEST_MAX;
 
 /// Number of values from which a body is read on another thread: about a millisecond of work.
 const MANY_VALUES: usize = 500;
@@ -107,15 +109,18 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn is_utf8(charset: &str) -> bool {
     let name = charset.split('=').nth(1).unwrap_or_default().trim_matches('"');
-    name.eq_ignore_ascii_case("utf-8")
+    name.eq_ignore_ascii_case("utf-8") || name.eq_ignore_ascii_case("utf8")
 }
 
 /// Returns whether a body is compressed; `None`: in a way that is not supported.
 fn is_compressed(headers: &HeaderMap) -> Option<bool> {
-    match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Some(false),
-        Some(b"gzip" | b"x-gzip") => Some(true),
-        Some(_) => None,
+    let lists = headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("?"));
+    let names = lists.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase());
+    let encodings: Vec<_> = names.filter(|name| !matches!(&**name, "" | "identity")).collect();
+    match &encodings[..] {
+        [] => Some(false),
+        [one] if matches!(&**one, "gzip" | "x-gzip") => Some(true),
+        _ => None,
     }
 }
 
@@ -133,13 +138,22 @@ async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
         if values > VALUES_MAX {
             return Err(unreadable(&format!("must have at most {VALUES_MAX} values")));
         }
-        Exchange::hold_request(values * VALUE_BYTES)?;
+        let bytes = values * VALUE_BYTES;
+        // An error that asks to try again later would be wrong: there is never so much room.
+        if let Some(room) =
+            Exchange::room().map(|room| room.saturating_sub(ROOM_FOR_TEXTS)).filter(|room| bytes > *room)
+        {
+            let (most, flag) = (room / VALUE_BYTES, "--max-memory");
+            return Err(unreadable(&format!("must have at most {most} values, because of {flag} of this server")));
+        }
+        Exchange::hold_request(bytes)?;
         if values < MANY_VALUES {
             from_body(&request, &json)
         } else {
             offload(move || from_body(&request, &json)).await.ok_or(JobError::Draining)?
         }
     } else {
+        refuse_content(body).await?;
         from_parameters(&request)
     };
     let message = message.map_err(|violation| JobError::Invalid(vec![violation]))?;
@@ -199,14 +213,23 @@ fn decompress(compressed: &[u8]) -> Result<Bytes, JobError> {
     Ok(all.into())
 }
 
+/// Fails if a request whose fields are parameters has a body: to ignore what it says would be a wrong answer.
+async fn refuse_content(body: Body) -> Result<(), JobError> {
+    let mut body = pin!(body);
+    while let Some(Ok(frame)) = body.frame().await {
+        if frame.data_ref().is_some_and(|data| !data.is_empty()) {
+            return Err(unreadable("must be empty: the fields of this path are parameters, as in ?force=true"));
+        }
+    }
+    Ok(())
+}
+
 /// Reads the message in a body. An empty body is an empty message.
 fn from_body(request: &ApiRequest, json: &[u8]) -> Result<DynamicMessage, Violation> {
     // A POST has no parameters, but it may have a credential.
     query::check_none(&request.query)?;
     let json = if json.trim_ascii().is_empty() { b"{}" } else { json };
-    let mut source = serde_json::Deserializer::from_slice(json);
-    let mut message = parse(&request.endpoint.input, &mut source)?;
-    source.end().map_err(|error| violation("body", error.to_string()))?;
+    let mut message = message::from_text(&request.endpoint.input, json)?;
     if let Some(id) = &request.id {
         put_id(&mut message, id)?;
     }
@@ -222,20 +245,7 @@ fn from_parameters(request: &ApiRequest) -> Result<DynamicMessage, Violation> {
             fields.insert("resumeToken".to_owned(), token.as_str().into());
         }
     }
-    parse(&request.endpoint.input, serde_json::Value::Object(fields))
-}
-
-/// Reads a message. An error names the field.
-fn parse<'de, D>(message: &MessageDescriptor, source: D) -> Result<DynamicMessage, Violation>
-where
-    D: serde::Deserializer<'de, Error = serde_json::Error>,
-{
-    let mut track = Track::new();
-    message.clone().deserialize(Deserializer::new(source, &mut track)).map_err(|error| {
-        let path = track.path().to_string();
-        // A question mark stands for a key that was not read to its end.
-        violation(if path == "." || path == "?" { "body" } else { &path }, error.to_string())
-    })
+    message::from_value(&request.endpoint.input, serde_json::Value::Object(fields))
 }
 
 /// Puts the id of the path into a message, which may only have the same one.
@@ -246,7 +256,7 @@ fn put_id(message: &mut DynamicMessage, id: &str) -> Result<(), Violation> {
     let id = Value::String(id.to_owned());
     let id = if field.is_list() { Value::List(vec![id]) } else { id };
     if message.has_field(&field) && *message.get_field(&field) != id {
-        return Err(violation(field.json_name(), "must be that of the path, or absent".to_owned()));
+        return Err(violation(field.name(), "must be that of the path, or absent".to_owned()));
     }
     message.set_field(&field, id);
     Ok(())

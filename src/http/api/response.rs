@@ -17,14 +17,19 @@ use tonic::body::Body;
 /// takes more than a millisecond, in which the thread runs no other call.
 const COMPRESSED: RangeInclusive<usize> = 1025..=64 * 1024;
 
+/// Value of `Cache-Control`: answers change with each report.
+pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
 /// An answer in JSON.
 pub struct Answer {
     /// Status of HTTP.
-    pub status: StatusCode,
+    status: StatusCode,
     /// Headers, besides those that every answer has.
     pub headers: HeaderMap,
     /// The JSON.
-    pub json: Bytes,
+    json: Bytes,
+    /// The JSON, compressed with gzip, if it was compressed before.
+    compressed: Option<Bytes>,
 }
 
 /// The forms of an answer that a caller accepts.
@@ -40,38 +45,60 @@ impl Accepted {
     /// Reads the headers of a request.
     pub fn new(headers: &HeaderMap, head_only: bool) -> Self {
         let lists = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-        let gzip = lists.flat_map(|list| list.split(',')).any(is_gzip);
-        Self { gzip, head_only }
+        Self { gzip: accepts_gzip(lists.flat_map(|list| list.split(','))), head_only }
     }
 }
 
-/// Returns whether an element of `Accept-Encoding` accepts gzip.
-fn is_gzip(element: &str) -> bool {
-    let mut parts = element.split(';').map(str::trim);
-    let names_gzip = parts.next().is_some_and(|name| name == "*" || name.eq_ignore_ascii_case("gzip"));
-    let is_refused =
-        parts.any(|weight| weight.strip_prefix("q=").is_some_and(|q| q.trim_matches(['0', '.']).is_empty()));
-    names_gzip && !is_refused
+/// Returns whether the elements of `Accept-Encoding` accept gzip. `*` stands for encodings that are not named.
+fn accepts_gzip<'a>(elements: impl Iterator<Item = &'a str>) -> bool {
+    let (mut named, mut others) = (None, false);
+    for element in elements {
+        let mut parts = element.split(';').map(|part| part.trim().to_ascii_lowercase());
+        let name = parts.next().unwrap_or_default();
+        let mut weights = parts.filter_map(|part| part.strip_prefix("q=").map(str::to_owned));
+        let is_accepted = !weights.any(|weight| weight.trim_matches(['0', '.']).is_empty());
+        match &*name {
+            "gzip" | "x-gzip" => named = Some(is_accepted),
+            "*" => others = is_accepted,
+            _ => {}
+        }
+    }
+    named.unwrap_or(others)
 }
 
 impl Answer {
+    /// Returns an answer with this status.
+    pub fn new(status: StatusCode, json: Bytes) -> Self {
+        Self { status, headers: HeaderMap::new(), json, compressed: None }
+    }
+
     /// Returns an answer that succeeded.
     pub fn ok(json: Bytes) -> Self {
-        Self { status: StatusCode::OK, headers: HeaderMap::new(), json }
+        Self::new(StatusCode::OK, json)
+    }
+
+    /// Returns the same answer, which is sent as `compressed` to callers that accept gzip, whatever its size.
+    pub fn with_compressed(self, compressed: Bytes) -> Self {
+        Self { compressed: Some(compressed), ..self }
     }
 
     /// Returns the response.
     pub fn into_response(self, accepted: Accepted) -> Response<Body> {
-        let Self { status, mut headers, json } = self;
+        let Self { status, mut headers, json, compressed } = self;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(CACHE_CONTROL, NO_STORE);
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.append(VARY, HeaderValue::from_static("accept-encoding"));
-        let body = if accepted.gzip && COMPRESSED.contains(&json.len()) {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            compress(&json)
-        } else {
-            json
+        let compressed = compressed.or_else(|| {
+            let is_worth_it = accepted.gzip && COMPRESSED.contains(&json.len());
+            is_worth_it.then(|| compress(&json))
+        });
+        let body = match compressed.filter(|_| accepted.gzip) {
+            Some(compressed) => {
+                headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                compressed
+            }
+            None => json,
         };
         headers.insert(CONTENT_LENGTH, body.len().into());
         let body = if accepted.head_only { Body::empty() } else { Body::new(Full::new(body)) };
@@ -90,7 +117,8 @@ pub fn no_content(headers: HeaderMap) -> Response<Body> {
     response
 }
 
-fn compress(json: &[u8]) -> Bytes {
+/// Compresses JSON with gzip.
+pub fn compress(json: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 2), Compression::fast());
     let written = encoder.write_all(json).and_then(|()| encoder.finish());
     written.expect("a vector takes everything").into()
@@ -102,11 +130,11 @@ mod tests {
 
     #[test]
     fn gzip_is_used_where_it_is_accepted() {
-        for accepted in ["gzip", "br, GZIP", "deflate, gzip;q=0.5", "*"] {
-            assert!(accepted.split(',').any(is_gzip), "{accepted}");
+        for accepted in ["gzip", "br, GZIP", "deflate, gzip;q=0.5", "*", "*;q=0, gzip", "br;q=1, *;q=0.1"] {
+            assert!(accepts_gzip(accepted.split(',')), "{accepted}");
         }
-        for refused in ["", "br", "gzip;q=0", "gzip; q=0.000", "x-gzip2"] {
-            assert!(!refused.split(',').any(is_gzip), "{refused}");
+        for refused in ["", "br", "gzip;q=0", "gzip; Q=0.000", "x-gzip2", "*, gzip;q=0", "gzip;q=0, *", "*;q=0"] {
+            assert!(!accepts_gzip(refused.split(',')), "{refused}");
         }
     }
 }

@@ -58,6 +58,22 @@ async fn listed_origins_may_call_and_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn origins_are_compared_in_the_form_of_browsers() {
+    let server = Server::with(&["--cors-origin", "HTTPS://App.example.com:443"]).await;
+    let http = Http::new(server.address);
+    http.send(Method::GET, "/v1/jobs", &[("origin", PAGE)], "").await.ok();
+    let message = http.send(Method::GET, "/v1/jobs", &[("origin", "https://a.example")], "").await.refused(403);
+    assert!(message.ends_with("start it with --cors-origin https://a.example"), "{message}");
+    // No flag can allow it.
+    let message = http.send(Method::GET, "/v1/jobs", &[("origin", "null")], "").await.refused(403);
+    assert!(
+        message.contains("it is a file, a frame in a sandbox") && !message.contains("--cors-origin null"),
+        "{message}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_of_the_same_origin_may_call() {
     let server = Server::start().await;
     let http = Http::new(server.address);
@@ -72,10 +88,10 @@ async fn pages_of_the_same_origin_may_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_authentication_the_host_must_be_this_machine() {
-    let server = Server::with(&["--allowed-host", "jobs.internal"]).await;
+    let server = Server::with(&["--allowed-host", "jobs.internal.", "--allowed-host", "2001:db8:0::1"]).await;
     let http = Http::new(server.address);
     let port = server.address.port();
-    for host in ["localhost", "127.0.0.1", "[::1]", "jobs.internal"] {
+    for host in ["localhost", "127.0.0.1", "[::1]", "jobs.internal", "Jobs.Internal.", "[2001:db8::1]"] {
         for host in [host.to_owned(), format!("{host}:{port}"), format!("{host}:1")] {
             http.send(Method::GET, "/v1/jobs", &[("host", &host)], "").await.ok();
         }

@@ -54,3 +54,23 @@ async fn bodies_must_be_json() {
     http.send(Method::POST, "/v1/jobs", &[kind], body).await.ok();
     server.stop().await;
 }
+
+/// To ignore `{"force": true}` in the body of a DELETE would be a wrong answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_with_parameters_take_no_body() {
+    let server = Server::start().await;
+    for http in [Http::new(server.address), Http::http2(server.address)] {
+        http.post("/v1/jobs", r#"{"jobId": "a", "kind": "k"}"#).await.ok();
+        for (method, path) in [
+            (Method::DELETE, "/v1/jobs/a"),
+            (Method::DELETE, "/v1/jobs/a?force=true"),
+            (Method::GET, "/v1/jobs"),
+            (Method::GET, "/v1/jobs/a/events"),
+        ] {
+            let message = http.send(method, path, &[JSON], r#"{"force": true}"#).await.refused(400);
+            assert_eq!(message, "body: must be empty: the fields of this path are parameters, as in ?force=true");
+        }
+        http.send(Method::DELETE, "/v1/jobs/a?force=true", &[JSON], "").await.ok();
+    }
+    server.stop().await;
+}

@@ -47,10 +47,13 @@ pub fn answer(name: &str, encoded: &[u8]) -> Value {
     shortened(serde_json::to_value(message).expect("JSON"))
 }
 
-/// Returns the JSON of an error, whose HTTP status is `http`.
+/// Returns the JSON of an error, whose HTTP status is `http`. Its first detail is that with the reason.
 pub fn error(status: &Status, http: u16, name: &str) -> Value {
     let details = DynamicMessage::decode(STATUS.clone(), status.details()).expect("a status");
     let details = serde_json::to_value(details).expect("JSON")["details"].take();
+    let details: Vec<Value> = serde_json::from_value(details).unwrap_or_default();
+    let (first, others): (Vec<_>, Vec<_>) = details.into_iter().partition(|detail| detail["reason"].is_string());
+    let details = [first, others].concat();
     json!({ "error": { "code": http, "status": name, "message": status.message(), "details": details } })
 }
 

@@ -127,7 +127,7 @@ const FLOORS: [Floors; 16] = [
     (
         "http/api",
         &[
-            &["comments", "frames", "response", "schema", "writer"],
+            &["comments", "frames", "message", "response", "schema", "writer"],
             &["errors", "event", "routes", "schemas", "welcome"],
             &["call", "origins", "query"],
             &["events", "openapi", "request"],

@@ -1,0 +1,202 @@
+//! Messages from JSON.
+//!
+//! An error names its field as those of the handlers do: by its path in the request, with the names of the protos.
+
+use std::{borrow::Cow, collections::HashSet, fmt};
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::Value;
+use serde_path_to_error::{Path, Segment, Track};
+
+use crate::domain::{Violation, cut};
+
+/// Maximum length of a key or of a description in an error, in bytes: callers are told what is wrong, and not all that
+/// they have sent.
+const TOLD_MAX: usize = 256;
+
+/// Reads the message in a text.
+pub fn from_text(message: &MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, Violation> {
+    let source = || serde_json::Deserializer::from_slice(json);
+    let checked = || {
+        let mut check = source();
+        Distinct::in_message(message).deserialize(&mut check)?;
+        check.end()?;
+        message.clone().deserialize(&mut source())
+    };
+    // The path to an error costs a copy of each key. So it is followed only if there is an error.
+    checked().or_else(|_| {
+        let mut check = source();
+        located(message, Distinct::in_message(message), &mut check)?;
+        check.end().map_err(|error| violation("body", &error))?;
+        located(message, message.clone(), &mut source())
+    })
+}
+
+/// Reads the message in a value.
+pub fn from_value(message: &MessageDescriptor, json: Value) -> Result<DynamicMessage, Violation> {
+    located(message, message.clone(), json)
+}
+
+/// Returns the field of a message that a key means.
+pub fn field(message: &MessageDescriptor, key: &str) -> Option<FieldDescriptor> {
+    message.get_field_by_json_name(key).or_else(|| message.get_field_by_name(key))
+}
+
+/// Reads what `seed` reads of a request. An error names the field.
+fn located<'de, S, D>(message: &MessageDescriptor, seed: S, source: D) -> Result<S::Value, Violation>
+where
+    S: DeserializeSeed<'de>,
+    D: Deserializer<'de, Error = serde_json::Error>,
+{
+    let mut track = Track::new();
+    let read = seed.deserialize(serde_path_to_error::Deserializer::new(source, &mut track));
+    read.map_err(|error| violation(&path_in(message, &track.path()), &error))
+}
+
+fn violation(field: &str, error: &serde_json::Error) -> Violation {
+    Violation { field: field.to_owned(), description: cut(error.to_string(), TOLD_MAX) }
+}
+
+/// Returns a path in a message, with the names of the protos; `body` for the whole.
+fn path_in(message: &MessageDescriptor, path: &Path) -> String {
+    let (mut text, mut scope) = (String::new(), Some(message.clone()));
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => text.push_str(&format!("[{index}]")),
+            Segment::Map { key } => {
+                let found = scope.as_ref().and_then(|message| field(message, key));
+                if !text.is_empty() {
+                    text.push('.');
+                }
+                text.push_str(&found.as_ref().map_or_else(|| cut(key.clone(), TOLD_MAX), |it| it.name().to_owned()));
+                scope = found.as_ref().and_then(message_of);
+            }
+            // A key that was not read to its end.
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    if text.is_empty() { "body".to_owned() } else { text }
+}
+
+/// Returns the message of this package in a field. Those of `google.protobuf` have other forms in JSON.
+fn message_of(field: &FieldDescriptor) -> Option<MessageDescriptor> {
+    let message = field.kind().as_message().cloned().filter(|_| !field.is_map());
+    message.filter(|message| !message.full_name().starts_with("google.protobuf."))
+}
+
+/// Checks that no object has two members of one name: programs differ in which of them counts.
+#[derive(Clone)]
+struct Distinct {
+    /// The message that the value is, in which each field has two names.
+    message: Option<MessageDescriptor>,
+}
+
+impl Distinct {
+    fn in_message(message: &MessageDescriptor) -> Self {
+        Self { message: Some(message.clone()) }
+    }
+
+    /// Checks the members of an object that is no message.
+    fn keys<'de, A: MapAccess<'de>>(mut map: A) -> Result<(), A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            if seen.insert(key) {
+                map.next_value_seed(Self { message: None })?;
+            } else {
+                map.next_value_seed(Repeated)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the members of a message.
+    fn fields<'de, A: MapAccess<'de>>(message: &MessageDescriptor, mut map: A) -> Result<(), A::Error> {
+        let mut seen = Vec::new();
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            let Some(field) = field(message, &key) else {
+                // That it is unknown is found when the message is read.
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if seen.contains(&field.number()) {
+                map.next_value_seed(Repeated)?;
+            }
+            seen.push(field.number());
+            if field.kind().as_message().is_some() {
+                map.next_value_seed(Self { message: message_of(&field) })?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Distinct {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+/// Other values than objects and lists are checked when the message is read.
+impl<'de> Visitor<'de> for Distinct {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self.clone())?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        match &self.message {
+            Some(message) => Self::fields(message, map),
+            None => Self::keys(map),
+        }
+    }
+}
+
+/// Fails in the place of the second value of a name, so that the path of the error ends with the name.
+struct Repeated;
+
+impl<'de> DeserializeSeed<'de> for Repeated {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
+        IgnoredAny::deserialize(source)?;
+        Err(D::Error::custom("is given more than once"))
+    }
+}
