@@ -1,28 +1,33 @@
 //! The text of one event. It is made once for all subscribers on a thread.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, mem::take};
 
 use bytes::Bytes;
-use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
+use prost::Message;
 
-use crate::proto::v1;
+use super::writer::Form;
+use crate::proto::{EncodedEvent, v1};
 
 /// Number of texts that each thread keeps: those of one version, for streams of one job and of many, in both views.
 const KEPT: usize = 4;
 
-/// Size in bytes up to which a text is kept.
-const KEPT_MAX: usize = 64 * 1024;
+/// Size in bytes up to which a text is one of these. Of larger ones each thread keeps only the last.
+const SMALL_MAX: usize = 64 * 1024;
+
+/// Size in bytes up to which a text is kept: that of most jobs with a result of the maximum size.
+const LARGE_MAX: usize = 2 * 1024 * 1024;
 
 thread_local! {
     /// Events that this thread wrote last.
-    static RECENT: RefCell<Recent> = const { RefCell::new(Recent { written: [const { None }; KEPT], next: 0 }) };
+    static RECENT: RefCell<Recent> = const { RefCell::new(Recent::new()) };
 }
 
 /// Events that were written last.
 struct Recent {
-    written: [Option<Written>; KEPT],
-    /// Place of the next one.
+    small: [Option<Written>; KEPT],
+    /// Place of the next small one.
     next: usize,
+    large: Option<Written>,
 }
 
 /// An event that was written.
@@ -32,14 +37,28 @@ struct Written {
 }
 
 impl Recent {
+    const fn new() -> Self {
+        Self { small: [const { None }; KEPT], next: 0, large: None }
+    }
+
     fn find(&self, message: &[u8]) -> Option<Bytes> {
-        self.written.iter().flatten().find(|it| it.message == message).map(|it| it.text.clone())
+        let written = self.small.iter().chain([&self.large]).flatten();
+        written.into_iter().find(|it| it.message == message).map(|it| it.text.clone())
     }
 
     fn keep(&mut self, message: &[u8], text: Bytes) {
+        if text.len() > LARGE_MAX {
+            return;
+        }
+        let is_small = text.len() <= SMALL_MAX;
         // Copied, so that a small message does not keep a large buffer.
-        self.written[self.next] = Some(Written { message: Bytes::copy_from_slice(message), text });
-        self.next = (self.next + 1) % KEPT;
+        let written = Some(Written { message: Bytes::copy_from_slice(message), text });
+        if is_small {
+            self.small[self.next] = written;
+            self.next = (self.next + 1) % KEPT;
+        } else {
+            self.large = written;
+        }
     }
 }
 
@@ -47,42 +66,39 @@ impl Recent {
 pub struct Event;
 
 impl Event {
-    /// Returns the text of an encoded `WatchJobResponse` or `WatchJobsResponse`.
-    pub fn text(descriptor: &MessageDescriptor, message: &[u8]) -> Bytes {
+    /// Returns the text of an encoded `WatchJobResponse` or `WatchJobsResponse`, which has this form.
+    pub fn text(form: &Form, message: Bytes) -> Bytes {
         RECENT.with_borrow_mut(|recent| {
-            if let Some(text) = recent.find(message) {
+            if let Some(text) = recent.find(&message) {
                 return text;
             }
-            let text = Bytes::from(text(descriptor, message));
-            if text.len() <= KEPT_MAX {
-                recent.keep(message, text.clone());
-            }
+            let text = Bytes::from(text(form, message.clone()));
+            recent.keep(&message, text.clone());
             text
         })
     }
 
     /// Returns the line that gives an event its token.
-    pub fn id_line(token: &str) -> Vec<u8> {
-        format!("id: {token}\n").into_bytes()
+    pub fn id_line(token: &[u8]) -> Vec<u8> {
+        [b"id: ", token, b"\n"].concat()
     }
 }
 
 /// Writes the text of an encoded event.
-fn text(descriptor: &MessageDescriptor, message: &[u8]) -> Vec<u8> {
-    let mut message = DynamicMessage::decode(descriptor.clone(), message).expect("it was encoded in this process");
-    let is_bookmark =
-        message.get_field_by_name("event").and_then(|kind| kind.as_enum_number()) == Some(v1::Event::Bookmark.into());
-    let mut text = Vec::new();
+fn text(form: &Form, message: Bytes) -> Vec<u8> {
+    let size = message.len();
+    let mut event = EncodedEvent::decode(message).expect("it was encoded in this process");
+    let (token, skipped) = (take(&mut event.resume_token), take(&mut event.skipped));
+    let is_bookmark = event.event == i32::from(v1::Event::Bookmark);
+    let mut text = Vec::with_capacity(2 * size);
     if is_bookmark {
         text.extend_from_slice(b"event: bookmark\n");
     }
-    let token = take(&mut message, "resume_token");
-    if let Some(token) = token.as_ref().and_then(Value::as_str).filter(|token| !token.is_empty()) {
-        text.extend(Event::id_line(token));
+    if !token.is_empty() {
+        text.extend(Event::id_line(&token));
     }
-    let skipped = take(&mut message, "skipped").and_then(|skipped| skipped.as_i64()).unwrap_or_default();
     text.extend_from_slice(b"data: ");
-    serde_json::to_writer(&mut text, &message).expect("a message has a form in JSON");
+    form.write(&event.encode_to_vec(), &mut text);
     if !is_bookmark {
         // A number, which is never so large that a script reads another one.
         let end = text.pop();
@@ -93,24 +109,16 @@ fn text(descriptor: &MessageDescriptor, message: &[u8]) -> Vec<u8> {
     text
 }
 
-/// Takes a field out of a message.
-fn take(message: &mut DynamicMessage, name: &str) -> Option<Value> {
-    let value = message.get_field_by_name(name)?.into_owned();
-    message.clear_field_by_name(name);
-    Some(value)
-}
-
 #[cfg(test)]
 mod tests {
-    use prost::Message;
-
     use super::*;
     use crate::http::api::schema::Schema;
 
     fn written(event: &v1::WatchJobResponse) -> String {
         let (_, descriptor, _) = Schema::new().method("JobService/WatchJob").expect("a method");
-        let text = Event::text(&descriptor, &event.encode_to_vec());
-        assert_eq!(text, Event::text(&descriptor, &event.encode_to_vec()));
+        let form = Form::new(descriptor);
+        let text = Event::text(&form, event.encode_to_vec().into());
+        assert_eq!(text.as_ptr(), Event::text(&form, event.encode_to_vec().into()).as_ptr(), "it is written once");
         String::from_utf8(text.to_vec()).expect("text")
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,7 +16,6 @@ use http::{
 };
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::Full;
-use prost_reflect::MessageDescriptor;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Status, body::Body};
 
@@ -24,7 +24,8 @@ use super::{
     errors::retry_delay,
     event::Event,
     frames::Frames,
-    response::{Accepted, no_content},
+    response::{Accepted, NO_STORE, no_content},
+    routes::Endpoint,
 };
 
 /// Interval between comments, which keep proxies from closing a silent stream.
@@ -46,16 +47,17 @@ const END: &[u8] = b"event: end\ndata: {}\n\n";
 /// An `EventSource` connects again after a stream that was answered with 200, and after nothing else. So an error that
 /// passes is answered with 200 and no event, and the end of what is resumed with 204.
 pub async fn response(
-    descriptor: &MessageDescriptor,
+    endpoint: &Arc<Endpoint>,
     opened: Result<Response<Body>, Status>,
     token: Option<&str>,
     accepted: Accepted,
 ) -> Result<Response<Body>, Status> {
     match opened {
         Ok(stream) => {
-            let mut events = Events::new(stream.into_body(), descriptor.clone());
+            let mut events = Events::new(stream.into_body(), endpoint.clone());
             if events.are_known_to_the_end(token).await {
-                return Ok(no_content(HeaderMap::new()));
+                // Others that follow the job, from another token, must not get a copy of this answer.
+                return Ok(no_content(HeaderMap::from_iter([(CACHE_CONTROL, NO_STORE)])));
             }
             events.ready.push_front(format!("retry: {}\n\n", RETRY.as_millis()).into());
             Ok(event_stream(Body::new(events), accepted))
@@ -84,7 +86,7 @@ fn event_stream(body: Body, accepted: Accepted) -> Response<Body> {
     let mut response = Response::new(if accepted.head_only { Body::empty() } else { body });
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let (name, value) = NO_BUFFERING;
     headers.insert(name, value);
@@ -94,7 +96,7 @@ fn event_stream(body: Body, accepted: Accepted) -> Response<Body> {
 /// The events of a stream of gRPC, as text.
 struct Events {
     stream: Body,
-    descriptor: MessageDescriptor,
+    endpoint: Arc<Endpoint>,
     frames: Frames,
     /// Texts that can be sent.
     ready: VecDeque<Bytes>,
@@ -103,10 +105,10 @@ struct Events {
 }
 
 impl Events {
-    fn new(stream: Body, descriptor: MessageDescriptor) -> Self {
+    fn new(stream: Body, endpoint: Arc<Endpoint>) -> Self {
         let comment = Box::pin(sleep(COMMENT_INTERVAL));
         let (frames, ready) = (Frames::default(), VecDeque::new());
-        Self { stream, descriptor, frames, ready, comment, is_over: false }
+        Self { stream, endpoint, frames, ready, comment, is_over: false }
     }
 
     /// Returns whether a caller that resumes from `token` has seen all that the stream has, and the stream is over. Its
@@ -114,7 +116,7 @@ impl Events {
     async fn are_known_to_the_end(&mut self, token: Option<&str>) -> bool {
         let Some(token) = token else { return false };
         // The first event has arrived with the head, and the end behind it too.
-        let known = Event::id_line(token);
+        let known = Event::id_line(token.as_bytes());
         while !self.is_over && self.ready.len() < 2 {
             let Poll::Ready(()) = poll!(std::future::poll_fn(|cx| self.poll_more(cx))) else { return false };
         }
@@ -128,7 +130,7 @@ impl Events {
             Some(Ok(Ok(data))) => {
                 self.frames.add(data);
                 while let Some(message) = self.frames.next() {
-                    self.ready.push_back(Event::text(&self.descriptor, &message));
+                    self.ready.push_back(Event::text(&self.endpoint.form, message));
                 }
             }
             Some(Ok(Err(trailers))) => self.end(call::check(trailers)),

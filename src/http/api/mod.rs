@@ -220,7 +220,7 @@ impl Shared {
         let token = request.resume_token.clone();
         let opened = call::begin(&mut grpc, &endpoint.rpc_path, parts, request::body(request, body)).await;
         let response = if endpoint.is_stream {
-            events::response(&endpoint.output, opened, token.as_deref(), accepted).await
+            events::response(endpoint, opened, token.as_deref(), accepted).await
         } else {
             answered(&endpoint.form, opened).await.map(|json| Answer::ok(json).into_response(accepted))
         };
