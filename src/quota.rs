@@ -72,13 +72,14 @@ pub struct Quotas {
 }
 
 /// A caller, identified by its kind and name: an entry of the identities file shares no limit with a certificate of the
-/// same name that is not in the file.
+/// same name that is not in the file. The holders of its watch tokens are another caller: a link that many use must not
+/// keep its maker from calling.
 #[derive(Clone)]
 struct Caller(Arc<Identity>);
 
 impl Caller {
-    fn key(&self) -> (IdentityKind, &str) {
-        (self.0.kind, &self.0.name)
+    fn key(&self) -> (IdentityKind, &str, bool) {
+        (self.0.kind, &self.0.name, self.0.shared.is_some())
     }
 }
 

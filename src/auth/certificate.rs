@@ -5,12 +5,15 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 use webpki::EndEntityCert;
+use x509_parser::parse_x509_certificate;
 
 /// The client of a connection, known by its verified certificate.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Name in the certificate: the first URI among the subject's alternative names, or else the first DNS name.
     pub name: Option<Arc<str>>,
+    /// End of the certificate in seconds since 1970.
+    pub end: Option<u64>,
     /// Cancelled when the certificate is no longer valid.
     pub expired: CancellationToken,
 }
@@ -22,6 +25,8 @@ impl Peer {
             let first = certificate.valid_uri_names().next().or_else(|| certificate.valid_dns_names().next());
             first.map(Arc::from)
         });
-        Self { name, expired: CancellationToken::new() }
+        let parsed = parse_x509_certificate(certificate).ok();
+        let end = parsed.and_then(|(_, parsed)| u64::try_from(parsed.validity.not_after.timestamp()).ok());
+        Self { name, end, expired: CancellationToken::new() }
     }
 }

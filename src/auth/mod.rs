@@ -50,11 +50,13 @@ pub struct Grant {
     bond: Option<Arc<Bond>>,
 }
 
-/// The signed token that a grant depends on.
+/// The signed credentials that a grant depends on.
 #[derive(Debug)]
 enum Bond {
     /// A JWT: the digest of its key, and its end in seconds since 1970.
     Jwt { key: Arc<str>, end: u64 },
+    /// A client certificate: its end in seconds since 1970.
+    Certificate { end: u64 },
     /// A watch token, which ends when its key is replaced.
     WatchToken(KeyInUse),
 }
@@ -103,7 +105,7 @@ impl Grant {
     fn key_in_use(&self) -> Option<&KeyInUse> {
         match self.bond.as_deref() {
             Some(Bond::WatchToken(key)) => Some(key),
-            Some(Bond::Jwt { .. }) | None => None,
+            Some(Bond::Jwt { .. } | Bond::Certificate { .. }) | None => None,
         }
     }
 
@@ -123,6 +125,7 @@ impl Grant {
         let name = self.identity.name.clone();
         let (maker, end) = match (self.identity.kind, self.bond.as_deref()) {
             (IdentityKind::Anyone, _) => (Maker::Anyone, None),
+            (IdentityKind::Listed, Some(Bond::Certificate { end })) => (Maker::Listed(name), Some(*end)),
             (IdentityKind::Listed, _) => (Maker::Listed(name), None),
             (IdentityKind::Subject, Some(Bond::Jwt { key, end })) => {
                 (Maker::Subject { name, key: key.to_string() }, Some(*end))
@@ -206,13 +209,12 @@ impl Authenticator {
 
     fn find(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, JobError> {
         if let Some(anonymous) = &self.anonymous {
-            let header = headers.get(AUTHORIZATION);
-            if let Some(token) = header.and_then(watch_token) {
-                return self.by_watch_token(token);
-            }
-            let watch_token = header.and_then(bearer_token);
-            let watch_token = watch_token.filter(|token| self.watch_tokens.is_one(token));
-            return watch_token.map_or_else(|| Ok(anonymous.clone()), |token| self.by_watch_token(token));
+            // A proxy may have added a header of its own, which must not hide the token of a link.
+            let given = headers.get_all(AUTHORIZATION).iter();
+            let is_one = |token: &&str| self.watch_tokens.is_one(token);
+            let mut tokens =
+                given.filter_map(|header| watch_token(header).or_else(|| bearer_token(header).filter(is_one)));
+            return tokens.next().map_or_else(|| Ok(anonymous.clone()), |token| self.by_watch_token(token));
         }
         let mut authorizations = headers.get_all(AUTHORIZATION).iter();
         match (authorizations.next(), authorizations.next(), peer) {
@@ -253,7 +255,8 @@ impl Authenticator {
     fn by_certificate(&self, peer: &Peer) -> Result<Grant, JobError> {
         let name = peer.name.as_deref().ok_or_else(invalid)?;
         let known = self.identities.as_ref().and_then(|identities| identities.load().by_certificate(name));
-        Ok(known.unwrap_or_else(|| Grant::endless(Identity::stranger(name))))
+        let grant = known.unwrap_or_else(|| Grant::endless(Identity::stranger(name)));
+        Ok(Grant { bond: peer.end.map(|end| Arc::new(Bond::Certificate { end })), ..grant })
     }
 }
 

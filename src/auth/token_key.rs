@@ -6,7 +6,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::reload::{Refresh, ReloadError, Reloaded, Replaceable};
+use crate::{
+    domain::NoTokenKey,
+    reload::{Refresh, ReloadError, Reloaded, Replaceable},
+};
 
 /// Minimum length of a key in bytes: that of the digest that it makes.
 const KEY_MIN: usize = 32;
@@ -14,11 +17,14 @@ const KEY_MIN: usize = 32;
 /// A secret that signs watch tokens.
 pub type TokenKey = Arc<[u8]>;
 
+/// A key, or the reason why it is unknown.
+pub type KeyState = Result<TokenKey, NoTokenKey>;
+
 /// The source of the key.
 #[derive(Clone)]
 pub struct TokenKeys {
-    /// The current key; `None` as long as it is unknown.
-    current: watch::Receiver<Option<TokenKey>>,
+    /// The current key, or the reason why it is unknown.
+    current: watch::Receiver<KeyState>,
     /// The file of the key, if it has one.
     file: Option<Arc<Reloaded<KeyFile>>>,
 }
@@ -29,17 +35,17 @@ impl TokenKeys {
         let mut key = [0; KEY_MIN];
         SystemRandom::new().fill(&mut key).expect("the system has random numbers");
         // The sender is dropped, so the value never changes.
-        Self::shared(watch::channel(Some(Arc::from(key))).1)
+        Self::shared(watch::channel(Ok(Arc::from(key))).1)
     }
 
     /// Uses the key that `current` contains.
-    pub const fn shared(current: watch::Receiver<Option<TokenKey>>) -> Self {
+    pub const fn shared(current: watch::Receiver<KeyState>) -> Self {
         Self { current, file: None }
     }
 
     /// Reads the key from a file. The error names the file and the problem.
     pub fn open(file: PathBuf) -> Result<Self, ReloadError> {
-        let (sender, current) = watch::channel(None);
+        let (sender, current) = watch::channel(Err(NoTokenKey::Unread));
         let sender = Arc::new(sender);
         let read = move |contents: &[Vec<u8>], _: Option<&KeyFile>| KeyFile::read(contents, sender.clone());
         let file = Reloaded::open(vec![file], read)?;
@@ -58,9 +64,9 @@ impl TokenKeys {
     }
 
     /// Returns the current key, if it is known.
-    pub fn current(&self) -> Option<KeyInUse> {
+    pub fn current(&self) -> Result<KeyInUse, NoTokenKey> {
         let key = self.current.borrow().clone()?;
-        Some(KeyInUse { key, current: self.current.clone() })
+        Ok(KeyInUse { key, current: self.current.clone() })
     }
 }
 
@@ -68,7 +74,7 @@ impl TokenKeys {
 #[derive(Clone)]
 pub struct KeyInUse {
     key: TokenKey,
-    current: watch::Receiver<Option<TokenKey>>,
+    current: watch::Receiver<KeyState>,
 }
 
 // The key is a secret.
@@ -86,13 +92,13 @@ impl KeyInUse {
 
     /// Returns whether another key has replaced this one.
     pub fn is_replaced(&self) -> bool {
-        self.current.borrow().as_ref() != Some(&self.key)
+        self.current.borrow().as_ref() != Ok(&self.key)
     }
 
     /// Waits until another key replaces this one.
     pub async fn replaced(&self) {
         let mut current = self.current.clone();
-        if current.wait_for(|current| current.as_ref() != Some(&self.key)).await.is_err() {
+        if current.wait_for(|current| current.as_ref() != Ok(&self.key)).await.is_err() {
             // The key can't change any more.
             std::future::pending::<()>().await;
         }
@@ -103,7 +109,7 @@ impl KeyInUse {
 pub struct KeyFile {
     key: TokenKey,
     /// Receives the key when it is in force.
-    current: Arc<watch::Sender<Option<TokenKey>>>,
+    current: Arc<watch::Sender<KeyState>>,
 }
 
 /// The reason why a key file is invalid.
@@ -115,7 +121,7 @@ pub struct KeyFile {
 struct TooShort(usize);
 
 impl KeyFile {
-    fn read(contents: &[Vec<u8>], current: Arc<watch::Sender<Option<TokenKey>>>) -> Result<Self, TooShort> {
+    fn read(contents: &[Vec<u8>], current: Arc<watch::Sender<KeyState>>) -> Result<Self, TooShort> {
         let contents = contents.concat();
         // A line end is not a part of the key: editors and tools add one or remove it.
         let key = contents.trim_ascii();
@@ -126,7 +132,7 @@ impl KeyFile {
     }
 
     fn publish(&self) {
-        self.current.send_replace(Some(self.key.clone()));
+        _ = self.current.send_replace(Ok(self.key.clone()));
     }
 }
 
@@ -143,7 +149,7 @@ mod tests {
     #[test]
     fn a_key_file_is_read_without_its_line_end() {
         let read = |text: &str| {
-            let file = KeyFile::read(&[text.as_bytes().to_vec()], Arc::new(watch::channel(None).0));
+            let file = KeyFile::read(&[text.as_bytes().to_vec()], Arc::new(watch::channel(Err(NoTokenKey::Unread)).0));
             file.map(|file| file.key.len()).map_err(|error| error.0)
         };
         assert_eq!(read(&"k".repeat(32)), Ok(32));

@@ -134,7 +134,7 @@ impl WatchTokens {
         ttl: Duration,
         end: Option<u64>,
     ) -> Result<WatchToken, JobError> {
-        let key = self.keys.current().ok_or(JobError::StoreUnavailable)?;
+        let key = self.keys.current().map_err(JobError::NoTokenKey)?;
         let exp = (now() + ttl).as_nanos().div_ceil(1_000_000_000);
         let exp = u64::try_from(exp).unwrap_or(u64::MAX).min(end.unwrap_or(u64::MAX));
         let view = match jobs.view {
@@ -157,7 +157,7 @@ impl WatchTokens {
     /// Verifies the signature and the time of a token. Fails with [`JobError::StoreUnavailable`] while the key is
     /// unknown.
     pub fn verify(&self, token: &str) -> Result<Verified, JobError> {
-        let key = self.keys.current().ok_or(JobError::StoreUnavailable)?;
+        let key = self.keys.current().map_err(JobError::NoTokenKey)?;
         let claims = decode::<Claims>(token, &DecodingKey::from_secret(key.secret()), &self.validation);
         let claims = claims.inspect_err(|error| debug!(why = %error, "watch token rejected"));
         let Claims { jobs, view, maker, exp } =
@@ -182,6 +182,7 @@ fn now() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::NoTokenKey;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -236,8 +237,10 @@ mod tests {
     fn without_a_key_nothing_is_known() {
         let tokens = WatchTokens::new(TokenKeys::random());
         let token = tokens.issue(Maker::Anyone, jobs(), HOUR, None).expect("the key is known").text;
-        let tokens = WatchTokens::new(TokenKeys::shared(tokio::sync::watch::channel(None).1));
-        assert_eq!(tokens.verify(&token).err(), Some(JobError::StoreUnavailable));
-        assert_eq!(tokens.issue(Maker::Anyone, jobs(), HOUR, None).err(), Some(JobError::StoreUnavailable));
+        let unread = tokio::sync::watch::channel(Err(NoTokenKey::Unread)).1;
+        let (tokens, expected) =
+            (WatchTokens::new(TokenKeys::shared(unread)), JobError::NoTokenKey(NoTokenKey::Unread));
+        assert_eq!(tokens.verify(&token).err(), Some(expected.clone()));
+        assert_eq!(tokens.issue(Maker::Anyone, jobs(), HOUR, None).err(), Some(expected));
     }
 }

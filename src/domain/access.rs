@@ -48,6 +48,17 @@ impl Display for Role {
     }
 }
 
+/// The reason why nobody can tell here whether a watch token is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NoTokenKey {
+    /// The store that has the key was not read yet.
+    #[error("their key is in Redis, which was not reachable since this server started")]
+    Unread,
+    /// The store has a key that is too short.
+    #[error("their key in Redis has fewer than 32 bytes and is not used, so it must be replaced")]
+    TooShort,
+}
+
 /// A set of owners, which selects the jobs that belong to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Owners {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{Job, JobId, Needed, State, Timestamp, Unauthenticated, change::Rejected};
+use super::{Job, JobId, Needed, NoTokenKey, State, Timestamp, Unauthenticated, change::Rejected};
 
 /// One invalid field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +172,9 @@ pub enum JobError {
     /// The job is not cached, and the primary is unavailable.
     #[error("the store is unavailable")]
     StoreUnavailable,
+    /// Watch tokens can neither be made nor checked.
+    #[error("watch tokens can neither be made nor checked here: {0}")]
+    NoTokenKey(NoTokenKey),
     /// The stored record of this job can't be decoded.
     #[error("the record of job {0} can't be decoded")]
     Corrupt(JobId),

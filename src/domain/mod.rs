@@ -22,7 +22,7 @@ mod time;
 mod transition;
 mod version;
 
-pub use access::{ANYONE, Identity, IdentityKind, Needed, Owners, Role, SharedJobs, Unauthenticated};
+pub use access::{ANYONE, Identity, IdentityKind, Needed, NoTokenKey, Owners, Role, SharedJobs, Unauthenticated};
 pub use attempt::{Attempt, Claim};
 pub use cancellation::{Cancellation, Grace};
 pub use change::{

@@ -92,7 +92,9 @@ fn describe(error: JobError) -> (Code, ErrorDetails) {
         JobError::TooLarge { limit, .. } => {
             (Code::ResourceExhausted, info("MESSAGE_TOO_LARGE", [("limit", limit.to_string())]))
         }
-        JobError::StoreUnavailable => (Code::Unavailable, soon(info("STORE_UNAVAILABLE", []))),
+        JobError::StoreUnavailable | JobError::NoTokenKey(_) => {
+            (Code::Unavailable, soon(info("STORE_UNAVAILABLE", [])))
+        }
         JobError::Corrupt(id) => (Code::DataLoss, about_id("JOB_CORRUPT", &id)),
         JobError::Draining => (Code::Unavailable, info("SERVER_DRAINING", [])),
         JobError::DeadlineExceeded => (Code::DeadlineExceeded, info("DEADLINE_EXCEEDED", [])),

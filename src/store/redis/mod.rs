@@ -54,6 +54,7 @@ use self::{
     read::Reader,
     replicas::Replicas,
     schema::keys::{PARTITIONS, Partition},
+    secret::SecretState,
     subscriber::Subscriber,
     write::Writer,
 };
@@ -149,8 +150,8 @@ impl RedisStore {
     }
 
     /// Returns a receiver of a random secret that all replicas share, and of its changes. Redis has it from the first
-    /// call of any replica on. `None` as long as Redis was not reachable.
-    pub async fn shared_secret(&self) -> watch::Receiver<Option<Arc<[u8]>>> {
+    /// call of any replica on.
+    pub async fn shared_secret(&self) -> watch::Receiver<SecretState> {
         let secret = self.prober.secret().subscribe();
         // If Redis can't be used yet, the prober reads it later.
         if self.epoch() != 0 {

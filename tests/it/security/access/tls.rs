@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use jobtrack::proto::v1::{WatchJobsRequest, job_service_client::JobServiceClient};
+use jobtrack::proto::v1::{CreateWatchTokenRequest, WatchJobsRequest, job_service_client::JobServiceClient};
 use rcgen::SanType;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -129,6 +129,28 @@ async fn token_suffices_if_certificates_are_optional() {
     assert_eq!(reason(&world.read(Some(&host)).await.expect("it may connect")), "JOB_NOT_FOUND");
     let of_another = Authority::new().sign_for(vec![dns("host.test")], DAY);
     assert!(world.read(Some(&of_another)).await.is_err(), "a bad certificate is worse than none");
+    world.server.stop().await;
+}
+
+#[tokio::test]
+async fn watch_token_ends_no_later_than_the_certificate_of_its_maker() {
+    let world = World::start("required").await;
+    let worker = || vec![uri("spiffe://test/worker")];
+    let end = SystemTime::now() + Duration::from_secs(600);
+    let brief = world.clients.sign_until(worker(), end);
+    let mut ends = Vec::new();
+    for own in [brief, world.client(worker())] {
+        let channel = connect(world.server.address, &world.servers, Some(&own)).await.expect("it may connect");
+        let mut client = JobServiceClient::new(channel);
+        let id = format!("job-{}", ends.len());
+        create(&mut client, &id).await;
+        let request = CreateWatchTokenRequest { job_ids: vec![id], ..CreateWatchTokenRequest::default() };
+        let made = client.create_watch_token(request).await.expect("a token").into_inner();
+        ends.push(made.expire_time.expect("an end").seconds);
+    }
+    let end = end.duration_since(SystemTime::UNIX_EPOCH).expect("it is later than 1970").as_secs();
+    assert_eq!(ends[0], i64::try_from(end).expect("a time"));
+    assert!(ends[1] > ends[0] + 1800, "an hour by default: {ends:?}");
     world.server.stop().await;
 }
 

@@ -138,6 +138,7 @@ async fn token_can_not_be_checked_before_redis_was_reached() {
     create(&mut client, &["b"]).await;
     let status = client.create_watch_token(bearer("alice", request(&["b"]))).await.expect_err("there is no key");
     assert_unavailable(&status);
+    assert!(status.message().contains("was not reachable since this server started"), "{status:?}");
     let (message, _) = token.rsplit_once('.').expect("three parts");
     for token in [token.clone(), format!("{message}.AAAA")] {
         assert_unavailable(&get(&mut client, &token, "a").await.expect_err("there is no key"));
@@ -154,6 +155,27 @@ async fn token_can_not_be_checked_before_redis_was_reached() {
     .await;
     server.stop().await;
     late.stop().await;
+}
+
+/// Whoever can mend the key should learn that it is the key.
+#[tokio::test]
+async fn unusable_key_in_redis_is_named_in_the_answer() {
+    let redis = Redis::start().await;
+    redis.command(&["SET", SECRET, "short"]).await;
+    let url = redis.url();
+    let (server, _folder) = server_with(&entries(), &["--redis-url", &url]).await;
+    let mut client = server.client().await;
+    create(&mut client, &["a"]).await;
+    let status = client.create_watch_token(bearer("alice", request(&["a"]))).await.expect_err("there is no key");
+    assert_unavailable(&status);
+    let message = status.message();
+    assert!(message.ends_with("their key in Redis has fewer than 32 bytes and is not used, so it must be replaced"));
+    redis.command(&["SET", SECRET, &"k".repeat(64)]).await;
+    let token = until("the key is read", async || {
+        Some(client.create_watch_token(bearer("alice", request(&["a"]))).await.ok()?.into_inner().token)
+    });
+    get(&mut server.client().await, &token.await, "a").await.expect("its job");
+    server.stop().await;
 }
 
 /// A replica that knows the key puts it back after a loss of data; whoever replaces the key ends all tokens.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use jobtrack::proto::v1::{
     CompleteJobRequest, CreateJobRequest, CreateWatchTokenRequest, Event, GetJobRequest, JobFilter, View,
     WatchJobRequest, WatchJobsRequest,
@@ -255,26 +256,48 @@ async fn token_of_the_basic_view_shows_no_documents() {
     server.stop().await;
 }
 
-/// The streams of a token count for its maker, as do its calls.
+/// The streams of all tokens of a maker count together, and apart from those of the maker.
 #[tokio::test]
-async fn watches_of_a_token_count_for_its_maker() {
+async fn watches_of_tokens_count_apart_from_those_of_their_maker() {
     let (server, _folder) = server_with(&entries(), &["--max-watches-per-identity", "2"]).await;
     let mut client = server.client().await;
     create(&mut client, &["a", "b", "c"]).await;
-    let token = token_for(&mut client, &["a", "b", "c"]).await;
-    let mut first = watch(&mut client, &token, "a").await.expect("there is room");
+    let tokens = [token_for(&mut client, &["a", "b", "c"]).await, token_for(&mut client, &["a"]).await];
+    let mut first = watch(&mut client, &tokens[0], "a").await.expect("there is room");
     next(&mut first).await.expect("a snapshot");
     // Without ids, a stream counts once for each job of the token.
     for ids in [&[][..], &["a", "b"]] {
-        let status = watch_jobs(&mut client, &token, ids).await.expect_err("no room");
+        let status = watch_jobs(&mut client, &tokens[0], ids).await.expect_err("no room");
         assert_eq!(reason(&status), "TOO_MANY_WATCHES");
     }
-    let second = watch(&mut client, "alice", "a").await.expect("there is room");
-    for caller in [token.as_str(), "alice"] {
-        assert_eq!(reason(&watch(&mut client, caller, "a").await.expect_err("no room")), "TOO_MANY_WATCHES");
+    let second = watch(&mut client, &tokens[1], "a").await.expect("there is room");
+    for token in &tokens {
+        assert_eq!(reason(&watch(&mut client, token, "a").await.expect_err("no room")), "TOO_MANY_WATCHES");
     }
-    watch(&mut client, "root", "a").await.expect("another caller");
-    drop((first, second));
+    let own = [(); 2].map(|()| client.clone());
+    let own = join_all(own.map(async |mut client| watch(&mut client, "alice", "a").await.expect("her own"))).await;
+    assert_eq!(reason(&watch(&mut client, "alice", "a").await.expect_err("no room")), "TOO_MANY_WATCHES");
+    drop((first, second, own));
+    server.stop().await;
+}
+
+/// A link that was passed on too widely must not keep its maker from working.
+#[tokio::test]
+async fn calls_with_a_token_do_not_use_up_those_of_its_maker() {
+    let (server, _folder) = server_with(&entries(), &["--max-calls-per-second", "20"]).await;
+    let mut client = server.client().await;
+    create(&mut client, &["a"]).await;
+    let token = token_for(&mut client, &["a"]).await;
+    let mut taken = 0;
+    let refused = loop {
+        match get(&mut client, &token, "a").await {
+            Ok(_) => taken += 1,
+            Err(status) => break status,
+        }
+        assert!(taken < 10_000, "nothing is refused");
+    };
+    assert_eq!(reason(&refused), "RATE_LIMITED");
+    get(&mut client, "alice", "a").await.expect("she has calls of her own");
     server.stop().await;
 }
 
