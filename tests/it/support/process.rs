@@ -1,6 +1,7 @@
 //! The real binary as a process.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -24,7 +25,12 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Returns the command of the binary, without any setting from outside, and without an HTTP port unless `flags` ask for
 /// one.
 pub fn command(flags: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jobtrack"));
+    command_of(OsStr::new(env!("CARGO_BIN_EXE_jobtrack")), flags)
+}
+
+/// Returns the same command of another binary.
+pub fn command_of(binary: &OsStr, flags: &[&str]) -> Command {
+    let mut command = Command::new(binary);
     command
         .args(flags)
         .env_clear()
