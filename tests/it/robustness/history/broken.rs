@@ -4,7 +4,7 @@ use jobtrack::proto::v1::{Event, job::State, reconciled_job::Outcome};
 use tonic::Code;
 
 use super::{
-    Act, Answer, Death, Ending, Fault, Heard, History, Shown, check,
+    Act, Answer, Death, Ending, Fault, Heard, History, Shown, Stream, check,
     example::{
         active, alter, alter_audit, at, audit, call, create, deleted, entry, fault, good, heard, job, not_found, shown,
     },
@@ -196,6 +196,22 @@ fn watcher_who_misses_the_newest_is_reported() {
     assert_violates("G6", &history);
     history.streams[0].resumed = Some(3);
     assert_kept(&history);
+}
+
+#[test]
+fn watcher_of_all_jobs_who_misses_what_came_between_two_streams_is_reported() {
+    let mut history = active(0);
+    let stream = &mut history.streams[0];
+    stream.job = None;
+    assert_kept(&history);
+    let before = history.streams[0].clone();
+    history.streams[0].events.clear();
+    assert_violates("G6", &history);
+    history.streams[0].known = before.last_of_each();
+    assert_kept(&history);
+    let older = Stream { events: before.events[..before.events.len() - 1].to_vec(), ..before };
+    history.streams[0].known = older.last_of_each();
+    assert_violates("G6", &history);
 }
 
 #[test]

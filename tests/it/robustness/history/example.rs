@@ -97,6 +97,7 @@ pub fn good() -> History {
         job: Some(JOB.to_owned()),
         opened: at(1500),
         resumed: None,
+        known: Vec::new(),
         events,
         closed: Some((at(4006), Ending::Ok)),
     };

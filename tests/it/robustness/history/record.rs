@@ -135,8 +135,29 @@ pub struct Stream {
     pub opened: At,
     /// Revision after which the stream was to continue.
     pub resumed: Option<i64>,
+    /// The last event of each job before a stream of all jobs was resumed.
+    pub known: Vec<Heard>,
     pub events: Vec<Heard>,
     pub closed: Option<(At, Ending)>,
+}
+
+impl Stream {
+    /// Returns the last event of each job that a stream which resumes behind this one need not repeat.
+    pub fn last_of_each(&self) -> Vec<Heard> {
+        let mut known = self.known.clone();
+        for heard in &self.events {
+            match &heard.shown {
+                Some(shown) => {
+                    known.retain(|before| before.shown.as_ref().is_none_or(|before| before.id != shown.id));
+                    known.push(heard.clone());
+                }
+                // The stream has started over: it no longer contains jobs that it has not named since.
+                None if heard.reset => known.retain(|before| before.reset),
+                None => {}
+            }
+        }
+        known
+    }
 }
 
 /// The form in which a stream is watched.

@@ -49,9 +49,14 @@ impl Story<'_> {
         }
     }
 
+    /// Returns the last event of this job before a stream was resumed.
+    fn known<'s>(&self, stream: &'s Stream) -> Option<&'s Heard> {
+        stream.known.iter().find(|heard| heard.shown.as_ref().is_some_and(|shown| shown.id == self.job))
+    }
+
     /// G6: the newest version arrives, and the stream ends with the end of its job.
     fn check_newest(&self, stream: &Stream, object: &mut impl FnMut(&'static str, String)) {
-        let last = self.heard(stream).next_back();
+        let last = self.heard(stream).next_back().or_else(|| self.known(stream));
         if let (Some(_), Some((at, Ending::Ok))) = (&stream.job, stream.closed) {
             let ended =
                 |heard: &Heard| heard.event == Event::Removed || heard.shown.as_ref().is_some_and(super::Shown::is_end);

@@ -186,15 +186,33 @@ impl Client {
         }
     }
 
-    /// Watches all jobs of the owner named like this client on one replica, until it is told to stop.
-    pub async fn watch_all(self, replica: usize, stop: CancellationToken) {
+    /// Watches all jobs of the owner named like this client, until it is told to stop: a stream of gRPC always on this
+    /// replica, and events as a page behind a proxy, which resumes on another replica.
+    pub async fn watch_all(self, mut replica: usize, stop: CancellationToken) {
+        let (mut last, mut before) = (None, None);
         while !stop.is_cancelled() {
-            if let Ok(Ok(stream)) = timeout(ANSWER_TIMEOUT, self.open_all(replica)).await {
+            let token = last.clone().map(|(token, _): (String, i64)| token).unwrap_or_default();
+            if let Ok(Ok(stream)) = timeout(ANSWER_TIMEOUT, self.open_all(replica, &token)).await {
                 let place = self.open(replica, None, None);
-                self.follow(stream, &place, &mut None, usize::MAX, &stop).await;
+                if !token.is_empty() {
+                    self.resume(&place, before.as_ref());
+                }
+                self.follow(stream, &place, &mut last, usize::MAX, &stop).await;
+                before = Some(place);
+            }
+            match self.face {
+                Face::Grpc => last = None,
+                Face::Events => replica = (replica + 1) % self.https.len(),
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Records that a stream resumes behind another one.
+    fn resume(&self, place: &Place, before: Option<&Place>) {
+        let mut known = Vec::new();
+        before.inspect(|before| self.with(before, |stream| known = stream.last_of_each()));
+        self.with(place, |stream| stream.known = known);
     }
 
     /// Opens a stream of a job.
@@ -208,9 +226,10 @@ impl Client {
     }
 
     /// Opens a stream of all jobs of the owner named like this client.
-    async fn open_all(&self, replica: usize) -> Result<Watched, Status> {
+    async fn open_all(&self, replica: usize, token: &str) -> Result<Watched, Status> {
         if self.face == Face::Events {
-            return open(&self.https[replica], &format!("/v1/events?owner={}", self.name), "", self.identity()).await;
+            return open(&self.https[replica], &format!("/v1/events?owner={}", self.name), token, self.identity())
+                .await;
         }
         let filter = Some(JobFilter { owner: self.name.clone(), ..JobFilter::default() });
         let request = WatchJobsRequest { filter, ..WatchJobsRequest::default() };
@@ -223,7 +242,8 @@ impl Client {
         let opened = self.recorder.now();
         let (watcher, face, events) = (self.name.clone(), self.face, Vec::new());
         let mut history = self.recorder.history();
-        history.streams.push(Stream { watcher, face, replica, job, opened, resumed, events, closed: None });
+        let known = Vec::new();
+        history.streams.push(Stream { watcher, face, replica, job, opened, resumed, known, events, closed: None });
         Place { replica, opened }
     }
 
