@@ -11,6 +11,7 @@
 //! | `ratios` | calls per second and CPU per call: floor, jobtrack, a stock pool, the seeds' server (`FastAPI`, redis-py) |
 //! | `instructions` | instructions per call under callgrind; `--profile OPERATION` prints where they go |
 //! | `telemetry` | instructions per call with metrics and traces, as ratios to a server without |
+//! | `api` | instructions and CPU of JSON and of server-sent events, as ratios to gRPC on the same server |
 //! | `watch` | one job with many subscribers: CPU per event and time to delivery |
 //! | `memory` | bytes per idle watch and per job |
 //! | `purge` | time per purged job, and bytes per job before and after |
@@ -18,8 +19,8 @@
 //! | (nothing) | all of these |
 //!
 //! Each prints tables and writes them to its section of `docs/benchmarks.md`, with plots next to it. `--quick` makes a
-//! short run and writes below `target/tmp/benchmarks/` instead. Requires `redis-server`; `instructions` and `telemetry`
-//! require valgrind, and the seeds' server Python 3.
+//! short run and writes below `target/tmp/benchmarks/` instead. Requires `redis-server`; `instructions`, `telemetry`
+//! and `api` require valgrind, and the seeds' server Python 3.
 //!
 //! | parts that can be started by hand | |
 //! |---|---|
@@ -27,6 +28,7 @@
 //! | `load ADDRESS get\|update\|create` | calls of 64 callers on 4 connections, unless flags change that |
 //! | `load ADDRESS watch` | events of 1,000 subscribers of one job |
 
+mod api;
 mod cpu;
 mod floor;
 mod growth;
@@ -89,6 +91,8 @@ enum Command {
     Instructions(instructions::Arguments),
     /// Instructions per call with metrics and traces, as ratios to a server without
     Telemetry(telemetry::Arguments),
+    /// Instructions and CPU of JSON and events, as ratios to gRPC
+    Api(api::Arguments),
     /// CPU per event and delivery latency, as ratios to the floor
     Watch,
     /// Bytes per idle watch and per job
@@ -115,6 +119,7 @@ async fn run(command: Option<Command>, quick: bool) {
             instructions::run(&instructions::Arguments::default(), &report).await;
             ratios::run(&report).await;
             telemetry::run(&telemetry::Arguments::default(), &report).await;
+            api::run(&api::Arguments::default(), &report).await;
             watch::run(&report).await;
             memory::run(&report).await;
             purge::run(&report).await;
@@ -123,6 +128,7 @@ async fn run(command: Option<Command>, quick: bool) {
         Some(Command::Ratios) => ratios::run(&report).await,
         Some(Command::Instructions(arguments)) => instructions::run(&arguments, &report).await,
         Some(Command::Telemetry(arguments)) => telemetry::run(&arguments, &report).await,
+        Some(Command::Api(arguments)) => api::run(&arguments, &report).await,
         Some(Command::Watch) => watch::run(&report).await,
         Some(Command::Memory) => memory::run(&report).await,
         Some(Command::Purge) => purge::run(&report).await,

@@ -10,7 +10,7 @@ use crate::{
     load::{
         grpc::Connection,
         unary::{self, Plan, Target, Until},
-        watch::Audience,
+        watch::{Audience, Subscribers},
     },
     process::{Kind, Server},
     report::{Report, Table, grouped},
@@ -67,7 +67,7 @@ async fn per_watch(kind: Kind) -> f64 {
     Target::grpc(server.address, 1).await.prepare(&jobs).await;
     let before = rested(&server).await;
     let connections = WATCHES / WATCHES_PER_CONNECTION;
-    let audience = Audience::gather(server.address, jobs, WATCHES, connections, 8).await;
+    let audience = Audience::gather(server.address, jobs, Subscribers::grpc(WATCHES, connections), 8).await;
     let after = rested(&server).await;
     drop(audience);
     real(after - before) / real(WATCHES as u64)

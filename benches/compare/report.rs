@@ -11,7 +11,7 @@ use std::{
 use crate::svg::Plot;
 
 /// The sections, in their order.
-const SECTIONS: [&str; 7] = ["instructions", "ratios", "telemetry", "watch", "memory", "purge", "growth"];
+const SECTIONS: [&str; 8] = ["instructions", "ratios", "telemetry", "api", "watch", "memory", "purge", "growth"];
 
 const TITLE: &str = "# Benchmarks
 

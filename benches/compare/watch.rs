@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     load::{
         unary::Target,
-        watch::{Audience, Reports},
+        watch::{Audience, Reports, Subscribers},
     },
     process::{Kind, Server},
     report::{Report, Table, grouped},
@@ -95,7 +95,8 @@ impl Contender {
         let jobs = Arc::new(Jobs::new(1));
         Target::grpc(server.address, 1).await.prepare(&jobs).await;
         let room = 8 + 2 * (size.rounds + 1) * size.reports;
-        let audience = Audience::gather(server.address, jobs, SUBSCRIBERS, CONNECTIONS, room).await;
+        let subscribers = Subscribers::grpc(SUBSCRIBERS, CONNECTIONS);
+        let audience = Audience::gather(server.address, jobs, subscribers, room).await;
         let contender = Self { server, audience };
         contender.round(Reports { count: size.reports, rate: None }).await;
         contender

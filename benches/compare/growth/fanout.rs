@@ -6,7 +6,7 @@ use super::Finding;
 use crate::{
     load::{
         unary::Target,
-        watch::{Audience, Reports},
+        watch::{Audience, Reports, Subscribers},
     },
     process::Kind,
     stats::{median, real},
@@ -56,7 +56,7 @@ async fn cost(kind: Kind, subscribers: usize, rounds: usize) -> f64 {
     let count = (EVENTS / subscribers).clamp(REPORTS_MIN, REPORTS_MAX);
     let connections = subscribers.div_ceil(500).max(subscribers.min(10));
     let room = 8 + count * (rounds + 1);
-    let audience = Audience::gather(server.address, jobs, subscribers, connections, room).await;
+    let audience = Audience::gather(server.address, jobs, Subscribers::grpc(subscribers, connections), room).await;
     let rate = (EVENT_RATE / real(subscribers as u64)).min(REPORT_RATE_MAX);
     let mut costs = Vec::new();
     for _ in 0..=rounds {

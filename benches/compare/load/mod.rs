@@ -1,5 +1,6 @@
 //! The load generator.
 
+pub mod api;
 pub mod grpc;
 mod http;
 pub mod unary;
@@ -11,7 +12,7 @@ use clap::ValueEnum;
 
 use self::{
     unary::{Plan, Target, Until},
-    watch::{Audience, Reports},
+    watch::{Audience, Reports, Subscribers},
 };
 use crate::workload::{Jobs, Operation};
 
@@ -87,7 +88,7 @@ async fn watch(arguments: &Arguments, jobs: Arc<Jobs>) {
     let Arguments { address, subscribers, connections, rate, .. } = *arguments;
     // The counter has risen once for each prepared job.
     let room = count + jobs.count as usize + 1;
-    let audience = Audience::gather(address, jobs, subscribers, connections, room).await;
+    let audience = Audience::gather(address, jobs, Subscribers::grpc(subscribers, connections), room).await;
     let delivery = audience.report(Reports { count, rate }).await;
     println!(
         "{} events, {:.0} a second; p50 {:.1} ms, p99 {:.1} ms",

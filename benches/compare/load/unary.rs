@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use jobtrack::proto::v1::{CreateJobResponse, GetJobResponse, Source, UpdateProgressResponse};
 use tokio::time::{Instant, sleep_until};
 
-use super::{grpc::Connection, http::JsonClient};
+use super::{api::ApiClient, grpc::Connection, http::JsonClient};
 use crate::{
     stats::real,
     workload::{Jobs, Operation},
@@ -68,6 +68,7 @@ impl Outcome {
 pub enum Target {
     Grpc(Vec<Connection>),
     Json(Box<JsonClient>),
+    Api(Box<ApiClient>),
 }
 
 impl Target {
@@ -101,6 +102,10 @@ impl Target {
                 grpc_call(connection, operation, jobs, job).await
             }
             Self::Json(client) => {
+                client.call(operation, jobs, job).await;
+                false
+            }
+            Self::Api(client) => {
                 client.call(operation, jobs, job).await;
                 false
             }

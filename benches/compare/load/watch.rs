@@ -11,10 +11,14 @@ use std::{
 
 use futures_util::future::join_all;
 use hdrhistogram::Histogram;
+use http::Version;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use jobtrack::proto::v1::{Event, UpdateProgressResponse};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::{
+    api::ApiClient,
     grpc::{Connection, Messages},
     unary::histogram,
 };
@@ -42,6 +46,22 @@ struct SeenJob {
 struct SeenProgress {
     #[prost(int64, optional, tag = "2")]
     completed: Option<i64>,
+}
+
+/// The subscribers of a job.
+#[derive(Clone, Copy)]
+pub struct Subscribers {
+    pub count: usize,
+    pub connections: usize,
+    /// They read server-sent events over this version of HTTP; `None`: a stream of gRPC.
+    pub events: Option<Version>,
+}
+
+impl Subscribers {
+    /// Returns subscribers that read streams of gRPC.
+    pub const fn grpc(count: usize, connections: usize) -> Self {
+        Self { count, connections, events: None }
+    }
 }
 
 /// The number and the rate of the reports.
@@ -94,26 +114,12 @@ struct Board {
 }
 
 impl Audience {
-    /// Opens this number of subscriptions over this number of connections. The job exists, and can be reported on until
-    /// `completed` reaches `room`.
-    pub async fn gather(
-        address: SocketAddr,
-        jobs: Arc<Jobs>,
-        subscribers: usize,
-        connections: usize,
-        room: usize,
-    ) -> Self {
-        let board = Arc::new(Board::new(subscribers, room));
-        let links = join_all((0..connections).map(|_| Connection::open(address))).await;
-        let request = jobs.watch_request(0);
-        let streams = (0..subscribers).map(async |subscriber| {
-            let mut messages = links[subscriber % connections].stream("JobService/WatchJob", &request).await;
-            let first: Seen = messages.next().await.expect("a watch begins with an event");
-            assert_eq!(first.event(), Event::Snapshot);
-            messages
-        });
-        for messages in join_all(streams).await {
-            tokio::spawn(follow(messages, board.clone()));
+    /// Opens subscriptions. The job exists, and can be reported on until `completed` reaches `room`.
+    pub async fn gather(address: SocketAddr, jobs: Arc<Jobs>, subscribers: Subscribers, room: usize) -> Self {
+        let board = Arc::new(Board::new(subscribers.count, room));
+        match subscribers.events {
+            None => gather_streams(address, &jobs, subscribers, &board).await,
+            Some(version) => gather_events(address, &jobs, subscribers, version, &board).await,
         }
         Self { jobs, reporter: Connection::open(address).await, board }
     }
@@ -180,9 +186,8 @@ impl Board {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn note(&self, seen: &Seen) {
-        let progress = seen.job.as_ref().and_then(|job| job.progress.as_ref());
-        let number = progress.and_then(|progress| progress.completed).unwrap_or(0);
+    /// Records that a subscriber has the report with this `completed`.
+    fn note(&self, number: i64) {
         let number = usize::try_from(number).expect("it rises from 1");
         let latency = self.now().saturating_sub(self.sent[number].load(Relaxed));
         self.latencies.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(latency);
@@ -193,11 +198,75 @@ impl Board {
     }
 }
 
+/// Opens streams of gRPC.
+async fn gather_streams(address: SocketAddr, jobs: &Jobs, subscribers: Subscribers, board: &Arc<Board>) {
+    let links = join_all((0..subscribers.connections).map(|_| Connection::open(address))).await;
+    let request = jobs.watch_request(0);
+    let streams = (0..subscribers.count).map(async |subscriber| {
+        let mut messages = links[subscriber % links.len()].stream("JobService/WatchJob", &request).await;
+        let first: Seen = messages.next().await.expect("a watch begins with an event");
+        assert_eq!(first.event(), Event::Snapshot);
+        messages
+    });
+    for messages in join_all(streams).await {
+        tokio::spawn(follow(messages, board.clone()));
+    }
+}
+
 /// Records the events of one subscriber, until the server ends.
 async fn follow(mut messages: Messages, board: Arc<Board>) {
     while let Some(seen) = messages.try_next::<Seen>().await {
         if seen.event() == Event::Update {
-            board.note(&seen);
+            let progress = seen.job.as_ref().and_then(|job| job.progress.as_ref());
+            board.note(progress.and_then(|progress| progress.completed).unwrap_or(0));
+        }
+    }
+}
+
+/// Opens streams of server-sent events. A client of HTTP/2 has one connection, one of HTTP/1.1 as many as it needs.
+async fn gather_events(
+    address: SocketAddr,
+    jobs: &Jobs,
+    subscribers: Subscribers,
+    version: Version,
+    board: &Arc<Board>,
+) {
+    let clients = if version == Version::HTTP_2 { subscribers.connections } else { 1 };
+    let clients: Vec<_> = (0..clients).map(|_| ApiClient::new(address, version)).collect();
+    let streams = (0..subscribers.count).map(|subscriber| clients[subscriber % clients.len()].events(jobs, 0));
+    for stream in join_all(streams).await {
+        let mut events = EventTexts { stream, text: String::new() };
+        while !events.next().await.expect("a stream begins with a snapshot").contains("\"SNAPSHOT\"") {}
+        tokio::spawn(follow_events(events, board.clone()));
+    }
+}
+
+/// The texts of events.
+struct EventTexts {
+    stream: Incoming,
+    text: String,
+}
+
+impl EventTexts {
+    /// Returns the next text; a server that is killed ends the stream.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.text.find("\n\n") {
+                return Some(self.text.drain(..end + 2).collect());
+            }
+            let data = self.stream.frame().await?.ok()?.into_data().ok()?;
+            self.text.push_str(std::str::from_utf8(&data).expect("events are text"));
+        }
+    }
+}
+
+/// Records the events of one subscriber, until the server ends.
+async fn follow_events(mut events: EventTexts, board: Arc<Board>) {
+    while let Some(text) = events.next().await {
+        if text.contains("\"UPDATE\"") {
+            let (_, rest) = text.split_once("\"completed\":\"").expect("each report has a number");
+            let number = rest.split('"').next().and_then(|number| number.parse().ok());
+            board.note(number.expect("it is a number"));
         }
     }
 }
