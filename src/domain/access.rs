@@ -54,6 +54,9 @@ pub enum NoTokenKey {
     /// The store that has the key was not read yet.
     #[error("their key is in Redis, which was not reachable since this server started")]
     Unread,
+    /// The store refuses to give the key, or to keep one.
+    #[error("Redis refused to read or to store their key, so what is stored under its name has to be looked at")]
+    Refused,
     /// The store has a key that is too short.
     #[error("their key in Redis has fewer than 32 bytes and is not used, so it must be replaced")]
     TooShort,

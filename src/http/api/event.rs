@@ -42,8 +42,8 @@ impl Recent {
     }
 
     fn find(&self, message: &[u8]) -> Option<Bytes> {
-        let written = self.small.iter().chain([&self.large]).flatten();
-        written.into_iter().find(|it| it.message == message).map(|it| it.text.clone())
+        let mut written = self.small.iter().chain([&self.large]).flatten();
+        written.find(|it| it.message == message).map(|it| it.text.clone())
     }
 
     fn keep(&mut self, message: &[u8], text: Bytes) {
@@ -67,13 +67,13 @@ pub struct Event;
 
 impl Event {
     /// Returns the text of an encoded `WatchJobResponse` or `WatchJobsResponse`, which has this form.
-    pub fn text(form: &Form, message: Bytes) -> Bytes {
+    pub fn text(form: &Form, message: &Bytes) -> Bytes {
         RECENT.with_borrow_mut(|recent| {
-            if let Some(text) = recent.find(&message) {
+            if let Some(text) = recent.find(message) {
                 return text;
             }
             let text = Bytes::from(text(form, message.clone()));
-            recent.keep(&message, text.clone());
+            recent.keep(message, text.clone());
             text
         })
     }
@@ -117,8 +117,8 @@ mod tests {
     fn written(event: &v1::WatchJobResponse) -> String {
         let (_, descriptor, _) = Schema::new().method("JobService/WatchJob").expect("a method");
         let form = Form::new(descriptor);
-        let text = Event::text(&form, event.encode_to_vec().into());
-        assert_eq!(text.as_ptr(), Event::text(&form, event.encode_to_vec().into()).as_ptr(), "it is written once");
+        let text = Event::text(&form, &event.encode_to_vec().into());
+        assert_eq!(text.as_ptr(), Event::text(&form, &event.encode_to_vec().into()).as_ptr(), "it is written once");
         String::from_utf8(text.to_vec()).expect("text")
     }
 

@@ -130,7 +130,7 @@ impl Events {
             Some(Ok(Ok(data))) => {
                 self.frames.add(data);
                 while let Some(message) = self.frames.next() {
-                    self.ready.push_back(Event::text(&self.endpoint.form, message));
+                    self.ready.push_back(Event::text(&self.endpoint.form, &message));
                 }
             }
             Some(Ok(Err(trailers))) => self.end(call::check(trailers)),

@@ -2,7 +2,11 @@
 //!
 //! An error names its field as those of the handlers do: by its path in the request, with the names of the protos.
 
-use std::{borrow::Cow, collections::HashSet, fmt};
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    fmt::{self, Write},
+};
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
 use serde::{
@@ -66,7 +70,7 @@ fn path_in(message: &MessageDescriptor, path: &Path) -> String {
     let (mut text, mut scope) = (String::new(), Some(message.clone()));
     for segment in path {
         match segment {
-            Segment::Seq { index } => text.push_str(&format!("[{index}]")),
+            Segment::Seq { index } => _ = write!(text, "[{index}]"),
             Segment::Map { key } => {
                 let found = scope.as_ref().and_then(|message| field(message, key));
                 if !text.is_empty() {
