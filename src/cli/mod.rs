@@ -1,13 +1,20 @@
 //! The command line.
 
+mod client;
+mod connection;
+mod exit;
 mod health;
+mod output;
 mod serve;
+mod show;
+mod text;
 mod variables;
 
 use std::{env, ffi::OsStr, process::ExitCode, sync::mpsc, thread, time::Duration};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable, error::ErrorKind};
 
+use self::exit::{CommandError, Exit};
 use crate::config::Config;
 
 /// Maximum time to write the last line: standard error may be a pipe without a reader.
@@ -37,6 +44,8 @@ enum Command {
     Serve(Box<Config>),
     /// Probe a server, for containers: exit code 0 if it accepts calls, 1 if not
     Health(health::Probe),
+    #[command(flatten)]
+    Client(client::Command),
 }
 
 /// Returns the command line parser. If the `first` word is a subcommand, the flags before it do not apply, and their
@@ -61,7 +70,8 @@ fn reject(problem: &str) -> ! {
     Cli::command().error(ErrorKind::ValueValidation, problem).exit()
 }
 
-/// Runs the command. The exit code is 2 for an invalid flag, and 1 if the command fails.
+/// Runs the command. The exit code is 2 for an invalid flag, and 1 if the command fails; those of client commands are
+/// listed by [`Exit`].
 pub fn run() -> ExitCode {
     let mut command = command(env::args_os().nth(1).as_deref());
     let matches = command.get_matches_mut();
@@ -72,6 +82,7 @@ pub fn run() -> ExitCode {
         None => serve::run(&resolved(cli.serve, given), &unknown()),
         Some(Command::Serve(config)) => serve::run(&resolved(*config, given), &unknown()),
         Some(Command::Health(probe)) => health::run(&probe),
+        Some(Command::Client(command)) => return run_client(command.run()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,6 +91,26 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a client command to its end, and returns its exit code. An error is written to standard error in one line.
+fn run_client(command: impl Future<Output = Result<Exit, CommandError>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return ended(&CommandError::Failed(format!("the runtime can't be started: {error}"))),
+    };
+    let result = runtime.block_on(command);
+    // A thread that reads from a terminal ends with the process.
+    runtime.shutdown_background();
+    result.map_or_else(|error| ended(&error), ExitCode::from)
+}
+
+/// Writes the error that ended a client command, and returns its exit code.
+fn ended(error: &CommandError) -> ExitCode {
+    if let Some(line) = error.line() {
+        write_last_line(line);
+    }
+    error.exit().into()
 }
 
 /// Writes the last line; the end of the process waits for it only for [`LAST_LINE_TIMEOUT`].

@@ -2,11 +2,19 @@
 
 use std::env;
 
+use super::connection::TOKEN;
+
 const PREFIX: &str = "JOBTRACK_";
 
-/// Returns the names of the variables that have the prefix of those of flags, but belong to no flag of `command`.
+/// Variables of client commands and libraries that belong to no flag.
+const OF_CLIENTS: [&str; 3] = [TOKEN, "JOBTRACK_JOB_ID", "JOBTRACK_ATTEMPT"];
+
+/// Returns the names of the variables that have the prefix of those of flags, but belong to no flag of `command` or of one
+/// of its subcommands.
 pub fn unknown(command: &clap::Command) -> Vec<String> {
-    let known: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+    let arguments = command.get_subcommands().chain([command]).flat_map(clap::Command::get_arguments);
+    let of_flags = arguments.filter_map(|arg| arg.get_env()?.to_str());
+    let known: Vec<_> = of_flags.chain(OF_CLIENTS).collect();
     let given = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let has_prefix = |name: &String| name.starts_with(PREFIX) && !is_of_kubernetes(name);
     given.filter(has_prefix).filter(|name| !known.contains(&name.as_str())).collect()

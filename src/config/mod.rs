@@ -28,7 +28,8 @@ pub use memory::MemoryBudget;
 pub use security::{ClientAuth, SecurityConfig};
 pub use values::host_port;
 
-use self::values::{connections, count, duration, host_port_or_off, key_prefix, timeout};
+pub(crate) use self::values::duration;
+use self::values::{connections, count, host_port_or_off, key_prefix, timeout};
 
 use crate::{
     domain::{Retention, Timeouts},

@@ -4,6 +4,7 @@
 mod support;
 
 mod api;
+mod cli;
 mod clients;
 mod domain;
 mod guards;

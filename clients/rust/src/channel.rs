@@ -62,11 +62,20 @@ struct Tries {
     unsent: usize,
 }
 
+/// A server, and the connection to it.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    /// The URL, as it was configured.
+    pub url: String,
+    /// The connection.
+    pub channel: Channel,
+}
+
 /// The connections of a [`Tracker`](crate::Tracker).
 #[derive(Debug)]
 pub(crate) struct Connections {
-    /// One for each replica, at least one.
-    pub channels: Vec<Channel>,
+    /// At least one.
+    pub replicas: Vec<Replica>,
     /// Number of the one in use.
     pub current: AtomicUsize,
     /// The source of the token.
@@ -81,10 +90,10 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// Returns connections with a full retry budget.
-    pub fn new(channels: Vec<Channel>, token: Token, timeout: Duration, wait_for_ready: bool) -> Self {
-        debug_assert!(!channels.is_empty());
+    pub fn new(replicas: Vec<Replica>, token: Token, timeout: Duration, wait_for_ready: bool) -> Self {
+        debug_assert!(!replicas.is_empty());
         let budget = AtomicU32::new(RETRY_TOKENS * TENTHS);
-        Self { channels, current: AtomicUsize::new(0), token, timeout, wait_for_ready, budget }
+        Self { replicas, current: AtomicUsize::new(0), token, timeout, wait_for_ready, budget }
     }
 
     /// Returns the number of the replica in use.
@@ -94,12 +103,22 @@ impl Connections {
 
     /// Returns the channel to a replica.
     pub fn channel(&self, replica: usize) -> Channel {
-        self.channels[replica % self.channels.len()].clone()
+        self.replicas[replica % self.replicas.len()].channel.clone()
+    }
+
+    /// Returns the error that a replica answered with, or that kept the call from it.
+    pub fn error(&self, replica: usize, status: Status) -> Error {
+        let mut error = Error::from(status);
+        if error.is_unsent {
+            let url = &self.replicas[replica % self.replicas.len()].url;
+            error.message = format!("can't connect to {url}: {}", error.message);
+        }
+        error
     }
 
     /// Returns a client of a replica.
     pub fn jobs(&self, replica: usize) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel(replica)).max_decoding_message_size(ANSWER_MAX)
+        jobs(self.channel(replica))
     }
 
     /// Uses the next replica from now on, unless another call has switched to it already.
@@ -122,12 +141,24 @@ impl Connections {
         Ok(request)
     }
 
-    /// Sends a call, and sends it again after temporary errors, until it is answered or its time is over.
+    /// Sends a call of the job service; see [`call_of`](Self::call_of).
     pub async fn call<T: Clone, R>(
         &self,
         repeat: Repeat,
         message: T,
         send: impl AsyncFn(JobServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
+    ) -> Result<R, Error> {
+        self.call_of(jobs, repeat, message, send).await
+    }
+
+    /// Sends a call of the service that `client` makes a client of, and sends it again after errors that pass, until it is
+    /// answered or its time is over.
+    pub async fn call_of<C, T: Clone, R>(
+        &self,
+        client: fn(Channel) -> C,
+        repeat: Repeat,
+        message: T,
+        send: impl AsyncFn(C, Request<T>) -> Result<Response<R>, Status>,
     ) -> Result<R, Error> {
         let deadline = Instant::now() + self.timeout;
         let mut pause = Pause::new(Duration::from_millis(100), Duration::from_secs(2));
@@ -137,12 +168,12 @@ impl Connections {
             let mut request = self.request(message.clone())?;
             let end_of_try = deadline.min(Instant::now() + TRY_TIMEOUT);
             request.set_timeout(end_of_try.saturating_duration_since(Instant::now()));
-            let error = match timeout_at(end_of_try, send(self.jobs(replica), request)).await {
+            let error = match timeout_at(end_of_try, send(client(self.channel(replica)), request)).await {
                 Ok(Ok(answer)) => {
                     self.succeeded();
                     return Ok(answer.into_inner());
                 }
-                Ok(Err(status)) => Error::from(status),
+                Ok(Err(status)) => self.error(replica, status),
                 Err(_) => timed_out(),
             };
             if !self.is_repeatable(&error, repeat, &mut tries) {
@@ -162,7 +193,7 @@ impl Connections {
         if error.is_unsent {
             tries.unsent += 1;
             // Each replica is tried once.
-            return self.wait_for_ready || tries.unsent < self.channels.len();
+            return self.wait_for_ready || tries.unsent < self.replicas.len();
         }
         tries.sent += 1;
         let passes = matches!(error.code, Code::Unavailable | Code::DeadlineExceeded);
@@ -182,6 +213,10 @@ impl Connections {
         // An error says that the budget is full.
         _ = self.budget.fetch_update(Relaxed, Relaxed, give);
     }
+}
+
+fn jobs(channel: Channel) -> JobServiceClient<Channel> {
+    JobServiceClient::new(channel).max_decoding_message_size(ANSWER_MAX)
 }
 
 fn timed_out() -> Error {

@@ -86,6 +86,12 @@ impl Create {
         self
     }
 
+    /// Sets the time that the job may wait for a worker until it counts as lost.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.request.start_timeout = Some(duration(timeout));
+        self
+    }
+
     /// Creates the job and returns it.
     pub async fn send(self) -> Result<Job, Error> {
         create(&self.tracker.clone(), self.request()?).await

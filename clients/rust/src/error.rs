@@ -97,8 +97,7 @@ impl From<Status> for Error {
         Self {
             code: if is_timeout { Code::DeadlineExceeded } else { status.code() },
             reason,
-            message: connect
-                .map_or_else(|| status.message().to_owned(), |error| format!("can't connect: {}", root(error))),
+            message: connect.map_or_else(|| status.message().to_owned(), |error| root(error).to_string()),
             metadata,
             violations: violations.collect(),
             retry_after: details.retry_info().and_then(|info| info.retry_delay),

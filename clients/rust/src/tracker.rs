@@ -7,7 +7,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::{
     Create, Error, Job, Watch, WatchMany, WorkBuilder,
-    channel::{Connections, Repeat, Token, bearer},
+    channel::{Connections, Repeat, Replica, Token, bearer},
     job::document,
     proto::v1,
 };
@@ -111,8 +111,10 @@ impl Builder {
             (None, Some(path)) => Token::File(path.clone()),
             (None, None) => Token::None,
         };
-        let channels: Result<_, _> = self.server.split(',').map(|url| self.channel(url.trim())).collect();
-        let connections = Connections::new(channels?, token, self.timeout, self.wait_for_ready);
+        let urls = self.server.split(',').map(str::trim);
+        let replica = |url: &str| Ok(Replica { url: url.to_owned(), channel: self.channel(url)? });
+        let replicas: Result<_, ConfigError> = urls.map(replica).collect();
+        let connections = Connections::new(replicas?, token, self.timeout, self.wait_for_ready);
         Ok(Tracker { connections: Arc::new(connections) })
     }
 
@@ -238,12 +240,6 @@ impl Tracker {
     /// Requests the cancellation of a job. Its worker stops it; a PENDING job is CANCELLED at once.
     pub async fn cancel(&self, id: impl Into<String>, reason: impl Into<String>) -> Result<Job, Error> {
         self.cancel_with(v1::CancelJobRequest { job_id: id.into(), reason: reason.into(), ..Default::default() }).await
-    }
-
-    /// Requests the cancellation of a job with more options.
-    pub async fn cancel_with(&self, request: v1::CancelJobRequest) -> Result<Job, Error> {
-        let send = async |mut jobs: Jobs, request| jobs.cancel_job(request).await;
-        Ok(self.connections.call(Repeat::Safe, request, send).await?.job.unwrap_or_default())
     }
 
     /// Deletes a job; one that has not ended needs `force`.

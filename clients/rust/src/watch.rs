@@ -253,13 +253,14 @@ async fn open(tracker: &Tracker, request: &Request) -> Result<Open, Error> {
     let connections = &tracker.connections;
     let replica = connections.current();
     let mut jobs = connections.jobs(replica);
+    let failed = |status| connections.error(replica, status);
     let incoming = match request {
         Request::One(request) => {
-            Incoming::One(jobs.watch_job(connections.request(request.clone())?).await?.into_inner())
+            Incoming::One(jobs.watch_job(connections.request(request.clone())?).await.map_err(failed)?.into_inner())
         }
         Request::Many(request) => {
             let request = connections.request(WatchJobsRequest::clone(request))?;
-            Incoming::Many(jobs.watch_jobs(request).await?.into_inner())
+            Incoming::Many(jobs.watch_jobs(request).await.map_err(failed)?.into_inner())
         }
     };
     Ok(Open { incoming, replica, since: Instant::now(), has_sent: false })

@@ -38,7 +38,10 @@ use http::{
 use tonic::{Status, body::Body};
 use tower::Service;
 
-pub use self::origins::{Hosts, Origins, PageRules};
+pub use self::{
+    origins::{Hosts, Origins, PageRules},
+    writer::Form,
+};
 
 use self::{
     errors::Refusal,
@@ -46,8 +49,7 @@ use self::{
     request::ApiRequest,
     response::{Accepted, Answer, no_content},
     routes::{Endpoint, Found, OPENAPI, Routes},
-    schema::Schema,
-    writer::Form,
+    schema::{PACKAGE, Schema},
 };
 use crate::grpc::RequestService;
 
@@ -59,6 +61,12 @@ const GRPC_WEB: &[u8] = b"application/grpc-web";
 
 /// Beginnings of the paths of gRPC.
 const RPC: [&str; 2] = ["/jobtrack.", "/grpc."];
+
+/// Returns the form in which answers have the message of this name, such as `Job`.
+pub fn form(message: &str) -> Form {
+    let descriptor = Schema::of_answers().get_message_by_name(&format!("{PACKAGE}.{message}"));
+    Form::new(descriptor.expect("a message of the protos"))
+}
 
 /// The settings of the HTTP API.
 #[derive(Clone, Debug)]

@@ -32,6 +32,11 @@ impl Schema {
         Self { input, output, status }
     }
 
+    /// Returns the descriptors of answers alone.
+    pub fn of_answers() -> DescriptorPool {
+        pool(Names::Short)
+    }
+
     /// Returns the request and the answer of a method such as `JobService/GetJob`, and whether it answers with a
     /// stream. `None`: there is no such method.
     pub fn method(&self, name: &str) -> Option<(MessageDescriptor, MessageDescriptor, bool)> {

@@ -44,7 +44,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
             "telemetry",
         ],
     ),
-    ("cli", &["proto", "tls", "files", "config", "server", "telemetry"]),
+    ("cli", &["proto", "tls", "files", "http", "config", "server", "telemetry"]),
     ("main", &["cli"]),
 ];
 

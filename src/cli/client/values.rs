@@ -1,0 +1,61 @@
+//! Values of flags that several client commands have. The errors say what to write.
+
+use std::time::SystemTime;
+
+use jobtrack_client::{
+    State,
+    proto::v1::{Liveness, View},
+};
+use prost_types::Timestamp;
+
+use crate::config;
+
+/// Returns a pair `KEY=VALUE`.
+pub fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Returns the state of this name, in letters of any case.
+pub fn state(text: &str) -> Result<State, String> {
+    let known = State::from_str_name(&format!("STATE_{}", text.to_uppercase()));
+    let known = known.filter(|state| *state != State::Unspecified);
+    known.ok_or_else(|| "write it as pending, running, succeeded, failed or cancelled".to_owned())
+}
+
+/// Returns the liveness of this name, in letters of any case.
+pub fn liveness(text: &str) -> Result<Liveness, String> {
+    let known = Liveness::from_str_name(&format!("LIVENESS_{}", text.to_uppercase()));
+    known.filter(|liveness| *liveness != Liveness::Unspecified).ok_or_else(|| "write it as live or lost".to_owned())
+}
+
+/// Returns a moment: RFC 3339, or the time that has passed since.
+pub fn moment(text: &str) -> Result<Timestamp, String> {
+    let now = SystemTime::now();
+    let ago = config::duration(text).ok().and_then(|ago| now.checked_sub(ago));
+    let time = ago.or_else(|| humantime::parse_rfc3339_weak(text).ok());
+    time.map(Timestamp::from).ok_or_else(|| "write it as 2h, 3d or 2026-01-31T12:00:00Z".to_owned())
+}
+
+/// Returns the parts of a job that a flag asks for.
+pub const fn view(is_full: bool) -> View {
+    if is_full { View::Full } else { View::Basic }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_and_errors_say_what_to_write() {
+        assert_eq!(pair("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert!(pair("a").is_err_and(|error| error.contains("KEY=VALUE")));
+        assert_eq!((state("running"), liveness("LOST")), (Ok(State::Running), Ok(Liveness::Lost)));
+        assert!(state("unspecified").is_err_and(|error| error.contains("pending")));
+        assert_eq!(moment("2026-01-31T12:00:00Z").map(|time| time.seconds), Ok(1_769_860_800));
+        let ago = moment("1h").expect("a time").seconds;
+        let now = Timestamp::from(SystemTime::now()).seconds;
+        assert!((now - 3700..=now - 3600).contains(&ago), "{ago} at {now}");
+        assert!(moment("yesterday").is_err_and(|error| error.contains("2026")));
+    }
+}

@@ -1,0 +1,27 @@
+//! Jobs as people read them.
+
+mod detail;
+mod progress;
+mod table;
+mod time;
+
+pub use self::{detail::detail, table::table};
+
+use anstyle::{AnsiColor, Style};
+use jobtrack_client::{Job, State};
+
+/// Returns the colour of a state.
+pub fn style(job: &Job) -> Style {
+    match job.state() {
+        State::Running => AnsiColor::Cyan.on_default(),
+        State::Succeeded => AnsiColor::Green.on_default(),
+        State::Failed => AnsiColor::Red.on_default(),
+        State::Cancelled => AnsiColor::Yellow.on_default(),
+        State::Pending | State::Unspecified => Style::new(),
+    }
+}
+
+/// Returns text in a style. It is plain again where it is written to something else than a terminal.
+pub fn styled(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}

@@ -1,0 +1,39 @@
+//! Times relative to now.
+
+use std::time::{Duration, SystemTime};
+
+use prost_types::Timestamp;
+
+/// Smallest number of a unit of time that is shown in the next larger unit: 119 s, then 2 m.
+const UNITS: [(u64, u64, &str); 3] = [(120, 1, "s"), (120 * 60, 60, "m"), (48 * 3600, 3600, "h")];
+
+/// Returns a duration in its largest unit that is still exact enough: `90s`, `12m`, `5h`, `3d`.
+pub fn age(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let unit = UNITS.iter().find(|(limit, ..)| seconds < *limit);
+    unit.map_or_else(|| format!("{}d", seconds / 86400), |(_, length, unit)| format!("{}{unit}", seconds / length))
+}
+
+/// Returns the time from one moment to another. The clocks of two machines differ: the future counts as now.
+pub fn between(from: Option<&Timestamp>, to: SystemTime) -> Option<Duration> {
+    let from = SystemTime::try_from(*from?).ok()?;
+    Some(to.duration_since(from).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_shown_in_their_largest_unit() {
+        let shown = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|seconds| age(Duration::from_secs(seconds)));
+        assert_eq!(shown, ["0s", "119s", "2m", "119m", "2h", "47h", "2d"]);
+    }
+
+    #[test]
+    fn future_counts_as_now() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        let at = |seconds| between(Some(&Timestamp { seconds, nanos: 0 }), now);
+        assert_eq!((at(4), at(11)), (Some(Duration::from_secs(6)), Some(Duration::ZERO)));
+    }
+}
