@@ -1,29 +1,24 @@
-//! Watching jobs: streams that resume by themselves.
+//! A stream that opens itself again.
 
 use std::{
     collections::VecDeque,
-    future::{Future, poll_fn},
+    future::Future,
     mem::replace,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures_core::Stream;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status, Streaming};
 
+use super::Event;
 use crate::{
     Error, Job, Tracker,
-    job::duration,
     pause::Pause,
-    proto::v1::{
-        Event as Kind, JobFilter, Removal, View, WatchJobRequest, WatchJobResponse, WatchJobsRequest, WatchJobsResponse,
-    },
+    proto::v1::{Event as Kind, Removal, WatchJobRequest, WatchJobResponse, WatchJobsRequest, WatchJobsResponse},
 };
-
-/// Time without news after which the server sends a bookmark.
-const BOOKMARK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Time without a message after which a stream is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(50);
@@ -41,31 +36,8 @@ const FINAL: [Code; 6] = [
     Code::FailedPrecondition,
 ];
 
-/// News of a watched job.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// The job as it is now.
-    Job {
-        /// The job.
-        job: Job,
-        /// Number of versions between this one and the last one of this stream.
-        skipped: i64,
-    },
-    /// The job is gone.
-    Removed {
-        /// Its last known version, without documents and texts.
-        job: Job,
-        /// The reason.
-        removal: Removal,
-    },
-    /// Earlier events no longer count: the server has lost data, or can't resume the stream. The jobs that exist
-    /// follow.
-    Reset,
-    /// All jobs that match were sent, for the first time or after a [`Reset`](Self::Reset); changes follow. Only of
-    /// [`WatchMany`].
-    Synced,
-}
+/// Told of each error after which a stream is opened again, and then that it is open.
+type OnTrouble = Arc<dyn Fn(Option<&Error>) + Send + Sync>;
 
 /// A message of either stream.
 struct Message {
@@ -110,7 +82,7 @@ impl Incoming {
 }
 
 /// The request of a stream, with the token that resumes it.
-enum Request {
+pub enum Request {
     One(WatchJobRequest),
     Many(Box<WatchJobsRequest>),
 }
@@ -133,10 +105,37 @@ struct Open {
     has_sent: bool,
 }
 
+/// Says whether the stream is open to those who want to know.
+#[derive(Default)]
+pub struct Trouble {
+    pub on_trouble: Option<OnTrouble>,
+    /// The stream is open, and that was told.
+    is_over: bool,
+}
+
+impl Trouble {
+    fn tell(&mut self, error: &Error) {
+        self.is_over = false;
+        if let Some(told) = &self.on_trouble {
+            told(Some(error));
+        }
+    }
+
+    /// The stream is open.
+    fn end(&mut self) {
+        if !replace(&mut self.is_over, true)
+            && let Some(told) = &self.on_trouble
+        {
+            told(None);
+        }
+    }
+}
+
 /// A stream that opens itself again.
-struct Watcher {
+pub struct Watcher {
     tracker: Tracker,
-    request: Request,
+    pub request: Request,
+    pub trouble: Trouble,
     open: Option<Open>,
     /// Events that come before the next message.
     events: VecDeque<Event>,
@@ -149,10 +148,11 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(tracker: Tracker, request: Request) -> Self {
+    pub fn new(tracker: Tracker, request: Request) -> Self {
         Self {
             tracker,
             request,
+            trouble: Trouble::default(),
             open: None,
             events: VecDeque::new(),
             is_starting_over: false,
@@ -172,8 +172,11 @@ impl Watcher {
                 return (None, self);
             }
             match self.message().await {
-                Ok(Some(message)) => self.take(message),
-                // A stream of one job ends after the end of the job, one of many when none of them can come back.
+                Ok(Some(message)) => {
+                    self.trouble.end();
+                    self.take(message);
+                }
+                // The stream of one job ends after the end of the job, and that of many if none of them can come back.
                 Ok(None) => self.has_ended = true,
                 Err(error) if self.is_final(&error) => {
                     self.has_ended = true;
@@ -235,6 +238,7 @@ impl Watcher {
 
     /// Waits a moment, and then continues on another replica, if there are several.
     async fn reconnect(&mut self, error: &Error) {
+        self.trouble.tell(error);
         let current = self.tracker.connections.current();
         let (replica, lived) =
             self.open.take().map_or((current, Duration::ZERO), |open| (open.replica, open.since.elapsed()));
@@ -269,14 +273,14 @@ async fn open(tracker: &Tracker, request: &Request) -> Result<Open, Error> {
 type Step = Pin<Box<dyn Future<Output = (Option<Result<Event, Error>>, Watcher)> + Send>>;
 
 /// A watcher before, while and after it looks for its next event.
-enum Progress {
+pub enum Progress {
     Idle(Box<Watcher>),
     Waiting(Step),
     Ended,
 }
 
 impl Progress {
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
         loop {
             *self = match replace(self, Self::Ended) {
                 Self::Idle(watcher) => Self::Waiting(Box::pin(watcher.next())),
@@ -293,118 +297,5 @@ impl Progress {
                 Self::Ended => return Poll::Ready(None),
             };
         }
-    }
-}
-
-/// The versions of one job, as they come, to its end. A stream that breaks is opened again at the version after the
-/// last one, on another replica if there are several; it fails only with final errors: the job does not exist, or the
-/// caller may not see it.
-pub struct Watch(Progress);
-
-impl Watch {
-    pub(crate) fn new(tracker: Tracker, job_id: String) -> Self {
-        let bookmark_interval = Some(duration(BOOKMARK_INTERVAL));
-        let request = WatchJobRequest { job_id, bookmark_interval, ..Default::default() };
-        Self(Progress::Idle(Box::new(Watcher::new(tracker, Request::One(request)))))
-    }
-
-    fn change(mut self, change: impl FnOnce(&mut WatchJobRequest)) -> Self {
-        // A stream that was polled has sent its request.
-        if let Progress::Idle(watcher) = &mut self.0
-            && let Request::One(request) = &mut watcher.request
-        {
-            change(request);
-        }
-        self
-    }
-
-    /// Sets the least time between two versions. Another state, a cancellation and the end are never held back.
-    pub fn min_interval(self, interval: Duration) -> Self {
-        self.change(|request| request.min_interval = Some(duration(interval)))
-    }
-
-    /// Leaves out `result`, `metadata` and `details`.
-    pub fn without_documents(self) -> Self {
-        self.change(|request| request.set_view(View::Basic))
-    }
-
-    /// Returns the next event; `None` after the end of the job.
-    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
-        poll_fn(|context| self.0.poll_next(context)).await
-    }
-
-    /// Waits for the end of the job and returns it.
-    pub async fn end(mut self) -> Result<Job, Error> {
-        let mut last = None;
-        while let Some(event) = self.next().await {
-            match event? {
-                Event::Job { job, .. } => last = Some(job),
-                Event::Removed { job, .. } => {
-                    let gone = format!("job {:?} was deleted or has expired", job.id);
-                    return Err(Error::new(Code::NotFound, "JOB_REMOVED", gone));
-                }
-                Event::Reset | Event::Synced => {}
-            }
-        }
-        last.ok_or_else(|| Error::new(Code::Internal, "", "the stream ended without an event"))
-    }
-}
-
-impl Stream for Watch {
-    type Item = Result<Event, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_next(context)
-    }
-}
-
-/// The jobs that match a filter, then their changes. A stream that breaks is opened again, and goes on where it was.
-pub struct WatchMany(Progress);
-
-impl WatchMany {
-    pub(crate) fn new(tracker: Tracker, filter: JobFilter) -> Self {
-        let bookmark_interval = Some(duration(BOOKMARK_INTERVAL));
-        let view = View::Basic.into();
-        let request = WatchJobsRequest { filter: Some(filter), bookmark_interval, view, ..Default::default() };
-        Self(Progress::Idle(Box::new(Watcher::new(tracker, Request::Many(Box::new(request))))))
-    }
-
-    fn change(mut self, change: impl FnOnce(&mut WatchJobsRequest)) -> Self {
-        if let Progress::Idle(watcher) = &mut self.0
-            && let Request::Many(request) = &mut watcher.request
-        {
-            change(request);
-        }
-        self
-    }
-
-    /// Watches only these jobs, at most 1000. Ids that do not exist yet are watched, too.
-    pub fn ids(self, ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.change(|request| request.job_ids = ids.into_iter().map(Into::into).collect())
-    }
-
-    /// Sets the least time between two versions of a job. Another state, a cancellation and the end are never held
-    /// back.
-    pub fn min_interval(self, interval: Duration) -> Self {
-        self.change(|request| request.min_interval = Some(duration(interval)))
-    }
-
-    /// Adds `result`, `metadata` and `details`.
-    pub fn with_documents(self) -> Self {
-        self.change(|request| request.set_view(View::Full))
-    }
-
-    /// Returns the next event. `None` after a final error, or when none of the jobs that a watch token is for exists
-    /// any more.
-    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
-        poll_fn(|context| self.0.poll_next(context)).await
-    }
-}
-
-impl Stream for WatchMany {
-    type Item = Result<Event, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_next(context)
     }
 }
