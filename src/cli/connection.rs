@@ -43,7 +43,6 @@ pub struct Connection {
 
 impl Connection {
     /// Returns the URL of the tracker.
-    #[allow(dead_code, reason = "for commands that pass it on")]
     pub fn server(&self) -> &str {
         &self.server
     }

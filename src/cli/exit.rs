@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use jobtrack_client::{Code, ConfigError, Error, Job, State};
+use jobtrack_client::{Code, ConfigError, Error};
 
 use super::text::escape;
 
@@ -30,15 +30,6 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
-    /// Returns the code for the end of a job. A job that has not ended is no failure.
-    pub fn of_job(job: &Job) -> Self {
-        match job.state() {
-            State::Failed => Self::Failed,
-            State::Cancelled => Self::Cancelled,
-            State::Unspecified | State::Pending | State::Running | State::Succeeded => Self::Done,
-        }
-    }
-
     /// Returns the code for an error of a call.
     pub fn of_error(error: &Error) -> Self {
         match error.code {
@@ -87,6 +78,11 @@ impl CommandError {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Failed(_) | Self::Output(_) => Exit::Failed,
         }
+    }
+
+    /// Returns whether the same call could succeed for another job.
+    pub fn is_of_job(&self) -> bool {
+        matches!(self, Self::Call(error) if error.is_final())
     }
 
     /// Returns the line for standard error. `None`: there is nobody to tell.

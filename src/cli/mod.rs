@@ -5,6 +5,7 @@ mod connection;
 mod exit;
 mod health;
 mod output;
+mod pages;
 mod serve;
 mod show;
 mod text;
@@ -46,6 +47,10 @@ enum Command {
     Health(health::Probe),
     #[command(flatten)]
     Client(client::Command),
+    /// Print the script that completes commands in a shell
+    Completions(pages::Completions),
+    /// Print the manual page, or write those of all commands
+    Man(pages::Manual),
 }
 
 /// Returns the command line parser. If the `first` word is a subcommand, the flags before it do not apply, and their
@@ -83,6 +88,8 @@ pub fn run() -> ExitCode {
         Some(Command::Serve(config)) => serve::run(&resolved(*config, given), &unknown()),
         Some(Command::Health(probe)) => health::run(&probe),
         Some(Command::Client(command)) => return run_client(command.run()),
+        Some(Command::Completions(shell)) => return end(shell.run(Cli::command())),
+        Some(Command::Man(page)) => return end(page.run(Cli::command())),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,20 +104,23 @@ pub fn run() -> ExitCode {
 fn run_client(command: impl Future<Output = Result<Exit, CommandError>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return ended(&CommandError::Failed(format!("the runtime can't be started: {error}"))),
+        Err(error) => return end(Err(CommandError::Failed(format!("the runtime can't be started: {error}")))),
     };
     let result = runtime.block_on(command);
     // A thread that reads from a terminal ends with the process.
     runtime.shutdown_background();
-    result.map_or_else(|error| ended(&error), ExitCode::from)
+    end(result)
 }
 
-/// Writes the error that ended a client command, and returns its exit code.
-fn ended(error: &CommandError) -> ExitCode {
-    if let Some(line) = error.line() {
-        write_last_line(line);
-    }
-    error.exit().into()
+/// Writes the error that ended a client command, and returns the exit code.
+fn end(result: Result<Exit, CommandError>) -> ExitCode {
+    let exit = result.unwrap_or_else(|error| {
+        if let Some(line) = error.line() {
+            write_last_line(line);
+        }
+        error.exit()
+    });
+    exit.into()
 }
 
 /// Writes the last line; the end of the process waits for it only for [`LAST_LINE_TIMEOUT`].

@@ -27,7 +27,7 @@ pub enum Format {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Output {
     /// Form of the output
-    #[arg(short, long = "output", value_enum, default_value = "table", value_name = "FORMAT")]
+    #[arg(short = 'o', long = "output", value_enum, default_value = "table", value_name = "FORMAT")]
     pub format: Format,
 }
 
@@ -82,6 +82,13 @@ pub fn print(text: &str) -> Result<(), CommandError> {
 /// Writes a job, for people as `shown`.
 pub fn print_job(format: Format, job: &Job, shown: impl FnOnce(&Job) -> String) -> Result<(), CommandError> {
     print(&if format.is_json() { Json::of("Job", format).write(job) } else { shown(job) })
+}
+
+/// Writes an error to standard error, if there is somebody to tell.
+pub fn print_error(error: &CommandError) {
+    if let Some(line) = error.line() {
+        _ = writeln!(io::stderr(), "{line}");
+    }
 }
 
 /// Writes a remark to standard error, which the output does not contain.

@@ -2,12 +2,15 @@
 
 use std::env;
 
-use super::connection::TOKEN;
+use super::{
+    client::{ATTEMPT, JOB_ID},
+    connection::TOKEN,
+};
 
 const PREFIX: &str = "JOBTRACK_";
 
 /// Variables of client commands and libraries that belong to no flag.
-const OF_CLIENTS: [&str; 3] = [TOKEN, "JOBTRACK_JOB_ID", "JOBTRACK_ATTEMPT"];
+const OF_CLIENTS: [&str; 3] = [TOKEN, JOB_ID, ATTEMPT];
 
 /// Returns the names of the variables that have the prefix of those of flags, but belong to no flag of `command` or of one
 /// of its subcommands.

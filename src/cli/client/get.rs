@@ -1,8 +1,10 @@
 //! `jobtrack get`.
 
-use std::time::SystemTime;
+use std::{cell::Cell, time::SystemTime};
 
 use clap::Args;
+
+use super::each::each;
 
 use crate::cli::{
     connection::Connection,
@@ -27,13 +29,14 @@ impl Get {
     /// Shows the jobs.
     pub async fn run(self) -> Result<Exit, CommandError> {
         let (tracker, format) = (self.connection.tracker()?, self.output.format);
-        for (at, id) in self.ids.into_iter().enumerate() {
+        let is_first = Cell::new(true);
+        each(&self.ids, async |id| {
             let job = tracker.get(id).await?;
-            if at > 0 && !format.is_json() {
+            if !is_first.replace(false) && !format.is_json() {
                 print("\n")?;
             }
-            print_job(format, &job, |job| detail(job, SystemTime::now()))?;
-        }
-        Ok(Exit::Done)
+            print_job(format, &job, |job| detail(job, SystemTime::now()))
+        })
+        .await
     }
 }

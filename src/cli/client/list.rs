@@ -1,6 +1,6 @@
 //! `jobtrack ls`.
 
-use std::time::SystemTime;
+use std::{num::NonZeroUsize, time::SystemTime};
 
 use clap::{Args, ValueEnum};
 use jobtrack_client::{
@@ -24,8 +24,8 @@ const PAGE_MAX: usize = 1000;
 #[derive(Args)]
 pub struct List {
     /// Maximum number of jobs
-    #[arg(long, short = 'n', default_value_t = 50, value_name = "COUNT", conflicts_with = "all")]
-    limit: usize,
+    #[arg(long, short = 'n', default_value = "50", value_name = "COUNT", conflicts_with = "all")]
+    limit: NonZeroUsize,
 
     /// List all jobs that match
     #[arg(long, short)]
@@ -69,7 +69,7 @@ impl List {
     /// Lists the jobs, a page at a time.
     pub async fn run(self) -> Result<Exit, CommandError> {
         let tracker = self.connection.tracker()?;
-        let limit = if self.all { usize::MAX } else { self.limit };
+        let limit = if self.all { usize::MAX } else { self.limit.get() };
         let format = self.output.format;
         let mut request = ListJobsRequest { filter: self.filter.given(), ..Default::default() };
         request.set_view(view(self.full));

@@ -1,13 +1,26 @@
 //! The commands for people and for shell scripts: clients of a tracker.
 
+mod answer;
+mod cancel;
+mod create;
+mod each;
 mod filter;
+mod finish;
 mod get;
 mod list;
+mod remove;
+mod start;
+mod stats;
+mod target;
+mod token;
+mod update;
 mod values;
 
 use clap::Subcommand;
 
 use super::exit::{CommandError, Exit};
+
+pub use self::target::{ATTEMPT, JOB_ID};
 
 /// A command that calls a tracker.
 #[derive(Subcommand)]
@@ -16,6 +29,26 @@ pub enum Command {
     Get(get::Get),
     /// List jobs
     Ls(Box<list::List>),
+    /// Create a job, and print its id
+    Create(Box<create::Create>),
+    /// Claim the next attempt of a job, as its worker
+    Start(Box<start::Start>),
+    /// Report how far a job is, as its worker
+    Update(Box<update::Update>),
+    /// End a job well, as its worker
+    Complete(Box<finish::Complete>),
+    /// End a job with a failure, as its worker
+    Fail(Box<finish::Fail>),
+    /// Ask for jobs to be stopped
+    Cancel(Box<cancel::Cancel>),
+    /// Delete jobs
+    Rm(remove::Remove),
+    /// Delete finished jobs by age, state, kind and owner
+    Purge(Box<remove::Purge>),
+    /// Show statistics of the tracker
+    Stats(stats::Stats),
+    /// Make a token and a URL with which somebody else can follow jobs, and do nothing else
+    Token(Box<token::Token>),
 }
 
 impl Command {
@@ -24,6 +57,16 @@ impl Command {
         match self {
             Self::Get(get) => get.run().await,
             Self::Ls(list) => list.run().await,
+            Self::Create(create) => create.run().await,
+            Self::Start(start) => start.run().await,
+            Self::Update(update) => update.run().await,
+            Self::Complete(complete) => complete.run().await,
+            Self::Fail(fail) => fail.run().await,
+            Self::Cancel(cancel) => cancel.run().await,
+            Self::Rm(remove) => remove.run().await,
+            Self::Purge(purge) => purge.run().await,
+            Self::Stats(stats) => stats.run().await,
+            Self::Token(token) => token.run().await,
         }
     }
 }

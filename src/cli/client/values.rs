@@ -1,14 +1,22 @@
 //! Values of flags that several client commands have. The errors say what to write.
 
-use std::time::SystemTime;
+use std::{
+    fs,
+    io::{self, Read},
+    time::{Duration, SystemTime},
+};
 
 use jobtrack_client::{
     State,
-    proto::v1::{Liveness, View},
+    proto::{
+        EncodedStruct,
+        v1::{Liveness, View},
+    },
 };
 use prost_types::Timestamp;
+use serde_json::Value;
 
-use crate::config;
+use crate::{cli::exit::CommandError, config};
 
 /// Returns a pair `KEY=VALUE`.
 pub fn pair(text: &str) -> Result<(String, String), String> {
@@ -37,9 +45,33 @@ pub fn moment(text: &str) -> Result<Timestamp, String> {
     time.map(Timestamp::from).ok_or_else(|| "write it as 2h, 3d or 2026-01-31T12:00:00Z".to_owned())
 }
 
+/// Returns a duration as messages have it.
+pub fn to_proto(duration: Duration) -> prost_types::Duration {
+    duration.try_into().expect("flags are limited to 3650 days")
+}
+
 /// Returns the parts of a job that a flag asks for.
 pub const fn view(is_full: bool) -> View {
     if is_full { View::Full } else { View::Basic }
+}
+
+/// Returns a document: a JSON object, `@FILE`, or `-` for standard input.
+pub fn document(flag: &str, text: &str) -> Result<EncodedStruct, CommandError> {
+    let unreadable = |error: io::Error| CommandError::Usage(format!("{flag} {text}: {error}"));
+    let json = match text.strip_prefix('@') {
+        Some(path) => fs::read_to_string(path).map_err(unreadable)?,
+        None if text == "-" => {
+            let mut all = String::new();
+            io::stdin().read_to_string(&mut all).map_err(unreadable)?;
+            all
+        }
+        None => text.to_owned(),
+    };
+    match serde_json::from_str(&json) {
+        Ok(Value::Object(fields)) => Ok(EncodedStruct::from_json(fields)),
+        Ok(_) => Err(CommandError::Usage(format!("{flag}: a document is a JSON object, such as {{\"rows\": 3}}"))),
+        Err(error) => Err(CommandError::Usage(format!("{flag}: {error}; write a JSON object, @FILE, or - for stdin"))),
+    }
 }
 
 #[cfg(test)]
@@ -57,5 +89,15 @@ mod tests {
         let now = Timestamp::from(SystemTime::now()).seconds;
         assert!((now - 3700..=now - 3600).contains(&ago), "{ago} at {now}");
         assert!(moment("yesterday").is_err_and(|error| error.contains("2026")));
+    }
+
+    #[test]
+    fn only_objects_are_documents() {
+        let fields = document("--result", r#"{"a": 1}"#).expect("a document").to_json();
+        assert_eq!(fields, serde_json::json!({"a": 1}));
+        for (text, problem) in [("[1]", "JSON object"), ("{", "EOF"), ("@/missing", "/missing")] {
+            let error = document("--result", text).expect_err(text).to_string();
+            assert!(error.contains("--result") && error.contains(problem), "{error}");
+        }
     }
 }

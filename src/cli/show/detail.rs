@@ -8,11 +8,7 @@ use std::{
 use jobtrack_client::{Job, proto::v1};
 use prost_types::Timestamp;
 
-use super::{
-    progress::{notes, percent, stage, units},
-    style, styled,
-    time::{age, between},
-};
+use super::{age, line::reason, notes, percent, stage, style, styled, time::between, units};
 use crate::cli::text::escape;
 
 /// Width of the names of fields.
@@ -136,7 +132,7 @@ impl Fields {
 
 /// Returns the failure with the lines of its message.
 fn reason_lines(job: &Job) -> String {
-    let Some(failure) = job.failure() else { return String::new() };
+    let Some(failure) = job.failure() else { return reason(job) };
     let separator = if failure.message.lines().nth(1).is_some() { "\n" } else { ": " };
     [failure.reason.as_str(), failure.message.trim()]
         .into_iter()

@@ -1,14 +1,27 @@
 //! Jobs as people read them.
 
 mod detail;
+mod line;
 mod progress;
 mod table;
 mod time;
 
-pub use self::{detail::detail, table::table};
+pub use self::{
+    detail::detail,
+    line::line,
+    progress::{notes, percent, stage, units},
+    table::table,
+    time::{age, between, clock, elapsed},
+};
 
 use anstyle::{AnsiColor, Style};
 use jobtrack_client::{Job, State};
+
+/// Dim text: what matters less.
+pub const DIM: Style = Style::new().dimmed();
+
+/// What needs attention.
+pub const WARNING: Style = AnsiColor::Yellow.on_default();
 
 /// Returns the colour of a state.
 pub fn style(job: &Job) -> Style {
@@ -16,7 +29,7 @@ pub fn style(job: &Job) -> Style {
         State::Running => AnsiColor::Cyan.on_default(),
         State::Succeeded => AnsiColor::Green.on_default(),
         State::Failed => AnsiColor::Red.on_default(),
-        State::Cancelled => AnsiColor::Yellow.on_default(),
+        State::Cancelled => WARNING,
         State::Pending | State::Unspecified => Style::new(),
     }
 }

@@ -9,10 +9,7 @@ use jobtrack_client::{
     proto::v1::{Durability, Liveness},
 };
 
-use super::{
-    progress::{notes, percent, stage, units},
-    time::{age, between},
-};
+use super::{age, notes, percent, stage, time::between, units};
 use crate::cli::text::escape;
 
 /// Columns of each table, and those of the wide one.

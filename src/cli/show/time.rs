@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use jobtrack_client::Job;
 use prost_types::Timestamp;
 
 /// Smallest number of a unit of time that is shown in the next larger unit: 119 s, then 2 m.
@@ -14,10 +15,23 @@ pub fn age(duration: Duration) -> String {
     unit.map_or_else(|| format!("{}d", seconds / 86400), |(_, length, unit)| format!("{}{unit}", seconds / length))
 }
 
+/// Returns a duration as a clock shows it: `0:07`, `1:02:03`.
+pub fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
 /// Returns the time from one moment to another. The clocks of two machines differ: the future counts as now.
 pub fn between(from: Option<&Timestamp>, to: SystemTime) -> Option<Duration> {
     let from = SystemTime::try_from(*from?).ok()?;
     Some(to.duration_since(from).unwrap_or_default())
+}
+
+/// Returns the time that the work takes, or took; `None` before its start.
+pub fn elapsed(job: &Job, now: SystemTime) -> Option<Duration> {
+    let end = job.end_time.and_then(|end| SystemTime::try_from(end).ok());
+    between(job.start_time.as_ref(), end.unwrap_or(now))
 }
 
 #[cfg(test)]
@@ -28,6 +42,8 @@ mod tests {
     fn durations_are_shown_in_their_largest_unit() {
         let shown = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|seconds| age(Duration::from_secs(seconds)));
         assert_eq!(shown, ["0s", "119s", "2m", "119m", "2h", "47h", "2d"]);
+        let shown = [7, 3599, 3723].map(|seconds| clock(Duration::from_secs(seconds)));
+        assert_eq!(shown, ["0:07", "59:59", "1:02:03"]);
     }
 
     #[test]

@@ -38,6 +38,9 @@ async fn errors_have_a_code_and_one_line() {
     ] {
         check(&run(&process, arguments), code, words);
     }
+    let several = run(&process, &["rm", "missing", "a", "gone", "--force"]);
+    assert_eq!((several.code, several.stderr.lines().count()), (Some(4), 2), "{}", several.stderr);
+    create(&mut process.client().await, "a").await;
     let got: Value = serde_json::from_str(&ok(&process, &["get", "a", "-o", "json"])).expect("JSON");
     assert_eq!((&got["id"], &got["state"]), (&json!("a"), &json!("PENDING")));
 }

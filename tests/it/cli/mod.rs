@@ -1,5 +1,6 @@
 //! The client commands of the binary, against real servers.
 
+mod commands;
 mod exit_codes;
 
 use std::{

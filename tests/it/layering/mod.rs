@@ -52,7 +52,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
 type Floors = (&'static str, &'static [&'static [&'static str]]);
 
 /// Order inside folders: a part imports only from the floors below its own. `mod` is the file that declares the others.
-const FLOORS: [Floors; 16] = [
+const FLOORS: [Floors; 20] = [
     (
         "store",
         &[
@@ -134,6 +134,30 @@ const FLOORS: [Floors; 16] = [
             &["mod"],
         ],
     ),
+    (
+        "cli",
+        &[
+            &["text"],
+            &["exit"],
+            &["connection", "output", "show"],
+            &["client", "pages", "run"],
+            &["variables"],
+            &["mod"],
+            &["health", "serve"],
+        ],
+    ),
+    (
+        "cli/client",
+        &[
+            &["answer", "board", "each", "follow", "target", "values"],
+            &["filter", "watched"],
+            &["cancel", "create", "finish", "get", "list", "remove", "start", "stats", "token", "update", "watch"],
+            &["top", "wait"],
+            &["mod"],
+        ],
+    ),
+    ("cli/client/board", &[&["mod"], &["rate"], &["frame"], &["screen"]]),
+    ("cli/show", &[&["mod"], &["progress", "time"], &["line", "table"], &["detail"]]),
     ("grpc/convert", &[&["fields", "values"], &["job", "request", "stats"], &["event", "response"], &["mod"]]),
 ];
 

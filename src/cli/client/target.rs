@@ -1,0 +1,35 @@
+//! The job and the attempt that a report of a worker is for.
+
+use std::env;
+
+use clap::Args;
+
+/// Variable with the job of the surrounding `jobtrack run`.
+pub const JOB_ID: &str = "JOBTRACK_JOB_ID";
+
+/// Variable with the number of its attempt.
+pub const ATTEMPT: &str = "JOBTRACK_ATTEMPT";
+
+/// The job, and the attempt of it that must be the current one.
+#[derive(Args)]
+pub struct Target {
+    /// Id of the job; inside of `jobtrack run` that of its job
+    #[arg(env = JOB_ID, value_name = "ID")]
+    pub id: String,
+
+    /// Number of the attempt, which must be the current one; inside of `jobtrack run` that of its job
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..))]
+    attempt: Option<i32>,
+
+    /// Claim of the attempt, as `jobtrack start` prints it
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub claim: String,
+}
+
+impl Target {
+    /// Returns the number of the attempt that is meant. That of the environment is the attempt of its own job only.
+    pub fn attempt(&self) -> Option<i32> {
+        let is_own = self.claim.is_empty() && env::var(JOB_ID).is_ok_and(|id| id == self.id);
+        self.attempt.or_else(|| env::var(ATTEMPT).ok().filter(|_| is_own)?.parse().ok())
+    }
+}
