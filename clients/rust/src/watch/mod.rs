@@ -48,8 +48,8 @@ pub enum Event {
     Synced,
 }
 
-/// The versions of one job, as they come, to its end. A stream that breaks is opened again at the version after the last
-/// one, on another replica if there are several; it fails only for what does not pass: the job does not exist, or the
+/// The versions of one job, as they come, to its end. A stream that breaks is opened again at the version after the
+/// last one, on another replica if there are several; it fails only with final errors: the job does not exist, or the
 /// caller may not see it.
 pub struct Watch(Progress);
 
@@ -161,8 +161,8 @@ impl WatchMany {
         self.change(|request| request.set_view(View::Full))
     }
 
-    /// Returns the next event. `None` after an error that does not pass, or when none of the jobs that a watch token is for
-    /// exists any more.
+    /// Returns the next event. `None` after a final error, or when none of the jobs that a watch token is for exists
+    /// any more.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         poll_fn(|context| self.0.poll_next(context)).await
     }

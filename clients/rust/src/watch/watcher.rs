@@ -176,7 +176,7 @@ impl Watcher {
                     self.trouble.end();
                     self.take(message);
                 }
-                // The stream of one job ends after the end of the job, and that of many if none of them can come back.
+                // A stream of one job ends after the end of the job, one of many when none of them can come back.
                 Ok(None) => self.has_ended = true,
                 Err(error) if self.is_final(&error) => {
                     self.has_ended = true;
