@@ -218,8 +218,8 @@ mod tests {
         assert!(schemas["View"]["description"].as_str().is_some_and(|text| text.starts_with("The parts")));
         assert_eq!(description["components"]["securitySchemes"]["watchToken"]["name"], "access_token");
         let takes_token = |path: &str| {
-            let schemes = description["paths"][path]["get"]["security"].as_array().into_iter().flatten();
-            schemes.filter(|scheme| scheme.get("watchToken").is_some()).count() == 1
+            let accepted = description["paths"][path]["get"]["security"].as_array().into_iter().flatten();
+            accepted.filter(|scheme| scheme.get("watchToken").is_some()).count() == 1
         };
         assert!(["/v1/jobs/{id}", "/v1/jobs/{id}/events", "/v1/events"].into_iter().all(takes_token));
         assert!(!["/v1/jobs", "/v1/stats"].into_iter().any(takes_token));

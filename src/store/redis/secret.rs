@@ -11,7 +11,7 @@ use std::{
 use redis::cmd;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{client::Client, connection::Fault};
 use crate::domain::NoTokenKey;
@@ -47,19 +47,21 @@ impl SharedSecret {
         if self.current.receiver_count() == 0 {
             return Ok(());
         }
-        // Read first: a Redis that is full or read-only accepts no other command.
-        let (key, pulse) = (self.client.keys().secret(), self.client.pulse());
-        let mut there: Option<Vec<u8>> = pulse.query(cmd("GET").arg(key)).await?;
-        if there.is_none() {
-            let known = self.current.borrow().as_ref().map(|known| known.to_vec()).ok();
-            let made = known.unwrap_or_else(random);
-            let first: Option<Vec<u8>> = pulse.query(cmd("SET").arg(key).arg(&made).arg("NX").arg("GET")).await?;
-            there = Some(first.unwrap_or(made));
-        }
-        let secret = there.filter(|secret| secret.len() >= SECRET_MIN).map(Arc::from).ok_or(NoTokenKey::TooShort);
-        if self.is_unusable.swap(secret.is_err(), Relaxed) != secret.is_err() && secret.is_err() {
-            let redis = self.client.target();
-            warn!(%redis, key, "the key of watch tokens in Redis is shorter than {SECRET_MIN} bytes and is not used");
+        let secret = match self.read().await {
+            Ok(secret) if secret.len() >= SECRET_MIN => Ok(Arc::from(secret)),
+            Ok(_) => Err(NoTokenKey::TooShort),
+            Err(Fault::Refused(error)) => {
+                debug!(%error, "the key of watch tokens can't be read");
+                Err(NoTokenKey::Refused)
+            }
+            Err(away) => return Err(away),
+        };
+        let problem = secret.as_ref().err().copied();
+        if self.is_unusable.swap(problem.is_some(), Relaxed) != problem.is_some()
+            && let Some(problem) = problem
+        {
+            let (redis, key) = (self.client.target(), self.client.keys().secret());
+            warn!(%redis, key, %problem, "the key of watch tokens in Redis is not used");
         }
         self.current.send_if_modified(|known| {
             // One that is not used does not replace the one that is.
@@ -71,6 +73,20 @@ impl SharedSecret {
             is_other
         });
         Ok(())
+    }
+
+    /// Reads the secret from Redis, which gets one if it has none.
+    async fn read(&self) -> Result<Vec<u8>, Fault> {
+        // Read first: a Redis that is full or read-only accepts no other command.
+        let (key, pulse) = (self.client.keys().secret(), self.client.pulse());
+        let there: Option<Vec<u8>> = pulse.query(cmd("GET").arg(key)).await?;
+        if let Some(there) = there {
+            return Ok(there);
+        }
+        let known = self.current.borrow().as_ref().map(|known| known.to_vec()).ok();
+        let made = known.unwrap_or_else(random);
+        let first: Option<Vec<u8>> = pulse.query(cmd("SET").arg(key).arg(&made).arg("NX").arg("GET")).await?;
+        Ok(first.unwrap_or(made))
     }
 }
 

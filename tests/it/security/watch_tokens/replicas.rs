@@ -157,19 +157,28 @@ async fn token_can_not_be_checked_before_redis_was_reached() {
     late.stop().await;
 }
 
+/// Returns the message of the error for want of a key, if it has these words.
+async fn why_no_token(server: &Server, words: &str) -> Option<String> {
+    let status = server.client().await.create_watch_token(bearer("alice", request(&["a"]))).await.err()?;
+    assert_unavailable(&status);
+    Some(status.message().to_owned()).filter(|message| message.contains(words))
+}
+
 /// Whoever can mend the key should learn that it is the key.
 #[tokio::test]
 async fn unusable_key_in_redis_is_named_in_the_answer() {
     let redis = Redis::start().await;
-    redis.command(&["SET", SECRET, "short"]).await;
     let url = redis.url();
+    redis.command(&["HSET", SECRET, "no", "key"]).await;
     let (server, _folder) = server_with(&entries(), &["--redis-url", &url]).await;
     let mut client = server.client().await;
     create(&mut client, &["a"]).await;
-    let status = client.create_watch_token(bearer("alice", request(&["a"]))).await.expect_err("there is no key");
-    assert_unavailable(&status);
-    let message = status.message();
-    assert!(message.ends_with("their key in Redis has fewer than 32 bytes and is not used, so it must be replaced"));
+    let told = until("what is no string", async || why_no_token(&server, "refused to read").await);
+    assert!(told.await.ends_with("what is stored under its name has to be looked at"));
+    redis.command(&["DEL", SECRET]).await;
+    redis.command(&["SET", SECRET, "short"]).await;
+    let told = until("a key that is too short", async || why_no_token(&server, "fewer than 32 bytes").await);
+    assert!(told.await.ends_with("is not used, so it must be replaced"));
     redis.command(&["SET", SECRET, &"k".repeat(64)]).await;
     let token = until("the key is read", async || {
         Some(client.create_watch_token(bearer("alice", request(&["a"]))).await.ok()?.into_inner().token)
