@@ -47,6 +47,16 @@ impl Connection {
         &self.server
     }
 
+    /// Returns the number of replicas that the URL names.
+    pub fn replicas(&self) -> usize {
+        self.server.split(',').count()
+    }
+
+    /// Returns the maximum time of a call.
+    pub const fn call_timeout(&self) -> Duration {
+        self.call_timeout
+    }
+
     /// Configures the tracker.
     pub fn builder(&self) -> Builder {
         let mut builder = Tracker::builder(&self.server).timeout(self.call_timeout);

@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use jobtrack_client::{Code, ConfigError, Error};
+use jobtrack_client::{Code, ConfigError, Error, Job, State};
 
 use super::text::escape;
 
@@ -30,6 +30,15 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
+    /// Returns the code for the end of a job. A job that has not ended is no failure.
+    pub fn of_job(job: &Job) -> Self {
+        match job.state() {
+            State::Failed => Self::Failed,
+            State::Cancelled => Self::Cancelled,
+            State::Unspecified | State::Pending | State::Running | State::Succeeded => Self::Done,
+        }
+    }
+
     /// Returns the code for an error of a call.
     pub fn of_error(error: &Error) -> Self {
         match error.code {
@@ -60,6 +69,9 @@ pub enum CommandError {
     /// The tracker refused a call, or can't be reached.
     #[error("{}", describe(.0))]
     Call(Box<Error>),
+    /// The tracker does not answer.
+    #[error("{0}")]
+    Unavailable(String),
     /// Something else went wrong.
     #[error("{0}")]
     Failed(String),
@@ -74,6 +86,7 @@ impl CommandError {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Call(error) => Exit::of_error(error),
+            Self::Unavailable(_) => Exit::Unavailable,
             // The reader has seen enough, as `head` does.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Failed(_) | Self::Output(_) => Exit::Failed,

@@ -1,11 +1,13 @@
 //! The commands for people and for shell scripts: clients of a tracker.
 
 mod answer;
+mod board;
 mod cancel;
 mod create;
 mod each;
 mod filter;
 mod finish;
+mod follow;
 mod get;
 mod list;
 mod remove;
@@ -13,8 +15,12 @@ mod start;
 mod stats;
 mod target;
 mod token;
+mod top;
 mod update;
 mod values;
+mod wait;
+mod watch;
+mod watched;
 
 use clap::Subcommand;
 
@@ -49,6 +55,12 @@ pub enum Command {
     Stats(stats::Stats),
     /// Make a token and a URL with which somebody else can follow jobs, and do nothing else
     Token(Box<token::Token>),
+    /// Wait for the ends of jobs
+    Wait(Box<wait::Wait>),
+    /// Watch jobs as they change
+    Watch(Box<watch::Watch>),
+    /// Show all jobs that have not ended, live; those that are lost or stalled first
+    Top(Box<top::Top>),
 }
 
 impl Command {
@@ -67,6 +79,9 @@ impl Command {
             Self::Purge(purge) => purge.run().await,
             Self::Stats(stats) => stats.run().await,
             Self::Token(token) => token.run().await,
+            Self::Wait(wait) => wait.run().await,
+            Self::Watch(watch) => watch.run().await,
+            Self::Top(top) => top.run().await,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod commands;
 mod exit_codes;
+mod terminal;
+mod watching;
 
 use std::{
     net::SocketAddr,

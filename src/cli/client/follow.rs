@@ -1,0 +1,139 @@
+//! Following jobs: a watch that says when the tracker is unavailable, and gives up only if it never was available.
+
+use std::{
+    collections::BTreeSet,
+    mem::replace,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::BoxStream};
+use jobtrack_client::{Error, Event, JobFilter};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::cli::{connection::Connection, exit::CommandError};
+
+/// Maximum number of jobs that one watch can name.
+const IDS_MAX: usize = 1000;
+
+/// The jobs to follow.
+pub enum Scope {
+    /// These, to their ends.
+    Ids(BTreeSet<String>),
+    /// Those that match, for ever.
+    Filter(Box<JobFilter>),
+}
+
+impl Scope {
+    /// Returns the jobs with these ids.
+    pub fn of(ids: Vec<String>) -> Self {
+        Self::Ids(ids.into_iter().collect())
+    }
+}
+
+/// How much of the jobs is needed.
+#[derive(Clone, Copy)]
+pub struct Detail {
+    /// Least time between two versions of a job. Another state, a cancellation and the end are never held back.
+    pub interval: Duration,
+    /// Results and other documents are needed.
+    pub documents: bool,
+}
+
+/// News of the jobs, or of the way to them.
+pub enum News {
+    /// Of a job.
+    Event(Box<Event>),
+    /// The tracker is unavailable. It is tried again.
+    Lost(Error),
+    /// The tracker is available again.
+    Back,
+}
+
+/// A watch of one or many jobs.
+pub struct Follow {
+    events: BoxStream<'static, Result<Event, Error>>,
+    troubles: UnboundedReceiver<Option<Error>>,
+    /// Time at which to give up if the stream is not open by then.
+    first_by: Instant,
+    /// Replicas that were not tried yet.
+    untried: usize,
+    /// The stream was open.
+    has_begun: bool,
+    is_lost: bool,
+}
+
+impl Follow {
+    /// Returns a watch of these jobs. It connects when it is asked for news.
+    pub fn new(connection: &Connection, scope: &Scope, detail: Detail) -> Result<Self, CommandError> {
+        let tracker = connection.tracker()?;
+        let (told, troubles) = unbounded_channel();
+        // Nobody listens any more when the command ends.
+        let told = move |error: Option<&Error>| _ = told.send(error.cloned());
+        let events = match scope {
+            Scope::Ids(ids) if ids.len() > IDS_MAX => {
+                return Err(CommandError::Usage(format!("at most {IDS_MAX} jobs can be named; a filter has no limit")));
+            }
+            Scope::Ids(ids) if ids.len() == 1 => {
+                // The stream of one job can be resumed on any replica.
+                let watch = tracker.watch(ids.first().expect("it is there")).min_interval(detail.interval);
+                let watch = if detail.documents { watch } else { watch.without_documents() };
+                watch.on_trouble(told).boxed()
+            }
+            Scope::Ids(ids) => {
+                let watch = tracker.watch_many(JobFilter::default()).ids(ids).min_interval(detail.interval);
+                let watch = if detail.documents { watch.with_documents() } else { watch };
+                watch.on_trouble(told).boxed()
+            }
+            Scope::Filter(filter) => {
+                let watch = tracker.watch_many(JobFilter::clone(filter)).min_interval(detail.interval);
+                let watch = if detail.documents { watch.with_documents() } else { watch };
+                watch.on_trouble(told).boxed()
+            }
+        };
+        let (first_by, untried) = (Instant::now() + connection.call_timeout(), connection.replicas());
+        Ok(Self { events, troubles, first_by, untried, has_begun: false, is_lost: false })
+    }
+
+    /// Returns the next news. `None`: nothing can come any more. It can be dropped and called again.
+    pub async fn next(&mut self) -> Result<Option<News>, CommandError> {
+        loop {
+            let deadline = tokio::time::sleep_until(self.first_by.into());
+            tokio::select! {
+                biased;
+                Some(trouble) = self.troubles.recv() => {
+                    if let Some(news) = self.trouble(trouble)? {
+                        return Ok(Some(news));
+                    }
+                }
+                event = self.events.next() => {
+                    return Ok(event.transpose()?.map(|event| News::Event(Box::new(event))));
+                }
+                () = deadline, if !self.has_begun => {
+                    return Err(CommandError::Unavailable("the tracker does not answer".to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Returns whether the tracker is unavailable at the moment.
+    pub const fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// Takes an error of the watch, or its end. Before the stream was open the tracker may as well not exist: somebody waits
+    /// for the command to say so.
+    fn trouble(&mut self, trouble: Option<Error>) -> Result<Option<News>, CommandError> {
+        let Some(error) = trouble else {
+            self.has_begun = true;
+            return Ok(replace(&mut self.is_lost, false).then_some(News::Back));
+        };
+        if !self.has_begun && error.is_unsent {
+            self.untried = self.untried.saturating_sub(1);
+            if self.untried == 0 {
+                return Err(error.into());
+            }
+        }
+        let is_new = !replace(&mut self.is_lost, true);
+        Ok(is_new.then_some(News::Lost(error)))
+    }
+}

@@ -1,0 +1,183 @@
+//! `jobtrack top`.
+
+use std::{
+    fmt::Write,
+    io::{self, IsTerminal},
+    pin::pin,
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use jobtrack_client::{Tracker, proto::v1::GetStatsResponse};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use super::{
+    board::{CLOCK_INTERVAL, FRAME_INTERVAL, Frame, Rates, Screen, Size},
+    filter::Filter,
+    follow::{Detail, Follow, News, Scope},
+    watch::{active, unavailable},
+    watched::{Change, Watched},
+};
+use crate::{
+    cli::{
+        connection::Connection,
+        exit::{CommandError, Exit},
+        output::{note, print},
+        show::{DIM, WARNING, styled},
+        text::escape,
+    },
+    config,
+};
+
+/// Least time between two versions of a job.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between two looks at the counts of all jobs.
+const COUNTS_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Maximum time for the counts.
+const COUNTS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The jobs to show.
+#[derive(Args)]
+#[command(after_help = "The key q ends it. Without a terminal it prints one view, and ends.")]
+pub struct Top {
+    /// Time without progress after which a job counts as stalled
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = config::duration)]
+    stalled_after: Duration,
+
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// What the view is made of.
+struct View {
+    watched: Watched,
+    rates: Rates,
+    /// `None` if the caller may watch jobs, but not look into the tracker.
+    counts: Option<GetStatsResponse>,
+    /// The tracker is unavailable.
+    problem: Option<String>,
+    stalled_after: Duration,
+}
+
+impl Top {
+    /// Shows the jobs that have not ended, until somebody ends it.
+    pub async fn run(self) -> Result<Exit, CommandError> {
+        let scope = Scope::Filter(active(self.filter.clone().into()).into());
+        let detail = Detail { interval: INTERVAL, documents: false };
+        let mut follow = Follow::new(&self.connection, &scope, detail)?;
+        let mut view = View::new(&scope, self.stalled_after);
+        let tracker = self.connection.tracker()?;
+        // An error is told on the terminal as it was.
+        while !view.take(follow.next().await?) {
+            if let Some(problem) = view.problem.take() {
+                note(&problem);
+            }
+        }
+        view.count(&tracker).await;
+        if !io::stdout().is_terminal() {
+            let lines = view.lines(Size { rows: usize::MAX, columns: usize::MAX });
+            print(&lines.into_iter().map(|line| line + "\n").collect::<String>())?;
+            return Ok(Exit::Done);
+        }
+        view.live(follow, &tracker).await
+    }
+}
+
+impl View {
+    fn new(scope: &Scope, stalled_after: Duration) -> Self {
+        Self { watched: Watched::new(scope), rates: Rates::default(), counts: None, problem: None, stalled_after }
+    }
+
+    /// Takes news. Returns whether all jobs are known.
+    fn take(&mut self, news: Option<News>) -> bool {
+        let change = match news {
+            Some(News::Event(event)) => self.watched.take(*event),
+            Some(News::Lost(error)) => {
+                self.problem = Some(unavailable(&error));
+                return false;
+            }
+            Some(News::Back) => {
+                self.problem = None;
+                return false;
+            }
+            None => return true,
+        };
+        match &change {
+            Change::Active(job) => self.rates.take(job, SystemTime::now()),
+            Change::Ended(job) | Change::Left(job) | Change::Removed(job, _) => self.rates.forget(&job.id),
+            Change::Missing(_) | Change::Synced | Change::Nothing => {}
+        }
+        change == Change::Synced
+    }
+
+    /// Draws the view on the whole terminal until somebody wants to leave.
+    async fn live(&mut self, mut follow: Follow, tracker: &Tracker) -> Result<Exit, CommandError> {
+        let (screen, leave) = Screen::new()?;
+        let mut left = pin!(leave.requested());
+        let mut counting = interval(COUNTS_INTERVAL);
+        counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_frame = Instant::now();
+        let mut is_changed = true;
+        loop {
+            let frame_at = if is_changed { next_frame } else { next_frame + CLOCK_INTERVAL - FRAME_INTERVAL };
+            tokio::select! {
+                biased;
+                () = &mut left => return Ok(Exit::Done),
+                () = sleep_until(frame_at) => {
+                    screen.draw(&self.lines(screen.size()))?;
+                    (next_frame, is_changed) = (Instant::now() + FRAME_INTERVAL, false);
+                }
+                _ = counting.tick() => {
+                    self.count(tracker).await;
+                    is_changed = true;
+                }
+                news = follow.next() => {
+                    self.take(news?);
+                    is_changed = true;
+                }
+            }
+        }
+    }
+
+    /// Looks at the counts of all jobs. They are not worth a wait: the view goes on without them.
+    async fn count(&mut self, tracker: &Tracker) {
+        if self.problem.is_none()
+            && let Ok(Ok(counts)) = timeout(COUNTS_TIMEOUT, tracker.stats()).await
+        {
+            self.counts = Some(counts);
+        }
+    }
+
+    fn lines(&self, size: Size) -> Vec<String> {
+        let now = SystemTime::now();
+        let frame = Frame { rates: &self.rates, stalled_after: self.stalled_after, now };
+        let (lost, stalled) = frame.attention(self.watched.active());
+        let mut lines = vec![self.counts(), String::new()];
+        if lost + stalled > 0 {
+            lines[1] = styled(WARNING, &format!("{lost} lost, {stalled} stalled"));
+        }
+        if let Some(problem) = &self.problem {
+            lines[1] = styled(WARNING, problem);
+        }
+        let rows = size.rows.saturating_sub(lines.len());
+        let jobs = frame.lines(self.watched.active(), Size { rows, ..size });
+        lines.extend(jobs);
+        lines.iter().map(|line| console::truncate_str(line, size.columns, "…").into_owned()).collect()
+    }
+
+    /// Returns the number of jobs in each state.
+    fn counts(&self) -> String {
+        let Some(found) = &self.counts else { return format!("{} jobs", self.watched.active().count()) };
+        let mut line = format!("jobtrack {}", escape(&found.version));
+        for count in &found.state_counts {
+            let state = count.state().as_str_name().trim_start_matches("STATE_");
+            _ = write!(line, "  {state} {}", count.count);
+        }
+        let storage = found.storage_mode().as_str_name().trim_start_matches("STORAGE_MODE_");
+        line + &styled(DIM, &format!("  {storage}  {} watches", found.watchers))
+    }
+}
