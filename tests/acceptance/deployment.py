@@ -41,6 +41,19 @@ def flags():
     return {flag: match[1] if (match := re.search(r"\[env: (\w+)", text)) else None for flag, text in found}
 
 
+def commands():
+    """The commands that `jobtrack --help` lists."""
+    listed = subprocess.run([BINARY, "--help"], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^  ([a-z]+) ", listed.split("Commands:")[1].split("Options:")[0], re.M)
+
+
+def flags_of_commands():
+    """The flags of all commands but `serve`."""
+    helped = [[BINARY, command, "--help"] for command in commands() if command not in ("serve", "help")]
+    pages = [subprocess.run(page, capture_output=True, text=True, check=True).stdout for page in helped]
+    return {flag for page in pages for flag in re.findall(r"^\s+(?:-\w, )?(--[a-z-]+)\b", page, re.M)}
+
+
 def code_blocks(page, language, *words):
     """The blocks of a language in README.md or under docs/ that have all these words."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)

@@ -10,7 +10,7 @@ import time
 import unittest
 from subprocess import PIPE
 
-from deployment import code_block, code_blocks, flags, free_port
+from deployment import code_block, code_blocks, flags, flags_of_commands, free_port
 from support import PATIENCE, ROOT, STUBS, Server, ServerCase, api, job, patience
 
 PIPES = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
@@ -167,10 +167,11 @@ class Guides(unittest.TestCase):
         others = {"--addr", "--release", "--locked", "--bench", "--build", "--build-arg", "--wait", "--help", "--latency"}
         others |= {"--lib", "--test", "--package", "--soak"}
         others |= {"--http", "--http-addr", "--python", "--grpc", "--tls-ca", "--protocol", "--http2-prior-knowledge", "--open"}
+        known = set(flags()) | flags_of_commands() | others
         for page in PAGES:
             with self.subTest(page.name):
                 named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text()))
-                self.assertLessEqual(named, set(flags()) | others)
+                self.assertLessEqual(named, known)
 
     def test_the_commands_for_contributors_name_tests_and_scripts_that_exist(self):
         (tests, one) = code_blocks("CONTRIBUTING.md", "sh")
