@@ -1,4 +1,4 @@
-"""The commands of docs/cli.md with the real binary, as a shell runs them."""
+"""The commands of docs/cli.md, and the first ones of README.md, with the real binary, as a shell runs them."""
 
 import os
 import re
@@ -10,6 +10,8 @@ from deployment import code_blocks, commands
 from support import BINARY, PATIENCE, ROOT, ServerCase, clean_environment
 
 BLOCKS = code_blocks("docs/cli.md", "sh")
+(RUN,) = code_blocks("README.md", "sh", "jobtrack run")
+(WATCH,) = code_blocks("README.md", "sh", "jobtrack watch")
 
 
 class CommandLine(ServerCase):
@@ -54,6 +56,11 @@ class CommandLine(ServerCase):
     def test_the_pages(self):
         made = "jobtrack.bash\nman1/jobtrack-watch.1\n"
         self.assertEqual(self.follow(f"{BLOCKS[4]}ls {made.replace(chr(10), ' ')}\n"), made)
+
+    def test_the_first_commands_of_the_readme(self):
+        printed = self.follow(f"{RUN.strip()} > output &\nsleep 1\n{WATCH}wait $!\ncat output")
+        for part in ("demo  RUNNING", "demo  SUCCEEDED  100%", "\n95%\n100%\n"):
+            self.assertIn(part, printed)
 
     def test_the_page_names_every_command_and_variable(self):
         page = (ROOT / "docs" / "cli.md").read_text()
