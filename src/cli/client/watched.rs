@@ -232,7 +232,7 @@ mod tests {
         watched.take(Event::Reset);
         watched.take(version("b", State::Pending));
         assert_eq!(watched.take(Event::Synced), Change::Missing(vec!["a".to_owned()]));
-        assert_eq!(watched.active().map(|job| job.state()).collect::<Vec<_>>(), [State::Pending]);
+        assert_eq!(watched.active().map(Job::state).collect::<Vec<_>>(), [State::Pending]);
     }
 
     #[test]
@@ -246,6 +246,8 @@ mod tests {
 
     #[test]
     fn lines_say_what_is_new_and_what_was_reset() {
+        use v1::Event::{Bookmark, Snapshot, Update};
+
         let mut messages = Messages::default();
         let mut kinds = Vec::new();
         for event in [
@@ -259,7 +261,6 @@ mod tests {
         ] {
             kinds.extend(messages.of(&event).map(|line| (line.event(), line.reset)));
         }
-        use v1::Event::{Bookmark, Snapshot, Update};
         let expected = [(Snapshot, false), (Bookmark, false), (Update, false), (Snapshot, true), (Bookmark, true)];
         assert_eq!(kinds, [&expected[..], &[(Update, false)]].concat());
     }

@@ -156,11 +156,11 @@ async fn leaving_key() {
     let (pressed, key) = oneshot::channel();
     // The thread waits for keys until the process ends.
     thread::spawn(move || {
-        if stdin().bytes().map_while(Result::ok).any(|key| matches!(key, b'q' | b'Q')) {
+        if stdin().lock().bytes().map_while(Result::ok).any(|key| matches!(key, b'q' | b'Q')) {
             _ = pressed.send(());
         }
     });
     if key.await.is_err() {
-        pending().await
+        pending::<()>().await;
     }
 }
