@@ -3,22 +3,51 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use http_body::{Body, Frame};
+use tokio::{runtime::Handle, time::timeout};
+
+/// Maximum time for which the rest of a request is discarded after its response.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Body that a peer sends on a stream.
+///
+/// Many requests are answered before their bodies have arrived: for their paths, headers or credentials. What is on its way
+/// then is read and discarded. h2 would reset the stream and forget it, and count each frame that arrives later as an
+/// error of the peer; after [`MAX_ERROR_RESETS`](super::MAX_ERROR_RESETS) of them it would close the connection, with the
+/// calls of everyone who shares it.
 pub struct RequestBody {
-    stream: RecvStream,
+    /// Always there, until it is discarded.
+    stream: Option<RecvStream>,
     has_data: bool,
 }
 
 impl RequestBody {
     /// Reads `stream`.
     pub const fn new(stream: RecvStream) -> Self {
-        Self { stream, has_data: true }
+        Self { stream: Some(stream), has_data: true }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take().filter(|stream| self.has_data && !stream.is_end_stream())
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(timeout(DISCARD_TIMEOUT, discard(stream)));
+        }
+    }
+}
+
+/// Reads a stream to its end, and discards its data.
+async fn discard(mut stream: RecvStream) {
+    while let Some(Ok(data)) = stream.data().await {
+        // Fails only where the stream has ended.
+        _ = stream.flow_control().release_capacity(data.len());
     }
 }
 
@@ -28,11 +57,12 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let this = self.get_mut();
+        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
         if this.has_data {
-            match ready!(this.stream.poll_data(cx)) {
+            match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     // Fails only where the stream has ended.
-                    _ = this.stream.flow_control().release_capacity(data.len());
+                    _ = stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 // The peer reset the stream without an error: this is the end of the body.
@@ -43,11 +73,11 @@ impl Body for RequestBody {
                 None => this.has_data = false,
             }
         }
-        let trailers = ready!(this.stream.poll_trailers(cx));
+        let trailers = ready!(stream.poll_trailers(cx));
         Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).transpose())
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.stream.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 }

@@ -155,3 +155,64 @@ async fn silence(pings: Option<PingPong>, origin: &Arc<ClientConnection>) -> Sil
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::Response;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tower::service_fn;
+
+    use super::*;
+    use crate::quota::Quotas;
+
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+
+    /// A POST to `http:///`, as three indexed fields of HPACK.
+    const POST: [u8; 3] = [0x83, 0x86, 0x84];
+
+    async fn write_frame(to: &mut DuplexStream, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        to.write_all(&[&head, payload].concat()).await.expect("the connection is open");
+    }
+
+    /// Returns the kind of the next frame, and its stream.
+    async fn read_frame(from: &mut DuplexStream) -> (u8, u32) {
+        let mut head = [0; 9];
+        from.read_exact(&mut head).await.expect("the connection is open");
+        let [_, a, b, kind, _, stream @ ..] = head;
+        from.read_exact(&mut vec![0; u16::from_be_bytes([a, b]).into()]).await.expect("a frame");
+        (kind, u32::from_be_bytes(stream))
+    }
+
+    #[tokio::test]
+    async fn bodies_that_arrive_after_their_responses_do_not_end_the_connection() {
+        let (ours, mut theirs) = duplex(1 << 16);
+        let answer = |_| async { Ok::<_, Infallible>(Response::new(Body::empty())) };
+        let origin = Arc::new(ClientConnection::of_test(Quotas::default()));
+        tokio::spawn(serve(ours, service_fn(answer), origin));
+        theirs.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("it listens");
+        write_frame(&mut theirs, SETTINGS, 0, 0, &[]).await;
+        for request in 0..2 * u32::try_from(MAX_ERROR_RESETS).expect("a small number") {
+            let id = 2 * request + 1;
+            write_frame(&mut theirs, HEADERS, END_HEADERS, id, &POST).await;
+            loop {
+                let (kind, stream) = read_frame(&mut theirs).await;
+                assert_ne!(kind, GOAWAY, "after {request} requests");
+                if stream == id && kind == HEADERS {
+                    break;
+                }
+                assert_ne!((kind, stream), (RST_STREAM, id), "the rest of the request is read");
+            }
+            write_frame(&mut theirs, DATA, END_STREAM, id, b"late").await;
+        }
+    }
+}

@@ -288,13 +288,13 @@ async fn calls_with_a_token_do_not_use_up_those_of_its_maker() {
     let mut client = server.client().await;
     create(&mut client, &["a"]).await;
     let token = token_for(&mut client, &["a"]).await;
-    let mut taken = 0;
+    let mut answered = 0;
     let refused = loop {
         match get(&mut client, &token, "a").await {
-            Ok(_) => taken += 1,
+            Ok(_) => answered += 1,
             Err(status) => break status,
         }
-        assert!(taken < 10_000, "nothing is refused");
+        assert!(answered < 10_000, "nothing is refused");
     };
     assert_eq!(reason(&refused), "RATE_LIMITED");
     get(&mut client, "alice", "a").await.expect("she has calls of her own");
