@@ -42,8 +42,11 @@ class CommandLine(ServerCase):
             self.assertRegex(self.follow(BLOCKS[1]), r"(?s)^import-3\nimport-3  FAILED.*DISK_FULL: no space left on device")
 
     def test_the_watch(self):
+        # The page waits for a second, which may not be enough.
+        watched = """until jobtrack stats -o json | grep -q '"watchers": "1"'; do sleep 0.1; done"""
+        self.assertIn("sleep 1\n", BLOCKS[2])
         for _ in (1, 2):
-            printed = self.follow(BLOCKS[2])
+            printed = self.follow(BLOCKS[2].replace("sleep 1\n", f"{watched}\n"))
             for part in ("demo  PENDING", "demo  RUNNING  40.0%", "demo  SUCCEEDED  100%"):
                 self.assertIn(part, printed)
 
@@ -58,7 +61,8 @@ class CommandLine(ServerCase):
         self.assertEqual(self.follow(f"{BLOCKS[4]}ls {made.replace(chr(10), ' ')}\n"), made)
 
     def test_the_first_commands_of_the_readme(self):
-        printed = self.follow(f"{RUN.strip()} > output &\nsleep 1\n{WATCH}wait $!\ncat output")
+        created = "until jobtrack get demo > /dev/null 2>&1; do sleep 0.1; done"
+        printed = self.follow(f"{RUN.strip()} > output &\n{created}\n{WATCH}wait $!\ncat output")
         for part in ("demo  RUNNING", "demo  SUCCEEDED  100%", "\n95%\n100%\n"):
             self.assertIn(part, printed)
 
