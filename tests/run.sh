@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test: the crate's own, then the acceptance suite against the real binary.
-# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server, libfaketime, Chromium
-# or Node.js is installed with apt-get if that can be, a missing promtool or nginx is taken from Debian's package;
-# everything else is installed under target/.
+# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server, libfaketime, Chromium,
+# Node.js, curl, wget, rsync or ffmpeg is installed with apt-get if that can be, a missing promtool or nginx is taken from
+# Debian's package; everything else is installed under target/.
 # With --soak MINUTES [REPLICAS] it has random faults happen for so long instead, on two replicas or that many;
 # JOBTRACK_SOAK_SEED repeats those of a former run.
 # With --hostile MINUTES it has hostile peers beside honest callers for so long instead, on the release binary.
@@ -153,6 +153,16 @@ fi
 need node "install Node.js 18 or later with npm (on Debian or Ubuntu: apt-get install nodejs npm)"
 need npm "install npm (on Debian or Ubuntu: apt-get install npm)"
 tests/npm.sh "$target/node" tests/acceptance/node
+
+# Programs whose progress `jobtrack run` finds. The tests of those that can't be had are skipped.
+missing=()
+for program in curl wget rsync ffmpeg; do
+    command -v "$program" >/dev/null || missing+=("$program")
+done
+if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "tests/run.sh: ${missing[*]} are missing, so they are installed"
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } || true
+fi
 
 # What has to be done within a time has the machine for itself.
 alone=(outage::{redis_failover,redis_link::large,faults::{load,many,silent}}::)

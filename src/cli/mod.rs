@@ -6,6 +6,7 @@ mod exit;
 mod health;
 mod output;
 mod pages;
+pub mod run;
 mod serve;
 mod show;
 mod text;
@@ -18,7 +19,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, build
 use self::exit::{CommandError, Exit};
 use crate::config::Config;
 
-/// Maximum time to write the last line: standard error may be a pipe without a reader.
+/// Maximum time to write a line: standard error may be a pipe without a reader.
 const LAST_LINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A job tracker over gRPC: create jobs, report their progress, watch them.
@@ -45,6 +46,8 @@ enum Command {
     Serve(Box<Config>),
     /// Probe a server, for containers: exit code 0 if it accepts calls, 1 if not
     Health(health::Probe),
+    /// Run a command as a job: its progress is found in its output, its exit code is that of jobtrack
+    Run(Box<run::Run>),
     #[command(flatten)]
     Client(client::Command),
     /// Print the script that completes commands in a shell
@@ -78,6 +81,9 @@ fn reject(problem: &str) -> ! {
 /// Runs the command. The exit code is 2 for an invalid flag, and 1 if the command fails; those of client commands are
 /// listed by [`Exit`].
 pub fn run() -> ExitCode {
+    if let Some(code) = run::internal::run(env::args_os()) {
+        return code;
+    }
     let mut command = command(env::args_os().nth(1).as_deref());
     let matches = command.get_matches_mut();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit());
@@ -87,6 +93,7 @@ pub fn run() -> ExitCode {
         None => serve::run(&resolved(cli.serve, given), &unknown()),
         Some(Command::Serve(config)) => serve::run(&resolved(*config, given), &unknown()),
         Some(Command::Health(probe)) => health::run(&probe),
+        Some(Command::Run(run)) => return run.run(),
         Some(Command::Client(command)) => return run_client(command.run()),
         Some(Command::Completions(shell)) => return end(shell.run(Cli::command())),
         Some(Command::Man(page)) => return end(page.run(Cli::command())),
@@ -123,7 +130,7 @@ fn end(result: Result<Exit, CommandError>) -> ExitCode {
     exit.into()
 }
 
-/// Writes the last line; the end of the process waits for it only for [`LAST_LINE_TIMEOUT`].
+/// Writes a line to standard error; this process waits for that only for [`LAST_LINE_TIMEOUT`].
 fn write_last_line(line: String) {
     let (done, written) = mpsc::channel();
     thread::spawn(move || {

@@ -61,9 +61,9 @@ class CommandLine(ServerCase):
         self.assertEqual(self.follow(f"{BLOCKS[4]}ls {made.replace(chr(10), ' ')}\n"), made)
 
     def test_the_first_commands_of_the_readme(self):
-        created = "until jobtrack get demo > /dev/null 2>&1; do sleep 0.1; done"
+        created = "until jobtrack get count > /dev/null 2>&1; do sleep 0.1; done"
         printed = self.follow(f"{RUN.strip()} > output &\n{created}\n{WATCH}wait $!\ncat output")
-        for part in ("demo  RUNNING", "demo  SUCCEEDED  100%", "\n95%\n100%\n"):
+        for part in ("count  RUNNING", "count  SUCCEEDED  100%", "\n95%\n100%\n"):
             self.assertIn(part, printed)
 
     def test_the_page_names_every_command_and_variable(self):

@@ -17,7 +17,7 @@ mod target;
 mod token;
 mod top;
 mod update;
-mod values;
+pub mod values;
 mod wait;
 mod watch;
 mod watched;

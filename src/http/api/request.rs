@@ -132,8 +132,11 @@ pub fn body(request: ApiRequest, json: Body) -> Body {
 
 /// Returns the gRPC message of a request, in its frame.
 async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
+    // Texts have about the same length in both forms.
+    let mut room = request.query.len() + request.id.as_ref().map_or(0, String::len);
     let message = if request.endpoint.route.verb == Method::POST {
         let json = read(body, request.is_compressed).await?;
+        room = json.len();
         let values = count_values(&json);
         if values > VALUES_MAX {
             return Err(unreadable(&format!("must have at most {VALUES_MAX} values")));
@@ -157,11 +160,12 @@ async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
         from_parameters(&request)
     };
     let message = message.map_err(|violation| JobError::Invalid(vec![violation]))?;
-    let length = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(PREFIX + length);
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(length).map_err(|_| too_large())?);
+    // The length is written last: to ask for it before costs as much as to encode the message.
+    let mut frame = BytesMut::with_capacity(PREFIX + room);
+    frame.put_bytes(0, PREFIX);
     message.encode_raw(&mut frame);
+    let length = u32::try_from(frame.len() - PREFIX).map_err(|_| too_large())?;
+    frame[1..PREFIX].copy_from_slice(&length.to_be_bytes());
     Ok(frame.freeze())
 }
 

@@ -4,9 +4,10 @@
 //! of values, which takes a thousand bytes for each value of a document. What is rare is left to prost-reflect: fields of
 //! kinds or in an order that the encoder of this process does not produce. A test compares the two.
 
-use std::io::Write;
+use std::{io::Write, time::UNIX_EPOCH};
 
 use bytes::Buf;
+use humantime::{format_rfc3339_micros, format_rfc3339_millis, format_rfc3339_nanos, format_rfc3339_seconds};
 use prost::{
     Message,
     encoding::{WireType, decode_key, decode_varint},
@@ -15,6 +16,9 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
 use prost_types::{Duration, Timestamp};
 
 use crate::domain::Document;
+
+/// The first second of the year 10000, which has more digits.
+const YEAR_10000: u64 = 253_402_300_800;
 
 /// The form of a message in JSON.
 pub struct Form {
@@ -171,8 +175,12 @@ impl ValueForm {
     fn write(&self, wire: WireType, from: &mut &[u8], into: &mut Vec<u8>) -> Option<()> {
         match self {
             Self::Bool => into.extend_from_slice(if varint(wire, from)? == 0 { b"false" } else { b"true" }),
-            Self::Int32 => write!(into, "{}", int32(varint(wire, from)?)).ok()?,
-            Self::Int64 => write!(into, "\"{}\"", varint(wire, from)?.cast_signed()).ok()?,
+            Self::Int32 => serde_json::to_writer(into, &int32(varint(wire, from)?)).ok()?,
+            Self::Int64 => {
+                into.push(b'"');
+                serde_json::to_writer(&mut *into, &varint(wire, from)?.cast_signed()).ok()?;
+                into.push(b'"');
+            }
             Self::Double => {
                 let number = (wire == WireType::SixtyFourBit).then(|| from.try_get_f64_le().ok()).flatten()?;
                 // Others are texts.
@@ -185,7 +193,7 @@ impl ValueForm {
                 into.extend_from_slice(name.as_bytes());
             }
             Self::Message(form) => form.write(take(wire, from)?, into),
-            Self::Timestamp => write!(into, "\"{}\"", Timestamp::decode(take(wire, from)?).ok()?).ok()?,
+            Self::Timestamp => write_time(Timestamp::decode(take(wire, from)?).ok()?, into)?,
             Self::Duration => write!(into, "\"{}\"", Duration::decode(take(wire, from)?).ok()?).ok()?,
             Self::Struct => serde_json::to_writer(into, &Document::json_of(take(wire, from)?)).ok()?,
             Self::Other(message) => write_as_reflected(message, take(wire, from)?, into),
@@ -230,6 +238,21 @@ fn write_pair(mut entry: &[u8], into: &mut Vec<u8>) -> Option<()> {
 
 fn write_text(text: &[u8], into: &mut Vec<u8>) -> Option<()> {
     serde_json::to_writer(into, std::str::from_utf8(text).ok()?).ok()
+}
+
+/// Writes a time as `prost_types` does, which takes six times as long: times are a third of the cost of a job.
+fn write_time(time: Timestamp, into: &mut Vec<u8>) -> Option<()> {
+    let since_epoch = u64::try_from(time.seconds).ok().filter(|seconds| *seconds < YEAR_10000);
+    let nanos = u32::try_from(time.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    let (Some(seconds), Some(nanos)) = (since_epoch, nanos) else { return write!(into, "\"{time}\"").ok() };
+    let at = UNIX_EPOCH + std::time::Duration::new(seconds, nanos);
+    let text = match nanos {
+        0 => format_rfc3339_seconds(at),
+        _ if nanos % 1_000_000 == 0 => format_rfc3339_millis(at),
+        _ if nanos % 1000 == 0 => format_rfc3339_micros(at),
+        _ => format_rfc3339_nanos(at),
+    };
+    write!(into, "\"{text}\"").ok()
 }
 
 /// Writes an encoded message as prost-reflect does.
@@ -314,6 +337,17 @@ mod tests {
         let cache = Some(v1::CacheStats { hits: 1, hit_rate: 0.1, ..Default::default() });
         let state_counts = (0..6).map(|state| v1::StateCount { state, count: i64::from(state) }).collect();
         assert_same("AdminService/GetStats", &v1::GetStatsResponse { cache, state_counts, ..Default::default() });
+    }
+
+    #[test]
+    fn times_are_written_as_by_prost_types() {
+        let seconds = [0, 1_700_000_000, 253_402_300_799, 253_402_300_800, -1, -62_135_596_800];
+        let nanos = [0, 120_000_000, 120_000, 120, 999_999_999];
+        for (seconds, nanos) in seconds.into_iter().flat_map(|seconds| nanos.map(|nanos| (seconds, nanos))) {
+            let (time, mut written) = (Timestamp { seconds, nanos }, Vec::new());
+            assert!(write_time(time, &mut written).is_some());
+            assert_eq!(String::from_utf8_lossy(&written), format!("\"{time}\""));
+        }
     }
 
     #[test]

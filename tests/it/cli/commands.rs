@@ -90,7 +90,7 @@ fn documents_come_from_files_and_standard_input() {
     drop(input);
     assert!(complete.wait().expect("it ends").success());
     let job = json_of(&process, &["get", "a"]);
-    assert_eq!((&job["metadata"], &job["result"]), (&json!({"a": [1, {"b": null}]}), &json!({"from": "stdin"})));
+    assert_eq!((&job["metadata"], &job["result"]), (&json!({"a": [1.0, {"b": null}]}), &json!({"from": "stdin"})));
     let refused = run(&process, &["complete", "a", "--result", "[1]"]);
     assert_eq!(refused.code, Some(2));
     has(&refused.stderr, &["error: --result", "JSON object"]);

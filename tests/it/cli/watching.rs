@@ -158,10 +158,10 @@ async fn json_has_the_events_or_the_ends() {
     let ends = Follower::start(&process, &["watch", "a", "-o", "json"]);
     ok(&process, &["complete", "a", "--result", r#"{"rows": 3}"#]);
     let last = json(&watch.until(&["UPDATE", "SUCCEEDED"]));
-    assert_eq!(last["job"]["result"], json!({"rows": 3}));
+    assert_eq!(last["job"]["result"], json!({"rows": 3.0}));
     assert_eq!(watch.end().code, Some(0));
     let ended = ends.end();
-    assert_eq!((ended.code, &json(&ended.stdout)["result"]), (Some(0), &json!({"rows": 3})));
+    assert_eq!((ended.code, &json(&ended.stdout)["result"]), (Some(0), &json!({"rows": 3.0})));
     let waited = ok(&process, &["wait", "a", "-o", "jsonl"]);
     assert_eq!((waited.lines().count(), &json(&waited)["state"]), (1, &json!("SUCCEEDED")));
 }

@@ -52,7 +52,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
 type Floors = (&'static str, &'static [&'static [&'static str]]);
 
 /// Order inside folders: a part imports only from the floors below its own. `mod` is the file that declares the others.
-const FLOORS: [Floors; 20] = [
+const FLOORS: [Floors; 21] = [
     (
         "store",
         &[
@@ -140,7 +140,8 @@ const FLOORS: [Floors; 20] = [
             &["text"],
             &["exit"],
             &["connection", "output", "show"],
-            &["client", "pages", "run"],
+            &["client", "pages"],
+            &["run"],
             &["variables"],
             &["mod"],
             &["health", "serve"],
@@ -157,7 +158,21 @@ const FLOORS: [Floors; 20] = [
         ],
     ),
     ("cli/client/board", &[&["mod"], &["rate"], &["frame"], &["screen"]]),
-    ("cli/show", &[&["mod"], &["progress", "time"], &["line", "table"], &["detail"]]),
+    (
+        "cli/run",
+        &[
+            &["ending", "progress", "terminal", "tree"],
+            &["internal", "machine", "signals", "tail"],
+            &["streams", "tracking"],
+            &["child"],
+            &["supervisor"],
+            &["mod"],
+        ],
+    ),
+    (
+        "cli/run/progress",
+        &[&["escapes", "found", "numbers", "segments", "words"], &["counts", "given", "tools"], &["mod"]],
+    ),
     ("grpc/convert", &[&["fields", "values"], &["job", "request", "stats"], &["event", "response"], &["mod"]]),
 ];
 

@@ -1,0 +1,157 @@
+//! A command that runs, with its output and its guard.
+
+use std::{
+    env,
+    ffi::OsString,
+    io,
+    os::fd::OwnedFd,
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{
+    ending::Ending,
+    internal::{Guard, launcher},
+    progress::Lane,
+    streams::{Leftover, Observer, Sink, Stop, Stream, copy, pipes},
+    terminal::{Keyboard, Pty, resize},
+    tree::{Placement, Tree},
+};
+
+/// Lets Python write its output at once, although it is no terminal.
+const UNBUFFERED: &str = "PYTHONUNBUFFERED";
+
+/// What the threads beside a command tell.
+#[derive(Debug)]
+pub enum Told {
+    /// The command has ended.
+    Ended,
+    /// A stream has ended, or was stopped.
+    Stream(Leftover),
+}
+
+/// How commands are started.
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub command: Vec<OsString>,
+    pub placement: Placement,
+    /// Time between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// What is heard of a command.
+    pub told: UnboundedSender<Told>,
+    pub observer: Observer,
+}
+
+/// A command that runs, or has just ended.
+pub struct Running {
+    pub tree: Tree,
+    pub started: Instant,
+    /// Streams that have not ended.
+    pub open: usize,
+    child: Child,
+    guard: Option<Guard>,
+    stops: Vec<Stop>,
+    terminal: Option<(OwnedFd, Option<Keyboard>)>,
+}
+
+impl Start {
+    /// Starts the command with these variables.
+    pub fn run(&self, variables: &[(&'static str, String)]) -> io::Result<Running> {
+        let pty = if self.placement == Placement::Session { Some(Pty::open()?) } else { None };
+        let (output, error, streams) = match &pty {
+            None => pipes()?,
+            Some(pty) => {
+                let source = pty.master.try_clone()?;
+                let stream = Stream { source, sink: Sink::Output, lane: Lane::Output };
+                (pty.command_end.try_clone()?.into(), pty.command_end.try_clone()?.into(), vec![stream])
+            }
+        };
+        let keyboard = pty.as_ref().map(|pty| Keyboard::pass_to(&pty.master)).transpose()?;
+        let input = match (&pty, &keyboard) {
+            (Some(pty), Some(Some(_))) => pty.command_end.try_clone()?.into(),
+            // A file or pipe is read by the command itself.
+            _ => Stdio::inherit(),
+        };
+        let child = self.spawn(variables, input, output, error)?;
+        let root = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+        self.wait_for(root);
+        let open = streams.len();
+        let stops = streams.into_iter().map(|stream| self.copy(stream)).collect::<io::Result<_>>()?;
+        Ok(Running {
+            tree: Tree::new(root, self.placement),
+            started: Instant::now(),
+            open,
+            child,
+            // Without it the command goes on if this process is killed.
+            guard: Guard::start(root, self.placement, self.grace).ok(),
+            stops,
+            terminal: pty.map(|pty| (pty.master, keyboard.flatten())),
+        })
+    }
+
+    /// Starts the process.
+    fn spawn(
+        &self,
+        variables: &[(&'static str, String)],
+        input: Stdio,
+        output: Stdio,
+        error: Stdio,
+    ) -> io::Result<Child> {
+        let mut command = launcher(&self.command, self.placement);
+        for (name, value) in variables {
+            command.env(name, value);
+        }
+        if env::var_os(UNBUFFERED).is_none() {
+            command.env(UNBUFFERED, "1");
+        }
+        command.stdin(input).stdout(output).stderr(error).spawn()
+    }
+
+    /// Tells when the process has ended. It is not reaped, so that its id stays its own.
+    fn wait_for(&self, root: Pid) {
+        let told = self.told.clone();
+        thread::spawn(move || {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            while waitid(WaitId::Pid(root), options).is_err_and(|error| error == rustix::io::Errno::INTR) {}
+            _ = told.send(Told::Ended);
+        });
+    }
+
+    fn copy(&self, stream: Stream) -> io::Result<Stop> {
+        let (stopped, stop) = Stop::new()?;
+        let (told, observer) = (self.told.clone(), self.observer.clone());
+        thread::spawn(move || _ = told.send(Told::Stream(copy(stream, &stopped, &observer))));
+        Ok(stop)
+    }
+}
+
+impl Running {
+    /// Returns how the command has ended, once that was told.
+    pub fn reap(&mut self) -> Ending {
+        if let Some(guard) = self.guard.take() {
+            guard.dismiss();
+        }
+        self.child.wait().map_or(Ending::Exited(u8::MAX), Ending::from)
+    }
+
+    /// Ends the streams as soon as what was written is read.
+    pub fn drain(&mut self) {
+        self.stops.clear();
+    }
+
+    /// Gives the terminal of the command the size of the user's.
+    pub fn resize(&self) {
+        if let Some((master, _)) = &self.terminal {
+            resize(master);
+        }
+    }
+
+    /// Returns whether keys go to the command, so that the user's terminal is in raw mode.
+    pub fn has_keyboard(&self) -> bool {
+        self.terminal.as_ref().is_some_and(|(_, keyboard)| keyboard.is_some())
+    }
+}

@@ -1,0 +1,195 @@
+//! Processes beside a wrapped command that are this binary, too: no user calls them.
+//!
+//! | word | what it does |
+//! |---|---|
+//! | `__launch` | becomes the command, after it has arranged what only the process itself can |
+//! | `__guard` | ends the command's processes if the wrapper is killed |
+//! | `__copy` | writes on what a process of the command writes after the command has ended |
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{ChildStdin, Command, ExitCode, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, getppid, ioctl_tiocsctty, setsid};
+
+use super::{
+    ending::{NOT_EXECUTABLE, NOT_FOUND},
+    tree::{Placement, Tree},
+};
+
+const LAUNCH: &str = "__launch";
+const GUARD: &str = "__guard";
+const COPY: &str = "__copy";
+
+/// Interval at which the guard looks whether the processes have ended.
+const GUARD_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the wrapper writes to its guard when it is not needed any more.
+const DISMISSED: u8 = b'.';
+
+/// Runs what the first argument names. `None`: it is a word for users.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut arguments = arguments.into_iter().skip(1);
+    match arguments.next()?.to_str()? {
+        LAUNCH => Some(launch(arguments)),
+        GUARD => Some(guard(arguments)),
+        COPY => Some(copy()),
+        _ => None,
+    }
+}
+
+/// Returns a command of this binary, even if its file was replaced meanwhile.
+fn this_binary(word: &str) -> io::Result<Command> {
+    let linux = PathBuf::from("/proc/self/exe");
+    let mut command = Command::new(if linux.exists() { linux } else { env::current_exe()? });
+    command.arg0("jobtrack").arg(word);
+    Ok(command)
+}
+
+fn placement_word(placement: Placement) -> &'static str {
+    match placement {
+        Placement::Shared => "shared",
+        Placement::Group => "group",
+        Placement::Session => "session",
+    }
+}
+
+fn placement_of(word: Option<&OsStr>) -> Placement {
+    match word.and_then(OsStr::to_str) {
+        Some("group") => Placement::Group,
+        Some("session") => Placement::Session,
+        _ => Placement::Shared,
+    }
+}
+
+/// Returns the command that becomes `words` in its place; if this binary can't be found, `words` itself.
+pub fn launcher(words: &[OsString], placement: Placement) -> Command {
+    let mut command = match (this_binary(LAUNCH), words) {
+        (Err(_), [program, arguments @ ..]) => {
+            let mut direct = Command::new(program);
+            direct.args(arguments);
+            direct
+        }
+        (Err(_), []) => Command::new(""),
+        (Ok(mut launcher), _) => {
+            launcher.arg(std::process::id().to_string()).arg(placement_word(placement)).args(words);
+            launcher
+        }
+    };
+    if placement == Placement::Group {
+        command.process_group(0);
+    }
+    command
+}
+
+/// Becomes the command. Returns the exit code of a shell if that can't be.
+fn launch(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let parent = arguments.next().and_then(|id| id.to_str()?.parse().ok()).and_then(Pid::from_raw);
+    let placement = placement_of(arguments.next().as_deref());
+    if placement == Placement::Session {
+        // Standard output is the terminal.
+        _ = setsid().and_then(|_| ioctl_tiocsctty(io::stdout()));
+    }
+    die_with_parent();
+    if parent.is_some() && getppid() != parent {
+        // The wrapper was killed before it could be noticed.
+        return ExitCode::FAILURE;
+    }
+    let program = arguments.next().unwrap_or_default();
+    let error = Command::new(&program).args(arguments).exec();
+    not_started(&program, &error).into()
+}
+
+/// Lets the command get SIGTERM when its wrapper is killed. It does not reach the processes of the command.
+fn die_with_parent() {
+    #[cfg(target_os = "linux")]
+    {
+        _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+    }
+}
+
+/// Says why a command can't be started, as a shell does. Returns its exit code.
+pub fn not_started(program: &OsStr, error: &io::Error) -> u8 {
+    let program = program.to_string_lossy();
+    let (problem, code) = match error.kind() {
+        ErrorKind::NotFound => ("command not found".to_owned(), NOT_FOUND),
+        _ => (error.to_string(), NOT_EXECUTABLE),
+    };
+    _ = writeln!(io::stderr(), "jobtrack: {program}: {problem}");
+    code
+}
+
+/// A process that ends the command if this one is killed.
+pub struct Guard {
+    pipe: ChildStdin,
+}
+
+impl Guard {
+    /// Starts the guard of a command. `grace` is the time between SIGTERM and SIGKILL.
+    pub fn start(root: Pid, placement: Placement, grace: Duration) -> io::Result<Self> {
+        let mut command = this_binary(GUARD)?;
+        command.arg(root.as_raw_pid().to_string()).arg(placement_word(placement)).arg(grace.as_millis().to_string());
+        // A terminal must not reach it.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+        let mut process = command.spawn()?;
+        let pipe = process.stdin.take().ok_or(ErrorKind::BrokenPipe)?;
+        Ok(Self { pipe })
+    }
+
+    /// Lets the guard end. It is not waited for: it may have to start first.
+    pub fn dismiss(mut self) {
+        // A guard that is gone needs no dismissal.
+        _ = self.pipe.write_all(&[DISMISSED]);
+    }
+}
+
+/// Waits for the end of the wrapper. Ends the processes of its command unless it was dismissed.
+fn guard(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let number = |word: Option<OsString>| word?.to_str()?.parse::<i32>().ok();
+    let Some(root) = number(arguments.next()).and_then(Pid::from_raw) else { return ExitCode::FAILURE };
+    let placement = placement_of(arguments.next().as_deref());
+    let grace = Duration::from_millis(number(arguments.next()).unwrap_or_default().try_into().unwrap_or_default());
+    let mut tree = Tree::new(root, placement);
+    let mut dismissal = [0];
+    if matches!(io::stdin().read(&mut dismissal), Ok(1..)) {
+        return ExitCode::SUCCESS;
+    }
+    let deadline = Instant::now() + grace;
+    // The command itself has got its signal from the system.
+    if cfg!(target_os = "linux") {
+        tree.signal_others(Signal::TERM);
+    } else {
+        tree.signal_all(Signal::TERM);
+    }
+    while !tree.is_empty() && Instant::now() < deadline {
+        sleep(GUARD_INTERVAL);
+    }
+    tree.signal_all(Signal::KILL);
+    ExitCode::SUCCESS
+}
+
+/// Returns the command that copies its input to its output.
+pub fn copier() -> io::Result<Command> {
+    let mut command = this_binary(COPY)?;
+    command.stderr(Stdio::null()).current_dir("/");
+    Ok(command)
+}
+
+/// Copies until nobody writes or reads any more.
+fn copy() -> ExitCode {
+    let mut buffer = [0; 16 * 1024];
+    let (mut input, mut output) = (io::stdin(), io::stdout());
+    while let Ok(length @ 1..) = input.read(&mut buffer) {
+        if output.write_all(&buffer[..length]).and_then(|()| output.flush()).is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,153 @@
+//! `jobtrack run`: any command, tracked.
+//!
+//! The command and its output come first, whatever the tracker does. [`machine`] decides, and neither reads, writes nor
+//! waits; [`supervisor`] does what it decides; [`progress`] finds progress in the output.
+
+mod child;
+mod ending;
+pub mod internal;
+mod machine;
+pub mod progress;
+mod signals;
+mod streams;
+mod supervisor;
+mod tail;
+mod terminal;
+mod tracking;
+mod tree;
+
+use std::{ffi::OsString, process::ExitCode, time::Duration};
+
+use clap::Args;
+use tokio::{runtime, sync::mpsc::unbounded_channel};
+
+use self::{
+    child::Start,
+    machine::{Machine, Settings},
+    progress::Pattern,
+    signals::listen,
+    streams::Observer,
+    supervisor::{Heard, Supervisor},
+    terminal::has_controlling_terminal,
+    tracking::{NewJob, Tracking, kind},
+    tree::Placement,
+};
+use super::{client::values::pair, connection::Connection, exit::CommandError, write_last_line};
+use crate::config;
+
+/// The command to run, and its job.
+#[derive(Args)]
+pub struct Run {
+    /// Id of the job; one that exists is claimed. By default a new one
+    #[arg(long)]
+    id: Option<String>,
+
+    /// Name for people; by default the command line
+    #[arg(long)]
+    title: Option<String>,
+
+    /// Kind of work; by default the name of the program
+    #[arg(long)]
+    kind: Option<String>,
+
+    /// Tenant or client that the job belongs to
+    #[arg(long)]
+    owner: Option<String>,
+
+    /// Label of the job; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    label: Vec<(String, String)>,
+
+    /// Time without a sign of life after which the job fails
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = config::duration)]
+    lease: Duration,
+
+    /// Number of times that the command is started again after a failure; each is an attempt of the job
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    retries: u32,
+
+    /// Time between SIGTERM and SIGKILL when the job is cancelled
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = config::duration)]
+    grace: Duration,
+
+    /// Maximum time after the end of the command for the tracker to take the end of the job
+    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = config::duration)]
+    flush_timeout: Duration,
+
+    /// Do not run the command without the tracker; fail if the end of the job can't be reported
+    #[arg(long)]
+    strict: bool,
+
+    /// Give the command a terminal, for programs that show no progress without one
+    #[arg(long)]
+    pty: bool,
+
+    /// Do not send the end of the output as the message of a failure
+    #[arg(long)]
+    no_output: bool,
+
+    /// Find progress in lines that match, and nowhere else: named groups are percent, completed, total, stage, message
+    #[arg(long, value_name = "REGEX", value_parser = Pattern::parse)]
+    progress_regex: Option<Pattern>,
+
+    #[command(flatten)]
+    connection: Connection,
+
+    /// Command with its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl Run {
+    /// Runs the command to its end. Returns its exit code.
+    pub fn run(self) -> ExitCode {
+        let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                return super::end(Err(CommandError::Failed(format!("the runtime can't be started: {error}"))));
+            }
+        };
+        // The thread of the process that starts the command is the one that its end is bound to.
+        let code = runtime.block_on(self.supervise());
+        runtime.shutdown_background();
+        code
+    }
+
+    async fn supervise(self) -> ExitCode {
+        let placement = match (self.pty, has_controlling_terminal()) {
+            (true, _) => Placement::Session,
+            (false, true) => Placement::Shared,
+            (false, false) => Placement::Group,
+        };
+        let ((heard_signal, signals), (told, heard)) = (unbounded_channel(), unbounded_channel());
+        let (troubles, heard_troubles) = unbounded_channel();
+        if let Err(error) = listen(placement, &heard_signal) {
+            write_last_line(format!("jobtrack: signals are not passed on: {error}"));
+        }
+        let (machine, first) = Machine::new(Settings { strict: self.strict, retries: self.retries });
+        let job = self.job();
+        let start = Start {
+            command: self.command,
+            placement,
+            grace: self.grace,
+            told,
+            observer: Observer::new(self.progress_regex),
+        };
+        let tracking = Tracking::new(self.connection, job, self.flush_timeout, troubles);
+        let heard = Heard { signals, told: heard, troubles: heard_troubles };
+        let supervisor = Supervisor::new(machine, start, tracking, heard, !self.no_output, write_last_line);
+        supervisor.run(first).await.into()
+    }
+
+    fn job(&self) -> NewJob {
+        let words: Vec<_> = self.command.iter().map(|word| word.to_string_lossy()).collect();
+        NewJob {
+            id: self.id.clone(),
+            title: self.title.clone().unwrap_or_else(|| words.join(" ")),
+            kind: self.kind.clone().unwrap_or_else(|| kind(&words[0])),
+            owner: self.owner.clone(),
+            labels: self.label.clone(),
+            lease: self.lease,
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Progress as it was found in output.
+
+/// What one line says. Fields that it does not name are absent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// 0 to 100.
+    pub percent: Option<f64>,
+    /// Units done.
+    pub completed: Option<u64>,
+    /// Units to do.
+    pub total: Option<u64>,
+    /// Name of the units.
+    pub unit: Option<String>,
+    /// The current stage.
+    pub stage: Option<String>,
+    /// A line for people.
+    pub message: Option<String>,
+}
+
+impl Found {
+    /// Returns a percentage.
+    pub fn percent(percent: f64) -> Self {
+        Self { percent: Some(percent), ..Self::default() }
+    }
+
+    /// Returns units done, and all units.
+    pub fn units(completed: u64, total: u64) -> Self {
+        Self { completed: Some(completed), total: Some(total), ..Self::default() }
+    }
+
+    /// Sets the unit.
+    pub fn of(mut self, unit: Option<&str>) -> Self {
+        self.unit = unit.map(str::to_owned);
+        self
+    }
+
+    /// Returns the percentage that the line gives or that follows from its counts.
+    #[expect(clippy::cast_precision_loss, reason = "a percentage needs no more than a double holds")]
+    pub fn ratio(&self) -> Option<f64> {
+        let counted = match (self.completed, self.total) {
+            (Some(completed), Some(total)) if total > 0 => Some((completed as f64 / total as f64 * 100.0).min(100.0)),
+            _ => None,
+        };
+        self.percent.or(counted)
+    }
+}

@@ -1,0 +1,85 @@
+//! Signals to this process, which are for the command.
+
+use std::{fs, io};
+
+use rustix::process::Signal;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc::UnboundedSender,
+};
+
+use super::tree::{Placement, Tree};
+
+/// A signal that is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed(i32);
+
+/// Number of the signal that a terminal sends when its size has changed.
+const WINDOW_CHANGED: Signal = Signal::WINCH;
+
+/// Signals that ask a process to stop. A supervisor sends them to the group of the command when it has one.
+const STOPPING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+
+/// Signals that a terminal sends to its whole foreground group.
+const OF_KEYS: [Signal; 2] = [Signal::INT, Signal::QUIT];
+
+/// Signals for the command alone.
+const CUSTOM: [Signal; 2] = [Signal::USR1, Signal::USR2];
+
+/// Signals that stop and continue a group. In the group of a terminal they need nobody to pass them on, and this process
+/// stops like the command.
+const JOB_CONTROL: [Signal; 2] = [Signal::TSTP, Signal::CONT];
+
+/// Listens to signals for a command of this placement. Those that this process was started to ignore stay ignored, and so
+/// they are for the command.
+pub fn listen(placement: Placement, heard: &UnboundedSender<Passed>) -> io::Result<()> {
+    let ignored = ignored();
+    let of_place: &[Signal] = match placement {
+        Placement::Shared => &[],
+        Placement::Group => &JOB_CONTROL,
+        Placement::Session => &[WINDOW_CHANGED],
+    };
+    for listened in STOPPING.iter().chain(&CUSTOM).chain(of_place) {
+        let number = listened.as_raw();
+        if ignored & (1 << (number - 1)) != 0 {
+            continue;
+        }
+        let mut signals = signal(SignalKind::from_raw(number))?;
+        let heard = heard.clone();
+        tokio::spawn(async move { while signals.recv().await.is_some() && heard.send(Passed(number)).is_ok() {} });
+    }
+    Ok(())
+}
+
+/// Returns the signals that this process was started to ignore, a bit for each.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+}
+
+impl Passed {
+    /// Returns whether the signal asks the command to stop.
+    pub fn is_stopping(self) -> bool {
+        self.is_one_of(&STOPPING)
+    }
+
+    /// Returns whether the size of the terminal has changed.
+    pub fn is_resize(self) -> bool {
+        self.is_one_of(&[WINDOW_CHANGED])
+    }
+
+    /// Passes the signal on.
+    pub fn send(self, tree: &Tree, placement: Placement) {
+        // In a shared group the keys of the terminal have reached the command.
+        if self.is_resize() || (placement == Placement::Shared && self.is_one_of(&OF_KEYS)) {
+            return;
+        }
+        let Some(signal) = Signal::from_named_raw(self.0) else { return };
+        if self.is_one_of(&CUSTOM) { tree.signal_root(signal) } else { tree.signal_group(signal) }
+    }
+
+    fn is_one_of(self, signals: &[Signal]) -> bool {
+        signals.iter().any(|signal| signal.as_raw() == self.0)
+    }
+}

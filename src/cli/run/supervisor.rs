@@ -1,0 +1,319 @@
+//! Runs a command under a [`Machine`]: does what that decides, and tells it what happens.
+
+use std::{collections::VecDeque, future::pending, pin::Pin, time::Duration};
+
+use jobtrack_client::Work;
+use rustix::process::Signal;
+use tokio::{
+    select,
+    sync::mpsc::UnboundedReceiver,
+    task::yield_now,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    child::{Running, Start, Told},
+    ending::Ending,
+    internal::not_started,
+    machine::{Action, Event, Machine, Timer},
+    signals::Passed,
+    streams::{Leftover, Observer, hand_over},
+    tracking::Tracking,
+    tree::Placement,
+};
+
+/// Least time between two looks at the progress: the library sends less often still.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Time for which the tracker is unavailable before the user is told.
+const TROUBLE_TIME: Duration = Duration::from_secs(1);
+
+/// Interval at which the processes of a stopped command are counted.
+const CLEAR_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Time for signals that came with the end of the command to be told.
+const SIGNAL_TIME: Duration = Duration::from_millis(1);
+
+/// Maximum time for processes to end after SIGKILL.
+const KILL_TIME: Duration = Duration::from_secs(2);
+
+/// What is heard from beside: signals, the command and the tracker.
+pub struct Heard {
+    pub signals: UnboundedReceiver<Passed>,
+    pub told: UnboundedReceiver<Told>,
+    pub troubles: UnboundedReceiver<Option<String>>,
+}
+
+/// A call of the tracker that ends with an event, and with the job if that was claimed.
+type Call = Pin<Box<dyn Future<Output = (Event, Option<Work>)>>>;
+
+/// The end of all processes of a command is waited for.
+#[derive(Clone, Copy)]
+struct Clearing {
+    /// They have got SIGKILL, and are waited for no longer.
+    deadline: Option<Instant>,
+}
+
+/// See the module.
+pub struct Supervisor {
+    machine: Machine,
+    start: Start,
+    tracking: Tracking,
+    heard: Heard,
+    /// Writes a line to standard error.
+    warn: fn(String),
+    /// The end of the output is the message of a failure.
+    shows_output: bool,
+    running: Option<Running>,
+    call: Option<Call>,
+    grace: Option<Instant>,
+    trouble: Option<Instant>,
+    /// The processes of the stopped command are counted.
+    clearing: Option<Clearing>,
+    next_look: Instant,
+    /// Events that follow from actions.
+    queued: VecDeque<Event>,
+}
+
+impl Supervisor {
+    pub fn new(
+        machine: Machine,
+        start: Start,
+        tracking: Tracking,
+        heard: Heard,
+        shows_output: bool,
+        warn: fn(String),
+    ) -> Self {
+        Self {
+            machine,
+            start,
+            tracking,
+            heard,
+            warn,
+            shows_output,
+            running: None,
+            call: None,
+            grace: None,
+            trouble: None,
+            clearing: None,
+            next_look: Instant::now(),
+            queued: VecDeque::new(),
+        }
+    }
+
+    /// Runs to the end. Returns the exit code.
+    pub async fn run(mut self, first: Action) -> u8 {
+        let mut actions = VecDeque::from([first]);
+        loop {
+            while let Some(action) = actions.pop_front() {
+                if let Some(code) = self.perform(action) {
+                    return code;
+                }
+            }
+            let event = self.next().await;
+            actions.extend(self.machine.on(event));
+        }
+    }
+
+    /// Performs an action. Returns the exit code if that ends the process.
+    fn perform(&mut self, action: Action) -> Option<u8> {
+        match action {
+            Action::Claim => self.call = Some(Box::pin(self.tracking.claim())),
+            Action::Start => self.start(),
+            Action::Terminate => self.signal_all(Signal::TERM),
+            Action::Kill => {
+                self.signal_all(Signal::KILL);
+                self.clearing = self.clearing.map(|_| Clearing { deadline: Some(Instant::now() + KILL_TIME) });
+            }
+            Action::Clear => self.clearing = Some(Clearing { deadline: None }),
+            Action::Drain => self.drain(),
+            Action::Set(Timer::Grace) => self.grace = Some(Instant::now() + self.start.grace),
+            Action::Set(Timer::Trouble) => self.trouble = Some(Instant::now() + TROUBLE_TIME),
+            Action::Unset(Timer::Grace) => self.grace = None,
+            Action::Unset(Timer::Trouble) => self.trouble = None,
+            Action::Warn(problem) => self.warn(&problem),
+            Action::Report(end) => {
+                self.look();
+                let message = if self.shows_output { self.start.observer.message() } else { String::new() };
+                let duration = self.running.as_ref().map(|running| running.started.elapsed());
+                let ended = self.tracking.end(end, message, duration.unwrap_or_default());
+                self.call = Some(Box::pin(async { (ended.await, None) }));
+            }
+            Action::Exit(code) => return Some(code),
+        }
+        None
+    }
+
+    fn start(&mut self) {
+        match self.start.run(&self.tracking.variables()) {
+            Ok(running) => self.running = Some(running),
+            Err(error) => {
+                let program = self.start.command.first().cloned().unwrap_or_default();
+                self.queued.push_back(Event::Ended(Ending::Exited(not_started(&program, &error))));
+            }
+        }
+        if self.machine.is_tracked() {
+            self.queued.extend(self.tracking.begin());
+        }
+    }
+
+    fn signal_all(&mut self, signal: Signal) {
+        if let Some(running) = &mut self.running {
+            running.tree.signal_all(signal);
+            // A process that is stopped sees no signal but this one.
+            running.tree.signal_all(Signal::CONT);
+        }
+    }
+
+    fn drain(&mut self) {
+        match &mut self.running {
+            Some(running) if running.open > 0 => running.drain(),
+            _ => self.queued.push_back(Event::Drained),
+        }
+    }
+
+    /// Reports progress, if there is any.
+    fn look(&mut self) {
+        if let Some(found) = self.start.observer.take() {
+            self.tracking.report(found);
+        }
+        self.next_look = Instant::now() + LOOK_INTERVAL;
+    }
+
+    fn warn(&self, problem: &str) {
+        // In raw mode a line feed does not return to the left.
+        let end = if self.running.as_ref().is_some_and(Running::has_keyboard) { "\r" } else { "" };
+        (self.warn)(format!("jobtrack: {problem}{end}"));
+    }
+
+    /// Waits for the next event.
+    async fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.queued.pop_front() {
+                return event;
+            }
+            let happening = self.happen().await;
+            match happening {
+                Happening::Event(event) => return event,
+                Happening::Signal(passed) => self.pass_on(passed),
+                Happening::Told(Told::Ended) => {
+                    self.hear_signals().await;
+                    let ending = self.running.as_mut().map(Running::reap);
+                    self.queued.extend(ending.map(Event::Ended));
+                }
+                Happening::Told(Told::Stream(leftover)) => self.end_stream(leftover),
+                Happening::News => self.look(),
+                Happening::Clear => self.clear(),
+                Happening::Nothing => {}
+            }
+        }
+    }
+
+    async fn happen(&mut self) -> Happening {
+        let Self { heard, call, tracking, start, grace, trouble, clearing, next_look, .. } = self;
+        let observer: &Observer = &start.observer;
+        let news = async {
+            sleep_until(*next_look).await;
+            observer.news().await;
+        };
+        select! {
+            biased;
+            Some(passed) = heard.signals.recv() => Happening::Signal(passed),
+            Some(told) = heard.told.recv() => Happening::Told(told),
+            Some(trouble) = heard.troubles.recv() => {
+                Happening::Event(trouble.map_or(Event::TroubleOver, |error| Event::Trouble(describe(&error))))
+            }
+            stop = tracking.stopped() => stop.map_or(Happening::Nothing, Happening::Event),
+            (event, work) = finished(call) => {
+                *call = None;
+                if let Some(work) = work {
+                    tracking.adopt(work);
+                }
+                Happening::Event(event)
+            }
+            () = expired(*grace) => {
+                *grace = None;
+                Happening::Event(Event::Expired(Timer::Grace))
+            }
+            () = expired(*trouble) => {
+                *trouble = None;
+                Happening::Event(Event::Expired(Timer::Trouble))
+            }
+            () = sleep(CLEAR_INTERVAL), if clearing.is_some() => Happening::Clear,
+            () = news => Happening::News,
+        }
+    }
+
+    /// Notes the signals that came before the end of the command, which they may have caused: they are told later.
+    async fn hear_signals(&mut self) {
+        // One turn of the runtime reads them, the next one passes them to here.
+        sleep(SIGNAL_TIME).await;
+        yield_now().await;
+        while let Ok(passed) = self.heard.signals.try_recv() {
+            self.pass_on(passed);
+        }
+    }
+
+    fn pass_on(&mut self, passed: Passed) {
+        if let Some(running) = &self.running {
+            if passed.is_resize() { running.resize() } else { passed.send(&running.tree, self.start.placement) }
+        }
+        if passed.is_stopping() {
+            self.queued.push_back(Event::Interrupted);
+        }
+    }
+
+    fn end_stream(&mut self, leftover: Leftover) {
+        // A terminal ends with its session.
+        if let Some(stream) = leftover.filter(|_| self.start.placement != Placement::Session)
+            && let Err(error) = hand_over(stream)
+        {
+            self.warn(&format!("the output of a process that goes on is not written: {error}"));
+        }
+        if let Some(running) = &mut self.running {
+            running.open = running.open.saturating_sub(1);
+            if running.open == 0 {
+                self.queued.push_back(Event::Drained);
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        let is_late =
+            self.clearing.and_then(|clearing| clearing.deadline).is_some_and(|deadline| Instant::now() >= deadline);
+        let is_empty = self.running.as_mut().is_none_or(|running| running.tree.is_empty());
+        if is_empty || is_late {
+            self.clearing = None;
+            self.queued.push_back(Event::Cleared);
+        }
+    }
+}
+
+/// What [`Supervisor::next`] waits for.
+enum Happening {
+    Event(Event),
+    Signal(Passed),
+    Told(Told),
+    News,
+    Clear,
+    Nothing,
+}
+
+/// Says what an unavailable tracker means.
+fn describe(error: &str) -> String {
+    format!("the tracker is unavailable: {error}; the command does not wait for it, and is reported when it answers")
+}
+
+async fn finished(call: &mut Option<Call>) -> (Event, Option<Work>) {
+    match call {
+        Some(call) => call.await,
+        None => pending().await,
+    }
+}
+
+async fn expired(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,158 @@
+//! `jobtrack run`: commands under the real binary, with trackers that are there, and with others.
+
+mod cancellation;
+mod commands;
+mod outages;
+mod output;
+mod progress;
+mod reports;
+mod signals;
+mod terminal;
+
+use std::{
+    env,
+    net::SocketAddr,
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use jobtrack_client::{Event, Job, JobFilter, Tracker};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use crate::support::{credentials::Folder, process::Process};
+
+/// Maximum wait for what is expected; far longer than it takes.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Id of the job of each test.
+const ID: &str = "job";
+
+/// Returns `jobtrack run FLAGS -- sh -c SCRIPT`, without a controlling terminal.
+fn wrap(address: SocketAddr, flags: &[&str], script: &str) -> Command {
+    wrap_words(address, flags, &["sh", "-c", script])
+}
+
+/// Returns `jobtrack run FLAGS -- WORDS`, without a controlling terminal.
+fn wrap_words(address: SocketAddr, flags: &[&str], words: &[&str]) -> Command {
+    let mut command = Command::new("setsid");
+    command.arg(env!("CARGO_BIN_EXE_jobtrack")).arg("run").args(["--id", ID]).args(flags).arg("--").args(words);
+    command.env("JOBTRACK_SERVER", format!("http://{address}"));
+    tidy(&mut command);
+    command
+}
+
+/// Returns `sh -c SCRIPT`.
+fn bare(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    tidy(&mut command);
+    command
+}
+
+fn tidy(command: &mut Command) {
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("JOBTRACK_")) {
+        if command.get_envs().all(|(set, _)| set != name) {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+}
+
+/// Waits for the end of a process.
+async fn output(child: Child) -> Output {
+    let output = spawn_blocking(|| child.wait_with_output().expect("it can be waited for"));
+    timeout(WAIT_TIMEOUT, output).await.expect("it ends").expect("no panic")
+}
+
+/// Runs a command to its end.
+async fn run(mut command: Command) -> Output {
+    output(command.spawn().expect("it can be started")).await
+}
+
+/// Returns the exit code by which a shell tells the end of a process.
+fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().expect("it has ended"))
+}
+
+/// Fails unless a wrapped command has ended and written as the bare one does. Returns the lines of the wrapper.
+#[track_caller]
+fn same(wrapped: &Output, bare: &Output) -> Vec<String> {
+    assert_eq!(code(wrapped.status), code(bare.status), "{}", String::from_utf8_lossy(&wrapped.stderr));
+    assert!(wrapped.stdout == bare.stdout, "{} and {} bytes", wrapped.stdout.len(), bare.stdout.len());
+    let text = String::from_utf8_lossy(&wrapped.stderr).into_owned();
+    let (own, of_command): (Vec<_>, Vec<_>) =
+        text.split_inclusive('\n').partition(|line| line.starts_with("jobtrack: "));
+    assert_eq!(of_command.concat(), String::from_utf8_lossy(&bare.stderr));
+    own.into_iter().map(str::to_owned).collect()
+}
+
+fn tracker(address: SocketAddr) -> Tracker {
+    Tracker::builder(format!("http://{address}")).timeout(WAIT_TIMEOUT).connect_lazy().expect("the URL is valid")
+}
+
+/// Returns the job at its end.
+async fn ended(process: &Process) -> Job {
+    until(process.address, Job::has_ended).await
+}
+
+/// Waits until a version of the job is so. It may not exist yet.
+async fn until(address: SocketAddr, is_so: impl Fn(&Job) -> bool) -> Job {
+    let mut watch = tracker(address).watch_many(JobFilter::default()).with_documents().ids([ID]);
+    let found = async {
+        loop {
+            match watch.next().await.expect("it goes on").expect("an event") {
+                Event::Job { job, .. } if is_so(&job) => return job,
+                _ => {}
+            }
+        }
+    };
+    timeout(WAIT_TIMEOUT, found).await.expect("no version is so")
+}
+
+/// A command waits at it: `read x < GATE`.
+struct Gate {
+    path: String,
+    _folder: Folder,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let folder = Folder::new();
+        let path = folder.path("gate");
+        assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo can be started").success());
+        Self { path, _folder: folder }
+    }
+
+    /// Lets the command pass, once it waits.
+    async fn open(&self) {
+        let path = self.path.clone();
+        let opened = spawn_blocking(move || std::fs::write(path, "go\n").expect("the command waits"));
+        timeout(WAIT_TIMEOUT, opened).await.expect("the command waits").expect("no panic");
+    }
+}
+
+/// Sends a signal to a process.
+fn kill(signal: &str, process: u32) {
+    let sent = Command::new("kill").args(["-s", signal, &process.to_string()]).status().expect("kill can be started");
+    assert!(sent.success(), "{process} has ended");
+}
+
+/// Returns whether a process runs.
+fn is_alive(process: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Waits until a process has ended.
+async fn gone(process: &str) {
+    let ended = async {
+        while is_alive(process) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(WAIT_TIMEOUT, ended).await.unwrap_or_else(|_| panic!("process {process} was left behind"));
+}
