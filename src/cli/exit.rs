@@ -1,10 +1,13 @@
 //! Exit codes of the client commands, and the errors that lead to them.
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, sync::mpsc, thread, time::Duration};
 
 use jobtrack_client::{Code, ConfigError, Error, Job, State};
 
 use super::text::escape;
+
+/// Maximum time to write a line: standard error may be a pipe without a reader.
+const LAST_LINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Exit code of a client command. Scripts act on them, so they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +130,27 @@ fn describe(error: &Error) -> String {
         return format!("{error}; --token-file or JOBTRACK_TOKEN names the token to use");
     }
     error.to_string()
+}
+
+/// Writes the error that ended a client command, and returns the exit code.
+pub fn end(result: Result<Exit, CommandError>) -> ExitCode {
+    let exit = result.unwrap_or_else(|error| {
+        if let Some(line) = error.line() {
+            write_last_line(line);
+        }
+        error.exit()
+    });
+    exit.into()
+}
+
+/// Writes a line to standard error; this process waits for that only for [`LAST_LINE_TIMEOUT`].
+pub fn write_last_line(line: String) {
+    let (done, written) = mpsc::channel();
+    thread::spawn(move || {
+        eprintln!("{line}");
+        _ = done.send(());
+    });
+    _ = written.recv_timeout(LAST_LINE_TIMEOUT);
 }
 
 #[cfg(test)]

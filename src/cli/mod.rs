@@ -12,15 +12,12 @@ mod show;
 mod text;
 mod variables;
 
-use std::{env, ffi::OsStr, process::ExitCode, sync::mpsc, thread, time::Duration};
+use std::{env, ffi::OsStr, process::ExitCode};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable, error::ErrorKind};
 
-use self::exit::{CommandError, Exit};
+use self::exit::{CommandError, Exit, end, write_last_line};
 use crate::config::Config;
-
-/// Maximum time to write a line: standard error may be a pipe without a reader.
-const LAST_LINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A job tracker over gRPC: create jobs, report their progress, watch them.
 ///
@@ -117,25 +114,4 @@ fn run_client(command: impl Future<Output = Result<Exit, CommandError>>) -> Exit
     // A thread that reads from a terminal ends with the process.
     runtime.shutdown_background();
     end(result)
-}
-
-/// Writes the error that ended a client command, and returns the exit code.
-fn end(result: Result<Exit, CommandError>) -> ExitCode {
-    let exit = result.unwrap_or_else(|error| {
-        if let Some(line) = error.line() {
-            write_last_line(line);
-        }
-        error.exit()
-    });
-    exit.into()
-}
-
-/// Writes a line to standard error; this process waits for that only for [`LAST_LINE_TIMEOUT`].
-fn write_last_line(line: String) {
-    let (done, written) = mpsc::channel();
-    thread::spawn(move || {
-        eprintln!("{line}");
-        _ = done.send(());
-    });
-    _ = written.recv_timeout(LAST_LINE_TIMEOUT);
 }

@@ -179,10 +179,7 @@ impl Machine {
             Event::Cancelled => self.stop(Stopping::Cancel, Vec::new()),
             Event::CancelledByForce => self.stop(Stopping::Lost, Vec::new()),
             Event::Lost(problem) => self.on_lost(&problem),
-            Event::Trouble(problem) => {
-                self.trouble = Some(problem);
-                if self.has_warned { Vec::new() } else { vec![Action::Set(Timer::Trouble)] }
-            }
+            Event::Trouble(problem) => self.on_trouble(problem),
             Event::TroubleOver => {
                 self.trouble = None;
                 vec![Action::Unset(Timer::Trouble)]
@@ -275,6 +272,11 @@ impl Machine {
             actions.extend([Action::Terminate, Action::Set(Timer::Grace)]);
         }
         actions
+    }
+
+    fn on_trouble(&mut self, problem: String) -> Vec<Action> {
+        self.trouble = Some(problem);
+        if self.has_warned { Vec::new() } else { vec![Action::Set(Timer::Trouble)] }
     }
 
     fn on_lost(&mut self, problem: &str) -> Vec<Action> {

@@ -32,7 +32,11 @@ use self::{
     tracking::{NewJob, Tracking, kind},
     tree::Placement,
 };
-use super::{client::values::pair, connection::Connection, exit::CommandError, write_last_line};
+use super::{
+    client::values::pair,
+    connection::Connection,
+    exit::{CommandError, end, write_last_line},
+};
 use crate::config;
 
 /// The command to run, and its job.
@@ -104,7 +108,7 @@ impl Run {
         let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                return super::end(Err(CommandError::Failed(format!("the runtime can't be started: {error}"))));
+                return end(Err(CommandError::Failed(format!("the runtime can't be started: {error}"))));
             }
         };
         // The thread of the process that starts the command is the one that its end is bound to.

@@ -163,11 +163,7 @@ pub fn copy(stream: Stream, stopped: &PipeReader, observer: &Observer) -> Leftov
     let mut buffer = vec![0; READ_MAX];
     let (mut is_stopping, mut is_unsettled, mut rest) = (false, false, LAST_OUTPUT_MAX);
     loop {
-        let timeout = match (is_stopping, is_unsettled) {
-            (true, _) => Some(LAST_OUTPUT_TIME),
-            (false, true) => Some(SETTLE_TIME),
-            (false, false) => None,
-        };
+        let timeout = timeout(is_stopping, is_unsettled);
         match wait(source.as_fd(), sink, (!is_stopping).then_some(stopped.as_fd()), timeout) {
             Ready::Source => {}
             Ready::Stopped => {
@@ -183,29 +179,35 @@ pub fn copy(stream: Stream, stopped: &PipeReader, observer: &Observer) -> Leftov
             Ready::SinkClosed => return None,
         }
         let length = match read(&source, &mut *buffer) {
-            // A terminal whose processes have all ended has no end of file.
-            Ok(0) | Err(Errno::IO) => break,
-            Ok(length) => length,
+            Ok(length @ 1..) => length,
             Err(Errno::INTR | Errno::AGAIN) => continue,
-            Err(_) => break,
+            // A terminal whose processes have all ended has no end of file, but an error.
+            Ok(0) | Err(_) => break,
         };
         if !write_all(sink, &buffer[..length]) {
             return None;
         }
         observer.feed(lane, &buffer[..length]);
         is_unsettled = true;
-        if is_stopping {
-            rest = rest.saturating_sub(length);
-            if rest == 0 {
-                return Some(Stream { source, sink, lane });
-            }
+        rest = if is_stopping { rest.saturating_sub(length) } else { rest };
+        if rest == 0 {
+            return Some(Stream { source, sink, lane });
         }
     }
     observer.settle(lane);
     None
 }
 
-/// What a stream waited for.
+/// Returns the maximum time to wait for more of a stream.
+fn timeout(is_stopping: bool, is_unsettled: bool) -> Option<Duration> {
+    match (is_stopping, is_unsettled) {
+        (true, _) => Some(LAST_OUTPUT_TIME),
+        (false, true) => Some(SETTLE_TIME),
+        (false, false) => None,
+    }
+}
+
+/// The event that a stream waited for.
 enum Ready {
     Source,
     SinkClosed,
