@@ -76,7 +76,7 @@ fn reject(problem: &str) -> ! {
 }
 
 /// Runs the command. The exit code is 2 for an invalid flag, and 1 if the command fails; those of client commands are
-/// listed by [`Exit`].
+/// listed in `docs/cli.md`.
 pub fn run() -> ExitCode {
     if let Some(code) = run::internal::run(env::args_os()) {
         return code;

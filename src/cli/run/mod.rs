@@ -1,7 +1,7 @@
 //! `jobtrack run`: any command, tracked.
 //!
-//! The command and its output come first, whatever the tracker does. [`machine`] decides, and neither reads, writes nor
-//! waits; [`supervisor`] does what it decides; [`progress`] finds progress in the output.
+//! The command and its output come first, whatever the tracker does. `machine` decides, and neither reads, writes nor
+//! waits; `supervisor` does what it decides; [`progress`] finds progress in the output.
 
 mod child;
 mod ending;
