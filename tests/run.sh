@@ -154,7 +154,7 @@ need node "install Node.js 18 or later with npm (on Debian or Ubuntu: apt-get in
 need npm "install npm (on Debian or Ubuntu: apt-get install npm)"
 tests/npm.sh "$target/node" tests/acceptance/node
 
-# Programs whose progress `jobtrack run` finds. The tests of those that can't be had are skipped.
+# Programs whose progress `jobtrack run` finds.
 missing=()
 for program in curl wget rsync ffmpeg; do
     command -v "$program" >/dev/null || missing+=("$program")
@@ -163,6 +163,9 @@ if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/nu
     echo "tests/run.sh: ${missing[*]} are missing, so they are installed"
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } || true
 fi
+for program in curl wget rsync ffmpeg; do
+    need "$program" "install $program (on Debian or Ubuntu: apt-get install $program)"
+done
 
 # What has to be done within a time has the machine for itself.
 alone=(outage::{redis_failover,redis_link::large,faults::{load,many,silent}}::)

@@ -2,13 +2,11 @@
 
 import http.server
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import unittest
 import zipfile
 from pathlib import Path
 
@@ -73,11 +71,6 @@ def wheel(folder):
     return path.read_bytes()
 
 
-def needs(program):
-    """Skips a test without this program: tests/run.sh installs it where it can."""
-    return unittest.skipUnless(shutil.which(program), f"{program} is not installed")
-
-
 class Programs(ServerCase):
     @classmethod
     def setUpClass(cls):
@@ -132,19 +125,15 @@ class Programs(ServerCase):
     def test_prints_of_python(self):
         self.follows("--", sys.executable, "-c", PRINTS)
 
-    @needs("curl")
     def test_curl(self):
         self.follows("--", "curl", "-o", "curl.out", f"{self.url}/file")
 
-    @needs("wget")
     def test_wget(self):
         self.follows("--", "wget", "-O", "wget.out", f"{self.url}/file")
 
-    @needs("rsync")
     def test_rsync(self):
         self.follows("--", "rsync", "-r", "--bwlimit=800", "--info=progress2", "photos", "copy")
 
-    @needs("ffmpeg")
     def test_ffmpeg(self):
         subprocess.run(
             ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=duration=3:size=64x64:rate=10", "a.avi"],
@@ -158,7 +147,6 @@ class Programs(ServerCase):
         download = [sys.executable, "-m", "pip", "download", "--isolated", "--no-cache-dir", "--no-deps", "--no-input"]
         self.follows("--pty", "--", *download, "--index-url", f"{self.url}/simple", "--dest", "packages", "slow")
 
-    @needs("rsync")
     def test_the_command_of_the_guide(self):
         command = code_block("docs/run.md", "sh").split()
         self.assertEqual(command[:3], ["jobtrack", "run", "--"])
