@@ -54,8 +54,9 @@ pub fn check(history: &History) -> BTreeSet<Violation> {
         story.sights.extend(sight);
     }
     for stream in &history.streams {
-        // A stream of all jobs counts as a stream of each job in it.
-        let names = stream.job.iter().chain(stream.events.iter().filter_map(|heard| Some(&heard.shown.as_ref()?.id)));
+        // A stream of all jobs counts as a stream of each job that it has shown, also before it was resumed.
+        let heard = stream.known.iter().chain(&stream.events);
+        let names = stream.job.iter().chain(heard.filter_map(|heard| Some(&heard.shown.as_ref()?.id)));
         for name in names.collect::<BTreeSet<_>>() {
             stories.entry(name).or_insert_with(|| Story::new(history, name)).streams.push(stream);
         }
