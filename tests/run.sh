@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test: the crate's own, then the acceptance suite against the real binary.
-# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server, libfaketime, Chromium,
-# Node.js, curl, wget, rsync or ffmpeg is installed with apt-get if that can be, a missing promtool or nginx is taken from
-# Debian's package; everything else is installed under target/.
+# Needs a Rust toolchain, a C compiler and Python 3.11 or later with venv. A missing redis-server, libfaketime,
+# Chromium, Node.js, curl, wget, rsync or ffmpeg is installed with apt-get if that can be, a missing promtool or nginx is
+# taken from Debian's package; everything else is installed under target/.
 # With --soak MINUTES [REPLICAS] it has random faults happen for so long instead, on two replicas or that many;
 # JOBTRACK_SOAK_SEED repeats those of a former run.
 # With --hostile MINUTES it has hostile peers beside honest callers for so long instead, on the release binary.

@@ -25,6 +25,7 @@ impl Peer {
             let first = certificate.valid_uri_names().next().or_else(|| certificate.valid_dns_names().next());
             first.map(Arc::from)
         });
+        // webpki has verified the certificate, so this parser reads it as well. If not, its tokens end by themselves.
         let parsed = parse_x509_certificate(certificate).ok();
         let end = parsed.and_then(|(_, parsed)| u64::try_from(parsed.validity.not_after.timestamp()).ok());
         Self { name, end, expired: CancellationToken::new() }

@@ -20,8 +20,8 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// Returns JSON without characters that control a terminal. Those that JSON allows are only in its texts, where they can
-/// be written in another way.
+/// Returns JSON without characters that control a terminal. Those that JSON allows are only in its texts, where they
+/// can be written in another way.
 pub fn escape_json(json: &str) -> Cow<'_, str> {
     let is_raw = |letter: char| letter != '\n' && controls(letter);
     if !json.chars().any(is_raw) {

@@ -12,8 +12,8 @@ const PREFIX: &str = "JOBTRACK_";
 /// Variables of client commands and libraries that belong to no flag.
 const OF_CLIENTS: [&str; 3] = [TOKEN, JOB_ID, ATTEMPT];
 
-/// Returns the names of the variables that have the prefix of those of flags, but belong to no flag of `command` or of one
-/// of its subcommands.
+/// Returns the names of the variables that have the prefix of those of flags, but belong to no flag of `command` or of
+/// one of its subcommands.
 pub fn unknown(command: &clap::Command) -> Vec<String> {
     let arguments = command.get_subcommands().chain([command]).flat_map(clap::Command::get_arguments);
     let of_flags = arguments.filter_map(|arg| arg.get_env()?.to_str());

@@ -173,8 +173,8 @@ fn routes(
     GrpcWebLayer::new().layer(WholeMessages(Routes::from(router)))
 }
 
-/// Adds a route for each method of `service`. The routes that tonic makes match a service, and copy the method's name out
-/// of each request: that costs three allocations.
+/// Adds a route for each method of `service`. The routes that tonic makes match a service, and copy the method's name
+/// out of each request: that costs three allocations.
 fn add_service<S>(router: Router, methods: &Methods, service: &S) -> Router
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>

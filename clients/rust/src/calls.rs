@@ -13,8 +13,8 @@ use crate::{
 type Admin = AdminServiceClient<Channel>;
 
 impl Tracker {
-    /// Claims the next attempt of a job; a worker uses [`work`](Self::work). Without a `request_id` a claim whose answer was
-    /// lost is not made again.
+    /// Claims the next attempt of a job; a worker uses [`work`](Self::work). Without a `request_id` a claim whose
+    /// answer was lost is not made again.
     pub async fn start_attempt(&self, request: v1::StartAttemptRequest) -> Result<v1::StartAttemptResponse, Error> {
         let repeat = if request.request_id.is_empty() { Repeat::Unsent } else { Repeat::Safe };
         let send = async |mut jobs: Jobs, request| jobs.start_attempt(request).await;

@@ -151,8 +151,8 @@ impl Connections {
         self.call_of(jobs, repeat, message, send).await
     }
 
-    /// Sends a call of the service that `client` makes a client of, and sends it again after errors that pass, until it is
-    /// answered or its time is over.
+    /// Sends a call of the service that `client` makes a client of, and sends it again after errors that pass, until it
+    /// is answered or its time is over.
     pub async fn call_of<C, T: Clone, R>(
         &self,
         client: fn(Channel) -> C,

@@ -30,7 +30,7 @@ impl Scope {
     }
 }
 
-/// How much of the jobs is needed.
+/// The part of the jobs that a command needs.
 #[derive(Clone, Copy)]
 pub struct Detail {
     /// Least time between two versions of a job. Another state, a cancellation and the end are never held back.
@@ -120,8 +120,8 @@ impl Follow {
         self.is_lost
     }
 
-    /// Takes an error of the watch, or its end. Before the stream was open the tracker may as well not exist: somebody waits
-    /// for the command to say so.
+    /// Takes an error of the watch, or its end. Before the stream was open the tracker may as well not exist: somebody
+    /// waits for the command to say so.
     fn trouble(&mut self, trouble: Option<Error>) -> Result<Option<News>, CommandError> {
         let Some(error) = trouble else {
             self.has_begun = true;

@@ -52,7 +52,7 @@ pub struct Top {
     connection: Connection,
 }
 
-/// What the view is made of.
+/// The state of the view.
 struct View {
     watched: Watched,
     rates: Rates,

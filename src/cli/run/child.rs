@@ -25,7 +25,7 @@ use super::{
 /// Lets Python write its output at once, although it is no terminal.
 const UNBUFFERED: &str = "PYTHONUNBUFFERED";
 
-/// What the threads beside a command tell.
+/// News from the threads beside a command.
 #[derive(Debug)]
 pub enum Told {
     /// The command has ended.
@@ -34,14 +34,14 @@ pub enum Told {
     Stream(Leftover),
 }
 
-/// How commands are started.
+/// The settings with which a command is started.
 #[derive(Clone, Debug)]
 pub struct Start {
     pub command: Vec<OsString>,
     pub placement: Placement,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
-    /// What is heard of a command.
+    /// Takes the news of the command.
     pub told: UnboundedSender<Told>,
     pub observer: Observer,
 }

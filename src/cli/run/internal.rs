@@ -31,10 +31,10 @@ const COPY: &str = "__copy";
 /// Interval at which the guard looks whether the processes have ended.
 const GUARD_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What the wrapper writes to its guard when it is not needed any more.
+/// Byte that the wrapper writes to its guard to dismiss it.
 const DISMISSED: u8 = b'.';
 
-/// Runs what the first argument names. `None`: it is a word for users.
+/// Runs the process that the first argument names. `None`: it is a word for users.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut arguments = arguments.into_iter().skip(1);
     match arguments.next()?.to_str()? {

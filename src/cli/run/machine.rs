@@ -8,7 +8,7 @@
 use super::ending::Ending;
 use crate::cli::exit::Exit;
 
-/// What happened.
+/// An event of the command, the tracker or the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The job was claimed before the command starts.
@@ -50,7 +50,7 @@ pub enum Timer {
     Trouble,
 }
 
-/// What is to be done.
+/// An action that the supervisor performs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Create and claim the job, and tell what came of it.
@@ -119,7 +119,7 @@ enum Stopping {
     Lost,
 }
 
-/// See the module.
+/// The state of a wrapped command: it turns events into actions.
 #[derive(Debug)]
 pub struct Machine {
     settings: Settings,

@@ -26,12 +26,12 @@ const OF_KEYS: [Signal; 2] = [Signal::INT, Signal::QUIT];
 /// Signals for the command alone.
 const CUSTOM: [Signal; 2] = [Signal::USR1, Signal::USR2];
 
-/// Signals that stop and continue a group. In the group of a terminal they need nobody to pass them on, and this process
-/// stops like the command.
+/// Signals that stop and continue a group. In the group of a terminal they need nobody to pass them on, and this
+/// process stops like the command.
 const JOB_CONTROL: [Signal; 2] = [Signal::TSTP, Signal::CONT];
 
-/// Listens to signals for a command of this placement. Those that this process was started to ignore stay ignored, and so
-/// they are for the command.
+/// Listens to signals for a command of this placement. Those that this process was started to ignore stay ignored, and
+/// so they are for the command.
 pub fn listen(placement: Placement, heard: &UnboundedSender<Passed>) -> io::Result<()> {
     let ignored = ignored();
     let of_place: &[Signal] = match placement {

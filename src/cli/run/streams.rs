@@ -34,7 +34,7 @@ const LAST_OUTPUT_TIME: Duration = Duration::from_millis(50);
 /// Maximum output that is copied after the end of the command, in bytes: another process may write for ever.
 const LAST_OUTPUT_MAX: usize = 1024 * 1024;
 
-/// What is known of the output.
+/// The progress and the last lines of the output.
 #[derive(Debug, Default)]
 struct Observed {
     detector: Detector,
@@ -119,11 +119,11 @@ pub struct Stream {
     pub lane: Lane,
 }
 
-/// What a stream is after the command has ended: open if another process still holds it.
+/// A stream that another process still holds after the end of the command; `None`: it has ended.
 pub type Leftover = Option<Stream>;
 
-/// Returns the ends of the pipes: standard output and standard error of the command, and the streams. If both outputs of
-/// this process are the same file, there is one pipe, so that the order is kept.
+/// Returns the ends of the pipes: standard output and standard error of the command, and the streams. If both outputs
+/// of this process are the same file, there is one pipe, so that the order is kept.
 pub fn pipes() -> io::Result<(Stdio, Stdio, Vec<Stream>)> {
     let (output, output_end) = pipe()?;
     let stream = |source: PipeReader, sink, lane| Stream { source: source.into(), sink, lane };
@@ -156,8 +156,8 @@ impl Stop {
     }
 }
 
-/// Copies a stream to its end. If the reader of the sink is gone, the source is closed, so that the command is told by the
-/// same signal as without this process between.
+/// Copies a stream to its end. If the reader of the sink is gone, the source is closed, so that the command is told by
+/// the same signal as without this process between.
 pub fn copy(stream: Stream, stopped: &PipeReader, observer: &Observer) -> Leftover {
     let Stream { source, sink, lane } = stream;
     let mut buffer = vec![0; READ_MAX];

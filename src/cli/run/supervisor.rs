@@ -37,7 +37,7 @@ const SIGNAL_TIME: Duration = Duration::from_millis(1);
 /// Maximum time for processes to end after SIGKILL.
 const KILL_TIME: Duration = Duration::from_secs(2);
 
-/// What is heard from beside: signals, the command and the tracker.
+/// The channels of signals, of the command and of the tracker.
 pub struct Heard {
     pub signals: UnboundedReceiver<Passed>,
     pub told: UnboundedReceiver<Told>,
@@ -54,7 +54,7 @@ struct Clearing {
     deadline: Option<Instant>,
 }
 
-/// See the module.
+/// Performs the actions of a machine, and waits for its events.
 pub struct Supervisor {
     machine: Machine,
     start: Start,
@@ -289,7 +289,7 @@ impl Supervisor {
     }
 }
 
-/// What [`Supervisor::next`] waits for.
+/// An occurrence that [`Supervisor::next`] waits for.
 enum Happening {
     Event(Event),
     Signal(Passed),

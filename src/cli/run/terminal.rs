@@ -35,8 +35,8 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// Opens a terminal with the size of the user's. If this process does not write to a terminal, output is passed through
-    /// unchanged: line ends are not made carriage returns and line feeds.
+    /// Opens a terminal with the size of the user's. If this process does not write to a terminal, output is passed
+    /// through unchanged: line ends are not made carriage returns and line feeds.
     pub fn open() -> io::Result<Self> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;

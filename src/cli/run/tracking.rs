@@ -37,7 +37,7 @@ pub struct NewJob {
 /// Told when the tracker is unavailable, with the reason, and when it is available again.
 pub type Troubles = UnboundedSender<Option<String>>;
 
-/// See the module.
+/// The job, and its current attempt.
 pub struct Tracking {
     connection: Connection,
     job: NewJob,

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// What `/proc` says of a process. A system without it knows only the group of the command.
+/// A process as `/proc` shows it. A system without `/proc` knows only the group of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Process {
     parent: i32,

@@ -17,10 +17,10 @@ pub use self::{
 use anstyle::{AnsiColor, Style};
 use jobtrack_client::{Job, State};
 
-/// Dim text: what matters less.
+/// Dim text, which matters less.
 pub const DIM: Style = Style::new().dimmed();
 
-/// What needs attention.
+/// Text that needs attention.
 pub const WARNING: Style = AnsiColor::Yellow.on_default();
 
 /// Returns the colour of a state.

@@ -1,17 +1,11 @@
 //! A random secret that all replicas share, stored in Redis.
 
-use std::{
-    mem::replace,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-};
+use std::{mem::replace, sync::Arc};
 
 use redis::cmd;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{field::display, warn};
 
 use super::{client::Client, connection::Fault};
 use crate::domain::NoTokenKey;
@@ -26,14 +20,14 @@ pub type SecretState = Result<Arc<[u8]>, NoTokenKey>;
 pub struct SharedSecret {
     client: Arc<Client>,
     current: watch::Sender<SecretState>,
-    /// The secret in Redis can't be used.
-    is_unusable: AtomicBool,
+    /// The reason why the secret in Redis can't be used, if it can't.
+    problem: watch::Sender<Option<NoTokenKey>>,
 }
 
 impl SharedSecret {
     /// Creates the secret of the replicas that use this Redis; it is unknown yet.
     pub fn new(client: Arc<Client>) -> Self {
-        Self { client, current: watch::Sender::new(Err(NoTokenKey::Unread)), is_unusable: AtomicBool::new(false) }
+        Self { client, current: watch::Sender::new(Err(NoTokenKey::Unread)), problem: watch::Sender::new(None) }
     }
 
     /// Returns a receiver of the secret and of its changes.
@@ -47,21 +41,18 @@ impl SharedSecret {
         if self.current.receiver_count() == 0 {
             return Ok(());
         }
-        let secret = match self.read().await {
-            Ok(secret) if secret.len() >= SECRET_MIN => Ok(Arc::from(secret)),
-            Ok(_) => Err(NoTokenKey::TooShort),
-            Err(Fault::Refused(error)) => {
-                debug!(%error, "the key of watch tokens can't be read");
-                Err(NoTokenKey::Refused)
-            }
+        let (secret, error) = match self.read().await {
+            Ok(secret) if secret.len() >= SECRET_MIN => (Ok(Arc::from(secret)), None),
+            Ok(_) => (Err(NoTokenKey::TooShort), None),
+            Err(Fault::Refused(error)) => (Err(NoTokenKey::Refused), Some(error)),
             Err(away) => return Err(away),
         };
         let problem = secret.as_ref().err().copied();
-        if self.is_unusable.swap(problem.is_some(), Relaxed) != problem.is_some()
+        if self.problem.send_replace(problem) != problem
             && let Some(problem) = problem
         {
-            let (redis, key) = (self.client.target(), self.client.keys().secret());
-            warn!(%redis, key, %problem, "the key of watch tokens in Redis is not used");
+            let (redis, key, error) = (self.client.target(), self.client.keys().secret(), error.map(display));
+            warn!(%redis, key, %problem, error, "the key of watch tokens in Redis is not used");
         }
         self.current.send_if_modified(|known| {
             // One that is not used does not replace the one that is.
@@ -83,8 +74,10 @@ impl SharedSecret {
         if let Some(there) = there {
             return Ok(there);
         }
-        let known = self.current.borrow().as_ref().map(|known| known.to_vec()).ok();
-        let made = known.unwrap_or_else(random);
+        let made = match &*self.current.borrow() {
+            Ok(known) => known.to_vec(),
+            Err(_) => random(),
+        };
         let first: Option<Vec<u8>> = pulse.query(cmd("SET").arg(key).arg(&made).arg("NX").arg("GET")).await?;
         Ok(first.unwrap_or(made))
     }

@@ -41,7 +41,8 @@ pub enum Event {
         /// The reason.
         removal: Removal,
     },
-    /// Earlier events no longer count: the server has lost data, or can't resume the stream. The jobs that exist follow.
+    /// Earlier events no longer count: the server has lost data, or can't resume the stream. The jobs that exist
+    /// follow.
     Reset,
     /// All jobs that match were sent, for the first time or after a [`Reset`](Self::Reset); changes follow. Only of
     /// [`WatchMany`].
@@ -143,7 +144,8 @@ impl WatchMany {
         self.change(|request| request.job_ids = ids.into_iter().map(Into::into).collect())
     }
 
-    /// Sets the least time between two versions of a job. Another state, a cancellation and the end are never held back.
+    /// Sets the least time between two versions of a job. Another state, a cancellation and the end are never held
+    /// back.
     pub fn min_interval(self, interval: Duration) -> Self {
         self.change(|request| request.min_interval = Some(duration(interval)))
     }

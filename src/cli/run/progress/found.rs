@@ -1,6 +1,6 @@
 //! Progress as it was found in output.
 
-/// What one line says. Fields that it does not name are absent.
+/// Progress that one line reports. Fields that it does not name are absent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
     /// 0 to 100.

@@ -2,7 +2,8 @@
 //!
 //! Output is cut into [`segments`], which a terminal would show one after the other, and freed from escape sequences.
 //! The newest segment with progress counts. Of several forms in one segment the most certain one does: what a program
-//! gives on purpose, then the meter of a known program, then a percentage or a count that the rest of the line confirms.
+//! gives on purpose, then the meter of a known program, then a percentage or a count that the rest of the line
+//! confirms.
 
 mod counts;
 mod escapes;

@@ -8,7 +8,7 @@ pub const SEGMENT_MAX: usize = 4096;
 /// Ends an operating system command, which carries progress to terminals.
 const BELL: u8 = 0x07;
 
-/// What stands between two line ends, carriage returns or bells, without these.
+/// A part of the output between two line ends, carriage returns or bells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<'a> {
     /// The bytes, without the line end.

@@ -11,7 +11,7 @@ use super::{
     numbers::{byte_unit, clock, number_after, number_before, skip_spaces},
 };
 
-/// What earlier lines said about those to come.
+/// Facts from earlier lines that later lines depend on.
 #[derive(Debug, Default)]
 pub struct Context {
     /// The heading of curl's meter was seen.
@@ -60,8 +60,8 @@ impl Context {
         self.rsync(text).or_else(|| self.ffmpeg(text))
     }
 
-    /// Reads `  1,234  45%  1.23MB/s  0:00:05 (xfr#1, to-chk=4/6)`. With `--progress` the percentage is that of one file:
-    /// as soon as a file is complete and others are not, files are counted.
+    /// Reads `  1,234  45%  1.23MB/s  0:00:05 (xfr#1, to-chk=4/6)`. With `--progress` the percentage is that of one
+    /// file: as soon as a file is complete and others are not, files are counted.
     fn rsync(&mut self, text: &[u8]) -> Option<Meter> {
         let mut words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         let (bytes, percent, speed) = (words.next()?, words.next()?.strip_suffix(b"%")?, words.next()?);

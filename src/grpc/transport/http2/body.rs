@@ -16,10 +16,10 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Body that a peer sends on a stream.
 ///
-/// Many requests are answered before their bodies have arrived: for their paths, headers or credentials. What is on its way
-/// then is read and discarded. h2 would reset the stream and forget it, and count each frame that arrives later as an
-/// error of the peer; after [`MAX_ERROR_RESETS`](super::MAX_ERROR_RESETS) of them it would close the connection, with the
-/// calls of everyone who shares it.
+/// Many requests are answered before their bodies have arrived: for their paths, headers or credentials. What is on its
+/// way then is read and discarded. h2 would reset the stream and forget it, and count each frame that arrives later as
+/// an error of the peer; after [`MAX_ERROR_RESETS`](super::MAX_ERROR_RESETS) of them it would close the connection,
+/// with the calls of everyone who shares it.
 pub struct RequestBody {
     /// Always there, until it is discarded.
     stream: Option<RecvStream>,

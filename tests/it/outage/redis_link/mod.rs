@@ -75,8 +75,8 @@ async fn connections_and_scripts_lost_under_load_fail_no_call() {
     for _ in 0..ROUNDS {
         join!(be_busy(&client), redis.command(&["CLIENT", "KILL", "TYPE", "normal"]));
     }
-    // A replica recognizes its own change when the answer to it is lost, unless another report has followed. Those that are
-    // on their way when the connections are killed, one of each caller, may then be stored twice.
+    // A replica recognizes its own change when the answer to it is lost, unless another report has followed. Those that
+    // are on their way when the connections are killed, one of each caller, may then be stored twice.
     let revision = report(&mut client, "a").await.revision;
     let most = 503 + i64::try_from(ROUNDS * CALLERS).expect("a small number");
     assert!((503..=most).contains(&revision), "{revision}");
