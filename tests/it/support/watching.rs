@@ -16,6 +16,7 @@ use jobtrack::proto::{
         job::State, job_service_client::JobServiceClient,
     },
 };
+use jobtrack_client::{self as client, WatchMany};
 use tokio::time::timeout;
 use tonic::{Code, Status, transport::Endpoint};
 
@@ -329,4 +330,17 @@ pub async fn delete(client: &mut Client, id: &str) {
 pub fn millis(millis: i64) -> Option<prost_types::Duration> {
     let nanos = i32::try_from(millis % 1000 * 1_000_000).expect("less than a second");
     Some(prost_types::Duration { seconds: millis / 1000, nanos })
+}
+
+/// Waits at most `limit` for a version of a job that is so, through the client library.
+pub async fn until_version(mut watch: WatchMany, limit: Duration, is_so: impl Fn(&Job) -> bool) -> Job {
+    let found = async {
+        loop {
+            match watch.next().await.expect("it goes on").expect("an event") {
+                client::Event::Job { job, .. } if is_so(&job) => return job,
+                _ => {}
+            }
+        }
+    };
+    timeout(limit, found).await.expect("no version is so")
 }

@@ -17,13 +17,13 @@ use std::{
     time::Duration,
 };
 
-use jobtrack_client::{Event, Job, JobFilter, Tracker};
+use jobtrack_client::{Job, JobFilter, Tracker};
 use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
 };
 
-use crate::support::{credentials::Folder, process::Process};
+use crate::support::{credentials::Folder, process::Process, watching::until_version};
 
 /// Maximum wait for what is expected; far longer than it takes.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(180);
@@ -101,16 +101,8 @@ async fn ended(process: &Process) -> Job {
 
 /// Waits until a version of the job is so. It may not exist yet.
 async fn until(address: SocketAddr, is_so: impl Fn(&Job) -> bool) -> Job {
-    let mut watch = tracker(address).watch_many(JobFilter::default()).with_documents().ids([ID]);
-    let found = async {
-        loop {
-            match watch.next().await.expect("it goes on").expect("an event") {
-                Event::Job { job, .. } if is_so(&job) => return job,
-                _ => {}
-            }
-        }
-    };
-    timeout(WAIT_TIMEOUT, found).await.expect("no version is so")
+    let watch = tracker(address).watch_many(JobFilter::default()).with_documents().ids([ID]);
+    until_version(watch, WAIT_TIMEOUT, is_so).await
 }
 
 /// A command waits at it: `read x < GATE`.

@@ -12,6 +12,7 @@ use crate::support::{
     Server,
     credentials::{Folder, holder, identities},
     redis::next_port,
+    watching::until_version,
 };
 
 /// Maximum wait for what is expected; far longer than it takes.
@@ -31,16 +32,7 @@ async fn work(tracker: &Tracker) -> Work {
 
 /// Waits until a version of the job is so. The job may not exist yet.
 async fn until(tracker: &Tracker, id: &str, is_so: impl Fn(&Job) -> bool) -> Job {
-    let mut watch = tracker.watch_many(JobFilter::default()).ids([id]);
-    let found = async {
-        loop {
-            match watch.next().await.expect("it goes on").expect("an event") {
-                Event::Job { job, .. } if is_so(&job) => return job,
-                _ => {}
-            }
-        }
-    };
-    timeout(WAIT_TIMEOUT, found).await.expect("no version is so")
+    until_version(tracker.watch_many(JobFilter::default()).ids([id]), WAIT_TIMEOUT, is_so).await
 }
 
 /// Fails unless each event has a later version than the one before. Returns the last job.
