@@ -5,6 +5,8 @@
 //! before its key. Such a document is re-encoded. Readers of stored documents can thus rely on one encoding of each
 //! value, and a document that was converted to JSON and back has the same bytes as before.
 
+use std::collections::HashSet;
+
 use super::{
     Illegal, MAX_DEPTH,
     wire::{Content, Fields, Malformed, Writer},
@@ -67,6 +69,34 @@ pub fn plain(document: &[u8]) -> Result<Vec<u8>> {
     let mut into = Writer::with_capacity(document.len());
     write_object(document, &mut into)?;
     Ok(into.finish())
+}
+
+/// Returns whether two fields of one object in a document have the same name.
+pub fn has_repeated_names(document: &[u8]) -> Result<bool> {
+    let mut names = HashSet::new();
+    for item in items(document) {
+        let entry = entry(item?)?;
+        if !names.insert(entry.key) || repeats_names(entry.value)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Returns whether an object in this value has two fields of one name.
+fn repeats_names(value: &[u8]) -> Result<bool> {
+    match kind(value)?.0 {
+        Kind::Object(object) => has_repeated_names(object),
+        Kind::List(list) => {
+            for value in items(list) {
+                if repeats_names(value?)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        Kind::Null | Kind::Number(_) | Kind::Text(_) | Kind::Bool(_) => Ok(false),
+    }
 }
 
 struct Check {

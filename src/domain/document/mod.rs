@@ -62,6 +62,11 @@ impl Document {
         &self.0
     }
 
+    /// Returns whether two fields of one object have the same name.
+    pub fn has_repeated_names(&self) -> bool {
+        check::has_repeated_names(&self.0).expect("a document has a valid encoding")
+    }
+
     /// Returns whether both share one allocation.
     pub fn ptr_eq(one: &Self, other: &Self) -> bool {
         Arc::ptr_eq(&one.0, &other.0)

@@ -11,7 +11,7 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use tonic::{Status, body::Body};
 
-use super::{frames::Frames, writer::Form};
+use super::{form::Form, frames::Frames};
 use crate::grpc::{Exchange, HEAVY_MIN, RequestService};
 
 /// Headers that a call takes over from its request.

@@ -5,7 +5,7 @@ use std::{cell::RefCell, mem::take};
 use bytes::Bytes;
 use prost::Message;
 
-use super::writer::Form;
+use super::form::Form;
 use crate::proto::{EncodedEvent, v1};
 
 /// Number of texts that each thread keeps: those of one version, for streams of one job and of many, in both views.

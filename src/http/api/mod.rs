@@ -8,11 +8,13 @@ mod comments;
 mod errors;
 mod event;
 mod events;
+mod form;
 mod frames;
 mod message;
 mod openapi;
 mod origins;
 mod query;
+mod reader;
 mod request;
 mod response;
 mod routes;
@@ -39,8 +41,8 @@ use tonic::{Status, body::Body};
 use tower::Service;
 
 pub use self::{
+    form::Form,
     origins::{Hosts, Origins, PageRules},
-    writer::Form,
 };
 
 use self::{

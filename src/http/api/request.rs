@@ -5,7 +5,7 @@
 
 use std::{io::Read, pin::pin, sync::Arc};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use futures_util::stream::once;
 use http::{
@@ -30,7 +30,7 @@ use crate::{
     auth::WATCH_TOKEN_SCHEME,
     domain::{JobError, Violation},
     grpc::{Exchange, HEAVY_MIN, REQUEST_MAX},
-    offload::offload,
+    offload::{LARGE_BYTES, offload},
 };
 
 /// Header with the token of the last event that a browser has received.
@@ -45,7 +45,8 @@ const VALUE_BYTES: usize = 1500;
 /// Bytes of a connection's share of the memory that are left for the texts of a body, compressed and not.
 const ROOM_FOR_TEXTS: usize = REQUEST_MAX;
 
-/// Number of values from which a body is read on another thread: about a millisecond of work.
+/// Number of values from which a body is read on another thread, however few bytes they have: about a millisecond of
+/// work.
 const MANY_VALUES: usize = 500;
 
 /// A request whose route was found.
@@ -132,11 +133,8 @@ pub fn body(request: ApiRequest, json: Body) -> Body {
 
 /// Returns the gRPC message of a request, in its frame.
 async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
-    // Texts have about the same length in both forms.
-    let mut room = request.query.len() + request.id.as_ref().map_or(0, String::len);
     let message = if request.endpoint.route.verb == Method::POST {
         let json = read(body, request.is_compressed).await?;
-        room = json.len();
         let values = count_values(&json);
         if values > VALUES_MAX {
             return Err(unreadable(&format!("must have at most {VALUES_MAX} values")));
@@ -150,7 +148,7 @@ async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
             return Err(unreadable(&format!("must have at most {most} values, because of {flag} of this server")));
         }
         Exchange::hold_request(bytes)?;
-        if values < MANY_VALUES {
+        if values < MANY_VALUES && json.len() < LARGE_BYTES {
             from_body(&request, &json)
         } else {
             offload(move || from_body(&request, &json)).await.ok_or(JobError::Draining)?
@@ -159,14 +157,10 @@ async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
         refuse_content(body).await?;
         from_parameters(&request)
     };
-    let message = message.map_err(|violation| JobError::Invalid(vec![violation]))?;
-    // The length is written last: to ask for it before costs as much as to encode the message.
-    let mut frame = BytesMut::with_capacity(PREFIX + room);
-    frame.put_bytes(0, PREFIX);
-    message.encode_raw(&mut frame);
+    let mut frame = message.map_err(|violation| JobError::Invalid(vec![violation]))?;
     let length = u32::try_from(frame.len() - PREFIX).map_err(|_| too_large())?;
     frame[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-    Ok(frame.freeze())
+    Ok(frame.into())
 }
 
 /// Counts the values in JSON, before anything is allocated for them.
@@ -228,19 +222,35 @@ async fn refuse_content(body: Body) -> Result<(), JobError> {
     Ok(())
 }
 
-/// Reads the message in a body. An empty body is an empty message.
-fn from_body(request: &ApiRequest, json: &[u8]) -> Result<DynamicMessage, Violation> {
+/// Returns room for a frame whose message has about as many bytes as `text`, without its length.
+fn frame_for(text: usize) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(PREFIX + text);
+    frame.resize(PREFIX, 0);
+    frame
+}
+
+/// Reads the message in a body, into a frame. An empty body is an empty message.
+fn from_body(request: &ApiRequest, json: &[u8]) -> Result<Vec<u8>, Violation> {
     // A POST has no parameters, but it may have a credential.
     query::check_none(&request.query)?;
     let json = if json.trim_ascii().is_empty() { b"{}" } else { json };
-    let mut message = message::from_text(&request.endpoint.input, json)?;
-    if let Some(id) = &request.id {
-        put_id(&mut message, id)?;
+    let endpoint = &request.endpoint;
+    let id = request.id.as_deref();
+    // Texts have about the same length in both forms.
+    let mut frame = frame_for(json.len() + id.map_or(0, str::len));
+    let id_in_path = id.map(|id| (endpoint.id_field(), id));
+    if endpoint.request_form.read(json, id_in_path, &mut frame).is_none() {
+        let mut message = message::from_text(&endpoint.input, json)?;
+        if let Some(id) = id {
+            put_id(&mut message, id)?;
+        }
+        message.encode_raw(&mut frame);
     }
-    Ok(message)
+    Ok(frame)
 }
 
-fn from_parameters(request: &ApiRequest) -> Result<DynamicMessage, Violation> {
+/// Returns the message that the parameters stand for, in a frame.
+fn from_parameters(request: &ApiRequest) -> Result<Vec<u8>, Violation> {
     let mut fields = query::fields(&request.endpoint, request.id.as_deref(), &request.query)?;
     if request.endpoint.is_stream {
         // Pages show the progress of many jobs as a rule, and hardly ever the documents in them.
@@ -249,7 +259,10 @@ fn from_parameters(request: &ApiRequest) -> Result<DynamicMessage, Violation> {
             fields.insert("resumeToken".to_owned(), token.as_str().into());
         }
     }
-    message::from_value(&request.endpoint.input, serde_json::Value::Object(fields))
+    let message = message::from_value(&request.endpoint.input, serde_json::Value::Object(fields))?;
+    let mut frame = frame_for(request.query.len() + request.id.as_ref().map_or(0, String::len));
+    message.encode_raw(&mut frame);
+    Ok(frame)
 }
 
 /// Puts the id of the path into a message, which may only have the same one.

@@ -6,7 +6,10 @@ use http::{Method, uri::PathAndQuery};
 use percent_encoding::percent_decode_str;
 use prost_reflect::MessageDescriptor;
 
-use super::{schema::Schema, writer::Form};
+use super::{
+    form::{Field, Form},
+    schema::Schema,
+};
 
 /// Path of the description of all paths.
 pub const OPENAPI: &str = "/v1/openapi.json";
@@ -72,10 +75,20 @@ pub struct Endpoint {
     pub input: MessageDescriptor,
     /// Descriptor of the answer.
     pub output: MessageDescriptor,
+    /// Form of the request.
+    pub request_form: Form,
     /// Form of the answer.
     pub form: Form,
     /// It answers with events.
     pub is_stream: bool,
+}
+
+impl Endpoint {
+    /// Returns the field of the request for the id in the path.
+    pub fn id_field(&self) -> &Field {
+        let field = self.request_form.field("job_id").or_else(|| self.request_form.field("job_ids"));
+        field.expect("the request of a path with an id has a field for it")
+    }
 }
 
 /// All routes that are served.
@@ -97,8 +110,8 @@ impl Routes {
         let endpoint = |route: &'static Route| {
             let (input, output, is_stream) = schema.method(route.rpc)?;
             let rpc_path = format!("/jobtrack.v1.{}", route.rpc).parse().expect("a name is a path");
-            let form = Form::new(output.clone());
-            Some(Arc::new(Endpoint { route, rpc_path, input, output, form, is_stream }))
+            let [request_form, form] = [&input, &output].map(|message| Form::new(message.clone()));
+            Some(Arc::new(Endpoint { route, rpc_path, input, output, request_form, form, is_stream }))
         };
         Self(ROUTES.iter().filter_map(endpoint).collect())
     }

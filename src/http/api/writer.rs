@@ -12,64 +12,16 @@ use prost::{
     Message,
     encoding::{WireType, decode_key, decode_varint},
 };
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{DynamicMessage, MessageDescriptor};
 use prost_types::{Duration, Timestamp};
 
+use super::form::{Field, Form, Shape, ValueForm};
 use crate::domain::Document;
 
 /// The first second of the year 10000, which has more digits.
 const YEAR_10000: u64 = 253_402_300_800;
 
-/// The form of a message in JSON.
-pub struct Form {
-    descriptor: MessageDescriptor,
-    /// Fields by their numbers; `None`: there is no such field, or prost-reflect writes it.
-    fields: Vec<Option<Field>>,
-}
-
-struct Field {
-    /// Name of the field with its quotes and its colon.
-    key: String,
-    shape: Shape,
-    value: ValueForm,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    Single,
-    List,
-    /// Pairs of two texts.
-    Map,
-}
-
-/// The form of a value.
-enum ValueForm {
-    Bool,
-    Int32,
-    Int64,
-    Double,
-    Text,
-    Enum(Vec<(i32, String)>),
-    Message(Form),
-    Timestamp,
-    Duration,
-    /// A document.
-    Struct,
-    /// As prost-reflect writes it.
-    Other(MessageDescriptor),
-}
-
 impl Form {
-    /// Returns the form of this message, which must not contain itself.
-    pub fn new(descriptor: MessageDescriptor) -> Self {
-        let count = descriptor.fields().map(|field| field.number() + 1).max().unwrap_or_default();
-        let mut fields: Vec<_> = (0..count).map(|_| None).collect();
-        for field in descriptor.fields() {
-            fields[field.number() as usize] = Field::new(&field);
-        }
-        Self { descriptor, fields }
-    }
-
     /// Writes an encoded message of this form.
     pub fn write(&self, message: &[u8], into: &mut Vec<u8>) {
         let start = into.len();
@@ -113,18 +65,6 @@ impl Shape {
 }
 
 impl Field {
-    fn new(field: &FieldDescriptor) -> Option<Self> {
-        let key = format!("{}:", serde_json::to_string(field.json_name()).expect("a name is text"));
-        if field.is_map() {
-            let entry = field.kind().as_message().cloned()?;
-            let is_text =
-                [entry.map_entry_key_field(), entry.map_entry_value_field()].map(|it| it.kind() == Kind::String);
-            return (is_text == [true; 2]).then_some(Self { key, shape: Shape::Map, value: ValueForm::Text });
-        }
-        let shape = if field.is_list() { Shape::List } else { Shape::Single };
-        Some(Self { key, shape, value: ValueForm::new(&field.kind())? })
-    }
-
     /// Writes what is before the first value.
     fn open(&self, is_first: bool, closing: Option<u8>, into: &mut Vec<u8>) {
         into.extend(closing);
@@ -149,27 +89,6 @@ impl Field {
 }
 
 impl ValueForm {
-    fn new(kind: &Kind) -> Option<Self> {
-        Some(match kind {
-            Kind::Bool => Self::Bool,
-            Kind::Int32 => Self::Int32,
-            Kind::Int64 => Self::Int64,
-            Kind::Double => Self::Double,
-            Kind::String => Self::Text,
-            Kind::Enum(values) => {
-                Self::Enum(values.values().map(|value| (value.number(), format!("\"{}\"", value.name()))).collect())
-            }
-            Kind::Message(message) => match message.full_name() {
-                "google.protobuf.Timestamp" => Self::Timestamp,
-                "google.protobuf.Duration" => Self::Duration,
-                "google.protobuf.Struct" => Self::Struct,
-                name if name.starts_with("google.protobuf.") => Self::Other(message.clone()),
-                _ => Self::Message(Form::new(message.clone())),
-            },
-            _ => return None,
-        })
-    }
-
     /// Writes the value at the beginning of `from`. Lists of numbers have another encoding, which is left to
     /// prost-reflect.
     fn write(&self, wire: WireType, from: &mut &[u8], into: &mut Vec<u8>) -> Option<()> {
@@ -190,7 +109,9 @@ impl ValueForm {
             Self::Enum(names) => {
                 let number = int32(varint(wire, from)?);
                 let (_, name) = names.iter().find(|(known, _)| *known == number)?;
+                into.push(b'"');
                 into.extend_from_slice(name.as_bytes());
+                into.push(b'"');
             }
             Self::Message(form) => form.write(take(wire, from)?, into),
             Self::Timestamp => write_time(Timestamp::decode(take(wire, from)?).ok()?, into)?,

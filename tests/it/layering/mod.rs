@@ -127,8 +127,8 @@ const FLOORS: [Floors; 21] = [
     (
         "http/api",
         &[
-            &["comments", "frames", "message", "response", "schema", "writer"],
-            &["errors", "event", "routes", "schemas", "welcome"],
+            &["comments", "form", "frames", "message", "response", "schema"],
+            &["errors", "event", "reader", "routes", "schemas", "welcome", "writer"],
             &["call", "origins", "query"],
             &["events", "openapi", "request"],
             &["mod"],
