@@ -36,10 +36,21 @@ fn wrap(address: SocketAddr, flags: &[&str], script: &str) -> Command {
     wrap_words(address, flags, &["sh", "-c", script])
 }
 
+/// A command that begins a session, and in which the signals of terminals have their usual effect: a command inherits
+/// which of them are ignored, and in the background of a script they are.
+const SESSION: [&str; 3] = ["env", "--default-signal=HUP,INT,QUIT", "setsid"];
+
 /// Returns `jobtrack run FLAGS -- WORDS`, without a controlling terminal.
 fn wrap_words(address: SocketAddr, flags: &[&str], words: &[&str]) -> Command {
-    let mut command = Command::new("setsid");
-    command.arg(env!("CARGO_BIN_EXE_jobtrack")).arg("run").args(["--id", ID]).args(flags).arg("--").args(words);
+    let mut command = Command::new(SESSION[0]);
+    command
+        .args(&SESSION[1..])
+        .arg(env!("CARGO_BIN_EXE_jobtrack"))
+        .arg("run")
+        .args(["--id", ID])
+        .args(flags)
+        .arg("--")
+        .args(words);
     command.env("JOBTRACK_SERVER", format!("http://{address}"));
     tidy(&mut command);
     command

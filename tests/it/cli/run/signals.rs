@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 
 use jobtrack_client::State;
 
-use super::{code, ended, kill, output, until, wrap};
+use super::{SESSION, code, ended, kill, output, until, wrap};
 use crate::support::process::Process;
 
 /// Starts a command, and returns once it is ready and its job runs.
@@ -44,7 +44,7 @@ async fn signals_that_are_ignored_stay_ignored() {
     let process = Process::start(&[]);
     let inner = wrap(process.address, &[], "echo ready; read x; kill -HUP $$; echo alive");
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).args(inner.get_args().skip(SESSION.len() - 2));
     command.env("JOBTRACK_SERVER", format!("http://{}", process.address));
     let mut wrapper = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
     let mut lines = output::lines(&mut wrapper);

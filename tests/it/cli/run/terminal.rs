@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{WAIT_TIMEOUT, code, ended, output, run, until, wrap};
+use super::{SESSION, WAIT_TIMEOUT, code, ended, output, run, until, wrap};
 use crate::support::process::Process;
 
 /// A terminal with a wrapper as its foreground.
@@ -43,8 +43,12 @@ impl Terminal {
         let name = ptsname(&master, Vec::new()).expect("it has a name").into_string().expect("a path");
         let slave = OpenOptions::new().read(true).write(true).open(name).expect("it can be opened");
         let inner = wrap(process.address, flags, script);
-        let mut command = Command::new("setsid");
-        command.arg("--ctty").args(inner.get_args()).env("JOBTRACK_SERVER", format!("http://{}", process.address));
+        let mut command = Command::new(SESSION[0]);
+        command.args(&SESSION[1..]);
+        command
+            .arg("--ctty")
+            .args(inner.get_args().skip(SESSION.len() - 1))
+            .env("JOBTRACK_SERVER", format!("http://{}", process.address));
         command
             .stdin(slave.try_clone().expect("it is open"))
             .stdout(slave.try_clone().expect("it is open"))
