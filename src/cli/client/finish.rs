@@ -37,7 +37,7 @@ impl Complete {
     pub async fn run(self) -> Result<Exit, CommandError> {
         let request = CompleteJobRequest {
             result: self.result.map(|result| document("--result", &result)).transpose()?,
-            attempt: self.target.attempt(),
+            attempt: self.target.attempt()?,
             job_id: self.target.id,
             claim: self.target.claim,
             expected_revision: None,
@@ -93,7 +93,7 @@ impl Fail {
         let failure = Failure { code: self.code, reason: self.reason, message: self.message, details };
         let request = FailJobRequest {
             failure: Some(failure),
-            attempt: self.target.attempt(),
+            attempt: self.target.attempt()?,
             job_id: self.target.id,
             claim: self.target.claim,
             retry: self.retry,

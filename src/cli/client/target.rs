@@ -4,6 +4,8 @@ use std::env;
 
 use clap::Args;
 
+use crate::cli::exit::CommandError;
+
 /// Variable with the job of the surrounding `jobtrack run`.
 pub const JOB_ID: &str = "JOBTRACK_JOB_ID";
 
@@ -28,8 +30,16 @@ pub struct Target {
 
 impl Target {
     /// Returns the number of the attempt that is meant. That of the environment is the attempt of its own job only.
-    pub fn attempt(&self) -> Option<i32> {
+    pub fn attempt(&self) -> Result<Option<i32>, CommandError> {
         let is_own = self.claim.is_empty() && env::var(JOB_ID).is_ok_and(|id| id == self.id);
-        self.attempt.or_else(|| env::var(ATTEMPT).ok().filter(|_| is_own)?.parse().ok())
+        match env::var_os(ATTEMPT) {
+            Some(text) if self.attempt.is_none() && is_own => {
+                let number = text.to_str().and_then(|text| text.parse().ok()).filter(|number| *number > 0);
+                // Without the number, a report of an attempt that was taken over would count.
+                let invalid = || CommandError::Usage(format!("{ATTEMPT}={}: not a number from 1", text.display()));
+                number.map(Some).ok_or_else(invalid)
+            }
+            _ => Ok(self.attempt),
+        }
     }
 }

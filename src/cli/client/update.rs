@@ -97,7 +97,7 @@ impl Update {
             details,
         };
         let request = UpdateProgressRequest {
-            attempt: self.target.attempt(),
+            attempt: self.target.attempt()?,
             job_id: self.target.id,
             claim: self.target.claim,
             progress: Some(progress),

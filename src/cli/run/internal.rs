@@ -18,6 +18,8 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, getppid, ioctl_tiocsctty, setsid};
+#[cfg(target_os = "linux")]
+use rustix::thread::{disable_transparent_huge_pages, transparent_huge_pages_are_disabled};
 
 use super::{
     ending::{NOT_EXECUTABLE, NOT_FOUND},
@@ -69,8 +71,46 @@ fn placement_of(word: Option<&OsStr>) -> Placement {
     }
 }
 
+/// Whether the allocator may ask the system for huge pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugePages {
+    /// As before this process.
+    Unchanged,
+    /// Not in this process; in the command they are allowed again.
+    Disabled,
+}
+
+impl HugePages {
+    /// Disables them for this process: with them, its megabyte of data occupies ten.
+    pub fn disable() -> Self {
+        #[cfg(target_os = "linux")]
+        if this_binary(LAUNCH).is_ok()
+            && transparent_huge_pages_are_disabled() == Ok(false)
+            && disable_transparent_huge_pages(true).is_ok()
+        {
+            return Self::Disabled;
+        }
+        Self::Unchanged
+    }
+
+    /// Allows them again, in the process that becomes the command.
+    fn restore(word: Option<&OsStr>) {
+        #[cfg(target_os = "linux")]
+        if word == Some(OsStr::new(Self::Disabled.word())) {
+            _ = disable_transparent_huge_pages(false);
+        }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Unchanged => "unchanged",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
 /// Returns the command that becomes `words` in its place; if this binary can't be found, `words` itself.
-pub fn launcher(words: &[OsString], placement: Placement) -> Command {
+pub fn launcher(words: &[OsString], placement: Placement, huge_pages: HugePages) -> Command {
     let mut command = match (this_binary(LAUNCH), words) {
         (Err(_), [program, arguments @ ..]) => {
             let mut direct = Command::new(program);
@@ -79,7 +119,8 @@ pub fn launcher(words: &[OsString], placement: Placement) -> Command {
         }
         (Err(_), []) => Command::new(""),
         (Ok(mut launcher), _) => {
-            launcher.arg(std::process::id().to_string()).arg(placement_word(placement)).args(words);
+            let id = std::process::id().to_string();
+            launcher.args([&id, placement_word(placement), huge_pages.word()]).args(words);
             launcher
         }
     };
@@ -93,6 +134,7 @@ pub fn launcher(words: &[OsString], placement: Placement) -> Command {
 fn launch(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let parent = arguments.next().and_then(|id| id.to_str()?.parse().ok()).and_then(Pid::from_raw);
     let placement = placement_of(arguments.next().as_deref());
+    HugePages::restore(arguments.next().as_deref());
     if placement == Placement::Session {
         // Standard output is the terminal.
         _ = setsid().and_then(|_| ioctl_tiocsctty(io::stdout()));

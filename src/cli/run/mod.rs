@@ -23,6 +23,7 @@ use tokio::{runtime, sync::mpsc::unbounded_channel};
 
 use self::{
     child::Start,
+    internal::HugePages,
     machine::{Machine, Settings},
     progress::Pattern,
     signals::listen,
@@ -133,6 +134,7 @@ impl Run {
         let start = Start {
             command: self.command,
             placement,
+            huge_pages: HugePages::disable(),
             grace: self.grace,
             told,
             observer: Observer::new(self.progress_regex),

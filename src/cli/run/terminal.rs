@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{File, OpenOptions},
-    io::{self, IsTerminal, Read, Write},
+    io::{self, IsTerminal, PipeReader, PipeWriter, Write},
     os::{
         fd::OwnedFd,
         unix::{ffi::OsStrExt, fs::OpenOptionsExt},
@@ -13,6 +13,8 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
     process::getpgrp,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{
@@ -70,6 +72,8 @@ pub fn resize(master: &OwnedFd) {
 /// The user's terminal while its keys go to the command. Restored when dropped.
 pub struct Keyboard {
     before: Termios,
+    /// Closed when dropped, which ends the thread that passes keys on: those of the next attempt are not for it.
+    _open: PipeWriter,
 }
 
 impl Keyboard {
@@ -82,23 +86,36 @@ impl Keyboard {
         let before = tcgetattr(&input)?;
         let mut raw = before.clone();
         raw.make_raw();
+        let (closed, open) = io::pipe()?;
+        let master = File::from(master.try_clone()?);
         tcsetattr(&input, OptionalActions::Now, &raw)?;
-        let mut master = File::from(master.try_clone()?);
-        // It ends with the process: nothing can stop a read.
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(length @ 1..) = io::stdin().read(&mut buffer) {
-                if master.write_all(&buffer[..length]).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Some(Self { before }))
+        thread::spawn(move || pass_keys(&closed, master));
+        Ok(Some(Self { before, _open: open }))
     }
 }
 
 impl Drop for Keyboard {
     fn drop(&mut self) {
         _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+/// Passes keys on until the other end of `closed` is closed.
+fn pass_keys(closed: &PipeReader, mut master: File) {
+    let keys = io::stdin();
+    let mut buffer = [0; 4096];
+    loop {
+        let mut sources = [PollFd::new(closed, PollFlags::IN), PollFd::new(&keys, PollFlags::IN)];
+        match poll(&mut sources, None) {
+            Err(Errno::INTR) => continue,
+            Ok(_) if sources[0].revents().is_empty() => {}
+            _ => return,
+        }
+        // Not through the buffer of standard input, in which keys for the next attempt would stay.
+        match rustix::io::read(&keys, &mut buffer) {
+            Err(Errno::INTR) => {}
+            Ok(length @ 1..) if master.write_all(&buffer[..length]).is_ok() => {}
+            _ => return,
+        }
     }
 }

@@ -35,7 +35,8 @@ impl Form {
     }
 
     fn try_read(&self, json: &[u8], id: Option<(&Field, &str)>, into: &mut Vec<u8>) -> Option<()> {
-        let mut source = serde_json::Deserializer::from_slice(json);
+        // Checked once, and not for each text in it.
+        let mut source = serde_json::Deserializer::from_str(str::from_utf8(json).ok()?);
         let given = MessageReader { form: self, into }.deserialize(&mut source).ok()?;
         source.end().ok()?;
         if let Some((field, id)) = id {

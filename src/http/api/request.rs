@@ -163,19 +163,28 @@ async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
     Ok(frame.into())
 }
 
-/// Counts the values in JSON, before anything is allocated for them.
+/// Counts the values in JSON, before anything is allocated for them. Of few values those that texts seem to have are
+/// counted, too: most requests are small, and this takes a fifth of the time.
 fn count_values(json: &[u8]) -> usize {
+    let most = 1 + json.iter().filter(|byte| begins_value(**byte)).count();
+    if most < MANY_VALUES {
+        return most;
+    }
     let (mut count, mut is_text, mut is_escaped) = (1, false, false);
     for byte in json {
         match byte {
             _ if is_escaped => is_escaped = false,
             b'\\' if is_text => is_escaped = true,
             b'"' => is_text = !is_text,
-            b',' | b'[' | b'{' if !is_text => count += 1,
+            byte if !is_text && begins_value(*byte) => count += 1,
             _ => {}
         }
     }
     count
+}
+
+const fn begins_value(byte: u8) -> bool {
+    matches!(byte, b',' | b'[' | b'{')
 }
 
 /// Reads a body to its end. Its bytes are counted among those in memory.

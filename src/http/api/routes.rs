@@ -69,6 +69,8 @@ static ROUTES: [Route; 16] = [
 pub struct Endpoint {
     /// The route.
     pub route: &'static Route,
+    /// Its path before the id of a job, and after it; `None`: it has no id.
+    parts: (&'static str, Option<&'static str>),
     /// Path of the gRPC method.
     pub rpc_path: PathAndQuery,
     /// Descriptor of the request.
@@ -84,6 +86,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Matches a path. Returns the id in it, which is empty if the route has none.
+    fn matched<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let (before, after) = self.parts;
+        let Some(after) = after else { return (before == path).then_some("") };
+        let id = path.strip_prefix(before)?.strip_suffix(after)?;
+        (!id.is_empty() && !id.contains('/')).then_some(id)
+    }
+
     /// Returns the field of the request for the id in the path.
     pub fn id_field(&self) -> &Field {
         let field = self.request_form.field("job_id").or_else(|| self.request_form.field("job_ids"));
@@ -111,7 +121,8 @@ impl Routes {
             let (input, output, is_stream) = schema.method(route.rpc)?;
             let rpc_path = format!("/jobtrack.v1.{}", route.rpc).parse().expect("a name is a path");
             let [request_form, form] = [&input, &output].map(|message| Form::new(message.clone()));
-            Some(Arc::new(Endpoint { route, rpc_path, input, output, request_form, form, is_stream }))
+            let parts = route.path.split_once(ID).map_or((route.path, None), |(before, after)| (before, Some(after)));
+            Some(Arc::new(Endpoint { route, parts, rpc_path, input, output, request_form, form, is_stream }))
         };
         Self(ROUTES.iter().filter_map(endpoint).collect())
     }
@@ -119,11 +130,10 @@ impl Routes {
     /// Finds the route of a request. HEAD is answered where GET is.
     pub fn find(&self, verb: &Method, path: &str) -> Found<'_> {
         let wanted = if verb == Method::HEAD { &Method::GET } else { verb };
-        let fits =
-            |endpoint: &&Arc<Endpoint>| endpoint.route.verb == *wanted && matched(endpoint.route.path, path).is_some();
-        if let Some(endpoint) = self.0.iter().find(fits) {
-            let id = matched(endpoint.route.path, path).filter(|id| !id.is_empty());
-            return Found::Endpoint(endpoint, id.map(|id| percent_decode_str(id).decode_utf8_lossy().into_owned()));
+        let mut endpoints = self.0.iter().filter(|endpoint| endpoint.route.verb == *wanted);
+        if let Some((endpoint, id)) = endpoints.find_map(|endpoint| Some((endpoint, endpoint.matched(path)?))) {
+            let id = (!id.is_empty()).then(|| percent_decode_str(id).decode_utf8_lossy().into_owned());
+            return Found::Endpoint(endpoint, id);
         }
         // The last colon of a POST begins the verb: a job has no verb of this name.
         let is_unknown_verb = wanted == Method::POST && path.rsplit('/').next().is_some_and(|last| last.contains(':'));
@@ -136,7 +146,7 @@ impl Routes {
     /// Returns the methods that a path takes, as the value of `Allow`.
     fn allowed(&self, path: &str) -> String {
         let mut verbs: Vec<&str> = Vec::new();
-        for endpoint in self.0.iter().filter(|endpoint| matched(endpoint.route.path, path).is_some()) {
+        for endpoint in self.0.iter().filter(|endpoint| endpoint.matched(path).is_some()) {
             verbs.push(endpoint.route.verb.as_str());
             if endpoint.route.verb == Method::GET {
                 verbs.push("HEAD");
@@ -155,13 +165,6 @@ impl Routes {
         let lines = self.0.iter().map(|endpoint| format!("{} {}", endpoint.route.verb, endpoint.route.path));
         lines.chain([format!("GET {OPENAPI}")]).collect::<Vec<_>>().join(", ")
     }
-}
-
-/// Matches a path with a template. Returns the id in the path; it is empty if the template has none.
-fn matched<'a>(template: &str, path: &'a str) -> Option<&'a str> {
-    let Some((before, after)) = template.split_once(ID) else { return (template == path).then_some("") };
-    let id = path.strip_prefix(before)?.strip_suffix(after)?;
-    (!id.is_empty() && !id.contains('/')).then_some(id)
 }
 
 #[cfg(test)]

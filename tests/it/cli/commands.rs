@@ -115,6 +115,12 @@ fn job_and_attempt_of_the_environment_are_the_default() {
     assert_eq!(late.code, Some(1));
     has(&late.stderr, &["STALE_ATTEMPT"]);
     has(&inside("9", &["update", "other", "-p", "21"]).stdout, &["21.0%"]);
+    has(&inside("x", &["update", "own", "--attempt", "2", "-p", "22"]).stdout, &["22.0%"]);
+    for invalid in ["x", "0", ""] {
+        let refused = inside(invalid, &["update", "-p", "23"]);
+        assert_eq!(refused.code, Some(2));
+        has(&refused.stderr, &[&format!("JOBTRACK_ATTEMPT={invalid}: not a number from 1")]);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod commands;
 mod exit_codes;
+mod restarts;
 mod run;
 mod terminal;
 mod watching;

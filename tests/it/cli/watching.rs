@@ -229,7 +229,7 @@ async fn terminal_shows_bars_that_end_as_lines() {
 }
 
 /// Returns text without the sequences that control a terminal.
-fn without_sequences(text: &str) -> String {
+pub fn without_sequences(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text.chars();
     while let Some(letter) = rest.next() {

@@ -37,6 +37,26 @@ async fn hundred_megabytes_pass_unchanged() {
     assert_eq!(ended(&process).await.state(), State::Succeeded);
 }
 
+/// The allocator would ask for huge pages, of which the command must not be deprived.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrapper_stays_small_beside_a_flood_of_progress() {
+    let (process, gate) = (Process::start(&[]), Gate::new());
+    let script = format!(
+        "yes 'step 1 of 9: 10% done' | head -c 50000000; grep THP_enabled /proc/self/status >&2; read x < {}",
+        gate.path
+    );
+    let mut wrapper = wrap(process.address, &[], &script).stdout(Stdio::null()).spawn().expect("it runs");
+    let mut errors = BufReader::new(wrapper.stderr.take().expect("it is piped")).lines();
+    let huge_pages = spawn_blocking(move || errors.next().expect("a line").expect("text"));
+    assert_eq!(timeout(WAIT_TIMEOUT, huge_pages).await.expect("it writes").expect("no panic"), "THP_enabled:\t1");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", wrapper.id())).expect("it runs");
+    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("its memory is told");
+    let kilobytes: u32 = anonymous.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(kilobytes < 8000, "{kilobytes} kB");
+    gate.open().await;
+    output(wrapper).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn any_bytes_pass_unchanged() {
     let process = Process::start(&[]);

@@ -173,6 +173,20 @@ async fn keys_reach_a_command_on_its_own_terminal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_reach_the_attempt_that_runs() {
+    let process = Process::start(&[]);
+    let script = "test $JOBTRACK_ATTEMPT = 1 && exit 1; echo ready; read x; echo got $x; read y; echo got $y";
+    let mut terminal = Terminal::start(&process, &["--pty", "--retries", "1"], SIZE, script);
+    terminal.shows("ready").await;
+    for line in ["hello", "again"] {
+        terminal.press(&format!("{line}\r"));
+        terminal.shows(&format!("got {line}")).await;
+    }
+    assert_eq!(terminal.end().await, 0);
+    assert_eq!(ended(&process).await.state(), State::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_of_a_terminal_in_a_pipe_has_plain_line_ends() {
     let process = Process::start(&[]);
     let finished =
