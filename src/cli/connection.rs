@@ -8,23 +8,23 @@ use jobtrack_client::{Builder, DEFAULT_SERVER, Tracker};
 use super::exit::CommandError;
 use crate::config;
 
-/// Variable with the token of the caller. A flag with the token itself would show it to all users of the machine.
+/// Variable with the token of the caller. A flag would show the token to all users of the machine.
 pub const TOKEN: &str = "JOBTRACK_TOKEN";
 
 /// Flags of the connection to a tracker.
 #[derive(Args, Clone, Debug)]
-#[expect(clippy::doc_markdown, reason = "it is read in a terminal")]
+#[expect(clippy::doc_markdown, reason = "the text is shown in a terminal")]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
-    /// URL of the tracker, http://HOST:PORT or https://HOST:PORT; those of several replicas are separated by commas
+    /// URL of the tracker, http://HOST:PORT or https://HOST:PORT; separate the URLs of several replicas by commas
     #[arg(long, env = "JOBTRACK_SERVER", default_value = DEFAULT_SERVER, value_name = "URL")]
     server: String,
 
-    /// File with the token of the caller; without it the variable JOBTRACK_TOKEN is the token
+    /// File with the token of the caller; by default the token is the value of the variable JOBTRACK_TOKEN
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// File with the certificates of the authorities that sign the tracker's, PEM; by default those of the system
+    /// File with the CA certificates that verify the certificate of the tracker, PEM; by default those of the system
     #[arg(long, env = "JOBTRACK_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
 
@@ -36,7 +36,7 @@ pub struct Connection {
     #[arg(long, env = "JOBTRACK_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
     client_key: Option<PathBuf>,
 
-    /// Maximum time of a call, with its repetitions
+    /// Maximum time of a call, including its retries
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = config::duration)]
     call_timeout: Duration,
 }
@@ -57,7 +57,7 @@ impl Connection {
         self.call_timeout
     }
 
-    /// Configures the tracker.
+    /// Returns a builder with the settings of these flags.
     pub fn builder(&self) -> Builder {
         let mut builder = Tracker::builder(&self.server).timeout(self.call_timeout);
         builder = match (&self.token_file, env::var(TOKEN)) {
@@ -74,7 +74,7 @@ impl Connection {
         }
     }
 
-    /// Returns the tracker. A call fails at once if the tracker can't be reached: somebody waits for the answer.
+    /// Returns the tracker. Calls fail at once if no replica can be reached, because a user waits for the answer.
     pub fn tracker(&self) -> Result<Tracker, CommandError> {
         Ok(self.builder().wait_for_ready(false).connect_lazy()?)
     }

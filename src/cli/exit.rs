@@ -6,23 +6,23 @@ use jobtrack_client::{Code, ConfigError, Error, Job, State};
 
 use super::text::escape;
 
-/// Maximum time to write a line: standard error may be a pipe without a reader.
+/// Maximum time to write the last line. A write blocks if standard error is a full pipe that nobody reads.
 const LAST_LINE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Exit code of a client command. Scripts act on them, so they never change.
+/// Exit code of a client command. Scripts act on these codes; therefore they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The command did what it was asked for, or all jobs that it waited for have succeeded.
+    /// The command succeeded; for `wait` and `watch`, all named jobs succeeded.
     Done = 0,
     /// An error, or one of the jobs has failed.
     Failed = 1,
-    /// The command line or a value in it is invalid: it would fail again.
+    /// The command line or a value in it is invalid: the same command would fail again.
     Usage = 2,
-    /// One of the jobs was cancelled, or is to be.
+    /// One of the jobs was cancelled, or its cancellation was requested.
     Cancelled = 3,
-    /// A job does not exist, or does not any more.
+    /// A job does not exist, or was deleted or has expired.
     NotFound = 4,
-    /// The tracker can't be reached, does not answer in time, or can't answer at the moment.
+    /// The tracker can't be reached, does not answer in time, or is temporarily unavailable.
     Unavailable = 5,
 }
 
@@ -33,7 +33,7 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
-    /// Returns the code for the end of a job. A job that has not ended is no failure.
+    /// Returns the code for the state of a job. A job that has not ended counts as success.
     pub fn of_job(job: &Job) -> Self {
         match job.state() {
             State::Failed => Self::Failed,
@@ -45,7 +45,7 @@ impl Exit {
     /// Returns the code for an error of a call.
     pub fn of_error(error: &Error) -> Self {
         match error.code {
-            // The file is named on the command line.
+            // The command line names this file, which can't be read or has no token.
             _ if error.reason == "TOKEN_FILE" => Self::Usage,
             _ if error.is_unsent => Self::Unavailable,
             Code::NotFound => Self::NotFound,
@@ -55,7 +55,7 @@ impl Exit {
         }
     }
 
-    /// Returns the code for several jobs: a failure counts more than a job that is gone, and that more than a
+    /// Returns the more severe of two codes: a failure is more severe than a missing job, and a missing job more than a
     /// cancellation.
     pub fn and(self, other: Self) -> Self {
         let order = [Self::Usage, Self::Unavailable, Self::Failed, Self::NotFound, Self::Cancelled];
@@ -66,7 +66,7 @@ impl Exit {
 /// An error that ends a client command.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// The command line is invalid in a way that its parser can't see.
+    /// The command line is invalid in a way that the parser does not detect.
     #[error("{0}")]
     Usage(String),
     /// The tracker refused a call, or can't be reached.
@@ -75,7 +75,7 @@ pub enum CommandError {
     /// The tracker does not answer.
     #[error("{0}")]
     Unavailable(String),
-    /// Something else went wrong.
+    /// Any other error.
     #[error("{0}")]
     Failed(String),
     /// The output can't be written.
@@ -90,18 +90,18 @@ impl CommandError {
             Self::Usage(_) => Exit::Usage,
             Self::Call(error) => Exit::of_error(error),
             Self::Unavailable(_) => Exit::Unavailable,
-            // The reader has seen enough, as `head` does.
+            // The reader, such as `head`, has closed the pipe on purpose.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Failed(_) | Self::Output(_) => Exit::Failed,
         }
     }
 
-    /// Returns whether the same call could succeed for another job.
+    /// Returns whether the error is about one job, so that the same call may succeed for another job.
     pub fn is_of_job(&self) -> bool {
         matches!(self, Self::Call(error) if error.is_final())
     }
 
-    /// Returns the line for standard error. `None`: there is nobody to tell.
+    /// Returns the line for standard error; `None` if the reader has closed the pipe.
     pub fn line(&self) -> Option<String> {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
@@ -132,7 +132,7 @@ fn describe(error: &Error) -> String {
     error.to_string()
 }
 
-/// Writes the error that ended a client command, and returns the exit code.
+/// Writes the error of a client command, if any, to standard error. Returns the exit code of the command.
 pub fn end(result: Result<Exit, CommandError>) -> ExitCode {
     let exit = result.unwrap_or_else(|error| {
         if let Some(line) = error.line() {
@@ -143,7 +143,7 @@ pub fn end(result: Result<Exit, CommandError>) -> ExitCode {
     exit.into()
 }
 
-/// Writes a line to standard error; this process waits for that only for [`LAST_LINE_TIMEOUT`].
+/// Writes a line to standard error. Returns after [`LAST_LINE_TIMEOUT`] even if the line was not written.
 pub fn write_last_line(line: String) {
     let (done, written) = mpsc::channel();
     thread::spawn(move || {

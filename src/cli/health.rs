@@ -1,4 +1,4 @@
-//! `jobtrack health`: a probe for containers.
+//! `jobtrack health`: a health probe for containers.
 
 use std::{
     future::ready,
@@ -34,11 +34,11 @@ pub struct Probe {
     #[arg(long, env = "JOBTRACK_LISTEN", default_value = DEFAULT_LISTEN, value_name = "HOST:PORT")]
     addr: String,
 
-    /// Connect with TLS; the certificate must be for the host of --addr, signed by an authority in this file, PEM
+    /// Connect with TLS; file with the CA certificates that verify the server, PEM; the certificate must name the host
     #[arg(long, value_name = "FILE", conflicts_with = "http")]
     tls_ca: Option<PathBuf>,
 
-    /// Probe the HTTP port instead, which never has TLS; --addr if the HTTP port is off
+    /// Probe the HTTP port, which never has TLS, instead of --addr; has no effect if --http-addr is off
     #[arg(long)]
     http: bool,
 
@@ -47,10 +47,10 @@ pub struct Probe {
     http_addr: String,
 }
 
-/// Probes the server. Returns an error unless it accepts calls.
+/// Probes the server. Returns an error unless the server accepts calls.
 pub fn run(probe: &Probe) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Without an HTTP port the gRPC port is probed, which fails if that requires TLS.
+    // Without an HTTP port the gRPC port is probed, in plaintext. That fails if the gRPC port requires TLS.
     let http = probe.http && probe.http_addr != OFF;
     let (flag, address) = if http { ("--http-addr", &probe.http_addr) } else { ("--addr", &probe.addr) };
     // Only the address in use is checked: the other one may come from a variable that is meant for the server.

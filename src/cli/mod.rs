@@ -21,14 +21,15 @@ use crate::config::Config;
 
 /// A job tracker over gRPC: create jobs, report their progress, watch them.
 ///
-/// Without a command it serves on 127.0.0.1:50051 and stores jobs in memory:
+/// Without a command, jobtrack starts a server on 127.0.0.1:50051 that stores jobs in memory:
 ///
 ///   jobtrack
 ///   grpcurl -plaintext -d '{"kind":"demo"}' 127.0.0.1:50051 jobtrack.v1.JobService/CreateJob
 ///
-/// Every flag has an environment variable: --listen is JOBTRACK_LISTEN. Times are written as 250ms, 1s, 12h, 7d.
+/// Every flag of the server has an environment variable, such as JOBTRACK_LISTEN for --listen. Durations are written as
+/// 250ms, 1s, 12h or 7d.
 #[derive(Parser)]
-#[expect(clippy::doc_markdown, reason = "it is read in a terminal")]
+#[expect(clippy::doc_markdown, reason = "the text is shown in a terminal")]
 #[command(version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
@@ -39,29 +40,29 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve (the default command)
+    /// Start a server (the default command)
     Serve(Box<Config>),
-    /// Probe a server, for containers: exit code 0 if it accepts calls, 1 if not
+    /// Probe a server, for containers: the exit code is 0 if the server accepts calls, otherwise 1
     Health(health::Probe),
-    /// Run a command as a job: its progress is found in its output, its exit code is that of jobtrack
+    /// Run a command as a job: detect progress in its output, and exit with its exit code
     Run(Box<run::Run>),
     #[command(flatten)]
     Client(client::Command),
-    /// Print the script that completes commands in a shell
+    /// Print the completion script of a shell
     Completions(pages::Completions),
-    /// Print the manual page, or write those of all commands
+    /// Print a manual page, or write the pages of all commands
     Man(pages::Manual),
 }
 
-/// Returns the command line parser. If the `first` word is a subcommand, the flags before it do not apply, and their
-/// variables must not be read: they may belong to another subcommand, or be overridden by flags of `serve`.
+/// Returns the command line parser. If the `first` word is a subcommand, the top-level flags do not apply. Then their
+/// variables must not be read: the values may be meant for another subcommand, or flags of `serve` may override them.
 fn command(first: Option<&OsStr>) -> clap::Command {
     let command = Cli::command();
     let is_subcommand = first.is_some_and(|word| word == "help" || command.find_subcommand(word).is_some());
     if is_subcommand { command.mut_args(|arg| arg.env(Resettable::Reset)) } else { command }
 }
 
-/// Returns the resolved configuration; exits if it is not usable.
+/// Returns the resolved configuration. Exits if the configuration is invalid.
 fn resolved(mut config: Config, matches: &ArgMatches) -> Config {
     config.note_defaults(matches);
     match config.resolve() {
@@ -70,13 +71,13 @@ fn resolved(mut config: Config, matches: &ArgMatches) -> Config {
     }
 }
 
-/// Exits as for an invalid flag.
+/// Prints an error as for an invalid flag, and exits with code 2.
 fn reject(problem: &str) -> ! {
     Cli::command().error(ErrorKind::ValueValidation, problem).exit()
 }
 
-/// Runs the command. The exit code is 2 for an invalid flag, and 1 if the command fails; those of client commands are
-/// listed in `docs/cli.md`.
+/// Runs the command. The exit code is 2 for an invalid flag, and 1 if the command fails. `docs/cli.md` lists the exit
+/// codes of client commands.
 pub fn run() -> ExitCode {
     if let Some(code) = run::internal::run(env::args_os()) {
         return code;
@@ -111,7 +112,7 @@ fn run_client(command: impl Future<Output = Result<Exit, CommandError>>) -> Exit
         Err(error) => return end(Err(CommandError::Failed(format!("the runtime can't be started: {error}")))),
     };
     let result = runtime.block_on(command);
-    // A thread that reads from a terminal ends with the process.
+    // A thread may still wait for keys of the terminal. The runtime must not wait for that thread.
     runtime.shutdown_background();
     end(result)
 }

@@ -11,7 +11,7 @@ use super::{
     output::print,
 };
 
-/// The shell to complete commands in.
+/// The shell whose completion script is printed.
 #[derive(Args)]
 #[command(after_help = "  jobtrack completions bash > ~/.local/share/bash-completion/completions/jobtrack")]
 pub struct Completions {
@@ -21,7 +21,7 @@ pub struct Completions {
 }
 
 impl Completions {
-    /// Prints the script that completes the commands of `command`.
+    /// Prints the completion script for `command`.
     pub fn run(&self, mut command: Command) -> Result<Exit, CommandError> {
         let mut script = Vec::new();
         generate(self.shell, &mut command, "jobtrack", &mut script);
@@ -30,7 +30,7 @@ impl Completions {
     }
 }
 
-/// The manual page to make.
+/// The manual pages to print or to write.
 #[derive(Args)]
 #[command(after_help = "  jobtrack man | man -l -")]
 pub struct Manual {
@@ -44,7 +44,7 @@ pub struct Manual {
 }
 
 impl Manual {
-    /// Prints the page of a command, or writes those of all.
+    /// Prints the page of a command, or writes the pages of all commands.
     pub fn run(&self, mut command: Command) -> Result<Exit, CommandError> {
         command.build();
         if let Some(folder) = &self.dir {

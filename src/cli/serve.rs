@@ -27,7 +27,7 @@ use crate::{
 /// Interval at which free memory is returned to the system.
 const FREE_MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Size of a block that mimalloc allocates from the system directly, in bytes.
+/// Size in bytes of a block that is large enough for mimalloc to allocate it from the system directly.
 const LARGE_BLOCK: usize = 1024 * 1024;
 
 /// Serves until SIGTERM or SIGINT. Warns about `unknown` variables.
@@ -36,7 +36,7 @@ pub fn run(config: &Config, unknown: &[String]) -> Result<()> {
     let _entered = runtime.enter();
     let _guard = telemetry::init(config.log_format, &config.log)?;
     for variable in unknown {
-        warn!(variable, "unknown variable; it sets nothing");
+        warn!(variable, "unknown variable; it has no effect");
     }
     runtime.block_on(serve(config))
 }
@@ -53,7 +53,7 @@ async fn serve(config: &Config) -> Result<()> {
         Some(HttpListen::Chosen(address)) => Some(listen("--http-listen", address).await?),
         Some(HttpListen::Default(address)) => listen("--http-listen", address)
             .await
-            .inspect_err(|problem| warn!("serving without metrics and probes: {problem}, or off"))
+            .inspect_err(|problem| warn!("serving without metrics and probes: {problem}, or set --http-listen off"))
             .ok(),
         None => None,
     };
@@ -111,8 +111,8 @@ impl Signals {
     }
 }
 
-/// Makes the allocator return free memory to the system; never returns. The allocator does so only when a large block
-/// is freed: an idle server would keep the memory of its busiest second.
+/// Makes the allocator return free memory to the system; never returns. The allocator returns memory only when a large
+/// block is freed. Without this task an idle server would keep the memory of its busiest second.
 async fn return_free_memory() {
     loop {
         sleep(FREE_MEMORY_INTERVAL).await;
@@ -124,12 +124,12 @@ async fn return_free_memory() {
 async fn listen(flag: &str, address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => {
-            anyhow!("{address} is in use, perhaps by another jobtrack: stop that, or choose another with {flag}")
+            anyhow!("{address} is in use, perhaps by another jobtrack: stop it, or choose another address with {flag}")
         }
         ErrorKind::PermissionDenied => {
             anyhow!("this user may not listen on {address}: choose a port above 1023 with {flag}")
         }
-        _ => anyhow!("can't listen on {address}: {error}; choose another with {flag}"),
+        _ => anyhow!("can't listen on {address}: {error}; choose another address with {flag}"),
     })
 }
 

@@ -1,8 +1,8 @@
-//! Foreign texts, made safe for a terminal.
+//! Text from other programs, made safe for a terminal.
 
 use std::{borrow::Cow, fmt::Write, ops::RangeInclusive};
 
-/// Returns a text in one line without characters that control a terminal: titles and messages come from anywhere.
+/// Returns text on one line, with terminal control characters escaped: any caller can set titles and messages.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(controls) {
         return text.into();
@@ -20,8 +20,8 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// Returns JSON without characters that control a terminal. Those that JSON allows are only in its texts, where they
-/// can be written in another way.
+/// Returns JSON with terminal control characters escaped. Valid JSON has such characters only inside strings, where the
+/// escape `\uXXXX` is equivalent.
 pub fn escape_json(json: &str) -> Cow<'_, str> {
     let is_raw = |letter: char| letter != '\n' && controls(letter);
     if !json.chars().any(is_raw) {
@@ -29,17 +29,17 @@ pub fn escape_json(json: &str) -> Cow<'_, str> {
     }
     let mut escaped = String::with_capacity(json.len() + 8);
     for letter in json.chars() {
-        // None of them is outside of the first plane.
+        // All of these characters have at most four hexadecimal digits.
         if is_raw(letter) { _ = write!(escaped, "\\u{:04x}", u32::from(letter)) } else { escaped.push(letter) }
     }
     escaped.into()
 }
 
-/// Characters that change the direction of the text or end a line, besides control characters.
+/// Further characters to escape: they change the text direction or end a line.
 const MARKS: [RangeInclusive<char>; 4] =
     ['\u{61c}'..='\u{61c}', '\u{200e}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
 
-/// Returns whether a terminal may take a character for a command.
+/// Returns whether a character can control a terminal or mislead its reader.
 fn controls(letter: char) -> bool {
     letter.is_control() || MARKS.iter().any(|range| range.contains(&letter))
 }

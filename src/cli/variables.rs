@@ -1,4 +1,4 @@
-//! Environment variables that look like those of flags, but set nothing.
+//! Environment variables with the prefix of jobtrack that have no effect.
 
 use std::env;
 
@@ -12,8 +12,8 @@ const PREFIX: &str = "JOBTRACK_";
 /// Variables of client commands and libraries that belong to no flag.
 const OF_CLIENTS: [&str; 3] = [TOKEN, JOB_ID, ATTEMPT];
 
-/// Returns the names of the variables that have the prefix of those of flags, but belong to no flag of `command` or of
-/// one of its subcommands.
+/// Returns the names of the variables that have the prefix, but belong to no flag of `command` or of one of its
+/// subcommands.
 pub fn unknown(command: &clap::Command) -> Vec<String> {
     let arguments = command.get_subcommands().chain([command]).flat_map(clap::Command::get_arguments);
     let of_flags = arguments.filter_map(|arg| arg.get_env()?.to_str());
@@ -24,7 +24,7 @@ pub fn unknown(command: &clap::Command) -> Vec<String> {
 }
 
 /// Returns whether Kubernetes sets a variable of this name in each container, for a service whose name begins with
-/// `jobtrack`: it is no mistake of the user.
+/// `jobtrack`. Such a variable is not a mistake of the user.
 fn is_of_kubernetes(name: &str) -> bool {
     let is_port = |rest: &str| rest.is_empty() || rest.starts_with('_');
     name.contains("_SERVICE_HOST")

@@ -25,7 +25,7 @@ impl Answer {
         self.print_of("Job", job, job)
     }
 
-    /// Prints an answer of this name as JSON, or the job of it for people.
+    /// Prints an answer as JSON, in the form of the message `name`, or prints its job for people.
     pub fn print_of(self, name: &str, answer: &impl Message, job: &Job) -> Result<(), CommandError> {
         let format = self.output.format;
         print(&if format.is_json() { Json::of(name, format).write(answer) } else { line(job, SystemTime::now()) })

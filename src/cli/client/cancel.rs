@@ -24,11 +24,11 @@ pub struct Cancel {
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
 
-    /// The reason, for people
+    /// Reason of the cancellation, shown to people; with --confirm, the last message of the worker
     #[arg(long, short, default_value = "", hide_default_value = true)]
     reason: String,
 
-    /// Name of who asks for it
+    /// Name of the person or program that requests the cancellation
     #[arg(long, default_value = "", hide_default_value = true)]
     requester: String,
 
@@ -36,11 +36,11 @@ pub struct Cancel {
     #[arg(long)]
     force: bool,
 
-    /// Cancel the job if its worker has not ended it within this time
+    /// Cancel a running job when this time has passed and its worker has not ended it
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     grace: Option<Duration>,
 
-    /// Confirm, as the worker, that the work has stopped after a cancellation was asked for
+    /// Confirm, as the worker, that the work was stopped because of a requested cancellation
     #[arg(long, conflicts_with_all = ["force", "grace", "requester"])]
     confirm: bool,
 
@@ -51,7 +51,7 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// Asks for the cancellation of each job, or confirms it.
+    /// Requests the cancellation of each job, or confirms that its work has stopped.
     pub async fn run(self) -> Result<Exit, CommandError> {
         let tracker = self.connection.tracker()?;
         each(&self.ids, async |id| {

@@ -26,19 +26,19 @@ pub struct Create {
     #[arg(long)]
     kind: String,
 
-    /// Id of the job: 1 to 128 characters of A-Z a-z 0-9 . _ : -; by default the tracker makes one
+    /// Id of the job: 1 to 128 characters of A-Z a-z 0-9 . _ : -; by default the tracker generates an id
     #[arg(long)]
     id: Option<String>,
 
-    /// Name for people
+    /// Name of the job, shown to people
     #[arg(long)]
     title: Option<String>,
 
-    /// The tenant or client it belongs to
+    /// Tenant or client that the job belongs to
     #[arg(long)]
     owner: Option<String>,
 
-    /// Label to filter by; repeat it for several
+    /// Label to filter by; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
 
@@ -50,11 +50,11 @@ pub struct Create {
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     lease: Option<Duration>,
 
-    /// The job fails when its worker is lost
+    /// Fail the job when its worker is lost
     #[arg(long)]
     fail_when_lost: bool,
 
-    /// Time that the job may wait for a worker until it counts as lost; 0: without limit
+    /// Maximum time that the job waits for a worker before the job counts as lost; 0: without limit
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     start_timeout: Option<Duration>,
 
@@ -62,7 +62,7 @@ pub struct Create {
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     retention: Option<Duration>,
 
-    /// Makes the command safe to repeat: a second one with the same value returns the job of the first
+    /// Id of this request, for a safe retry: a second request with the same id returns the job of the first
     #[arg(long, value_name = "TEXT")]
     request_id: Option<String>,
 

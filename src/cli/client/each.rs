@@ -5,7 +5,8 @@ use crate::cli::{
     output::print_error,
 };
 
-/// Does something with each job. An error about one of them is told, and does not keep the others from their turn.
+/// Calls `act` with each id. An error about one job is printed, and the remaining jobs are processed. Any other error
+/// ends the command.
 pub async fn each(ids: &[String], act: impl AsyncFn(&str) -> Result<(), CommandError>) -> Result<Exit, CommandError> {
     let mut exit = Exit::Done;
     for id in ids {

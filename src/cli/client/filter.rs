@@ -6,7 +6,7 @@ use prost_types::Timestamp;
 
 use super::values::{liveness, moment, pair, state};
 
-/// Selects the jobs that match all flags that are given.
+/// Selects jobs: a job must match each flag that is set.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Selection of jobs")]
 pub struct Filter {
@@ -26,15 +26,15 @@ pub struct Filter {
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
 
-    /// Created within this time, or at this moment or later
+    /// Created since this time: an age such as 2h, or RFC 3339
     #[arg(long, value_name = "TIME", value_parser = moment)]
     created_after: Option<Timestamp>,
 
-    /// Created longer ago, or before this moment
+    /// Created before this time: an age such as 2h, or RFC 3339
     #[arg(long, value_name = "TIME", value_parser = moment)]
     created_before: Option<Timestamp>,
 
-    /// Changed last within this time, or at this moment or later
+    /// Last changed since this time: an age such as 2h, or RFC 3339
     #[arg(long, value_name = "TIME", value_parser = moment)]
     updated_after: Option<Timestamp>,
 
@@ -42,7 +42,7 @@ pub struct Filter {
     #[arg(long, value_delimiter = ',', value_parser = liveness)]
     liveness: Vec<Liveness>,
 
-    /// Exactly this worker reported last
+    /// Exactly this worker, which reported last
     #[arg(long)]
     worker: Option<String>,
 
@@ -52,7 +52,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Returns the filter, unless no flag is given.
+    /// Returns the filter; `None` if no flag is set.
     pub fn given(self) -> Option<JobFilter> {
         Some(self.into()).filter(|filter| *filter != JobFilter::default())
     }

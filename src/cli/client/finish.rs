@@ -12,7 +12,7 @@ use crate::cli::{
     exit::{CommandError, Exit},
 };
 
-/// The job that ended well.
+/// The job to complete.
 #[derive(Args)]
 pub struct Complete {
     #[command(flatten)]
@@ -50,21 +50,21 @@ impl Complete {
     }
 }
 
-/// The job that ended badly.
+/// The job to fail.
 #[derive(Args)]
 pub struct Fail {
     #[command(flatten)]
     target: Target,
 
-    /// The cause for programs, by convention in capitals
+    /// Reason of the failure, for programs; by convention in capitals
     #[arg(long, short, default_value = "", hide_default_value = true)]
     reason: String,
 
-    /// The cause for people
+    /// Description of the failure, for people
     #[arg(long, short, default_value = "", hide_default_value = true)]
     message: String,
 
-    /// Number of a code of gRPC, 1 to 16
+    /// gRPC status code, 1 to 16
     #[arg(long, value_name = "NUMBER")]
     code: Option<i32>,
 
@@ -72,7 +72,7 @@ pub struct Fail {
     #[arg(long, value_name = "JSON")]
     details: Option<String>,
 
-    /// Only this attempt failed: the job waits for the next one
+    /// End only this attempt: the job waits for the next attempt
     #[arg(long)]
     retry: bool,
 
@@ -87,7 +87,7 @@ pub struct Fail {
 }
 
 impl Fail {
-    /// Ends the job, or its attempt, as FAILED.
+    /// Ends the job as FAILED, or with `--retry` only its attempt.
     pub async fn run(self) -> Result<Exit, CommandError> {
         let details = self.details.map(|details| document("--details", &details)).transpose()?;
         let failure = Failure { code: self.code, reason: self.reason, message: self.message, details };

@@ -1,4 +1,4 @@
-//! Following jobs: a watch that says when the tracker is unavailable, and gives up only if it never was available.
+//! Watches of client commands. A watch tells when the tracker is unavailable. It gives up only if it was never opened.
 
 use std::{
     collections::BTreeSet,
@@ -17,33 +17,33 @@ const IDS_MAX: usize = 1000;
 
 /// The jobs to follow.
 pub enum Scope {
-    /// These, to their ends.
+    /// The jobs with these ids, until each has ended.
     Ids(BTreeSet<String>),
-    /// Those that match, for ever.
+    /// All jobs that match the filter; the watch does not end.
     Filter(Box<JobFilter>),
 }
 
 impl Scope {
-    /// Returns the jobs with these ids.
+    /// Returns a scope of the jobs with these ids.
     pub fn of(ids: Vec<String>) -> Self {
         Self::Ids(ids.into_iter().collect())
     }
 }
 
-/// The part of the jobs that a command needs.
+/// The rate of updates and the parts of jobs that a command needs.
 #[derive(Clone, Copy)]
 pub struct Detail {
-    /// Least time between two versions of a job. Another state, a cancellation and the end are never held back.
+    /// Minimum time between two versions of a job. Changes of the state and cancellations are sent at once.
     pub interval: Duration,
-    /// Results and other documents are needed.
+    /// Documents, such as results, are needed.
     pub documents: bool,
 }
 
-/// News of the jobs, or of the way to them.
+/// An event of a job, or a change in the availability of the tracker.
 pub enum News {
-    /// Of a job.
+    /// An event of the watch.
     Event(Box<Event>),
-    /// The tracker is unavailable. It is tried again.
+    /// The tracker is unavailable. The watch reconnects by itself.
     Lost(Error),
     /// The tracker is available again.
     Back,
@@ -53,21 +53,21 @@ pub enum News {
 pub struct Follow {
     events: BoxStream<'static, Result<Event, Error>>,
     troubles: UnboundedReceiver<Option<Error>>,
-    /// Time at which to give up if the stream is not open by then.
+    /// Deadline for the first connection.
     first_by: Instant,
-    /// Replicas that were not tried yet.
+    /// Number of replicas that were not tried yet.
     untried: usize,
-    /// The stream was open.
+    /// The stream was open at least once.
     has_begun: bool,
     is_lost: bool,
 }
 
 impl Follow {
-    /// Returns a watch of these jobs. It connects when it is asked for news.
+    /// Returns a watch of these jobs. The first call of [`next`](Self::next) connects.
     pub fn new(connection: &Connection, scope: &Scope, detail: Detail) -> Result<Self, CommandError> {
         let tracker = connection.tracker()?;
         let (told, troubles) = unbounded_channel();
-        // Nobody listens any more when the command ends.
+        // The send fails only when the command ends, and then nobody needs the message.
         let told = move |error: Option<&Error>| _ = told.send(error.cloned());
         let events = match scope {
             Scope::Ids(ids) if ids.len() > IDS_MAX => {
@@ -75,7 +75,7 @@ impl Follow {
             }
             Scope::Ids(ids) if ids.len() == 1 => {
                 // The stream of one job can be resumed on any replica.
-                let watch = tracker.watch(ids.first().expect("it is there")).min_interval(detail.interval);
+                let watch = tracker.watch(ids.first().expect("one id")).min_interval(detail.interval);
                 let watch = if detail.documents { watch } else { watch.without_documents() };
                 watch.on_trouble(told).boxed()
             }
@@ -94,7 +94,7 @@ impl Follow {
         Ok(Self { events, troubles, first_by, untried, has_begun: false, is_lost: false })
     }
 
-    /// Returns the next news. `None`: nothing can come any more. It can be dropped and called again.
+    /// Returns the next news; `None` after the end of the stream. Cancel-safe: a dropped future loses no news.
     pub async fn next(&mut self) -> Result<Option<News>, CommandError> {
         loop {
             let deadline = tokio::time::sleep_until(self.first_by.into());
@@ -120,8 +120,8 @@ impl Follow {
         self.is_lost
     }
 
-    /// Takes an error of the watch, or its end. Before the stream was open the tracker may as well not exist: somebody
-    /// waits for the command to say so.
+    /// Processes an error of the watch, or with `None` the news that the stream is open. Until the stream has been open
+    /// once, the address may be wrong: the command fails if it can reach no replica.
     fn trouble(&mut self, trouble: Option<Error>) -> Result<Option<News>, CommandError> {
         let Some(error) = trouble else {
             self.has_begun = true;

@@ -35,7 +35,7 @@ pub struct List {
     #[arg(long, value_enum, default_value = "newest")]
     order: By,
 
-    /// Include documents: metadata, results and details. They are shown only as JSON
+    /// Include documents: metadata, results and details; only JSON output shows documents
     #[arg(long)]
     full: bool,
 
@@ -81,7 +81,7 @@ impl List {
         let json = (format == Format::Jsonl).then(|| Json::of("Job", format));
         loop {
             let found = page(&tracker, &mut request, limit - listed.count, &mut listed).await?;
-            // Lines need not wait for the last page.
+            // Ids and JSON lines are printed page by page; a table needs all jobs for the widths of its columns.
             if self.quiet {
                 print(&found.iter().map(|job| escape(&job.id).into_owned() + "\n").collect::<String>())?;
             } else if let Some(json) = &json {
@@ -100,7 +100,7 @@ impl List {
             note("jobs may be missing or outdated: Redis is unavailable");
         }
         if !request.page_token.is_empty() && !format.is_json() {
-            note("there are more jobs: --all lists them, --limit more of them");
+            note("there are more jobs: --all lists all of them, --limit sets the maximum number");
         }
         Ok(Exit::Done)
     }

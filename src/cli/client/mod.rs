@@ -1,4 +1,4 @@
-//! The commands for people and for shell scripts: clients of a tracker.
+//! Client commands, for people and for shell scripts.
 
 mod answer;
 mod board;
@@ -35,17 +35,17 @@ pub enum Command {
     Get(get::Get),
     /// List jobs
     Ls(Box<list::List>),
-    /// Create a job, and print its id
+    /// Create a job, and print it
     Create(Box<create::Create>),
     /// Claim the next attempt of a job, as its worker
     Start(Box<start::Start>),
-    /// Report how far a job is, as its worker
+    /// Report the progress of a job, as its worker
     Update(Box<update::Update>),
-    /// End a job well, as its worker
+    /// Complete a job, as its worker
     Complete(Box<finish::Complete>),
-    /// End a job with a failure, as its worker
+    /// Fail a job or its attempt, as its worker
     Fail(Box<finish::Fail>),
-    /// Ask for jobs to be stopped
+    /// Request the cancellation of jobs, or confirm it
     Cancel(Box<cancel::Cancel>),
     /// Delete jobs
     Rm(remove::Remove),
@@ -53,13 +53,13 @@ pub enum Command {
     Purge(Box<remove::Purge>),
     /// Show statistics of the tracker
     Stats(stats::Stats),
-    /// Make a token and a URL with which somebody else can follow jobs, and do nothing else
+    /// Create a watch token and a URL, whose holder can follow some jobs and do nothing else
     Token(Box<token::Token>),
     /// Wait for the ends of jobs
     Wait(Box<wait::Wait>),
     /// Watch jobs as they change
     Watch(Box<watch::Watch>),
-    /// Show all jobs that have not ended, live; those that are lost or stalled first
+    /// Show all jobs that have not ended, live; lost and stalled jobs first
     Top(Box<top::Top>),
 }
 

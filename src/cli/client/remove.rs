@@ -79,7 +79,7 @@ pub struct Purge {
 }
 
 impl Purge {
-    /// Deletes the jobs, a part with each call.
+    /// Deletes the jobs in batches, one per call.
     pub async fn run(self) -> Result<Exit, CommandError> {
         let (tracker, format) = (self.connection.tracker()?, self.output.format);
         let mut request = PurgeJobsRequest {

@@ -39,7 +39,7 @@ pub struct Start {
     #[arg(long)]
     takeover: bool,
 
-    /// Makes the command safe to repeat: a second one with the same value returns the same attempt
+    /// Id of this request, for a safe retry: a second request with the same id returns the same attempt
     #[arg(long, value_name = "TEXT")]
     request_id: Option<String>,
 

@@ -16,7 +16,7 @@ use crate::cli::{
     text::escape,
 };
 
-/// The tracker to look into.
+/// The tracker whose statistics are shown.
 #[derive(Args)]
 pub struct Stats {
     #[command(flatten)]

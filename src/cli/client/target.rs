@@ -1,4 +1,4 @@
-//! The job and the attempt that a report of a worker is for.
+//! The job and the attempt that a worker reports on.
 
 use std::env;
 
@@ -9,17 +9,17 @@ use crate::cli::exit::CommandError;
 /// Variable with the job of the surrounding `jobtrack run`.
 pub const JOB_ID: &str = "JOBTRACK_JOB_ID";
 
-/// Variable with the number of its attempt.
+/// Variable with the number of the attempt of that job.
 pub const ATTEMPT: &str = "JOBTRACK_ATTEMPT";
 
-/// The job, and the attempt of it that must be the current one.
+/// A job, and its attempt, which must be the current one.
 #[derive(Args)]
 pub struct Target {
-    /// Id of the job; inside of `jobtrack run` that of its job
+    /// Id of the job; by default the job of the surrounding `jobtrack run`
     #[arg(env = JOB_ID, value_name = "ID")]
     pub id: String,
 
-    /// Number of the attempt, which must be the current one; inside of `jobtrack run` that of its job
+    /// Number of the attempt, which must be the current one; by default that of the surrounding `jobtrack run`
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..))]
     attempt: Option<i32>,
 
@@ -29,7 +29,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Returns the number of the attempt that is meant. That of the environment is the attempt of its own job only.
+    /// Returns the number of the attempt. The variable applies only to the job of the environment, and not to a claim.
     pub fn attempt(&self) -> Result<Option<i32>, CommandError> {
         let is_own = self.claim.is_empty() && env::var(JOB_ID).is_ok_and(|id| id == self.id);
         match env::var_os(ATTEMPT) {

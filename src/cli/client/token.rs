@@ -23,11 +23,11 @@ pub struct Token {
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
 
-    /// Time for which the token is valid, at most 7d
+    /// Validity of the token, at most 7d
     #[arg(long, default_value = "1h", value_name = "TIME", value_parser = config::duration)]
     ttl: Duration,
 
-    /// The holder sees documents, too: metadata, results and details
+    /// Show documents to the holder: metadata, results and details
     #[arg(long)]
     full: bool,
 
@@ -42,7 +42,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// Makes a token, and prints it with the URL at which its holder can follow the jobs.
+    /// Creates a token. Prints the token and the URL at which its holder can follow the jobs.
     pub async fn run(self) -> Result<Exit, CommandError> {
         let request =
             CreateWatchTokenRequest { job_ids: self.ids, ttl: Some(to_proto(self.ttl)), view: view(self.full).into() };
@@ -63,7 +63,7 @@ impl Token {
     }
 }
 
-/// Returns the URL at which the events can be followed with the token alone.
+/// Returns the URL of the events, with the token as its only credential.
 fn url(servers: &str, path: &str, token: &str) -> String {
     let server = servers.split(',').next().unwrap_or_default().trim().trim_end_matches('/');
     let separator = if path.contains('?') { '&' } else { '?' };

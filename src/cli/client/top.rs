@@ -29,18 +29,18 @@ use crate::{
     config,
 };
 
-/// Least time between two versions of a job.
+/// Minimum time between two versions of a job.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Time between two looks at the counts of all jobs.
+/// Interval at which the number of jobs by state is read.
 const COUNTS_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Maximum time for the counts.
+/// Maximum time of one read of these numbers.
 const COUNTS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The jobs to show.
 #[derive(Args)]
-#[command(after_help = "The key q ends it. Without a terminal it prints one view, and ends.")]
+#[command(after_help = "Press q to quit. Without a terminal, one view is printed and the command ends.")]
 pub struct Top {
     /// Time without progress after which a job counts as stalled
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = config::duration)]
@@ -56,22 +56,22 @@ pub struct Top {
 struct View {
     watched: Watched,
     rates: Rates,
-    /// `None` if the caller may watch jobs, but not look into the tracker.
+    /// Statistics of the tracker; `None` until they were read, or if the caller may not read them.
     counts: Option<GetStatsResponse>,
-    /// The tracker is unavailable.
+    /// The message while the tracker is unavailable.
     problem: Option<String>,
     stalled_after: Duration,
 }
 
 impl Top {
-    /// Shows the jobs that have not ended, until somebody ends it.
+    /// Shows the jobs that have not ended, until the user quits.
     pub async fn run(self) -> Result<Exit, CommandError> {
         let scope = Scope::Filter(active(self.filter.clone().into()).into());
         let detail = Detail { interval: INTERVAL, documents: false };
         let mut follow = Follow::new(&self.connection, &scope, detail)?;
         let mut view = View::new(&scope, self.stalled_after);
         let tracker = self.connection.tracker()?;
-        // An error is told on the terminal as it was.
+        // Until all jobs are known, the alternate screen is not open: problems are printed as lines.
         while !view.take(follow.next().await?) {
             if let Some(problem) = view.problem.take() {
                 note(&problem);
@@ -92,7 +92,7 @@ impl View {
         Self { watched: Watched::new(scope), rates: Rates::default(), counts: None, problem: None, stalled_after }
     }
 
-    /// Takes news. Returns whether all jobs are known.
+    /// Updates the view. Returns whether all jobs are known.
     fn take(&mut self, news: Option<News>) -> bool {
         let change = match news {
             Some(News::Event(event)) => self.watched.take(*event),
@@ -114,7 +114,7 @@ impl View {
         change == Change::Synced
     }
 
-    /// Draws the view on the whole terminal until somebody wants to leave.
+    /// Draws the view on the whole terminal until the user quits.
     async fn live(&mut self, mut follow: Follow, tracker: &Tracker) -> Result<Exit, CommandError> {
         let (screen, leave) = Screen::new()?;
         let mut left = pin!(leave.requested());
@@ -143,7 +143,7 @@ impl View {
         }
     }
 
-    /// Looks at the counts of all jobs. They are not worth a wait: the view goes on without them.
+    /// Reads the statistics of the tracker. If the read fails or takes too long, the view keeps the previous ones.
     async fn count(&mut self, tracker: &Tracker) {
         if self.problem.is_none()
             && let Ok(Ok(counts)) = timeout(COUNTS_TIMEOUT, tracker.stats()).await
@@ -169,7 +169,7 @@ impl View {
         lines.iter().map(|line| console::truncate_str(line, size.columns, "…").into_owned()).collect()
     }
 
-    /// Returns the number of jobs in each state.
+    /// Returns the heading: the version, the number of jobs by state and the storage, if the statistics are known.
     fn counts(&self) -> String {
         let Some(found) = &self.counts else { return format!("{} jobs", self.watched.active().count()) };
         let mut line = format!("jobtrack {}", escape(&found.version));

@@ -21,7 +21,7 @@ use crate::{
 
 /// The report to send. Without any value it is a heartbeat.
 #[derive(Args)]
-#[command(after_help = "The exit code is 3 if the job is to be cancelled: stop, then `jobtrack cancel ID --confirm`.")]
+#[command(after_help = "The exit code is 3 if cancellation was requested: stop, then `jobtrack cancel ID --confirm`.")]
 pub struct Update {
     #[command(flatten)]
     target: Target,
@@ -34,23 +34,23 @@ pub struct Update {
     #[arg(long, short, value_name = "COUNT", allow_negative_numbers = true)]
     completed: Option<i64>,
 
-    /// Units to do
+    /// Total number of units
     #[arg(long, short, value_name = "COUNT", allow_negative_numbers = true)]
     total: Option<i64>,
 
-    /// Unit: frames, rows
+    /// Name of the units, such as frames or rows
     #[arg(long)]
     unit: Option<String>,
 
-    /// The current stage; another one starts the numbers again
+    /// Current stage; a new stage resets the percentage, --completed and --total
     #[arg(long, short)]
     stage: Option<String>,
 
-    /// Number of the current stage, and of all: 2/3
+    /// Number of the current stage, and of all stages: 2/3
     #[arg(long, value_name = "NUMBER/COUNT", value_parser = stage_number)]
     stage_number: Option<(i32, Option<i32>)>,
 
-    /// A line for people
+    /// Message, shown to people
     #[arg(long, short)]
     message: Option<String>,
 
@@ -62,11 +62,11 @@ pub struct Update {
     #[arg(long, default_value = "", hide_default_value = true)]
     worker: String,
 
-    /// Number of the report: one that is overtaken by a later one is ignored
+    /// Sequence number of the report: the tracker ignores a report if it has received a later one
     #[arg(long, value_name = "NUMBER")]
     sequence: Option<i64>,
 
-    /// New time without a report after which the worker counts as lost; 0: never
+    /// New lease: the time without a report after which the worker counts as lost; 0: never
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     lease: Option<Duration>,
 

@@ -1,4 +1,4 @@
-//! Values of flags that several client commands have. The errors say what to write.
+//! Parsers of flag values that several client commands share. Their errors name the valid forms.
 
 use std::{
     fs,
@@ -18,26 +18,26 @@ use serde_json::Value;
 
 use crate::{cli::exit::CommandError, config};
 
-/// Returns a pair `KEY=VALUE`.
+/// Parses a pair `KEY=VALUE`.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Returns the state of this name, in letters of any case.
+/// Parses the name of a state, in any case.
 pub fn state(text: &str) -> Result<State, String> {
     let known = State::from_str_name(&format!("STATE_{}", text.to_uppercase()));
     let known = known.filter(|state| *state != State::Unspecified);
     known.ok_or_else(|| "write it as pending, running, succeeded, failed or cancelled".to_owned())
 }
 
-/// Returns the liveness of this name, in letters of any case.
+/// Parses the name of a liveness, in any case.
 pub fn liveness(text: &str) -> Result<Liveness, String> {
     let known = Liveness::from_str_name(&format!("LIVENESS_{}", text.to_uppercase()));
     known.filter(|liveness| *liveness != Liveness::Unspecified).ok_or_else(|| "write it as live or lost".to_owned())
 }
 
-/// Returns a moment: RFC 3339, or the time that has passed since.
+/// Parses a time: RFC 3339, or an age such as `2h`.
 pub fn moment(text: &str) -> Result<Timestamp, String> {
     let now = SystemTime::now();
     let ago = config::duration(text).ok().and_then(|ago| now.checked_sub(ago));
@@ -45,17 +45,17 @@ pub fn moment(text: &str) -> Result<Timestamp, String> {
     time.map(Timestamp::from).ok_or_else(|| "write it as 2h, 3d or 2026-01-31T12:00:00Z".to_owned())
 }
 
-/// Returns a duration as messages have it.
+/// Converts a duration to its protobuf message.
 pub fn to_proto(duration: Duration) -> prost_types::Duration {
     duration.try_into().expect("flags are limited to 3650 days")
 }
 
-/// Returns the parts of a job that a flag asks for.
+/// Returns the view with documents, or the one without.
 pub const fn view(is_full: bool) -> View {
     if is_full { View::Full } else { View::Basic }
 }
 
-/// Returns a document: a JSON object, `@FILE`, or `-` for standard input.
+/// Parses a document: a JSON object, `@FILE` for a file, or `-` for standard input. `flag` is named in errors.
 pub fn document(flag: &str, text: &str) -> Result<EncodedStruct, CommandError> {
     let unreadable = |error: io::Error| CommandError::Usage(format!("{flag} {text}: {error}"));
     let json = match text.strip_prefix('@') {

@@ -23,19 +23,19 @@ use crate::{
     config,
 };
 
-/// Least time between two versions of a job: only ends count, and they are not held back.
+/// Minimum time between two versions of a job. Only ends matter here, and the server sends ends at once.
 const INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The jobs to wait for.
 #[derive(Args)]
-#[command(after_help = "The exit code is 0 if all jobs have succeeded, 1 if one has failed or the time is over, \
-                        3 if one was cancelled, 4 if one does not exist.")]
+#[command(after_help = "The exit code is 0 if all jobs have succeeded, 1 if one has failed or has not ended in \
+                        time, 3 if one was cancelled, 4 if one does not exist.")]
 pub struct Wait {
     /// Ids of the jobs, at most 1000
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
 
-    /// Maximum time to wait; by default as long as it takes
+    /// Maximum time to wait; by default without limit
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     timeout: Option<Duration>,
 
@@ -50,7 +50,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Waits for the ends of all jobs, and prints each.
+    /// Waits until all jobs have ended, and prints each job at its end.
     pub async fn run(self) -> Result<Exit, CommandError> {
         let scope = Scope::of(self.ids.clone());
         let documents = self.output.format.is_json();
@@ -99,11 +99,11 @@ impl Wait {
         }
     }
 
-    /// Returns the error after the time is over.
+    /// Returns the error after the timeout.
     fn late(&self, watched: &Watched, is_lost: bool) -> CommandError {
         let timeout = self.timeout.unwrap_or_default();
         if is_lost {
-            return CommandError::Unavailable(format!("the tracker is unavailable, and {timeout:?} are over"));
+            return CommandError::Unavailable(format!("the tracker is unavailable; gave up after {timeout:?}"));
         }
         let state =
             |id: &String| watched.get(id).map_or_else(|| id.clone(), |job| format!("{id} {}", job.state_name()));

@@ -23,13 +23,13 @@ use crate::cli::{
     text::escape,
 };
 
-/// Least time between two versions of one of a few jobs that were named.
+/// Minimum time between two versions of a job, if fewer than [`MANY`] jobs are named.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Least time between two versions of a job where there may be many.
+/// Minimum time between two versions of a job, if there may be many jobs.
 const INTERVAL_OF_MANY: Duration = Duration::from_secs(1);
 
-/// Number of jobs from which they are many.
+/// Number of named jobs from which the longer interval applies.
 const MANY: usize = 20;
 
 /// The jobs to watch.
@@ -37,7 +37,7 @@ const MANY: usize = 20;
 #[command(after_help = "The exit code is 0 if all jobs have succeeded, 1 if one has failed, 3 if one was cancelled, \
                         4 if one does not exist.")]
 pub struct Watch {
-    /// Ids of the jobs, at most 1000; without ids all jobs that match are watched, and it does not end
+    /// Ids of the jobs, at most 1000; without ids all matching jobs are watched, without end
     #[arg(value_name = "ID", conflicts_with = "Filter")]
     ids: Vec<String>,
 
@@ -62,7 +62,7 @@ enum View {
 }
 
 impl Watch {
-    /// Shows the jobs as they change, to their ends.
+    /// Shows the jobs as they change, until all named jobs have ended.
     pub async fn run(self) -> Result<Exit, CommandError> {
         let is_many = self.ids.is_empty() || self.ids.len() >= MANY;
         let scope =
@@ -96,7 +96,7 @@ impl Watch {
     }
 }
 
-/// Returns a filter for jobs that have not ended, unless it names states.
+/// Restricts a filter to jobs that have not ended, unless the filter names states.
 pub fn active(mut filter: JobFilter) -> JobFilter {
     if filter.states.is_empty() {
         filter.states = [State::Pending, State::Running].map(Into::into).into();
@@ -104,7 +104,7 @@ pub fn active(mut filter: JobFilter) -> JobFilter {
     filter
 }
 
-/// Returns what to say of an error after which a watch is opened again.
+/// Returns the message about an error after which a watch reconnects.
 pub fn unavailable(error: &Error) -> String {
     format!("the tracker is unavailable, trying again: {}", escape(&error.to_string()))
 }
@@ -164,7 +164,7 @@ impl View {
         }
     }
 
-    /// Says something that is no news of a job.
+    /// Prints a message that belongs to no version of a job.
     fn tell(&self, text: &str) {
         match self {
             Self::Bars { lines, .. } => lines.print(text),

@@ -10,14 +10,14 @@ use jobtrack_client::{
 use super::follow::Scope;
 use crate::cli::{exit::Exit, text::escape};
 
-/// The change that an event makes.
+/// The effect of an event on the followed jobs.
 #[derive(Debug, PartialEq)]
 pub enum Change {
-    /// A version of a job. It has not ended.
+    /// A version of a job that has not ended.
     Active(Job),
     /// The end of a job.
     Ended(Job),
-    /// A job that matches the filter no more.
+    /// A job that no longer matches the filter.
     Left(Job),
     /// A job that was deleted or has expired.
     Removed(Job, Removal),
@@ -25,19 +25,19 @@ pub enum Change {
     Missing(Vec<String>),
     /// All jobs that match were sent.
     Synced,
-    /// None that matters.
+    /// No effect.
     Nothing,
 }
 
 /// The jobs that a command follows.
 pub struct Watched {
-    /// The filter, if there is one.
+    /// The filter; `None` if jobs are named.
     filter: Option<JobFilter>,
-    /// Those that were named and have not ended; `None`: none was named.
+    /// Ids of the named jobs that have not ended; `None`: the command follows a filter.
     awaited: Option<BTreeSet<String>>,
     /// The newest version of each job that has not ended.
     active: BTreeMap<String, Job>,
-    /// Those that were sent since the last reset.
+    /// Ids of the jobs that were sent since the last reset.
     sent: BTreeSet<String>,
     exit: Exit,
 }
@@ -52,12 +52,12 @@ impl Watched {
         Self { filter, awaited, active: BTreeMap::new(), sent: BTreeSet::new(), exit: Exit::Done }
     }
 
-    /// Returns the exit code of the ends so far; `None`: other ends are awaited.
+    /// Returns the exit code once all named jobs have ended; `None` until then.
     pub fn exit(&self) -> Option<Exit> {
         self.awaited.as_ref().is_some_and(BTreeSet::is_empty).then_some(self.exit)
     }
 
-    /// Returns the ids that are awaited.
+    /// Returns the ids of the named jobs that have not ended.
     pub fn awaited(&self) -> impl Iterator<Item = &String> {
         self.awaited.iter().flatten()
     }
@@ -72,7 +72,7 @@ impl Watched {
         self.active.get(id)
     }
 
-    /// Takes an event.
+    /// Applies an event, and returns its effect.
     pub fn take(&mut self, event: Event) -> Change {
         match event {
             Event::Job { job, .. } => self.version(job),
@@ -106,7 +106,7 @@ impl Watched {
         Change::Active(job)
     }
 
-    /// Forgets a job. Without awaited jobs there may be any number of others.
+    /// Forgets a job. With a filter its id is forgotten, too: any number of jobs may match over time.
     fn leave(&mut self, id: &str) {
         self.active.remove(id);
         if self.awaited.is_none() {
@@ -114,14 +114,14 @@ impl Watched {
         }
     }
 
-    /// Notes the end of an awaited job.
+    /// Records the end of a named job.
     fn end(&mut self, id: &str, exit: Exit) {
         if self.awaited.as_mut().is_some_and(|awaited| awaited.remove(id)) {
             self.exit = self.exit.and(exit);
         }
     }
 
-    /// Forgets the jobs that were not sent again after a reset, and finds those that do not exist.
+    /// Forgets the jobs that were not sent again after a reset, and finds named jobs that do not exist.
     fn sync(&mut self) -> Change {
         self.active.retain(|id, _| self.sent.contains(id));
         let missing: Vec<_> = self.awaited().filter(|id| !self.sent.contains(*id)).cloned().collect();
@@ -132,25 +132,25 @@ impl Watched {
     }
 }
 
-/// Returns what to say of a job that is gone.
+/// Returns the message about a job that was removed.
 pub fn gone(id: &str, removal: Removal) -> String {
     let removal = removal.as_str_name().trim_start_matches("REMOVAL_");
     format!("{} was {}", escape(id), removal.to_lowercase())
 }
 
-/// Returns what to say of a job that does not exist.
+/// Returns the message about a job that does not exist.
 pub fn missing(id: &str) -> String {
     format!("{} does not exist", escape(id))
 }
 
-/// Returns whether a job that has matched before still does: only these fields change.
+/// Returns whether a job that matched before still matches. Only the fields that can change are compared.
 fn matches(filter: &JobFilter, job: &Job) -> bool {
     let is_in = |values: &[i32], value| values.is_empty() || values.contains(&value);
     let is_worker = filter.worker.is_empty() || filter.worker == job.worker;
     is_in(&filter.states, job.state) && is_in(&filter.liveness, job.liveness) && is_worker
 }
 
-/// Makes messages of events, as the HTTP API sends them.
+/// Converts events to the messages that the HTTP API sends.
 #[derive(Default)]
 pub struct Messages {
     sent: BTreeSet<String>,
@@ -158,7 +158,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Returns the message of an event; `None` if it says nothing by itself.
+    /// Returns the message of an event; `None` if the event has no message of its own.
     pub fn of(&mut self, event: &Event) -> Option<WatchJobsResponse> {
         let mut message = WatchJobsResponse { reset: self.is_reset, ..WatchJobsResponse::default() };
         match event {
@@ -167,7 +167,7 @@ impl Messages {
                 message.set_event(if is_first { v1::Event::Snapshot } else { v1::Event::Update });
                 message.skipped = if is_first { 0 } else { *skipped };
                 if job.has_ended() {
-                    // A job that has the id later is another one.
+                    // A later job with this id is a new job, and starts with a snapshot.
                     self.sent.remove(&job.id);
                 }
                 message.job = Some(job.clone());

@@ -1,4 +1,4 @@
-//! A command that runs, with its output and its guard.
+//! A running command, with its streams and its guard process.
 
 use std::{
     env,
@@ -22,15 +22,15 @@ use super::{
     tree::{Placement, Tree},
 };
 
-/// Lets Python write its output at once, although it is no terminal.
+/// Variable that makes Python write its output unbuffered even if the output is not a terminal.
 const UNBUFFERED: &str = "PYTHONUNBUFFERED";
 
-/// News from the threads beside a command.
+/// A message from one of the threads that observe a command.
 #[derive(Debug)]
 pub enum Told {
     /// The command has ended.
     Ended,
-    /// A stream has ended, or was stopped.
+    /// The copying of a stream has ended, or was stopped.
     Stream(Leftover),
 }
 
@@ -42,7 +42,7 @@ pub struct Start {
     pub huge_pages: HugePages,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
-    /// Takes the news of the command.
+    /// Receives the messages about the command.
     pub told: UnboundedSender<Told>,
     pub observer: Observer,
 }
@@ -51,7 +51,7 @@ pub struct Start {
 pub struct Running {
     pub tree: Tree,
     pub started: Instant,
-    /// Streams that have not ended.
+    /// Number of streams that are still copied.
     pub open: usize,
     child: Child,
     guard: Option<Guard>,
@@ -60,7 +60,7 @@ pub struct Running {
 }
 
 impl Start {
-    /// Starts the command with these variables.
+    /// Starts the command with additional environment variables.
     pub fn run(&self, variables: &[(&'static str, String)]) -> io::Result<Running> {
         let pty = if self.placement == Placement::Session { Some(Pty::open()?) } else { None };
         let (output, error, streams) = match &pty {
@@ -74,7 +74,7 @@ impl Start {
         let keyboard = pty.as_ref().map(|pty| Keyboard::pass_to(&pty.master)).transpose()?;
         let input = match (&pty, &keyboard) {
             (Some(pty), Some(Some(_))) => pty.command_end.try_clone()?.into(),
-            // A file or pipe is read by the command itself.
+            // The command reads a file or a pipe directly.
             _ => Stdio::inherit(),
         };
         let child = self.spawn(variables, input, output, error)?;
@@ -87,7 +87,7 @@ impl Start {
             started: Instant::now(),
             open,
             child,
-            // Without it the command goes on if this process is killed.
+            // A missing guard is no error: without one, the command only keeps running if this process is killed.
             guard: Guard::start(root, self.placement, self.grace).ok(),
             stops,
             terminal: pty.map(|pty| (pty.master, keyboard.flatten())),
@@ -112,7 +112,8 @@ impl Start {
         command.stdin(input).stdout(output).stderr(error).spawn()
     }
 
-    /// Tells when the process has ended. It is not reaped, so that its id stays its own.
+    /// Sends [`Told::Ended`] when the process has ended. `NOWAIT` leaves the process unreaped, so that no other process
+    /// gets its id before the signals are sent.
     fn wait_for(&self, root: Pid) {
         let told = self.told.clone();
         thread::spawn(move || {
@@ -131,7 +132,7 @@ impl Start {
 }
 
 impl Running {
-    /// Returns how the command has ended, once that was told.
+    /// Dismisses the guard and reaps the command. Must be called after [`Told::Ended`]. Returns the end of the command.
     pub fn reap(&mut self) -> Ending {
         if let Some(guard) = self.guard.take() {
             guard.dismiss();
@@ -139,19 +140,19 @@ impl Running {
         self.child.wait().map_or(Ending::Exited(u8::MAX), Ending::from)
     }
 
-    /// Ends the streams as soon as what was written is read.
+    /// Stops the streams once the remaining output of the command is copied.
     pub fn drain(&mut self) {
         self.stops.clear();
     }
 
-    /// Gives the terminal of the command the size of the user's.
+    /// Sets the terminal of the command to the size of the user's terminal.
     pub fn resize(&self) {
         if let Some((master, _)) = &self.terminal {
             resize(master);
         }
     }
 
-    /// Returns whether keys go to the command, so that the user's terminal is in raw mode.
+    /// Returns whether keys go to the command. In that case the user's terminal is in raw mode.
     pub fn has_keyboard(&self) -> bool {
         self.terminal.as_ref().is_some_and(|(_, keyboard)| keyboard.is_some())
     }

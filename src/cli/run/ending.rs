@@ -1,4 +1,4 @@
-//! The end of a command, as a shell would tell it and as its job does.
+//! The end of a command: as an exit code, as in a shell, and as the failure of its job.
 
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
@@ -11,15 +11,15 @@ pub const NOT_FOUND: u8 = 127;
 /// Exit code of a file that can't be executed.
 pub const NOT_EXECUTABLE: u8 = 126;
 
-/// Added to the number of a signal that ended a command.
+/// Offset of exit codes that stand for a signal: the exit code is this number plus the number of the signal.
 const SIGNALLED: u8 = 128;
 
 /// The end of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It ended by itself, with this code.
+    /// The command exited with this code.
     Exited(u8),
-    /// This signal ended it.
+    /// The signal with this number ended the command.
     Signalled(u8),
 }
 
@@ -34,7 +34,7 @@ impl From<ExitStatus> for Ending {
 }
 
 impl Ending {
-    /// Returns the exit code by which a shell tells this end.
+    /// Returns the exit code that a shell has for this end.
     pub fn code(self) -> u8 {
         match self {
             Self::Exited(code) => code,
@@ -42,12 +42,12 @@ impl Ending {
         }
     }
 
-    /// Returns whether the command ended well.
+    /// Returns whether the command succeeded.
     pub fn is_success(self) -> bool {
         self == Self::Exited(0)
     }
 
-    /// Returns whether another attempt can end better: the command was there, and nobody stopped it.
+    /// Returns whether another attempt may succeed: the command could be started, and failed.
     pub fn is_retryable(self) -> bool {
         !matches!(self, Self::Exited(0 | NOT_FOUND | NOT_EXECUTABLE))
     }

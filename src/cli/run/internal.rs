@@ -1,10 +1,10 @@
-//! Processes beside a wrapped command that are this binary, too: no user calls them.
+//! Helper processes of `jobtrack run`, which run this binary with an internal first argument.
 //!
-//! | word | what it does |
+//! | argument | task |
 //! |---|---|
-//! | `__launch` | becomes the command, after it has arranged what only the process itself can |
-//! | `__guard` | ends the command's processes if the wrapper is killed |
-//! | `__copy` | writes on what a process of the command writes after the command has ended |
+//! | `__launch` | sets up its session and its parent death signal, then replaces itself by the command |
+//! | `__guard` | ends the processes of the command if the wrapper (`jobtrack run`) is killed |
+//! | `__copy` | copies the output of processes that outlive the command |
 
 use std::{
     env,
@@ -30,13 +30,13 @@ const LAUNCH: &str = "__launch";
 const GUARD: &str = "__guard";
 const COPY: &str = "__copy";
 
-/// Interval at which the guard looks whether the processes have ended.
+/// Interval at which the guard checks whether the processes have ended.
 const GUARD_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Byte that the wrapper writes to its guard to dismiss it.
 const DISMISSED: u8 = b'.';
 
-/// Runs the process that the first argument names. `None`: it is a word for users.
+/// Runs the helper process that the first argument names; `None` if the argument names none.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut arguments = arguments.into_iter().skip(1);
     match arguments.next()?.to_str()? {
@@ -47,7 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     }
 }
 
-/// Returns a command of this binary, even if its file was replaced meanwhile.
+/// Returns a command that runs this binary, even if the file was replaced after the start.
 fn this_binary(word: &str) -> io::Result<Command> {
     let linux = PathBuf::from("/proc/self/exe");
     let mut command = Command::new(if linux.exists() { linux } else { env::current_exe()? });
@@ -71,7 +71,7 @@ fn placement_of(word: Option<&OsStr>) -> Placement {
     }
 }
 
-/// Whether the allocator may ask the system for huge pages.
+/// Use of huge pages by the allocator of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HugePages {
     /// As before this process.
@@ -109,7 +109,7 @@ impl HugePages {
     }
 }
 
-/// Returns the command that becomes `words` in its place; if this binary can't be found, `words` itself.
+/// Returns the `__launch` process for the command `words`; if this binary can't be found, the command itself.
 pub fn launcher(words: &[OsString], placement: Placement, huge_pages: HugePages) -> Command {
     let mut command = match (this_binary(LAUNCH), words) {
         (Err(_), [program, arguments @ ..]) => {
@@ -130,7 +130,7 @@ pub fn launcher(words: &[OsString], placement: Placement, huge_pages: HugePages)
     command
 }
 
-/// Becomes the command. Returns the exit code of a shell if that can't be.
+/// Replaces this process by the command. Returns only if that fails, with the exit code that a shell would have.
 fn launch(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let parent = arguments.next().and_then(|id| id.to_str()?.parse().ok()).and_then(Pid::from_raw);
     let placement = placement_of(arguments.next().as_deref());
@@ -141,7 +141,7 @@ fn launch(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     die_with_parent();
     if parent.is_some() && getppid() != parent {
-        // The wrapper was killed before it could be noticed.
+        // The wrapper was killed before the death signal was set, and another process is the parent now.
         return ExitCode::FAILURE;
     }
     let program = arguments.next().unwrap_or_default();
@@ -149,7 +149,8 @@ fn launch(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     not_started(&program, &error).into()
 }
 
-/// Lets the command get SIGTERM when its wrapper is killed. It does not reach the processes of the command.
+/// Asks the system to send SIGTERM to the command when its wrapper dies. Processes that the command starts do not
+/// inherit this setting; the guard signals them.
 fn die_with_parent() {
     #[cfg(target_os = "linux")]
     {
@@ -157,7 +158,7 @@ fn die_with_parent() {
     }
 }
 
-/// Says why a command can't be started, as a shell does. Returns its exit code.
+/// Writes why a command can't be started to standard error. Returns the exit code that a shell would have.
 pub fn not_started(program: &OsStr, error: &io::Error) -> u8 {
     let program = program.to_string_lossy();
     let (problem, code) = match error.kind() {
@@ -168,7 +169,7 @@ pub fn not_started(program: &OsStr, error: &io::Error) -> u8 {
     code
 }
 
-/// A process that ends the command if this one is killed.
+/// The guard process, which ends the command if this process is killed.
 pub struct Guard {
     pipe: ChildStdin,
 }
@@ -178,21 +179,21 @@ impl Guard {
     pub fn start(root: Pid, placement: Placement, grace: Duration) -> io::Result<Self> {
         let mut command = this_binary(GUARD)?;
         command.arg(root.as_raw_pid().to_string()).arg(placement_word(placement)).arg(grace.as_millis().to_string());
-        // A terminal must not reach it.
+        // In a group of its own the guard gets no signals from the terminal.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
         let mut process = command.spawn()?;
         let pipe = process.stdin.take().ok_or(ErrorKind::BrokenPipe)?;
         Ok(Self { pipe })
     }
 
-    /// Lets the guard end. It is not waited for: it may have to start first.
+    /// Tells the guard to end. Does not wait for that, because the guard may still be starting.
     pub fn dismiss(mut self) {
-        // A guard that is gone needs no dismissal.
+        // The write fails only if the guard has ended, and then there is nothing to dismiss.
         _ = self.pipe.write_all(&[DISMISSED]);
     }
 }
 
-/// Waits for the end of the wrapper. Ends the processes of its command unless it was dismissed.
+/// Waits until the wrapper dismisses this guard or ends. Without a dismissal, ends the processes of the command.
 fn guard(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let number = |word: Option<OsString>| word?.to_str()?.parse::<i32>().ok();
     let Some(root) = number(arguments.next()).and_then(Pid::from_raw) else { return ExitCode::FAILURE };
@@ -204,7 +205,7 @@ fn guard(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let deadline = Instant::now() + grace;
-    // The command itself has got its signal from the system.
+    // On Linux the system has already sent SIGTERM to the command itself.
     if cfg!(target_os = "linux") {
         tree.signal_others(Signal::TERM);
     } else {
@@ -217,14 +218,14 @@ fn guard(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Returns the command that copies its input to its output.
+/// Returns the `__copy` process, which copies its standard input to its standard output.
 pub fn copier() -> io::Result<Command> {
     let mut command = this_binary(COPY)?;
     command.stderr(Stdio::null()).current_dir("/");
     Ok(command)
 }
 
-/// Copies until nobody writes or reads any more.
+/// Copies standard input to standard output until the input ends or the output is closed.
 fn copy() -> ExitCode {
     let mut buffer = [0; 16 * 1024];
     let (mut input, mut output) = (io::stdin(), io::stdout());

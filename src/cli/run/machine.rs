@@ -1,8 +1,9 @@
-//! The states of a wrapped command and its job: events in, actions out. Pure: it does nothing by itself.
+//! The state machine of a wrapped command and its job: it turns events into actions. It is pure: it performs no I/O and
+//! knows no time.
 //!
 //! ```text
-//! (strict: claiming) -> running -> [clearing: its other processes are stopped] -> draining: its output is written
-//!   -> reporting: the end is sent -> exit, or running again
+//! (strict: claiming) -> running -> [clearing: its other processes are stopped] -> draining: its output is copied
+//!   -> reporting: its end is sent -> exit, or running again
 //! ```
 
 use super::ending::Ending;
@@ -11,21 +12,21 @@ use crate::cli::exit::Exit;
 /// An event of the command, the tracker or the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The job was claimed before the command starts.
+    /// The job was claimed, before the start of the command.
     Claimed,
-    /// The job could not be claimed before the command starts.
+    /// The job could not be claimed, before the start of the command.
     ClaimFailed(String, Exit),
     /// The command ended.
     Ended(Ending),
     /// No process of the command is left.
     Cleared,
-    /// The output was written as far as there is any.
+    /// The output of the command was copied.
     Drained,
-    /// Somebody requested the cancellation.
+    /// The cancellation of the job was requested.
     Cancelled,
-    /// The job was cancelled without waiting for the command.
+    /// The job was cancelled by force: it is CANCELLED already.
     CancelledByForce,
-    /// The job is not this command's any more, or never was.
+    /// The attempt does not belong to this command any more, or could not be claimed.
     Lost(String),
     /// The tracker is unavailable.
     Trouble(String),
@@ -44,36 +45,36 @@ pub enum Event {
 /// Times that the machine waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
-    /// From the request to stop to the end by force.
+    /// Time between SIGTERM and SIGKILL.
     Grace,
-    /// From the first sign that the tracker is unavailable to the warning.
+    /// Time between the first failed call and the warning that the tracker is unavailable.
     Trouble,
 }
 
 /// An action that the supervisor performs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Create and claim the job, and tell what came of it.
+    /// Creates and claims the job. `Claimed` or `ClaimFailed` follows.
     Claim,
-    /// Start the command, and tell when it has ended. The job is claimed meanwhile unless it is.
+    /// Starts the command, and claims the job meanwhile unless it is claimed. `Ended` follows when the command ends.
     Start,
-    /// Ask all processes of the command to stop.
+    /// Asks all processes of the command to stop.
     Terminate,
-    /// End all processes of the command.
+    /// Kills all processes of the command.
     Kill,
-    /// Tell when no process of the command is left.
+    /// Waits for the end of all processes of the command. `Cleared` follows.
     Clear,
-    /// Tell when the output is written.
+    /// Copies the rest of the output. `Drained` follows.
     Drain,
-    /// Start a timer.
+    /// Starts a timer. `Expired` follows.
     Set(Timer),
-    /// Stop a timer.
+    /// Stops a timer.
     Unset(Timer),
-    /// Write a line for the user.
+    /// Writes a line for the user.
     Warn(String),
-    /// Send the end of the attempt, and tell whether that was stored.
+    /// Sends the end of the attempt to the tracker. `Reported` or `NotReported` follows.
     Report(End),
-    /// End with this exit code.
+    /// Exits with this code.
     Exit(u8),
 }
 
@@ -93,7 +94,7 @@ pub enum End {
 /// Settings of the machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// The command does not run without the tracker.
+    /// The command runs only with a claimed job.
     pub strict: bool,
     /// Number of further attempts after a failure.
     pub retries: u32,
@@ -115,21 +116,21 @@ enum Stopping {
     No,
     /// The job is cancelled when the command has ended.
     Cancel,
-    /// The job needs no end any more.
+    /// The job has ended or belongs to another worker: no end is sent.
     Lost,
 }
 
-/// The state of a wrapped command: it turns events into actions.
+/// The state of a wrapped command.
 #[derive(Debug)]
 pub struct Machine {
     settings: Settings,
     phase: Phase,
     stopping: Stopping,
-    /// The end of the job is sent.
+    /// The job belongs to this command, and its end will be sent.
     is_tracked: bool,
     /// A signal to this process asked the command to stop.
     is_interrupted: bool,
-    /// The reason for which the tracker is unavailable.
+    /// The message about the unavailable tracker; `None` while the tracker is available.
     trouble: Option<String>,
     has_warned: bool,
 }
@@ -151,12 +152,12 @@ impl Machine {
         (machine, action)
     }
 
-    /// Returns whether the job is this command's.
+    /// Returns whether the job belongs to this command.
     pub fn is_tracked(&self) -> bool {
         self.is_tracked
     }
 
-    /// Returns what is to be done after an event. Events that come too late need nothing.
+    /// Processes an event, and returns the actions to perform. An event that comes too late has no actions.
     pub fn on(&mut self, event: Event) -> Vec<Action> {
         match event {
             Event::Claimed if self.phase == Phase::Claiming => self.enter(Phase::Running, Action::Start),
@@ -206,7 +207,7 @@ impl Machine {
         Action::Exit(code)
     }
 
-    /// The command is over, but its other processes are not stopped yet if it was to stop.
+    /// Continues after the end of the command. If the command was told to stop, its other processes must end first.
     fn on_ended(&mut self, ending: Ending) -> Vec<Action> {
         match self.stopping {
             Stopping::No => self.drain(ending),
@@ -238,7 +239,7 @@ impl Machine {
         actions
     }
 
-    /// Returns the exit code. That of a strict command that lost its job is never 0.
+    /// Returns the exit code. It is never 0 if the command is strict and has lost its job.
     fn code(&self, ending: Ending) -> u8 {
         let is_lost = self.settings.strict && !self.is_tracked && self.stopping == Stopping::Lost;
         if is_lost && ending.is_success() { Exit::Failed as u8 } else { ending.code() }
@@ -262,7 +263,7 @@ impl Machine {
         actions
     }
 
-    /// Stops the command, unless that was begun.
+    /// Stops the command, unless it is stopping already.
     fn stop(&mut self, reason: Stopping, mut actions: Vec<Action>) -> Vec<Action> {
         if reason == Stopping::Lost {
             self.is_tracked = false;
@@ -285,13 +286,15 @@ impl Machine {
         }
         self.is_tracked = false;
         self.has_warned = true;
-        // The command may have been to run once: only it knows whether it may go on beside another worker.
+        // Another worker may have the job now. Only the command can know whether it may run beside that worker: it is
+        // not stopped, unless the user asked for that with `--strict`.
         let (result, stops) = if self.settings.strict { ("is stopped", true) } else { ("runs on untracked", false) };
         let actions = vec![Action::Warn(format!("{problem}; the command {result}"))];
         if stops { self.stop(Stopping::Lost, actions) } else { actions }
     }
 
-    /// Signals are passed on by themselves; when only the report is left, nobody waits for that.
+    /// Processes a signal that asks to stop. The supervisor passes the signal on to the command. If only the report of
+    /// the end is left, this process exits without waiting for the tracker.
     fn on_interrupted(&mut self) -> Vec<Action> {
         self.is_interrupted = true;
         match self.phase {

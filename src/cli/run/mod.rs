@@ -1,7 +1,7 @@
-//! `jobtrack run`: any command, tracked.
+//! `jobtrack run`: any command as a job.
 //!
-//! The command and its output come first, whatever the tracker does. `machine` decides, and neither reads, writes nor
-//! waits; `supervisor` does what it decides; [`progress`] finds progress in the output.
+//! The tracker never delays the command or its output. `machine` decides what happens, without any I/O; `supervisor`
+//! performs its decisions; [`progress`] finds progress in the output.
 
 mod child;
 mod ending;
@@ -43,11 +43,11 @@ use crate::config;
 /// The command to run, and its job.
 #[derive(Args)]
 pub struct Run {
-    /// Id of the job; one that exists is claimed. By default a new one
+    /// Id of the job; an existing job is claimed; by default a new id
     #[arg(long)]
     id: Option<String>,
 
-    /// Name for people; by default the command line
+    /// Name of the job, shown to people; by default the command line
     #[arg(long)]
     title: Option<String>,
 
@@ -63,11 +63,11 @@ pub struct Run {
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
 
-    /// Time without a sign of life after which the job fails
+    /// Lease: time without a report or heartbeat after which the job fails
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = config::duration)]
     lease: Duration,
 
-    /// Number of times that the command is started again after a failure; each is an attempt of the job
+    /// Number of times that the command is started again after a failure; each start is an attempt of the job
     #[arg(long, default_value_t = 0, value_name = "COUNT")]
     retries: u32,
 
@@ -75,23 +75,23 @@ pub struct Run {
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = config::duration)]
     grace: Duration,
 
-    /// Maximum time after the end of the command for the tracker to take the end of the job
+    /// Maximum time to wait for the tracker after the end of the command
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = config::duration)]
     flush_timeout: Duration,
 
-    /// Do not run the command without the tracker; fail if the end of the job can't be reported
+    /// Run the command only with a claimed job, stop it if the job is lost, and fail if its end can't be reported
     #[arg(long)]
     strict: bool,
 
-    /// Give the command a terminal, for programs that show no progress without one
+    /// Run the command on a terminal of its own, for programs that show progress only on a terminal
     #[arg(long)]
     pty: bool,
 
-    /// Do not send the end of the output as the message of a failure
+    /// Do not send the last output as the message of a failure
     #[arg(long)]
     no_output: bool,
 
-    /// Find progress in lines that match, and nowhere else: named groups are percent, completed, total, stage, message
+    /// Find progress only in lines that match; its named groups are percent, completed, total, stage and message
     #[arg(long, value_name = "REGEX", value_parser = Pattern::parse)]
     progress_regex: Option<Pattern>,
 
@@ -104,7 +104,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Runs the command to its end. Returns its exit code.
+    /// Runs the command to its end. Returns the exit code of the command.
     pub fn run(self) -> ExitCode {
         let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -112,7 +112,8 @@ impl Run {
                 return end(Err(CommandError::Failed(format!("the runtime can't be started: {error}"))));
             }
         };
-        // The thread of the process that starts the command is the one that its end is bound to.
+        // The parent death signal of the command is sent when the thread that started it ends. A runtime on the current
+        // thread makes that the main thread, which ends with this process.
         let code = runtime.block_on(self.supervise());
         runtime.shutdown_background();
         code

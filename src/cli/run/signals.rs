@@ -1,4 +1,4 @@
-//! Signals to this process, which are for the command.
+//! Signals to this process, which are passed on to the command.
 
 use std::{fs, io};
 
@@ -14,24 +14,24 @@ use super::tree::{Placement, Tree};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passed(i32);
 
-/// Number of the signal that a terminal sends when its size has changed.
+/// Signal that a terminal sends when its size has changed.
 const WINDOW_CHANGED: Signal = Signal::WINCH;
 
-/// Signals that ask a process to stop. A supervisor sends them to the group of the command when it has one.
+/// Signals that ask a process to stop. They are sent to the process group of the command, if it leads one.
 const STOPPING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
-/// Signals that a terminal sends to its whole foreground group.
+/// Signals that a terminal sends to its whole foreground process group when a key is pressed.
 const OF_KEYS: [Signal; 2] = [Signal::INT, Signal::QUIT];
 
-/// Signals for the command alone.
+/// Signals that are sent to the command alone, not to its process group.
 const CUSTOM: [Signal; 2] = [Signal::USR1, Signal::USR2];
 
-/// Signals that stop and continue a group. In the group of a terminal they need nobody to pass them on, and this
-/// process stops like the command.
+/// Signals that stop and continue a process group. In the foreground group of a terminal they reach this process and
+/// the command alike, and need not be passed on.
 const JOB_CONTROL: [Signal; 2] = [Signal::TSTP, Signal::CONT];
 
-/// Listens to signals for a command of this placement. Those that this process was started to ignore stay ignored, and
-/// so they are for the command.
+/// Listens for the signals to pass on to a command of this placement. Signals that were ignored at the start of this
+/// process stay ignored; the command inherits that.
 pub fn listen(placement: Placement, heard: &UnboundedSender<Passed>) -> io::Result<()> {
     let ignored = ignored();
     let of_place: &[Signal] = match placement {
@@ -51,7 +51,7 @@ pub fn listen(placement: Placement, heard: &UnboundedSender<Passed>) -> io::Resu
     Ok(())
 }
 
-/// Returns the signals that this process was started to ignore, a bit for each.
+/// Returns the signals that were ignored at the start of this process, as a bit mask.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -71,7 +71,7 @@ impl Passed {
 
     /// Passes the signal on.
     pub fn send(self, tree: &Tree, placement: Placement) {
-        // In a shared group the keys of the terminal have reached the command.
+        // In a shared group the terminal has sent these signals to the command, too.
         if self.is_resize() || (placement == Placement::Shared && self.is_one_of(&OF_KEYS)) {
             return;
         }

@@ -1,4 +1,5 @@
-//! The way of the output: what the command writes is written on at once, and looked at afterwards.
+//! The streams of the output. Output of the command is written to this process's output first, and searched for
+//! progress afterwards.
 
 use std::{
     fs::File,
@@ -22,16 +23,17 @@ use super::{
     tail::Tail,
 };
 
-/// Size of one read in bytes: that of a pipe.
+/// Maximum size of one read in bytes: the capacity of a pipe.
 const READ_MAX: usize = 64 * 1024;
 
-/// Time without output after which a line that has no end counts.
+/// Time without output after which an unfinished line is searched for progress.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
 
-/// Time to wait for the end of the output after the command has ended: other processes may keep it open.
+/// Time without output after which a stream is given up when the command has ended. Other processes may keep the stream
+/// open.
 const LAST_OUTPUT_TIME: Duration = Duration::from_millis(50);
 
-/// Maximum output that is copied after the end of the command, in bytes: another process may write for ever.
+/// Maximum output in bytes that is copied after the end of the command: another process may write without end.
 const LAST_OUTPUT_MAX: usize = 1024 * 1024;
 
 /// The progress and the last lines of the output.
@@ -41,7 +43,7 @@ struct Observed {
     tail: Tail,
 }
 
-/// Looks at the output of a command.
+/// Finds progress in the output of a command, and keeps the end of the output.
 #[derive(Clone, Debug, Default)]
 pub struct Observer {
     observed: Arc<Mutex<Observed>>,
@@ -49,7 +51,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Returns an observer that looks for lines of this pattern, or without one for all known forms of progress.
+    /// Returns an observer that finds lines of this pattern, or without a pattern all known forms of progress.
     pub fn new(pattern: Option<Pattern>) -> Self {
         let observed = Observed { detector: Detector::new(pattern), tail: Tail::default() };
         Self { observed: Arc::new(Mutex::new(observed)), news: Arc::default() }
@@ -111,7 +113,7 @@ impl Sink {
     }
 }
 
-/// An output of the command, and where it is written on to.
+/// An output of the command, and the output of this process that it is copied to.
 #[derive(Debug)]
 pub struct Stream {
     pub source: OwnedFd,
@@ -119,11 +121,11 @@ pub struct Stream {
     pub lane: Lane,
 }
 
-/// A stream that another process still holds after the end of the command; `None`: it has ended.
+/// A stream that another process keeps open after the end of the command; `None`: the stream has ended.
 pub type Leftover = Option<Stream>;
 
-/// Returns the ends of the pipes: standard output and standard error of the command, and the streams. If both outputs
-/// of this process are the same file, there is one pipe, so that the order is kept.
+/// Returns the standard output and standard error of the command, and the streams that read from them. If both outputs
+/// of this process are the same file, the command gets one pipe for both, which keeps the order of its writes.
 pub fn pipes() -> io::Result<(Stdio, Stdio, Vec<Stream>)> {
     let (output, output_end) = pipe()?;
     let stream = |source: PipeReader, sink, lane| Stream { source: source.into(), sink, lane };
@@ -142,22 +144,22 @@ fn is_same_file(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Ends the copying when it is dropped: the command has ended, and what is there is all.
+/// Tells [`copy`], when dropped, that the command has ended: only its remaining output is copied.
 #[derive(Debug)]
 pub struct Stop {
     _end: PipeWriter,
 }
 
 impl Stop {
-    /// Returns a stop, and what [`copy`] takes for it.
+    /// Returns a stop, and the pipe by which [`copy`] detects its drop.
     pub fn new() -> io::Result<(PipeReader, Self)> {
         let (stopped, end) = pipe()?;
         Ok((stopped, Self { _end: end }))
     }
 }
 
-/// Copies a stream to its end. If the reader of the sink is gone, the source is closed, so that the command is told by
-/// the same signal as without this process between.
+/// Copies a stream to its end. If the reader of the sink has closed it, the source is closed, too: the command gets
+/// SIGPIPE, as it would without this process.
 pub fn copy(stream: Stream, stopped: &PipeReader, observer: &Observer) -> Leftover {
     let Stream { source, sink, lane } = stream;
     let mut buffer = vec![0; READ_MAX];
@@ -181,7 +183,7 @@ pub fn copy(stream: Stream, stopped: &PipeReader, observer: &Observer) -> Leftov
         let length = match read(&source, &mut *buffer) {
             Ok(length @ 1..) => length,
             Err(Errno::INTR | Errno::AGAIN) => continue,
-            // A terminal whose processes have all ended has no end of file, but an error.
+            // A terminal whose processes have all ended returns an error instead of an end of file.
             Ok(0) | Err(_) => break,
         };
         if !write_all(sink, &buffer[..length]) {
@@ -222,7 +224,7 @@ fn wait(source: BorrowedFd<'_>, sink: Sink, stopped: Option<BorrowedFd<'_>>, tim
             let stopped = stopped.unwrap_or(source);
             let mut files = [
                 PollFd::from_borrowed_fd(source, PollFlags::IN),
-                // Errors are told in any case.
+                // `poll` reports errors and hang-ups even if no event is requested.
                 PollFd::from_borrowed_fd(sink, PollFlags::empty()),
                 PollFd::from_borrowed_fd(stopped, PollFlags::IN),
             ];
@@ -232,14 +234,14 @@ fn wait(source: BorrowedFd<'_>, sink: Sink, stopped: Option<BorrowedFd<'_>>, tim
                 Ok(_) if !files[0].revents().is_empty() => return Ready::Source,
                 Ok(_) => return Ready::Stopped,
                 Err(Errno::INTR | Errno::AGAIN) => {}
-                // The read tells what is wrong.
+                // The following read returns the error.
                 Err(_) => return Ready::Source,
             }
         }
     })
 }
 
-/// Writes all bytes. Returns whether somebody can read them.
+/// Writes all bytes. Returns `false` if the sink takes no more.
 fn write_all(sink: Sink, mut bytes: &[u8]) -> bool {
     sink.with(|sink| {
         while !bytes.is_empty() {
@@ -255,7 +257,7 @@ fn write_all(sink: Sink, mut bytes: &[u8]) -> bool {
     })
 }
 
-/// Lets another process copy what is left, so that this one can end.
+/// Starts a process that copies the rest of a stream. This process can then exit.
 pub fn hand_over(stream: Stream) -> io::Result<()> {
     let sink = stream.sink.with(|sink| sink.try_clone_to_owned())?;
     let mut command = copier()?;

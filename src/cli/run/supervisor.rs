@@ -1,4 +1,4 @@
-//! Runs a command under a [`Machine`]: does what that decides, and tells it what happens.
+//! Runs a command under a [`Machine`]: performs the actions of the machine, and sends it events.
 
 use std::{collections::VecDeque, future::pending, pin::Pin, time::Duration};
 
@@ -22,16 +22,16 @@ use super::{
     tree::Placement,
 };
 
-/// Least time between two looks at the progress: the library sends less often still.
+/// Minimum time between two reports to the client library, which in turn sends reports less often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Time for which the tracker is unavailable before the user is told.
+/// Time for which the tracker must be unavailable before the user is warned.
 const TROUBLE_TIME: Duration = Duration::from_secs(1);
 
-/// Interval at which the processes of a stopped command are counted.
+/// Interval at which a stopped command is checked for processes that are left.
 const CLEAR_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Time for signals that came with the end of the command to be told.
+/// Time to wait for signals that arrived just before the end of the command.
 const SIGNAL_TIME: Duration = Duration::from_millis(1);
 
 /// Maximum time for processes to end after SIGKILL.
@@ -44,13 +44,13 @@ pub struct Heard {
     pub troubles: UnboundedReceiver<Option<String>>,
 }
 
-/// A call of the tracker that ends with an event, and with the job if that was claimed.
+/// A call of the tracker. It returns an event, and the work if the call has claimed the job.
 type Call = Pin<Box<dyn Future<Output = (Event, Option<Work>)>>>;
 
-/// The end of all processes of a command is waited for.
+/// State while the supervisor waits for the end of all processes of a command.
 #[derive(Clone, Copy)]
 struct Clearing {
-    /// They have got SIGKILL, and are waited for no longer.
+    /// Time at which to stop waiting; set when the processes were sent SIGKILL.
     deadline: Option<Instant>,
 }
 
@@ -62,16 +62,16 @@ pub struct Supervisor {
     heard: Heard,
     /// Writes a line to standard error.
     warn: fn(String),
-    /// The end of the output is the message of a failure.
+    /// The last output becomes the message of a failure.
     shows_output: bool,
     running: Option<Running>,
     call: Option<Call>,
     grace: Option<Instant>,
     trouble: Option<Instant>,
-    /// The processes of the stopped command are counted.
+    /// Set while the end of all processes of the command is awaited.
     clearing: Option<Clearing>,
     next_look: Instant,
-    /// Events that follow from actions.
+    /// Events that actions have caused.
     queued: VecDeque<Event>,
 }
 
@@ -101,7 +101,7 @@ impl Supervisor {
         }
     }
 
-    /// Runs to the end. Returns the exit code.
+    /// Runs the machine until an action exits. Returns the exit code.
     pub async fn run(mut self, first: Action) -> u8 {
         let mut actions = VecDeque::from([first]);
         loop {
@@ -115,7 +115,7 @@ impl Supervisor {
         }
     }
 
-    /// Performs an action. Returns the exit code if that ends the process.
+    /// Performs an action. Returns the exit code if the action ends this process.
     fn perform(&mut self, action: Action) -> Option<u8> {
         match action {
             Action::Claim => self.call = Some(Box::pin(self.tracking.claim())),
@@ -160,7 +160,7 @@ impl Supervisor {
     fn signal_all(&mut self, signal: Signal) {
         if let Some(running) = &mut self.running {
             running.tree.signal_all(signal);
-            // A process that is stopped sees no signal but this one.
+            // A stopped process handles no other signal before it is continued.
             running.tree.signal_all(Signal::CONT);
         }
     }
@@ -172,7 +172,7 @@ impl Supervisor {
         }
     }
 
-    /// Reports progress, if there is any.
+    /// Reports new progress, if there is any.
     fn look(&mut self) {
         if let Some(found) = self.start.observer.take() {
             self.tracking.report(found);
@@ -181,7 +181,7 @@ impl Supervisor {
     }
 
     fn warn(&self, problem: &str) {
-        // In raw mode a line feed does not return to the left.
+        // In raw mode a line feed does not return the cursor to the first column.
         let end = if self.running.as_ref().is_some_and(Running::has_keyboard) { "\r" } else { "" };
         (self.warn)(format!("jobtrack: {problem}{end}"));
     }
@@ -244,9 +244,10 @@ impl Supervisor {
         }
     }
 
-    /// Notes the signals that came before the end of the command, which they may have caused: they are told later.
+    /// Processes the signals that arrived before the end of the command. They may have caused that end, but the runtime
+    /// delivers them later.
     async fn hear_signals(&mut self) {
-        // One turn of the runtime reads them, the next one passes them to here.
+        // One turn of the runtime reads the signals, the next turn sends them to the channel.
         sleep(SIGNAL_TIME).await;
         yield_now().await;
         while let Ok(passed) = self.heard.signals.try_recv() {
@@ -264,11 +265,11 @@ impl Supervisor {
     }
 
     fn end_stream(&mut self, leftover: Leftover) {
-        // A terminal ends with its session.
+        // With a terminal of its own there is no leftover to copy: the terminal closes with its session.
         if let Some(stream) = leftover.filter(|_| self.start.placement != Placement::Session)
             && let Err(error) = hand_over(stream)
         {
-            self.warn(&format!("the output of a process that goes on is not written: {error}"));
+            self.warn(&format!("output of a process that outlives the command is lost: {error}"));
         }
         if let Some(running) = &mut self.running {
             running.open = running.open.saturating_sub(1);
@@ -299,9 +300,9 @@ enum Happening {
     Nothing,
 }
 
-/// Says what an unavailable tracker means.
+/// Returns the warning that the tracker is unavailable.
 fn describe(error: &str) -> String {
-    format!("the tracker is unavailable: {error}; the command does not wait for it, and is reported when it answers")
+    format!("the tracker is unavailable: {error}; the command keeps running, and is reported when the tracker answers")
 }
 
 async fn finished(call: &mut Option<Call>) -> (Event, Option<Work>) {

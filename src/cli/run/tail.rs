@@ -5,7 +5,7 @@ use super::progress::readable;
 /// Maximum size of the message in bytes.
 pub const MESSAGE_MAX: usize = 4096;
 
-/// Bytes of output that are kept: more than a message has, because bars and colours take much and say little.
+/// Number of last bytes that are kept: more than the size of a message, from which bars and colours are removed.
 const KEPT: usize = 4 * MESSAGE_MAX;
 
 /// The last bytes that were written.
@@ -25,7 +25,7 @@ impl Tail {
         }
     }
 
-    /// Returns the last lines as a terminal shows them in the end, at most [`MESSAGE_MAX`] bytes.
+    /// Returns the last lines, as a terminal would show them, in at most [`MESSAGE_MAX`] bytes.
     pub fn message(&self) -> String {
         let lines = self.bytes.split(|byte| *byte == b'\n').map(shown);
         let text = lines.collect::<Vec<_>>().join("\n");
@@ -34,13 +34,13 @@ impl Tail {
         while !text.is_char_boundary(start) {
             start += 1;
         }
-        // A line that is cut off begins with the next one, if there is one.
+        // A cut text begins with its first whole line, if it has one.
         let cut = if start > 0 { text[start..].find('\n').map_or(0, |at| at + 1) } else { 0 };
         text[start + cut..].to_owned()
     }
 }
 
-/// Returns what remains of a line after its carriage returns.
+/// Returns the text of a line that its carriage returns leave visible.
 fn shown(line: &[u8]) -> String {
     let mut parts = line.split(|byte| *byte == b'\r').map(readable);
     parts.rfind(|part| !part.trim().is_empty()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! A terminal of the command's own, and that of the user.
+//! The terminal of the user, and a terminal for the command alone.
 
 use std::{
     ffi::OsStr,
@@ -22,23 +22,23 @@ use rustix::{
     },
 };
 
-/// Size of a terminal if this process has none.
+/// Size of a new terminal if this process has no terminal.
 const DEFAULT_SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 
-/// Returns whether this process has a terminal that sends signals to its process group.
+/// Returns whether this process has a controlling terminal, which sends signals to process groups.
 pub fn has_controlling_terminal() -> bool {
     File::open("/dev/tty").is_ok()
 }
 
-/// A new terminal: this process has its one end, the command the other.
+/// A pseudoterminal: this process has the master, and the command has the other end.
 pub struct Pty {
     pub master: OwnedFd,
     pub command_end: File,
 }
 
 impl Pty {
-    /// Opens a terminal with the size of the user's. If this process does not write to a terminal, output is passed
-    /// through unchanged: line ends are not made carriage returns and line feeds.
+    /// Opens a terminal with the size of the user's terminal. If this process does not write to a terminal, the new one
+    /// does not convert line feeds to carriage returns and line feeds.
     pub fn open() -> io::Result<Self> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
@@ -64,12 +64,12 @@ fn size() -> Winsize {
     size.ok().filter(|size| size.ws_col > 0).unwrap_or(DEFAULT_SIZE)
 }
 
-/// Gives a terminal the size of the user's again.
+/// Sets a terminal to the current size of the user's terminal.
 pub fn resize(master: &OwnedFd) {
     _ = tcsetwinsize(master, size());
 }
 
-/// The user's terminal while its keys go to the command. Restored when dropped.
+/// The user's terminal in raw mode, while its keys go to the command. A drop restores the previous mode.
 pub struct Keyboard {
     before: Termios,
     /// Closed when dropped, which ends the thread that passes keys on: those of the next attempt are not for it.
@@ -77,7 +77,8 @@ pub struct Keyboard {
 }
 
 impl Keyboard {
-    /// Passes keys on to `master`. `None`: this process does not read from a terminal, or is in its background.
+    /// Sets the user's terminal to raw mode, and passes its keys on to `master`. `None`: standard input is not a
+    /// terminal, or this process is in the background of its terminal.
     pub fn pass_to(master: &OwnedFd) -> io::Result<Option<Self>> {
         let input = io::stdin();
         if !input.is_terminal() || tcgetpgrp(&input)? != getpgrp() {

@@ -13,10 +13,10 @@ use super::{
 };
 use crate::cli::{connection::Connection, exit::Exit};
 
-/// Maximum time of a call with its repetitions: a silent tracker is to be noticed soon.
+/// Maximum time of a call with its retries. It is short, so that an unresponsive tracker is detected soon.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Limits of the tracker, in bytes: a longer text would have the whole report refused.
+/// Limits of the tracker, in bytes. The tracker would reject a whole request because of one longer text.
 const STAGE_MAX: usize = 256;
 const UNIT_MAX: usize = 32;
 const TITLE_MAX: usize = 256;
@@ -25,7 +25,7 @@ const NAME_MAX: usize = 128;
 /// The job to create.
 #[derive(Clone, Debug)]
 pub struct NewJob {
-    /// The id that the user chose. The job may exist.
+    /// Id that the user chose, possibly of an existing job; `None`: a new id is generated.
     pub id: Option<String>,
     pub title: String,
     pub kind: String,
@@ -34,7 +34,8 @@ pub struct NewJob {
     pub lease: Duration,
 }
 
-/// Told when the tracker is unavailable, with the reason, and when it is available again.
+/// Channel of messages about the availability of the tracker: the reason for which it is unavailable, or `None` when it
+/// is available again.
 pub type Troubles = UnboundedSender<Option<String>>;
 
 /// The job, and its current attempt.
@@ -46,11 +47,11 @@ pub struct Tracking {
     troubles: Troubles,
     tracker: Option<Tracker>,
     work: Option<Work>,
-    /// The job was created, or another one has its id.
+    /// A job with this id is known to exist: this command has created it, or somebody else.
     exists: bool,
-    /// Number of the last attempt that was claimed; 0: none was.
+    /// Number of the last claimed attempt; 0 before the first claim.
     last_attempt: i32,
-    /// The work was told to stop.
+    /// The reason to stop was already returned.
     is_stopped: bool,
     last: Option<Found>,
 }
@@ -73,11 +74,11 @@ impl Tracking {
         }
     }
 
-    /// Returns the variables by which a client library in the command joins the job. The number of the attempt is there
-    /// if it is certain.
+    /// Returns the variables that tell the command its job. They include the number of the attempt only if that is
+    /// certain.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let claimed = self.work.as_ref().and_then(Work::attempt);
-        // A job whose id nobody else knows has no other worker.
+        // A generated id is known to nobody else: no other worker can claim an attempt of the job.
         let next = (self.job.id.is_none() || self.last_attempt > 0).then_some(self.last_attempt + 1);
         let mut variables =
             vec![("JOBTRACK_JOB_ID", self.id.clone()), ("JOBTRACK_SERVER", self.connection.server().to_owned())];
@@ -85,7 +86,7 @@ impl Tracking {
         variables
     }
 
-    /// Claims the job before the command starts. The work is to be [adopted](Self::adopt).
+    /// Creates and claims the job before the command starts. The caller must [adopt](Self::adopt) the returned work.
     pub fn claim(&mut self) -> impl Future<Output = (Event, Option<Work>)> + use<> {
         let builders = self.builder(self.exists).and_then(|first| Ok((first, self.builder(true)?)));
         async move {
@@ -107,12 +108,12 @@ impl Tracking {
         }
     }
 
-    /// Goes on with a job that was claimed.
+    /// Uses the work of a claimed job.
     pub fn adopt(&mut self, work: Work) {
         self.work = Some(work);
     }
 
-    /// Claims the job while the command runs, unless it is claimed. Returns the problem if that can't be.
+    /// Claims the job while the command runs, unless it is claimed already. Returns an event if that is impossible.
     pub fn begin(&mut self) -> Option<Event> {
         if self.work.is_some() {
             return None;
@@ -137,7 +138,8 @@ impl Tracking {
         self.last = Some(found);
     }
 
-    /// Waits until the command is to stop or is not tracked any more. `None`: something else was arranged.
+    /// Waits until the command must stop or is no longer tracked. Returns `None` if the job turned out to exist and is
+    /// claimed instead.
     pub async fn stopped(&mut self) -> Option<Event> {
         let stop = match &self.work {
             Some(work) if !self.is_stopped => work.cancelled().await,
@@ -171,7 +173,7 @@ impl Tracking {
         if let Some(attempt) = work.as_ref().and_then(Work::attempt) {
             (self.exists, self.last_attempt) = (true, attempt);
         }
-        // A short command ends before it is known that its job exists.
+        // A short command may end before the tracker answers that a job with this id exists.
         let existing = if self.exists { None } else { self.builder(true).ok() };
         let last = self.last.clone();
         async move {
@@ -196,7 +198,7 @@ impl Tracking {
         }
     }
 
-    /// Returns whether the job that was to be created exists: it is claimed then.
+    /// Returns whether the creation failed because a job with this id exists. That job is claimed instead.
     fn is_taken(&mut self, error: &Error) -> bool {
         let is_taken = error.code == Code::AlreadyExists && !self.exists;
         self.exists |= is_taken;
@@ -212,14 +214,14 @@ impl Tracking {
             self.tracker.insert(tracker).clone()
         };
         let builder = if exists {
-            // The attempt before this one still runs if its end could not be stored.
+            // If the end of the previous attempt could not be stored, that attempt still counts as running.
             tracker.work(&self.id).takeover(self.last_attempt > 0)
         } else {
             self.create(&tracker).work()
         };
         let troubles = self.troubles.clone();
         let builder = builder.worker(worker()).lease(self.job.lease).flush_timeout(self.flush_timeout);
-        // The receiver lives as long as the runtime.
+        // The send fails only if the receiver is dropped, at the end of this process.
         Ok(builder.on_trouble(move |trouble| _ = troubles.send(trouble.map(ToString::to_string))))
     }
 

@@ -1,4 +1,4 @@
-//! The processes of a command: all that descend from it, as far as the system tells.
+//! The processes of a command: all of its descendants, as far as `/proc` shows them.
 
 use std::{collections::HashMap, fs};
 
@@ -10,18 +10,18 @@ struct Process {
     parent: i32,
     group: i32,
     session: i32,
-    /// Time of its start: another process may get the same id later.
+    /// Start time, which distinguishes processes that have the same id one after the other.
     start: u64,
 }
 
-/// The place of a command among the process groups.
+/// The process group that a command runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// It is in the group of this process: a terminal sends its signals to both.
+    /// The command is in the process group of this process: a terminal sends its signals to both.
     Shared,
-    /// It leads a group of its own.
+    /// The command leads a process group of its own.
     Group,
-    /// It leads a session of its own, on a terminal of its own.
+    /// The command leads a session of its own, on a terminal of its own.
     Session,
 }
 
@@ -30,7 +30,8 @@ pub enum Placement {
 pub struct Tree {
     root: Pid,
     placement: Placement,
-    /// Processes that were found before, with their starts: their parents may have ended since.
+    /// Start times of processes that were found before, by id. If the parent of such a process has ended, only this map
+    /// tells that the process belongs to the command.
     known: HashMap<i32, u64>,
 }
 
@@ -48,11 +49,11 @@ impl Tree {
 
     /// Sends a signal to the command alone.
     pub fn signal_root(&self, signal: Signal) {
-        // It may have ended.
+        // The signal fails if the command has ended.
         _ = kill_process(self.root, signal);
     }
 
-    /// Sends a signal to the group of the command, or to the command alone if it has none.
+    /// Sends a signal to the process group that the command leads, or to the command alone if it leads none.
     pub fn signal_group(&self, signal: Signal) {
         match self.placement {
             Placement::Shared => self.signal_root(signal),

@@ -11,16 +11,16 @@ use prost_types::Timestamp;
 use super::{age, line::reason, notes, percent, stage, style, styled, time::between, units};
 use crate::cli::text::escape;
 
-/// Width of the names of fields.
+/// Width of the column of field names.
 const NAME: usize = 11;
 
-/// The fields of a job, one a line.
+/// The fields of a job, one per line.
 struct Fields {
     text: String,
     now: SystemTime,
 }
 
-/// Returns all that is known of a job, one field a line.
+/// Returns all fields of a job, one per line.
 pub fn detail(job: &Job, now: SystemTime) -> String {
     let mut fields = Fields { text: String::new(), now };
     fields.identity(job);
@@ -32,7 +32,7 @@ pub fn detail(job: &Job, now: SystemTime) -> String {
 }
 
 impl Fields {
-    /// Adds a field unless it is empty. The lines of a longer text are indented.
+    /// Adds a field, unless its value is empty. Further lines of the value are indented.
     fn add(&mut self, name: &str, value: &str) {
         let mut name = name;
         for line in value.trim_end().lines() {
@@ -41,7 +41,7 @@ impl Fields {
         }
     }
 
-    /// Adds a field whose value is safe and may be styled.
+    /// Adds a field without escaping its value, which may be styled.
     fn add_styled(&mut self, name: &str, value: &str) {
         _ = writeln!(self.text, "{name:NAME$} {value}");
     }
@@ -113,7 +113,7 @@ impl Fields {
     }
 
     fn attempts(&mut self, attempts: &[v1::Attempt]) {
-        // One attempt says nothing that the job does not.
+        // The fields of the job describe its only attempt.
         let mut name = "Attempts";
         for attempt in attempts.iter().filter(|_| attempts.len() > 1) {
             let failure = attempt.failure.as_ref().map(|failure| format!("{} {}", failure.reason, failure.message));
@@ -130,7 +130,7 @@ impl Fields {
     }
 }
 
-/// Returns the failure with the lines of its message.
+/// Returns the reason and the message of the failure. A message of several lines begins on a line of its own.
 fn reason_lines(job: &Job) -> String {
     let Some(failure) = job.failure() else { return reason(job) };
     let separator = if failure.message.lines().nth(1).is_some() { "\n" } else { ": " };

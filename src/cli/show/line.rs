@@ -7,7 +7,7 @@ use jobtrack_client::Job;
 use super::{DIM, WARNING, clock, elapsed, notes, percent, stage, style, styled, units};
 use crate::cli::text::escape;
 
-/// Returns a job in one line with a line feed: id, state, what is known of its progress, and what needs attention.
+/// Returns a job as one line: id, state, progress, notes, elapsed time, and the failure or message.
 pub fn line(job: &Job, now: SystemTime) -> String {
     let mut parts = vec![escape(&job.id).into_owned(), styled(style(job), job.state_name())];
     parts.extend([percent(job), units(job), stage(job)]);
@@ -18,7 +18,7 @@ pub fn line(job: &Job, now: SystemTime) -> String {
     parts.join("  ") + "\n"
 }
 
-/// Returns the text for people: that of the failure, of the cancellation or of the worker.
+/// Returns the failure, or else the reason of the cancellation, or else the message of the worker.
 pub fn reason(job: &Job) -> String {
     if let Some(failure) = job.failure() {
         let parts = [&failure.reason, &failure.message].map(|part| escape(part.trim()));

@@ -1,4 +1,4 @@
-//! Jobs as people read them.
+//! Jobs as text for people.
 
 mod detail;
 mod line;
@@ -17,13 +17,13 @@ pub use self::{
 use anstyle::{AnsiColor, Style};
 use jobtrack_client::{Job, State};
 
-/// Dim text, which matters less.
+/// Style of secondary text.
 pub const DIM: Style = Style::new().dimmed();
 
-/// Text that needs attention.
+/// Style of text that needs attention.
 pub const WARNING: Style = AnsiColor::Yellow.on_default();
 
-/// Returns the colour of a state.
+/// Returns the style for the state of a job.
 pub fn style(job: &Job) -> Style {
     match job.state() {
         State::Running => AnsiColor::Cyan.on_default(),
@@ -34,7 +34,7 @@ pub fn style(job: &Job) -> Style {
     }
 }
 
-/// Returns text in a style. It is plain again where it is written to something else than a terminal.
+/// Returns text in a style. The functions that print it remove the style if the output is not a terminal.
 pub fn styled(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }

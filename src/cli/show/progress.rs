@@ -7,7 +7,7 @@ use jobtrack_client::{
 
 use crate::cli::text::escape;
 
-/// Returns the percentage with one decimal, rounded down: 100 % is shown when it is reached. Empty if it is unknown.
+/// Returns the percentage with one decimal, rounded down, so that only a complete job shows 100 %. Empty if unknown.
 pub fn percent(job: &Job) -> String {
     let Some(percent) = job.percent() else { return String::new() };
     if percent >= 100.0 { "100%".to_owned() } else { format!("{:.1}%", (percent * 10.0).floor() / 10.0) }
@@ -29,7 +29,7 @@ pub fn units(job: &Job) -> String {
     units
 }
 
-/// Returns the stage with its number: `encode 2/3`. Empty if there is none.
+/// Returns the stage with its number: `encode 2/3`. Empty if no stage was reported.
 pub fn stage(job: &Job) -> String {
     let Some(progress) = &job.progress else { return String::new() };
     let name = progress.stage.as_deref().map(escape).unwrap_or_default();
@@ -41,7 +41,7 @@ pub fn stage(job: &Job) -> String {
     [&*name, &number].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// Returns what needs attention: a lost worker, a requested cancellation, a version that is only in memory.
+/// Returns notes on conditions that need attention: a lost worker, a requested cancellation, a version only in memory.
 pub fn notes(job: &Job) -> Vec<&'static str> {
     let mut notes = Vec::new();
     if job.liveness() == Liveness::Lost {

@@ -12,7 +12,7 @@ use jobtrack_client::{
 use super::{age, notes, percent, stage, time::between, units};
 use crate::cli::text::escape;
 
-/// Columns of each table, and those of the wide one.
+/// Columns of each table, and the additional columns of a wide table.
 const COLUMNS: [&str; 8] = ["ID", "KIND", "TITLE", "STATE", "PROGRESS", "UNITS", "STAGE", "AGE"];
 const WIDE: [&str; 6] = ["OWNER", "WORKER", "ATTEMPT", "LIVENESS", "UPDATED", "DURABILITY"];
 
@@ -35,7 +35,7 @@ pub fn table(jobs: &[Job], is_wide: bool, now: SystemTime) -> String {
         column.set_padding((0, 2));
     }
     for column in [4, 5] {
-        table.column_mut(column).expect("it is there").set_cell_alignment(CellAlignment::Right);
+        table.column_mut(column).expect("a column of each table").set_cell_alignment(CellAlignment::Right);
     }
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()
@@ -63,7 +63,7 @@ fn row(job: &Job, is_wide: bool, now: SystemTime) -> Vec<Cell> {
     row
 }
 
-/// Returns the state, with a lost worker or a requested cancellation.
+/// Returns the state, with a note if the worker is lost or cancellation was requested.
 fn state(job: &Job) -> Cell {
     let note = notes(job).into_iter().find(|note| *note != "VOLATILE").map(|note| format!(" {note}"));
     let cell = Cell::new(format!("{}{}", job.state_name(), note.as_deref().unwrap_or_default()));

@@ -5,30 +5,30 @@ use std::time::{Duration, SystemTime};
 use jobtrack_client::Job;
 use prost_types::Timestamp;
 
-/// Smallest number of a unit of time that is shown in the next larger unit: 119 s, then 2 m.
+/// Units of time: the number of seconds from which the next unit is used, the length in seconds, and the suffix.
 const UNITS: [(u64, u64, &str); 3] = [(120, 1, "s"), (120 * 60, 60, "m"), (48 * 3600, 3600, "h")];
 
-/// Returns a duration in its largest unit that is still exact enough: `90s`, `12m`, `5h`, `3d`.
+/// Returns a duration as a whole number of one unit: `90s`, `12m`, `5h`, `3d`.
 pub fn age(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let unit = UNITS.iter().find(|(limit, ..)| seconds < *limit);
     unit.map_or_else(|| format!("{}d", seconds / 86400), |(_, length, unit)| format!("{}{unit}", seconds / length))
 }
 
-/// Returns a duration as a clock shows it: `0:07`, `1:02:03`.
+/// Returns a duration as minutes and seconds, with hours if there are any: `0:07`, `1:02:03`.
 pub fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }
 
-/// Returns the time from one moment to another. The clocks of two machines differ: the future counts as now.
+/// Returns the time from `from` to `to`. A later `from` gives zero, because the clocks of two machines may differ.
 pub fn between(from: Option<&Timestamp>, to: SystemTime) -> Option<Duration> {
     let from = SystemTime::try_from(*from?).ok()?;
     Some(to.duration_since(from).unwrap_or_default())
 }
 
-/// Returns the time that the work takes, or took; `None` before its start.
+/// Returns the time from the start of a job until its end or until now; `None` before the start.
 pub fn elapsed(job: &Job, now: SystemTime) -> Option<Duration> {
     let end = job.end_time.and_then(|end| SystemTime::try_from(end).ok());
     between(job.start_time.as_ref(), end.unwrap_or(now))

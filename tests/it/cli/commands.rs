@@ -1,4 +1,4 @@
-//! Commands for shell scripts: create, report, end, find and delete jobs.
+//! Commands for shell scripts, which create, report on, end, find and delete jobs.
 
 use std::{io::Write, process::Stdio};
 

@@ -1,4 +1,4 @@
-//! Exit codes of client commands, and the one line of an error.
+//! Exit codes and error lines of client commands.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use crate::support::{
     redis::next_port,
 };
 
-/// Fails unless a command ends with a code and with one line that has these words.
+/// Fails unless a command has this exit code, and its standard error is one line with these words.
 #[track_caller]
 fn check(ended: &Ended, code: i32, words: &[&str]) {
     assert_eq!(ended.code, Some(code), "{}{}", ended.stdout, ended.stderr);

@@ -1,4 +1,4 @@
-//! A terminal that a program runs on: the one that `script` of util-linux makes.
+//! A terminal for a program under test, made by `script` of util-linux.
 
 use std::{
     ffi::OsStr,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Maximum wait for what is expected; far longer than it takes.
+/// Maximum time to wait for an expected output; far more than the output needs.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A program on a terminal of its own.
@@ -17,7 +17,7 @@ pub struct Terminal {
     child: Child,
     keyboard: ChildStdin,
     shown: Receiver<Vec<u8>>,
-    /// All that was shown so far: first the process id, at the end the modes of the terminal.
+    /// The output so far: it begins with the process id, and ends with the modes of the terminal.
     pub text: String,
 }
 
@@ -49,7 +49,7 @@ impl Terminal {
         Self { child, keyboard, shown, text: String::new() }
     }
 
-    /// Waits until the terminal has shown something that is so.
+    /// Waits until the output fulfils `is_so`.
     #[track_caller]
     pub fn until(&mut self, is_so: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + WAIT_TIMEOUT;
@@ -72,7 +72,7 @@ impl Terminal {
         assert!(sent.success());
     }
 
-    /// Waits for the end of the program, and until all that it has shown is in the text.
+    /// Waits for the end of the program, and reads the rest of its output.
     pub fn end(&mut self) -> ExitStatus {
         let status = self.child.wait().expect("it can be waited for");
         while let Ok(bytes) = self.shown.recv_timeout(WAIT_TIMEOUT) {
@@ -81,7 +81,7 @@ impl Terminal {
         status
     }
 
-    /// Returns whether at the end keys were shown as they are pressed, and read as whole lines.
+    /// Returns whether the final modes of the terminal have echo and line buffering, as before the program.
     pub fn ended_plain(&self) -> bool {
         [" icanon ", " echo "].iter().all(|mode| self.text.contains(mode))
     }

@@ -1,4 +1,4 @@
-//! `watch`, `wait` and `top`: bars on a terminal, lines in a pipe, JSON, and exit codes by the ends of the jobs.
+//! `watch`, `wait` and `top`: bars on a terminal, lines in a pipe, JSON, and exit codes.
 
 use std::{
     io::{BufRead, BufReader, Lines},
@@ -31,13 +31,13 @@ impl Follower {
         Self { child, lines, errors }
     }
 
-    /// Reads lines until one has these words, and returns it.
+    /// Reads lines until a line has these words. Returns that line.
     #[track_caller]
     fn until(&mut self, words: &[&str]) -> String {
         until(&mut self.lines, words)
     }
 
-    /// Reads lines of standard error until one has these words, and returns it.
+    /// Reads lines of standard error until a line has these words. Returns that line.
     #[track_caller]
     fn until_error(&mut self, words: &[&str]) -> String {
         until(&mut self.errors, words)
@@ -72,7 +72,7 @@ async fn report(jobs: &mut Client, id: &str, completed: i64, total: i64) {
     jobs.update_progress(request).await.expect("it runs");
 }
 
-/// Waits until somebody watches a job.
+/// Waits until the server has an open watch.
 async fn watched(process: &Process) {
     let mut admin = process.admin().await;
     while admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner().watchers == 0 {}
@@ -194,7 +194,7 @@ async fn tracker_that_goes_away_is_tried_again_and_one_that_never_was_is_not() {
         assert_eq!(ended.code, Some(5), "{}", ended.stderr);
         assert!(ended.stderr.contains(&url) && ended.stderr.lines().count() == 1, "{}", ended.stderr);
     }
-    // The new process knows no job, and says so.
+    // The new process has no jobs, and the watch reports that.
     let process = Process::run_on(command(&[]), &address.to_string());
     let ended = watch.end();
     assert_eq!(ended.code, Some(4), "{}", ended.stderr);

@@ -15,13 +15,13 @@ use crate::cli::{
     text::escape,
 };
 
-/// Width of a bar.
+/// Width of a progress bar, in columns.
 const BAR: usize = 20;
 
-/// Percentage of each of its columns.
+/// Percentage that each column of a bar stands for.
 const STEP: f64 = 5.0;
 
-/// Maximum width of the name of a job.
+/// Maximum width of the name of a job, in columns.
 const NAME_MAX: usize = 32;
 
 /// Rows and columns of a terminal.
@@ -39,13 +39,13 @@ pub struct Frame<'a> {
     pub rates: &'a Rates,
     /// Time without progress after which a live job counts as stalled.
     pub stalled_after: Duration,
-    /// The moment.
+    /// The time of the frame.
     pub now: SystemTime,
 }
 
 impl Frame<'_> {
-    /// Returns a line for each job, as many as fit, those that need attention first. If there are more, the last line
-    /// counts them.
+    /// Returns one line per job, up to the number of rows. Jobs that need attention come first. If some jobs do not
+    /// fit, the last line shows their number.
     pub fn lines<'j>(&self, jobs: impl Iterator<Item = &'j Job>, size: Size) -> Vec<String> {
         let mut jobs: Vec<_> = jobs.collect();
         jobs.sort_by_cached_key(|job| (self.rank(job), Reverse(job.start_time.map(|time| time.seconds)), &job.id));
@@ -61,7 +61,7 @@ impl Frame<'_> {
         lines
     }
 
-    /// Returns the number of jobs in each group that needs attention: lost, and stalled.
+    /// Returns the number of lost jobs and the number of stalled jobs.
     pub fn attention<'j>(&self, jobs: impl Iterator<Item = &'j Job>) -> (usize, usize) {
         jobs.map(|job| self.rank(job)).fold((0, 0), |(lost, stalled), rank| match rank {
             Rank::Lost => (lost + 1, stalled),
@@ -103,7 +103,7 @@ impl Frame<'_> {
     }
 }
 
-/// Order of the jobs: what needs attention comes first.
+/// Position of a job in the view: jobs that need attention come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Lost,
@@ -121,7 +121,7 @@ fn name(job: &Job) -> String {
 /// Returns the bar of a job.
 fn bar(job: &Job) -> String {
     let Some(percent) = job.percent() else { return styled(DIM, &"·".repeat(BAR)) };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 0 to the width")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to the width")]
     let done = (percent.clamp(0.0, 100.0) / STEP) as usize;
     format!("{}{}", styled(style(job), &"━".repeat(done)), styled(DIM, &"─".repeat(BAR - done)))
 }

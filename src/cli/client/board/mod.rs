@@ -12,8 +12,8 @@ pub use self::{
 
 use std::time::Duration;
 
-/// Least time between two frames. People read no faster, and a thousand jobs change a thousand times a second.
+/// Minimum time between two frames. People do not read faster, and many jobs change far more often.
 pub const FRAME_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Maximum time between two frames: the clocks of the jobs go on.
+/// Maximum time between two frames: the elapsed times of jobs advance even without events.
 pub const CLOCK_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Units a second.
+//! Rates of jobs, in units per second.
 
 use std::{
     collections::HashMap,
@@ -9,10 +9,10 @@ use jobtrack_client::Job;
 
 use crate::cli::show::elapsed;
 
-/// Least time over which a rate is measured.
+/// Minimum time over which a rate is measured.
 const SPAN_MIN: Duration = Duration::from_secs(1);
 
-/// Weight of the newest measurement.
+/// Weight of the newest measurement in the moving average.
 const WEIGHT: f64 = 0.3;
 
 /// The rates of all jobs.
@@ -28,14 +28,15 @@ struct Rate {
 }
 
 impl Rates {
-    /// Takes a version of a job that came at this time.
+    /// Updates the rate of a job with a version that arrived at `now`.
     pub fn take(&mut self, job: &Job, now: SystemTime) {
         let progress = job.progress.as_ref();
         let Some(count) = progress.and_then(|progress| progress.completed) else { return };
         let stage = progress.and_then(|progress| progress.stage.clone());
         let Some(rate) = self.0.get_mut(&job.id).filter(|rate| rate.attempt == job.attempt && rate.stage == stage)
         else {
-            // Until there are two measurements, the work so far counts. Of a later stage its start is unknown.
+            // Until there are two measurements, the rate is the average since the start of the work. With a
+            // stage it is unknown, because the start of the stage is unknown.
             let so_far = elapsed(job, now).filter(|span| stage.is_none() && *span >= SPAN_MIN);
             let per_second = so_far.map(|span| per_second(count, span));
             let rate = Rate { attempt: job.attempt, stage, last: (count, now), per_second };

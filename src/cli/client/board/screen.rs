@@ -18,14 +18,14 @@ use tokio::{
 use super::Size;
 use crate::cli::exit::CommandError;
 
-/// Frames a second that the terminal is given at most.
+/// Maximum number of frames per second that are written to the terminal.
 const FRAMES_MAX: u8 = 10;
 
-/// Enters and leaves the alternate screen, without and with a cursor.
+/// Escape sequences that enter the alternate screen and hide the cursor, and that undo both.
 const ENTER: &str = "\u{1b}[?1049h\u{1b}[?25l";
 const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
 
-/// Returns text for standard output, without colours if they are not wanted.
+/// Returns text for standard output; its colours are removed if standard output takes none.
 fn coloured(text: &str) -> String {
     let has_colours = AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
     if has_colours { text.to_owned() } else { strip_str(text).to_string() }
@@ -37,14 +37,14 @@ fn size(terminal: &Term) -> Size {
     Size { rows: rows.into(), columns: columns.into() }
 }
 
-/// Lines that are drawn again in place, below all that was printed before.
+/// Lines that are redrawn in place, below the text that was printed before.
 pub struct Lines {
     terminal: Term,
     bar: ProgressBar,
 }
 
 impl Lines {
-    /// Begins below the last line of the terminal.
+    /// Returns an empty frame below the last line of the terminal.
     pub fn new() -> Self {
         let terminal = Term::buffered_stdout();
         let target = ProgressDrawTarget::term(terminal.clone(), FRAMES_MAX);
@@ -52,7 +52,7 @@ impl Lines {
         Self { terminal, bar: ProgressBar::with_draw_target(None, target).with_style(style) }
     }
 
-    /// Returns the rows and columns that a frame may take: one row is left for the cursor.
+    /// Returns the maximum size of a frame: one row is reserved for the cursor.
     pub fn size(&self) -> Size {
         let size = size(&self.terminal);
         Size { rows: size.rows.saturating_sub(1).max(1), ..size }
@@ -74,21 +74,21 @@ impl Lines {
     }
 }
 
-/// The whole terminal, which is as before when this is dropped.
+/// The alternate screen of the terminal. A drop restores the terminal.
 pub struct Screen {
     terminal: Term,
-    /// The modes of the keyboard before.
+    /// The terminal modes to restore; `None`: standard input is not a terminal.
     modes: Option<Termios>,
 }
 
-/// The wish of somebody to leave the screen.
+/// Detects that the user wants to leave the screen: by a key or by a signal.
 pub struct Leave {
     signals: [Signal; 3],
     has_keys: bool,
 }
 
 impl Screen {
-    /// Takes the terminal. Keys are not shown, and can be read one by one.
+    /// Enters the alternate screen, and disables echo and line buffering of the keyboard.
     pub fn new() -> Result<(Self, Leave), CommandError> {
         let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
         let [Ok(interrupt), Ok(terminate), Ok(hangup)] = signals else {
@@ -151,10 +151,10 @@ impl Drop for Screen {
     }
 }
 
-/// Waits for the key `q`. Without a keyboard it never comes.
+/// Waits for the key `q`. Never returns if standard input ends first.
 async fn leaving_key() {
     let (pressed, key) = oneshot::channel();
-    // The thread waits for keys until the process ends.
+    // A blocking read can't be cancelled: the thread ends with the process.
     thread::spawn(move || {
         if stdin().lock().bytes().map_while(Result::ok).any(|key| matches!(key, b'q' | b'Q')) {
             _ = pressed.send(());

@@ -1,8 +1,8 @@
-//! Stories of a command and its job, without either.
+//! Sequences of events, with the actions that follow. No command is run, and no tracker is called.
 
 use super::*;
 
-/// Plays a story: each event with the actions that follow.
+/// Sends the events of a story to a new machine. Fails unless each event has the listed actions.
 fn play(settings: Settings, first: &Action, story: &[(Event, &[Action])]) {
     let (mut machine, action) = Machine::new(settings);
     assert_eq!(action, *first);

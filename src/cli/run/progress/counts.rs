@@ -1,5 +1,5 @@
-//! Percentages and counts in lines of any program. A number counts only where its place in the line or a word beside it
-//! says that it is progress: dates, paths, versions and measurements have the same forms.
+//! Percentages and counts in lines of any program. A number is progress only if its position in the line or a word
+//! beside it confirms that, because dates, paths, versions and measurements have the same forms.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ use super::{
     words::{first_word, has_words, is_counted, is_other, is_progress, last_word, unit},
 };
 
-/// Finds counts in words.
+/// Finder of the word in counts such as `3 of 10`.
 pub static OF: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(" of "));
 
 /// Maximum difference between a percentage and the ratio of the counts beside it.
@@ -33,11 +33,11 @@ pub fn find(text: &[u8]) -> Option<Found> {
     }
 }
 
-/// Returns the only percentage of a line.
+/// Returns the percentage of a line that has exactly one, if that percentage is progress.
 fn percentage(text: &[u8]) -> Option<f64> {
     let mut numbers = memchr_iter(b'%', text).filter_map(|at| Some((at, number_before(text, trim_space(text, at))?)));
     let (at, number) = numbers.next()?;
-    // Several are a table.
+    // A line with several percentages is a row of a table.
     if numbers.next().is_some() {
         return None;
     }
@@ -57,22 +57,22 @@ fn percentage(text: &[u8]) -> Option<f64> {
     is_progress.then_some(number.value)
 }
 
-/// Returns whether a percentage begins its line, after a bar or a label in brackets at most.
+/// Returns whether a percentage begins its line. Only a bar or a label in brackets may precede it.
 fn starts_line(before: &[u8], after: &[u8]) -> bool {
     let is_label = before.trim_ascii().starts_with(b"[") && before.trim_ascii().ends_with(b"]");
     let is_first = !has_words(before) || is_label;
-    // "45% of people", but "45% of 10 MB".
+    // "45% of people" is prose, "45% of 10 MB" is progress.
     let is_prose = first_word(after) == "of"
         && find_iter(after, b"of ").next().is_none_or(|at| number_after(after, skip_spaces(after, at + 3)).is_none());
     is_first && !is_prose
 }
 
-/// Returns whether a percentage ends its line and is not one of several figures.
+/// Returns whether a percentage ends its line and is not one of several numbers.
 fn ends_line(before: &[u8], after: &[u8]) -> bool {
     !has_words(after) && !last_word(before).contains(|letter: char| letter.is_ascii_digit())
 }
 
-/// Returns whether a bar is drawn beside: `45%|###`, `45%[==>  ]`, `[==>  ] 45%`, or dots, as by wget.
+/// Returns whether a percentage stands beside a bar: `45%|###`, `45%[==>  ]`, `[==>  ] 45%`, or after the dots of wget.
 fn is_at_bar(before: &[u8], after: &[u8]) -> bool {
     let after = after.trim_ascii_start();
     let begins =
@@ -90,7 +90,7 @@ fn is_drawn(byte: u8) -> bool {
     b" =#>-.*+<]|".contains(&byte) || !byte.is_ascii()
 }
 
-/// Returns whether a speed or a remaining time stands after: `45%  10.0MB/s`, `45% ETA 00:05`.
+/// Returns whether the text after a percentage has a speed or a remaining time: `45%  10.0MB/s`, `45% ETA 00:05`.
 fn has_speed(after: &[u8]) -> bool {
     let is_speed = |word: &[u8]| word.ends_with(b"B/s") || word.ends_with(b"b/s") || word.ends_with(b"iB/s,");
     after.split(|byte| *byte == b' ').any(|word| is_speed(word) || word.eq_ignore_ascii_case(b"eta"))
@@ -116,7 +116,7 @@ fn of(text: &[u8]) -> Option<Found> {
     })
 }
 
-/// Returns a count if its place or a word says that it is one.
+/// Returns `done` of `all` as progress, if its position or a word beside it confirms that it is a count.
 fn count(text: &[u8], done: Number, all: Number, unit_before: Option<f64>) -> Option<Found> {
     let (before, rest) = (&text[..done.start], &text[all.end..]);
     let size = byte_unit(text, skip_spaces(text, all.end)).filter(|(_, end)| text.get(*end) != Some(&b'/'));

@@ -1,17 +1,17 @@
-//! Escape sequences of terminals: removed from the text, and the one that carries progress.
+//! Escape sequences of terminals. They are removed from the text; one of them, OSC 9;4, carries progress.
 
 use memchr::memchr;
 
-/// Begins an escape sequence.
+/// First byte of an escape sequence.
 pub const ESCAPE: u8 = 0x1b;
 
-/// Text of a segment without escape sequences, and what they said.
+/// Text of a segment without its escape sequences, and the information in them.
 #[derive(Debug, Default, PartialEq)]
 pub struct Plain {
     pub text: Vec<u8>,
     /// Percentage of the last progress sequence of the segment.
     pub percent: Option<f64>,
-    /// The cursor was moved up after the text: the text is a bar below another one.
+    /// A sequence moves the cursor up: the text is a bar below another bar.
     pub is_below: bool,
 }
 
@@ -20,7 +20,7 @@ pub fn has_escapes(segment: &[u8]) -> bool {
     memchr(ESCAPE, segment).is_some()
 }
 
-/// Separates text from escape sequences. A sequence that is cut off is removed, too.
+/// Separates text from escape sequences. An incomplete sequence is removed, too.
 pub fn plain(mut segment: &[u8]) -> Plain {
     let mut plain = Plain::default();
     while let Some(at) = memchr(ESCAPE, segment) {
@@ -39,19 +39,20 @@ pub fn plain(mut segment: &[u8]) -> Plain {
     plain
 }
 
-/// Reads `ESC [ parameters letter`. Returns the rest.
+/// Reads a control sequence, `ESC [ parameters letter`. Returns the text after it.
 fn control_sequence<'a>(rest: &'a [u8], plain: &mut Plain) -> &'a [u8] {
     let Some(end) = rest.iter().position(|byte| (0x40..=0x7e).contains(byte)) else { return &[] };
     match rest[end] {
         b'A' => plain.is_below = true,
-        // The line is erased: what stood there is not shown.
+        // The sequence erases the line: a terminal does not show the text before it.
         b'K' if matches!(&rest[..end], b"1" | b"2") => plain.text.clear(),
         _ => {}
     }
     &rest[end + 1..]
 }
 
-/// Reads `ESC ] text`, up to `ESC \` or the end of the segment, which is at a bell. Returns the rest.
+/// Reads an operating system command, `ESC ] text`. It ends with `ESC \`, or with the segment, which a bell ends.
+/// Returns the text after it.
 fn operating_system_command<'a>(rest: &'a [u8], plain: &mut Plain) -> &'a [u8] {
     let end = memchr(ESCAPE, rest).unwrap_or(rest.len());
     plain.percent = progress(&rest[..end]).or(plain.percent);
@@ -59,7 +60,8 @@ fn operating_system_command<'a>(rest: &'a [u8], plain: &mut Plain) -> &'a [u8] {
     rest.strip_prefix(&[ESCAPE, b'\\']).unwrap_or(rest)
 }
 
-/// Returns the percentage of `9;4;STATE;PERCENT`. The states 1, 2 and 4 have one: normal, error and paused.
+/// Returns the percentage of `9;4;STATE;PERCENT`. Only the states 1 (normal), 2 (error) and 4 (paused) have a
+/// percentage.
 fn progress(command: &[u8]) -> Option<f64> {
     let command = str::from_utf8(command).ok()?.strip_prefix("9;4;")?;
     let (state, percent) = command.split_once(';')?;

@@ -1,29 +1,29 @@
-//! Progress as it was found in output.
+//! The progress that was found in output.
 
-/// Progress that one line reports. Fields that it does not name are absent.
+/// The progress in one line. Values that the line does not have are absent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
-    /// 0 to 100.
+    /// Percentage, 0 to 100.
     pub percent: Option<f64>,
     /// Units done.
     pub completed: Option<u64>,
-    /// Units to do.
+    /// Total number of units.
     pub total: Option<u64>,
     /// Name of the units.
     pub unit: Option<String>,
     /// The current stage.
     pub stage: Option<String>,
-    /// A line for people.
+    /// Message for people.
     pub message: Option<String>,
 }
 
 impl Found {
-    /// Returns a percentage.
+    /// Returns progress with only a percentage.
     pub fn percent(percent: f64) -> Self {
         Self { percent: Some(percent), ..Self::default() }
     }
 
-    /// Returns units done, and all units.
+    /// Returns progress with the number of units done and of all units.
     pub fn units(completed: u64, total: u64) -> Self {
         Self { completed: Some(completed), total: Some(total), ..Self::default() }
     }
@@ -34,7 +34,7 @@ impl Found {
         self
     }
 
-    /// Returns the percentage that the line gives or that follows from its counts.
+    /// Returns the percentage of the line, or else the ratio of its counts.
     #[expect(clippy::cast_precision_loss, reason = "a percentage needs no more than a double holds")]
     pub fn ratio(&self) -> Option<f64> {
         let counted = match (self.completed, self.total) {

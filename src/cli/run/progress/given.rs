@@ -1,4 +1,4 @@
-//! Progress that a program gives on purpose: lines of JSON, or what the user's pattern matches.
+//! Explicit progress: JSON lines, and lines that match the user's pattern.
 
 use std::sync::LazyLock;
 
@@ -19,11 +19,11 @@ struct Line {
     message: Option<String>,
 }
 
-/// Finds the fields without which a line is none of progress: to read it takes longer.
+/// Finders of the fields of which progress has at least one. A search is cheaper than parsing each JSON line.
 static FIELDS: LazyLock<[Finder<'static>; 3]> =
     LazyLock::new(|| [r#""percent""#, r#""completed""#, r#""stage""#].map(Finder::new));
 
-/// Returns the progress of a line of JSON. One without `percent`, `completed` or `stage` is a log line.
+/// Returns the progress of a JSON line. A line without `percent`, `completed` and `stage` is a log line.
 pub fn json(text: &[u8]) -> Option<Found> {
     let text = text.trim_ascii();
     let is_object = text.starts_with(b"{") && text.ends_with(b"}");
@@ -40,18 +40,18 @@ pub fn json(text: &[u8]) -> Option<Found> {
 #[derive(Clone, Debug)]
 pub struct Pattern(Regex);
 
-/// Groups that a pattern may have.
+/// Names of the groups that have a meaning.
 const GROUPS: [&str; 5] = ["percent", "completed", "total", "stage", "message"];
 
 impl Pattern {
-    /// Returns the pattern of a regular expression with at least one group that has the name of a value.
+    /// Parses a regular expression, which needs at least one named group of `GROUPS`.
     pub fn parse(pattern: &str) -> Result<Self, String> {
         let regex = Regex::new(pattern).map_err(|error| error.to_string())?;
         let has_group = regex.capture_names().flatten().any(|name| GROUPS.contains(&name));
         if has_group {
             Ok(Self(regex))
         } else {
-            Err(format!("it needs a named group: (?P<percent>…), or {GROUPS:?}"))
+            Err(format!("the expression needs a named group, such as (?P<percent>…); the names are {GROUPS:?}"))
         }
     }
 

@@ -1,8 +1,8 @@
-//! Detection of progress: bytes of output in, progress out. Pure: it neither reads nor writes, and knows no time.
+//! Detection of progress in the bytes of output. It is pure: it performs no I/O and knows no time.
 //!
-//! Output is cut into [`segments`], which a terminal would show one after the other, and freed from escape sequences.
-//! The newest segment with progress counts. Of several forms in one segment the most certain one does: what a program
-//! gives on purpose, then the meter of a known program, then a percentage or a count that the rest of the line
+//! Output is cut into [`segments`], which a terminal would show one after the other, and escape sequences are removed.
+//! The newest segment with progress counts. If a segment has several forms of progress, the most certain form counts:
+//! explicit progress, then the meter of a known program, then a percentage or a count that the rest of the line
 //! confirms.
 
 mod counts;
@@ -23,10 +23,10 @@ use self::{
 };
 pub use self::{found::Found, given::Pattern};
 
-/// An output of a program.
+/// An output stream of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Standard output, or both outputs in one.
+    /// Standard output, or both outputs in one stream.
     Output = 0,
     /// Standard error.
     Error = 1,
@@ -45,18 +45,18 @@ pub struct Detector {
 /// The rules for segments.
 #[derive(Debug, Default)]
 struct Rules {
-    /// The user's pattern: nothing else is looked for.
+    /// The user's pattern, which replaces all other forms of progress.
     pattern: Option<Pattern>,
     context: Context,
 }
 
 impl Detector {
-    /// Returns a detector that looks for lines that match the pattern or, without one, for all known forms of progress.
+    /// Returns a detector of lines that match `pattern`, or without a pattern of all known forms of progress.
     pub fn new(pattern: Option<Pattern>) -> Self {
         Self { rules: Rules { pattern, ..Rules::default() }, ..Self::default() }
     }
 
-    /// Adds bytes that were written.
+    /// Processes bytes that the program has written.
     pub fn feed(&mut self, lane: Lane, bytes: &[u8]) {
         let Self { lanes, rules, found, is_news } = self;
         let lane = &mut lanes[lane as usize];
@@ -65,7 +65,8 @@ impl Detector {
                 note(found, is_news, new);
             }
         };
-        // The line that began before may have progress, and may say that those after it have.
+        // The first line may have begun in earlier bytes, and may be a heading that makes later lines progress.
+        // Therefore it is processed before the rest is tested.
         let (first, rest) = bytes.split_at(first_end(bytes));
         lane.feed(first, |segment| each(rules, segment));
         if rules.may_have_progress(rest) {
@@ -75,7 +76,8 @@ impl Detector {
         }
     }
 
-    /// Reads the line that has not ended yet: nothing was written for a while, and many bars have no end of line.
+    /// Processes the unfinished line. Must be called when nothing was written for a while, because many bars never end
+    /// their line.
     pub fn settle(&mut self, lane: Lane) {
         let Self { lanes, rules, found, is_news } = self;
         if let Some(new) = rules.find(lanes[lane as usize].pending()) {
@@ -83,7 +85,7 @@ impl Detector {
         }
     }
 
-    /// Returns whether there is progress that was not returned.
+    /// Returns whether there is progress that [`take`](Self::take) has not returned yet.
     pub fn has_news(&self) -> bool {
         self.is_news
     }
@@ -94,13 +96,13 @@ impl Detector {
     }
 }
 
-/// Returns output as text without escape sequences and control characters.
+/// Returns output as text, without escape sequences and control characters.
 pub fn readable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&plain(bytes).text).into_owned();
     text.replace(|letter: char| letter.is_control() && letter != '\t', "")
 }
 
-/// Replaces the numbers. A stage and a message stay until there are others.
+/// Replaces the percentage, the counts and the unit. The stage and the message are kept until a line has new ones.
 fn note(found: &mut Found, is_news: &mut bool, new: Found) {
     let (stage, message) = (found.stage.clone(), found.message.clone());
     let newest = Found { stage: new.stage.or(stage), message: new.message.or(message), ..new };
@@ -121,7 +123,7 @@ impl Rules {
     }
 
     fn find_in_text(&mut self, text: &[u8], is_start: bool, is_below: bool) -> Option<Found> {
-        // The later parts of a line that is too long are no lines.
+        // Only the first part of a line that is too long is searched: a later part would look like the start of a line.
         if !is_start {
             return None;
         }
@@ -140,7 +142,7 @@ impl Rules {
         }
     }
 
-    /// Returns whether a line, or one of several lines, may have progress. Rules out most output at little cost.
+    /// Returns whether one or more lines may have progress. This test is cheap, and excludes most output.
     fn may_have_progress(&self, text: &[u8]) -> bool {
         self.pattern.is_some()
             || memchr3(b'%', b'/', b'{', text).is_some()

@@ -1,22 +1,22 @@
 //! Numbers in text.
 
-/// A number as it was written.
+/// A number in text, with its position.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Number {
     pub value: f64,
     pub is_whole: bool,
-    /// Index of its first byte.
+    /// Index of the first byte.
     pub start: usize,
-    /// Index of the byte after it.
+    /// Index of the byte after the number.
     pub end: usize,
 }
 
-/// Maximum number of characters of a number: more is no count.
+/// Maximum length of a number in bytes. Longer ones are identifiers, not counts.
 const DIGITS_MAX: usize = 18;
 
 impl Number {
-    /// Returns the count, times `factor`.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive and far below 2^64")]
+    /// Returns the number times `factor`, rounded.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "no number is negative or near 2^64")]
     pub fn times(&self, factor: f64) -> u64 {
         (self.value * factor).round() as u64
     }
@@ -61,7 +61,7 @@ fn parse(text: &[u8], start: usize, end: usize) -> Option<Number> {
     Some(Number { value, is_whole: !digits.contains('.'), start, end })
 }
 
-/// Returns the factor of a unit of bytes that starts at `at`, and the index after it: `MB`, `MiB`, `kB`, `K`, `bytes`.
+/// Returns the factor of the byte unit at index `at`, and the index after the unit: `MB`, `MiB`, `kB`, `K`, `bytes`.
 pub fn byte_unit(text: &[u8], at: usize) -> Option<(f64, usize)> {
     const UNITS: [(&[u8], f64); 22] = [
         (b"bytes", 1.0),
@@ -93,13 +93,13 @@ pub fn byte_unit(text: &[u8], at: usize) -> Option<(f64, usize)> {
     text.get(end).is_none_or(|next| !next.is_ascii_alphanumeric()).then_some((*factor, end))
 }
 
-/// Returns the index of the first byte at or after `at` that is no space.
+/// Returns the index of the first byte at or after `at` that is not a space.
 pub fn skip_spaces(text: &[u8], at: usize) -> usize {
     let spaces = text.get(at..).unwrap_or_default().iter().take_while(|byte| **byte == b' ').count();
     at + spaces
 }
 
-/// Returns seconds of `[HH:]MM:SS[.fraction]`.
+/// Parses `[HH:]MM:SS[.fraction]`, and returns the time in seconds.
 pub fn clock(text: &[u8]) -> Option<f64> {
     let text = str::from_utf8(text).ok()?;
     let mut seconds = 0.0;

@@ -2,10 +2,10 @@
 
 use memchr::{memchr3, memchr3_iter, memrchr3};
 
-/// Maximum length of a segment in bytes. The rest of a longer line is not looked at as text.
+/// Maximum length of a segment in bytes. Only the first segment of a longer line is searched for progress.
 pub const SEGMENT_MAX: usize = 4096;
 
-/// Ends an operating system command, which carries progress to terminals.
+/// End of an operating system command, the escape sequence that carries progress.
 const BELL: u8 = 0x07;
 
 /// A part of the output between two line ends, carriage returns or bells.
@@ -13,14 +13,14 @@ const BELL: u8 = 0x07;
 pub struct Segment<'a> {
     /// The bytes, without the line end.
     pub bytes: &'a [u8],
-    /// The line began here; otherwise this is a later part of a line that is too long.
+    /// The segment is the start of a line. Otherwise it is a later part of a line that is too long.
     pub is_start: bool,
 }
 
-/// Cuts bytes into segments, wherever the reads of these bytes begin and end.
+/// Splitter of output into segments. The segments do not depend on how the output is divided into reads.
 #[derive(Debug)]
 pub struct Segments {
-    /// The beginning of a segment whose end has not come yet, at most [`SEGMENT_MAX`] bytes.
+    /// The unfinished segment, at most [`SEGMENT_MAX`] bytes.
     pending: Vec<u8>,
     is_start: bool,
 }
@@ -32,13 +32,13 @@ impl Default for Segments {
 }
 
 impl Segments {
-    /// Adds bytes. Calls `each` with the segments that end in them.
+    /// Adds bytes, and calls `each` with each segment that these bytes complete.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Segment<'_>)) {
         let mut start = 0;
         for at in memchr3_iter(b'\n', b'\r', BELL, bytes) {
             let line = &bytes[start..at];
             start = at + 1;
-            // The usual line is not copied.
+            // Most lines are whole in `bytes`, and are not copied.
             if self.pending.is_empty() && self.is_start && line.len() <= SEGMENT_MAX {
                 if !line.is_empty() {
                     each(Segment { bytes: line, is_start: true });
@@ -55,7 +55,7 @@ impl Segments {
         self.add(&bytes[start..], &mut each);
     }
 
-    /// Adds bytes that have nothing to look at.
+    /// Adds bytes that have no progress, without splitting them into segments.
     pub fn skip(&mut self, bytes: &[u8]) {
         match memrchr3(b'\n', b'\r', BELL, bytes) {
             Some(last) => {
@@ -67,12 +67,12 @@ impl Segments {
         }
     }
 
-    /// Returns the segment whose end has not come yet.
+    /// Returns the unfinished segment.
     pub fn pending(&self) -> Segment<'_> {
         Segment { bytes: &self.pending, is_start: self.is_start }
     }
 
-    /// Adds a part of a line.
+    /// Adds a part of a line. Calls `each` whenever the segment reaches its maximum length.
     fn add(&mut self, mut part: &[u8], each: &mut impl FnMut(Segment<'_>)) {
         while self.pending.len() + part.len() > SEGMENT_MAX {
             let (fits, rest) = part.split_at(SEGMENT_MAX - self.pending.len());
@@ -87,7 +87,7 @@ impl Segments {
     }
 }
 
-/// Returns the index after the first end of a segment.
+/// Returns the index after the first line end, carriage return or bell; without one, the length.
 pub fn first_end(bytes: &[u8]) -> usize {
     memchr3(b'\n', b'\r', BELL, bytes).map_or(bytes.len(), |at| at + 1)
 }

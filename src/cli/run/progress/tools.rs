@@ -1,5 +1,4 @@
-//! Meters of single programs, whose lines need more than a look at their numbers: tqdm, git, curl, rsync and
-//! ffmpeg.
+//! Progress meters of known programs, whose numbers alone are ambiguous: tqdm, git, curl, rsync and ffmpeg.
 
 use memchr::{
     memchr,
@@ -11,18 +10,18 @@ use super::{
     numbers::{byte_unit, clock, number_after, number_before, skip_spaces},
 };
 
-/// Facts from earlier lines that later lines depend on.
+/// State from earlier lines that the meaning of later lines depends on.
 #[derive(Debug, Default)]
 pub struct Context {
     /// The heading of curl's meter was seen.
     is_curl: bool,
-    /// rsync counts the bytes of each file by itself.
+    /// The percentage of rsync is that of a single file.
     has_files: bool,
-    /// Seconds of the longest input of ffmpeg.
+    /// Duration of the longest input of ffmpeg, in seconds.
     duration: Option<f64>,
 }
 
-/// A line of a known program, with its progress if it has any.
+/// A line of a known program, with the progress in the line, if any.
 #[derive(Debug, PartialEq)]
 pub struct Meter(pub Option<Found>);
 
@@ -32,12 +31,12 @@ fn is_curl_heading(text: &[u8]) -> bool {
 }
 
 impl Context {
-    /// Returns whether lines of digits may be curl's meter.
+    /// Returns whether lines of numbers without a percent sign may be the meter of curl.
     pub fn expects_meter(&self) -> bool {
         self.is_curl
     }
 
-    /// Returns the progress of a line of one of these programs.
+    /// Recognizes a line of one of these programs. `is_below`: the line is a bar below another bar.
     pub fn find(&mut self, text: &[u8], is_below: bool) -> Option<Meter> {
         if memchr(b'%', text).is_none() {
             if let Some(found) = tqdm_without_total(text) {
@@ -51,7 +50,7 @@ impl Context {
             return Some(Meter(None));
         }
         if let Some(found) = tqdm(text) {
-            // The bars below the first one are of parts.
+            // A bar below another one shows a part of the work.
             return Some(Meter(Some(found).filter(|_| !is_below)));
         }
         if let Some(found) = git(text) {
@@ -61,7 +60,7 @@ impl Context {
     }
 
     /// Reads `  1,234  45%  1.23MB/s  0:00:05 (xfr#1, to-chk=4/6)`. With `--progress` the percentage is that of one
-    /// file: as soon as a file is complete and others are not, files are counted.
+    /// file. Therefore files are counted once a file is complete while other files are left.
     fn rsync(&mut self, text: &[u8]) -> Option<Meter> {
         let mut words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         let (bytes, percent, speed) = (words.next()?, words.next()?.strip_suffix(b"%")?, words.next()?);
@@ -171,7 +170,7 @@ fn tqdm_without_total(text: &[u8]) -> Option<Found> {
     is_meter.then(|| Found { completed: Some(done.times(1.0)), ..Found::default() })
 }
 
-/// Reads `Receiving objects:  45% (450/1000), 1.20 MiB | 1.10 MiB/s`, whose label is a stage.
+/// Reads `Receiving objects:  45% (450/1000), 1.20 MiB | 1.10 MiB/s`, and takes the label as the stage.
 fn git(text: &[u8]) -> Option<Found> {
     let at = find(text, b"% (")?;
     let percent = number_before(text, at).filter(|percent| percent.value <= 100.0)?;
@@ -187,7 +186,7 @@ fn git(text: &[u8]) -> Option<Found> {
     })
 }
 
-/// Reads a line of curl's meter, in which each number has a column. It has no progress while the size is unknown.
+/// Reads a line of the meter of curl, which has fixed columns. The line has no progress while the size is unknown.
 fn curl(text: &[u8]) -> Option<Meter> {
     const COLUMNS: usize = 12;
     let mut words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
@@ -202,7 +201,7 @@ fn curl(text: &[u8]) -> Option<Meter> {
     Some(Meter((total > 0).then_some(Found { percent: Some(percent.value), ..counts })))
 }
 
-/// Reads a size, whose units are powers of 1024.
+/// Reads a size of curl, whose units are powers of 1024.
 fn curl_size(word: &[u8]) -> Option<u64> {
     let number = number_after(word, 0)?;
     let factor = match word.get(number.end) {

@@ -1,6 +1,6 @@
-//! Words beside a number that say whether it is progress.
+//! Words that tell whether a number beside them is progress.
 
-/// Words before a count: `step 3/10`, `Processing 3 of 10`.
+/// Words that may precede a count: `step 3/10`, `Processing 3 of 10`.
 const COUNTED: [&str; 58] = [
     "batch",
     "batches",
@@ -62,7 +62,7 @@ const COUNTED: [&str; 58] = [
     "uploading",
 ];
 
-/// Words after a count that name its units.
+/// Names of units, which may follow a count.
 const UNITS: [&str; 30] = [
     "batches",
     "blocks",
@@ -96,7 +96,7 @@ const UNITS: [&str; 30] = [
     "tiles",
 ];
 
-/// Words before or after a percentage of progress.
+/// Words beside a percentage that is progress.
 const PROGRESS: [&str; 26] = [
     "complete",
     "completed",
@@ -126,7 +126,7 @@ const PROGRESS: [&str; 26] = [
     "writing",
 ];
 
-/// Words beside a percentage of something else.
+/// Words beside a percentage that is not progress.
 const OTHER: [&str; 60] = [
     "acc",
     "accuracy",
@@ -190,14 +190,14 @@ const OTHER: [&str; 60] = [
     "utilization",
 ];
 
-/// Returns the last word of `text`, in lower case, if nothing but spaces and `:=([<-` stands after it.
+/// Returns the last word of `text` in lower case; empty unless only spaces and `:=([<-` follow the word.
 pub fn last_word(text: &[u8]) -> String {
     let text = trim_end(text, b" :=([<-\t");
     let length = text.iter().rev().take_while(|byte| is_word(**byte)).count();
     lower(&text[text.len() - length..])
 }
 
-/// Returns the first word of `text`, in lower case, if nothing but spaces and brackets stands before it.
+/// Returns the first word of `text` in lower case; empty unless only spaces and `)]>,;` precede the word.
 pub fn first_word(text: &[u8]) -> String {
     let start = text.iter().position(|byte| !b" \t)]>,;".contains(byte)).unwrap_or(text.len());
     let text = &text[start..];
@@ -208,7 +208,7 @@ pub fn is_counted(word: &str) -> bool {
     COUNTED.contains(&word)
 }
 
-/// Returns the name of the units.
+/// Returns the word, if it is a name of units.
 pub fn unit(word: &str) -> Option<&'static str> {
     UNITS.iter().find(|unit| **unit == word).copied()
 }
@@ -221,7 +221,7 @@ pub fn is_other(word: &str) -> bool {
     OTHER.contains(&word)
 }
 
-/// Returns whether `text` has a letter or digit. What is not ASCII counts as the bar that it mostly is.
+/// Returns whether `text` has an ASCII letter or digit. Other characters do not count: most of them draw bars.
 pub fn has_words(text: &[u8]) -> bool {
     text.iter().any(u8::is_ascii_alphanumeric)
 }

@@ -1,12 +1,12 @@
-//! Cancelled jobs: their commands are stopped.
+//! Cancelled jobs, whose commands are stopped.
 
 use jobtrack_client::{State, proto::v1::CancelJobRequest};
 
 use super::{ID, code, ended, gone, output, tracker, until, wrap};
 use crate::support::process::Process;
 
-/// Starts a command that writes the ids of its processes, cancels its job, and waits for its end. Returns the exit code
-/// and the ids.
+/// Starts a command that writes the ids of its processes, and cancels the job of the command. Returns the exit code and
+/// the ids after the end of the command.
 async fn cancel(process: &Process, flags: &[&str], script: &str, force: bool) -> (i32, Vec<String>) {
     let flags = [&["--lease", "1s"], flags].concat();
     let mut wrapper = wrap(process.address, &flags, script).spawn().expect("it runs");

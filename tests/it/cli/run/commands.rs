@@ -1,4 +1,4 @@
-//! Ends of commands, and the jobs that they leave.
+//! Ends of commands, and the resulting states of their jobs.
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Stdio};
 
@@ -34,7 +34,7 @@ async fn failure_has_the_end_of_the_output_and_details() {
     let job = ended(&process).await;
     let failure = job.failure().expect("it failed");
     let mut lines: Vec<_> = failure.message.lines().collect();
-    // Two pipes have no order.
+    // Standard output and standard error are two pipes: the order of their lines is undefined.
     lines.sort_unstable();
     assert_eq!(lines, [" 20%", "no space left", "starting"]);
     let mut details = failure.details.clone().expect("details").to_json();
@@ -151,7 +151,7 @@ async fn stopped_command_stays_alive_for_the_tracker() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrapper_that_is_killed_leaves_no_process_behind() {
     let process = Process::start(&[]);
-    // A child of the command, too, and one that does not want to end.
+    // The command and one of its children print their ids. The command ignores SIGTERM, and its children inherit that.
     let script = "trap '' TERM; sh -c 'echo $$; exec sleep 1000' & echo $$; sleep 1000 & wait; sleep 1000";
     let flags = ["--lease", "1s", "--grace", "200ms"];
     let mut command = wrap(process.address, &flags, script);

@@ -1,4 +1,4 @@
-//! `jobtrack run`: commands under the real binary, with trackers that are there, and with others.
+//! `jobtrack run`: commands under the real binary, with available and with unavailable trackers.
 
 mod cancellation;
 mod commands;
@@ -25,10 +25,10 @@ use tokio::{
 
 use crate::support::{credentials::Folder, process::Process, watching::until_version};
 
-/// Maximum wait for what is expected; far longer than it takes.
+/// Maximum time to wait for an expected event; far more than the event needs.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Id of the job of each test.
+/// Id of the job, in each test.
 const ID: &str = "job";
 
 /// Returns `jobtrack run FLAGS -- sh -c SCRIPT`, without a controlling terminal.
@@ -36,8 +36,8 @@ fn wrap(address: SocketAddr, flags: &[&str], script: &str) -> Command {
     wrap_words(address, flags, &["sh", "-c", script])
 }
 
-/// A command that begins a session, and in which the signals of terminals have their usual effect: a command inherits
-/// which of them are ignored, and in the background of a script they are.
+/// Prefix of a command that starts it in a new session, with the default effect of terminal signals. Commands inherit
+/// ignored signals, and a shell script ignores these signals in its background commands.
 const SESSION: [&str; 3] = ["env", "--default-signal=HUP,INT,QUIT", "setsid"];
 
 /// Returns `jobtrack run FLAGS -- WORDS`, without a controlling terminal.
@@ -84,12 +84,13 @@ async fn run(mut command: Command) -> Output {
     output(command.spawn().expect("it can be started")).await
 }
 
-/// Returns the exit code by which a shell tells the end of a process.
+/// Returns the exit code that a shell has for the end of a process.
 fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().expect("it has ended"))
 }
 
-/// Fails unless a wrapped command has ended and written as the bare one does. Returns the lines of the wrapper.
+/// Fails unless a wrapped command has the exit code and the output of the bare command. Returns the lines that the
+/// wrapper itself has written.
 #[track_caller]
 fn same(wrapped: &Output, bare: &Output) -> Vec<String> {
     assert_eq!(code(wrapped.status), code(bare.status), "{}", String::from_utf8_lossy(&wrapped.stderr));
@@ -105,18 +106,18 @@ fn tracker(address: SocketAddr) -> Tracker {
     Tracker::builder(format!("http://{address}")).timeout(WAIT_TIMEOUT).connect_lazy().expect("the URL is valid")
 }
 
-/// Returns the job at its end.
+/// Waits for the end of the job, and returns the job.
 async fn ended(process: &Process) -> Job {
     until(process.address, Job::has_ended).await
 }
 
-/// Waits until a version of the job is so. It may not exist yet.
+/// Waits for a version of the job that fulfils `is_so`. The job may not exist yet.
 async fn until(address: SocketAddr, is_so: impl Fn(&Job) -> bool) -> Job {
     let watch = tracker(address).watch_many(JobFilter::default()).with_documents().ids([ID]);
     until_version(watch, WAIT_TIMEOUT, is_so).await
 }
 
-/// A command waits at it: `read x < GATE`.
+/// A named pipe that makes a command wait: `read x < GATE`.
 struct Gate {
     path: String,
     _folder: Folder,
@@ -130,7 +131,7 @@ impl Gate {
         Self { path, _folder: folder }
     }
 
-    /// Lets the command pass, once it waits.
+    /// Waits until the command reads from the gate, and lets it continue.
     async fn open(&self) {
         let path = self.path.clone();
         let opened = spawn_blocking(move || std::fs::write(path, "go\n").expect("the command waits"));
@@ -144,7 +145,7 @@ fn kill(signal: &str, process: u32) {
     assert!(sent.success(), "{process} has ended");
 }
 
-/// Returns whether a process runs.
+/// Returns whether a process has not ended.
 fn is_alive(process: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))

@@ -1,4 +1,4 @@
-//! Trackers that are absent, silent, slow, killed or do not want the job. The command never notices.
+//! Trackers that are absent, unresponsive, slow or killed, or that reject the job. The command is never affected.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -103,7 +103,7 @@ async fn tracker_that_lost_the_job_does_not_stop_the_command() {
     process.signal("KILL");
     process.wait();
     let process = start();
-    // Its heartbeats find no job, and it says so.
+    // The new process does not know the job: the next heartbeat fails, and the wrapper prints a warning.
     let mut errors = std::io::BufReader::new(wrapper.stderr.take().expect("it is piped"));
     let read = tokio::task::spawn_blocking(move || {
         let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The way of the output through the wrapper.
+//! Output of commands, which passes through the wrapper.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -15,7 +15,7 @@ use tokio::{
 use super::{Gate, WAIT_TIMEOUT, bare, code, ended, output, run, same, wrap};
 use crate::support::process::Process;
 
-/// Returns the lines of the standard output of a process, as they come. Nobody else reads it any more.
+/// Returns the lines of the standard output of a process as they arrive. Takes the pipe from the process.
 pub fn lines(child: &mut Child) -> UnboundedReceiver<String> {
     let (sender, lines) = unbounded_channel();
     let output = BufReader::new(child.stdout.take().expect("it is piped"));
@@ -81,7 +81,7 @@ async fn order_is_kept_if_both_outputs_are_one_file() {
     let process = Process::start(&[]);
     let script = "for i in 1 2 3 4 5 6 7 8 9; do echo out $i; echo err $i >&2; done";
     let inner = wrap(process.address, &[], script);
-    // `2>&1`.
+    // The shell sends both outputs of the wrapper to one file, with `2>&1`.
     let mut both = Command::new("sh");
     both.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(inner.get_program()).args(inner.get_args());
     both.env("JOBTRACK_SERVER", format!("http://{}", process.address)).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -98,7 +98,7 @@ async fn command_whose_reader_is_gone_ends_as_without_a_wrapper() {
     let mut reader = wrapper.stdout.take().expect("it is piped");
     reader.read_exact(&mut first).expect("it writes");
     drop(reader);
-    // The shell goes on after the signal that ends `yes`.
+    // SIGPIPE ends `yes`, and the shell continues with its next command.
     let finished = output(wrapper).await;
     assert_eq!(String::from_utf8_lossy(&finished.stderr), "not reached\n");
 
@@ -126,7 +126,7 @@ async fn process_that_outlives_its_command_can_still_write() {
     let mut wrapper = wrap(process.address, &[], &script).spawn().expect("it runs");
     let mut lines = lines(&mut wrapper);
     assert_eq!(lines.recv().await.as_deref(), Some("early"));
-    // It does not wait for the other process.
+    // The wrapper does not wait for the process that outlives the command.
     let status = spawn_blocking(move || wrapper.wait().expect("it ends"));
     assert_eq!(code(timeout(WAIT_TIMEOUT, status).await.expect("it ends").expect("no panic")), 0);
     assert_eq!(ended(&process).await.state(), State::Succeeded);

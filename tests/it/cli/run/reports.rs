@@ -1,4 +1,4 @@
-//! Progress in the output, as those see it who watch.
+//! Progress in the output, as watchers of the job see it.
 
 use jobtrack_client::State;
 

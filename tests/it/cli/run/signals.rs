@@ -1,4 +1,4 @@
-//! Signals to the wrapper, which are for the command.
+//! Signals to the wrapper, which are passed on to the command.
 
 use std::process::{Child, Command, Stdio};
 
@@ -7,7 +7,7 @@ use jobtrack_client::State;
 use super::{SESSION, code, ended, kill, output, until, wrap};
 use crate::support::process::Process;
 
-/// Starts a command, and returns once it is ready and its job runs.
+/// Starts a command. Returns when the command has printed `ready` and its job is RUNNING.
 async fn start(process: &Process, script: &str) -> (Child, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let mut wrapper = wrap(process.address, &[], script).spawn().expect("it runs");
     let mut lines = output::lines(&mut wrapper);
@@ -60,7 +60,7 @@ async fn nobody_waits_for_an_absent_tracker_after_a_signal() {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], crate::support::redis::next_port()));
     let mut wrapper = wrap(address, &["--flush-timeout", "1h"], "echo ready; exit 3").spawn().expect("it runs");
     let mut errors = std::io::BufReader::new(wrapper.stderr.take().expect("it is piped"));
-    // The warning comes at the end of the command; what follows is the time to flush.
+    // The warning is printed at the end of the command. After it, the wrapper waits for the flush timeout.
     let mut line = String::new();
     std::io::BufRead::read_line(&mut errors, &mut line).expect("a line");
     assert!(line.contains("unavailable"), "{line}");

@@ -1,4 +1,4 @@
-//! Commands on a terminal: that of the user, and one of their own.
+//! Commands on the terminal of the user, and on a terminal of their own.
 
 use std::{
     fs::{File, OpenOptions},
@@ -26,7 +26,7 @@ use tokio::{
 use super::{SESSION, WAIT_TIMEOUT, code, ended, output, run, until, wrap};
 use crate::support::process::Process;
 
-/// A terminal with a wrapper as its foreground.
+/// A terminal with a wrapper in its foreground.
 struct Terminal {
     master: OwnedFd,
     wrapper: Child,
@@ -68,7 +68,7 @@ impl Terminal {
         tcsetwinsize(&self.master, size).expect("it is open");
     }
 
-    /// Waits until a text is shown after the last one that was waited for.
+    /// Waits until a text is shown after the previous text that was waited for.
     async fn shows(&mut self, text: &str) {
         let shown = async {
             while !self.text.contains(text) {
@@ -89,7 +89,7 @@ impl Terminal {
     /// Closes the terminal.
     fn close(mut self) -> Child {
         self.is_closed.store(true, Relaxed);
-        // The reader ends, and with it the last copy of the terminal.
+        // The reader thread has the last copy of the master. The terminal is closed when that thread ends.
         drop(self.master);
         while self.written.blocking_recv().is_some() {}
         self.wrapper

@@ -1,14 +1,14 @@
-//! Detection of progress in the recorded output of real tools, and in any bytes.
+//! Detection of progress in recorded output of real tools, and in random bytes.
 //!
-//! `corpus/` has what the tools wrote: `NAME.pipe` into a pipe, `NAME.tty` on a terminal of 80 columns.
-//! `corpus/expected.txt` has the progress in it, a line for each change.
+//! `corpus/` has the recordings: `NAME.pipe` was written to a pipe, `NAME.tty` to a terminal of 80 columns.
+//! `corpus/expected.txt` has the progress in these recordings, one line per change.
 
 use std::{fmt::Write, fs, path::PathBuf};
 
 use jobtrack::cli::run::progress::{Detector, Found, Lane, Pattern, segments::SEGMENT_MAX};
 use proptest::{collection::vec, prelude::*};
 
-/// Parts of lines, of which random output is made.
+/// Parts of which random output is composed.
 const PARTS: [&str; 24] = [
     "45%",
     " ",
@@ -36,7 +36,7 @@ const PARTS: [&str; 24] = [
     "█",
 ];
 
-/// Size of recordings that are not split at every byte, in bytes: that takes too long.
+/// Size in bytes from which a recording is not split at every byte, because that would take too long.
 const LONG: usize = 3000;
 
 fn corpus() -> PathBuf {
@@ -52,7 +52,7 @@ fn recordings() -> Vec<(String, Vec<u8>)> {
     files.iter().map(|path| (name(path), fs::read(path).expect("readable"))).collect()
 }
 
-/// Returns all progress in parts of output, in its order.
+/// Returns all progress that is found when output arrives in these parts.
 fn found<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<Found> {
     let mut detector = Detector::default();
     let mut found = Vec::new();
@@ -65,7 +65,7 @@ fn found<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<Found> {
     found
 }
 
-/// Returns all progress, however little of it a report would take.
+/// Returns all progress in output that arrives byte by byte.
 fn all(bytes: &[u8]) -> Vec<Found> {
     found(bytes.chunks(1))
 }
