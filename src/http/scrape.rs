@@ -1,4 +1,4 @@
-//! The contents of a scrape: the collected metrics, and the current statistics.
+//! The answer to a scrape: the collected metrics, and the current statistics.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,8 +32,8 @@ pub struct Source {
     tracker: Arc<Tracker>,
     connections: TaskTracker,
     tls: Option<Tls>,
-    /// Statistics of the last read, if it succeeded, and its time. Locked during a read, so that concurrent scrapes
-    /// share it.
+    /// Time of the last read of the statistics, and its result if it succeeded. The lock is held during a read, so that
+    /// concurrent scrapes share one read.
     stats: Mutex<Option<(Instant, Option<TrackerStats>)>>,
 }
 
@@ -48,7 +48,7 @@ impl Source {
         *self.tracker.mode().borrow()
     }
 
-    /// Returns the metrics in the text format of Prometheus, without those that are not known now.
+    /// Returns the metrics in the text format of Prometheus. Metrics whose values are unknown now are left out.
     pub async fn scrape(&self) -> anyhow::Result<String> {
         let mut now = Snapshot::default();
         now.gauge_of(

@@ -1,4 +1,4 @@
-//! Calls of gRPC in this process: the request passes the same middleware and handlers as one from the network.
+//! gRPC calls inside this process. A call passes the same middleware and handlers as a gRPC request from the network.
 
 use bytes::Bytes;
 use http::{
@@ -14,7 +14,7 @@ use tonic::{Status, body::Body};
 use super::{form::Form, frames::Frames};
 use crate::grpc::{Exchange, HEAVY_MIN, RequestService};
 
-/// Headers that a call takes over from its request.
+/// Headers that are copied from the HTTP request to the gRPC request.
 static TAKEN_OVER: [HeaderName; 4] = [
     AUTHORIZATION,
     HeaderName::from_static("grpc-timeout"),
@@ -22,7 +22,8 @@ static TAKEN_OVER: [HeaderName; 4] = [
     HeaderName::from_static("tracestate"),
 ];
 
-/// Makes a call at `path`, with the caller of `parts`. Returns its response, or the error that it began with.
+/// Calls the gRPC method at `path`, as the caller of the HTTP request with these `parts`. Returns the response, or the
+/// error if the call fails before its first message.
 pub async fn begin<S: RequestService>(
     grpc: &mut S,
     path: &PathAndQuery,
@@ -62,7 +63,7 @@ pub async fn message(response: Response<Body>) -> Result<Bytes, Status> {
     Ok(frames.next().unwrap_or_default())
 }
 
-/// Fails if `trailers` end a call with an error.
+/// Returns an error if `trailers` end a call with an error.
 pub fn check(trailers: Frame<Bytes>) -> Result<(), Status> {
     let trailers = trailers.into_trailers().unwrap_or_else(|_| HeaderMap::new());
     match Status::from_header_map(&trailers) {
@@ -71,7 +72,7 @@ pub fn check(trailers: Frame<Bytes>) -> Result<(), Status> {
     }
 }
 
-/// Returns an answer of this form as JSON, with a line feed for terminals.
+/// Returns an encoded answer of this form as JSON. The line feed at the end is for terminals.
 pub async fn json(form: &Form, message: &[u8]) -> Bytes {
     if message.len() >= HEAVY_MIN
         && let Some(turn) = Exchange::turn()

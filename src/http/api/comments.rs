@@ -1,4 +1,4 @@
-//! The comments of the protos, by the full names of what they describe.
+//! The comments of the proto files, by the full names of the messages, fields, enums and methods that they describe.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto, Fil
 
 use crate::proto::DESCRIPTORS;
 
-/// Numbers of the fields of descriptors, which the paths of comments consist of.
+/// Field numbers of the descriptor messages. The path of a comment consists of these numbers and of indexes.
 mod tag {
     pub const MESSAGES: i32 = 4;
     pub const ENUMS: i32 = 5;
@@ -33,7 +33,7 @@ impl Comments {
         Self { texts }
     }
 
-    /// Returns the comment on what has this name; empty if there is none.
+    /// Returns the comment of the element with this full name; empty if the element has no comment.
     pub fn of(&self, name: &str) -> &str {
         self.texts.get(name).map(String::as_str).unwrap_or_default()
     }

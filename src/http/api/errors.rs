@@ -1,4 +1,4 @@
-//! Errors as JSON: `{"error": {"code", "status", "message", "details"}}`, as AIP-193 has it.
+//! Errors as JSON: `{"error": {"code", "status", "message", "details"}}`, the form of AIP-193.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tonic_types::StatusExt;
 
 use super::{response::Answer, schema::Schema};
 
-/// Names of the codes of gRPC by their numbers.
+/// Names of the gRPC codes, by number.
 const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -38,10 +38,10 @@ const CODES: [&str; 17] = [
 /// Type of the detail with the reason.
 const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 
-/// Status of HTTP for a call whose caller has gone away.
+/// HTTP status of a call whose caller has closed the connection.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// Returns the answer for an error of gRPC.
+/// Returns the answer for a gRPC error.
 pub fn of_status(schema: &Schema, status: &Status) -> Answer {
     let http = http_status(status.code());
     let details = details(schema, status.details()).unwrap_or_default();
@@ -56,12 +56,12 @@ pub fn of_status(schema: &Schema, status: &Status) -> Answer {
     answer
 }
 
-/// Returns the time after which a call with this error may be repeated.
+/// Returns the time after which a call with this error may be retried.
 pub fn retry_delay(status: &Status) -> Option<Duration> {
     status.get_details_retry_info().and_then(|info| info.retry_delay)
 }
 
-/// Returns the details of an encoded `google.rpc.Status`. The first one is that with the reason.
+/// Returns the details of an encoded `google.rpc.Status`. The `ErrorInfo`, which has the reason, comes first.
 fn details(schema: &Schema, encoded: &[u8]) -> Option<Vec<Value>> {
     let status = DynamicMessage::decode(schema.status().clone(), encoded).ok()?;
     let Value::Array(mut details) = serde_json::to_value(status).ok()?.get_mut("details")?.take() else { return None };
@@ -69,11 +69,11 @@ fn details(schema: &Schema, encoded: &[u8]) -> Option<Vec<Value>> {
     Some(details)
 }
 
-/// Returns the status of HTTP for a code of gRPC.
+/// Returns the HTTP status for a gRPC code.
 fn http_status(code: Code) -> StatusCode {
     match code {
         Code::Ok => StatusCode::OK,
-        Code::Cancelled => StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("it has three digits"),
+        Code::Cancelled => StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("499 has three digits"),
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Code::NotFound => StatusCode::NOT_FOUND,
@@ -87,7 +87,7 @@ fn http_status(code: Code) -> StatusCode {
     }
 }
 
-/// A refusal that only HTTP knows, such as that of an unknown path.
+/// A refusal without a gRPC call, for example because the path is unknown.
 pub struct Refusal {
     status: StatusCode,
     code: Code,
@@ -101,7 +101,7 @@ impl Refusal {
         Self { status, code, reason, message, header: None }
     }
 
-    /// There is no such path; `list` has all of them.
+    /// The path is unknown; `list` has all paths.
     pub fn unknown_path(list: &str) -> Self {
         let message = format!("there is no such path; the paths are: {list}");
         Self::new(StatusCode::NOT_FOUND, Code::NotFound, "PATH_NOT_FOUND", message)
@@ -122,29 +122,29 @@ impl Refusal {
 
     /// The API is not served.
     pub fn api_is_off() -> Self {
-        let message = "the HTTP API of this server is off (--http-api): it takes gRPC and gRPC-Web".to_owned();
+        let message = "the HTTP API of this server is off (--http-api); it accepts only gRPC and gRPC-Web".to_owned();
         Self::new(StatusCode::NOT_FOUND, Code::NotFound, "API_OFF", message)
     }
 
-    /// The request is for a host that is not this machine.
+    /// The request is for a host name that this server does not accept.
     pub fn other_host(host: &str) -> Self {
         let message = format!(
-            "this server has no authentication and is called as {host:?}, which is no name of this machine: start it with \
+            "this server has no authentication, and {host:?} is not a name of this machine: start the server with \
              --allowed-host {host}, or call it as localhost"
         );
         Self::new(StatusCode::MISDIRECTED_REQUEST, Code::FailedPrecondition, "HOST_NOT_ALLOWED", message)
     }
 
-    /// The request is from a page of another site.
+    /// The request is from a page of an origin that is not allowed.
     pub fn other_origin(origin: &[u8]) -> Self {
         let origin = String::from_utf8_lossy(origin);
         let message = if origin.contains("://") {
             format!("pages of {origin} may not call this server: start it with --cors-origin {origin}")
         } else {
             format!(
-                "a page without an origin ({origin:?}) may not call this server: it is a file, a frame in a sandbox, or \
-                 was redirected from another site. Open it from an http:// or https:// address, and start this server \
-                 with --cors-origin and the beginning of that address"
+                "a page without an origin ({origin:?}) may not call this server: it is a file, a frame in a sandbox, \
+                 or was redirected from another site. Open it from an http:// or https:// address, and start this \
+                 server with --cors-origin and the beginning of that address"
             )
         };
         Self::new(StatusCode::FORBIDDEN, Code::PermissionDenied, "ORIGIN_NOT_ALLOWED", message)
@@ -162,7 +162,7 @@ impl From<Refusal> for Answer {
     }
 }
 
-/// The body of an answer that failed.
+/// The body of an error.
 #[derive(Serialize)]
 struct Body<'a> {
     error: Error<'a>,

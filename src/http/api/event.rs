@@ -1,4 +1,4 @@
-//! The text of one event. It is made once for all subscribers on a thread.
+//! The text of one server-sent event. Each thread encodes an event once for all of its subscribers.
 
 use std::{cell::RefCell, mem::take};
 
@@ -8,29 +8,29 @@ use prost::Message;
 use super::form::Form;
 use crate::proto::{EncodedEvent, v1};
 
-/// Number of texts that each thread keeps: those of one version, for streams of one job and of many, in both views.
+/// Number of small texts that each thread keeps: one version, for streams of one job and of many jobs, in both views.
 const KEPT: usize = 4;
 
-/// Size in bytes up to which a text is one of these. Of larger ones each thread keeps only the last.
+/// Maximum size of a small text in bytes. Of larger texts, each thread keeps only the last one.
 const SMALL_MAX: usize = 64 * 1024;
 
-/// Size in bytes up to which a text is kept: that of most jobs with a result of the maximum size.
+/// Maximum size of a kept text in bytes: enough for most jobs with a result of the maximum size.
 const LARGE_MAX: usize = 2 * 1024 * 1024;
 
 thread_local! {
-    /// Events that this thread wrote last.
+    /// Events that this thread encoded last.
     static RECENT: RefCell<Recent> = const { RefCell::new(Recent::new()) };
 }
 
-/// Events that were written last.
+/// Events that were encoded last.
 struct Recent {
     small: [Option<Written>; KEPT],
-    /// Place of the next small one.
+    /// Index at which the next small event is stored.
     next: usize,
     large: Option<Written>,
 }
 
-/// An event that was written.
+/// An encoded message, and its text.
 struct Written {
     message: Bytes,
     text: Bytes,
@@ -51,7 +51,7 @@ impl Recent {
             return;
         }
         let is_small = text.len() <= SMALL_MAX;
-        // Copied, so that a small message does not keep a large buffer.
+        // The message is copied, because it may be a part of a large buffer.
         let written = Some(Written { message: Bytes::copy_from_slice(message), text });
         if is_small {
             self.small[self.next] = written;
@@ -62,11 +62,11 @@ impl Recent {
     }
 }
 
-/// The parts of an event.
+/// The text form of events.
 pub struct Event;
 
 impl Event {
-    /// Returns the text of an encoded `WatchJobResponse` or `WatchJobsResponse`, which has this form.
+    /// Returns the text of an encoded message of this form, `WatchJobResponse` or `WatchJobsResponse`.
     pub fn text(form: &Form, message: &Bytes) -> Bytes {
         RECENT.with_borrow_mut(|recent| {
             if let Some(text) = recent.find(message) {
@@ -78,7 +78,7 @@ impl Event {
         })
     }
 
-    /// Returns the line that gives an event its token.
+    /// Returns the line with the id of an event, which is its resume token.
     pub fn id_line(token: &[u8]) -> Vec<u8> {
         [b"id: ", token, b"\n"].concat()
     }
@@ -87,7 +87,7 @@ impl Event {
 /// Writes the text of an encoded event.
 fn text(form: &Form, message: Bytes) -> Vec<u8> {
     let size = message.len();
-    let mut event = EncodedEvent::decode(message).expect("it was encoded in this process");
+    let mut event = EncodedEvent::decode(message).expect("this process has encoded the message");
     let (token, skipped) = (take(&mut event.resume_token), take(&mut event.skipped));
     let is_bookmark = event.event == i32::from(v1::Event::Bookmark);
     let mut text = Vec::with_capacity(2 * size);
@@ -100,7 +100,8 @@ fn text(form: &Form, message: Bytes) -> Vec<u8> {
     text.extend_from_slice(b"data: ");
     form.write(&event.encode_to_vec(), &mut text);
     if !is_bookmark {
-        // A number, which is never so large that a script reads another one.
+        // JSON of protobuf would write 64 bits as a string. A number is easier for scripts, and `skipped` is far below
+        // 2^53, from which scripts would round it.
         let end = text.pop();
         debug_assert_eq!(end, Some(b'}'), "a message is an object");
         text.extend(format!(",\"skipped\":{skipped}}}").into_bytes());

@@ -31,21 +31,21 @@ use super::{
 /// Interval between comments, which keep proxies from closing a silent stream.
 const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Pause after which a browser connects again.
+/// Pause after which a browser reconnects.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Header that tells nginx to pass on each event at once.
 pub const NO_BUFFERING: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
-/// Sent behind the last event of a job.
+/// Event that follows the last event of a job.
 const END: &[u8] = b"event: end\ndata: {}\n\n";
 
-/// Returns the response with the events of a stream that began with `opened`. `token` is the one that its caller
-/// resumes from.
+/// Returns the response for a stream that was opened with the result `opened`. `token` is the resume token of the
+/// caller.
 ///
-/// An `EventSource` connects again after a stream that was answered with 200, and after nothing else. So an error that
-/// passes is answered with 200 and no event, and the end of what is resumed with 204.
+/// An `EventSource` reconnects only after a response with status 200. Therefore a temporary error is answered with 200
+/// and without an event. A stream that has ended, and has no event after the token, is answered with 204.
 pub async fn response(
     endpoint: &Arc<Endpoint>,
     opened: Result<Response<Body>, Status>,
@@ -56,7 +56,7 @@ pub async fn response(
         Ok(stream) => {
             let mut events = Events::new(stream.into_body(), endpoint.clone());
             if events.are_known_to_the_end(token).await {
-                // Others that follow the job, from another token, must not get a copy of this answer.
+                // A cache must not return this answer to callers that resume from another token.
                 return Ok(no_content(HeaderMap::from_iter([(CACHE_CONTROL, NO_STORE)])));
             }
             events.ready.push_front(format!("retry: {}\n\n", RETRY.as_millis()).into());
@@ -67,12 +67,12 @@ pub async fn response(
     }
 }
 
-/// Returns whether a repetition of the request may succeed.
+/// Returns whether an error is temporary: the same request may succeed later.
 fn passes(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || retry_delay(status).is_some()
 }
 
-/// Returns a stream that only tells its reader to wait.
+/// Returns the text of a stream that only tells the browser when to reconnect.
 fn pause(status: &Status) -> Bytes {
     let wait = retry_delay(status).unwrap_or_default().max(RETRY);
     format!("retry: {}\n{}", wait.as_millis(), comment(status)).into()
@@ -93,12 +93,12 @@ fn event_stream(body: Body, accepted: Accepted) -> Response<Body> {
     response
 }
 
-/// The events of a stream of gRPC, as text.
+/// A gRPC stream as the text of server-sent events.
 struct Events {
     stream: Body,
     endpoint: Arc<Endpoint>,
     frames: Frames,
-    /// Texts that can be sent.
+    /// Texts that are ready to be sent.
     ready: VecDeque<Bytes>,
     comment: Pin<Box<Sleep>>,
     is_over: bool,
@@ -111,11 +111,12 @@ impl Events {
         Self { stream, endpoint, frames, ready, comment, is_over: false }
     }
 
-    /// Returns whether a caller that resumes from `token` has seen all that the stream has, and the stream is over. Its
-    /// first event, a bookmark or the removal of the job, then repeats the token.
+    /// Returns whether the stream has ended and a caller that resumes from `token` has seen all of its events. In that
+    /// case the only event, a bookmark or the removal of the job, repeats the token.
     async fn are_known_to_the_end(&mut self, token: Option<&str>) -> bool {
         let Some(token) = token else { return false };
-        // The first event has arrived with the head, and the end behind it too.
+        // A stream that has ended delivers its first event and its end together with the headers: both are
+        // ready without waiting.
         let known = Event::id_line(token.as_bytes());
         while !self.is_over && self.ready.len() < 2 {
             let Poll::Ready(()) = poll!(std::future::poll_fn(|cx| self.poll_more(cx))) else { return false };
@@ -123,7 +124,7 @@ impl Events {
         self.ready.len() == 2 && self.ready[0].windows(known.len()).any(|line| line == known) && self.ready[1] == END
     }
 
-    /// Waits until the stream has brought something.
+    /// Waits for the next frame of the stream, and queues its texts.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let frame = ready!(Pin::new(&mut self.stream).poll_frame(cx));
         match frame.map(|frame| frame.map(Frame::into_data)) {

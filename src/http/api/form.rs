@@ -1,4 +1,4 @@
-//! The forms of messages in JSON, which are made from their descriptors at the start.
+//! The JSON forms of messages, which are derived from the descriptors at the start.
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
@@ -6,7 +6,7 @@ use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 pub struct Form {
     /// Descriptor of the message.
     pub descriptor: MessageDescriptor,
-    /// Fields by their numbers; `None`: there is no such field, or it is left to prost-reflect.
+    /// Fields by number; `None`: there is no field with this number, or prost-reflect handles the field.
     pub fields: Vec<Option<Field>>,
 }
 
@@ -14,24 +14,24 @@ pub struct Form {
 pub struct Field {
     /// Number of the field in its message.
     pub number: u32,
-    /// The names by which a field may be given: that of JSON, and that of the protos.
+    /// The names that requests may use: the JSON name, and the name in the proto file.
     pub names: [String; 2],
-    /// Name of the field in JSON, with its quotes and its colon.
+    /// JSON name of the field, with quotes and a colon.
     pub key: String,
-    /// The number of values.
+    /// Cardinality of the field: one value, a list or a map.
     pub shape: Shape,
     /// The form of one value.
     pub value: ValueForm,
 }
 
-/// The number of values of a field.
+/// Cardinality of a field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// One.
+    /// One value.
     Single,
-    /// Any number.
+    /// A list of values.
     List,
-    /// Pairs of two texts.
+    /// A map from strings to strings.
     Map,
 }
 
@@ -42,19 +42,19 @@ pub enum ValueForm {
     Int64,
     Double,
     Text,
-    /// The numbers and the names of an enum.
+    /// An enum, with the numbers and names of its values.
     Enum(Vec<(i32, String)>),
     Message(Form),
     Timestamp,
     Duration,
-    /// A document.
+    /// A document: a `google.protobuf.Struct`.
     Struct,
-    /// As prost-reflect writes it.
+    /// Another well-known message, which prost-reflect handles.
     Other(MessageDescriptor),
 }
 
 impl Form {
-    /// Returns the form of this message, which must not contain itself.
+    /// Returns the form of a message, whose type must not be recursive.
     pub fn new(descriptor: MessageDescriptor) -> Self {
         let count = descriptor.fields().map(|field| field.number() + 1).max().unwrap_or_default();
         let mut fields: Vec<_> = (0..count).map(|_| None).collect();
@@ -64,7 +64,7 @@ impl Form {
         Self { descriptor, fields }
     }
 
-    /// Returns the field of one of these names.
+    /// Returns the field with this name, in JSON or in the proto file.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().flatten().find(|field| field.names.iter().any(|known| known == name))
     }

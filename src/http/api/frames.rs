@@ -1,11 +1,11 @@
-//! Messages of gRPC in the frames of a body.
+//! gRPC messages in the frames of a body.
 
 use bytes::{Buf, Bytes};
 
-/// Bytes before a message: the compression flag and the length.
+/// Size in bytes of the prefix of a message: the compression flag and the length.
 pub const PREFIX: usize = 5;
 
-/// Received bytes, from which whole messages are taken. A message that arrives in one part is not copied.
+/// Buffer of received bytes, from which complete messages are taken. A message that arrives in one part is not copied.
 #[derive(Default)]
 pub struct Frames(Bytes);
 
@@ -15,7 +15,8 @@ impl Frames {
         self.0 = if self.0.is_empty() { data } else { [&self.0[..], &data].concat().into() };
     }
 
-    /// Takes the next message, if all of it has arrived. Messages are not compressed, because nobody asks for that.
+    /// Takes the next message, if it has arrived completely. Messages are never compressed, because the calls of this
+    /// process do not accept compression.
     pub fn next(&mut self) -> Option<Bytes> {
         let length = self.0.get(1..)?.get(..PREFIX - 1)?.get_u32() as usize;
         if self.0.len() < PREFIX + length {

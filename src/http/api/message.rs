@@ -1,6 +1,6 @@
-//! Messages from JSON.
+//! Conversion of JSON to messages.
 //!
-//! An error names its field as those of the handlers do: by its path in the request, with the names of the protos.
+//! An error names the invalid field as the gRPC handlers do: by the path in the request, with the names of the protos.
 
 use std::{
     borrow::Cow,
@@ -18,11 +18,10 @@ use serde_path_to_error::{Path, Segment, Track};
 
 use crate::domain::{Violation, cut};
 
-/// Maximum length of a key or of a description in an error, in bytes: callers are told what is wrong, and not all that
-/// they have sent.
+/// Maximum length in bytes of a key or a description in an error. An error does not repeat a long request.
 const TOLD_MAX: usize = 256;
 
-/// Reads the message in a text.
+/// Converts JSON text to a message.
 pub fn from_text(message: &MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, Violation> {
     let source = || serde_json::Deserializer::from_slice(json);
     let checked = || {
@@ -31,7 +30,7 @@ pub fn from_text(message: &MessageDescriptor, json: &[u8]) -> Result<DynamicMess
         check.end()?;
         message.clone().deserialize(&mut source())
     };
-    // The path to an error costs a copy of each key. So it is followed only if there is an error.
+    // Tracking the path of an error copies each key. Therefore the text is read with tracking only after an error.
     checked().or_else(|_| {
         let mut check = source();
         located(message, Distinct::in_message(message), &mut check)?;
@@ -40,17 +39,17 @@ pub fn from_text(message: &MessageDescriptor, json: &[u8]) -> Result<DynamicMess
     })
 }
 
-/// Reads the message in a value.
+/// Converts a JSON value to a message.
 pub fn from_value(message: &MessageDescriptor, json: Value) -> Result<DynamicMessage, Violation> {
     located(message, message.clone(), json)
 }
 
-/// Returns the field of a message that a key means.
+/// Returns the field with this name, in JSON or in the proto file.
 pub fn field(message: &MessageDescriptor, key: &str) -> Option<FieldDescriptor> {
     message.get_field_by_json_name(key).or_else(|| message.get_field_by_name(key))
 }
 
-/// Reads what `seed` reads of a request. An error names the field.
+/// Deserializes `source` with `seed`. An error names the invalid field of `message`.
 fn located<'de, S, D>(message: &MessageDescriptor, seed: S, source: D) -> Result<S::Value, Violation>
 where
     S: DeserializeSeed<'de>,
@@ -65,7 +64,7 @@ fn violation(field: &str, error: &serde_json::Error) -> Violation {
     Violation { field: field.to_owned(), description: cut(error.to_string(), TOLD_MAX) }
 }
 
-/// Returns a path in a message, with the names of the protos; `body` for the whole.
+/// Returns a path in a message, with the names of the protos; `body` stands for the whole message.
 fn path_in(message: &MessageDescriptor, path: &Path) -> String {
     let (mut text, mut scope) = (String::new(), Some(message.clone()));
     for segment in path {
@@ -79,23 +78,23 @@ fn path_in(message: &MessageDescriptor, path: &Path) -> String {
                 text.push_str(&found.as_ref().map_or_else(|| cut(key.clone(), TOLD_MAX), |it| it.name().to_owned()));
                 scope = found.as_ref().and_then(message_of);
             }
-            // A key that was not read to its end.
+            // The error is inside of a key.
             Segment::Enum { .. } | Segment::Unknown => {}
         }
     }
     if text.is_empty() { "body".to_owned() } else { text }
 }
 
-/// Returns the message of this package in a field. Those of `google.protobuf` have other forms in JSON.
+/// Returns the message type of a field; `None` for maps and messages of `google.protobuf`, whose JSON form is special.
 fn message_of(field: &FieldDescriptor) -> Option<MessageDescriptor> {
     let message = field.kind().as_message().cloned().filter(|_| !field.is_map());
     message.filter(|message| !message.full_name().starts_with("google.protobuf."))
 }
 
-/// Checks that no object has two members of one name: programs differ in which of them counts.
+/// Checks that no object has two members of the same name. Programs differ in which of two such members they use.
 #[derive(Clone)]
 struct Distinct {
-    /// The message that the value is, in which each field has two names.
+    /// Type of the message, whose fields have two names each; `None`: the value is not a message.
     message: Option<MessageDescriptor>,
 }
 
@@ -104,7 +103,7 @@ impl Distinct {
         Self { message: Some(message.clone()) }
     }
 
-    /// Checks the members of an object that is no message.
+    /// Checks the members of an object that is not a message.
     fn keys<'de, A: MapAccess<'de>>(mut map: A) -> Result<(), A::Error> {
         let mut seen = HashSet::new();
         while let Some(key) = map.next_key::<Cow<'_, str>>()? {
@@ -122,7 +121,7 @@ impl Distinct {
         let mut seen = Vec::new();
         while let Some(key) = map.next_key::<Cow<'_, str>>()? {
             let Some(field) = field(message, &key) else {
-                // That it is unknown is found when the message is read.
+                // The later conversion to a message reports unknown fields.
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
@@ -148,7 +147,7 @@ impl<'de> DeserializeSeed<'de> for Distinct {
     }
 }
 
-/// Other values than objects and lists are checked when the message is read.
+/// Values other than objects and lists are checked by the later conversion to a message.
 impl<'de> Visitor<'de> for Distinct {
     type Value = ();
 
@@ -193,7 +192,7 @@ impl<'de> Visitor<'de> for Distinct {
     }
 }
 
-/// Fails in the place of the second value of a name, so that the path of the error ends with the name.
+/// Returns an error when the second value of a name is read. At that time the tracked path ends with the name.
 struct Repeated;
 
 impl<'de> DeserializeSeed<'de> for Repeated {

@@ -1,7 +1,7 @@
 //! The HTTP API: JSON and server-sent events on the port of gRPC.
 //!
 //! A request is translated into a gRPC request, which passes the middleware and the handlers of gRPC in this process:
-//! credentials, limits, deadlines, metrics and log lines are theirs. Nothing here is written for a single method.
+//! that middleware handles credentials, limits, deadlines, metrics and logs. No method has code of its own here.
 
 mod call;
 mod comments;
@@ -55,16 +55,16 @@ use self::{
 };
 use crate::grpc::RequestService;
 
-/// Beginning of the content types of gRPC and gRPC-Web.
+/// Prefix of the content types of gRPC and gRPC-Web.
 const GRPC: &[u8] = b"application/grpc";
 
-/// Beginning of the content types of gRPC-Web.
+/// Prefix of the content types of gRPC-Web.
 const GRPC_WEB: &[u8] = b"application/grpc-web";
 
-/// Beginnings of the paths of gRPC.
+/// Prefixes of the paths of gRPC methods.
 const RPC: [&str; 2] = ["/jobtrack.", "/grpc."];
 
-/// Returns the form in which answers have the message of this name, such as `Job`.
+/// Returns the form that the message with this name, such as `Job`, has in answers.
 pub fn form(message: &str) -> Form {
     let descriptor = Schema::of_answers().get_message_by_name(&format!("{PACKAGE}.{message}"));
     Form::new(descriptor.expect("a message of the protos"))
@@ -73,15 +73,15 @@ pub fn form(message: &str) -> Form {
 /// The settings of the HTTP API.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// It is served; if not, the paths of the API are unknown.
+    /// The API is served. Otherwise its paths are answered with an error.
     pub is_on: bool,
     /// The server uses TLS.
     pub has_tls: bool,
-    /// Checks of requests that pages may have made.
+    /// Checks of requests that may come from web pages.
     pub rules: PageRules,
 }
 
-/// Answers requests of the HTTP API by calls of `grpc`, and passes those of gRPC on to it.
+/// Service that answers requests of the HTTP API by calls of `grpc`, and passes gRPC requests through.
 #[derive(Clone)]
 pub struct Api<S> {
     grpc: S,
@@ -93,12 +93,12 @@ struct Shared {
     options: Options,
     schema: Schema,
     routes: Routes,
-    /// The description of the API, and its compressed form, once it was asked for.
+    /// The `OpenAPI` description and its compressed form, after the first request for it.
     description: OnceLock<[Bytes; 2]>,
 }
 
 impl<S: RequestService> Api<S> {
-    /// Puts the API in front of `grpc`.
+    /// Returns the API in front of `grpc`.
     pub fn new(grpc: S, options: Options) -> Self {
         let schema = Schema::new();
         let routes = Routes::new(&schema);
@@ -116,7 +116,7 @@ impl<S: RequestService> Service<Request<Body>> for Api<S> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // Most requests, which the API should cost nothing.
+        // A fast path for most requests: gRPC from programs. The API must not slow them down.
         if is_plain_grpc(&request) && request.version() == Version::HTTP_2 && !request.headers().contains_key(ORIGIN) {
             return Either::Left(self.grpc.call(request));
         }
@@ -129,14 +129,14 @@ fn is_grpc(request: &Request<Body>) -> bool {
     request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC))
 }
 
-/// Returns whether a request is one of gRPC, rather than of gRPC-Web.
+/// Returns whether a request is gRPC, and not gRPC-Web.
 fn is_plain_grpc(request: &Request<Body>) -> bool {
     let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     kind.starts_with(GRPC) && !kind.starts_with(GRPC_WEB)
 }
 
 impl Shared {
-    /// Answers a request that a page may have made.
+    /// Answers a request that may come from a web page, after checks of its host and its origin.
     async fn answer<S: RequestService>(self: Arc<Self>, grpc: S, request: Request<Body>) -> Response<Body> {
         let origin = request.headers().get(ORIGIN).cloned();
         let accepted = Accepted::new(request.headers(), request.method() == Method::HEAD);
@@ -149,7 +149,7 @@ impl Shared {
         response
     }
 
-    /// Passes a request on to those who answer it.
+    /// Answers a request by its kind: preflight, gRPC, the page at `/`, the `OpenAPI` description or the API.
     async fn route<S: RequestService>(
         &self,
         mut grpc: S,
@@ -164,7 +164,7 @@ impl Shared {
                 return Err(Refusal::unsupported_body("gRPC needs HTTP/2; HTTP/1.1 is for gRPC-Web and JSON").into());
             }
             let Ok(mut response) = grpc.call(request).await;
-            // nginx passes on each message at once.
+            // Makes nginx pass on each message at once.
             response.headers_mut().extend([NO_BUFFERING]);
             return Ok(response);
         }
@@ -183,7 +183,7 @@ impl Shared {
         }
     }
 
-    /// Answers a request of the API.
+    /// Finds the route of a request and calls its endpoint.
     async fn find<S: RequestService>(
         &self,
         grpc: S,
@@ -198,7 +198,7 @@ impl Shared {
         }
     }
 
-    /// Returns the description of the API.
+    /// Returns the `OpenAPI` description.
     fn description(&self) -> Answer {
         let [json, compressed] = self.description.get_or_init(|| {
             let json = Bytes::from(format!("{:#}\n", openapi::description(&self.schema, &self.routes)));
@@ -208,14 +208,14 @@ impl Shared {
         Answer::ok(json.clone()).with_compressed(compressed.clone())
     }
 
-    /// Returns the address by which a request has reached this server.
+    /// Returns the URL of this server that the request was sent to, without the path.
     fn base(&self, request: &Request<Body>) -> String {
         let scheme = if self.options.has_tls { "https" } else { "http" };
         let host = origins::host(request).map(|host| host.to_string());
         format!("{scheme}://{}", host.as_deref().unwrap_or("localhost"))
     }
 
-    /// Answers a request by a call of `endpoint`. An error is an answer, too.
+    /// Answers a request by a call of `endpoint`. An error of the call becomes an `Err` with its answer.
     async fn call<S: RequestService>(
         &self,
         mut grpc: S,

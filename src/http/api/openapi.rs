@@ -1,4 +1,4 @@
-//! The `OpenAPI` description of the API, made of the descriptors and the routes.
+//! The `OpenAPI` description of the API, derived from the descriptors and the routes.
 
 use http::Method;
 use prost_reflect::FieldDescriptor;
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::grpc::takes_watch_tokens;
 
-/// Returns the description.
+/// Returns the `OpenAPI` description.
 pub fn description(schema: &Schema, routes: &Routes) -> Value {
     let comments = Comments::new();
     let mut writer = Writer { comments: &comments, schemas: Schemas::new(schema, &comments) };
@@ -43,14 +43,14 @@ pub fn description(schema: &Schema, routes: &Routes) -> Value {
                     "type": "apiKey",
                     "in": "query",
                     "name": ACCESS_TOKEN,
-                    "description": "A watch token, for EventSource, which sends no headers; no other token."
+                    "description": "A watch token, and no other token. For EventSource, which can't send headers."
                 }
             }
         }
     })
 }
 
-/// Returns the schemas of errors. Each has a name, which is that of a class in generated clients.
+/// Returns the schemas of errors, with their names. Generated clients use these names for classes.
 fn errors() -> [(&'static str, Value); 3] {
     let text = json!({ "type": "string" });
     let refer = |name: &str| json!({ "$ref": format!("{SCHEMAS}{name}") });
@@ -100,7 +100,7 @@ impl Writer<'_> {
             "responses": { "200": self.success(endpoint), "default": failure() }
         });
         if endpoint.is_stream {
-            let description = "There is nothing behind the token, and nothing will follow.";
+            let description = "The stream has ended, and has no event after the token.";
             operation["responses"]["204"] = json!({ "description": description });
         }
         if takes_watch_tokens(endpoint.route.rpc) {
@@ -129,7 +129,7 @@ impl Writer<'_> {
         json!({ "description": "The answer.", "content": { "application/json": { "schema": schema } } })
     }
 
-    /// Describes the parameters of an endpoint: that of its path, and fields that are not in a body.
+    /// Describes the parameters of an endpoint: the id in its path, and the request fields that are not in a body.
     fn parameters(&mut self, endpoint: &Endpoint) -> Vec<Value> {
         let mut parameters = Vec::new();
         let has_id = endpoint.route.has_id();
@@ -156,7 +156,7 @@ impl Writer<'_> {
         parameters
     }
 
-    /// Returns the fields of the request of an endpoint, and those of its filter.
+    /// Returns the fields of the request of an endpoint, and the fields of its filter.
     fn fields(&self, endpoint: &Endpoint) -> Vec<FieldDescriptor> {
         let input = self.schemas.message(endpoint.input.full_name());
         let flattened =
@@ -171,14 +171,14 @@ fn parameter(name: &str, place: &str, schema: &Value, description: &str) -> Valu
     json!({ "name": name, "in": place, "required": is_required, "schema": schema, "description": description })
 }
 
-/// Describes the parameters that select by labels, whose names are not known.
+/// Describes the parameters `label.KEY`, which select by labels. Their names are not fixed.
 fn labels() -> Value {
     json!({
         "name": "labels",
         "in": "query",
         "style": "form",
         "explode": true,
-        "description": "Each parameter label.KEY is a label that jobs must have.",
+        "description": "Each parameter label.KEY=VALUE selects jobs with this label.",
         "schema": {
             "type": "object",
             "propertyNames": { "pattern": "^label\\." },

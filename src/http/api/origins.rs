@@ -1,8 +1,9 @@
-//! Requests that pages of browsers make: which pages may read answers, and under which names this server may be called.
+//! Protection against web pages: the origins whose pages may read answers, and the host names of this server.
 //!
-//! A page of another site may send requests to this server, but the browser shows it no answer unless the server allows
-//! that. Two kinds of requests have an effect all the same. Those of a page whose name an attacker has directed to this
-//! machine (DNS rebinding) are refused for their host. Those of other sites are refused for their origin.
+//! A browser lets a page of any site send requests, but shows the answers only to pages that the server allows. That is
+//! not enough in two cases. With DNS rebinding, a page has a host name that an attacker resolves to this machine; such
+//! requests are refused because of their host. And a request may change jobs even if its page can't read the answer;
+//! requests from other sites are refused because of their origin.
 
 use std::net::IpAddr;
 
@@ -26,27 +27,27 @@ const EXPOSED: HeaderValue =
 /// Methods that pages may use.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE");
 
-/// Time in seconds for which a browser may rely on the answer to a preflight: the most that all of them accept.
+/// Time in seconds for which a browser may cache the answer to a preflight: the maximum that all browsers accept.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// Header by which browsers tell the relation of a page to the server.
+/// Header by which a browser tells whether the page has the origin of the server.
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Origins whose pages may read answers.
 #[derive(Clone, Debug)]
 pub enum Origins {
-    /// All.
+    /// All origins.
     Any,
-    /// These, each as `scheme://host` or `scheme://host:port`.
+    /// The listed origins, each as `scheme://host` or `scheme://host:port`.
     Listed(Vec<String>),
 }
 
 /// Names by which this server may be called.
 #[derive(Clone, Debug)]
 pub enum Hosts {
-    /// All: callers have credentials, which a page of an attacker does not have.
+    /// All names: callers need credentials, which the page of an attacker does not have.
     Any,
-    /// Those of this machine, and others.
+    /// The names of this machine, and further names.
     Local {
         /// Address that the server listens on.
         listen: IpAddr,
@@ -55,7 +56,7 @@ pub enum Hosts {
     },
 }
 
-/// Checks of requests that pages may have made.
+/// Checks of requests that may come from web pages.
 #[derive(Clone, Debug)]
 pub struct PageRules {
     /// Origins whose pages may read answers.
@@ -78,22 +79,22 @@ impl PageRules {
         if is_same || self.origins.include(origin) { Ok(()) } else { Err(Refusal::other_origin(origin)) }
     }
 
-    /// Checks the host of a request that a page may have made.
+    /// Checks the host of a request that may come from a web page.
     fn check_host(&self, headers: &HeaderMap, host: Option<&Authority>) -> Result<(), Refusal> {
         match host {
             Some(host) if self.hosts.include(host.host()) => Ok(()),
             Some(host) => Err(Refusal::other_host(host.host())),
-            // Browsers connect to names that are no authority for others, such as `a{b.example`.
+            // Browsers connect to host names that a strict parser rejects, such as `a{b.example`.
             None if headers.contains_key(HOST) && self.hosts.are_limited() => {
                 let named = headers.get_all(HOST).iter().map(|host| String::from_utf8_lossy(host.as_bytes()));
                 Err(Refusal::other_host(&named.collect::<Vec<_>>().join(", ")))
             }
-            // No browser leaves it out.
+            // Every browser sends a host: this request is not from a page.
             None => Ok(()),
         }
     }
 
-    /// Adds to the headers of an answer that its page may read it.
+    /// Adds the headers that allow a page of this origin to read the answer.
     pub fn allow(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         if let Some(origin) = origin.filter(|origin| self.origins.include(origin.as_bytes())) {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -103,7 +104,7 @@ impl PageRules {
     }
 }
 
-/// Returns the headers that answer a preflight; `None`: the request is none.
+/// Returns the headers of the answer to a preflight; `None` if the request is not a preflight.
 pub fn preflight(request: &Request<Body>) -> Option<HeaderMap> {
     let asked = request.headers();
     let is_preflight = request.method() == Method::OPTIONS
@@ -130,7 +131,7 @@ impl Origins {
 }
 
 impl Hosts {
-    /// Returns whether some names are refused.
+    /// Returns whether some host names are refused.
     const fn are_limited(&self) -> bool {
         matches!(self, Self::Local { .. })
     }
@@ -139,7 +140,7 @@ impl Hosts {
         let Self::Local { listen, others } = self else { return true };
         let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
         if let Ok(address) = host.parse::<IpAddr>() {
-            // An address can't be directed elsewhere, but it may be meant for another machine.
+            // DNS rebinding needs a name. An address of another machine is refused all the same.
             let is_here = address.is_loopback() || listen.is_unspecified() || address == *listen;
             return is_here || listed(others, &address.to_string());
         }
@@ -151,7 +152,7 @@ fn listed(names: &[String], host: &str) -> bool {
     names.iter().any(|name| name.eq_ignore_ascii_case(host))
 }
 
-/// Returns the host that a request is for, with its port; `None`: it has none, several, or one that is not valid.
+/// Returns the host of a request, with its port; `None` if the request has no host, several hosts or an invalid one.
 pub fn host(request: &Request<Body>) -> Option<Authority> {
     let named = || {
         let mut hosts = request.headers().get_all(HOST).iter();

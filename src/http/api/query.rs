@@ -1,6 +1,6 @@
-//! The parameters of a request as the fields of its message.
+//! Conversion of query parameters to the fields of a request.
 //!
-//! They become the JSON of the message, so that the values have the same forms as in a body.
+//! The parameters are converted to the JSON of the request first: their values have the same forms as in a body.
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value};
@@ -8,13 +8,13 @@ use serde_json::{Map, Value};
 use super::{message, routes::Endpoint};
 use crate::domain::Violation;
 
-/// Parameter with a token, which is a credential and no field.
+/// Parameter with a watch token. It is a credential, not a field.
 pub const ACCESS_TOKEN: &str = "access_token";
 
-/// Beginning of the parameters that name a label: `label.KEY=VALUE`.
+/// Prefix of the parameters that name a label: `label.KEY=VALUE`.
 const LABEL: &str = "label.";
 
-/// Returns the fields of a request with these parameters and with the `id` of its path, in JSON.
+/// Returns the JSON fields of a request from its query parameters and from the `id` in its path.
 pub fn fields(endpoint: &Endpoint, id: Option<&str>, query: &str) -> Result<Map<String, Value>, Violation> {
     let mut fields = Map::new();
     if let Some(id) = id {
@@ -47,7 +47,7 @@ pub fn value(query: &str, names: &[&str]) -> Option<String> {
     parameters.find(|(name, _)| names.contains(&name.as_ref())).map(|(_, value)| value.into_owned())
 }
 
-/// Checks the parameters of a request whose fields are in its body: there may only be a credential.
+/// Checks the query of a request whose fields are in the body: the only parameter may be the credential.
 pub fn check_none(query: &str) -> Result<(), Violation> {
     let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
     match names.find(|name| name != ACCESS_TOKEN) {
@@ -68,7 +68,7 @@ fn put(into: &mut Map<String, Value>, message: &MessageDescriptor, name: &str, v
         return if known.is_some() { Err(given_twice(&format!("labels.{key}"))) } else { Ok(true) };
     }
     let Some(field) = field(message, name) else { return Ok(false) };
-    // Forms send all their fields, also those that nobody has filled in.
+    // HTML forms send empty fields, too.
     if value.is_empty() {
         return Ok(true);
     }
@@ -82,8 +82,8 @@ fn put(into: &mut Map<String, Value>, message: &MessageDescriptor, name: &str, v
     Ok(true)
 }
 
-/// Returns the field that a parameter means: by one of its two names, or a list by the name of one element. `id` is
-/// that of a job.
+/// Returns the field for a parameter: the field with this name, or the list whose elements have this name, such as
+/// `states` for `state`. `id` stands for `job_id`.
 fn field(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
     let by_name = |name: &str| message::field(descriptor, name);
     let element = |name: &str| by_name(&format!("{name}s")).filter(FieldDescriptor::is_list);
@@ -92,13 +92,13 @@ fn field(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> 
     found.filter(is_parameter)
 }
 
-/// Returns whether a field can be a parameter: most messages have no form in a query.
+/// Returns whether a field can be a parameter. Maps and messages can't, except for times and durations.
 pub fn is_parameter(field: &FieldDescriptor) -> bool {
     let is_message = field.kind().as_message().is_some();
     !field.is_map() && (!is_message || is_text(field))
 }
 
-/// Returns the name of the parameter for a field: that of one element of a list, and `id` for that of a job.
+/// Returns the name of the parameter for a field: the singular for a list, and `id` for `job_id`.
 pub fn parameter_name(field: &FieldDescriptor) -> &str {
     let name = field.json_name();
     let is_plural = field.is_list() && !name.ends_with("ss");
@@ -106,14 +106,14 @@ pub fn parameter_name(field: &FieldDescriptor) -> &str {
     if name == "jobId" { "id" } else { name }
 }
 
-/// Returns whether a message is text in JSON.
+/// Returns whether a field is a message whose JSON form is a string.
 fn is_text(field: &FieldDescriptor) -> bool {
     let kind = field.kind();
     let name = kind.as_message().map(MessageDescriptor::full_name);
     matches!(name, Some("google.protobuf.Duration" | "google.protobuf.Timestamp"))
 }
 
-/// Returns the JSON of a value. In JSON all but booleans may be strings.
+/// Returns the JSON of a parameter value. A string is valid JSON for each kind of field except booleans.
 fn json(field: &FieldDescriptor, value: &str) -> Result<Value, Violation> {
     match (field.kind(), value) {
         (Kind::Bool, "true") => Ok(Value::Bool(true)),
@@ -123,7 +123,7 @@ fn json(field: &FieldDescriptor, value: &str) -> Result<Value, Violation> {
     }
 }
 
-/// Returns a violation inside of `field`.
+/// Returns a violation with `field` prepended to its path.
 fn in_field(field: Option<&FieldDescriptor>, bad: Violation) -> Violation {
     let scope = field.map(FieldDescriptor::name).unwrap_or_default();
     Violation { field: format!("{scope}.{}", bad.field), ..bad }

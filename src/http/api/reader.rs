@@ -1,8 +1,8 @@
-//! Encoded messages from JSON, read without a tree of values in between.
+//! Conversion of JSON to encoded messages, without a tree of values in between.
 //!
-//! They are the messages that prost-reflect reads, at a fraction of the cost. What is rare is left to prost-reflect: text
-//! that is no request, which gets an error with the place of the fault, and rare forms such as numbers in the form of
-//! text. A test compares the two.
+//! The result is the message that prost-reflect reads, at a fraction of the cost. Two cases are left to prost-reflect:
+//! invalid requests, because its errors have the position of the problem, and rare forms, such as a number that is
+//! written as a string. A test compares the two readers.
 
 use std::{
     collections::HashSet,
@@ -23,8 +23,8 @@ use crate::domain::Document;
 const SECONDS_MAX: i64 = 315_576_000_000;
 
 impl Form {
-    /// Reads the message in a text, and appends it in its encoding. `id` is that of the path, which becomes the field
-    /// `id_field`. `None`: it is left to prost-reflect, and nothing was appended.
+    /// Reads a message from JSON text, and appends the encoded message to `into`. `id` is the id in the path, with the
+    /// field that it becomes. Returns `None`, and appends nothing, if prost-reflect must read the text.
     pub fn read(&self, json: &[u8], id: Option<(&Field, &str)>, into: &mut Vec<u8>) -> Option<()> {
         let start = into.len();
         let read = self.try_read(json, id, into);
@@ -40,7 +40,7 @@ impl Form {
         let given = MessageReader { form: self, into }.deserialize(&mut source).ok()?;
         source.end().ok()?;
         if let Some((field, id)) = id {
-            // Whether both are the same is compared elsewhere.
+            // If the body has an id, too, the slower reader compares both.
             given.without(field)?;
             encode_text(field.number, id, into);
         }
@@ -48,24 +48,24 @@ impl Form {
     }
 }
 
-/// The fields that a message has so far, as bits at their numbers.
+/// Set of the fields that were read so far: a bit mask by field number.
 #[derive(Clone, Copy, Default)]
 struct Given(u64);
 
 impl Given {
-    /// Adds a field; `None`: it was there, or it has too high a number.
+    /// Adds a field. Returns `None` if the set has the field already, or its number has no bit.
     fn with(self, field: &Field) -> Option<Self> {
         let bit = 1_u64.checked_shl(field.number)?;
         (self.0 & bit == 0).then_some(Self(self.0 | bit))
     }
 
-    /// Fails if the field is there.
+    /// Returns `None` if the set has the field.
     fn without(self, field: &Field) -> Option<()> {
         self.with(field).map(|_| ())
     }
 }
 
-/// Returns the error of what is left to prost-reflect. Nobody sees it.
+/// Returns the error that leaves a text to prost-reflect. No caller sees this error.
 fn rare<E: Error>() -> E {
     E::custom("rare")
 }
@@ -124,7 +124,7 @@ impl<'a> Visitor<'_> for FieldName<'a> {
     }
 }
 
-/// Reads what a field has: one value or several, or `null`.
+/// Reads the value of a field: one value, a list, a map or `null`.
 struct FieldReader<'a> {
     field: &'a Field,
     into: &'a mut Vec<u8>,
@@ -185,7 +185,7 @@ impl<'de> Visitor<'de> for FieldReader<'_> {
     }
 }
 
-/// Reads one value, which is not `null`.
+/// Reads one value, which must not be `null`.
 struct ValueReader<'a> {
     number: u32,
     form: &'a ValueForm,
@@ -311,10 +311,10 @@ mod tests {
         let mut encoded = Vec::new();
         Form::new(input.clone()).read(json.as_bytes(), None, &mut encoded)?;
         let decode = |encoded: &[u8]| DynamicMessage::decode(input.clone(), encoded).expect("a message");
-        // Encoded once more, a message has no fields with their defaults.
+        // Encoding a message again removes the fields that have their default value.
         let plain = |message: DynamicMessage| decode(&message.encode_to_vec());
         let reflected = message::from_text(input, json.as_bytes()).map(plain);
-        // Both are too long to be shown.
+        // `assert_eq` would print both messages, which are long.
         assert!(reflected == Ok(plain(decode(&encoded))), "{json} is read as {encoded:x?}");
         Some(())
     }

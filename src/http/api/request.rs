@@ -1,7 +1,7 @@
-//! Requests: from JSON to the gRPC request.
+//! Conversion of JSON requests to gRPC requests.
 //!
-//! The request is transcoded when its handler reads it, which is after the caller was authenticated: strangers can't
-//! make the server read and parse what they send.
+//! The body is read and converted when the gRPC handler reads it, after the authentication of the caller. Therefore
+//! unauthenticated callers can't make the server read and parse a body.
 
 use std::{io::Read, pin::pin, sync::Arc};
 
@@ -39,32 +39,32 @@ const LAST_EVENT_ID: &str = "last-event-id";
 /// Maximum number of values in the body of a request: members of objects, elements of lists.
 const VALUES_MAX: usize = 50_000;
 
-/// Memory of a value while its request is read, in bytes: that of a tree with all values of the body.
+/// Estimated memory of one value in bytes while a request is read into a tree of values.
 const VALUE_BYTES: usize = 1500;
 
-/// Bytes of a connection's share of the memory that are left for the texts of a body, compressed and not.
+/// Memory in bytes that is reserved for the compressed and the plain text of a body, out of the share of a connection.
 const ROOM_FOR_TEXTS: usize = REQUEST_MAX;
 
-/// Number of values from which a body is read on another thread, however few bytes they have: about a millisecond of
-/// work.
+/// Number of values from which a body is read on another thread, whatever its size: they take about a millisecond.
 const MANY_VALUES: usize = 500;
 
 /// A request whose route was found.
 pub struct ApiRequest {
-    /// Its route.
+    /// The endpoint of its route.
     pub endpoint: Arc<Endpoint>,
-    /// Id of the job in its path.
+    /// Id of the job in the path.
     pub id: Option<String>,
-    /// Its parameters.
+    /// The query of the URL.
     pub query: String,
-    /// Its body is compressed with gzip.
+    /// The body is compressed with gzip.
     pub is_compressed: bool,
-    /// The token that a stream resumes from.
+    /// The resume token of a stream.
     pub resume_token: Option<String>,
 }
 
 impl ApiRequest {
-    /// Reads the request with this head, which `endpoint` serves. Fails if its body is of another type than JSON.
+    /// Reads the head of a request to `endpoint`. Returns an error if the body has a type or an encoding that is not
+    /// supported.
     pub fn new(endpoint: &Arc<Endpoint>, id: Option<String>, parts: &Parts) -> Result<Self, Refusal> {
         if endpoint.route.verb == Method::POST && !is_json(&parts.headers) {
             return Err(Refusal::unsupported_body("the content-type must be application/json"));
@@ -78,22 +78,23 @@ impl ApiRequest {
     }
 }
 
-/// Makes a credential of the parameter `access_token`, which an `EventSource` uses because it can't send headers.
+/// Converts the parameter `access_token` to an `authorization` header. An `EventSource` needs the parameter, because it
+/// can't send headers.
 ///
-/// Addresses are written to logs and shared, so a parameter must not be able to hold the token of an identity: its
-/// scheme is another one.
+/// URLs are logged and shared, and must not contain the token of an identity. Therefore the header has a scheme that is
+/// valid for watch tokens only.
 pub fn take_access_token(parts: &mut Parts) {
     let query = parts.uri.query().unwrap_or_default();
     if let Some(token) = query::value(query, &[ACCESS_TOKEN]) {
         let credential = HeaderValue::from_str(&format!("{WATCH_TOKEN_SCHEME} {token}"));
-        // A text that fits into no header is no token of anybody.
+        // A text that is no valid header value is an invalid token.
         let invalid = || HeaderValue::from_static(WATCH_TOKEN_SCHEME);
         parts.headers.append(AUTHORIZATION, credential.unwrap_or_else(|_| invalid()));
     }
 }
 
-/// Returns the token that a stream resumes from. The header is newer than the parameter: browsers repeat the address
-/// that they were given first.
+/// Returns the resume token of a stream. The header wins over the parameter, which is older: a browser always
+/// reconnects with its first URL.
 fn resume_token(headers: &HeaderMap, query: &str) -> Option<String> {
     let header = headers.get(LAST_EVENT_ID).and_then(|token| token.to_str().ok()).map(str::to_owned);
     let parameter = || query::value(query, &["resumeToken", "resume_token"]);
@@ -113,7 +114,7 @@ fn is_utf8(charset: &str) -> bool {
     name.eq_ignore_ascii_case("utf-8") || name.eq_ignore_ascii_case("utf8")
 }
 
-/// Returns whether a body is compressed; `None`: in a way that is not supported.
+/// Returns whether a body is compressed with gzip; `None` if the encoding is not supported.
 fn is_compressed(headers: &HeaderMap) -> Option<bool> {
     let lists = headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("?"));
     let names = lists.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase());
@@ -125,7 +126,7 @@ fn is_compressed(headers: &HeaderMap) -> Option<bool> {
     }
 }
 
-/// Returns the body of the gRPC request for `request`, whose own body is `json`.
+/// Returns the body of the gRPC request for `request`, whose HTTP body is `json`.
 pub fn body(request: ApiRequest, json: Body) -> Body {
     let message = async move { transcode(request, json).await.map(Frame::data).map_err(Status::from) };
     Body::new(StreamBody::new(once(message)))
@@ -140,7 +141,7 @@ async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
             return Err(unreadable(&format!("must have at most {VALUES_MAX} values")));
         }
         let bytes = values * VALUE_BYTES;
-        // An error that asks to try again later would be wrong: there is never so much room.
+        // This error is final: the connection can never get that much memory, and a retry would fail again.
         if let Some(room) =
             Exchange::room().map(|room| room.saturating_sub(ROOM_FOR_TEXTS)).filter(|room| bytes > *room)
         {
@@ -163,8 +164,8 @@ async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
     Ok(frame.into())
 }
 
-/// Counts the values in JSON, before anything is allocated for them. Of few values those that texts seem to have are
-/// counted, too: most requests are small, and this takes a fifth of the time.
+/// Returns the number of values in JSON text. Counting them allocates nothing. If there are few, the number may be
+/// higher than that of the values: it includes the commas and brackets in texts, which costs a fifth of the time.
 fn count_values(json: &[u8]) -> usize {
     let most = 1 + json.iter().filter(|byte| begins_value(**byte)).count();
     if most < MANY_VALUES {
@@ -187,7 +188,7 @@ const fn begins_value(byte: u8) -> bool {
     matches!(byte, b',' | b'[' | b'{')
 }
 
-/// Reads a body to its end. Its bytes are counted among those in memory.
+/// Reads a body to its end, and decompresses it. The bytes count towards the memory limit of requests.
 async fn read(body: Body, is_compressed: bool) -> Result<Bytes, JobError> {
     let mut body = pin!(body);
     let mut all = BytesMut::new();
@@ -220,7 +221,8 @@ fn decompress(compressed: &[u8]) -> Result<Bytes, JobError> {
     Ok(all.into())
 }
 
-/// Fails if a request whose fields are parameters has a body: to ignore what it says would be a wrong answer.
+/// Returns an error if a request whose fields are query parameters has a body. Ignoring the body could do something
+/// other than the caller asked for.
 async fn refuse_content(body: Body) -> Result<(), JobError> {
     let mut body = pin!(body);
     while let Some(Ok(frame)) = body.frame().await {
@@ -231,21 +233,21 @@ async fn refuse_content(body: Body) -> Result<(), JobError> {
     Ok(())
 }
 
-/// Returns room for a frame whose message has about as many bytes as `text`, without its length.
+/// Returns a buffer for a frame with a message of about `text` bytes. The length in its prefix is not set yet.
 fn frame_for(text: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(PREFIX + text);
     frame.resize(PREFIX, 0);
     frame
 }
 
-/// Reads the message in a body, into a frame. An empty body is an empty message.
+/// Converts a body to the message in a frame. An empty body is an empty message.
 fn from_body(request: &ApiRequest, json: &[u8]) -> Result<Vec<u8>, Violation> {
     // A POST has no parameters, but it may have a credential.
     query::check_none(&request.query)?;
     let json = if json.trim_ascii().is_empty() { b"{}" } else { json };
     let endpoint = &request.endpoint;
     let id = request.id.as_deref();
-    // Texts have about the same length in both forms.
+    // The encoded message has about the length of its JSON.
     let mut frame = frame_for(json.len() + id.map_or(0, str::len));
     let id_in_path = id.map(|id| (endpoint.id_field(), id));
     if endpoint.request_form.read(json, id_in_path, &mut frame).is_none() {
@@ -258,11 +260,11 @@ fn from_body(request: &ApiRequest, json: &[u8]) -> Result<Vec<u8>, Violation> {
     Ok(frame)
 }
 
-/// Returns the message that the parameters stand for, in a frame.
+/// Converts the query parameters to the message in a frame.
 fn from_parameters(request: &ApiRequest) -> Result<Vec<u8>, Violation> {
     let mut fields = query::fields(&request.endpoint, request.id.as_deref(), &request.query)?;
     if request.endpoint.is_stream {
-        // Pages show the progress of many jobs as a rule, and hardly ever the documents in them.
+        // Most pages show progress, and need no documents.
         fields.entry("view").or_insert_with(|| "BASIC".into());
         if let Some(token) = &request.resume_token {
             fields.insert("resumeToken".to_owned(), token.as_str().into());
@@ -274,7 +276,7 @@ fn from_parameters(request: &ApiRequest) -> Result<Vec<u8>, Violation> {
     Ok(frame)
 }
 
-/// Puts the id of the path into a message, which may only have the same one.
+/// Puts the id of the path into a message. Returns an error if the message has another id.
 fn put_id(message: &mut DynamicMessage, id: &str) -> Result<(), Violation> {
     let input = prost_reflect::ReflectMessage::descriptor(message);
     let field = input.get_field_by_name("job_id").or_else(|| input.get_field_by_name("job_ids"));

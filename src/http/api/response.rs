@@ -1,4 +1,4 @@
-//! Answers: JSON, compressed if that is worth it.
+//! JSON answers, compressed if that pays off.
 
 use std::{io::Write, ops::RangeInclusive};
 
@@ -13,31 +13,31 @@ use http::{
 use http_body_util::Full;
 use tonic::body::Body;
 
-/// Sizes, in bytes, of answers that are compressed. Smaller ones don't get smaller by it. Compressing a larger one
-/// takes more than a millisecond, in which the thread runs no other call.
+/// Sizes in bytes of answers that are compressed. Smaller answers hardly shrink. Compressing a larger answer takes more
+/// than a millisecond, during which the thread serves no other call.
 const COMPRESSED: RangeInclusive<usize> = 1025..=64 * 1024;
 
-/// Value of `Cache-Control`: answers change with each report.
+/// Value of `Cache-Control`: answers must not be cached, because jobs change with each report.
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// An answer in JSON.
+/// A JSON answer.
 pub struct Answer {
-    /// Status of HTTP.
+    /// HTTP status.
     status: StatusCode,
-    /// Headers, besides those that every answer has.
+    /// Additional headers.
     pub headers: HeaderMap,
     /// The JSON.
     json: Bytes,
-    /// The JSON, compressed with gzip, if it was compressed before.
+    /// The JSON compressed with gzip, if it is precompressed.
     compressed: Option<Bytes>,
 }
 
 /// The forms of an answer that a caller accepts.
 #[derive(Clone, Copy)]
 pub struct Accepted {
-    /// Compressed with gzip.
+    /// The caller accepts gzip.
     gzip: bool,
-    /// Only the head is wanted.
+    /// The caller wants only the head.
     pub head_only: bool,
 }
 
@@ -72,12 +72,12 @@ impl Answer {
         Self { status, headers: HeaderMap::new(), json, compressed: None }
     }
 
-    /// Returns an answer that succeeded.
+    /// Returns a successful answer.
     pub fn ok(json: Bytes) -> Self {
         Self::new(StatusCode::OK, json)
     }
 
-    /// Returns the same answer, which is sent as `compressed` to callers that accept gzip, whatever its size.
+    /// Sets the precompressed form of the answer, which is sent to callers that accept gzip, whatever its size.
     pub fn with_compressed(self, compressed: Bytes) -> Self {
         Self { compressed: Some(compressed), ..self }
     }

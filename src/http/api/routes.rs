@@ -1,4 +1,4 @@
-//! The paths of the HTTP API, and the methods that they call.
+//! The routes of the HTTP API: paths, and the gRPC methods that they call.
 
 use std::sync::Arc;
 
@@ -11,22 +11,22 @@ use super::{
     schema::Schema,
 };
 
-/// Path of the description of all paths.
+/// Path of the `OpenAPI` description.
 pub const OPENAPI: &str = "/v1/openapi.json";
 
-/// Stands for the id of a job in a path.
+/// Placeholder of a job id in a path.
 const ID: &str = "{id}";
 
 /// A path, with the method that it calls.
 #[derive(Debug)]
 pub struct Route {
-    /// Method of HTTP.
+    /// HTTP method.
     pub verb: Method,
     /// Path, in which `{id}` stands for the id of a job.
     pub path: &'static str,
-    /// Method of gRPC: `JobService/GetJob`.
+    /// gRPC method, such as `JobService/GetJob`.
     pub rpc: &'static str,
-    /// Field of the request whose own fields are parameters as well.
+    /// Field of the request whose fields are query parameters, too.
     pub flattened: Option<&'static str>,
 }
 
@@ -45,7 +45,7 @@ const fn filtered(path: &'static str, rpc: &'static str) -> Route {
     Route { verb: Method::GET, path, rpc, flattened: Some("filter") }
 }
 
-/// All routes. One whose method is not among the descriptors is not served.
+/// All routes. A route whose method is missing in the descriptors is not served.
 static ROUTES: [Route; 16] = [
     route(Method::POST, "/v1/jobs", "JobService/CreateJob"),
     filtered("/v1/jobs", "JobService/ListJobs"),
@@ -81,7 +81,7 @@ pub struct Endpoint {
     pub request_form: Form,
     /// Form of the answer.
     pub form: Form,
-    /// It answers with events.
+    /// The answer is a stream of events.
     pub is_stream: bool,
 }
 
@@ -108,9 +108,9 @@ pub struct Routes(Vec<Arc<Endpoint>>);
 pub enum Found<'a> {
     /// The route, and the id of a job if its path has one.
     Endpoint(&'a Arc<Endpoint>, Option<String>),
-    /// The path takes other methods: the value of `Allow`.
+    /// The path exists, but not for this method. Has the value of `Allow`.
     OtherMethods(String),
-    /// There is no such path.
+    /// The path is unknown.
     Nothing,
 }
 
@@ -127,7 +127,7 @@ impl Routes {
         Self(ROUTES.iter().filter_map(endpoint).collect())
     }
 
-    /// Finds the route of a request. HEAD is answered where GET is.
+    /// Finds the route of a request. A route for GET also serves HEAD.
     pub fn find(&self, verb: &Method, path: &str) -> Found<'_> {
         let wanted = if verb == Method::HEAD { &Method::GET } else { verb };
         let mut endpoints = self.0.iter().filter(|endpoint| endpoint.route.verb == *wanted);
@@ -135,7 +135,7 @@ impl Routes {
             let id = (!id.is_empty()).then(|| percent_decode_str(id).decode_utf8_lossy().into_owned());
             return Found::Endpoint(endpoint, id);
         }
-        // The last colon of a POST begins the verb: a job has no verb of this name.
+        // In a POST the text after the last colon is the verb. If the verb is unknown, the whole path is.
         let is_unknown_verb = wanted == Method::POST && path.rsplit('/').next().is_some_and(|last| last.contains(':'));
         match self.allowed(path) {
             allowed if allowed.is_empty() || is_unknown_verb => Found::Nothing,

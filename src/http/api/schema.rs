@@ -1,4 +1,4 @@
-//! The descriptors of all messages, as JSON shows them: enum values have no prefix.
+//! The descriptors of all messages in their JSON form: names of enum values have no prefix.
 
 use std::collections::HashMap;
 
@@ -15,11 +15,11 @@ pub const PACKAGE: &str = "jobtrack.v1";
 
 /// The descriptors of requests and of answers.
 pub struct Schema {
-    /// Of requests: an enum value has two names, `RUNNING` and `STATE_RUNNING`.
+    /// Descriptors of requests: an enum value has two names, `RUNNING` and `STATE_RUNNING`.
     input: DescriptorPool,
-    /// Of answers: an enum value has one name, `RUNNING`.
+    /// Descriptors of answers: an enum value has one name, `RUNNING`.
     output: DescriptorPool,
-    /// Of `google.rpc.Status`, with its details.
+    /// Descriptor of `google.rpc.Status`, with its details.
     status: MessageDescriptor,
 }
 
@@ -28,7 +28,7 @@ impl Schema {
     pub fn new() -> Self {
         let [input, mut output] = [Names::Both, Names::Short].map(pool);
         add_error_details(&mut output);
-        let status = output.get_message_by_name("google.rpc.Status").expect("it was just added");
+        let status = output.get_message_by_name("google.rpc.Status").expect("the message was just added");
         Self { input, output, status }
     }
 
@@ -37,8 +37,8 @@ impl Schema {
         pool(Names::Short)
     }
 
-    /// Returns the request and the answer of a method such as `JobService/GetJob`, and whether it answers with a
-    /// stream. `None`: there is no such method.
+    /// Returns the request and the answer of a method such as `JobService/GetJob`, and whether the answer is a stream.
+    /// `None` if the method is unknown.
     pub fn method(&self, name: &str) -> Option<(MessageDescriptor, MessageDescriptor, bool)> {
         let (service, name) = name.split_once('/')?;
         let of = |pool: &DescriptorPool| {
@@ -49,7 +49,7 @@ impl Schema {
         Some((input.input(), output.output(), output.is_server_streaming()))
     }
 
-    /// Returns the message of this full name, as answers have it.
+    /// Returns the message with this full name, in the form of answers.
     pub fn message(&self, name: &str) -> Option<MessageDescriptor> {
         self.output.get_message_by_name(name)
     }
@@ -72,7 +72,7 @@ enum Names {
 fn pool(names: Names) -> DescriptorPool {
     let mut set = FileDescriptorSet::decode(DESCRIPTORS).expect("the descriptors were compiled with this binary");
     for file in &mut set.file {
-        // Comments take most of the space.
+        // Comments take most of the memory, and are not needed here.
         file.source_code_info = None;
     }
     shorten(&mut set, names);
@@ -89,8 +89,8 @@ fn add_error_details(pool: &mut DescriptorPool) {
 
 /// Shortens the names of the values of all enums of the package.
 ///
-/// The scope of an enum value is that of its enum, so that two enums beside each other can't both have a value
-/// `UNSPECIFIED`: each such enum moves into a message of its own.
+/// The names of enum values belong to the scope that contains the enum. Two enums in one scope can't both have a value
+/// `UNSPECIFIED`. Therefore each top-level enum is moved into a message of its own.
 fn shorten(set: &mut FileDescriptorSet, names: Names) {
     let mut moved = HashMap::new();
     for file in set.file.iter_mut().filter(|file| file.package() == PACKAGE) {
@@ -109,7 +109,7 @@ fn shorten(set: &mut FileDescriptorSet, names: Names) {
     }
 }
 
-/// Shortens the names in a message, and names the types of its fields where they are now.
+/// Shortens the names in a message, and updates the types of fields whose enums were moved.
 fn shorten_in(message: &mut DescriptorProto, moved: &HashMap<String, String>, names: Names) {
     for field in &mut message.field {
         if let Some(new) = field.type_name.as_ref().and_then(|name| moved.get(name)) {

@@ -10,26 +10,26 @@ use super::{
     schema::{PACKAGE, Schema},
 };
 
-/// Beginning of references to schemas.
+/// Prefix of references to schemas.
 pub const SCHEMAS: &str = "#/components/schemas/";
 
 /// The schemas that were referred to.
 pub struct Schemas<'a> {
     descriptors: &'a Schema,
     comments: &'a Comments,
-    /// Schemas by their names.
+    /// Schemas by name.
     written: BTreeMap<String, Value>,
     /// Messages and enums whose schemas are to be written.
     missing: VecDeque<Kind>,
 }
 
 impl<'a> Schemas<'a> {
-    /// Begins without any.
+    /// Returns an empty set of schemas.
     pub const fn new(descriptors: &'a Schema, comments: &'a Comments) -> Self {
         Self { descriptors, comments, written: BTreeMap::new(), missing: VecDeque::new() }
     }
 
-    /// Returns a message with the names that answers have.
+    /// Returns the message with this full name, in the form of answers.
     pub fn message(&self, name: &str) -> MessageDescriptor {
         self.descriptors.message(name).expect("requests and answers have the same messages")
     }
@@ -80,7 +80,7 @@ impl<'a> Schemas<'a> {
 
     fn values(&self, values: &EnumDescriptor) -> Value {
         let names: Vec<_> = values.values().map(|value| value.name().to_owned()).collect();
-        // The enum was moved into a message, and its comment was not.
+        // The comment is listed under the name that the enum had before it was moved into a message.
         let name = values.full_name().replacen(&format!("{0}Values.{0}", values.name()), values.name(), 1);
         json!({ "type": "string", "enum": names, "description": self.comments.of(&name) })
     }

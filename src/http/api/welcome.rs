@@ -1,4 +1,4 @@
-//! The page at `/`, which says what this is.
+//! The page at `/`, which introduces the server to people.
 
 use bytes::Bytes;
 use http::{
@@ -45,7 +45,7 @@ fn text(base: &str, has_api: bool) -> String {
     )
 }
 
-/// Returns a text as a page.
+/// Returns text as an HTML page.
 fn html(text: &str) -> String {
     let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
     format!("<!doctype html>\n<meta charset=\"utf-8\">\n<title>jobtrack</title>\n<pre>\n{escaped}</pre>\n")

@@ -52,7 +52,7 @@ impl Both {
         self.http.post(path, body).await.ok();
     }
 
-    /// Makes a call in both ways. Both must fail with the reason `expected`, and with the same error.
+    /// Makes a call through gRPC and through JSON. Both must fail with the reason `expected`, and with the same error.
     async fn refuse(&mut self, expected: (&str, u16), rpc: &'static str, request: &Value, verb: Method, path: &str) {
         self.refuse_with(expected, rpc, request, verb, path, &[]).await;
     }
@@ -151,7 +151,7 @@ async fn refusals_for_a_job(seen: &mut BTreeSet<String>) {
     both.server.stop().await;
 }
 
-/// Errors that depend on the server's limits and on its store.
+/// Errors that depend on the limits and the store of the server.
 async fn refusals_of_a_server(seen: &mut BTreeSet<String>) {
     let create = json!({"jobId": "b", "kind": "k", "owner": "o"});
     for (reason, flags) in
@@ -170,7 +170,7 @@ async fn refusals_of_a_server(seen: &mut BTreeSet<String>) {
     away.server.stop().await;
 }
 
-/// Errors that come from a record which was damaged from outside.
+/// Errors because of a damaged record in Redis.
 async fn refusals_for_a_record(seen: &mut BTreeSet<String>) {
     let redis = Redis::start().await;
     let mut both = Both::with(&["--redis-url", &redis.url()]).await;
@@ -182,7 +182,7 @@ async fn refusals_for_a_record(seen: &mut BTreeSet<String>) {
     both.server.stop().await;
 }
 
-/// Errors for want of memory.
+/// Errors because of the memory limit.
 async fn refusals_of_a_full_server(seen: &mut BTreeSet<String>) {
     let mut both = Both::with(&["--max-memory", "64MiB"]).await;
     let metadata = json!({"text": "x".repeat(16_000)});
@@ -196,7 +196,7 @@ async fn refusals_of_a_full_server(seen: &mut BTreeSet<String>) {
     both.server.stop().await;
 }
 
-/// The error of callers that call too often, whose delay depends on the time.
+/// The error of callers that exceed their rate limit. The delay in the error depends on the time, and is not compared.
 async fn refusals_of_a_rate(seen: &mut BTreeSet<String>) {
     let both = Both::with(&["--max-calls-per-second", "1"]).await;
     let message = transcoder::request("JobService/GetJob", &json!({"jobId": "a"}));
@@ -233,12 +233,12 @@ async fn refusals_of_a_caller(seen: &mut BTreeSet<String>) {
     let (rpc, path) = ("JobService/DeleteJob", "/v1/jobs/a");
     both.refuse_with(("PERMISSION_DENIED", 403), rpc, &job, Method::DELETE, path, &reader).await;
     both.refuse_with(("JOB_NOT_FOUND", 404), "JobService/GetJob", &job, Method::GET, path, &reader).await;
-    // Addresses are shared and logged: the token of an identity does not count there.
+    // The token of an identity is not accepted in a URL, because URLs are shared and logged.
     for path in ["/v1/jobs/a?access_token=reader", "/v1/jobs/a/events?access_token=reader", "/v1/jobs?access_token=%00"]
     {
         both.http.get(path).await.refused(401);
     }
-    // Who is not authenticated is told nothing about the request.
+    // An unauthenticated caller learns nothing about the request, not even that it is invalid.
     let body = "{".repeat(1 << 20);
     let reply = both.http.send(Method::POST, "/v1/jobs", &[("content-type", "application/json")], body).await;
     reply.refused(401);
@@ -255,7 +255,7 @@ async fn every_error_is_the_same_through_grpc_and_json() {
     refusals_of_a_full_server(&mut seen).await;
     refusals_of_a_rate(&mut seen).await;
     refusals_of_a_caller(&mut seen).await;
-    // Streams end with the first two, which EventSource must not take for the end. A connection too many is closed
+    // The first two are errors of streams, which the tests of events cover. A connection beyond the limit is closed
     // without an answer.
     seen.extend(["SERVER_DRAINING", "TOO_MANY_WATCHES", "TOO_MANY_CONNECTIONS"].map(str::to_owned));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/grpc/status.rs");

@@ -19,7 +19,7 @@ async fn report(http: &Http, id: &str, percent: u32) {
     http.post(&format!("/v1/jobs/{id}:progress"), json!({"progress": {"percent": percent}})).await.ok();
 }
 
-/// The end of a job, and that of its stream.
+/// Expects the end of a job, and then the end of its stream.
 async fn expect_end(events: &mut Events, state: &str) -> String {
     let last = events.expect("UPDATE").await;
     assert_eq!(last.data["job"]["state"], state);
@@ -52,7 +52,7 @@ async fn a_job_is_followed_to_its_end_and_no_further() {
         http.post(&format!("/v1/jobs/{id}:complete"), "{}").await.ok();
         let last = expect_end(&mut events, "SUCCEEDED").await;
 
-        // What a browser does then.
+        // A browser then reconnects with the id of the last event.
         for _ in 0..2 {
             let again = Events::open(&http, &path, &[("last-event-id", &last)]).await;
             assert_eq!(again.status, 204);
@@ -62,7 +62,7 @@ async fn a_job_is_followed_to_its_end_and_no_further() {
         let bookmark = resumed.expect("BOOKMARK").await;
         assert_eq!((bookmark.name.as_str(), &bookmark.id), ("bookmark", &update.id));
         expect_end(&mut resumed, "SUCCEEDED").await;
-        // The header is newer than the address.
+        // The header wins over the parameter.
         let address = format!("{path}?resumeToken={}", snapshot.id);
         assert_eq!(Events::open(&http, &address, &[("last-event-id", &last)]).await.status, 204);
         let address = format!("{path}?resumeToken={last}&view=FULL");
@@ -91,7 +91,7 @@ async fn an_open_job_is_resumed_and_a_removed_one_is_over() {
     assert_eq!(resumed.rest().await.pop().map(|last| last.name).as_deref(), Some("end"));
     assert_eq!(Events::open(&http, path, &[("last-event-id", &removed.id)]).await.status, 204);
     assert_eq!(Events::open(&http, path, &[]).await.status, 404);
-    // A token of another stream starts over.
+    // With an invalid token the stream starts over.
     make(&http, "a").await;
     let mut other = Events::open(&http, path, &[("last-event-id", "nonsense")]).await;
     assert_eq!(other.expect("SNAPSHOT").await.data["reset"], true);
@@ -141,7 +141,7 @@ async fn silent_stream_gets_comments() {
     server.stop().await;
 }
 
-/// Opens a stream of the reader, which ends at once for this reason.
+/// Opens a stream as the caller `reader`, which must end at once with this reason in a comment.
 async fn expect_pause(http: &Http, path: &str, reason: &str) {
     let mut events = Events::open(http, path, &[("authorization", "Bearer reader")]).await;
     assert_eq!(events.status, 200, "{path}");
@@ -149,7 +149,7 @@ async fn expect_pause(http: &Http, path: &str, reason: &str) {
     assert_eq!(events.rest().await, [pause]);
 }
 
-/// Browsers connect again only after an answer of 200.
+/// Browsers reconnect only after a response with status 200.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_passes_is_no_error_for_a_browser() {
     let folder = Folder::new();

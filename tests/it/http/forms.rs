@@ -1,4 +1,4 @@
-//! The forms that fields have in JSON, and what is no JSON.
+//! The JSON forms of fields, and invalid JSON.
 
 use std::io::{Read, Write};
 
@@ -11,7 +11,7 @@ use crate::support::{Server, json::Http};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// A body of 2 KB that is compressed must not make a tree of a million values.
+/// Without the limit, a compressed body of 2 KB could become a tree of a million values.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_have_a_maximum_number_of_values() {
     let server = Server::start().await;
@@ -25,7 +25,7 @@ async fn bodies_have_a_maximum_number_of_values() {
     server.stop().await;
 }
 
-/// An error that asks to try again would be wrong: there is never more room.
+/// The error must not ask for a retry, because the memory limit of the server does not change.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_have_fewer_values_where_memory_is_small() {
     let server = Server::with(&["--max-memory", "64MiB"]).await;
@@ -90,7 +90,7 @@ async fn what_is_no_request_is_refused_with_field_and_position(#[case] body: &st
     server.stop().await;
 }
 
-/// A reader of the error should not have to read the request once more.
+/// A long request must not be repeated in the error.
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_repeat_only_the_beginning_of_what_was_sent() {
     let server = Server::start().await;

@@ -1,4 +1,4 @@
-//! Requests made by chance: whatever comes, the answer is no failure of the server.
+//! Random requests: no request may cause an internal error of the server.
 
 use std::{collections::BTreeMap, env, iter::repeat_with, process::Command};
 
@@ -19,23 +19,23 @@ use crate::support::{
 /// Number of requests of the short run.
 const REQUESTS: usize = 3_000;
 
-/// Number of requests of the long run, unless it is told another one.
+/// Default number of requests of the long run.
 const MANY_REQUESTS: usize = 100_000;
 
-/// Number of parts of a run.
+/// Number of parts of a run. The memory of the server is measured after each.
 const PARTS: usize = 10;
 
-/// Parts after which memory must not grow any more.
+/// Number of parts after which memory must not grow any more.
 const WARM_UP: usize = PARTS / 5;
 
-/// Requests that are under way at a time.
+/// Number of concurrent requests.
 const CONCURRENT: usize = 16;
 
-/// Bytes by which the server may grow after the warm-up: its allocator keeps what a busy moment needed. A leak of 200
-/// bytes in each of 80,000 requests would exceed it.
+/// Bytes by which the memory of the server may grow after the warm-up, because the allocator keeps the memory of a busy
+/// moment. A leak of 210 bytes per request would exceed this limit in the long run.
 const GROWTH_MAX: u64 = 16 << 20;
 
-/// Parts of paths, most of them of real ones.
+/// Parts of paths, most of them from real paths.
 const PATHS: [&str; 20] = [
     "/v1",
     "/v1/jobs",
@@ -59,7 +59,7 @@ const PATHS: [&str; 20] = [
     "é",
 ];
 
-/// Parameters and parts of them.
+/// Query parameters, and parts of parameters.
 const QUERIES: [&str; 16] = [
     "state=RUNNING",
     "state=",
@@ -79,7 +79,7 @@ const QUERIES: [&str; 16] = [
     "createdAfter=2020-01-01T00:00:00Z",
 ];
 
-/// Bodies and parts of them.
+/// Bodies, and parts of bodies.
 const BODIES: [&str; 18] = [
     "{",
     "}",
@@ -126,7 +126,7 @@ struct Made {
     over_http2: bool,
 }
 
-/// Makes requests, the same ones in each run.
+/// Returns random requests. Each run has the same sequence.
 fn requests() -> impl Iterator<Item = Made> {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
@@ -154,12 +154,12 @@ fn requests() -> impl Iterator<Item = Made> {
     })
 }
 
-/// Returns one of these parts of an address, or a byte in its encoded form.
+/// Returns one of these parts of a URL, or a percent-encoded byte.
 fn part(pick: &mut impl FnMut(usize) -> usize, parts: &[&str]) -> String {
     if pick(16) == 0 { format!("%{:02X}", pick(256)) } else { parts[pick(parts.len())].replace('é', "%C3%A9") }
 }
 
-/// Sends a request. Returns the status; of events only the head is read.
+/// Sends a request, and returns the status. Only the head of an event stream is read.
 async fn send(clients: &[Http; 2], made: Made) -> StatusCode {
     let http = &clients[usize::from(made.over_http2)];
     let response = http.open(made.method, &made.path, &made.headers, Bytes::from(made.body)).await;
@@ -175,7 +175,8 @@ async fn no_request_makes_the_server_fail_or_grow() {
     send_by_chance(command(&FLAGS), REQUESTS).await;
 }
 
-/// Sends `JOBTRACK_FUZZ_REQUESTS` requests, or 100,000, to the binary `JOBTRACK_FUZZ_BINARY`, or that of this build.
+/// Sends `JOBTRACK_FUZZ_REQUESTS` requests, by default 100,000, to the binary `JOBTRACK_FUZZ_BINARY`, by default that
+/// of this build.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: see CONTRIBUTING.md"]
 async fn many_requests_make_the_server_neither_fail_nor_grow() {

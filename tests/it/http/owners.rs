@@ -1,4 +1,4 @@
-//! Callers that are restricted to owners see and change only the jobs of these, as through gRPC.
+//! Callers that are restricted to owners can see and change only the jobs of these owners, as through gRPC.
 
 use http::Method;
 use serde_json::json;
@@ -40,7 +40,7 @@ async fn jobs_of_other_owners_are_not_found() {
     let found = http.send(Method::GET, "/v1/jobs:batchGet?id=a&id=b", &one, "").await.ok();
     assert_eq!((&found["jobs"][0]["id"], &found["missingIds"]), (&json!("a"), &json!(["b"])));
 
-    // The streams of both begin alike; a change of one is told to its owner only.
+    // Each stream begins with the job of its owner, and has only the changes of that job.
     let mut streams = [Events::open(&http, "/v1/events", &one).await, Events::open(&http, "/v1/events", &two).await];
     for (stream, id) in streams.iter_mut().zip(["a", "b"]) {
         assert_eq!(stream.expect("SNAPSHOT").await.data["job"]["id"], id);

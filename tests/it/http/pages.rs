@@ -1,4 +1,4 @@
-//! Requests of pages: origins, hosts, preflights, gRPC-Web, and the page at `/`.
+//! Requests from web pages: origins, hosts, preflights, gRPC-Web, and the page at `/`.
 
 use http::Method;
 use serde_json::json;
@@ -39,7 +39,7 @@ async fn listed_origins_may_call_and_read() {
         assert_eq!(made.header("access-control-allow-origin"), origin);
         assert!(made.header("access-control-expose-headers").contains("grpc-status-details-bin"));
         assert!(made.headers.get_all("vary").iter().any(|vary| vary == "origin"));
-        // Errors can be read, too.
+        // The page can read errors, too.
         let missing = http.send(Method::GET, "/v1/jobs/none/events", &[("origin", origin)], "").await;
         missing.refused(404);
         assert_eq!(missing.header("access-control-allow-origin"), origin);
@@ -64,7 +64,7 @@ async fn origins_are_compared_in_the_form_of_browsers() {
     http.send(Method::GET, "/v1/jobs", &[("origin", PAGE)], "").await.ok();
     let message = http.send(Method::GET, "/v1/jobs", &[("origin", "https://a.example")], "").await.refused(403);
     assert!(message.ends_with("start it with --cors-origin https://a.example"), "{message}");
-    // No flag can allow it.
+    // No value of --cors-origin allows the origin `null`.
     let message = http.send(Method::GET, "/v1/jobs", &[("origin", "null")], "").await.refused(403);
     assert!(
         message.contains("it is a file, a frame in a sandbox") && !message.contains("--cors-origin null"),
@@ -79,7 +79,7 @@ async fn pages_of_the_same_origin_may_call() {
     let http = Http::new(server.address);
     let same = format!("http://{}", server.address);
     http.send(Method::GET, "/v1/jobs", &[("origin", &same)], "").await.ok();
-    // Behind a proxy that changes the host, the browser says it.
+    // If a proxy has changed the host, the header of the browser tells that the origin is the same.
     let headers = [("origin", PAGE), ("sec-fetch-site", "same-origin")];
     http.send(Method::GET, "/v1/jobs", &headers, "").await.ok();
     http.send(Method::GET, "/v1/jobs", &[("origin", PAGE), ("sec-fetch-site", "same-site")], "").await.refused(403);

@@ -1,4 +1,4 @@
-//! Paths, methods, and the head of requests.
+//! Paths, methods and headers of requests.
 
 use http::Method;
 
@@ -18,7 +18,7 @@ async fn unknown_paths_and_other_methods_are_refused_with_what_there_is() {
         let reply = http.send(Method::PUT, "/v1/jobs/a", &[JSON], "{}").await;
         assert_eq!(reply.refused(405), "this path takes only GET, HEAD, DELETE");
         assert_eq!(reply.header("allow"), "GET, HEAD, DELETE");
-        // An id with a slash is no id, rather than another path.
+        // An encoded slash belongs to the id, which is invalid. It does not separate parts of the path.
         assert!(http.get("/v1/jobs/a%2Fb").await.refused(400).starts_with("job_id: "));
         assert!(http.get("/v1/jobs/%FF").await.refused(400).starts_with("job_id: "));
     }
@@ -55,7 +55,7 @@ async fn bodies_must_be_json() {
     server.stop().await;
 }
 
-/// To ignore `{"force": true}` in the body of a DELETE would be a wrong answer.
+/// Ignoring `{"force": true}` in the body of a DELETE would do something other than the caller asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn paths_with_parameters_take_no_body() {
     let server = Server::start().await;

@@ -1,4 +1,4 @@
-//! Clients that expect TLS where there is none, and the other way round.
+//! Clients with TLS of a server without TLS, and the other way round.
 
 use std::net::SocketAddr;
 

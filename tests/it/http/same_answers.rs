@@ -14,7 +14,7 @@ use crate::support::{
     raw::{Raw, frame, methods},
 };
 
-/// A call, as gRPC has it and as HTTP has it.
+/// A call in its gRPC form and in its HTTP form.
 struct Case {
     rpc: &'static str,
     request: Value,
@@ -31,7 +31,7 @@ fn get(rpc: &'static str, request: Value, path: &'static str) -> Case {
     Case { rpc, request, verb: Method::GET, path, body: Value::Null }
 }
 
-/// Calls that build on each other. All fields of all requests are there, in one of their forms.
+/// Calls that depend on each other. They contain each field of each request, in one of its JSON forms.
 #[expect(clippy::too_many_lines, reason = "it is a table")]
 fn cases() -> Vec<Case> {
     let creation = json!({
@@ -175,12 +175,12 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// A server whose time stands still, so that two of them answer the same.
+/// Returns a server whose clock stands still: two such servers give equal answers.
 async fn server() -> Server {
     Server::with_clock(&[], Arc::new(TestClock::new())).await
 }
 
-/// Removes what differs between two servers.
+/// Replaces the values that differ between two servers.
 fn comparable(mut value: Value) -> Value {
     if let Some(fields) = value.as_object_mut() {
         if let Some(token) = fields.get_mut("token") {
@@ -195,8 +195,8 @@ fn comparable(mut value: Value) -> Value {
     value
 }
 
-/// Returns the claims of a watch token but its end, which is a time of the machine, and the random incarnations of its
-/// jobs.
+/// Returns the claims of a watch token, without the expiry, which depends on the clock of the machine, and without the
+/// random incarnations of its jobs.
 fn claims(token: &str) -> Value {
     let claims = token.split('.').nth(1).expect("a JWT has three parts");
     let claims = URL_SAFE_NO_PAD.decode(claims).expect("base64");

@@ -1,4 +1,4 @@
-//! JSON of requests and answers of gRPC, from the descriptors, independently of the server.
+//! Conversion of gRPC messages to and from JSON by their descriptors, independent of the code of the server.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -15,7 +15,7 @@ static STATUS: LazyLock<MessageDescriptor> = LazyLock::new(|| {
     pool.get_message_by_name("google.rpc.Status").expect("a message")
 });
 
-/// Full names of enum values, with the names that JSON has for them.
+/// JSON names of enum values, by the names in the proto files.
 static SHORT: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
     let ours = POOL.all_enums().filter(|values| values.full_name().starts_with("jobtrack.v1."));
     let mut short = HashMap::new();
@@ -47,7 +47,8 @@ pub fn answer(name: &str, encoded: &[u8]) -> Value {
     shortened(serde_json::to_value(message).expect("JSON"))
 }
 
-/// Returns the JSON of an error, whose HTTP status is `http`. Its first detail is that with the reason.
+/// Returns the JSON of an error with the HTTP status `http`. The `ErrorInfo`, which has the reason, is the first
+/// detail.
 pub fn error(status: &Status, http: u16, name: &str) -> Value {
     let details = DynamicMessage::decode(STATUS.clone(), status.details()).expect("a status");
     let details = serde_json::to_value(details).expect("JSON")["details"].take();

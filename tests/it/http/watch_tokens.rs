@@ -1,4 +1,4 @@
-//! Watch tokens in addresses, as a page passes them to `EventSource`.
+//! Watch tokens in URLs, as a page passes them to `EventSource`.
 
 use http::Method;
 use serde_json::json;
@@ -33,13 +33,13 @@ async fn watch_token_in_an_address_follows_its_job_and_nothing_else() {
             http.get(&format!("{path}?access_token={token}")).await.refused(403);
         }
         http.delete(&format!("/v1/jobs/a?force=true&access_token={token}")).await.refused(403);
-        // A header that a proxy has added does not widen what a link allows.
+        // A header that a proxy has added gives the holder of a watch token no further rights.
         for added in ["Basic dTpw", "Bearer other"] {
             let added = [("authorization", added)];
             let reply = http.send(Method::GET, &format!("/v1/jobs/b?access_token={token}"), &added, "").await;
             assert!([401, 403].contains(&reply.status.as_u16()), "{}", reply.status);
         }
-        // The token of an identity does not count in an address, and neither does a changed one.
+        // The token of an identity is not accepted in a URL, and neither is a modified watch token.
         for other in ["admin", &format!("{token}x"), &token[1..], "%00", ""] {
             http.get(&format!("/v1/jobs/a?access_token={other}")).await.refused(401);
         }
