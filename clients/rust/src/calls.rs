@@ -1,4 +1,4 @@
-//! Calls with all fields of their requests, for operators and for programs that are no workers.
+//! Calls with all fields of their requests, for operators and for programs that are not workers.
 
 use tonic::transport::Channel;
 
@@ -13,15 +13,15 @@ use crate::{
 type Admin = AdminServiceClient<Channel>;
 
 impl Tracker {
-    /// Claims the next attempt of a job; a worker uses [`work`](Self::work). Without a `request_id` a claim whose
-    /// answer was lost is not made again.
+    /// Claims the next attempt of a job. Workers should use [`work`](Self::work) instead. A request without a
+    /// `request_id` is not retried if its answer was lost.
     pub async fn start_attempt(&self, request: v1::StartAttemptRequest) -> Result<v1::StartAttemptResponse, Error> {
         let repeat = if request.request_id.is_empty() { Repeat::Unsent } else { Repeat::Safe };
         let send = async |mut jobs: Jobs, request| jobs.start_attempt(request).await;
         self.connections.call(repeat, request, send).await
     }
 
-    /// Ends a job well, with more options than [`complete`](Self::complete).
+    /// Completes a job, with more options than [`complete`](Self::complete).
     pub async fn complete_with(&self, request: v1::CompleteJobRequest) -> Result<Job, Error> {
         let send = async |mut jobs: Jobs, request| jobs.complete_job(request).await;
         Ok(self.connections.call(Repeat::Safe, request, send).await?.job.unwrap_or_default())
@@ -29,7 +29,7 @@ impl Tracker {
 
     /// Ends a job, or with `retry` its attempt, with a failure.
     pub async fn fail_with(&self, request: v1::FailJobRequest) -> Result<Job, Error> {
-        // Of a job without a named attempt the repetition could end the next one.
+        // Without the number or the claim of the attempt, a retry could end the next attempt.
         let is_named = !request.retry || !request.claim.is_empty() || request.attempt.is_some();
         let repeat = if is_named { Repeat::Safe } else { Repeat::Unsent };
         let send = async |mut jobs: Jobs, request| jobs.fail_job(request).await;
@@ -48,7 +48,7 @@ impl Tracker {
         Ok(self.connections.call(Repeat::Safe, request, send).await?.job.unwrap_or_default())
     }
 
-    /// Makes a token with which somebody else can follow some jobs, and do nothing else.
+    /// Creates a watch token, whose holder can follow some jobs and do nothing else.
     pub async fn create_watch_token(
         &self,
         request: v1::CreateWatchTokenRequest,
@@ -63,10 +63,10 @@ impl Tracker {
         self.connections.call_of(Admin::new, Repeat::Safe, v1::GetStatsRequest {}, send).await
     }
 
-    /// Deletes a part of the finished jobs that match, the oldest first. While the answer has a `next_page_token` there
-    /// are more: call it again with that.
+    /// Deletes one batch of the finished jobs that match, the oldest first. If the answer has a `next_page_token`, more
+    /// jobs match: repeat the call with that token.
     pub async fn purge(&self, request: v1::PurgeJobsRequest) -> Result<v1::PurgeJobsResponse, Error> {
-        // A repetition would not count what the first call has deleted.
+        // A retry would not count the jobs that the first call has deleted.
         let repeat = if request.dry_run { Repeat::Safe } else { Repeat::Unsent };
         let send = async |mut admin: Admin, request| admin.purge_jobs(request).await;
         self.connections.call_of(Admin::new, repeat, request, send).await

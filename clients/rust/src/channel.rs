@@ -1,4 +1,4 @@
-//! Connections to the replicas of a tracker, and calls that are repeated where that is safe.
+//! Connections to the replicas of a tracker, and calls with retries where these are safe.
 
 use std::{
     fs,
@@ -19,18 +19,18 @@ use crate::{Error, pause::Pause, proto::v1::job_service_client::JobServiceClient
 /// Maximum number of times that a call is sent.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// Maximum time of one try: a replica that is silent must not use up the time in which another one could answer.
+/// Maximum time of one try. An unresponsive replica must not use up the time in which another replica could answer.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Number of tokens in a full retry budget. A call that fails because its server is unavailable or silent takes one
-/// token, and a successful call gives back a tenth. No call is repeated while half of the tokens are missing: repeated
-/// calls must not keep an overloaded server from recovering.
+/// Number of tokens in a full retry budget. A call that fails because its server is unavailable or unresponsive takes
+/// one token, and a successful call gives back a tenth. No call is retried while half of the tokens are missing:
+/// retries must not keep an overloaded server from recovering.
 const RETRY_TOKENS: u32 = 100;
 
-/// Number of tenths in a token.
+/// Number of units in a token: the budget is counted in tenths.
 const TENTHS: u32 = 10;
 
-/// Maximum size of an answer in bytes: more than the 4 MiB that the server sends at most.
+/// Maximum size of an answer in bytes. The server sends at most 4 MiB.
 const ANSWER_MAX: usize = 8 << 20;
 
 /// The source of the token that calls carry.
@@ -40,20 +40,20 @@ pub(crate) enum Token {
     None,
     /// The token itself.
     Fixed(MetadataValue<Ascii>),
-    /// The one in this file, which is read for each call: tokens are replaced while a worker runs.
+    /// The token is in this file, which is read for each call: tokens may be replaced while a worker runs.
     File(PathBuf),
 }
 
-/// The condition under which a call is sent again.
+/// The condition under which a call is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// A second execution does no harm.
+    /// A call is retried after each temporary error, because a second execution does no harm.
     Safe,
-    /// Only calls that no server can have received are sent again.
+    /// A call is retried only if no server can have received it.
     Unsent,
 }
 
-/// Numbers of tries of one call.
+/// Counters of the tries of one call.
 #[derive(Default)]
 struct Tries {
     /// Tries that a server may have received.
@@ -74,15 +74,15 @@ pub(crate) struct Replica {
 /// The connections of a [`Tracker`](crate::Tracker).
 #[derive(Debug)]
 pub(crate) struct Connections {
-    /// At least one.
+    /// The replicas, at least one.
     pub replicas: Vec<Replica>,
-    /// Number of the one in use.
+    /// Number of the replica in use. It only rises, and is taken modulo the number of replicas.
     pub current: AtomicUsize,
     /// The source of the token.
     pub token: Token,
-    /// Maximum time of a call, with its repetitions.
+    /// Maximum time of a call, including its retries.
     pub timeout: Duration,
-    /// Calls wait for a server that can't be reached.
+    /// Calls wait until a server can be reached.
     pub wait_for_ready: bool,
     /// The rest of the retry budget, in tenths of a token.
     pub budget: AtomicU32,
@@ -106,7 +106,7 @@ impl Connections {
         self.replicas[replica % self.replicas.len()].channel.clone()
     }
 
-    /// Returns the error that a replica answered with, or that kept the call from it.
+    /// Returns the error of a call to a replica. If no connection could be made, the message names the URL.
     pub fn error(&self, replica: usize, status: Status) -> Error {
         let mut error = Error::from(status);
         if error.is_unsent {
@@ -121,7 +121,7 @@ impl Connections {
         jobs(self.channel(replica))
     }
 
-    /// Uses the next replica from now on, unless another call has switched to it already.
+    /// Switches to the replica after this one, unless another call has switched already.
     pub fn leave(&self, replica: usize) {
         _ = self.current.compare_exchange(replica, replica.wrapping_add(1), Relaxed, Relaxed);
     }
@@ -134,7 +134,7 @@ impl Connections {
             Token::Fixed(value) => value.clone(),
             Token::File(path) => {
                 let token = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
-                bearer(token.trim()).ok_or_else(|| unreadable(path, &"it is not a token"))?
+                bearer(token.trim()).ok_or_else(|| unreadable(path, &"the content is not a token"))?
             }
         };
         request.metadata_mut().insert("authorization", value);
@@ -151,8 +151,8 @@ impl Connections {
         self.call_of(jobs, repeat, message, send).await
     }
 
-    /// Sends a call of the service that `client` makes a client of, and sends it again after errors that pass, until it
-    /// is answered or its time is over.
+    /// Sends a call with the client that `client` returns for a channel. Retries the call after temporary errors, until
+    /// it is answered or its time has run out.
     pub async fn call_of<C, T: Clone, R>(
         &self,
         client: fn(Channel) -> C,
@@ -188,11 +188,11 @@ impl Connections {
         }
     }
 
-    /// Counts a try of a call. Returns whether the call is sent again after this error.
+    /// Counts a failed try of a call. Returns whether the call is retried after this error.
     fn is_repeatable(&self, error: &Error, repeat: Repeat, tries: &mut Tries) -> bool {
         if error.is_unsent {
             tries.unsent += 1;
-            // Each replica is tried once.
+            // Without `wait_for_ready` each replica is tried once.
             return self.wait_for_ready || tries.unsent < self.replicas.len();
         }
         tries.sent += 1;
@@ -200,7 +200,7 @@ impl Connections {
         passes && self.failed() && repeat == Repeat::Safe && tries.sent < ATTEMPTS_MAX
     }
 
-    /// Takes a failed call from the retry budget. Returns whether calls may be repeated.
+    /// Takes a token from the retry budget for a failed call. Returns whether calls may be retried.
     fn failed(&self) -> bool {
         let take = |left: u32| Some(left.saturating_sub(TENTHS));
         let left = self.budget.fetch_update(Relaxed, Relaxed, take).unwrap_or_default();
@@ -210,7 +210,7 @@ impl Connections {
     /// Gives back a part of the retry budget after a successful call.
     fn succeeded(&self) {
         let give = |left: u32| (left < RETRY_TOKENS * TENTHS).then_some(left + 1);
-        // An error says that the budget is full.
+        // The update fails if the budget is full.
         _ = self.budget.fetch_update(Relaxed, Relaxed, give);
     }
 }
@@ -223,7 +223,7 @@ fn timed_out() -> Error {
     Error::new(Code::DeadlineExceeded, "", format!("no answer within {TRY_TIMEOUT:?}"))
 }
 
-/// Returns the header of a bearer token, unless it has characters that a header can't hold.
+/// Returns the header for a bearer token; `None` if the token is empty or has characters that are invalid in a header.
 pub(crate) fn bearer(token: &str) -> Option<MetadataValue<Ascii>> {
     let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().ok().filter(|_| !token.is_empty())?;
     value.set_sensitive(true);

@@ -1,4 +1,4 @@
-//! Creating a job.
+//! Creation of jobs.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::{
     tracker::Jobs,
 };
 
-/// A job to create. The call may be repeated: it carries an id of its own, by which the server recognizes it.
+/// A job to create. Retries create only one job: the request has an id, by which the server recognizes it.
 #[derive(Debug)]
 pub struct Create {
     tracker: Tracker,
     request: CreateJobRequest,
-    /// Error of metadata that are not a document.
+    /// The error, if the metadata is not a document.
     problem: Option<Error>,
 }
 
@@ -28,20 +28,20 @@ impl Create {
         Self { tracker, request: CreateJobRequest { kind, request_id, ..Default::default() }, problem: None }
     }
 
-    /// Sets the id, 1 to 128 characters of `A-Z a-z 0-9 . _ : -`. By default the server makes one.
+    /// Sets the id, 1 to 128 characters of `A-Z a-z 0-9 . _ : -`. By default the server generates an id.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.request.job_id = id.into();
         self
     }
 
-    /// Replaces the id of this request: a process that starts again with the same id gets the job that it created
-    /// before.
+    /// Replaces the random id of this request. If a process restarts and sends the same request id, it gets the job
+    /// that it has created before.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
         self.request.request_id = id.into();
         self
     }
 
-    /// Sets the name for people.
+    /// Sets the name of the job that is shown to people.
     pub fn title(mut self, title: impl Into<String>) -> Self {
         self.request.title = title.into();
         self
@@ -53,7 +53,7 @@ impl Create {
         self
     }
 
-    /// Adds a pair to filter by.
+    /// Adds a label, by which jobs can be filtered.
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.request.labels.insert(key.into(), value.into());
         self
@@ -74,7 +74,7 @@ impl Create {
         self
     }
 
-    /// Lets the job fail when its worker is lost.
+    /// Sets whether the job fails when its worker is lost.
     pub fn fail_when_lost(mut self, fail: bool) -> Self {
         self.request.fail_when_lost = fail;
         self
@@ -86,7 +86,7 @@ impl Create {
         self
     }
 
-    /// Sets the time that the job may wait for a worker until it counts as lost.
+    /// Sets the maximum time that the job waits for a worker before the job counts as lost.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.request.start_timeout = Some(duration(timeout));
         self
@@ -97,8 +97,8 @@ impl Create {
         create(&self.tracker.clone(), self.request()?).await
     }
 
-    /// Works on the job as well: call [`WorkBuilder::start`] to create it and to claim its first attempt. The id is
-    /// chosen here unless one is set, so that the job has its id even while the tracker can't be reached.
+    /// Returns a builder that creates the job and claims its first attempt: call [`WorkBuilder::start`]. Unless an id
+    /// is set, a random one is generated here: the job has its id even while the tracker can't be reached.
     pub fn work(mut self) -> WorkBuilder {
         if self.request.job_id.is_empty() {
             self.request.job_id = Uuid::now_v7().to_string();

@@ -5,23 +5,23 @@ use std::{collections::BTreeMap, error, fmt, time::Duration};
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
-/// An error of a call: what the server answered, or why it could not be asked.
+/// An error of a call: the error that the server returned, or the reason for which the call could not be sent.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Error {
     /// gRPC code.
     pub code: Code,
-    /// Identifies the error, in `UPPER_SNAKE_CASE`: `JOB_NOT_FOUND`, `STALE_ATTEMPT`. Empty if the server gave none.
+    /// Reason of the error, for programs: `JOB_NOT_FOUND`, `STALE_ATTEMPT`. Empty if the server gave none.
     pub reason: String,
-    /// The error, for people.
+    /// Description of the error, for people.
     pub message: String,
     /// Every variable part of the error, by name.
     pub metadata: BTreeMap<String, String>,
     /// The invalid fields of the request.
     pub violations: Vec<Violation>,
-    /// Time after which the call may be repeated, if the server named one.
+    /// Time after which the call may be retried, if the server named one.
     pub retry_after: Option<Duration>,
-    /// No connection could be made, so the server has not seen the call.
+    /// No connection could be made: the server has not received the call.
     pub is_unsent: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct Violation {
 }
 
 impl Error {
-    /// Makes an error of this library.
+    /// Returns an error of this library.
     pub(crate) fn new(code: Code, reason: &str, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -48,8 +48,8 @@ impl Error {
         }
     }
 
-    /// Returns whether the error is about the request or the job, so that the same call would fail again. Otherwise it
-    /// is about the server, the connection or the credentials, and the call may succeed later.
+    /// Returns whether the same call would fail again, because the error is about the request or the job. Other errors
+    /// are about the server, the connection or the credentials: the same call may succeed later.
     pub fn is_final(&self) -> bool {
         matches!(
             self.code,
@@ -92,7 +92,7 @@ impl From<Status> for Error {
             .iter()
             .map(|violation| Violation { field: violation.field.clone(), description: violation.description.clone() });
         let connect = find::<ConnectError>(&status);
-        // The channel enforces the deadline of the call, too, and reports its end as a cancellation.
+        // The channel enforces the deadline of the call, too, and reports an expired deadline as a cancellation.
         let is_timeout = find::<TimeoutExpired>(&status).is_some();
         Self {
             code: if is_timeout { Code::DeadlineExceeded } else { status.code() },
@@ -106,7 +106,7 @@ impl From<Status> for Error {
     }
 }
 
-/// Returns the error of type `T` that caused this one.
+/// Returns the error of type `T` in the chain of causes of an error.
 fn find<'a, T: error::Error + 'static>(error: &'a (dyn error::Error + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -1,4 +1,4 @@
-//! Plain values of a job.
+//! Accessors of jobs, and conversion of documents to and from JSON.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,12 +27,12 @@ impl v1::Job {
         name.strip_prefix("STATE_").unwrap_or(name)
     }
 
-    /// Returns the percentage that the worker reported or that follows from its counts.
+    /// Returns the percentage that the worker reported or that the server derived from the counts.
     pub fn percent(&self) -> Option<f64> {
         self.progress.as_ref().and_then(|progress| progress.percent)
     }
 
-    /// Returns the result of a job that succeeded with one. Fails if it is not a `T`.
+    /// Returns the result of a job that succeeded with a result. Returns an error if the result is not a `T`.
     pub fn result<T: DeserializeOwned>(&self) -> Result<Option<T>, serde_json::Error> {
         match &self.outcome {
             Some(job::Outcome::Result(result)) => serde_json::from_value(result.to_json()).map(Some),
@@ -61,15 +61,15 @@ impl v1::Job {
 }
 
 impl v1::Failure {
-    /// Returns a failure with a cause for programs, in `UPPER_SNAKE_CASE`, and one for people.
+    /// Returns a failure with a reason for programs, in `UPPER_SNAKE_CASE`, and a message for people.
     pub fn of(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { reason: reason.into(), message: message.into(), ..Self::default() }
     }
 }
 
 impl EncodedStruct {
-    /// Returns the JSON object. A document that can't be decoded becomes an empty one; the server sends none, because
-    /// it validates documents.
+    /// Returns the document as a JSON object. A document that can't be decoded becomes an empty object; a server that
+    /// validates documents sends no such document.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::Value::Object(object(Struct::try_from(self).unwrap_or_default()))
     }
@@ -80,7 +80,8 @@ impl EncodedStruct {
     }
 }
 
-/// Returns a duration as it is sent. One that is too long for that stays too long, so that the server refuses it.
+/// Converts a duration to its protobuf message. A duration that does not fit becomes the maximum, which the server
+/// rejects.
 pub(crate) fn duration(from: Duration) -> prost_types::Duration {
     from.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
 }
@@ -91,7 +92,7 @@ pub(crate) fn document(from: impl Serialize) -> Result<Option<EncodedStruct>, Er
     match serde_json::to_value(from) {
         Ok(serde_json::Value::Null) => Ok(None),
         Ok(serde_json::Value::Object(fields)) => Ok(Some(EncodedStruct::from_json(fields))),
-        Ok(other) => Err(invalid(format!("a document is a JSON object, and not {other}"))),
+        Ok(other) => Err(invalid(format!("a document must be a JSON object, not {other}"))),
         Err(error) => Err(invalid(error.to_string())),
     }
 }
@@ -104,7 +105,7 @@ fn to_proto(from: serde_json::Value) -> Value {
     let kind = match from {
         serde_json::Value::Null => Kind::NullValue(0),
         serde_json::Value::Bool(value) => Kind::BoolValue(value),
-        // A Struct knows only doubles.
+        // All numbers of a Struct are doubles.
         serde_json::Value::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or(f64::NAN)),
         serde_json::Value::String(value) => Kind::StringValue(value),
         serde_json::Value::Array(values) => {
@@ -130,11 +131,12 @@ fn to_json(from: Value) -> serde_json::Value {
     }
 }
 
-/// Returns a whole number as an integer, if a double represents it exactly, so that it fits a field of type `u64`.
+/// Returns a whole number as a JSON integer, if a double represents it exactly: serde does not accept a float
+/// for a field of type `u64`.
 fn number(value: f64) -> serde_json::Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {
-        #[expect(clippy::cast_possible_truncation, reason = "it was just compared")]
+        #[expect(clippy::cast_possible_truncation, reason = "the range was just checked")]
         return (value as i64).into();
     }
     value.into()

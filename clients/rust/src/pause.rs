@@ -1,14 +1,14 @@
-//! Growing pauses with jitter.
+//! Exponential backoff with jitter.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
-/// Growth of a pause from one to the next.
+/// Factor by which each pause is longer than the previous one.
 const GROWTH: u32 = 2;
 
-/// The pauses between repetitions. Each is random, between half of its nominal length and the whole, so that clients
-/// that lost the same server do not come back at the same moment.
+/// The pauses between retries. The length of each pause is random, between half and all of its nominal length.
+/// Otherwise all clients that lost the same server would reconnect at the same time.
 #[derive(Debug)]
 pub(crate) struct Pause {
     first: Duration,
@@ -31,12 +31,12 @@ impl Pause {
     pub fn next(&mut self) -> Duration {
         let nominal = self.next;
         self.next = (self.next * GROWTH).min(self.max);
-        // 16 random bits are enough, and uuid is there for ids anyway.
+        // 16 random bits are enough. The crate uuid is a dependency anyway, for ids.
         let random = f64::from(Uuid::new_v4().as_fields().1) / f64::from(u16::MAX);
         nominal.mul_f64(random.mul_add(0.5, 0.5))
     }
 
-    /// Starts with the shortest pause again, after a success.
+    /// Resets the next pause to the shortest one, after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
     }

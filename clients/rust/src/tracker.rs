@@ -1,4 +1,4 @@
-//! A tracker to call, and how it is reached.
+//! The tracker, and the settings of the connections to it.
 
 use std::{env, fmt, fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
 /// Server that is called if nothing else is configured.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
 
-/// Default time for a call, with its repetitions.
+/// Default of the maximum time of a call, including its retries.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum time for a connection to be made.
+/// Maximum time to connect to a replica.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time without traffic after which the connection is probed, and maximum time for the answer.
+/// Time without received data after which a connection is pinged, and maximum time for the answer to the ping.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
 /// A jobtrack server, or several replicas of it. Clones share the connections.
@@ -30,7 +30,7 @@ pub struct Tracker {
     pub(crate) connections: Arc<Connections>,
 }
 
-/// Configures a [`Tracker`].
+/// Builder of a [`Tracker`].
 #[derive(Clone)]
 pub struct Builder {
     server: String,
@@ -42,14 +42,14 @@ pub struct Builder {
     wait_for_ready: bool,
 }
 
-// The token is a secret.
+// Written by hand because the token is a secret.
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("server", &self.server).finish_non_exhaustive()
     }
 }
 
-/// A configuration that can't be used. The message names the setting and what is wrong with it.
+/// An invalid configuration. The message names the setting and the problem.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting}: {problem}")]
 pub struct ConfigError {
@@ -70,14 +70,14 @@ impl Builder {
         self
     }
 
-    /// Sets the file that holds the token. It is read for each call, so the token can be replaced.
+    /// Sets the file that holds the token. The file is read for each call: the token can be replaced at any time.
     pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token_file = Some(path.into());
         self
     }
 
-    /// Sets the file with the certificates of the authorities that sign the server's, in PEM. Without it the system's
-    /// authorities are trusted.
+    /// Sets the file with the CA certificates that verify the certificate of the server, in PEM. Default: the CA
+    /// certificates of the system.
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
         self
@@ -89,24 +89,25 @@ impl Builder {
         self
     }
 
-    /// Sets the maximum time of a call, with its repetitions. Default: 10 s.
+    /// Sets the maximum time of a call, including its retries. Default: 10 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets whether a call waits until the server can be reached, for as long as its time allows, or fails at once.
-    /// Default: it waits.
+    /// Sets whether a call waits until a server can be reached, up to the maximum time of the call. Otherwise the call
+    /// fails as soon as it has tried each replica. Default: `true`.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.wait_for_ready = wait;
         self
     }
 
-    /// Returns the tracker. It connects when it is called. Must be used within a tokio runtime.
+    /// Returns the tracker. The first call connects. Must be called within a tokio runtime.
     pub fn connect_lazy(self) -> Result<Tracker, ConfigError> {
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => {
-                Token::Fixed(bearer(token).ok_or_else(|| ConfigError::new("token", &"it has invalid characters"))?)
+                let invalid = || ConfigError::new("token", &"it is empty or has invalid characters");
+                Token::Fixed(bearer(token).ok_or_else(invalid)?)
             }
             (None, Some(path)) => Token::File(path.clone()),
             (None, None) => Token::None,
@@ -122,7 +123,7 @@ impl Builder {
     fn channel(&self, url: &str) -> Result<Channel, ConfigError> {
         let setting = || format!("server {url:?}");
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(ConfigError::new(setting(), &"it must be a URL such as http://127.0.0.1:50051, or https://…"));
+            return Err(ConfigError::new(setting(), &"must be a URL such as http://127.0.0.1:50051, or https://…"));
         }
         let mut endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(|error| ConfigError::new(setting(), &error))?
@@ -152,8 +153,8 @@ impl Builder {
 }
 
 impl Tracker {
-    /// Configures a tracker at a URL, `http://HOST:PORT` or `https://HOST:PORT`; those of several replicas are
-    /// separated by commas.
+    /// Returns a builder for the tracker at a URL, `http://HOST:PORT` or `https://HOST:PORT`. Separate the URLs of
+    /// several replicas by commas.
     pub fn builder(server: impl Into<String>) -> Builder {
         Builder {
             server: server.into(),
@@ -166,8 +167,8 @@ impl Tracker {
         }
     }
 
-    /// Configures the tracker that the environment names: `JOBTRACK_SERVER`, by default [`DEFAULT_SERVER`], with the
-    /// token `JOBTRACK_TOKEN`.
+    /// Returns a builder with the settings of the environment: the URL `JOBTRACK_SERVER`, by default
+    /// [`DEFAULT_SERVER`], and the token `JOBTRACK_TOKEN`.
     pub fn from_env() -> Builder {
         let builder = Self::builder(env::var("JOBTRACK_SERVER").unwrap_or_else(|_| DEFAULT_SERVER.to_owned()));
         match env::var("JOBTRACK_TOKEN") {
@@ -176,18 +177,19 @@ impl Tracker {
         }
     }
 
-    /// Creates a job of this kind: call [`Create::send`], or [`Create::work`] to work on it as well.
+    /// Returns a builder for a new job of this kind: call [`Create::send`] to create the job, or [`Create::work`] to
+    /// create it and work on it.
     pub fn create(&self, kind: impl Into<String>) -> Create {
         Create::new(self.clone(), kind.into())
     }
 
-    /// Works on a job: call [`WorkBuilder::start`] to claim its next attempt.
+    /// Returns a builder for work on a job: call [`WorkBuilder::start`] to claim the next attempt of the job.
     pub fn work(&self, id: impl Into<String>) -> WorkBuilder {
         WorkBuilder::of_job(self.clone(), id.into())
     }
 
-    /// Watches a job to its end. Nothing is sent until the stream is polled. It has no time limit, and goes on while
-    /// the tracker is unavailable.
+    /// Watches a job to its end. Nothing is sent until the stream is polled. The stream has no time limit, and
+    /// reconnects for as long as the tracker is unavailable.
     pub fn watch(&self, id: impl Into<String>) -> Watch {
         Watch::new(self.clone(), id.into())
     }
@@ -197,8 +199,8 @@ impl Tracker {
         WatchMany::new(self.clone(), filter)
     }
 
-    /// Waits for the end of a job and returns it, whatever the end is: see [`Job::state`](v1::Job::state). It waits for
-    /// as long as that takes, even while the tracker is unavailable; `tokio::time::timeout` limits that.
+    /// Waits for the end of a job and returns the job, whatever its end is: see [`Job::state`](v1::Job::state). The
+    /// wait has no time limit, even while the tracker is unavailable; use `tokio::time::timeout` to limit it.
     pub async fn wait(&self, id: impl Into<String>) -> Result<Job, Error> {
         self.watch(id).end().await
     }
@@ -217,7 +219,7 @@ impl Tracker {
             .await
     }
 
-    /// Reports on a job that somebody else claimed, or nobody; a worker uses [`work`](Self::work).
+    /// Reports the progress of a job without claiming it. Workers should use [`work`](Self::work) instead.
     pub async fn update(&self, request: v1::UpdateProgressRequest) -> Result<v1::UpdateProgressResponse, Error> {
         let send = async |mut jobs: Jobs, request| jobs.update_progress(request).await;
         self.connections.call(Repeat::Safe, request, send).await
@@ -237,12 +239,13 @@ impl Tracker {
         Ok(self.connections.call(Repeat::Safe, request, send).await?.job.unwrap_or_default())
     }
 
-    /// Requests the cancellation of a job. Its worker stops it; a PENDING job is CANCELLED at once.
+    /// Requests the cancellation of a job. A worker that runs the job is asked to stop; a PENDING job is CANCELLED at
+    /// once.
     pub async fn cancel(&self, id: impl Into<String>, reason: impl Into<String>) -> Result<Job, Error> {
         self.cancel_with(v1::CancelJobRequest { job_id: id.into(), reason: reason.into(), ..Default::default() }).await
     }
 
-    /// Deletes a job; one that has not ended needs `force`.
+    /// Deletes a job. `force` deletes even a job that has not ended.
     pub async fn delete(&self, id: impl Into<String>, force: bool) -> Result<(), Error> {
         let request = v1::DeleteJobRequest { job_id: id.into(), force };
         let send = async |mut jobs: Jobs, request| jobs.delete_job(request).await;
@@ -250,7 +253,8 @@ impl Tracker {
         Ok(())
     }
 
-    /// Returns the connection in use, for calls that this type has no method for. It adds no credentials to them.
+    /// Returns the channel to the replica in use, for calls that this type has no method for. The channel adds no
+    /// credentials.
     pub fn channel(&self) -> Channel {
         self.connections.channel(self.connections.current())
     }

@@ -1,4 +1,4 @@
-//! Watching jobs: streams that resume by themselves.
+//! Watches of jobs: streams that reconnect and resume by themselves.
 
 mod watcher;
 
@@ -20,38 +20,38 @@ use crate::{
     proto::v1::{JobFilter, Removal, View, WatchJobRequest, WatchJobsRequest},
 };
 
-/// Time without news after which the server sends a bookmark.
+/// Time without an event after which the server sends a bookmark.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(20);
 
-/// News of a watched job.
+/// An event of a watch.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The job as it is now.
+    /// A version of a job.
     Job {
         /// The job.
         job: Job,
-        /// Number of versions between this one and the last one of this stream.
+        /// Number of versions that were skipped between the previous event of the job and this one.
         skipped: i64,
     },
-    /// The job is gone.
+    /// A job was deleted or has expired.
     Removed {
-        /// Its last known version, without documents and texts.
+        /// The last known version of the job, without documents and texts.
         job: Job,
         /// The reason.
         removal: Removal,
     },
-    /// Earlier events no longer count: the server has lost data, or can't resume the stream. The jobs that exist
-    /// follow.
+    /// Earlier events are no longer valid, because the server has lost data or can't resume the stream. All existing
+    /// jobs follow.
     Reset,
-    /// All jobs that match were sent, for the first time or after a [`Reset`](Self::Reset); changes follow. Only of
-    /// [`WatchMany`].
+    /// All existing jobs that match were sent, at the start or after a [`Reset`](Self::Reset). Changes follow. Only
+    /// [`WatchMany`] has this event.
     Synced,
 }
 
-/// The versions of one job, as they come, to its end. A stream that breaks is opened again at the version after the
-/// last one, on another replica if there are several; it fails only with final errors: the job does not exist, or the
-/// caller may not see it.
+/// A stream of the versions of one job, to its end. A broken stream reconnects, to another replica if there are
+/// several, and continues after the last event. The stream fails only with final errors, for example because the job
+/// does not exist.
 pub struct Watch(Progress);
 
 impl Watch {
@@ -62,7 +62,7 @@ impl Watch {
     }
 
     fn change(mut self, change: impl FnOnce(&mut WatchJobRequest)) -> Self {
-        // A stream that was polled has sent its request.
+        // After the first poll the request was sent, and can't change any more.
         if let Progress::Idle(watcher) = &mut self.0
             && let Request::One(request) = &mut watcher.request
         {
@@ -71,12 +71,13 @@ impl Watch {
         self
     }
 
-    /// Sets the least time between two versions. Another state, a cancellation and the end are never held back.
+    /// Sets the minimum time between two versions. Changes of the state and cancellations are sent at once.
     pub fn min_interval(self, interval: Duration) -> Self {
         self.change(|request| request.min_interval = Some(duration(interval)))
     }
 
-    /// Calls `told` with `None` once the stream is open, and with each error after which it is opened again.
+    /// Sets a function that is called with each error after which the stream reconnects, and with `None` when the
+    /// stream is open.
     pub fn on_trouble(mut self, told: impl Fn(Option<&Error>) + Send + Sync + 'static) -> Self {
         if let Progress::Idle(watcher) = &mut self.0 {
             watcher.trouble.on_trouble = Some(Arc::new(told));
@@ -84,17 +85,17 @@ impl Watch {
         self
     }
 
-    /// Leaves out `result`, `metadata` and `details`.
+    /// Leaves `result`, `metadata` and `details` out of the jobs.
     pub fn without_documents(self) -> Self {
         self.change(|request| request.set_view(View::Basic))
     }
 
-    /// Returns the next event; `None` after the end of the job.
+    /// Returns the next event; `None` after the end of the job or a final error.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         poll_fn(|context| self.0.poll_next(context)).await
     }
 
-    /// Waits for the end of the job and returns it.
+    /// Waits for the end of the job, and returns the job.
     pub async fn end(mut self) -> Result<Job, Error> {
         let mut last = None;
         while let Some(event) = self.next().await {
@@ -119,7 +120,8 @@ impl Stream for Watch {
     }
 }
 
-/// The jobs that match a filter, then their changes. A stream that breaks is opened again, and goes on where it was.
+/// A stream of the jobs that match a filter, and then of their changes. A broken stream reconnects and continues after
+/// the last event, or starts over with a [`Reset`](Event::Reset).
 pub struct WatchMany(Progress);
 
 impl WatchMany {
@@ -139,18 +141,18 @@ impl WatchMany {
         self
     }
 
-    /// Watches only these jobs, at most 1000. Ids that do not exist yet are watched, too.
+    /// Restricts the watch to the jobs with these ids, at most 1000. Jobs that do not exist yet are watched, too.
     pub fn ids(self, ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.change(|request| request.job_ids = ids.into_iter().map(Into::into).collect())
     }
 
-    /// Sets the least time between two versions of a job. Another state, a cancellation and the end are never held
-    /// back.
+    /// Sets the minimum time between two versions of a job. Changes of the state and cancellations are sent at once.
     pub fn min_interval(self, interval: Duration) -> Self {
         self.change(|request| request.min_interval = Some(duration(interval)))
     }
 
-    /// Calls `told` with `None` once the stream is open, and with each error after which it is opened again.
+    /// Sets a function that is called with each error after which the stream reconnects, and with `None` when the
+    /// stream is open.
     pub fn on_trouble(mut self, told: impl Fn(Option<&Error>) + Send + Sync + 'static) -> Self {
         if let Progress::Idle(watcher) = &mut self.0 {
             watcher.trouble.on_trouble = Some(Arc::new(told));
@@ -158,13 +160,13 @@ impl WatchMany {
         self
     }
 
-    /// Adds `result`, `metadata` and `details`.
+    /// Includes `result`, `metadata` and `details` in the jobs.
     pub fn with_documents(self) -> Self {
         self.change(|request| request.set_view(View::Full))
     }
 
-    /// Returns the next event. `None` after a final error, or when none of the jobs that a watch token is for exists
-    /// any more.
+    /// Returns the next event. `None` after a final error, or, with a watch token, when none of its jobs exists any
+    /// more.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         poll_fn(|context| self.0.poll_next(context)).await
     }

@@ -1,4 +1,4 @@
-//! A stream that opens itself again.
+//! A stream that reconnects by itself.
 
 use std::{
     collections::VecDeque,
@@ -20,13 +20,13 @@ use crate::{
     proto::v1::{Event as Kind, Removal, WatchJobRequest, WatchJobResponse, WatchJobsRequest, WatchJobsResponse},
 };
 
-/// Time without a message after which a stream is dead.
+/// Time without a message after which a stream counts as broken.
 const SILENCE_MAX: Duration = Duration::from_secs(50);
 
-/// Time after which a stream that breaks is opened again without a longer pause.
+/// Minimum life of a stream after which the pauses between connections start with the shortest one again.
 const STREAM_LIFE_MIN: Duration = Duration::from_secs(5);
 
-/// Codes after which it is of no use to open a stream again.
+/// Codes of final errors: a new connection would fail again.
 const FINAL: [Code; 6] = [
     Code::NotFound,
     Code::InvalidArgument,
@@ -36,10 +36,10 @@ const FINAL: [Code; 6] = [
     Code::FailedPrecondition,
 ];
 
-/// Told of each error after which a stream is opened again, and then that it is open.
+/// Function that is called with each error after which a stream reconnects, and with `None` when the stream is open.
 type OnTrouble = Arc<dyn Fn(Option<&Error>) + Send + Sync>;
 
-/// A message of either stream.
+/// A message of a stream of one job or of many jobs.
 struct Message {
     kind: Kind,
     job: Job,
@@ -81,7 +81,7 @@ impl Incoming {
     }
 }
 
-/// The request of a stream, with the token that resumes it.
+/// The request of a stream, with the resume token.
 pub enum Request {
     One(WatchJobRequest),
     Many(Box<WatchJobsRequest>),
@@ -96,7 +96,7 @@ impl Request {
     }
 }
 
-/// The stream of one connection, and its state.
+/// An open stream, and its state.
 struct Open {
     incoming: Incoming,
     /// Number of the replica.
@@ -105,11 +105,11 @@ struct Open {
     has_sent: bool,
 }
 
-/// Says whether the stream is open to those who want to know.
+/// Calls the user's function when the stream breaks, and when it is open again.
 #[derive(Default)]
 pub struct Trouble {
     pub on_trouble: Option<OnTrouble>,
-    /// The stream is open, and that was told.
+    /// The function was called with `None`, because the stream is open.
     is_over: bool,
 }
 
@@ -121,7 +121,7 @@ impl Trouble {
         }
     }
 
-    /// The stream is open.
+    /// Records that the stream is open.
     fn end(&mut self) {
         if !replace(&mut self.is_over, true)
             && let Some(told) = &self.on_trouble
@@ -131,15 +131,15 @@ impl Trouble {
     }
 }
 
-/// A stream that opens itself again.
+/// A stream that reconnects by itself.
 pub struct Watcher {
     tracker: Tracker,
     pub request: Request,
     pub trouble: Trouble,
     open: Option<Open>,
-    /// Events that come before the next message.
+    /// Events to return before the next message is read.
     events: VecDeque<Event>,
-    /// The server sends all existing jobs once more.
+    /// The server is sending all existing jobs again, after a reset.
     is_starting_over: bool,
     /// All jobs that match were sent.
     is_synced: bool,
@@ -162,7 +162,8 @@ impl Watcher {
         }
     }
 
-    /// Returns the next event, and this watcher for the one after it. `None` after the end of the stream.
+    /// Returns the next event, or `None` after the end of the stream. Also returns the watcher itself, for the next
+    /// call.
     async fn next(mut self) -> (Option<Result<Event, Error>>, Self) {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -176,7 +177,8 @@ impl Watcher {
                     self.trouble.end();
                     self.take(message);
                 }
-                // A stream of one job ends after the end of the job, one of many when none of them can come back.
+                // A stream of one job ends after the end of the job. A stream of many jobs ends when no event can
+                // follow.
                 Ok(None) => self.has_ended = true,
                 Err(error) if self.is_final(&error) => {
                     self.has_ended = true;
@@ -187,9 +189,9 @@ impl Watcher {
         }
     }
 
-    /// Returns the next message; opens the stream if it is not open.
+    /// Returns the next message. Opens the stream first, unless it is open.
     async fn message(&mut self) -> Result<Option<Message>, Error> {
-        let silent = |_| Error::new(Code::DeadlineExceeded, "", format!("the server is silent for {SILENCE_MAX:?}"));
+        let silent = |_| Error::new(Code::DeadlineExceeded, "", format!("the server sent nothing for {SILENCE_MAX:?}"));
         let open = match &mut self.open {
             Some(open) => open,
             closed => closed.insert(timeout(SILENCE_MAX, open(&self.tracker, &self.request)).await.map_err(silent)??),
@@ -210,7 +212,7 @@ impl Watcher {
         let is_one = matches!(self.request, Request::One(_));
         match kind {
             Kind::Snapshot | Kind::Update => {
-                // The end of the stream follows, but may be lost with the connection.
+                // The server ends the stream next. That may be lost with the connection, and is not waited for.
                 self.has_ended = is_one && job.has_ended();
                 self.is_starting_over &= !is_one;
                 self.events.push_back(Event::Job { job, skipped });
@@ -229,14 +231,14 @@ impl Watcher {
         }
     }
 
-    /// Returns whether it is of no use to open the stream again. A stream that was open may have ended because its
-    /// credentials were replaced, and there may be new ones by now.
+    /// Returns whether an error is final: a new connection would fail again. `Unauthenticated` is not final for a
+    /// stream that was open: its credentials were replaced, and the new ones may be valid.
     fn is_final(&self, error: &Error) -> bool {
         let was_open = self.open.as_ref().is_some_and(|open| open.has_sent);
         FINAL.contains(&error.code) && !(error.code == Code::Unauthenticated && was_open)
     }
 
-    /// Waits a moment, and then continues on another replica, if there are several.
+    /// Closes the stream, switches to another replica if there are several, and pauses.
     async fn reconnect(&mut self, error: &Error) {
         self.trouble.tell(error);
         let current = self.tracker.connections.current();
@@ -272,7 +274,7 @@ async fn open(tracker: &Tracker, request: &Request) -> Result<Open, Error> {
 
 type Step = Pin<Box<dyn Future<Output = (Option<Result<Event, Error>>, Watcher)> + Send>>;
 
-/// A watcher before, while and after it looks for its next event.
+/// A watcher, together with the state of its current poll.
 pub enum Progress {
     Idle(Box<Watcher>),
     Waiting(Step),

@@ -1,4 +1,4 @@
-//! Starting to work on a job.
+//! Start of the work on a job.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -16,22 +16,22 @@ use crate::{
     proto::v1::{CreateJobRequest, StartAttemptRequest},
 };
 
-/// Default of the least time between two reports.
+/// Default of the minimum time between two reports.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Default of the maximum time for the last report and the end.
+/// Default of the maximum time to send the last report and the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum time that the work waits for the claim, unless it is strict.
+/// Maximum time to wait for the claim before the work begins without it, unless the builder is strict.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Function that is called when the tracker becomes unavailable, with the error, and when it is available again.
 pub type OnTrouble = Arc<dyn Fn(Option<&Error>) + Send + Sync>;
 
-/// The settings of an attempt at a job.
+/// The settings of an attempt of a job.
 pub struct WorkBuilder {
     tracker: Tracker,
-    /// Creates the job first.
+    /// Request that creates the job before the claim; `None`: the job exists.
     create: Option<Result<CreateJobRequest, Error>>,
     start: StartAttemptRequest,
     strict: bool,
@@ -75,55 +75,55 @@ impl WorkBuilder {
         self
     }
 
-    /// Replaces the id of the claim. The id that a queue gives to a delivery is a good choice: a worker that starts
-    /// again with it gets the same attempt.
+    /// Replaces the random id of the claim request. A worker that restarts and sends the same request id gets the same
+    /// attempt. A good choice is the id that a queue gives to a delivery.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
         self.start.request_id = id.into();
         self
     }
 
     /// Sets the lease of the job: the time without a report after which this worker counts as lost. Heartbeats are sent
-    /// after a third of it.
+    /// at intervals of a third of the lease, at most 30 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.start.lease_timeout = Some(duration(lease));
         self
     }
 
-    /// Ends an attempt that is running, whoever runs it.
+    /// Sets whether the claim ends a running attempt, whichever worker runs that attempt.
     pub fn takeover(mut self, takeover: bool) -> Self {
         self.start.takeover = takeover;
         self
     }
 
-    /// Sets the least time between two reports. Default: 0.5 s.
+    /// Sets the minimum time between two reports. Default: 0.5 s.
     pub fn report_interval(mut self, interval: Duration) -> Self {
         self.report_interval = interval;
         self
     }
 
-    /// Sets the maximum time for the last report and the end. Default: 5 s.
+    /// Sets the maximum time to send the last report and the end. Default: 5 s.
     pub fn flush_timeout(mut self, timeout: Duration) -> Self {
         self.flush_timeout = timeout;
         self
     }
 
-    /// Lets [`start`](Self::start) fail if the tracker is unavailable. Otherwise the work begins, and the claim is made
-    /// when the tracker is available.
+    /// Sets whether [`start`](Self::start) fails if the tracker is unavailable. Otherwise the work begins without a
+    /// claim, and the job is claimed when the tracker is available.
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
         self
     }
 
     /// Sets a function that is called with an error when the tracker becomes unavailable, and with `None` when it is
-    /// available again. It must not block.
+    /// available again. The function must not block.
     pub fn on_trouble(mut self, told: impl Fn(Option<&Error>) + Send + Sync + 'static) -> Self {
         self.on_trouble = Some(Arc::new(told));
         self
     }
 
-    /// Claims the next attempt of the job. An error says that the work must not begin: the job does not exist, has
-    /// ended, or another worker runs it (`ATTEMPT_RUNNING`). If the tracker is unavailable or takes no calls of this
-    /// client, the work begins without it, unless it is [`strict`](Self::strict).
+    /// Claims the next attempt of the job. After an error the work must not begin: the job does not exist or has ended,
+    /// or another worker runs it (`ATTEMPT_RUNNING`). If the tracker is unavailable or rejects the credentials, the
+    /// work begins without a claim, unless the builder is [`strict`](Self::strict).
     pub async fn start(self) -> Result<Work, Error> {
         let attempt = self.attempt()?;
         if self.strict {
@@ -137,8 +137,8 @@ impl WorkBuilder {
         }
     }
 
-    /// Begins without waiting for the tracker, which is asked beside the work. If it refuses the claim,
-    /// [`Work::cancelled`] says so. Must be called within a tokio runtime.
+    /// Begins the work at once; a task claims the attempt in the background. If the tracker refuses the claim,
+    /// [`Work::cancelled`] returns the reason. Must be called within a tokio runtime.
     pub fn start_detached(self) -> Result<Work, Error> {
         let attempt = self.attempt()?;
         Ok(self.spawn(attempt, None))
@@ -161,7 +161,7 @@ impl WorkBuilder {
         let reporter = Reporter::new(shared.clone(), attempt, self.report_interval, self.on_trouble);
         let flush_timeout = self.flush_timeout;
         spawn(async move {
-            // Nobody waits for the answer after a drop.
+            // The send fails if the `Work` was dropped, and then the answer is not needed.
             _ = done.send(reporter.run(claimed, flush_timeout).await);
         });
         Work { shared, ended: Some(ended) }

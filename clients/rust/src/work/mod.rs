@@ -1,4 +1,4 @@
-//! Working on a job: claim, reports, heartbeats, cancellation, end.
+//! The work on a job: claim, reports, heartbeats, cancellation, end.
 
 mod builder;
 pub(crate) mod report;
@@ -15,12 +15,12 @@ use self::shared::{Outcome, Shared};
 pub use self::{builder::WorkBuilder, report::Report, shared::Stop};
 use crate::{Error, Job, job::document, proto::v1::Failure};
 
-/// One attempt at a job. Reports and heartbeats are sent by a task beside the work, which never waits for them.
+/// One attempt of a job. A background task sends reports and heartbeats; the work never waits for that task.
 ///
 /// [`finish`](Self::finish), [`fail`](Self::fail), [`retry`](Self::retry) and [`confirm_cancel`](Self::confirm_cancel)
 /// end the attempt. If the `Work` is dropped without one of these calls, the job fails with the reason `ABANDONED`, or
-/// `PANIC` during a panic, or counts as cancelled if that was requested. Dropping does not block. If the runtime stops
-/// before that is sent, the worker counts as lost when its lease runs out.
+/// `PANIC` during a panic; if its cancellation was requested, the job is CANCELLED instead. Dropping does not block. If
+/// the runtime stops before this end is sent, the worker counts as lost when its lease expires.
 #[derive(Debug)]
 pub struct Work {
     shared: Arc<Shared>,
@@ -38,24 +38,24 @@ impl Work {
         self.shared.claimed().map(|claimed| claimed.attempt)
     }
 
-    /// Reports how far the work is. It returns at once: of several reports that wait, the newest values are sent.
+    /// Reports the progress of the work. Returns at once: reports that wait to be sent are merged.
     pub fn report(&self, report: Report) {
         self.shared.report(report);
     }
 
-    /// Returns why the work is to stop, if it is.
+    /// Returns the reason to stop, if there is one.
     pub fn stop_reason(&self) -> Option<Stop> {
         self.shared.stop_reason()
     }
 
-    /// Waits until the work is to stop, and returns the reason: somebody requested the cancellation, or the attempt is
-    /// not this worker's any more. The future can be dropped and requested again.
+    /// Waits until the work must stop, and returns the reason: the cancellation of the job was requested, or the
+    /// attempt no longer belongs to this worker. Cancel-safe: the future can be dropped, and the method called again.
     pub async fn cancelled(&self) -> Stop {
         self.shared.stopped().await
     }
 
-    /// Completes the job. `result` serializes to a JSON object of at most 1 MiB, or is `()` for none. With any other
-    /// result the job is completed without a result, and the error says why.
+    /// Completes the job. `result` must serialize to a JSON object of at most 1 MiB, or be `()` for no result. With any
+    /// other value the job is completed without a result, and an error is returned.
     pub async fn finish(self, result: impl Serialize) -> Result<Job, Error> {
         match document(result) {
             Ok(result) => self.end(Outcome::Complete(result)).await,
@@ -73,13 +73,13 @@ impl Work {
         self.end(Outcome::Fail { failure, retry: true }).await
     }
 
-    /// Ends the job as cancelled, after the work was stopped. If nobody has requested that, the job fails with the
-    /// reason `STOPPED`, and the error says so.
+    /// Ends the job as CANCELLED, after the work was stopped. If no cancellation was requested, the job fails with the
+    /// reason `STOPPED`, and an error is returned.
     pub async fn confirm_cancel(self, message: Option<String>) -> Result<Job, Error> {
         self.end(Outcome::ConfirmCancel(message)).await
     }
 
-    /// Sends the last report and the end. Gives up after the time to flush.
+    /// Sends the last report and the end. Gives up after the flush timeout.
     async fn end(mut self, outcome: Outcome) -> Result<Job, Error> {
         self.shared.end(outcome);
         let Some(ended) = self.ended.take() else { unreachable!("an attempt ends once") };
@@ -90,7 +90,7 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // Has no effect after an end.
+        // The call has no effect if the attempt has ended already.
         self.shared.end(Outcome::Abandon { is_panic: thread::panicking() });
     }
 }

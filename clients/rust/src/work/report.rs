@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use crate::{Error, job::document, proto::v1::Progress};
 
-/// Progress of the work. Fields that are not set keep their values, but another stage starts the numbers again.
+/// Progress of the work. Fields that are not set keep their values, but a new stage resets the percentage and the
+/// counts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report(pub(crate) Progress);
 
@@ -14,12 +15,12 @@ impl Report {
         Self::default()
     }
 
-    /// Returns a report of units done, and of all units.
+    /// Returns a report of the number of units done and of all units.
     pub fn units(completed: u64, total: u64) -> Self {
         Self::new().completed(completed).total(total)
     }
 
-    /// Sets the percentage, 0 to 100. It follows from [`units`](Self::units) by itself.
+    /// Sets the percentage, 0 to 100. The server derives the percentage from [`units`](Self::units) if it is not set.
     pub fn percent(mut self, percent: f64) -> Self {
         self.0.percent = Some(percent);
         self
@@ -31,13 +32,13 @@ impl Report {
         self
     }
 
-    /// Sets the number of units to do.
+    /// Sets the total number of units.
     pub fn total(mut self, total: u64) -> Self {
         self.0.total = Some(total.try_into().unwrap_or(i64::MAX));
         self
     }
 
-    /// Sets what the units are: `frames`, `rows`.
+    /// Sets the name of the units, such as `frames` or `rows`.
     pub fn unit(mut self, unit: impl Into<String>) -> Self {
         self.0.unit = Some(unit.into());
         self
@@ -56,7 +57,7 @@ impl Report {
         self
     }
 
-    /// Sets the line for people.
+    /// Sets the message for people.
     pub fn message(mut self, message: impl Into<String>) -> Self {
         self.0.message = Some(message.into());
         self
@@ -68,8 +69,8 @@ impl Report {
         Ok(self)
     }
 
-    /// Adds a later report: of two values of a field the later one counts, as if both had been sent. `starts_stage`:
-    /// the later one begins another stage.
+    /// Adds a later report, with the same effect as if both reports had been sent: the later value of each field
+    /// counts. `starts_stage`: the later report begins a new stage.
     pub(crate) fn merge(&mut self, later: Self, starts_stage: bool) {
         let (now, later) = (&mut self.0, later.0);
         if starts_stage {
@@ -101,7 +102,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Follows a report. Returns whether it begins another stage.
+    /// Updates the stage with a report. Returns whether the report begins a new stage.
     pub fn follow(&mut self, Report(report): &Report) -> bool {
         let is_other = report.stage.is_some() && report.stage != self.name
             || report.stage_index.is_some() && report.stage_index != self.index;
@@ -111,11 +112,11 @@ impl Stage {
     }
 }
 
-/// Reports that wait to be sent, as one.
+/// Reports that wait to be sent, merged into one.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     pub report: Report,
-    /// One of them begins another stage.
+    /// One of the merged reports begins a new stage.
     starts_stage: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The task that reports for a worker.
+//! The background task that sends the reports of a worker.
 
 use std::{
     sync::Arc,
@@ -29,14 +29,14 @@ use crate::{
     tracker::Jobs,
 };
 
-/// Time between two heartbeats of a job without a lease, and the maximum for any job: a heartbeat also brings news of a
-/// cancellation.
+/// Interval between heartbeats of a job without a lease, and the maximum for any job. The answer to a heartbeat also
+/// tells whether cancellation was requested.
 const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
-/// Factor of the pauses after credentials were refused.
+/// Factor by which pauses are longer after credentials were refused.
 const REFUSED_FACTOR: u32 = 15;
 
-/// Reasons of errors that say that the attempt is not this worker's any more.
+/// Reasons of errors that mean that the attempt no longer belongs to this worker.
 const FENCED: [&str; 3] = ["STALE_ATTEMPT", "JOB_FINISHED", "JOB_NOT_FOUND"];
 
 /// The requests that begin an attempt.
@@ -55,7 +55,7 @@ pub struct Claim {
 }
 
 impl AttemptStart {
-    /// Creates the job, if that is wanted, and claims its attempt. May be repeated.
+    /// Creates the job, if there is a request for that, and claims the attempt. A repeated call has the same result.
     pub async fn claim(&self) -> Result<Claim, Error> {
         if let Some(request) = &self.create {
             create(&self.tracker, request.clone()).await?;
@@ -67,7 +67,7 @@ impl AttemptStart {
     }
 }
 
-/// Reports for a worker, in a task of its own.
+/// Sends the reports, heartbeats and the end of a worker, in a background task.
 pub struct Reporter {
     shared: Arc<Shared>,
     attempt_start: AttemptStart,
@@ -75,10 +75,10 @@ pub struct Reporter {
     heartbeat_interval: Duration,
     on_trouble: Option<OnTrouble>,
     claim: String,
-    /// Number of the last report. It begins with the time, so that the reports of a process that starts again with the
-    /// same claim come after those of the one before.
+    /// Sequence number of the last report. The first number is the current time: if a process restarts with the same
+    /// claim, its reports have higher numbers than those before the restart.
     sequence: i64,
-    /// Reports that may not have arrived.
+    /// Reports that were sent and not acknowledged.
     unsent: Option<Waiting>,
 }
 
@@ -102,7 +102,7 @@ impl Reporter {
         }
     }
 
-    /// Reports until the attempt ends, then sends the end. Returns the job as it was stored. Gives up when
+    /// Sends reports until the attempt ends, then sends the end. Returns the job as it was stored. Gives up when
     /// `flush_timeout` has passed since the end.
     pub async fn run(mut self, claim: Option<Claim>, flush_timeout: Duration) -> Result<Job, Error> {
         let shared = self.shared.clone();
@@ -154,7 +154,7 @@ impl Reporter {
         self.note(&job);
     }
 
-    /// Sends reports and heartbeats until there is an outcome, which it returns.
+    /// Sends reports and heartbeats until the attempt has an outcome. Returns the outcome.
     async fn report(&mut self) -> Result<Outcome, Error> {
         let shared = self.shared.clone();
         let mut pause = Pause::reconnect();
@@ -173,7 +173,7 @@ impl Reporter {
             }
             sent = Instant::now();
             next = sent + self.report_interval;
-            // A report that waits for a silent server must not use up the time for the end.
+            // A report to an unresponsive server must not use up the time for the end.
             let outcome = select! {
                 outcome = shared.outcome() => return Ok(outcome),
                 outcome = self.send_newest() => outcome,
@@ -183,7 +183,7 @@ impl Reporter {
                 Err(error) if is_fenced(&error) => return Err(self.refused(error)),
                 Err(error) => {
                     self.set_trouble(Some(&error));
-                    // A heartbeat that failed is repeated, too.
+                    // An empty report causes the retry even if the failed call was a heartbeat.
                     shared.put_back(Waiting::default());
                     next = Instant::now() + pause_after(&error, &mut pause);
                 }
@@ -191,7 +191,8 @@ impl Reporter {
         }
     }
 
-    /// Sends the newest report, or a heartbeat if there is none. May be dropped: the report is not lost.
+    /// Sends the waiting report, or a heartbeat if no report waits. Cancel-safe: the report is not lost if the future
+    /// is dropped.
     async fn send_newest(&mut self) -> Result<(), Error> {
         if let Some(unsent) = self.unsent.take() {
             self.shared.put_back(unsent);
@@ -216,7 +217,7 @@ impl Reporter {
                 Ok(())
             }
             Err(error) => {
-                // A report that is invalid would be so again, and would hold up those after it.
+                // An invalid report is not sent again: each retry would fail, and would hold up later reports.
                 if error.is_final() {
                     self.unsent = None;
                 }
@@ -225,7 +226,7 @@ impl Reporter {
         }
     }
 
-    /// Sends the last report and the end. Repeats that for as long as the tracker is unavailable.
+    /// Sends the last report and the end. Retries both for as long as the tracker is unavailable.
     async fn end(&mut self, mut outcome: Outcome) -> Result<Job, Error> {
         let mut pause = Pause::reconnect();
         let mut problem = None;
@@ -233,7 +234,7 @@ impl Reporter {
             let has_report = self.unsent.is_some() || self.shared.has_waiting();
             let flushed = if has_report { self.send_newest().await } else { Ok(()) };
             let ended = match flushed {
-                // The end counts even if the last report is invalid.
+                // The end is sent even if the last report is invalid.
                 Err(error) if !error.is_final() || is_fenced(&error) => Err(error),
                 _ => self.send_end(outcome.clone()).await,
             };
@@ -300,7 +301,8 @@ impl Reporter {
         (self.shared.job_id.clone(), self.claim.clone())
     }
 
-    /// Records the length of the lease in a stored version, and whether cancellation was requested.
+    /// Processes a stored version of the job: sets the heartbeat interval for its lease, and tells the worker if
+    /// cancellation was requested.
     fn note(&mut self, job: &Job) {
         let lease = job.lease().map_or(HEARTBEAT_INTERVAL_MAX, |lease| lease / 3);
         self.heartbeat_interval = lease.min(HEARTBEAT_INTERVAL_MAX);
@@ -316,7 +318,7 @@ impl Reporter {
         error
     }
 
-    /// Records a temporary error, or with `None` its end, and calls the callback if that is new.
+    /// Records a temporary error, or with `None` that the tracker is available. Calls the callback after a change.
     fn set_trouble(&self, trouble: Option<&Error>) {
         if self.shared.set_trouble(trouble.cloned())
             && let Some(told) = &self.on_trouble
@@ -326,13 +328,13 @@ impl Reporter {
     }
 }
 
-/// Returns whether an error says that the attempt is not this worker's any more.
+/// Returns whether an error means that the attempt no longer belongs to this worker.
 fn is_fenced(error: &Error) -> bool {
     FENCED.contains(&error.reason.as_str())
 }
 
-/// Returns the end to send instead of one that the server refused for good: the work must not count as lost because of
-/// its documents, or because it stopped without a request.
+/// Returns the end to send instead of an end that the server has refused for good. Without it the worker would count as
+/// lost, only because a document is invalid or because the work stopped without a request.
 fn lesser(outcome: &Outcome, error: &Error) -> Option<Outcome> {
     match outcome {
         Outcome::Complete(Some(_)) if error.code == Code::InvalidArgument => Some(Outcome::Complete(None)),

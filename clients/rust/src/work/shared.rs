@@ -1,4 +1,4 @@
-//! The state that a worker shares with the task that reports for it.
+//! The state that a worker shares with its background task.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,20 +10,20 @@ use crate::{
     proto::{EncodedStruct, v1::Failure},
 };
 
-/// The reason for which a worker is to stop.
+/// The reason for which a worker must stop.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Stop {
-    /// Somebody requested the cancellation. End with [`confirm_cancel`](super::Work::confirm_cancel) once the work is
-    /// stopped; to end well all the same is allowed.
+    /// The cancellation of the job was requested. The worker should stop and call
+    /// [`confirm_cancel`](super::Work::confirm_cancel). It may also complete the job.
     Requested {
         /// The reason that was given; may be empty.
         reason: String,
         /// The requester; may be empty.
         requester: String,
     },
-    /// The attempt is not this worker's any more: another one took it over, or the job has ended or was deleted. Its
-    /// reports have no effect.
+    /// The attempt no longer belongs to this worker: another worker took it over, or the job has ended or was deleted.
+    /// Further reports have no effect.
     Fenced(Error),
     /// The server refused the claim or a report for good.
     Refused(Error),
@@ -56,7 +56,7 @@ pub struct Claimed {
 pub struct Shared {
     pub job_id: String,
     state: Mutex<State>,
-    /// Wakes the task that reports: there is something to send.
+    /// Wakes the background task after a report.
     pub reported: Notify,
     outcome: watch::Sender<Option<Outcome>>,
     stop: watch::Sender<Option<Stop>>,
@@ -64,7 +64,7 @@ pub struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Reports that are to be sent.
+    /// Reports that wait to be sent.
     waiting: Option<Waiting>,
     /// The stage that was reported last.
     stage: Stage,
@@ -79,7 +79,7 @@ impl Shared {
         Self { job_id, state: Mutex::default(), reported: Notify::new(), outcome, stop }
     }
 
-    /// No code panics while it holds the lock, and the state is valid between any two statements.
+    /// Locks the state. A poisoned lock is no problem: the state is valid between any two statements.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,7 +92,7 @@ impl Shared {
         self.reported.notify_one();
     }
 
-    /// Puts reports back that could not be sent, before those that came meanwhile.
+    /// Puts back reports that could not be sent. Reports that were added meanwhile count as later.
     pub fn put_back(&self, mut unsent: Waiting) {
         let mut state = self.state();
         if let Some(later) = state.waiting.take() {
@@ -109,7 +109,7 @@ impl Shared {
         self.state().waiting.is_some()
     }
 
-    /// Ends the attempt, unless it has ended.
+    /// Ends the attempt, unless it has ended already.
     pub fn end(&self, outcome: Outcome) {
         self.outcome.send_if_modified(|now| {
             let is_first = now.is_none();
@@ -135,7 +135,8 @@ impl Shared {
         self.state().trouble.clone()
     }
 
-    /// Notes whether the tracker is unavailable. Returns whether that is new.
+    /// Records why the tracker is unavailable, or with `None` that it is available. Returns whether the availability
+    /// has changed.
     pub fn set_trouble(&self, trouble: Option<Error>) -> bool {
         let mut state = self.state();
         let is_new = state.trouble.is_some() != trouble.is_some();
@@ -143,7 +144,7 @@ impl Shared {
         is_new
     }
 
-    /// Tells the worker to stop. The first reason is kept, but the loss of the attempt replaces a request.
+    /// Tells the worker to stop. The first reason is kept, except that `Fenced` replaces `Requested`.
     pub fn stop(&self, stop: Stop) {
         self.stop.send_if_modified(|now| {
             let is_news = matches!((&now, &stop), (None, _) | (Some(Stop::Requested { .. }), Stop::Fenced(_)));
@@ -163,7 +164,7 @@ impl Shared {
     }
 }
 
-/// Waits for the value.
+/// Waits until the channel has a value, and returns the value.
 async fn wait<T: Clone>(sender: &watch::Sender<Option<T>>) -> T {
     let mut receiver = sender.subscribe();
     let value = receiver.wait_for(Option::is_some).await.ok().and_then(|value| value.clone());
