@@ -136,7 +136,7 @@ impl View {
                 Self::Events { .. } | Self::Ends => {}
             },
             Change::Ended(job) | Change::Left(job) => {
-                self.forget(&job.id);
+                self.forget(&job.id, watched);
                 match self {
                     Self::Bars { lines, .. } => lines.print(&line(&job, now)),
                     Self::Plain => print(&line(&job, now))?,
@@ -145,7 +145,7 @@ impl View {
                 }
             }
             Change::Removed(job, removal) => {
-                self.forget(&job.id);
+                self.forget(&job.id, watched);
                 self.tell(&gone(&job.id, removal));
             }
             Change::Missing(ids) => {
@@ -158,10 +158,13 @@ impl View {
         Ok(())
     }
 
-    fn forget(&mut self, id: &str) {
+    /// Removes the bar of a job that is not followed any more. The line about its end is printed above the current frame,
+    /// which must not show the job once more.
+    fn forget(&mut self, id: &str, watched: &Watched) {
         if let Self::Bars { rates, .. } = self {
             rates.forget(id);
         }
+        self.draw(watched);
     }
 
     /// Prints a message that belongs to no version of a job.
