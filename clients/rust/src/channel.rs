@@ -166,15 +166,16 @@ impl Connections {
         loop {
             let replica = self.current();
             let mut request = self.request(message.clone())?;
-            let end_of_try = deadline.min(Instant::now() + TRY_TIMEOUT);
-            request.set_timeout(end_of_try.saturating_duration_since(Instant::now()));
+            let time = deadline.saturating_duration_since(Instant::now()).min(TRY_TIMEOUT);
+            let end_of_try = Instant::now() + time;
+            request.set_timeout(time);
             let error = match timeout_at(end_of_try, send(client(self.channel(replica)), request)).await {
                 Ok(Ok(answer)) => {
                     self.succeeded();
                     return Ok(answer.into_inner());
                 }
                 Ok(Err(status)) => self.error(replica, status),
-                Err(_) => timed_out(),
+                Err(_) => timed_out(time),
             };
             if !self.is_repeatable(&error, repeat, &mut tries) {
                 return Err(error);
@@ -219,8 +220,9 @@ fn jobs(channel: Channel) -> JobServiceClient<Channel> {
     JobServiceClient::new(channel).max_decoding_message_size(ANSWER_MAX)
 }
 
-fn timed_out() -> Error {
-    Error::new(Code::DeadlineExceeded, "", format!("no answer within {TRY_TIMEOUT:?}"))
+fn timed_out(time: Duration) -> Error {
+    // The last try may have had only what was left of the time of the call.
+    Error::new(Code::DeadlineExceeded, "", format!("no answer within {} ms", time.as_millis()))
 }
 
 /// Returns the header for a bearer token; `None` if the token is empty or has characters that are invalid in a header.

@@ -94,8 +94,14 @@ impl From<Status> for Error {
         let connect = find::<ConnectError>(&status);
         // The channel enforces the deadline of the call, too, and reports an expired deadline as a cancellation.
         let is_timeout = find::<TimeoutExpired>(&status).is_some();
+        let code = match status.code() {
+            _ if is_timeout => Code::DeadlineExceeded,
+            // Not by the server: the connection was closed before the call was sent over it.
+            Code::Cancelled if error::Error::source(&status).is_some() => Code::Unavailable,
+            code => code,
+        };
         Self {
-            code: if is_timeout { Code::DeadlineExceeded } else { status.code() },
+            code,
             reason,
             message: connect.map_or_else(|| status.message().to_owned(), |error| root(error).to_string()),
             metadata,
