@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
     ending::Ending,
-    internal::{Guard, HugePages, launcher},
+    internal::{Guard, launcher},
     progress::Lane,
     streams::{Leftover, Observer, Sink, Stop, Stream, copy, pipes},
     terminal::{Keyboard, Pty, resize},
@@ -39,7 +39,6 @@ pub enum Told {
 pub struct Start {
     pub command: Vec<OsString>,
     pub placement: Placement,
-    pub huge_pages: HugePages,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
     /// Receives the messages about the command.
@@ -102,7 +101,7 @@ impl Start {
         output: Stdio,
         error: Stdio,
     ) -> io::Result<Child> {
-        let mut command = launcher(&self.command, self.placement, self.huge_pages);
+        let mut command = launcher(&self.command, self.placement);
         for (name, value) in variables {
             command.env(name, value);
         }

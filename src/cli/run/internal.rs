@@ -13,6 +13,7 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{ChildStdin, Command, ExitCode, Stdio},
+    sync::OnceLock,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -30,6 +31,9 @@ const LAUNCH: &str = "__launch";
 const GUARD: &str = "__guard";
 const COPY: &str = "__copy";
 
+/// The subcommand of the wrapper itself.
+const RUN: &str = "run";
+
 /// Interval at which the guard checks whether the processes have ended.
 const GUARD_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -43,6 +47,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
         LAUNCH => Some(launch(arguments)),
         GUARD => Some(guard(arguments)),
         COPY => Some(copy()),
+        RUN => {
+            disable_huge_pages();
+            None
+        }
         _ => None,
     }
 }
@@ -71,46 +79,37 @@ fn placement_of(word: Option<&OsStr>) -> Placement {
     }
 }
 
-/// Use of huge pages by the allocator of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HugePages {
-    /// As before this process.
-    Unchanged,
-    /// Not in this process; in the command they are allowed again.
-    Disabled,
+/// Word for `__launch`: huge pages are to be enabled again.
+const ENABLE_HUGE_PAGES: &str = "huge-pages";
+
+/// Word for `__launch`: the setting of huge pages stays as it is.
+const KEEP_HUGE_PAGES: &str = "-";
+
+/// The word for `__launch`, once huge pages were disabled.
+static HUGE_PAGES: OnceLock<&str> = OnceLock::new();
+
+/// Disables huge pages for this process before it allocates much. The allocator asks for them, and with them the three
+/// megabytes of a wrapper occupy eleven. The command would inherit the setting, so `__launch` enables them again.
+fn disable_huge_pages() {
+    #[cfg(target_os = "linux")]
+    if this_binary(LAUNCH).is_ok()
+        && transparent_huge_pages_are_disabled() == Ok(false)
+        && disable_transparent_huge_pages(true).is_ok()
+    {
+        _ = HUGE_PAGES.set(ENABLE_HUGE_PAGES);
+    }
 }
 
-impl HugePages {
-    /// Disables them for this process: with them, its megabyte of data occupies ten.
-    pub fn disable() -> Self {
-        #[cfg(target_os = "linux")]
-        if this_binary(LAUNCH).is_ok()
-            && transparent_huge_pages_are_disabled() == Ok(false)
-            && disable_transparent_huge_pages(true).is_ok()
-        {
-            return Self::Disabled;
-        }
-        Self::Unchanged
-    }
-
-    /// Allows them again, in the process that becomes the command.
-    fn restore(word: Option<&OsStr>) {
-        #[cfg(target_os = "linux")]
-        if word == Some(OsStr::new(Self::Disabled.word())) {
-            _ = disable_transparent_huge_pages(false);
-        }
-    }
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Unchanged => "unchanged",
-            Self::Disabled => "disabled",
-        }
+/// Enables huge pages again, if the wrapper has disabled them.
+fn restore_huge_pages(word: Option<&OsStr>) {
+    #[cfg(target_os = "linux")]
+    if word == Some(OsStr::new(ENABLE_HUGE_PAGES)) {
+        _ = disable_transparent_huge_pages(false);
     }
 }
 
 /// Returns the `__launch` process for the command `words`; if this binary can't be found, the command itself.
-pub fn launcher(words: &[OsString], placement: Placement, huge_pages: HugePages) -> Command {
+pub fn launcher(words: &[OsString], placement: Placement) -> Command {
     let mut command = match (this_binary(LAUNCH), words) {
         (Err(_), [program, arguments @ ..]) => {
             let mut direct = Command::new(program);
@@ -120,7 +119,8 @@ pub fn launcher(words: &[OsString], placement: Placement, huge_pages: HugePages)
         (Err(_), []) => Command::new(""),
         (Ok(mut launcher), _) => {
             let id = std::process::id().to_string();
-            launcher.args([&id, placement_word(placement), huge_pages.word()]).args(words);
+            let huge_pages = HUGE_PAGES.get().unwrap_or(&KEEP_HUGE_PAGES);
+            launcher.args([&id, placement_word(placement), huge_pages]).args(words);
             launcher
         }
     };
@@ -134,7 +134,7 @@ pub fn launcher(words: &[OsString], placement: Placement, huge_pages: HugePages)
 fn launch(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let parent = arguments.next().and_then(|id| id.to_str()?.parse().ok()).and_then(Pid::from_raw);
     let placement = placement_of(arguments.next().as_deref());
-    HugePages::restore(arguments.next().as_deref());
+    restore_huge_pages(arguments.next().as_deref());
     if placement == Placement::Session {
         // Standard output is the terminal.
         _ = setsid().and_then(|_| ioctl_tiocsctty(io::stdout()));

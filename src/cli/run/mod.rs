@@ -23,7 +23,6 @@ use tokio::{runtime, sync::mpsc::unbounded_channel};
 
 use self::{
     child::Start,
-    internal::HugePages,
     machine::{Machine, Settings},
     progress::Pattern,
     signals::listen,
@@ -135,7 +134,6 @@ impl Run {
         let start = Start {
             command: self.command,
             placement,
-            huge_pages: HugePages::disable(),
             grace: self.grace,
             told,
             observer: Observer::new(self.progress_regex),

@@ -35,7 +35,8 @@ impl Tail {
             start += 1;
         }
         // A cut text begins with its first whole line, if it has one.
-        let cut = if start > 0 { text[start..].find('\n').map_or(0, |at| at + 1) } else { 0 };
+        let is_line_start = start == 0 || text.as_bytes()[start - 1] == b'\n';
+        let cut = if is_line_start { 0 } else { text[start..].find('\n').map_or(0, |at| at + 1) };
         text[start + cut..].to_owned()
     }
 }
@@ -71,6 +72,8 @@ mod tests {
         assert!(all.len() <= MESSAGE_MAX && all.starts_with("line ") && all.ends_with("line 99999"), "{all}");
         let pieces: Vec<_> = lines.as_bytes().chunks(777).map(|piece| str::from_utf8(piece).expect("ASCII")).collect();
         assert_eq!(message(&pieces), all);
+        let fitting = "x".repeat(MESSAGE_MAX - "\nend".len()) + "\nend";
+        assert_eq!(message(&["first\n", &fitting]), fitting);
         let long = "ä".repeat(10_000);
         assert!(message(&[&long]).len() >= MESSAGE_MAX - 1);
     }
