@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -9,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use hdrhistogram::Histogram;
 use jobtrack::proto::v1::{
     BatchGetJobsRequest, CompleteJobRequest, DeleteJobRequest, GetStatsRequest, UpdateProgressRequest, WatchJobsRequest,
@@ -226,7 +227,8 @@ async fn hostile_peers_disturb_no_honest_caller_for_long() {
         let (server, job_ids, attacks) = (server.clone(), job_ids.clone(), attacks.clone());
         let attacking = async move {
             loop {
-                attack(kind, &server, &job_ids).await;
+                // A peer whose connection was closed meanwhile begins again.
+                _ = AssertUnwindSafe(attack(kind, &server, &job_ids)).catch_unwind().await;
                 attacks.fetch_add(1, Relaxed);
             }
         };
