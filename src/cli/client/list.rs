@@ -99,7 +99,8 @@ impl List {
         if listed.is_partial {
             note("jobs may be missing or outdated: Redis is unavailable");
         }
-        if !request.page_token.is_empty() && !format.is_json() {
+        let tells_of_more = format == Format::Json && !self.quiet;
+        if !request.page_token.is_empty() && !tells_of_more {
             note("there are more jobs: --all lists all of them, --limit sets the maximum number");
         }
         Ok(Exit::Done)

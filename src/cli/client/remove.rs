@@ -90,12 +90,13 @@ impl Purge {
             dry_run: self.dry_run,
             page_token: String::new(),
         };
+        let what = if self.dry_run { "would be purged" } else { "purged" };
         let mut all = PurgeJobsResponse::default();
         loop {
             let part = match tracker.purge(request.clone()).await {
                 Ok(part) => part,
                 Err(error) => {
-                    note(&format!("{} jobs were purged before the error", all.purged_count));
+                    note(&format!("before the error: {} jobs {what}", all.purged_count));
                     return Err(error.into());
                 }
             };
@@ -106,7 +107,6 @@ impl Purge {
                 break;
             }
         }
-        let what = if self.dry_run { "would be purged" } else { "purged" };
         let text = || format!("{} jobs {what}\n", all.purged_count);
         print(&if format.is_json() { Json::of("PurgeJobsResponse", format).write(&all) } else { text() })?;
         if all.partial {

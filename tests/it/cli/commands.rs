@@ -145,6 +145,11 @@ async fn list_has_filters_pages_and_columns() {
     let page = run(&process, &["ls"]);
     assert_eq!((page.code, page.stdout.lines().count()), (Some(0), 51));
     has(&page.stderr, &["note: ", "--all"]);
+    for format in [&["-o", "jsonl"][..], &["--quiet"]] {
+        let some = run(&process, &[&["ls", "--limit", "1"], format].concat());
+        assert_eq!(some.stdout.lines().count(), 1);
+        has(&some.stderr, &["note: there are more jobs"]);
+    }
     let all = ok(&process, &["ls", "--all", "-o", "jsonl"]);
     let ids: std::collections::HashSet<_> =
         all.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["id"].to_string()).collect();
