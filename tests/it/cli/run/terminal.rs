@@ -150,7 +150,7 @@ async fn command_ends_when_its_terminal_is_closed_and_the_job_says_so() {
 async fn command_gets_a_terminal_of_the_size_of_the_user_s() {
     let process = Process::start(&[]);
     let script = "test -t 0 && test -t 1 && test -t 2 && stty size; trap 'stty size; exit 5' WINCH; \
-                  echo ready; while :; do sleep 1000 & wait $!; done";
+                  echo ready; while :; do sleep 0.05; done";
     let mut terminal = Terminal::start(&process, &["--pty"], SIZE, script);
     terminal.shows("40 100\r\n").await;
     terminal.shows("ready").await;
