@@ -1,0 +1,140 @@
+"""Client of jobtrack, a job tracker over gRPC: a worker in three lines, a watcher in two.
+
+with jobtrack.job("video.render", total=len(frames)) as job:
+    for frame in job.track(frames):
+        encode(frame)
+
+for state in jobtrack.watch(job_id):
+    print(state.percent, state.stage)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from jobtrack._calls import Claim, Page
+from jobtrack._convert import Seconds
+from jobtrack._errors import Error, JobCancelled, JobFailed, Violation
+from jobtrack._tracker import Tracker
+from jobtrack._tracker import default as _default
+from jobtrack._values import (
+    Attempt,
+    Cancellation,
+    Document,
+    Durability,
+    Failure,
+    Job,
+    Liveness,
+    Progress,
+    State,
+    WatchToken,
+)
+from jobtrack._work import Work, current
+
+__all__ = [
+    "Attempt",
+    "Cancellation",
+    "Claim",
+    "Document",
+    "Durability",
+    "Error",
+    "Failure",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "Liveness",
+    "Page",
+    "Progress",
+    "Seconds",
+    "State",
+    "Tracker",
+    "Violation",
+    "WatchToken",
+    "Work",
+    "current",
+    "job",
+    "wait",
+    "watch",
+]
+
+
+def job(
+    kind: str,
+    *,
+    id: str | None = None,
+    total: int | None = None,
+    unit: str | None = None,
+    title: str = "",
+    owner: str = "",
+    labels: Mapping[str, str] | None = None,
+    metadata: Document | None = None,
+    lease: Seconds = 30,
+    fail_when_lost: bool = True,
+    retention: Seconds | None = None,
+    worker: str | None = None,
+    request_id: str = "",
+    takeover: bool = False,
+    retry: bool = False,
+    raise_on_cancel: bool = True,
+    strict: bool = False,
+    report_interval: Seconds = 0.5,
+    flush_timeout: Seconds = 5,
+    join: bool = True,
+    tracker: Tracker | None = None,
+) -> Work:
+    """Works on a job in a `with` block: creates the job, claims an attempt, and ends it when the block is left.
+
+    - `kind`: kind of work, such as `video.render`. `title` is its name for people, `owner` the tenant that it belongs
+      to, `labels` are pairs to filter by, `metadata` is a dict of your own.
+    - `id`: up to 128 of `A-Za-z0-9._:-`, by default a new UUID. Of a job that exists the next attempt is claimed. If
+      another worker runs it, or it has ended, the `with` statement raises an `Error` with the reason `ATTEMPT_RUNNING`
+      or `JOB_FINISHED`; `takeover` ends the attempt of the other worker. `request_id` names the claim: a worker that
+      starts again with the same one gets the same attempt.
+    - `total`, `unit`: number and name of the units to do.
+    - `lease`: time without a sign of life after which this worker counts as lost, and with `fail_when_lost` the job
+      fails. Heartbeats are sent after a third of it. `retention`: time to keep the job after its end.
+    - `retry`: an exception ends only the attempt, and the job waits for the next one.
+    - `raise_on_cancel`: `track` raises `JobCancelled` when somebody asks for the cancellation.
+    - `strict`: the `with` statement raises an `Error` if the tracker is unavailable, `track` and reports raise it if
+      the attempt is lost, and leaving the block if the end could not be sent. Otherwise nothing is raised because of
+      the tracker: a warning is logged, the newest state is kept, and sent when the tracker is available again.
+    - `report_interval`: least time between two reports. `flush_timeout`: maximum time that leaving the block waits for
+      the tracker.
+    - `join`: inside of `jobtrack run` the job is that of the command, unless an `id` is given.
+
+    Durations are in seconds, or timedeltas.
+    """
+    return (tracker or _default()).job(
+        kind,
+        id=id,
+        total=total,
+        unit=unit,
+        title=title,
+        owner=owner,
+        labels=labels,
+        metadata=metadata,
+        lease=lease,
+        fail_when_lost=fail_when_lost,
+        retention=retention,
+        worker=worker,
+        request_id=request_id,
+        takeover=takeover,
+        retry=retry,
+        raise_on_cancel=raise_on_cancel,
+        strict=strict,
+        report_interval=report_interval,
+        flush_timeout=flush_timeout,
+        join=join,
+    )
+
+
+def watch(
+    id: str, *, min_interval: Seconds | None = None, documents: bool = True, timeout: Seconds | None = None
+) -> Iterator[Job]:
+    """Yields the versions of a job as they come, to its end; see `Tracker.watch`."""
+    return _default().watch(id, min_interval=min_interval, documents=documents, timeout=timeout)
+
+
+def wait(id: str, *, timeout: Seconds | None = None) -> Job:
+    """Waits for the end of a job, and returns the job if it has succeeded; see `Tracker.wait`."""
+    return _default().wait(id, timeout=timeout)

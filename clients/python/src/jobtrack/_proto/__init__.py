@@ -1,0 +1,1 @@
+"""Messages of jobtrack as they are on the wire, for this package only."""
