@@ -10,11 +10,13 @@ for state in jobtrack.watch(job_id):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from jobtrack._calls import Claim, Page
 from jobtrack._convert import Seconds
 from jobtrack._errors import Error, JobCancelled, JobFailed, Violation
+from jobtrack._options import JobOptions
 from jobtrack._tracker import Tracker
 from jobtrack._tracker import default as _default
 from jobtrack._values import (
@@ -31,6 +33,9 @@ from jobtrack._values import (
 )
 from jobtrack._work import Work, current
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = [
     "Attempt",
     "Cancellation",
@@ -42,6 +47,7 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobFailed",
+    "JobOptions",
     "Liveness",
     "Page",
     "Progress",
@@ -58,30 +64,7 @@ __all__ = [
 ]
 
 
-def job(
-    kind: str,
-    *,
-    id: str | None = None,
-    total: int | None = None,
-    unit: str | None = None,
-    title: str = "",
-    owner: str = "",
-    labels: Mapping[str, str] | None = None,
-    metadata: Document | None = None,
-    lease: Seconds = 30,
-    fail_when_lost: bool = True,
-    retention: Seconds | None = None,
-    worker: str | None = None,
-    request_id: str = "",
-    takeover: bool = False,
-    retry: bool = False,
-    raise_on_cancel: bool = True,
-    strict: bool = False,
-    report_interval: Seconds = 0.5,
-    flush_timeout: Seconds = 5,
-    join: bool = True,
-    tracker: Tracker | None = None,
-) -> Work:
+def job(kind: str, *, tracker: Tracker | None = None, **options: Unpack[JobOptions]) -> Work:
     """Works on a job in a `with` block: creates the job, claims an attempt, and ends it when the block is left.
 
     - `kind`: kind of work, such as `video.render`. `title` is its name for people, `owner` the tenant that it belongs
@@ -91,41 +74,23 @@ def job(
       or `JOB_FINISHED`; `takeover` ends the attempt of the other worker. `request_id` names the claim: a worker that
       starts again with the same one gets the same attempt.
     - `total`, `unit`: number and name of the units to do.
-    - `lease`: time without a sign of life after which this worker counts as lost, and with `fail_when_lost` the job
-      fails. Heartbeats are sent after a third of it. `retention`: time to keep the job after its end.
+    - `lease` (30 s): time without a sign of life after which this worker counts as lost, and with `fail_when_lost`
+      (true) the job fails. Heartbeats are sent after a third of it. `retention`: time to keep the job after its end.
     - `retry`: an exception ends only the attempt, and the job waits for the next one.
-    - `raise_on_cancel`: `track` raises `JobCancelled` when somebody asks for the cancellation.
+    - `raise_on_cancel` (true): `track` raises `JobCancelled` when somebody asks for the cancellation.
     - `strict`: the `with` statement raises an `Error` if the tracker is unavailable, `track` and reports raise it if
       the attempt is lost, and leaving the block if the end could not be sent. Otherwise nothing is raised because of
       the tracker: a warning is logged, the newest state is kept, and sent when the tracker is available again.
-    - `report_interval`: least time between two reports. `flush_timeout`: maximum time that leaving the block waits for
-      the tracker.
-    - `join`: inside of `jobtrack run` the job is that of the command, unless an `id` is given.
+    - `report_interval` (0.5 s): least time between two reports. `flush_timeout` (5 s): maximum time that leaving the
+      block waits for the tracker.
+    - `join` (true): inside of `jobtrack run` the job is that of the command, unless an `id` is given.
+
+    - `worker`: name of this worker, by default host and process. `tracker`: by default the one that the environment
+      names.
 
     Durations are in seconds, or timedeltas.
     """
-    return (tracker or _default()).job(
-        kind,
-        id=id,
-        total=total,
-        unit=unit,
-        title=title,
-        owner=owner,
-        labels=labels,
-        metadata=metadata,
-        lease=lease,
-        fail_when_lost=fail_when_lost,
-        retention=retention,
-        worker=worker,
-        request_id=request_id,
-        takeover=takeover,
-        retry=retry,
-        raise_on_cancel=raise_on_cancel,
-        strict=strict,
-        report_interval=report_interval,
-        flush_timeout=flush_timeout,
-        join=join,
-    )
+    return (tracker or _default()).job(kind, **options)
 
 
 def watch(

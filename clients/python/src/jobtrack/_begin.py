@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from jobtrack import _calls as calls
-from jobtrack._convert import Seconds
+from jobtrack._options import Options
 from jobtrack._report import cut
 from jobtrack._reporter import Begin
 
@@ -40,12 +38,23 @@ def worker_name() -> str:
     return f"{cut(socket.gethostname(), NAME_MAX - 16)}:{os.getpid()}"
 
 
-def of_new_job(
-    kind: str, job_id: str, fields: Mapping[str, Any], worker: str, request_id: str, lease: Seconds, takeover: bool
-) -> Begin:
-    """Creates a job and claims its first attempt; claims the next one of a job that exists."""
-    fields = {**fields, "title": cut(fields.get("title") or "", TITLE_MAX), "lease": lease}
-    create = calls.create(cut(kind, NAME_MAX), id=job_id, **fields)
-    request_id = request_id or str(uuid.uuid4())
-    start = calls.start(job_id, worker=worker, request_id=request_id, lease=lease, takeover=takeover)
-    return Begin(worker, create, start)
+def begin(kind: str, options: Options) -> tuple[str, Begin]:
+    """Returns the id of the job to work on, and how its attempt begins."""
+    worker = worker_name() if options.worker is None else options.worker
+    surrounding = joined() if options.join and options.id is None else None
+    if surrounding is not None:
+        return surrounding.job_id, Begin(worker, attempt=surrounding.attempt)
+    job_id, request_id = options.id or str(uuid.uuid4()), options.request_id or str(uuid.uuid4())
+    create = calls.create(
+        cut(kind, NAME_MAX),
+        id=job_id,
+        title=cut(options.title, TITLE_MAX),
+        owner=options.owner,
+        labels=options.labels,
+        metadata=options.metadata,
+        lease=options.lease,
+        fail_when_lost=options.fail_when_lost,
+        retention=options.retention,
+    )
+    start = calls.start(job_id, worker=worker, request_id=request_id, lease=options.lease, takeover=options.takeover)
+    return job_id, Begin(worker, create, start)

@@ -193,11 +193,12 @@ class Connection:
         while True:
             try:
                 answer = self.start(call, retry.remaining()).result()
-            except grpc.RpcError as error:
-                time.sleep(retry.pause_after(from_rpc(error)))
+            except grpc.RpcError as failed:
+                error = from_rpc(failed)
             else:
                 self.budget.give()
                 return call.convert(answer)
+            time.sleep(retry.pause_after(error))
 
     def start(self, call: Call[Any], timeout: float, wait_for_ready: bool | None = None) -> Any:
         """Starts a call, and returns its grpc.Future."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import time
 import weakref
 
-from jobtrack._ends import abandoned
+from jobtrack._ends import Outcome, abandoned, of_exception
 from jobtrack._shared import Shared
 
 _open: weakref.WeakSet[Shared] = weakref.WeakSet()
@@ -21,9 +22,14 @@ def add(shared: Shared) -> None:
 @atexit.register
 def end_all() -> None:
     """Ends all work. Waits for the longest time to flush at most, not for the sum."""
+    error = getattr(sys, "last_value", None)
+    # A generator or a bar of tqdm may not have seen the exception that ends the program.
+    outcome: Outcome = abandoned("the process ended before the work")
+    if isinstance(error, BaseException):
+        outcome = of_exception(type(error), error, error.__traceback__, None)
     left = [shared for shared in list(_open) if shared.is_own_process and not shared.has_ended]
     for shared in left:
-        shared.end(abandoned("the process ended before the work"))
+        shared.end(outcome)
     began = time.monotonic()
     for shared in left:
         shared.wait_finished(max(began + shared.flush_timeout - time.monotonic(), 0))

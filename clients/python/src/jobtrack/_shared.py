@@ -53,6 +53,8 @@ class Shared:
         self.stop: JobCancelled | Error | None = None
         """Reason for which the work is to stop, or is not this worker's any more."""
         self.on_stop: list[Callable[[], None]] = []
+        self.on_change: list[Callable[[], None]] = []
+        """Called when the work is settled, and when the reporter has ended."""
         self._waiting: Pending | None = None
         self._stage = Stage()
         self._track: Track | None = None
@@ -134,8 +136,11 @@ class Shared:
             is_new = self.stop is None or (isinstance(stop, Error) and not isinstance(self.stop, Error))
             if is_new:
                 self.stop = stop
-            called = list(self.on_stop) if is_new else []
-        for each in called:
+        if is_new:
+            self._call_all(self.on_stop)
+
+    def _call_all(self, told: list[Callable[[], None]]) -> None:
+        for each in list(told):
             each()
 
     def settle(self) -> None:
@@ -143,6 +148,7 @@ class Shared:
         with self.changed:
             self.is_settled = True
             self.changed.notify_all()
+        self._call_all(self.on_change)
 
     def wait_settled(self, timeout: float) -> None:
         """Waits until the claim is confirmed or refused, or the tracker is known to be unavailable."""
@@ -155,6 +161,7 @@ class Shared:
         with self.changed:
             self.has_ended = self.is_settled = True
             self.changed.notify_all()
+        self._call_all(self.on_change)
 
     def wait_finished(self, timeout: float) -> bool:
         """Waits for the reporter to end."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar, overload
 
-from jobtrack import _begin as begin
 from jobtrack import _calls as calls
 from jobtrack import _watch
+from jobtrack._begin import begin
 from jobtrack._calls import Call
 from jobtrack._channel import CALL_TIMEOUT, Connection, Settings, settings_of
-from jobtrack._convert import Seconds, seconds
-from jobtrack._reporter import Begin
-from jobtrack._values import Document, Job
+from jobtrack._convert import Seconds
+from jobtrack._options import Filters, JobOptions, Options
+from jobtrack._values import Job
 from jobtrack._work import Work
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,7 +85,7 @@ class Tracker:
     delete = Method(calls.delete)
     watch_token = Method(calls.watch_token)
 
-    def list(self, **filters: Any) -> Iterator[Job]:
+    def list(self, **filters: Unpack[Filters]) -> Iterator[Job]:
         """Yields all jobs that match, page by page; the filters are those of `page`."""
         filters.setdefault("page_size", 1000)
         token = ""
@@ -113,53 +115,11 @@ class Tracker:
         """
         return _watch.wait(self._connection, id, timeout)
 
-    def job(
-        self,
-        kind: str,
-        *,
-        id: str | None = None,
-        total: int | None = None,
-        unit: str | None = None,
-        title: str = "",
-        owner: str = "",
-        labels: Mapping[str, str] | None = None,
-        metadata: Document | None = None,
-        lease: Seconds = 30,
-        fail_when_lost: bool = True,
-        retention: Seconds | None = None,
-        worker: str | None = None,
-        request_id: str = "",
-        takeover: bool = False,
-        retry: bool = False,
-        raise_on_cancel: bool = True,
-        strict: bool = False,
-        report_interval: Seconds = 0.5,
-        flush_timeout: Seconds = 5,
-        join: bool = True,
-    ) -> Work:
+    def job(self, kind: str, **options: Unpack[JobOptions]) -> Work:
         """Works on a job in a `with` block; see `jobtrack.job`."""
-        more: dict[str, Any] = {"title": title, "owner": owner, "labels": labels, "metadata": metadata}
-        more |= {"fail_when_lost": fail_when_lost, "retention": retention}
-        worker = begin.worker_name() if worker is None else worker
-        surrounding = begin.joined() if join and id is None else None
-        if surrounding is not None:
-            job_id = surrounding.job_id
-            how = Begin(worker, attempt=surrounding.attempt)
-        else:
-            job_id = id or str(uuid.uuid4())
-            how = begin.of_new_job(kind, job_id, more, worker, request_id, lease, takeover)
-        return Work(
-            self._connection,
-            how,
-            job_id,
-            total=total,
-            unit=unit,
-            strict=strict,
-            retry=retry,
-            raise_on_cancel=raise_on_cancel,
-            report_interval=seconds(report_interval),
-            flush_timeout=seconds(flush_timeout),
-        )
+        chosen = Options(**options)
+        job_id, how = begin(kind, chosen)
+        return Work(self._connection, how, job_id, chosen)
 
     def close(self) -> None:
         """Closes the connection. Work that is under way goes on with another one."""

@@ -13,8 +13,10 @@ from typing import TypeVar
 
 from jobtrack import _exit
 from jobtrack._channel import Connection
+from jobtrack._convert import seconds
 from jobtrack._ends import Cancel, Complete, Fail, Outcome, of_exception
 from jobtrack._errors import Error, JobCancelled
+from jobtrack._options import Options
 from jobtrack._report import plain
 from jobtrack._reporter import Begin, Reporter
 from jobtrack._shared import REFUSING, Shared, Track
@@ -48,30 +50,25 @@ class Work:
         connection: Connection,
         begin: Begin,
         job_id: str,
-        *,
-        total: int | None = None,
-        unit: str | None = None,
-        strict: bool = False,
-        retry: bool = False,
-        raise_on_cancel: bool = True,
-        report_interval: float = 0.5,
-        flush_timeout: float = 5.0,
+        options: Options,
     ) -> None:
-        self._shared = Shared(job_id, flush_timeout)
+        self._shared = Shared(job_id, seconds(options.flush_timeout))
         self._connection = connection
         self._begin = begin
-        self._strict = strict
-        self._retry = retry
+        self._strict = options.strict
+        self._retry = options.retry
         # The wrapper of a joined job stops the process itself.
-        self._raise_on_cancel = raise_on_cancel and begin.start is not None
-        self._report_interval = report_interval
-        self._total = total
-        self._unit = unit
+        self._raise_on_cancel = options.raise_on_cancel and begin.start is not None
+        self._report_interval = seconds(options.report_interval)
+        self._total = options.total
+        self._unit = options.unit
         self._result: Document | None = None
         self._outcome: Outcome | None = None
         self._has_noticed_cancel = False
         # Read in each iteration of a loop, so it is an attribute and not a property.
         self._is_stopped = False
+        self._bar: object = None
+        """The outer bar of tqdm."""
         self._token: contextvars.Token[Work | None] | None = None
 
     # The job
@@ -251,14 +248,17 @@ class Work:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._exit_context()
-        if not self._shared.is_own_process:
-            # The child of a fork leaves a block of its parent.
-            return
-        self._end(self._outcome_of(kind, error, trace))
-        self._wait_finished(self._shared.flush_timeout + 1)
+        self._leave(self._outcome_of(kind, error, trace))
         if kind is None:
             self._raise_problem()
+
+    def _leave(self, outcome: Outcome) -> None:
+        """Ends the attempt, and waits until that is sent or the time to flush is over."""
+        self._exit_context()
+        # The child of a fork may leave a block of its parent.
+        if self._shared.is_own_process:
+            self._end(outcome)
+            self._shared.wait_finished(self._shared.flush_timeout + 1)
 
     def _start(self) -> None:
         """Begins to ask for the claim."""
@@ -273,10 +273,20 @@ class Work:
 
     def _wait_for_claim(self) -> None:
         """Waits until the work may begin. Raises an error if it must not."""
+        if self._claim_timeout > 0:
+            self._shared.wait_settled(self._claim_timeout)
+            self._raise_refusal()
+
+    @property
+    def _claim_timeout(self) -> float:
+        if self._strict:
+            return self._connection.settings.timeout
+        # The wrapper has the claim of a joined job.
+        return 0 if self.is_joined else CLAIM_TIMEOUT
+
+    def _raise_refusal(self) -> None:
+        """Raises an error if the work must not begin."""
         shared = self._shared
-        if self.is_joined and not self._strict:
-            return
-        shared.wait_settled(self._connection.settings.timeout if self._strict else CLAIM_TIMEOUT)
         stop = shared.stop
         if isinstance(stop, Error) and (self._strict or stop.reason in REFUSING):
             raise stop
@@ -304,11 +314,8 @@ class Work:
             self._report({"details": {"result": self._result}})
         self._shared.end(outcome)
 
-    def _wait_finished(self, timeout: float) -> None:
-        self._shared.wait_finished(timeout)
-
     def _raise_problem(self) -> None:
-        if self._strict and self._shared.problem is not None:
+        if self._strict and self._shared.is_own_process and self._shared.problem is not None:
             raise self._shared.problem
 
     def __repr__(self) -> str:
