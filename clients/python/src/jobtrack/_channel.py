@@ -157,20 +157,20 @@ class Trouble:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._is_known = False
+        self.is_known = False
 
     def begin(self, error: Error, server: str) -> None:
         """Notes an error that may pass."""
         with self._lock:
-            is_new, self._is_known = not self._is_known, True
+            is_new, self.is_known = not self.is_known, True
         if is_new:
             logger.warning("the tracker at %s is not available, and is tried again: %s", server, error)
 
     def end(self) -> None:
         """Notes a call that was answered."""
-        if self._is_known:
+        if self.is_known:
             with self._lock:
-                is_over, self._is_known = self._is_known, False
+                is_over, self.is_known = self.is_known, False
             if is_over:
                 logger.info("the tracker is available again")
 

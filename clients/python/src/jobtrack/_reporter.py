@@ -26,6 +26,9 @@ HEARTBEAT_INTERVAL_MAX = 30.0
 TRY_TIMEOUT = 2.0
 """Maximum time of one call in seconds: a silent server must not use up the time for the end."""
 
+TAKEOVER_INTERVAL = 0.05
+"""Time in seconds between two tries to claim an attempt while the one before is about to end."""
+
 REFUSED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "MEMORY_FULL", "TOO_MANY_JOBS"})
 """Codes and reasons of a server that is there and takes no calls: waiting for a few seconds does not help."""
 
@@ -50,6 +53,8 @@ class Begin:
     """Claims the attempt. None: the attempt of the environment is joined."""
     attempt: int | None = None
     """Number of the attempt to join, if it is known."""
+    patience: float = 0.0
+    """Time in seconds for the attempt before this one to end by itself, before a takeover ends it."""
 
 
 class Reporter:
@@ -67,6 +72,8 @@ class Reporter:
         self._sequence = time.time_ns() // 1000
         self._wait_for_ready = False
         self._has_claimed = False
+        self._has_takeover = begin.start is not None and begin.start.request.takeover
+        self._patient_until = time.monotonic() + begin.patience
 
     @property
     def _is_joined(self) -> bool:
@@ -101,8 +108,13 @@ class Reporter:
             try:
                 claimed = self._join() if self._is_joined else self._create_and_start()
             except Error as error:
-                self._raise_if_final(error)
-                self._pause(error, pause)
+                is_waiting = error.reason == "ATTEMPT_RUNNING" and self._has_takeover
+                if error.is_final and not is_waiting:
+                    raise
+                if is_waiting:
+                    self._sleep(TAKEOVER_INTERVAL)
+                else:
+                    self._pause(error, pause)
                 continue
             if claimed:
                 self._has_claimed = True
@@ -121,10 +133,15 @@ class Reporter:
                 # Somebody else has created the job, for this worker or another.
                 if error.code != "ALREADY_EXISTS":
                     raise
-        claim = self._call(begin.start)
+        claim = self._call(self._start_call(begin.start))
         self._claim, shared.attempt = claim.claim, claim.job.attempt
         self._note(claim.job)
         return True
+
+    def _start_call(self, start: Call[calls.Claim]) -> Call[calls.Claim]:
+        """Returns the call that claims the attempt: one without takeover while there is patience."""
+        start.request.takeover = self._has_takeover and time.monotonic() >= self._patient_until
+        return start
 
     def _join(self) -> bool:
         """Returns whether the attempt of the wrapper runs. A report before that would begin an attempt itself."""
@@ -321,10 +338,6 @@ class Reporter:
                 shared.changed.wait(left)
             if time.monotonic() >= shared.flush_deadline:
                 raise _Interrupted
-
-    def _raise_if_final(self, error: Error) -> None:
-        if error.is_final:
-            raise error
 
     def _note(self, job: Job) -> None:
         """Records a stored version: the length of the lease, and whether the cancellation was requested."""
