@@ -16,7 +16,7 @@ from jobtrack._calls import Call
 from jobtrack._channel import Connection
 from jobtrack._convert import Seconds
 from jobtrack._ends import Outcome
-from jobtrack._errors import Error, from_rpc
+from jobtrack._errors import Error, JobCancelled, from_rpc
 from jobtrack._options import Options
 from jobtrack._work import CLAIM_TIMEOUT, Work
 
@@ -68,6 +68,14 @@ def start_task(
     work._shared.wait_settled(CLAIM_TIMEOUT)
     work._enter_context()
     return work
+
+
+def is_cancelled(work: Work) -> bool:
+    """Returns whether a task is to stop, or was cancelled before it began."""
+    shared = work._shared
+    if isinstance(shared.stop, Error) and shared.stop.metadata.get("state") == "CANCELLED":
+        shared.stop = JobCancelled("the job was cancelled before its task began")
+    return isinstance(shared.stop, JobCancelled)
 
 
 def end_task(work: Work, outcome: Outcome) -> None:

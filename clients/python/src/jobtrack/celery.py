@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +22,8 @@ from jobtrack._work import Work
 
 __all__ = ["TaskCancelled", "install"]
 
-logger = logging.getLogger("jobtrack")
+STOP_DELAY = 0.05
+"""Time in seconds for a task to begin that is to be stopped because its job was cancelled before."""
 
 
 class TaskCancelled(Ignore):
@@ -107,10 +107,10 @@ class _Integration:
         with self._lock:
             self._running[task_id] = running
         _follow_updates(self, sender)
-        with work._shared.changed:
-            work._shared.on_stop.append(lambda: self._stop(task_id))
-        if work._shared.stop is not None:
-            self._stop(task_id)
+        work._shared.on_stop.append(lambda: self._stop(task_id))
+        if queue.is_cancelled(work):
+            # Exceptions in a handler of a signal do not reach the task.
+            threading.Timer(STOP_DELAY, self._stop, (task_id,)).start()
 
     def reports(self, task_id: str | None, meta: object) -> None:
         """Reports what a task has given to `update_state`."""
