@@ -279,6 +279,8 @@ class Reporter:
     def _call(self, call: Call[T], is_interruptible: bool = False) -> T:
         """Makes a call. Stops waiting for it when the time to flush is over, and if wanted when the work has ended."""
         shared = self._shared
+        if shared.is_abandoned:
+            raise _Interrupted
         future = self._connection.start(call, TRY_TIMEOUT, self._wait_for_ready)
         future.add_done_callback(self._wake)
         with shared.changed:
@@ -365,8 +367,7 @@ class Reporter:
 
     def _not_flushed(self) -> None:
         shared = self._shared
-        if not shared.flush_deadline:
-            # The work was abandoned before it began.
+        if shared.is_abandoned:
             return
         cause = f": {shared.trouble}" if shared.trouble else ""
         message = f"the end of the job could not be sent within {shared.flush_timeout:g} s{cause}"

@@ -44,6 +44,8 @@ class Shared:
         self.is_settled = False
         """The claim was confirmed or refused, or the tracker is known to be unavailable."""
         self.has_ended = False
+        self.is_abandoned = False
+        """Nothing more is to be sent."""
         self.trouble: Error | None = None
         """The last error, while the tracker is unavailable."""
         self.problem: Error | None = None
@@ -126,6 +128,7 @@ class Shared:
     def abandon(self) -> None:
         """Ends the attempt without sending anything more."""
         with self.changed:
+            self.is_abandoned = True
             self.outcome = self.outcome or Cancel()
             self.flush_deadline = 0.0
             self.changed.notify_all()

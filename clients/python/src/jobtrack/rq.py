@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 import rq
 from rq.command import send_stop_job_command
+from rq.exceptions import InvalidJobOperation
 from rq.job import Job as RqJob
 
 from jobtrack import _calls as calls
@@ -113,7 +115,9 @@ class TrackedWorker:
         """Stops a job whose cancellation is requested: its worker kills the work horse."""
         work, worker = self._work, self
         if work is not None and isinstance(work._shared.stop, JobCancelled):
-            send_stop_job_command(worker.connection, job_id)  # type: ignore[attr-defined]
+            # A job that has not started yet looks for this by itself.
+            with suppress(InvalidJobOperation):
+                send_stop_job_command(worker.connection, job_id)  # type: ignore[attr-defined]
 
 
 class Worker(TrackedWorker, rq.Worker):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -24,12 +26,12 @@ class Connection:
         self.settings = settings
         self.trouble = Trouble()
         self._budget = Budget()
-        self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
+        self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OpenChannel] = weakref.WeakKeyDictionary()
 
     async def call(self, call: Call[T]) -> T:
         """Makes a call, and repeats it where that is safe."""
         retry = Retry(call.method, self.settings.timeout, self._budget)
-        send = self._channel().unary_unary(method_path(call.method), **codec(call.method))
+        send = (await self._channel()).unary_unary(method_path(call.method), **codec(call.method))
         while True:
             try:
                 answer = await send(call.request, timeout=retry.remaining(), metadata=self.settings.metadata())
@@ -40,25 +42,42 @@ class Connection:
                 return call.convert(answer)
             await asyncio.sleep(retry.pause_after(error))
 
-    def stream(self, method: str, request: Any, wait_for_ready: bool) -> Any:
+    async def stream(self, method: str, request: Any, wait_for_ready: bool) -> Any:
         """Opens a stream."""
-        open_stream = self._channel().unary_stream(method_path(method), **codec(method))
+        open_stream = (await self._channel()).unary_stream(method_path(method), **codec(method))
         return open_stream(request, metadata=self.settings.metadata(), wait_for_ready=wait_for_ready)
 
     async def close(self) -> None:
         """Closes the channel of this event loop."""
-        channel = self._channels.pop(asyncio.get_running_loop(), None)
-        if channel is not None:
-            await channel.close()
+        opened = self._channels.pop(asyncio.get_running_loop(), None)
+        if opened is not None:
+            await opened.keeper.aclose()
 
-    def _channel(self) -> Any:
+    async def _channel(self) -> Any:
         loop = asyncio.get_running_loop()
-        channel = self._channels.get(loop)
-        if channel is None:
+        opened = self._channels.get(loop)
+        if opened is None:
             target, options, credentials = self.settings.address()
             if credentials is None:
-                channel = grpc.aio.insecure_channel(target, options)
+                channel: Any = grpc.aio.insecure_channel(target, options)
             else:
                 channel = grpc.aio.secure_channel(target, credentials, options)
-            self._channels[loop] = channel
-        return channel
+            opened = self._channels[loop] = _OpenChannel(channel, _keep(channel))
+            await opened.keeper.__anext__()
+        return opened.channel
+
+
+@dataclass(frozen=True)
+class _OpenChannel:
+    """A channel, and the generator that closes it."""
+
+    channel: Any
+    keeper: AsyncGenerator[None, None]
+
+
+async def _keep(channel: Any) -> AsyncGenerator[None, None]:
+    """Closes a channel together with its event loop, which closes the generators that are left."""
+    try:
+        yield
+    finally:
+        await channel.close()

@@ -40,7 +40,7 @@ async def watch(
     position = Position(job_id, min_interval, documents)
     while True:
         position.open()
-        call = connection.stream("WatchJob", position.request, position.wait_for_ready)
+        call = await connection.stream("WatchJob", position.request, position.wait_for_ready)
         try:
             async for message in _messages(call, deadline):
                 connection.trouble.end()
