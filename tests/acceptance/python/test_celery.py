@@ -20,7 +20,7 @@ import jobtrack.celery
 app = Celery("tasks", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
 # Tasks are restored soon after a worker was lost.
 app.conf.broker_transport_options = {"visibility_timeout": 3}
-jobtrack.celery.install(app, lease=1.5)
+jobtrack.celery.install(app, lease=float(os.environ["LEASE"]))
 
 @app.task(bind=True)
 def add(self, a, b):
@@ -79,6 +79,9 @@ def total(numbers):
 class CeleryCase(Case):
     """Tests that share a broker, and the tasks."""
 
+    # Seconds. A busy worker must notice the end of a process before.
+    lease = "9"
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -89,7 +92,7 @@ class CeleryCase(Case):
         cls.folder = Path(folder.name)
         name = f"tasks_{cls.__name__.lower()}"
         cls.folder.joinpath(f"{name}.py").write_text(TASKS)
-        os.environ["BROKER"] = cls.redis.url
+        os.environ |= {"BROKER": cls.redis.url, "LEASE": cls.lease}
         sys.path.insert(0, folder.name)
         cls.addClassCleanup(sys.path.remove, folder.name)
         cls.tasks = __import__(name)
@@ -101,7 +104,7 @@ class CeleryCase(Case):
         cls.addClassCleanup(log.close)
         command = [sys.executable, "-m", "celery", "-A", cls.tasks.__name__, "worker", "-P", pool, "-c", "3"]
         command += ["-l", "INFO", "--without-gossip", "--without-mingle", "-n", f"{time.time_ns()}@test"]
-        environment = clean_environment(JOBTRACK_SERVER=cls.server.url, BROKER=cls.redis.url)
+        environment = clean_environment(JOBTRACK_SERVER=cls.server.url, BROKER=cls.redis.url, LEASE=cls.lease)
         pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
         worker = subprocess.Popen(command, cwd=cls.folder, env=environment, start_new_session=True, **pipes)
         cls.addClassCleanup(cls.stop, worker)
@@ -211,6 +214,10 @@ class Prefork(CeleryCase):
         self.tasks.app.control.revoke(sent.id)
         self.assertEqual((self.ended(sent.id).state, self.tracker.get(sent.id).attempt), ("CANCELLED", 0))
 
+    def test_expiry(self):
+        sent = self.tasks.sleep.apply_async(countdown=0.5, expires=0.1)
+        self.assertEqual(self.ended(sent.id).cancel.reason, "the task has expired")
+
     def test_hard_time_limit(self):
         job = self.ended(self.tasks.limited.delay().id)
         self.assertEqual((job.state, job.failure.reason, job.attempt), ("FAILED", "TimeLimitExceeded", 1))
@@ -252,6 +259,8 @@ class Threads(CeleryCase):
 
 
 class Kills(CeleryCase):
+    lease = "3"
+
     def test_worker_that_is_killed(self):
         worker, _ = self.work("prefork")
         sent = self.tasks.sleep.delay()

@@ -10,7 +10,13 @@ IMPORTS = "import multiprocessing, os, signal, sys, threading, time\nimport jobt
 
 # Program, exit code, state, reason of the failure or the cancellation, units done.
 ENDS = {
-    "the end of the block": ("with jobtrack.job('k', id=ID) as j:\n  for _ in j.track('abc'): pass", 0, "SUCCEEDED", "", 3),
+    "the end of the block": (
+        "with jobtrack.job('k', id=ID) as j:\n  for _ in j.track('abc'): pass",
+        0,
+        "SUCCEEDED",
+        "",
+        3,
+    ),
     "an exception": (
         "with jobtrack.job('k', id=ID) as j:\n  for n in j.track('abc'):\n    if n == 'c': raise ValueError",
         1,
@@ -18,7 +24,13 @@ ENDS = {
         "ValueError",
         2,
     ),
-    "a loop left by break": ("with jobtrack.job('k', id=ID) as j:\n  for _ in j.track('abc'): break", 0, "SUCCEEDED", "", 0),
+    "a loop left by break": (
+        "with jobtrack.job('k', id=ID) as j:\n  for _ in j.track('abc'): break",
+        0,
+        "SUCCEEDED",
+        "",
+        0,
+    ),
     "KeyboardInterrupt": (
         "with jobtrack.job('k', id=ID):\n  os.kill(os.getpid(), signal.SIGINT)\n  time.sleep(60)",
         -signal.SIGINT,
@@ -214,4 +226,3 @@ class Ends(Case):
             time.sleep(0.1)
             working.send_signal(signal.SIGINT)
         self.assertNotEqual(working.returncode, 0)
-

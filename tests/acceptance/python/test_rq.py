@@ -53,7 +53,7 @@ WORKER = """
 import jobtrack.rq
 
 class Worker(jobtrack.rq.Worker):
-    lease = 1.5
+    lease = 6
 """
 
 
@@ -94,8 +94,9 @@ class Rq(Case):
     def enqueue(self, function, *arguments, **options):
         return self.queue.enqueue(f"functions.{function}", *arguments, **options)
 
-    def running(self, job_id):
-        until(lambda: self.tracker.get(job_id).state == "RUNNING", "the start of the job")
+    def running(self, enqueued):
+        until(lambda: self.tracker.get(enqueued.id).state == "RUNNING", "the start of the job")
+        until(lambda: enqueued.get_status(refresh=True) == "started", "the start of the job")
 
     def history(self, job):
         return [attempt.failure.message if attempt.failure else None for attempt in job.attempts]
@@ -130,14 +131,14 @@ class Rq(Case):
 
     def test_job_that_is_stopped(self):
         enqueued = self.enqueue("sleep")
-        self.running(enqueued.id)
+        self.running(enqueued)
         send_stop_job_command(self.connection, enqueued.id)
         job = self.ended(enqueued.id)
         self.assertEqual((job.state, job.cancel.requester), ("CANCELLED", "rq"))
 
     def test_cancellation_of_the_job(self):
         enqueued = self.enqueue("sleep")
-        self.running(enqueued.id)
+        self.running(enqueued)
         self.tracker.cancel(enqueued.id, "enough", requester="me")
         job = self.ended(enqueued.id)
         self.assertEqual((job.state, job.cancel.reason), ("CANCELLED", "enough"))
@@ -146,7 +147,7 @@ class Rq(Case):
     def test_cancellation_of_the_job_before_its_start(self):
         blocking = [self.enqueue("sleep") for _ in range(2)]
         for each in blocking:
-            self.running(each.id)
+            self.running(each)
         waiting = self.enqueue("add", 1, 2)
         self.tracker.cancel(waiting.id)
         for each in blocking:

@@ -120,7 +120,9 @@ class Work(Case):
         with self.assertRaises(jobtrack.JobFailed) as caught:
             jobtrack.wait(job.id)
         failed = caught.exception
-        self.assertEqual((failed.reason, failed.message, failed.details), ("NO_INPUT", "nothing to do", {"looked": ["a"]}))
+        self.assertEqual(
+            (failed.reason, failed.message, failed.details), ("NO_INPUT", "nothing to do", {"looked": ["a"]})
+        )
 
     def test_a_failure_has_the_traceback(self):
         with self.assertRaises(ZeroDivisionError), jobtrack.job("k") as job:

@@ -21,7 +21,7 @@ from jobtrack._tracker import Tracker, default
 from jobtrack._values import Failure
 from jobtrack._work import Work
 
-__all__ = ["Queue", "TrackedWorker", "Worker"]
+__all__ = ["Queue", "Worker"]
 
 STOP_TIMEOUT = 10.0
 """Maximum time in seconds that a work horse waits for its worker to stop it."""
@@ -42,11 +42,8 @@ class Queue(rq.Queue):
         return enqueued
 
 
-class TrackedWorker:
-    """Mixed into a class of workers that have work horses, it makes each job of RQ a job with the same id.
-
-    The kind is the name of the function.
-    """
+class _TrackedWorker:
+    """Makes each job of RQ a job with the same id, whose kind is the name of the function."""
 
     tracker: Tracker | None = None
     """By default the one that the environment names."""
@@ -120,7 +117,7 @@ class TrackedWorker:
                 send_stop_job_command(worker.connection, job_id)  # type: ignore[attr-defined]
 
 
-class Worker(TrackedWorker, rq.Worker):
+class Worker(_TrackedWorker, rq.Worker):
     """RQ's worker with a work horse for each job, which makes each job of RQ a job with the same id."""
 
 
@@ -128,7 +125,7 @@ def _kind(job: RqJob) -> str:
     return str(job.func_name or "rq")
 
 
-def _keep_return_value(worker: TrackedWorker, job: RqJob) -> None:
+def _keep_return_value(worker: _TrackedWorker, job: RqJob) -> None:
     """Notes what the function of a job returns."""
     perform = job.perform
 

@@ -48,19 +48,21 @@ class tqdm(_Bar[T]):
     _initial = 0
     _known_total: float | None = None
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._initial = int(named.get("initial", 0))
-        work = current()
-        if work is None:
-            program = os.path.basename(sys.argv[0]) or "python"
-            work = jobtrack.job(program, title=named.get("desc") or "")
-            self._owns_work = True
-            # Raises if the work must not begin: then it has no end either.
-            work.__enter__()
-        if work._bar is None:
-            work._bar, self._work = self, work
-            self._begin(work, named)
+    if not TYPE_CHECKING:
+        # The parameters are those of tqdm, with their types.
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self._initial = int(named.get("initial", 0))
+            work = current()
+            if work is None:
+                program = os.path.basename(sys.argv[0]) or "python"
+                work = jobtrack.job(program, title=named.get("desc") or "")
+                self._owns_work = True
+                # Raises if the work must not begin: then it has no end either.
+                work.__enter__()
+            if work._bar is None:
+                work._bar, self._work = self, work
+                self._begin(work, named)
 
     def _begin(self, work: Work, named: dict[str, Any]) -> None:
         if named.get("desc"):

@@ -1,0 +1,108 @@
+"""The wheel of clients/python, and virtual environments into which it is installed."""
+
+import atexit
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from support import BINARY, PATIENCE, ROOT, TARGET, clean_environment
+
+CLIENT = ROOT / "clients" / "python"
+GUIDE = ROOT / "docs" / "python.md"
+TESTS = ROOT / "tests" / "acceptance" / "python"
+REQUIRED = TARGET / "python-venv"
+
+# Seconds for what fetches packages, and for a module of tests.
+LONG = 20 * PATIENCE
+FULL = "JOBTRACK_TEST_PYTHON_FULL"
+
+
+def run(*command, **options):
+    """Runs a command and returns what it printed; an error is one of the test."""
+    options = {"timeout": LONG, "cwd": "/"} | options
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+@functools.cache
+def scratch():
+    """A folder that is deleted at the end."""
+    folder = tempfile.mkdtemp(prefix="python-", dir=TARGET)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+@functools.cache
+def wheel():
+    """Builds the wheel from a copy of the package."""
+    source = scratch() / "source"
+    shutil.copytree(CLIENT, source, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [REQUIRED / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    run(*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", scratch(), source)
+    (built,) = scratch().glob("jobtrack-*.whl")
+    return built
+
+
+@functools.cache
+def python():
+    """The interpreter of a fresh virtual environment with the wheel, which sees the packages of the requirements."""
+    folder = scratch() / "venv"
+    run(REQUIRED / "bin" / "python", "-m", "venv", "--without-pip", folder)
+    (packages,) = folder.glob("lib/python3*/site-packages")
+    (required,) = REQUIRED.glob("lib/python3*/site-packages")
+    packages.joinpath("required.pth").write_text(f"{required}\n")
+    pip = [REQUIRED / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    run(*pip, "--python", folder / "bin" / "python", "install", "--no-deps", "--no-index", wheel())
+    return folder / "bin" / "python"
+
+
+@functools.cache
+def samples():
+    """A folder with the programs of the guide."""
+    folder = scratch() / "samples"
+    folder.mkdir()
+    for name, program in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", GUIDE.read_text(), re.M | re.S):
+        folder.joinpath(name).write_text(program)
+    return folder
+
+
+def interpreters():
+    """The CPythons of this machine from 3.10 on, by their versions."""
+    found = {}
+    folders = [*os.environ.get("PATH", "").split(os.pathsep), *Path.home().glob(".pyenv/versions/*/bin")]
+    for folder in folders:
+        for path in Path(folder).glob("python3.*"):
+            match = re.fullmatch(r"python3\.(\d+)", path.name)
+            if match and int(match[1]) >= 10 and os.access(path, os.X_OK):
+                found.setdefault((3, int(match[1])), path)
+    works = "import ensurepip, ssl, venv"
+    return {v: p for v, p in found.items() if not subprocess.run([p, "-c", works], capture_output=True).returncode}
+
+
+def environment(**extra):
+    """The environment of the tests of the client."""
+    kept = {name: os.environ[name] for name in (FULL, "JOBTRACK_TEST_REDIS") if name in os.environ}
+    (readme,) = re.findall(r"^```python\n(.*?)^```", CLIENT.joinpath("README.md").read_text(), re.M | re.S)
+    kept |= {"JOBTRACK_TEST_SAMPLES": str(samples()), "JOBTRACK_TEST_README": readme}
+    return clean_environment(JOBTRACK_TEST_BINARY=str(BINARY), PYTHONDONTWRITEBYTECODE="1", **kept, **extra)
+
+
+class ModuleCase(unittest.TestCase):
+    """Runs modules of tests in the environment with the wheel."""
+
+    def passes(self, module, interpreter=None):
+        command = [interpreter or python(), "-m", "unittest", "-v", module]
+        done = subprocess.run(command, cwd=TESTS, env=environment(), capture_output=True, text=True, timeout=LONG * 3)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertRegex(done.stderr, r"Ran [1-9]\d* tests?")
+        self.assertNotIn("skipped", done.stderr)
+        if done.stdout:
+            print(done.stdout, file=sys.stderr)
