@@ -6,11 +6,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 
+from deployment import code_block
 from support import BINARY, PATIENCE, ROOT, TARGET, clean_environment
 
 CLIENT = ROOT / "clients" / "python"
@@ -81,28 +81,39 @@ def interpreters():
     for folder in folders:
         for path in Path(folder).glob("python3.*"):
             match = re.fullmatch(r"python3\.(\d+)", path.name)
-            if match and int(match[1]) >= 10 and os.access(path, os.X_OK):
-                found.setdefault((3, int(match[1])), path)
-    works = "import ensurepip, ssl, venv"
-    return {v: p for v, p in found.items() if not subprocess.run([p, "-c", works], capture_output=True).returncode}
+            version = (3, int(match[1])) if match else (0, 0)
+            # A shim of pyenv may be for a version that is not selected.
+            if version >= (3, 10) and version not in found and _works(path):
+                found[version] = path
+    return found
+
+
+def _works(interpreter):
+    checked = subprocess.run([interpreter, "-c", "import ensurepip, ssl, venv"], capture_output=True)
+    return checked.returncode == 0
 
 
 def environment(**extra):
     """The environment of the tests of the client."""
     kept = {name: os.environ[name] for name in (FULL, "JOBTRACK_TEST_REDIS") if name in os.environ}
-    (readme,) = re.findall(r"^```python\n(.*?)^```", CLIENT.joinpath("README.md").read_text(), re.M | re.S)
-    kept |= {"JOBTRACK_TEST_SAMPLES": str(samples()), "JOBTRACK_TEST_README": readme}
+    kept |= {"JOBTRACK_TEST_SAMPLES": str(samples()), "JOBTRACK_TEST_README": code_block("README.md", "python")}
+    kept["JOBTRACK_TEST_PACKAGE_README"] = code_block("clients/python/README.md", "python")
     return clean_environment(JOBTRACK_TEST_BINARY=str(BINARY), PYTHONDONTWRITEBYTECODE="1", **kept, **extra)
 
 
-class ModuleCase(unittest.TestCase):
-    """Runs modules of tests in the environment with the wheel."""
+def run_module(module, interpreter=None):
+    """Runs a module of tests in the environment with the wheel."""
+    command = [interpreter or python(), "-m", "unittest", "-v", module]
+    timeout = LONG * 2
+    return subprocess.run(command, cwd=TESTS, env=environment(), capture_output=True, text=True, timeout=timeout)
 
-    def passes(self, module, interpreter=None):
-        command = [interpreter or python(), "-m", "unittest", "-v", module]
-        done = subprocess.run(command, cwd=TESTS, env=environment(), capture_output=True, text=True, timeout=LONG * 3)
+
+class ModuleCase(unittest.TestCase):
+    """Judges modules of tests that were run."""
+
+    def passed(self, done):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertRegex(done.stderr, r"Ran [1-9]\d* tests?")
         self.assertNotIn("skipped", done.stderr)
-        if done.stdout:
-            print(done.stdout, file=sys.stderr)
+        # What the tests have measured.
+        print(done.stdout, end="")

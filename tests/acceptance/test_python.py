@@ -5,13 +5,31 @@ import sys
 import tempfile
 import unittest
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from deployment import code_blocks
-from python_client import CLIENT, GUIDE, REQUIRED, ModuleCase, interpreters, python, run, samples, scratch, wheel
+from python_client import (
+    CLIENT,
+    GUIDE,
+    REQUIRED,
+    TESTS,
+    ModuleCase,
+    interpreters,
+    python,
+    run,
+    run_module,
+    samples,
+    scratch,
+    wheel,
+)
 from support import PATIENCE, ROOT, STUBS, ServerCase, api, job
 
 BY_HAND = "by_hand.py"
+
+# The longest first.
+MODULES = ("celery", "outages", "rq", "ends", "samples", "limits", "tqdm", "aio", "work", "run")
+SIDE_BY_SIDE = 3
 
 
 class Package(unittest.TestCase):
@@ -70,6 +88,7 @@ def _lines(path):
 
 class Interpreters(ModuleCase):
     def test_the_oldest_and_the_newest_python(self):
+        samples()
         found = interpreters()
         for version in sorted({min(found), max(found)}):
             with self.subTest(version):
@@ -83,37 +102,55 @@ class Interpreters(ModuleCase):
                     run(*pip, "./clients/python", "tqdm", cwd=ROOT)
                 else:
                     run(*pip, "--only-binary", ":all:", wheel(), "grpcio==1.66.0", "protobuf==4.25.0", "tqdm")
-                for module in ("test_work", "test_samples.Samples", "test_aio"):
-                    self.passes(module, folder / "bin" / "python")
+                # Most of them wait most of the time.
+                modules = ("test_ends", "test_samples.Samples", "test_work", "test_aio")
+                with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+                    interpreter = folder / "bin" / "python"
+                    for done in threads.map(lambda module, i=interpreter: run_module(module, i), modules):
+                        self.passed(done)
 
 
 class Modules(ModuleCase):
+    """The tests in the folder `python`. Most of them wait most of the time, so several modules run side by side."""
+
+    @classmethod
+    def setUpClass(cls):
+        threads = ThreadPoolExecutor(SIDE_BY_SIDE)
+        cls.addClassCleanup(threads.shutdown)
+        # Made once, before several threads ask for them.
+        python()
+        samples()
+        cls.done = {module: threads.submit(run_module, f"test_{module}") for module in MODULES}
+
+    def test_modules(self):
+        self.assertEqual(set(MODULES), {path.stem.removeprefix("test_") for path in TESTS.glob("test_*.py")})
+
     def test_work(self):
-        self.passes("test_work")
+        self.passed(self.done["work"].result())
 
     def test_ends(self):
-        self.passes("test_ends")
+        self.passed(self.done["ends"].result())
 
     def test_outages(self):
-        self.passes("test_outages")
+        self.passed(self.done["outages"].result())
 
     def test_limits(self):
-        self.passes("test_limits")
+        self.passed(self.done["limits"].result())
 
     def test_aio(self):
-        self.passes("test_aio")
+        self.passed(self.done["aio"].result())
 
     def test_tqdm(self):
-        self.passes("test_tqdm")
+        self.passed(self.done["tqdm"].result())
 
     def test_run(self):
-        self.passes("test_run")
+        self.passed(self.done["run"].result())
 
     def test_celery(self):
-        self.passes("test_celery")
+        self.passed(self.done["celery"].result())
 
     def test_rq(self):
-        self.passes("test_rq")
+        self.passed(self.done["rq"].result())
 
     def test_samples(self):
-        self.passes("test_samples")
+        self.passed(self.done["samples"].result())

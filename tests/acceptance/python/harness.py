@@ -81,7 +81,14 @@ class Server:
         self.process.stdout.close()
 
     def pause(self):
+        """Stops it in its tracks: each of its threads."""
         self.process.send_signal(signal.SIGSTOP)
+        until(lambda: set(self._states()) == {"T"}, "the stop of the server")
+
+    def _states(self):
+        for stat in Path("/proc", str(self.process.pid), "task").glob("*/stat"):
+            with contextlib.suppress(OSError):
+                yield stat.read_text().rpartition(")")[2].split()[0]
 
     def resume(self):
         self.process.send_signal(signal.SIGCONT)

@@ -280,7 +280,9 @@ class Kills(CeleryCase):
         server, _ = self.serve()
         url, type(self).server.url = self.server.url, server.url
         self.addCleanup(setattr, self.server, "url", url)
-        _, log = self.work("threads")
+        worker, log = self.work("threads")
+        # It takes tasks from the broker of the other tests.
+        self.addCleanup(self.stop, worker)
         server.kill()
         results = [self.tasks.square.delay(n) for n in range(30)]
         self.assertEqual([result.get(timeout=PATIENCE) for result in results], [n * n for n in range(30)])

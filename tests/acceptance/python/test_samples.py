@@ -11,6 +11,25 @@ from harness import BINARY, PATIENCE, Case, Redis, clean_environment, until
 SAMPLES = Path(os.environ["JOBTRACK_TEST_SAMPLES"])
 
 
+# Worker, watcher and wait in as few lines as they take.
+SHORTEST = """
+import jobtrack
+
+n, frames, encode, url = 3, "abc", str.upper, "s3://x"
+
+with jobtrack.job("video.render", total=n, lease=30) as job:
+    for frame in job.track(frames):
+        encode(frame)
+    job.stage("upload", 2, 3); job.message("to s3"); job.result = {"url": url}
+job_id = job.id
+
+for state in jobtrack.watch(job_id):
+    print(state.percent, state.stage)
+done = jobtrack.wait(job_id, timeout=600)
+print(done.result["url"])
+"""
+
+
 class Samples(Case):
     def setUp(self):
         for job in self.tracker.list():
@@ -49,10 +68,20 @@ class Samples(Case):
         (job,) = self.tracker.list()
         self.assertEqual((job.title, job.state, job.completed), ("Encoding", "SUCCEEDED", 3))
 
-    def test_readme(self):
-        readme = os.environ["JOBTRACK_TEST_README"]
-        printed, _ = self.run_program(readme)
+    def test_all_at_once(self):
+        printed, _ = self.run_program(SHORTEST)
+        *_, state, done = printed.splitlines()
+        self.assertEqual((state, done), ("100.0 upload", "s3://x"))
+
+    def test_readme_of_the_package(self):
+        printed, _ = self.run_program(os.environ["JOBTRACK_TEST_PACKAGE_README"])
         self.assertEqual(printed.splitlines()[-1], "SUCCEEDED 100.0")
+
+    def test_readme(self):
+        given = "frames, encode = 'abc', print\n"
+        self.assertEqual(self.run_program(given + os.environ["JOBTRACK_TEST_README"]), ("a\nb\nc\n", ""))
+        (job,) = self.tracker.list()
+        self.assertEqual((job.kind, job.state, job.completed), ("video.render", "SUCCEEDED", 3))
 
     def test_within_jobtrack_run(self):
         program = SAMPLES.joinpath("worker.py").read_text().replace('id="trailer", ', "")
