@@ -1,4 +1,4 @@
-"""What the tests of the image, the manifests and the guides share."""
+"""Common parts of the tests of the image, the manifests and the guides."""
 
 import itertools
 import os
@@ -35,7 +35,7 @@ def document(path):
 
 
 def flags():
-    """What `jobtrack serve --help` lists: the environment variable of each flag."""
+    """Returns what `jobtrack serve --help` lists: the environment variable of each flag."""
     listed = subprocess.run([BINARY, "serve", "--help"], capture_output=True, text=True, check=True).stdout
     found = re.findall(r"^\s+(?:-\w, )?(--[a-z-]+)\b(.*?)(?=^\s+(?:-\w, )?--[a-z-]+|\Z)", listed, re.M | re.S)
     return {flag: match[1] if (match := re.search(r"\[env: (\w+)", text)) else None for flag, text in found}

@@ -1,4 +1,4 @@
-"""What the tests of pages share: servers that pages of a site call, nginx, and pages that follow jobs."""
+"""Common parts of the tests of pages: servers that pages of a site call, nginx, and pages that follow jobs."""
 
 import os
 import re
@@ -54,7 +54,7 @@ http {
 
 
 def answers(port):
-    """Whether somebody listens on a port."""
+    """Returns whether a port is in use."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the tests share: stubs made from the protos, the real server, buf, and the details of errors."""
+"""Common parts of the tests: stubs made from the protos, the real server, buf, and the details of errors."""
 
 import atexit
 import json
@@ -96,7 +96,7 @@ class Server:
         self.admin = admin_service_pb2_grpc.AdminServiceStub(self.channel)
 
     def log(self):
-        """What the server wrote to stderr so far."""
+        """Returns the standard error of the server so far."""
         self._log.seek(0)
         return self._log.read()
 

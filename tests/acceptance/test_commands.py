@@ -52,7 +52,7 @@ class Readme(ServerCase):
             cls.runs.append(list(zip(done.stdout.split(f"{END}\n"), done.stderr.split(f"{END}\n"))))
 
     def each_time(self, block):
-        """What a block printed each time the page was followed: stdout and stderr."""
+        """Outputs of a block, one for each time that the page was followed: stdout and stderr."""
         return [run[block] for run in self.runs]
 
     def test_the_first_job(self):

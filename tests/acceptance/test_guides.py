@@ -56,7 +56,7 @@ def far_away(test, address):
 
 
 def anchors(page):
-    """What the headings of a page can be linked by."""
+    """Returns the names by which the headings of a page can be linked."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 

@@ -28,7 +28,7 @@ def instructions():
 
 
 def of(name):
-    """What the instructions of this name say."""
+    """Returns the arguments of the instructions of this name."""
     return [rest for found, rest in instructions() if found == name]
 
 
@@ -38,7 +38,7 @@ PROBE = json.loads(of("HEALTHCHECK")[0].split(" CMD ")[1])
 
 
 def let_through():
-    """What .dockerignore leaves of the context: it excludes everything, and then says what is needed after all."""
+    """Returns the files of the context that .dockerignore leaves: it excludes everything, and then names exceptions."""
     first, *rest = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert first == "*" and all(re.fullmatch(r"![\w.]+", line) for line in rest), "not as simple as this test takes it"
     return [line[1:] for line in rest]

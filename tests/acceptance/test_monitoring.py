@@ -107,7 +107,7 @@ class Dashboard(unittest.TestCase):
 
 
 class Exposition(unittest.TestCase):
-    """What the real server says of itself, in memory and with Redis, after calls of every kind."""
+    """Metrics of the real server, in memory and with Redis, after calls of every kind."""
 
     @classmethod
     def setUpClass(cls):

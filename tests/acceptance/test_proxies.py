@@ -25,7 +25,7 @@ FINAL |= {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED, gr
 
 
 class Proxy:
-    """What each proxy must let through, and what it does without the lines of the guide."""
+    """Calls and streams that each proxy must let through, and its behaviour without the lines of the guide."""
 
     def setUp(self):
         self.server = Server("serve", "--listen", "127.0.0.1:0")

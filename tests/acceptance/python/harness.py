@@ -1,4 +1,4 @@
-"""What the tests of the Python client share: real servers, and programs that are processes of their own.
+"""Common parts of the tests of the Python client: real servers, and programs that are processes of their own.
 
 They run in a virtual environment into which the wheel was installed; see test_python.py.
 """

@@ -1,4 +1,4 @@
-"""What tracking costs: time in loops, reports, memory, threads."""
+"""Costs of tracking: time in loops, reports, memory, threads."""
 
 import gc
 import os
@@ -27,7 +27,7 @@ def loop(iterable):
 
 class Limits(Case):
     def tracked(self, iterable, tracker=None, **options):
-        """What each item of a loop costs beside the loop, and how often the loop was reported each second."""
+        """Returns the cost of an item of a loop beside the loop, and the number of reports per second."""
         alone = min(loop(range(ITEMS)) for _ in range(3))
         with (tracker or self.tracker).job("k", report_interval=REPORT_INTERVAL, flush_timeout=1, **options) as job:
             began = time.monotonic()

@@ -162,7 +162,7 @@ class Outages(Case):
 
 
 def seen_after(tracker, job_id, revision):
-    """Whether the job has changed, as seen by a connection of its own."""
+    """Returns whether the job has changed, as seen by a connection of its own."""
     try:
         return jobtrack.Tracker(tracker._connection.settings.server, timeout=1).get(job_id).revision > revision
     except jobtrack.Error:

@@ -1,4 +1,4 @@
-"""How an attempt begins: the job to create, the attempt to claim, or the job of a surrounding `jobtrack run`."""
+"""The beginning of an attempt: the job to create, the attempt to claim, or the job of a surrounding `jobtrack run`."""
 
 from __future__ import annotations
 

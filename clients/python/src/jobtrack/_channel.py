@@ -153,7 +153,7 @@ logger = logging.getLogger("jobtrack")
 
 
 class Trouble:
-    """Whether the tracker is unavailable, which is logged once for all jobs."""
+    """Availability of the tracker, whose changes are logged once for all jobs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -70,7 +70,7 @@ class Error(Exception):
 
     @property
     def is_final(self) -> bool:
-        """Whether the error is about the request or the job, so that the same call would fail again.
+        """True if the error is about the request or the job: the same call would fail again.
 
         Otherwise it is about the server, the connection or the credentials, and the call may succeed later.
         """
@@ -78,7 +78,7 @@ class Error(Exception):
 
     @property
     def is_fenced(self) -> bool:
-        """Whether the attempt is not this worker's any more."""
+        """True if the attempt no longer belongs to this worker."""
         return self.reason in FENCED_REASONS
 
 

@@ -61,7 +61,7 @@ class Options:
 
 
 class Filters(TypedDict, total=False):
-    """What listed jobs must match, all of it."""
+    """Conditions on listed jobs. A job must meet all of them."""
 
     states: Iterable[State | str]
     kind: str

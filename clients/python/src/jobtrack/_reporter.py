@@ -44,7 +44,7 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Begin:
-    """How an attempt begins."""
+    """The beginning of an attempt."""
 
     worker: str
     create: Call[Job] | None = None

@@ -64,7 +64,7 @@ class Shared:
 
     @property
     def is_own_process(self) -> bool:
-        """Whether this is the process that the work began in, and not the child of a fork."""
+        """True in the process that the work began in, false in the child of a fork."""
         return self.pid == os.getpid()
 
     def report(self, fields: Mapping[str, Any], track: Track | None = None) -> None:
@@ -95,12 +95,12 @@ class Shared:
 
     @property
     def has_track(self) -> bool:
-        """Whether a loop counts."""
+        """True while a loop counts its items."""
         return self._track is not None
 
     @property
     def has_waiting(self) -> bool:
-        """Whether there is a report to send."""
+        """True if there is a report to send."""
         return self._waiting is not None
 
     def put_back(self, unsent: Pending) -> None:

@@ -31,7 +31,7 @@ class State(_Name):
 
     @property
     def ended(self) -> bool:
-        """Whether the state is one of the three ends."""
+        """True if the state is one of the three ends."""
         return self in _ENDS
 
 
@@ -157,7 +157,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether the job has ended."""
+        """True if the job has ended."""
         return self.state.ended
 
     @property

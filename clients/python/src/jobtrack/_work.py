@@ -85,7 +85,7 @@ class Work:
 
     @property
     def is_joined(self) -> bool:
-        """Whether the job is that of a surrounding `jobtrack run`, which ends it."""
+        """True if the job is that of a surrounding `jobtrack run`, which ends it."""
         return self._begin.start is None
 
     @property
@@ -180,7 +180,7 @@ class Work:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the work is to stop. Once this was seen, leaving the block confirms the cancellation."""
+        """True if the work is to stop. Once this was read as true, leaving the block confirms the cancellation."""
         is_cancelled = isinstance(self._shared.stop, JobCancelled)
         self._has_noticed_cancel |= is_cancelled
         return is_cancelled
