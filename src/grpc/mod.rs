@@ -1,5 +1,6 @@
 //! The gRPC server: its services, and the layers that each call passes.
 
+mod body_buffer;
 mod convert;
 mod exchange;
 mod message_size;
@@ -27,6 +28,7 @@ use tonic_web::GrpcWebLayer;
 use tower::{Layer, Service, ServiceExt};
 
 pub use self::{
+    body_buffer::BodyBuffer,
     exchange::Exchange,
     message_size::{HEAVY_MIN, REQUEST_MAX},
     middleware::takes_watch_tokens,

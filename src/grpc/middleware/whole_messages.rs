@@ -4,13 +4,13 @@
 //! bytes would occupy as much memory as the largest message. Here a message is passed on when all of it has arrived.
 
 use std::{
-    mem::take,
+    collections::VecDeque,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -20,6 +20,7 @@ use tower::Service;
 use crate::{
     domain::JobError,
     grpc::{
+        body_buffer::BodyBuffer,
         exchange::Exchange,
         message_size::{HEAVY_MIN, request_max},
     },
@@ -58,11 +59,12 @@ impl Service<Request<Body>> for WholeMessages {
         let timer = if is_conversation { Timer::Off } else { Timer::Due(Instant::now() + BODY_TIMEOUT) };
         self.0.call(request.map(|inner| Messages {
             inner,
-            held: BytesMut::new(),
+            held: BodyBuffer::default(),
+            whole: VecDeque::new(),
             next: None,
             limit,
             timer,
-            turn: Turn::None,
+            turn: None,
         }))
     }
 }
@@ -74,21 +76,16 @@ impl Service<Request<Body>> for WholeMessages {
 pub struct Messages {
     inner: Body,
     /// Beginning of a message whose end has not arrived.
-    held: BytesMut,
-    /// Frame that follows the held bytes.
+    held: BodyBuffer,
+    /// Parts of messages whose end has arrived, to pass on.
+    whole: VecDeque<Bytes>,
+    /// Frame that follows them.
     next: Option<Frame<Bytes>>,
     /// Maximum size of a message. A longer one is passed on as it is, and tonic refuses it for its prefix.
     limit: usize,
     timer: Timer,
-    turn: Turn,
-}
-
-/// State of a heavy message that waits to be decoded.
-#[derive(Default)]
-enum Turn {
-    #[default]
-    None,
-    Waiting(Bytes, Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// Turn that whole messages wait for before they are decoded, if they are heavy.
+    turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// Limits the duration of a request.
@@ -116,31 +113,52 @@ impl Timer {
 }
 
 impl Messages {
-    /// Ends with `last`. An incomplete held message is passed on before it, and tonic reports the error.
-    fn finish(&mut self, last: Option<Frame<Bytes>>) -> Option<Frame<Bytes>> {
-        if self.held.is_empty() {
-            return last;
+    /// Appends `data` to the bytes that have arrived, and counts the memory that they occupy.
+    fn take(&mut self, mut data: Bytes) -> Result<(), JobError> {
+        if !self.held.is_empty() {
+            self.hold(&data.split_to(data.len().min(PREFIX.saturating_sub(self.held.len()))))?;
+            let Some([_, length @ ..]) = self.held.first::<PREFIX>() else { return Ok(()) };
+            let length = u32::from_be_bytes(*length) as usize;
+            // A message that is too long is not waited for.
+            let end = if length > self.limit { self.held.len() } else { PREFIX + length };
+            self.hold(&data.split_to(data.len().min(end - self.held.len())))?;
+            if self.held.len() < end {
+                return Ok(());
+            }
+            self.whole.extend(self.held.take());
         }
-        self.next = last;
-        Some(Frame::data(self.held.split().freeze()))
+        let whole = data.split_to(whole(&data, self.limit));
+        if whole.len() >= COUNTED_MIN {
+            Exchange::hold_request(whole.len())?;
+        }
+        self.whole.extend(Some(whole).filter(|whole| !whole.is_empty()));
+        self.hold(&data)
     }
 
-    /// Appends `data` to the held bytes. Returns the messages that are complete.
-    fn take(&mut self, mut data: Bytes) -> Bytes {
-        if self.held.is_empty() {
-            let whole = whole(&data, self.limit);
-            if whole == data.len() {
-                return data;
-            }
-            // Copied, so that a small part does not keep a large buffer.
-            self.held.extend_from_slice(&data[whole..]);
-            data.truncate(whole);
-            return data;
-        }
-        self.held.extend_from_slice(&data);
-        let whole = whole(&self.held, self.limit);
-        self.held.split_to(whole).freeze()
+    /// Appends `data` to a message whose end has not arrived.
+    fn hold(&mut self, data: &[u8]) -> Result<(), JobError> {
+        Exchange::hold_request(self.held.growth(data.len()))?;
+        self.held.push(data);
+        Ok(())
     }
+
+    /// Makes the whole messages wait for a turn, if they are heavy.
+    fn wait_for_turn(&mut self) {
+        let is_compressed = self.whole.front().is_some_and(|part| part.first() == Some(&COMPRESSED));
+        if is_compressed {
+            Exchange::mark_compressed();
+        }
+        let length: usize = self.whole.iter().map(Bytes::len).sum();
+        // A compressed message may be heavy however short it is.
+        if is_compressed || length >= HEAVY_MIN {
+            self.turn = Exchange::turn().map(|turn| Box::pin(turn) as _);
+        }
+    }
+}
+
+/// Returns whether these are whole messages that are too small to be counted or to wait. Most requests are.
+fn is_small(data: &[u8], limit: usize) -> bool {
+    data.first() != Some(&COMPRESSED) && data.len() < COUNTED_MIN && whole(data, limit) == data.len()
 }
 
 /// Returns the number of bytes at the beginning of `data` that can be passed on: of complete messages, and of one that
@@ -166,47 +184,41 @@ impl HttpBody for Messages {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        if let Some(next) = this.next.take() {
-            return Poll::Ready(Some(Ok(next)));
-        }
         loop {
-            if let Turn::Waiting(_, turn) = &mut this.turn {
+            if let Some(turn) = &mut this.turn {
                 ready!(turn.as_mut().poll(cx));
-                let Turn::Waiting(data, _) = take(&mut this.turn) else { unreachable!("it was just looked at") };
-                return Poll::Ready(Some(Ok(Frame::data(data))));
+                this.turn = None;
+            }
+            if let Some(part) = this.whole.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
+            if let Some(next) = this.next.take() {
+                return Poll::Ready(Some(Ok(next)));
             }
             let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
                 ready!(this.timer.poll(cx));
                 return Poll::Ready(Some(Err(JobError::DeadlineExceeded.into())));
             };
-            let data = match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => data,
-                Some(Ok(Err(trailers))) => return Poll::Ready(this.finish(Some(trailers)).map(Ok)),
-                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
-                None => return Poll::Ready(this.finish(None).map(Ok)),
+            let data = match frame.transpose()?.map(Frame::into_data) {
+                Some(Ok(data)) => data,
+                None if this.held.is_empty() => return Poll::Ready(None),
+                end => {
+                    // An incomplete message is passed on, and tonic reports the error.
+                    this.whole.extend(this.held.take());
+                    this.next = end.and_then(Result::err);
+                    continue;
+                }
             };
-            if (data.len() >= COUNTED_MIN || !this.held.is_empty())
-                && let Err(error) = Exchange::hold_request(data.len())
-            {
-                return Poll::Ready(Some(Err(error.into())));
+            if this.held.is_empty() && is_small(&data, this.limit) {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            let whole = this.take(data);
-            if whole.first() == Some(&COMPRESSED) {
-                Exchange::mark_compressed();
-            }
-            // A compressed message may be heavy however short it is.
-            if (whole.len() >= HEAVY_MIN || whole.first() == Some(&COMPRESSED))
-                && let Some(turn) = Exchange::turn()
-            {
-                this.turn = Turn::Waiting(whole, Box::pin(turn));
-            } else if !whole.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(whole))));
-            }
+            this.take(data)?;
+            this.wait_for_turn();
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.turn, Turn::None) && self.held.is_empty() && self.next.is_none() && self.inner.is_end_stream()
+        self.held.is_empty() && self.whole.is_empty() && self.next.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -216,7 +228,40 @@ impl HttpBody for Messages {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn messages_are_passed_on_whole_and_in_order(
+            lengths in prop::collection::vec(0..3000_u32, 1..6),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+        ) {
+            let (mut all, mut ends) = (Vec::new(), vec![0]);
+            for length in lengths {
+                all.extend([&[0][..], &length.to_be_bytes(), &vec![7; length as usize]].concat());
+                ends.push(all.len());
+            }
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(all.len())).chain([0, all.len()]).collect();
+            cuts.sort_unstable();
+            let mut messages = Messages {
+                inner: Body::empty(),
+                held: BodyBuffer::default(),
+                whole: VecDeque::new(),
+                next: None,
+                limit: 3000,
+                timer: Timer::Off,
+                turn: None,
+            };
+            for window in cuts.windows(2) {
+                messages.take(Bytes::copy_from_slice(&all[window[0]..window[1]])).expect("there is memory");
+                let passed = *ends.iter().rfind(|end| **end <= window[1]).expect("the first end is 0");
+                prop_assert_eq!(messages.whole.iter().flatten().copied().collect::<Vec<_>>(), &all[..passed]);
+                prop_assert_eq!(messages.held.len(), window[1] - passed);
+            }
+        }
+    }
 
     #[test]
     fn messages_are_whole_when_their_end_has_come() {

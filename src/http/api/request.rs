@@ -5,7 +5,7 @@
 
 use std::{io::Read, pin::pin, sync::Arc};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use flate2::read::MultiGzDecoder;
 use futures_util::stream::once;
 use http::{
@@ -13,7 +13,7 @@ use http::{
     header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE},
     request::Parts,
 };
-use http_body::Frame;
+use http_body::{Body as HttpBody, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use prost::Message;
 use prost_reflect::{DynamicMessage, Value};
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     auth::WATCH_TOKEN_SCHEME,
     domain::{JobError, Violation},
-    grpc::{Exchange, HEAVY_MIN, REQUEST_MAX},
+    grpc::{BodyBuffer, Exchange, HEAVY_MIN, REQUEST_MAX},
     offload::{LARGE_BYTES, offload},
 };
 
@@ -190,23 +190,33 @@ const fn begins_value(byte: u8) -> bool {
 
 /// Reads a body to its end, and decompresses it. The bytes count towards the memory limit of requests.
 async fn read(body: Body, is_compressed: bool) -> Result<Bytes, JobError> {
-    let mut body = pin!(body);
-    let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame.map(Frame::into_data) else { return Err(unreadable("it was cut off")) };
-        let Ok(data) = frame else { continue };
-        if all.len() + data.len() > REQUEST_MAX {
-            return Err(too_large());
-        }
-        Exchange::hold_request(data.len())?;
-        all.extend_from_slice(&data);
-    }
+    let all = read_all(body).await?;
     if (is_compressed || all.len() >= HEAVY_MIN)
         && let Some(turn) = Exchange::turn()
     {
         turn.await;
     }
-    if is_compressed { decompress(&all) } else { Ok(all.freeze()) }
+    if is_compressed { decompress(&all) } else { Ok(all) }
+}
+
+async fn read_all(body: Body) -> Result<Bytes, JobError> {
+    let mut body = pin!(body);
+    let mut buffer = BodyBuffer::default();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame.map(Frame::into_data) else { return Err(unreadable("it was cut off")) };
+        let Ok(data) = frame else { continue };
+        if buffer.len() + data.len() > REQUEST_MAX {
+            return Err(too_large());
+        }
+        // Most bodies arrive in one part, and are not copied.
+        if buffer.is_empty() && body.is_end_stream() {
+            Exchange::hold_request(data.len())?;
+            return Ok(data);
+        }
+        Exchange::hold_request(buffer.growth(data.len()))?;
+        buffer.push(&data);
+    }
+    Ok(buffer.join().into())
 }
 
 fn decompress(compressed: &[u8]) -> Result<Bytes, JobError> {

@@ -96,7 +96,7 @@ const FLOORS: [Floors; 21] = [
     (
         "grpc",
         &[
-            &["convert", "message_size", "unauthenticated"],
+            &["body_buffer", "convert", "message_size", "unauthenticated"],
             &["status", "exchange"],
             &["middleware"],
             &["service", "transport"],
