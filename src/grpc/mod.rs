@@ -63,6 +63,8 @@ pub struct GrpcServer {
     pub service: Stack,
     reporter: HealthReporter,
     mode: watch::Receiver<StorageMode>,
+    /// What health reports of Redis at the start.
+    redis: Option<ServingStatus>,
     drain: CancellationToken,
     methods: Arc<Methods>,
 }
@@ -75,26 +77,28 @@ impl GrpcServer {
         let drain = CancellationToken::new();
         let reporter = HealthReporter::new();
         health::report(&reporter, &SERVICES, ServingStatus::Serving).await;
-        let mode = tracker.mode();
+        let mut mode = tracker.mode();
         let mut names = SERVICES.to_vec();
-        let redis = redis_status(*mode.borrow());
+        let redis = redis_status(*mode.borrow_and_update());
         if let Some(status) = redis {
             names.push(REDIS);
             health::report(&reporter, &[REDIS], status).await;
         }
         let health = health::ServiceHealth::new(reporter.clone(), names, tracker.quotas().clone(), drain.clone());
         let service = routes(&tracker, health, authenticator, &drain, &methods);
-        Self { service, reporter, mode, drain, methods }
+        Self { service, reporter, mode, redis, drain, methods }
     }
 
-    /// Reports the connection to Redis to health, for ever.
+    /// Reports each change of the connection to Redis to health, until the tracker is closed.
     pub async fn report_redis(&self) {
-        let mut mode = self.mode.clone();
-        loop {
-            let Some(status) = redis_status(*mode.borrow_and_update()) else { return };
-            health::report(&self.reporter, &[REDIS], status).await;
-            if mode.changed().await.is_err() {
-                return;
+        let (mut mode, mut reported) = (self.mode.clone(), self.redis);
+        while mode.changed().await.is_ok() {
+            let status = redis_status(*mode.borrow_and_update());
+            // Watches of health are sent each report, of the same status, too.
+            if let Some(status) = status
+                && reported.replace(status) != Some(status)
+            {
+                health::report(&self.reporter, &[REDIS], status).await;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Servers that share a Redis, and common helpers for them.
 
-use std::time::Duration;
+use std::{iter::from_fn, time::Duration};
 
 use futures_util::FutureExt;
 use jobtrack::proto::{
@@ -135,9 +135,10 @@ impl Health {
         answer.expect("the stream goes on").expect("the stream goes on").status
     }
 
-    /// Returns whether no further status was sent.
-    pub fn is_quiet(&mut self) -> bool {
-        self.0.message().now_or_never().is_none()
+    /// Returns the statuses that were sent since.
+    pub fn unread(&mut self) -> Vec<i32> {
+        let sent = || self.0.message().now_or_never();
+        from_fn(sent).map(|answer| answer.expect("the stream goes on").expect("the stream goes on").status).collect()
     }
 
     /// Waits for a status.

@@ -20,6 +20,9 @@ use crate::support::{
 /// Maximum duration of a call that Redis does not answer.
 const LIMIT: Duration = Duration::from_secs(1);
 
+/// Number of servers that start, at different speeds.
+const SERVERS: usize = 20;
+
 /// The kind of a call, which determines its result while Redis is unavailable and changes are rejected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sort {
@@ -179,6 +182,25 @@ async fn health_of_redis_is_right_from_the_first_moment() {
     let server = server_on(&redis).await;
     assert_eq!(Health::watch(&server, "redis").await.next().await, NotServing as i32);
     server.stop().await;
+}
+
+/// Watches are opened while the server starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_of_redis_is_sent_only_when_it_changes() {
+    let mut redis = Redis::start().await;
+    redis.kill();
+    let mut watches = Vec::new();
+    for _ in 0..SERVERS {
+        let server = server_on(&redis).await;
+        let mut link = Health::watch(&server, "redis").await;
+        assert_eq!(link.next().await, NotServing as i32);
+        watches.push((server, link));
+    }
+    redis.restart().await;
+    for (server, mut link) in watches {
+        assert_eq!(link.next().await, Serving as i32);
+        server.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
