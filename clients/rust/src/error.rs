@@ -96,7 +96,8 @@ impl From<Status> for Error {
         let is_timeout = find::<TimeoutExpired>(&status).is_some();
         let code = match status.code() {
             _ if is_timeout => Code::DeadlineExceeded,
-            // Not by the server: the connection was closed before the call was sent over it.
+            // An error with a source comes from the connection: it was closed, or the server reset the stream. The caller
+            // cancels a call by dropping it, and gets no status.
             Code::Cancelled if error::Error::source(&status).is_some() => Code::Unavailable,
             code => code,
         };

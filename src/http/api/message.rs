@@ -24,19 +24,10 @@ const TOLD_MAX: usize = 256;
 /// Converts JSON text to a message.
 pub fn from_text(message: &MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, Violation> {
     let source = || serde_json::Deserializer::from_slice(json);
-    let checked = || {
-        let mut check = source();
-        Distinct::in_message(message).deserialize(&mut check)?;
-        check.end()?;
-        message.clone().deserialize(&mut source())
-    };
-    // Tracking the path of an error copies each key. Therefore the text is read with tracking only after an error.
-    checked().or_else(|_| {
-        let mut check = source();
-        located(message, Distinct::in_message(message), &mut check)?;
-        check.end().map_err(|error| violation("body", &error))?;
-        located(message, message.clone(), &mut source())
-    })
+    let mut check = source();
+    located(message, Distinct::in_message(message), &mut check)?;
+    check.end().map_err(|error| violation("body", &error))?;
+    located(message, message.clone(), &mut source())
 }
 
 /// Converts a JSON value to a message.

@@ -263,7 +263,7 @@ fn from_body(request: &ApiRequest, json: &[u8]) -> Result<Vec<u8>, Violation> {
     if endpoint.request_form.read(json, id_in_path, &mut frame).is_none() {
         let mut message = message::from_text(&endpoint.input, json)?;
         if let Some(id) = id {
-            put_id(&mut message, id)?;
+            put_id(&mut message, endpoint, id)?;
         }
         message.encode_raw(&mut frame);
     }
@@ -287,10 +287,8 @@ fn from_parameters(request: &ApiRequest) -> Result<Vec<u8>, Violation> {
 }
 
 /// Puts the id of the path into a message. Returns an error if the message has another id.
-fn put_id(message: &mut DynamicMessage, id: &str) -> Result<(), Violation> {
-    let input = prost_reflect::ReflectMessage::descriptor(message);
-    let field = input.get_field_by_name("job_id").or_else(|| input.get_field_by_name("job_ids"));
-    let field = field.expect("the request of a path with an id has a field for it");
+fn put_id(message: &mut DynamicMessage, endpoint: &Endpoint, id: &str) -> Result<(), Violation> {
+    let field = endpoint.input.get_field(endpoint.id_field().number).expect("it is a field of the request");
     let id = Value::String(id.to_owned());
     let id = if field.is_list() { Value::List(vec![id]) } else { id };
     if message.has_field(&field) && *message.get_field(&field) != id {
