@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::Args;
+use futures_util::{Stream, StreamExt, stream::unfold};
 use jobtrack_client::{Tracker, proto::v1::GetStatsResponse};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -77,7 +78,7 @@ impl Top {
                 note(&problem);
             }
         }
-        view.count(&tracker).await;
+        view.counts = statistics(&tracker).await;
         if !io::stdout().is_terminal() {
             let lines = view.lines(Size { rows: usize::MAX, columns: usize::MAX });
             print(&lines.into_iter().map(|line| line + "\n").collect::<String>())?;
@@ -85,6 +86,22 @@ impl Top {
         }
         view.live(follow, &tracker).await
     }
+}
+
+/// Returns the statistics of the tracker; `None`: the read failed or took too long.
+async fn statistics(tracker: &Tracker) -> Option<GetStatsResponse> {
+    timeout(COUNTS_TIMEOUT, tracker.stats()).await.ok()?.ok()
+}
+
+/// Reads the statistics of the tracker at intervals. Yields nothing for a read that fails or takes too long.
+fn repeated_statistics(tracker: &Tracker) -> impl Stream<Item = GetStatsResponse> {
+    let mut ticks = interval(COUNTS_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let reads = unfold(ticks, move |mut ticks| async move {
+        ticks.tick().await;
+        Some((statistics(tracker).await, ticks))
+    });
+    reads.filter_map(async |read| read)
 }
 
 impl View {
@@ -118,8 +135,8 @@ impl View {
     async fn live(&mut self, mut follow: Follow, tracker: &Tracker) -> Result<Exit, CommandError> {
         let (screen, leave) = Screen::new()?;
         let mut left = pin!(leave.requested());
-        let mut counting = interval(COUNTS_INTERVAL);
-        counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Polled beside the keys, which must have an effect while the tracker is slow.
+        let mut counts = pin!(repeated_statistics(tracker));
         let mut next_frame = Instant::now();
         let mut is_changed = true;
         loop {
@@ -131,8 +148,8 @@ impl View {
                     screen.draw(&self.lines(screen.size()))?;
                     (next_frame, is_changed) = (Instant::now() + FRAME_INTERVAL, false);
                 }
-                _ = counting.tick() => {
-                    self.count(tracker).await;
+                Some(read) = counts.next() => {
+                    self.counts = Some(read);
                     is_changed = true;
                 }
                 news = follow.next() => {
@@ -140,15 +157,6 @@ impl View {
                     is_changed = true;
                 }
             }
-        }
-    }
-
-    /// Reads the statistics of the tracker. If the read fails or takes too long, the view keeps the previous ones.
-    async fn count(&mut self, tracker: &Tracker) {
-        if self.problem.is_none()
-            && let Ok(Ok(counts)) = timeout(COUNTS_TIMEOUT, tracker.stats()).await
-        {
-            self.counts = Some(counts);
         }
     }
 
