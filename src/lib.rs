@@ -12,14 +12,14 @@
 //! | [`proto`] | generated messages, and events that are encoded once for all watchers | nothing |
 //! | `reload` | values that are read again when their files change | nothing |
 //! | `socket` | options of accepted sockets | nothing |
-//! | `files` | the limit of open files | nothing |
-//! | `offload` | other threads, for work that would delay calls | nothing |
+//! | `files` | the limit on the number of open files | nothing |
+//! | `offload` | other threads, for computations that would delay calls | nothing |
 //! | [`clock`] | the clock that dates changes | `domain` |
-//! | [`store`] | keeping jobs: in memory, in Redis, and through outages of Redis | `domain`, `clock`, `offload`, `telemetry` |
+//! | [`store`] | stores jobs: in memory, in Redis, and during outages of Redis | `domain`, `clock`, `offload`, `telemetry` |
 //! | [`watch`] | turns commits into the events of each stream | `domain`, `clock`, `store`, `telemetry` |
 //! | [`quota`] | quotas of each caller and connection | `domain`, `telemetry` |
-//! | [`tracker`] | the use cases, for one caller at a time; the sweep of what is due | `domain`, `clock`, `quota`, `store`, `watch`, `telemetry` |
-//! | [`auth`] | identifying callers by tokens, JWTs and certificates; watch tokens | `domain`, `reload` |
+//! | [`tracker`] | the use cases, each for one caller; the sweep of due jobs | `domain`, `clock`, `quota`, `store`, `watch`, `telemetry` |
+//! | [`auth`] | identifies callers by tokens, JWTs and certificates; watch tokens | `domain`, `reload` |
 //! | [`tls`] | certificates and handshakes of the server | `reload` |
 //! | [`grpc`] | connections, the middleware of each call, the services, conversions | `domain`, `quota`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
 //! | [`http`] | metrics and probes; the HTTP API, in front of `grpc` | `domain`, `store`, `tracker`, `proto`, `auth`, `tls`, `socket`, `offload`, `grpc`, `telemetry` |
