@@ -42,7 +42,7 @@ pub const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval between beats.
 pub const BEAT: Duration = Duration::from_secs(1);
 
-/// Maximum age of the last beat: after a longer silence nobody could report, and that time does not count.
+/// Maximum age of the last beat. If it is older, no worker could report, and that time does not count towards leases.
 pub const SILENCE: Duration = Duration::from_secs(3);
 
 /// Number of probes for each beat.

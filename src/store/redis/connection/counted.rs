@@ -1,8 +1,9 @@
-//! Counts of commands in a stage.
+//! Counts of the commands that are in a stage of their execution.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// A guard that counts a command in a stage, even if its caller goes away.
+/// A guard that counts a command in a stage until it is dropped, so that the count is right even if the caller is
+/// cancelled.
 pub struct Counted<'a>(&'a AtomicU32);
 
 impl<'a> Counted<'a> {
