@@ -105,9 +105,9 @@ impl Log {
         self.horizon = self.horizon.max(position);
     }
 
-    /// Returns up to `limit` versions committed after `after`, with their states at `since`, which must not be later;
-    /// `None` if the changes since then are no longer known. The result ends with the version that brings its size to
-    /// `max_bytes`.
+    /// Returns up to `limit` versions committed after the position `after`, with their states at the position `since`,
+    /// which must not be later than `after`; `None` if the changes since then are no longer known. The result ends with
+    /// the version that brings its size to `max_bytes`.
     pub fn since(&self, since: u64, after: u64, limit: usize, max_bytes: usize) -> Option<Vec<Logged>> {
         if since < self.horizon || after > self.position {
             return None;
