@@ -51,7 +51,7 @@ impl Display for Role {
 /// The reason why this server can neither make nor check watch tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NoTokenKey {
-    /// The store that has the key was not read yet.
+    /// The key has not been read from the store yet.
     #[error("their key is in Redis, which was not reachable since this server started")]
     Unread,
     /// The store refused to read the key, or to store a new one.

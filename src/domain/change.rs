@@ -7,10 +7,11 @@ use thiserror::Error;
 use super::{ChangeId, Claim, Document, Failure, Job, Progress, State, Timestamp};
 
 /// The time for which a tombstone is kept. A replica that finds no record of a job drops its own copy if the primary
-/// last confirmed that longer ago, so that no copy brings a deleted job back.
+/// last confirmed the copy longer ago than this, so that no copy brings a deleted job back.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// The time for which jobs are kept, by state. Applies to jobs that set no retention of their own. Zero: for ever.
+/// The time for which jobs are kept, by state. A job may set its own retention, which applies after its end. Zero: for
+/// ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Time after success.
@@ -181,7 +182,7 @@ pub enum Rejected {
     /// The job has already ended, and not in the state that the change asks for.
     #[error("the job has ended")]
     Finished,
-    /// The change names an attempt other than the current one.
+    /// The change names an attempt that has ended, or a claim that is not the current one.
     #[error("this attempt has ended, or a later one has begun")]
     StaleAttempt,
     /// The current attempt is still running, as far as is known.

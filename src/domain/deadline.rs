@@ -44,7 +44,7 @@ impl Deadline {
 /// The state of a job's lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Liveness {
-    /// The job has no lease, waits for its start without a limit, or has ended.
+    /// The job has no lease, waits for its start, or has ended.
     Unspecified,
     /// The lease has not expired.
     Live,

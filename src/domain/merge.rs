@@ -149,7 +149,8 @@ fn taken_since(job: &Job) -> Timestamp {
     job.since.unwrap_or(Timestamp::MAX)
 }
 
-/// Compares ends: one that is stored in the primary wins over anything else, and the first one wins over later ones.
+/// Compares ends: an end that is stored in the primary wins over all other versions, and the first such end wins over
+/// later ones.
 fn compare_ends(a: &Job, b: &Job) -> Ordering {
     let key = |job: &Job| job.durable_time.unwrap_or(Timestamp::MAX);
     key(b).cmp(&key(a))
