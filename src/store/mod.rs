@@ -99,8 +99,9 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Returns the newest version of each incarnation of a job that changed after the position `after`, tombstones
     /// included, in the order of commits: at most `limit` versions, and none after the one that brings their size to
-    /// `max_bytes`. Their `previous` is the state at the position `since`, which is at most `after`. Returns `None` if
-    /// the changes since `since` are not known, as in a store that keeps no commits.
+    /// `max_bytes`. Their `previous` is the state at the position `since`, which is at most `after`; a job that waited
+    /// for another attempt then counts as RUNNING. Returns `None` if the changes since `since` are not known, as in a
+    /// store that keeps no commits.
     async fn changed_since(
         &self,
         _since: u64,

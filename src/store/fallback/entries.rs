@@ -79,7 +79,7 @@ impl EntryMeta {
 /// The metadata of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryMeta {
-    /// The partition of its id.
+    /// The partition of the job's id.
     pub partition: usize,
     /// The primary does not have this version.
     pub dirty: bool,
@@ -174,7 +174,8 @@ impl Entries {
         FreshnessToken { entry: meta.entry, gaps: self.gaps }
     }
 
-    /// Returns whether this is a clean tombstone whose time is over, so that the primary may have forgotten it.
+    /// Returns whether this is a clean tombstone whose `forget_time` has passed, so that the primary may have forgotten
+    /// it.
     pub fn is_forgotten(row: &Row<EntryMeta>, now: Timestamp) -> bool {
         let is_over = row.job.forget_time.is_some_and(|time| time <= now);
         !row.meta.dirty && row.job.removal.is_some() && is_over

@@ -100,7 +100,8 @@ impl Measured for Reports {
     }
 }
 
-/// The outcomes of jobs, recorded before they are sent: a write may be executed even though no answer comes.
+/// The outcomes of jobs, recorded before the writes are sent, because a write may be executed even though no answer
+/// comes.
 #[derive(Debug, Default)]
 struct ReconcileLog {
     began: bool,

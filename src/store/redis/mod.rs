@@ -104,7 +104,7 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// The assignment of ids to its partitions.
+    /// The assignment of ids to the partitions of the store.
     pub const PARTITIONING: Partitioning = Partitioning { count: PARTITIONS, of: |id| Partition::of(id).index() };
 
     /// Opens the store, which reports commits to `listener` and steers `clock` by that of Redis. If Redis can't be
@@ -153,7 +153,7 @@ impl RedisStore {
     /// this stores the secret in Redis.
     pub async fn shared_secret(&self) -> watch::Receiver<SecretState> {
         let secret = self.prober.secret().subscribe();
-        // If Redis can't be used yet, the prober reads it later.
+        // If Redis can't be used yet, the prober reads the secret later.
         if self.epoch() != 0 {
             _ = self.prober.secret().learn().await;
         }

@@ -162,7 +162,7 @@ impl Monitor {
         self.partitions()[partition].is_beat_rejected = is_rejected;
     }
 
-    /// Records the answer to a beat. Returns whether it shows another history than before.
+    /// Records the answer to a beat. Returns whether the answer shows another history than before.
     pub fn record_beat(&self, partition: Partition, lineage: String, run: String, share: Share) -> bool {
         let view = &mut self.partitions()[partition.index()];
         let is_other = !view.lineage.is_empty() && (view.lineage != lineage || view.run != run);

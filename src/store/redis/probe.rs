@@ -1,5 +1,5 @@
-//! Probes of Redis: whether its partitions serve, what its clock shows, which data it has, and whether any of that was
-//! lost. They include the beats that show that this replica serves.
+//! Probes of Redis: whether its partitions serve, what its clock shows, which data it has, and whether data was lost.
+//! Probes include the beats that show that this replica serves.
 
 use std::{
     array::from_fn,

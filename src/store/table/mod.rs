@@ -91,7 +91,7 @@ impl<T> Table<T> {
         self.by_id.get_mut(id).map(|row| (&*row.job, &mut row.meta))
     }
 
-    /// Stores `job` in the place of the current record, which it returns.
+    /// Stores `job` in place of the current record, and returns the replaced record.
     pub fn put(&mut self, job: Arc<Job>, meta: T) -> Option<Row<T>> {
         self.bytes += record_size(&job);
         self.active_bytes += active_size(&job);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 pub struct Counted<'a>(&'a AtomicU32);
 
 impl<'a> Counted<'a> {
-    /// Counts a command until it is dropped.
+    /// Counts a command until the guard is dropped.
     pub fn new(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)
