@@ -24,12 +24,12 @@ use crate::{
 };
 
 /// Burst of failed authentications, as a multiple of the rate per second.
-const FAILURE_BURST: NonZeroU32 = NonZeroU32::new(10).expect("it is not zero");
+const FAILURE_BURST: NonZeroU32 = NonZeroU32::new(10).expect("10 is not zero");
 
 /// Maximum open watches of health on each connection: a client needs one for each service that it watches.
 const HEALTH_WATCHES_PER_CONNECTION: usize = 16;
 
-/// Divisor of the bytes of requests and answers for the share of one connection.
+/// Divisor of [`Allowance::call_bytes`] that gives the share of one connection.
 const CONNECTION_SHARE: usize = 4;
 
 /// Minimum share of one connection in bytes: room for the largest answer.
@@ -72,8 +72,8 @@ pub struct Quotas {
 }
 
 /// A caller, identified by its kind and name: an entry of the identities file shares no limit with a certificate of the
-/// same name that is not in the file. The holders of its watch tokens are another caller: a link that many use must not
-/// keep its maker from calling.
+/// same name that is not in the file. The holders of the watch tokens that a caller made count together as another
+/// caller: a shared link that many people use must not use up the limits of the caller who made it.
 #[derive(Clone)]
 struct Caller(Arc<Identity>);
 
@@ -252,8 +252,8 @@ impl Quotas {
         allowed
     }
 
-    /// Counts `bytes` more of a request or an answer of a call on `connection`, until they are released. A connection
-    /// may have a quarter of what is allowed.
+    /// Counts `bytes` more of a request or an answer of a call on `connection`, until they are released. The limit of
+    /// one connection is that of [`bytes_per_connection`](Self::bytes_per_connection).
     pub fn hold_bytes(&self, connection: &Connection, bytes: usize) -> Result<(), Limit> {
         let most = self.allowance.call_bytes;
         let of_each = self.bytes_per_connection().unwrap_or(0);
@@ -288,7 +288,7 @@ impl Quotas {
         Some(self.allowance.jobs_per_owner).filter(|most| *most > 0)
     }
 
-    /// Counts a rejection because of `limit`, and returns it.
+    /// Counts a rejection because of `limit`, and returns `limit`.
     pub fn refused(&self, limit: Limit) -> Limit {
         self.refusals.of(limit.index()).inc();
         limit
@@ -299,7 +299,8 @@ impl Quotas {
     }
 }
 
-/// Returns the network that `address` is counted as. A host with one IPv6 address usually controls the whole /64.
+/// Returns the network whose failures `address` counts towards: for IPv6 the /64, because a host with one address of a
+/// /64 usually controls all of them.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -367,7 +368,7 @@ mod tests {
             let caller = identity(kind);
             assert!(quotas.call(&caller).is_ok(), "{kind:?}");
             assert!(quotas.call(&caller).is_err(), "{kind:?}");
-            open.push(quotas.watch(&caller, 1, None).expect("it has none"));
+            open.push(quotas.watch(&caller, 1, None).expect("its first watch"));
             assert!(quotas.watch(&caller, 1, None).is_err(), "{kind:?}");
         }
         drop(open);

@@ -48,14 +48,14 @@ impl Display for Role {
     }
 }
 
-/// The reason why nobody can tell here whether a watch token is valid.
+/// The reason why this server can neither make nor check watch tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NoTokenKey {
-    /// The store that has the key was not read yet.
+    /// The key has not been read from the store yet.
     #[error("their key is in Redis, which was not reachable since this server started")]
     Unread,
-    /// The store refuses to give the key, or to keep one.
-    #[error("Redis refused to read or to store their key, so what is stored under its name has to be looked at")]
+    /// The store refused to read the key, or to store a new one.
+    #[error("Redis refused to read or to store their key; check what is stored under the name of the key")]
     Refused,
     /// The store has a key that is too short.
     #[error("their key in Redis has fewer than 32 bytes and is not used, so it must be replaced")]
@@ -109,13 +109,14 @@ impl Owners {
 pub struct SharedJobs {
     /// The ids, each with the [incarnation](Self::incarnation) that the token is for.
     pub incarnations: BTreeMap<JobId, u64>,
-    /// The most that is shown of each job.
+    /// The largest part of each job that the holder may read.
     pub view: View,
 }
 
 impl SharedJobs {
-    /// Returns a number that distinguishes the incarnation of `job` from others with the same id. It has 53 bits, which
-    /// every JSON parser reads exactly: the ids of incarnations are random, and no caller can choose them.
+    /// Returns a number that distinguishes the incarnation of `job` from others with the same id. It has 53 bits,
+    /// because every JSON parser reads integers of that size exactly. So few bits suffice, because the ids of
+    /// incarnations are random and no caller can choose them.
     pub const fn incarnation(job: &Job) -> u64 {
         job.version.incarnation_id.as_u64_pair().1 & ((1 << 53) - 1)
     }
@@ -150,7 +151,8 @@ pub struct Identity {
     pub role: Option<Role>,
     /// The owners whose jobs the caller can see. All other jobs are reported as not found.
     pub owners: Owners,
-    /// The only jobs that the caller can name, if it is the holder of a watch token; `name` is then that of its maker.
+    /// The only jobs that the caller can name, if it holds a watch token; `name` is then the name of the caller that
+    /// made the token.
     pub shared: Option<Arc<SharedJobs>>,
 }
 
@@ -170,7 +172,7 @@ impl Identity {
         Self { kind, name: name.to_owned(), role: None, owners: Owners::Only(BTreeSet::new()), shared: None }
     }
 
-    /// Returns the identity of the holder of a watch token that this caller made: it may only read.
+    /// Returns the identity of the holder of a watch token that this caller made. The holder may only read.
     #[must_use]
     pub fn sharing(&self, jobs: SharedJobs) -> Self {
         Self { role: self.role.min(Some(Role::Reader)), shared: Some(Arc::new(jobs)), ..self.clone() }
@@ -190,7 +192,8 @@ impl Identity {
         self.owners.include(&job.owner) && self.shared.as_ref().is_none_or(|shared| shared.include(job))
     }
 
-    /// Fails if the caller holds a watch token that is not for this id. The answer does not depend on the job.
+    /// Fails if the caller holds a watch token that is not for this id. Depends on the id only, so that the error
+    /// discloses nothing about a job.
     pub fn may_name(&self, id: &JobId) -> Result<(), JobError> {
         match &self.shared {
             Some(shared) if !shared.incarnations.contains_key(id) => {
@@ -223,10 +226,10 @@ pub enum Unauthenticated {
     /// The credentials are unknown, expired or revoked.
     #[error("invalid or expired credentials")]
     Invalid,
-    /// The credentials are a watch token whose time is over.
+    /// The credentials are an expired watch token.
     #[error("the watch token has expired")]
     Expired,
-    /// The credentials were valid when the stream began, and are no longer.
+    /// The credentials were valid when the stream began, and are no longer valid.
     #[error("the credentials of this stream are no longer valid")]
     Ended,
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{ChangeId, Failure, MAX_ATTEMPTS, MAX_PAST_FAILURE_MESSAGE, Timestamp};
 
-/// Identifies one attempt of one incarnation of a job. Given to the worker that started the attempt; unique.
+/// Identifies one attempt of one incarnation of a job. Unique, and given to the worker that started the attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Claim(Uuid);
@@ -88,13 +88,13 @@ impl Attempt {
 pub fn record(attempts: Box<[Attempt]>, attempt: Attempt) -> Box<[Attempt]> {
     let mut attempts = attempts.into_vec();
     debug_assert!(attempts.last().is_none_or(|last| last.number <= attempt.number), "attempts end in their order");
-    // A merge can bring records of higher numbers, from a version that lost; they are replaced.
+    // Keeps one record of each number, even if a merge has added a record of this attempt from the version that lost.
     attempts.retain(|earlier| earlier.number < attempt.number);
     attempts.push(attempt);
     tidy(attempts)
 }
 
-/// Returns the attempts of two versions of a job together, one record for each number.
+/// Returns the union of the attempts of two versions of a job, with one record for each number.
 pub fn union(one: &[Attempt], other: &[Attempt]) -> Box<[Attempt]> {
     let mut all: Vec<_> = one.iter().chain(other).cloned().collect();
     all.sort_by(|a, b| a.number.cmp(&b.number).then_with(|| b.rank().cmp(&a.rank())));

@@ -13,7 +13,7 @@ pub struct Cancellation {
     pub request_time: Timestamp,
     /// The reason, as free text for people.
     pub reason: String,
-    /// The name of the caller that asked for it.
+    /// The name of the caller that asked for the cancellation.
     pub requester: String,
     /// The maximum time that the worker has to stop; absent: unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -24,7 +24,7 @@ impl Cancellation {
     /// Merges two replicas' records of a job's cancellation: keeps the first request and the earliest grace deadline.
     pub fn merged(&self, other: &Self) -> Self {
         let grace = [self.grace, other.grace].into_iter().flatten().min_by_key(|grace| (grace.time(), *grace));
-        // The same request has no reason if it comes from a tombstone; prefer the record that has one.
+        // A tombstone drops the reason of the request. Of two records of one request, the one with the reason is kept.
         let order = |cancel: &Self| (cancel.request_time, cancel.reason.is_empty());
         let first = if (order(self), self) <= (order(other), other) { self } else { other };
         Self { grace, ..first.clone() }

@@ -6,11 +6,12 @@ use thiserror::Error;
 
 use super::{ChangeId, Claim, Document, Failure, Job, Progress, State, Timestamp};
 
-/// The time for which a tombstone is kept. Longer than any replica holds an entry that the primary has not confirmed,
-/// so that such an entry can't bring a deleted job back.
+/// The time for which a tombstone is kept. A replica that finds no record of a job drops its own copy if the primary
+/// last confirmed the copy longer ago than this, so that no copy brings a deleted job back.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// The time for which jobs are kept, by state. Applies to jobs that set no retention of their own. Zero: for ever.
+/// The time for which jobs are kept, by state. A job may set its own retention, which applies after its end. Zero: for
+/// ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Time after success.
@@ -127,7 +128,7 @@ pub struct Report {
     pub attempt: Option<i32>,
     /// The claim of that attempt.
     pub claim: Option<Claim>,
-    /// Applies only to this revision.
+    /// Rejects the change unless the job is at this revision.
     pub expected_revision: Option<i64>,
     /// Replaces the length of the lease; zero removes the lease.
     pub lease_timeout: Option<Duration>,
@@ -142,7 +143,7 @@ pub struct Completion<T> {
     pub attempt: Option<i32>,
     /// The claim of the attempt that ended.
     pub claim: Option<Claim>,
-    /// Applies only to this revision.
+    /// Rejects the change unless the job is at this revision.
     pub expected_revision: Option<i64>,
 }
 
@@ -178,10 +179,10 @@ pub enum Ignored {
 /// The reason why a change is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Rejected {
-    /// The job has ended in a different state than the change asks for.
+    /// The job has already ended, and not in the state that the change asks for.
     #[error("the job has ended")]
     Finished,
-    /// The change names an attempt other than the current one.
+    /// The change names an attempt that has ended, or a claim that is not the current one.
     #[error("this attempt has ended, or a later one has begun")]
     StaleAttempt,
     /// The current attempt is still running, as far as is known.

@@ -1,4 +1,4 @@
-//! Leases and deadlines: the actions that become due when a job is silent for too long.
+//! Leases and deadlines: the actions that become due for an active job by time alone.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use super::{Due, Job, State, Timestamp};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Lease {
-    /// Maximum time between two reports; then the worker counts as lost. Zero: no lease.
+    /// Maximum time between two reports, after which the worker counts as lost. Zero: no lease.
     pub timeout: Duration,
     /// Maximum time that the job waits for a worker after its creation or a retry. Zero: unlimited.
     pub start_timeout: Duration,
     /// Time at which the limit of the present state expires, if it has one.
     pub expire_time: Option<Timestamp>,
-    /// Set once the expiry has been stored.
+    /// Set when the expiry of this limit has been stored.
     pub lost: bool,
     /// Fails the job when the lease expires.
     pub fail_when_lost: bool,
@@ -44,7 +44,7 @@ impl Deadline {
 /// The state of a job's lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Liveness {
-    /// The job has no lease, waits for its start without a limit, or has ended.
+    /// The job has no lease, waits for its start, or has ended.
     Unspecified,
     /// The lease has not expired.
     Live,
@@ -101,7 +101,8 @@ impl Job {
             Due::Expire => {
                 self.expire_time.map(|expires| Deadline::after_heard(expires.since(self.report_or_creation()), due))
             }
-            // Only a merge leaves a cancellation on a job that waits for a worker: no worker will confirm it.
+            // Only a merge leaves a cancellation request on a job that waits for a worker. No worker will confirm it,
+            // so the cancellation is due at once.
             Due::LoseWorker if is_pending && is_cancelled => Some(Deadline::after_heard(Duration::ZERO, due)),
             Due::LoseWorker => self.silence_deadline().filter(|_| !self.lease.lost || is_cancelled),
             Due::ForceCancel => {

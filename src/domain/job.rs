@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Attempt, Cancellation, Claim, Document, Failure, Labels, Lease, MAX_ID, Outcome, Timestamp, Version};
 
-/// The id of a job: 1 to 128 of `A-Z a-z 0-9 . _ : -`, so that it is safe in a key, a log line and a shell.
+/// The id of a job: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`, so that it is safe in a key, a log line and a shell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(Arc<str>);
@@ -25,7 +25,8 @@ impl JobId {
         ((1..=MAX_ID).contains(&raw.len()) && raw.bytes().all(allowed)).then(|| Self(raw.into()))
     }
 
-    /// Returns the id of a job that `owner` creates with `request_id` and without an id of its own: the same each time.
+    /// Returns the id of a job that `owner` creates with `request_id` but without an id. A retry of the request gets
+    /// the same id.
     pub fn derived(owner: &str, request_id: &str) -> Self {
         const NAMESPACE: Uuid = Uuid::from_u128(0x5a1f_6d1c_0b3e_4c52_9d55_7f0c_2e8b_91a4);
         Self::from(Uuid::new_v5(&NAMESPACE, format!("{}:{owner}{request_id}", owner.len()).as_bytes()))
@@ -64,7 +65,7 @@ impl Display for JobId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
-    /// No worker has started or reported yet.
+    /// The job waits for a worker: after its creation, or after an attempt that ended in a retry.
     Pending,
     /// A worker has started or reported.
     Running,
@@ -77,7 +78,7 @@ pub enum State {
 }
 
 impl State {
-    /// All states, in the order in which a job passes through them.
+    /// All states: the active ones in their order, then the final ones. `State as usize` is the index.
     pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
 
     /// Returns whether the state is final.
@@ -161,7 +162,7 @@ pub struct Job {
     pub metadata: Option<Document>,
     /// The state; in a tombstone, the state at the removal.
     pub state: State,
-    /// Number of the current attempt: 0 before the first report or end.
+    /// Number of the current attempt; 0 until the first one begins.
     pub attempt: i32,
     /// Time at which the current attempt began. `None`: it ended in a retry, or no attempt has begun yet.
     #[serde(default)]
@@ -191,11 +192,11 @@ pub struct Job {
     pub retention: Option<Duration>,
     /// Time of the creation.
     pub create_time: Timestamp,
-    /// Time of the first report or end.
+    /// Time at which a worker first claimed an attempt, reported or ended the job.
     pub start_time: Option<Timestamp>,
-    /// Time of the last change through a call.
+    /// Time of the last change. A lost lease and an ignored report leave it as it is.
     pub update_time: Timestamp,
-    /// Time of the last report, which also identifies that report.
+    /// Time of the last report. Versions with the same time contain the same last report.
     pub report_time: Option<Timestamp>,
     /// Time at which the percentage, the number of units done or the stage of the current attempt last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -216,8 +217,8 @@ pub struct Job {
     /// stored in the primary.
     #[serde(skip)]
     pub since: Option<Timestamp>,
-    /// Time on the primary's clock at which the newest report, or else the job, was stored there. Leases are counted
-    /// from here.
+    /// Time on the primary's clock at which the last report was stored there; without a report, the creation. Leases
+    /// are counted from this time.
     #[serde(skip)]
     pub heard: Option<Timestamp>,
     /// The reason for the removal; `Some` makes this version a tombstone.
@@ -230,7 +231,7 @@ impl Job {
         self.attempt > 0 && self.attempt_start_time.is_none()
     }
 
-    /// Returns the attempts that ended before this version's own, or were ended by this version.
+    /// Returns the attempts before the current one, and the current one if it ended in a retry.
     pub fn past_attempts(&self) -> impl DoubleEndedIterator<Item = &Attempt> {
         let next = self.attempt.saturating_add(i32::from(self.is_between_attempts()));
         self.attempts.iter().filter(move |attempt| attempt.number < next)
@@ -249,8 +250,8 @@ impl Job {
         self.removal.is_none() && (is_decided_by_primary || self.expire_time.is_none_or(|expires| now < expires))
     }
 
-    /// Returns this version with all its times moved by `by` microseconds. Corrects times that were read from a wrong
-    /// clock.
+    /// Returns this version with its times moved by `by` microseconds, except for those on the primary's clock.
+    /// Corrects times that were read from a wrong clock.
     #[must_use]
     pub fn moved(&self, by: i64) -> Self {
         let mut job = self.clone();
@@ -309,7 +310,7 @@ pub struct NewJob {
     pub labels: Labels,
     /// The creator's own data.
     pub metadata: Option<Document>,
-    /// Maximum time between two reports; then the worker counts as lost. Zero: no lease.
+    /// Maximum time between two reports, after which the worker counts as lost. Zero: no lease.
     pub lease_timeout: Duration,
     /// Maximum time that the job waits for a worker. Zero: unlimited.
     pub start_timeout: Duration,

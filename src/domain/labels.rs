@@ -7,9 +7,9 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-/// Key-value pairs for filters, ordered by key. Shared, so that the next version of a job needs no copy, and in one
-/// allocation, each text behind its length: an allocation for each text would take several times the memory of the
-/// texts.
+/// Key-value pairs for filters, ordered by key. Shared, so that the next version of a job needs no copy. All texts are
+/// in one allocation, each after its length, because an allocation for each text would take several times the memory of
+/// the texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels(Arc<str>);
 
@@ -44,7 +44,7 @@ const LENGTH_BITS: usize = 6;
 /// Bit that is set in each character of a length except the last.
 const MORE: u8 = 1 << LENGTH_BITS;
 
-/// Appends `text` behind its length, whose lowest bits come first.
+/// Appends the length of `text`, lowest bits first, and then `text`.
 fn push_text(into: &mut String, text: &str) {
     let mut length = text.len();
     loop {
@@ -74,7 +74,7 @@ fn next_text<'a>(rest: &mut &'a str) -> Option<&'a str> {
     Some(text)
 }
 
-/// Collects pairs; of two pairs with one key the later one counts.
+/// Collects pairs. Of two pairs with the same key, the later one is kept.
 impl FromIterator<(String, String)> for Labels {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
         let mut pairs: Vec<_> = pairs.into_iter().collect();

@@ -34,7 +34,7 @@ pub const MAX_PROGRESS_MESSAGE: usize = 4 * 1024;
 pub const MAX_FAILURE_REASON: usize = 63;
 /// The message of a failure.
 pub const MAX_FAILURE_MESSAGE: usize = 16 * 1024;
-/// The message of a failure that other attempts have followed, except for the most recent one.
+/// The message of a past failure, except for the most recent past failure.
 pub const MAX_PAST_FAILURE_MESSAGE: usize = 1024;
 /// Past attempts that a job records.
 pub const MAX_ATTEMPTS: usize = 16;

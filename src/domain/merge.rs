@@ -39,7 +39,8 @@ fn merge_versions(a: &Job, b: &Job) -> Merged {
         let (winner, loser) = if compare_versions(a, b) == Ordering::Less { (b, a) } else { (a, b) };
         let mut job = with_shared(winner, loser);
         job.version = raised(winner, loser);
-        // The loser may have been created over a tombstone at a later revision than the winner knows.
+        // The loser may have been stored over a tombstone that the winner does not know, and so at a higher first
+        // revision.
         job.version.first_revision = max(winner.version.first_revision, loser.version.first_revision);
         if !same_incarnation {
             adopt_identity(&mut job, winner, loser);
@@ -51,7 +52,7 @@ fn merge_versions(a: &Job, b: &Job) -> Merged {
         if !is_winner(&job) {
             job.version.revision = max(winner.version.revision, loser.version.revision) + 1;
         }
-        // Two versions of one change, with different identities: no change is lost.
+        // If both are versions of one change, with different incarnation ids, no change is lost.
         let lost = Some(loser.version.change_id).filter(|lost| *lost != winner.version.change_id);
         return Merged { job, lost };
     }
@@ -148,7 +149,8 @@ fn taken_since(job: &Job) -> Timestamp {
     job.since.unwrap_or(Timestamp::MAX)
 }
 
-/// Compares ends: one that is stored in the primary wins over anything else, and the first one wins over later ones.
+/// Compares ends: an end that is stored in the primary wins over all other versions, and the first such end wins over
+/// later ones.
 fn compare_ends(a: &Job, b: &Job) -> Ordering {
     let key = |job: &Job| job.durable_time.unwrap_or(Timestamp::MAX);
     key(b).cmp(&key(a))

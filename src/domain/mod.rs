@@ -1,6 +1,6 @@
-//! Rules of the life of a job, without I/O: no clock, no runtime, no wire format, no store.
+//! Rules of the lifecycle of a job, without I/O: no clock, no runtime, no wire format, no store.
 //!
-//! Everything here is a value or a pure function. [`Job::apply`] alone implements the rules of a job's life, and
+//! Everything here is a value or a pure function. [`Job::apply`] alone implements the rules of the lifecycle, and
 //! [`merge`](merge::merge) alone chooses between two versions of a job.
 
 mod access;

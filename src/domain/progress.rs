@@ -73,8 +73,8 @@ impl Progress {
         }
     }
 
-    /// Returns whether `report` is older than what is known: it has an earlier stage, or lower numbers in the same
-    /// stage, or a lower percentage without a higher total.
+    /// Returns whether `report` is older than this progress: it has an earlier stage or, in the same stage, fewer
+    /// completed units or a lower percentage. A percentage that is lower because the total has grown does not count.
     pub fn is_ahead_of(&self, report: &Self) -> bool {
         fn fell<T: PartialOrd>(old: Option<T>, new: Option<T>) -> bool {
             matches!((old, new), (Some(old), Some(new)) if new < old)
@@ -91,7 +91,7 @@ impl Progress {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a percentage needs no more than a double holds")]
+#[expect(clippy::cast_precision_loss, reason = "the precision of a double is enough for a percentage")]
 fn ratio(completed: i64, total: i64) -> f64 {
     (completed as f64 / total as f64 * 100.0).min(100.0)
 }

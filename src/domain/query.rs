@@ -80,7 +80,8 @@ impl Filter {
     }
 
     /// Returns a digest of the filter and of `caller`, the same in every process, that binds a token to both. Criteria
-    /// that older versions do not have are included only if they are set, so that tokens of those versions stay valid.
+    /// that older releases of jobtrack do not have are included only if they are set, so that tokens of those releases
+    /// stay valid.
     pub fn digest(&self, caller: &Identity) -> Uuid {
         let mut text = String::new();
         let mut push = |part: &str| {
@@ -117,7 +118,7 @@ impl Filter {
         Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes())
     }
 
-    /// Returns the names and values of those criteria that are set and that older versions do not have.
+    /// Returns the names and values of those criteria that are set and that older releases of jobtrack do not have.
     fn newer_criteria(&self) -> impl Iterator<Item = (&'static str, String)> {
         let liveness = self.liveness.iter().map(|liveness| ("liveness", liveness.name().to_owned()));
         let updated_after = self.updated_after.map(|time| time.as_micros().to_string()).unwrap_or_default();
@@ -146,8 +147,8 @@ impl Order {
         }
     }
 
-    /// Binds the `digest` of a filter to this order, too. The tokens of versions without an order are for the newest
-    /// first.
+    /// Binds the `digest` of a filter to this order, too. Tokens of releases that knew no order are for lists with the
+    /// newest job first.
     pub fn bind(self, digest: Uuid) -> Uuid {
         match self {
             Self::Newest => digest,
@@ -195,13 +196,13 @@ pub struct ListQuery {
     pub order: Order,
     /// Maximum number of jobs, at least 1.
     pub limit: usize,
-    /// The page ends with the job with which its total size in bytes reaches this number.
+    /// Maximum total size of the page in bytes: the job that reaches it is the last one on the page.
     pub max_bytes: usize,
     /// Only jobs after this position.
     pub after: Option<Cursor>,
     /// Jobs that have expired by this time are left out.
     pub now: Timestamp,
-    /// Only jobs of the filter's owners are examined, so that the end of a page discloses nothing about other jobs.
+    /// Examines only jobs of the filter's owners, so that the end of a page discloses nothing about other jobs.
     pub confined: bool,
     /// The part of each job that is read.
     pub view: View,

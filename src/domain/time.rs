@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 /// The maximum duration in a job: ten years.
 pub const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 3600);
 
-/// Microseconds since the Unix epoch. The representation makes `Option<Timestamp>` no larger: a job has a dozen of
-/// them.
+/// Microseconds since the Unix epoch. The representation makes `Option<Timestamp>` as small as `Timestamp`, because a
+/// job has a dozen of them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "i64", into = "i64")]
 pub struct Timestamp(

@@ -1,8 +1,8 @@
-//! The state machine of a job. It alone implements the rules of a job's life.
+//! The state machine of a job, which alone implements the rules of its lifecycle.
 //!
-//! Checks are made in the same order for every change: the attempt and its claim, the state, the expected revision, and
-//! for a confirmed cancellation whether it was requested. A change that is stored raises the revision by one, under the
-//! id of its [`ChangeContext`]; a change without an effect leaves the job unchanged.
+//! Reports and ends of an attempt are checked in one order: the attempt and its claim, the state, the expected
+//! revision, and for a confirmed cancellation whether it was requested. A change that is stored raises the revision by
+//! one, under the id of its [`ChangeContext`]; a change without an effect leaves the job unchanged.
 
 mod attempts;
 mod cancel;
@@ -195,7 +195,7 @@ impl Job {
         }))
     }
 
-    /// Returns the reason to ignore a report of the current attempt, if it was made before the last one that was
+    /// Returns the reason to ignore a report of the current attempt, if it is older than the last report that was
     /// applied.
     fn why_ignored(&self, report: &Report) -> Option<Ignored> {
         match report.sequence {
@@ -307,7 +307,7 @@ impl Job {
         self.lease.lost = false;
     }
 
-    /// Records that a worker was heard. The worker may set the length of the lease.
+    /// Records a report of the worker, and renews the lease. The worker may set the length of the lease.
     fn hear(&mut self, lease_timeout: Option<Duration>, now: Timestamp, at: &ChangeContext) {
         if let Some(timeout) = lease_timeout {
             self.lease.timeout = timeout;

@@ -15,11 +15,11 @@ pub struct ChangeId {
 
 /// Identifies one version of one job. Two versions are the same only if all fields are equal.
 ///
-/// Serialized as a list, because every record has one: revision, `first_revision`, `incarnation_id`, and the process
-/// and counter of the change.
+/// Serialized as a list, which is shorter than a map, because every record contains a version: revision,
+/// `first_revision`, `incarnation_id`, and the process and counter of the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
-    /// Random id of the incarnation. A job that is created under the id of a removed one gets another.
+    /// Random id of the incarnation. A job that is created under the id of a removed job gets a new one.
     pub incarnation_id: Uuid,
     /// The revision at which this incarnation was created.
     pub first_revision: i64,

@@ -2,7 +2,7 @@
 
 use crate::domain::Limit;
 
-/// The maximum number of jobs in a process's memory, and of the bytes of these jobs with their tombstones.
+/// The maximum number of jobs in a process's memory, and the maximum size of these jobs and of all tombstones there.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
     /// Maximum number of jobs.

@@ -49,7 +49,7 @@ pub trait Listener: Send + Sync + 'static {
     }
 
     /// Sets the clock with `set`, which returns the number of microseconds by which it stepped, and shifts the times of
-    /// everything accepted before by that number: a step of the clock makes nothing due.
+    /// everything accepted before by that number, so that a step of the clock makes nothing due.
     fn set_clock(&self, set: &dyn Fn() -> i64) {
         set();
     }

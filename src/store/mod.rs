@@ -48,18 +48,18 @@ pub trait JobStore: Send + Sync + 'static {
     /// Returns the current version of `id`, which may be a tombstone.
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError>;
 
-    /// Succeeds if a not-found response would be authoritative now, in place of `instead`, which [`get`](Self::get)
-    /// returned.
+    /// Succeeds if the store could confirm now that a job is missing. Called before a caller that may not see the
+    /// record `_instead`, which [`get`](Self::get) returned, is told that there is no such job.
     async fn absence(&self, _instead: &Stored) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Stores `job`, if the current version is exactly `previous`, or if there is none for `None`. Succeeds, too, if
-    /// `job` itself is stored already: a write whose response was lost may be repeated.
+    /// Stores `job`, if the current version is exactly `previous` or, for `None`, if there is no version. Succeeds,
+    /// too, if `job` itself is stored already: a write whose response was lost may be repeated.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError>;
 
-    /// Stores a change of the active job `previous` that time brings about, if no worker can have reported within the
-    /// time that `decision` allows.
+    /// Stores a change of the active job `previous` that became due by time alone, if no worker can have reported
+    /// within the time that `decision` allows.
     async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError>;
 
     /// Returns the jobs that a query selects, in its order, without tombstones. The cost depends on the page, not on
@@ -99,8 +99,9 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Returns the newest version of each incarnation of a job that changed after the position `after`, tombstones
     /// included, in the order of commits: at most `limit` versions, and none after the one that brings their size to
-    /// `max_bytes`. Their `previous` is the state at the position `since`, which is at most `after`. Returns `None` if
-    /// the changes since `since` are not known, as in a store that keeps no commits.
+    /// `max_bytes`. Their `previous` is the state at the position `since`, which is at most `after`; a job that waited
+    /// for another attempt then counts as RUNNING. Returns `None` if the changes since `since` are not known, as in a
+    /// store that keeps no commits.
     async fn changed_since(
         &self,
         _since: u64,

@@ -87,8 +87,8 @@ pub trait PrimaryStore: JobStore {
     /// Sets whether a restarted or replaced primary may be used. Set to `true` only while no partition serves.
     fn expect_restart(&self, _expected: bool) {}
 
-    /// Sends a beat: this replica serves from `partition`, and the primary has everything that the replica acknowledged
-    /// up to its mark.
+    /// Sends a beat, which tells that this replica serves from `partition`, and that the primary has everything that
+    /// the replica acknowledged up to its mark.
     async fn beat(&self, _partition: usize) -> Result<(), StoreError> {
         Ok(())
     }
@@ -141,7 +141,7 @@ pub struct Presence(Vec<PartitionPresence>);
 struct PartitionPresence {
     serving: AtomicBool,
     /// Time of the last answered beat, on the primary's clock, in microseconds; 0 if there was none since the replica
-    /// serves.
+    /// began to serve.
     last_beat: AtomicI64,
     /// Time of the last beat before the first acknowledged report that the primary may lack; `i64::MAX` if the primary
     /// lacks none.
@@ -165,8 +165,8 @@ impl Presence {
         Self((0..partitions).map(|_| none()).collect())
     }
 
-    /// Sets whether this replica serves from a partition. While it does not, no other replica knows what it
-    /// acknowledges.
+    /// Sets whether this replica serves from a partition. While it does not serve, it sends no mark, and no other
+    /// replica knows what it acknowledges.
     pub fn set_serving(&self, partition: usize, serving: bool) {
         let presence = &self.0[partition];
         presence.serving.store(serving, Release);
@@ -180,7 +180,8 @@ impl Presence {
         self.0[partition].serving.load(Acquire)
     }
 
-    /// Records that a report is acknowledged that the primary may lack. Must be called before the acknowledgement.
+    /// Records that this replica is about to acknowledge a report that the primary may lack. Must be called before the
+    /// acknowledgement.
     pub fn begin_dirty(&self, partition: usize) {
         let presence = &self.0[partition];
         presence.dirty_since.fetch_min(presence.last_beat.load(Acquire), AcqRel);
@@ -222,7 +223,8 @@ impl Presence {
     }
 
     /// Returns a version that the primary has, with the expiry of its lease as of `now`: counted from the last report,
-    /// or from the time since which workers have been able to report. Time in which nobody could report does not count.
+    /// or from the time since which workers have been able to report, whichever is later. Time in which no worker could
+    /// report does not count.
     pub fn with_running_lease(&self, partition: usize, job: &Arc<Job>, now: Timestamp) -> Arc<Job> {
         match job.lease.expire_time {
             Some(expires) if expires <= now && !job.lease.lost => {

@@ -36,7 +36,7 @@ pub struct StoreStats {
     pub dirty: u64,
     /// Report of the last reconciliation with the primary.
     pub last_reconciliation: Option<ReconcileReport>,
-    /// The replicas that are registered with the primary; none if the primary can't be asked.
+    /// The replicas that are registered with the primary; empty if the primary does not answer.
     pub replicas: Vec<ReplicaStats>,
     /// The reason for which decisions by time about active jobs are held back at present, if they are.
     pub held_back: Option<HeldBack>,
@@ -51,7 +51,7 @@ pub struct ReplicaStats {
     pub version: String,
     /// Time of the replica's last beat, on the primary's clock.
     pub last_seen: Timestamp,
-    /// Number of jobs that the replica had accepted by then and that the primary did not have.
+    /// Number of jobs that the replica had accepted and the primary did not have, as of the last beat.
     pub dirty: u64,
 }
 

@@ -65,11 +65,12 @@ impl Record {
 /// A decision by time about an active job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Time at which it is due.
+    /// The deadline at which the decision is due.
     pub deadline: Deadline,
     /// The worker's next report reverts the decision: until then the worker counts as lost. Other decisions are final.
     pub is_reverted: bool,
-    /// The job is due, and this is not only an inquiry: the store postpones a decision that is too early.
+    /// The deadline is the next one of the job, rather than one that a caller asks for. If the decision is too early,
+    /// the store postpones the due time of the record.
     pub is_due: bool,
     /// The time of the decision, on this process's clock.
     pub now: Timestamp,

@@ -56,7 +56,7 @@ impl JobMetrics {
         if job.removal.is_some() {
             return;
         }
-        // After a tombstone the id was used again: another job was created.
+        // A job that replaces no version, or a tombstone, is a new one.
         let Some(before) = before.filter(|before| before.removal.is_none()) else { return self.created.inc() };
         let outcome = match job.state {
             _ if before.state.is_terminal() => return,

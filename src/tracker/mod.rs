@@ -2,9 +2,10 @@
 //!
 //! Callers act through [`Tracker::on_behalf_of`], which shows them the jobs of their owners only.
 //!
-//! A change reads the current version, applies itself to it, and stores the result by compare and set. If another
-//! change was stored in between, it is applied again to the new current version. So the rules hold for each of several
-//! concurrent changes, and none overwrites another.
+//! For each change, the tracker reads the current version, applies the change to it, and stores the result with compare
+//! and set. If another change was stored in between, the tracker applies the change again, to the version that is
+//! current then. Therefore each stored change was checked against the version that it replaces, and no change
+//! overwrites another.
 
 mod metrics;
 mod purge;
@@ -88,7 +89,7 @@ enum TryChange {
     Changed(Changed),
     /// The change needed no new version.
     Unchanged(Changed),
-    /// Another change was stored first: this is the current version, if there is one.
+    /// Another change was stored first. Contains the current version, if there is one.
     Conflict(Option<Stored>),
 }
 
@@ -97,7 +98,7 @@ enum TryChange {
 pub enum Effect {
     /// The change was applied.
     Applied,
-    /// The job was already as the change would make it.
+    /// The job was already in the requested condition.
     None,
     /// The report was ignored; it may have renewed the lease.
     Ignored(Ignored),
@@ -182,8 +183,8 @@ impl Tracker {
         })
     }
 
-    /// Replaces the attempt of a worker whose lease seems expired by the `next` one, if no replica can have received a
-    /// report of that worker.
+    /// Stores `next`, which begins another attempt because the lease of the worker of `lost` seems to have expired.
+    /// Fails if a replica may have received a report of that worker.
     async fn replace_lost(&self, lost: Stored, next: Box<Job>) -> Result<TryChange, JobError> {
         let running = || JobError::Rejected(Subject::from(&*lost.job), Rejected::AttemptRunning);
         let deadline = lost.job.silence_deadline().ok_or_else(running)?;
@@ -194,7 +195,8 @@ impl Tracker {
         }
     }
 
-    /// Ends a job whose cancellation is requested, if the lease of its worker expired: no worker will confirm it.
+    /// Ends a job with a cancellation request if the lease of its worker has expired: no worker will confirm the
+    /// cancellation.
     async fn end_if_lost(&self, changed: Changed) -> Result<Changed, JobError> {
         let job = &changed.stored.job;
         if job.state.is_terminal() || job.cancel.is_none() || job.liveness(self.now()) != Liveness::Lost {
@@ -221,7 +223,7 @@ impl Tracker {
         Ok(replaced)
     }
 
-    /// Returns the record that was read; if its job has expired, stores and returns the tombstone.
+    /// Returns `current`; if the job has expired, stores its tombstone and returns that.
     async fn expire_if_due(&self, mut current: Option<Stored>) -> Result<Option<Stored>, JobError> {
         loop {
             match current {

@@ -1,4 +1,4 @@
-//! The deletion of ended jobs, in bounded parts: a call answers in time, however many jobs there are.
+//! The deletion of ended jobs in parts of bounded size, so that a call answers in time however many jobs there are.
 
 use std::time::{Duration, Instant};
 
@@ -19,14 +19,14 @@ const PAGE_JOBS: usize = 250;
 /// Maximum duration of a part.
 const PART_TIME: Duration = Duration::from_secs(2);
 
-/// Selection of a purge, which goes from the oldest job on.
+/// The selection of a purge, which proceeds from the oldest job to the newest.
 #[derive(Clone, Debug)]
 pub struct Purge {
     /// Filter of the jobs; active ones are never selected.
     pub filter: Filter,
-    /// Only jobs that ended by then.
+    /// Only jobs that ended at this time or earlier.
     pub ended_by: Option<Timestamp>,
-    /// Count, but delete nothing.
+    /// Counts the jobs without deleting them.
     pub dry_run: bool,
     /// Only jobs after this position.
     pub after: Option<Cursor>,
@@ -44,7 +44,7 @@ pub struct Purged {
 }
 
 impl CallerSession<'_> {
-    /// Deletes some of the jobs that `purge` selects, for about `time`; examines at least one.
+    /// Deletes one part of the jobs that `purge` selects. Stops after about `time`, but examines at least one job.
     pub async fn purge(&self, purge: &Purge, time: Duration) -> Result<Purged, JobError> {
         let (started, time) = (Instant::now(), time.min(PART_TIME));
         let is_over = || started.elapsed() >= time;
@@ -75,13 +75,13 @@ impl CallerSession<'_> {
                 break;
             }
             query.after.clone_from(&purged.next);
-            // A store that answers without waiting would keep other tasks from running.
+            // Lets other tasks run, even if the store answers without waiting.
             yield_now().await;
         }
         Ok(purged)
     }
 
-    /// Deletes a job, if it ended early enough. Returns whether it was deleted, or would be without a dry run.
+    /// Deletes a job, if it ended early enough. Returns whether it was deleted or, in a dry run, would be.
     async fn purge_one(&self, purge: &Purge, stored: Stored) -> Result<bool, JobError> {
         if !matches!(stored.job.end_time, Some(end) if purge.ended_by.is_none_or(|time| end <= time)) {
             return Ok(false);

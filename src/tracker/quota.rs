@@ -1,5 +1,5 @@
-//! Limits how often the list of an owner at its limit is read. Records that have vanished from the store leave the
-//! indexes, and so the counts, only when a list meets them.
+//! Limits how often the jobs of an owner at its limit are listed. The count of an owner's jobs comes from an index, and
+//! the index entry of a record that has vanished from the store is removed only when a list reads it.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::domain::Cursor;
 
-/// Minimum interval between reads of the list of one owner, however often its creations are refused.
+/// Minimum interval between scans of the list of one owner, however often its creations are refused.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Maximum number of owners whose last scan is remembered.

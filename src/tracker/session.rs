@@ -19,7 +19,7 @@ use crate::{
 /// Maximum time for which a read waits for the requested revision.
 const REVISION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Number of concurrent reads of a batch. Each job may have a size of a megabyte.
+/// Number of concurrent reads of a batch; few, because each job may have a size of a megabyte.
 const READ_AHEAD: usize = 8;
 
 /// The result of looking up an id.
@@ -64,8 +64,9 @@ impl<'a> CallerSession<'a> {
         let derived = || new.request_id.as_ref().map(|request_id| JobId::derived(&new.owner, request_id));
         let id = new.id.clone().or_else(derived).unwrap_or_else(|| JobId::from(Uuid::now_v7()));
         let exceeded = self.exceeded_limit(&new.owner).await?;
-        // Assumes that the id is free, and reads nothing: otherwise storing the job ends in a conflict. An owner at its
-        // limit creates nothing, but its repeated requests are still answered with the jobs that they created.
+        // Assumes that the id is free, which saves a read: if it is not, storing the job ends in a conflict. For an
+        // owner at its limit the record is read first, because a repeated request is still answered with the job that
+        // it created.
         let mut current = match exceeded {
             Some(_) => self.tracker.expire_if_due(self.tracker.store.get(&id).await?).await?,
             None => None,
@@ -93,7 +94,8 @@ impl<'a> CallerSession<'a> {
         }
     }
 
-    /// Returns the current version of a job. With `min_revision`, waits until the revision is at least that.
+    /// Returns the current version of a job. With `min_revision`, waits until the job has that revision or a higher
+    /// one, and fails if this takes too long.
     pub async fn get(&self, id: &JobId, min_revision: Option<i64>) -> Result<Stored, JobError> {
         self.caller.may_name(id)?;
         let stored = match self.get_fresh(id) {
@@ -133,7 +135,7 @@ impl<'a> CallerSession<'a> {
         stream::iter(ids).map(look_up).buffered(READ_AHEAD)
     }
 
-    /// Returns what a watch token for the jobs of `ids` shares: their present incarnations.
+    /// Returns the jobs that a watch token for `ids` shares: the present incarnations of these ids.
     pub async fn share(self, ids: Vec<JobId>, view: View) -> Result<SharedJobs, JobError> {
         let incarnations = self.batch_get(ids).map(|looked_up| match looked_up? {
             Lookup::Found(stored) => Ok((stored.job.id.clone(), SharedJobs::incarnation(&stored.job))),
@@ -166,7 +168,7 @@ impl<'a> CallerSession<'a> {
             Some(fresh) => match self.tracker.try_change(fresh, change).await {
                 Ok(TryChange::Changed(changed)) => return Ok(changed),
                 Ok(TryChange::Conflict(current)) => self.of_caller(id, current).await?,
-                // A fresh version may be a moment behind: the change may still apply to the current one.
+                // This outcome is not final, because a fresh version may be a moment behind the current one.
                 Ok(TryChange::Unchanged(_)) | Err(JobError::Rejected(..)) => self.read(id).await?,
                 Err(error) => return Err(error),
             },
@@ -218,8 +220,8 @@ impl<'a> CallerSession<'a> {
         JobsWatch::start(store.clone(), clock.clone(), subscription, scope, digest, resume_token, pace)
     }
 
-    /// Returns the statistics of the tracker. Only callers that may see all owners may read them: they count the jobs
-    /// of all.
+    /// Returns the statistics of the tracker. Only callers that may see all owners may read them, because they count
+    /// the jobs of all owners.
     pub async fn stats(&self) -> Result<TrackerStats, JobError> {
         if self.caller.owners != Owners::All {
             return Err(JobError::PermissionDenied(Needed::AllOwners));
@@ -237,8 +239,8 @@ impl<'a> CallerSession<'a> {
 
     /// Returns the limit of jobs per owner, if `owner` has reached it.
     ///
-    /// The count may include records that have vanished from the store, as an index keeps them until a list meets them.
-    /// So if an owner is at its limit, a part of its list is read now and then.
+    /// The count may include records that have vanished from the store, because their index entries remain until a list
+    /// reads them. Therefore a part of the list of an owner at its limit is read, at a limited rate.
     async fn exceeded_limit(&self, owner: &str) -> Result<Option<Limit>, JobError> {
         let max = self.tracker.quotas.jobs_per_owner().filter(|_| !owner.is_empty());
         let Some(max) = max else { return Ok(None) };
@@ -260,15 +262,16 @@ impl<'a> CallerSession<'a> {
         Ok(exceeded.filter(|_| jobs >= max as u64))
     }
 
-    /// Returns a version from memory that is at most a moment behind the current one, if there is one.
+    /// Returns the version in the memory of this process, if it is at most a second behind the current one and the
+    /// caller can see it.
     fn get_fresh(&self, id: &JobId) -> Option<Stored> {
         let fresh = self.tracker.store.get_fresh(id)?;
         let is_visible = fresh.job.is_visible(self.tracker.now()) && self.caller.can_see(&fresh.job);
         is_visible.then_some(fresh)
     }
 
-    /// Returns a fresh version for the start of a stream, unless it is older than the token: the stream must not go
-    /// back. The subscription delivers later versions.
+    /// Returns a fresh version for the start of a stream, unless it is older than the token: a resumed stream must not
+    /// return to an earlier revision. The subscription delivers later versions.
     fn fresh_for(&self, id: &JobId, resume_token: &str) -> Option<Stored> {
         let sent = JobToken::decode(resume_token).map_or(0, |token| token.revision);
         self.get_fresh(id).filter(|fresh| sent <= fresh.job.version.revision)

@@ -1,4 +1,5 @@
-//! The sweeper: carries out what becomes due as time passes: expired leases, expired jobs, old tombstones.
+//! The sweeper, which carries out the actions that become due by time alone: it handles expired leases, ended grace
+//! periods, expired jobs and old tombstones.
 
 use std::{
     sync::{
@@ -24,11 +25,11 @@ const SWEEP_BATCH: usize = 100;
 /// Number of records that are handled concurrently; each may be large.
 const SWEEP_CONCURRENCY: usize = 4;
 
-/// Maximum interval between sweeps. It bounds the delay of records that other replicas wrote.
+/// Maximum interval between sweeps. Bounds the delay with which this replica handles records that other replicas wrote.
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
-/// Maximum interval between sweeps in memory mode: the store regards a longer one as time in which the process did not
-/// run.
+/// Maximum interval between sweeps in memory mode: after some seconds without a sweep, the memory store assumes that
+/// the process was suspended.
 const MEMORY_SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// Time until a decision that was too early is tried again.
@@ -39,7 +40,7 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
 /// The time of the next sweep, so that a change that is due sooner can wake the sweeper.
 pub struct Sweeper {
-    /// Time of the next sweep in microseconds; the maximum during a sweep.
+    /// Time of the next sweep in microseconds; `i64::MAX` during a sweep.
     planned: AtomicI64,
     sooner: Notify,
 }
@@ -50,7 +51,7 @@ impl Default for Sweeper {
     }
 }
 
-/// The outcome of carrying out what is due for a record.
+/// The outcome of carrying out the action that is due for a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SweepOutcome {
     /// Done, or no longer due.
@@ -60,7 +61,7 @@ enum SweepOutcome {
 }
 
 impl Tracker {
-    /// Carries out what becomes due: expired leases, expired jobs, old tombstones. Never returns.
+    /// Carries out actions as they become due. Never returns.
     pub async fn sweep(&self) {
         let mut mode = self.store.mode();
         // Time of the next due record, as of the last successful sweep.
@@ -68,7 +69,7 @@ impl Tracker {
         loop {
             self.sweeper.planned.store(i64::MAX, Relaxed);
             let next = self.sweep_due().await.unwrap_or_else(|error| {
-                // An unavailable store is logged by the store.
+                // The store itself logs that it is unavailable.
                 debug!(%error, "the sweep failed and will be tried again");
                 self.metrics.swept(next_due, self.now());
                 None
@@ -85,13 +86,13 @@ impl Tracker {
             tokio::select! {
                 () = sleep(wait) => {}
                 () = self.sweeper.sooner.notified() => {}
-                // Records that could not be handled in the other mode are due.
+                // Records that could not be handled in the previous mode may be due.
                 Ok(()) = mode.changed() => {}
             }
         }
     }
 
-    /// Carries out what is due now. Returns the time when the next record will be due.
+    /// Carries out all actions that are due now. Returns the time at which the next record will be due.
     pub async fn sweep_due(&self) -> Result<Option<Timestamp>, JobError> {
         let mut first_due = None;
         loop {
@@ -106,7 +107,7 @@ impl Tracker {
                 match outcome {
                     Ok(SweepOutcome::Done) => handled += 1,
                     Ok(SweepOutcome::TooEarly) => deferred = true,
-                    // The other records are handled all the same.
+                    // A failure does not keep the other records from being handled.
                     Err(error) => failure = Some(error),
                 }
             }
@@ -121,7 +122,7 @@ impl Tracker {
         }
     }
 
-    /// Carries out what is due for a record.
+    /// Carries out the action that is due for a record.
     async fn carry_out(&self, record: DueRecord) -> Result<SweepOutcome, JobError> {
         let DueRecord { stored, due } = record;
         debug!(job_id = %stored.job.id, ?due, "due");
@@ -138,7 +139,7 @@ impl Tracker {
         Ok(SweepOutcome::Done)
     }
 
-    /// Carries out what is due for an active job, if the store agrees that it is time.
+    /// Carries out the action `due` for an active job, if the store agrees that its time has come.
     pub(super) async fn decide_due(&self, stored: &Stored, due: Due) -> Result<Decided, JobError> {
         let job = &stored.job;
         let change = match due {
@@ -165,7 +166,8 @@ impl Tracker {
         let decided = self.store.decide(Arc::from(next), previous, decision).await?;
         if let Decided::Stored(stored) = &decided {
             self.metrics.stored(Some(previous), &stored.job);
-            // The same expiry may be stored twice, and is counted once.
+            // One expiry may be stored twice, as a lost lease and then as the end of a cancelled job. It is counted
+            // once.
             let lapsed = previous.lease.expire_time.is_some() && !previous.lease.lost;
             if deadline.due == Due::LoseWorker && lapsed {
                 self.metrics.lost();

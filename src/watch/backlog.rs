@@ -10,14 +10,14 @@ use crate::{domain::JobId, store::CommitPosition};
 /// Maximum size of the waiting changes, in bytes. Beyond it, changes are sent before their time.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
 
-/// Changes that wait to be sent, of each job once, in the order of arrival; some are delayed until a given time.
+/// Changes that wait to be sent: one entry for each job, in the order of arrival. Some are delayed until a given time.
 #[derive(Default)]
 pub struct Backlog {
     /// Changes of each job, with the time until which they are delayed.
     changes: HashMap<JobId, (CoalescedChanges, Option<Instant>)>,
     ready: VecDeque<JobId>,
     delayed: BTreeSet<(Instant, JobId)>,
-    /// Positions of the first commit of each job.
+    /// Position of the oldest waiting commit of each job.
     firsts: BTreeSet<CommitPosition>,
     /// Size of all changes.
     bytes: usize,

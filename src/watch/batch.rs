@@ -19,13 +19,13 @@ pub const BATCH_BYTES: usize = 1024 * 1024;
 /// Number of concurrent reads of jobs by id.
 const READ_AHEAD: usize = 16;
 
-/// Reads the jobs of some `ids`, which it removes from them.
+/// Reads the jobs of the first of `ids`, and removes these from `ids`.
 pub async fn read_some(
     store: &dyn JobStore,
     scope: &Scope,
     ids: &mut VecDeque<JobId>,
 ) -> Result<Vec<Stored>, StoreError> {
-    // A fresh version is at most a moment behind, and the subscription delivers later ones.
+    // A fresh version suffices, because the subscription delivers later ones.
     let read = async |id: &JobId| match store.get_fresh(id) {
         Some(fresh) => Ok(Some(fresh)),
         None => store.get(id).await,

@@ -12,7 +12,7 @@ use crate::{
 pub struct CoalescedChanges {
     /// Position of the oldest of the changes.
     pub first: CommitPosition,
-    /// State before that change; `None` if it created the job.
+    /// State before the oldest change; `None` if that change created the job, or if the state is unknown.
     previous: Option<State>,
     /// End of the first incarnation, if it ended before the newest change.
     end: Option<CommitEvent>,

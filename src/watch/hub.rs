@@ -42,7 +42,7 @@ struct Registry {
     by_id: HashMap<JobId, Arc<Topic>>,
     /// Subscribers of jobs of any id.
     broad: Arc<Topic>,
-    /// Number of inboxes in `broad`: a commit must not take the lock of the topic.
+    /// Number of inboxes in `broad`, so that a commit need not take the lock of that topic.
     broad_count: usize,
     watchers: usize,
     last_key: u64,
@@ -63,10 +63,10 @@ struct Topic {
 }
 
 impl Topic {
-    /// Delivers changes to all inboxes, and returns their number.
+    /// Delivers changes to all inboxes, and returns the number of inboxes.
     fn deliver(&self, changes: &CoalescedChanges) -> usize {
-        // The lock is released before the delivery: subscribing and unsubscribing wait for it while they hold the lock
-        // of the registry, for which writers wait.
+        // Releases the lock before the delivery: a task that subscribes or unsubscribes waits for this lock while it
+        // holds the lock of the registry, and writers wait for that one.
         let inboxes: Vec<_> = lock(&self.inboxes).values().cloned().collect();
         for inbox in &inboxes {
             inbox.push(changes);
@@ -227,7 +227,7 @@ impl Subscription {
         self
     }
 
-    /// Returns a position: all commits up to it that concern this subscriber were taken, or are returned by the next
+    /// Returns a position up to which all commits that concern this subscriber were taken, or are returned by the next
     /// [`take`](Self::take).
     pub fn delivered_until(&self) -> CommitPosition {
         self.hub.delivered_until()

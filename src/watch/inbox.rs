@@ -15,8 +15,9 @@ use crate::domain::{Filter, JobId};
 /// Maximum number of jobs of which an inbox keeps changes; with more it overflows.
 const MAX_JOBS: usize = 10_000;
 
-/// Maximum size of the changes of several jobs that an inbox keeps, in bytes: jobs that were deleted meanwhile occupy
-/// memory for the inbox alone. Jobs without documents reach [`MAX_JOBS`] first.
+/// Maximum size in bytes of the changes that an inbox keeps, apart from those of the first job. Versions that the store
+/// has replaced or deleted meanwhile occupy memory for the inbox alone. Changes of jobs without documents reach
+/// [`MAX_JOBS`] first.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// The changes that one subscriber has not taken yet.
@@ -39,7 +40,7 @@ struct InboxState {
 struct Changes {
     first: Option<CoalescedChanges>,
     others: IndexMap<JobId, CoalescedChanges>,
-    /// Size of the others.
+    /// Size of `others` in bytes.
     bytes: usize,
 }
 
@@ -77,7 +78,8 @@ impl Changes {
 }
 
 impl InboxState {
-    /// Drops all changes, and keeps none until they are taken: the subscriber has to read the store.
+    /// Drops all changes, and keeps no new ones before the next [`take`](Inbox::take): the subscriber has to read the
+    /// store.
     fn overflow(&mut self) {
         self.changes = Changes::default();
         self.overflowed = true;
@@ -94,7 +96,7 @@ impl Inbox {
         Self { filter, state: Mutex::default() }
     }
 
-    /// Returns whether changes of a job with this id, kind and owner may belong into the inbox.
+    /// Returns whether changes of a job with this id, kind and owner may belong in the inbox.
     pub fn accepts(&self, id: &JobId, kind: &str, owner: &str) -> bool {
         self.filter.matches_names(id, kind, owner)
     }

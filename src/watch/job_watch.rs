@@ -45,7 +45,7 @@ impl JobWatch {
         resume_token: &str,
         pace: Pace,
     ) -> Result<Self, JobError> {
-        // The digest makes tokens of another caller as invalid as those of another data set.
+        // Makes tokens of other callers invalid, as tokens of another data set are.
         let epoch = epoch ^ caller.digest();
         let resumed = JobToken::decode(resume_token).filter(|token| token.epoch == epoch && token.id == *id);
         let stored = current.ok_or_else(|| JobError::NotFound(id.clone()))?;
@@ -91,8 +91,8 @@ impl JobWatch {
         }
     }
 
-    /// Returns the next event; `None` once the stream is over. An error ends the stream: the id now belongs to a job of
-    /// another owner.
+    /// Returns the next event; `None` once the stream is over. An error ends the stream: the id now belongs to a job
+    /// that the caller can't see.
     pub async fn next(&mut self) -> Option<Result<WatchEvent, JobError>> {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
@@ -134,9 +134,9 @@ impl JobWatch {
         }
         // Only the first new version is sent. Any further one follows an end or a removal, which ends the stream.
         let stored = waiting.into_versions().find(|change| is_new(&change.stored.job))?.stored;
-        // If two replicas created jobs under one id independently, the remaining one may be another owner's. If a job
-        // was deleted and its id used again, the removal may not have been noticed, and the token was for the first
-        // one.
+        // After two replicas created jobs under one id independently, the job that remains may belong to another owner.
+        // After an id was deleted and reused, the stream may have missed the removal, and a watch token is for the
+        // first job only.
         let job = &stored.job;
         if !self.owners.include(&job.owner) || self.shared.as_ref().is_some_and(|shared| !shared.include(job)) {
             self.sent = None;

@@ -38,7 +38,7 @@ pub struct JobsWatch {
     phase: Phase,
     /// Last versions that were sent, of jobs that match and of active jobs that matched before.
     known: HashMap<JobId, Known>,
-    /// The stream resumed after a token: the subscriber may have received jobs before it that are not in `known`.
+    /// The stream resumed after a token: before that, the subscriber may have received jobs that are not in `known`.
     resumed: bool,
     backlog: Backlog,
     events: VecDeque<WatchEvent>,
@@ -51,7 +51,7 @@ pub struct JobsWatch {
     last_event: Instant,
     /// An event was sent.
     has_sent: bool,
-    /// One of the jobs was removed since [`is_over`](Self::is_over) looked, or the snapshot is complete.
+    /// [`is_over`](Self::is_over) has to check: it has not done so yet, or a job was removed since its last check.
     may_be_over: bool,
     alarm: Alarm,
 }
@@ -76,7 +76,7 @@ enum Phase {
 
 impl JobsWatch {
     /// Starts a stream after `resume_token` if that has this `digest`, otherwise with a snapshot. `subscription` must
-    /// have begun before, so that no change is missed.
+    /// have begun before this call, so that no change is missed.
     pub fn start(
         store: Arc<dyn JobStore>,
         clock: Arc<dyn Clock>,
@@ -89,8 +89,8 @@ impl JobsWatch {
         let epoch = store.epoch();
         let resumed = JobsToken::decode(resume_token)
             .filter(|token| token.epoch == epoch && token.scope == digest)
-            // The store remembers only the states of jobs at the token, not the other properties that a filter selects
-            // by.
+            // The store remembers only the states that jobs had at the position of the token, not the other properties
+            // by which a filter selects.
             .filter(|_| scope.filter.depends_on_state_alone())
             .and_then(|token| token.position);
         let mut watch = Self {
@@ -139,7 +139,8 @@ impl JobsWatch {
                 Err(StoreError::Unavailable) if self.has_sent => sleep(STORE_PAUSE).await,
                 read => read?,
             }
-            // A scan of many jobs that do not match sends nothing, nor does an unavailable store.
+            // A scan of many jobs that do not match produces no event, and neither does an unavailable store. Bookmarks
+            // show the subscriber that the stream is alive.
             if self.events.is_empty() && !matches!(self.phase, Phase::Live) && self.is_bookmark_due() {
                 let reset = if let Phase::Snapshot { reset, .. } = self.phase { reset } else { Reset::No };
                 self.events.push_back(self.bookmark(reset));
@@ -151,14 +152,14 @@ impl JobsWatch {
     /// any more. Other jobs may have these ids now, but the token is not for them.
     pub async fn is_over(&mut self) -> bool {
         let is_due = self.may_be_over && self.events.is_empty() && matches!(self.phase, Phase::Live);
-        // The removal of each job that is known will be sent, even if the store has it already.
+        // The removal of each known job is still to be sent, even if the store has already removed the job.
         if !is_due || self.scope.shared.is_none() || !self.known.is_empty() {
             return false;
         }
         let now = self.clock.now();
         let mut ids: VecDeque<_> = self.scope.ids.iter().cloned().collect();
         while !ids.is_empty() {
-            // If the store is unavailable, this is unknown, and is checked again after the next event.
+            // If the store is unavailable, the stream counts as not over, and is checked again after the next event.
             let Ok(found) = read_some(&*self.store, &self.scope, &mut ids).await else { return false };
             if found.iter().any(|stored| stored.job.is_visible(now) && self.scope.discloses(&stored.job)) {
                 self.may_be_over = false;
@@ -216,7 +217,7 @@ impl JobsWatch {
         };
         found.retain(|stored| self.scope.discloses(&stored.job));
         if found.is_empty() {
-            // A store that answers without waiting would keep other tasks from running.
+            // Lets other tasks run, even if the store answers without waiting.
             yield_now().await;
         }
         for stored in found {
@@ -253,7 +254,7 @@ impl JobsWatch {
     /// Prepares the next events, or waits for changes.
     async fn advance(&mut self) {
         if self.backlog.is_idle() {
-            // Read before the changes are taken: commits in between are in a later batch.
+            // Read before the changes are taken, so that `received` excludes commits that arrive in between.
             let delivered = self.subscription.delivered_until();
             let Some(arrived) = self.subscription.take() else {
                 // The inbox overflowed, but the store may still have the changes. Those in the backlog are sent first:
@@ -359,8 +360,8 @@ impl JobsWatch {
         }
     }
 
-    /// Returns a token after the events so far. It is before the oldest change that was not sent yet, including `next`:
-    /// a resumed stream sends some changes again rather than missing one.
+    /// Returns a token for the position after the events so far, but before the oldest change that was not sent yet,
+    /// `next` included. A resumed stream may therefore repeat changes, but misses none.
     fn token(&self, next: Option<&CommitEvent>) -> ResumeToken {
         let waiting = [self.backlog.oldest(), next.map(|next| next.position)];
         let position = waiting.into_iter().flatten().map(|position| position - 1).fold(self.received, u64::min);

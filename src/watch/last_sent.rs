@@ -49,7 +49,8 @@ impl LastSent {
     /// Returns the order of `job` relative to the version that was sent.
     pub fn compare(&self, job: &Job) -> VersionOrder {
         let version = job.version;
-        // Of two incarnations that replicas created independently, the one that remains may be the older one.
+        // The times of creation do not matter here: of two incarnations that replicas created independently, the older
+        // one may remain.
         if version.revision > self.revision {
             return VersionOrder::Newer(version.revision - self.revision - 1);
         }

@@ -1,15 +1,15 @@
 //! Watching: delivery of changes from the store to each subscriber.
 //!
 //! The [`Hub`] listens to the store. It keeps the newest version of each watched job until its dispatcher has delivered
-//! it to the inboxes of the subscribers: a write costs one map entry, however many watch. The inbox behind a
-//! [`Subscription`] keeps, of each job, the newest version and its end until the stream takes them. [`JobWatch`] and
-//! [`JobsWatch`] produce the events of `WatchJob` and `WatchJobs` from it.
+//! it to the inboxes of the subscribers: a write costs one map entry, however many subscribers there are. The inbox
+//! behind a [`Subscription`] keeps, of each job, the newest version and its end until the stream takes them.
+//! [`JobWatch`] and [`JobsWatch`] produce the events of `WatchJob` and `WatchJobs` from the inbox.
 //!
 //! Guarantees of a stream:
 //!
 //! - It subscribes before it reads, so no change is missed between the two.
 //! - Revisions rise. Versions between two events may be skipped, but never the newest one, nor an end. If an id was
-//!   used again meanwhile, that is the end of the incarnation that the subscriber has seen.
+//!   reused meanwhile, the end that is sent is that of the incarnation which the subscriber has seen.
 //! - A subscriber that does not read delays nobody, and its waiting changes are bounded: a stream of many jobs that
 //!   falls too far behind catches up from the store.
 //! - The memory of a stream of one job is constant. A stream of many jobs keeps a few words for each job that matches,

@@ -32,8 +32,8 @@ impl Scope {
         self.owners.include(&job.owner) && self.shared.as_ref().is_none_or(|shared| shared.include(job))
     }
 
-    /// Returns whether `job` may have matched at some time since it was in state `since`, or since its creation: a
-    /// subscriber may have received more than the events up to its token.
+    /// Returns whether `job` may have matched at some time since it was in state `since`, or since its creation if
+    /// `since` is `None`. A subscriber may have received events after its token.
     pub fn matched_since(&self, since: Option<State>, job: &Job) -> bool {
         let since = since.unwrap_or(State::Pending);
         // Since then, an attempt may have ended in a retry, and another one may have begun.
@@ -44,7 +44,7 @@ impl Scope {
         states.into_iter().flatten().any(|state| self.filter.matches_state(state))
     }
 
-    /// Returns whether the job is in the scope at `now`.
+    /// Returns whether a job that the scope [covers](Self::covers) is in the scope at `now`.
     pub fn matches(&self, job: &Job, now: Timestamp) -> bool {
         job.removal.is_none() && self.filter.matches_condition(job, now)
     }

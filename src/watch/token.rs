@@ -66,9 +66,9 @@ impl JobToken {
 pub struct JobsToken {
     /// Id of the data set.
     pub epoch: u64,
-    /// All commits up to this position were sent; `None` until the snapshot was complete.
+    /// All commits up to this position were sent; `None` while the snapshot is incomplete.
     pub position: Option<CommitPosition>,
-    /// Digest of the ids and the filter.
+    /// Digest of the ids, the filter and the caller.
     pub scope: Uuid,
 }
 

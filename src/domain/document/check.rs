@@ -1,9 +1,9 @@
 //! Validation of a caller's document, and its canonical encoding.
 //!
-//! Encoders write a document in one way, except for the order of its fields. That encoding is canonical, and its bytes
-//! are kept unchanged. Parsers accept more: unknown fields, numbers with superfluous bytes, the value of an entry
-//! before its key. Such a document is re-encoded. Readers of stored documents can thus rely on one encoding of each
-//! value, and a document that was converted to JSON and back has the same bytes as before.
+//! All protobuf encoders write a document in one way, except for the order of its fields. That encoding is canonical,
+//! and its bytes are kept unchanged. Parsers accept more: unknown fields, numbers with superfluous bytes, the value of
+//! an entry before its key. Such a document is re-encoded. Readers of stored documents can thus rely on one encoding of
+//! each value, and a document that was converted to JSON and back has the same bytes as before.
 
 use std::collections::HashSet;
 
@@ -83,7 +83,7 @@ pub fn has_repeated_names(document: &[u8]) -> Result<bool> {
     Ok(false)
 }
 
-/// Returns whether an object in this value has two fields of one name.
+/// Returns whether an object in this value has two fields with the same name.
 fn repeats_names(value: &[u8]) -> Result<bool> {
     match kind(value)?.0 {
         Kind::Object(object) => has_repeated_names(object),
@@ -228,7 +228,7 @@ fn any_entry(entry: &[u8]) -> Result<Entry<'_>> {
 /// Reads a value. Also returns whether its encoding is canonical, apart from nested values.
 #[inline]
 pub fn kind(value: &[u8]) -> Result<(Kind<'_>, bool)> {
-    // A fast path: large documents have many of these.
+    // A fast path, because large documents have many values.
     let kind = match value {
         [tag::NULL, 0] => Kind::Null,
         [tag::BOOL, flag @ 0..=1] => Kind::Bool(*flag != 0),

@@ -72,7 +72,8 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
-/// Encodes the fields of an object while they are parsed. Keeps both of two fields with one name; the later one counts.
+/// Encodes the fields of an object while they are parsed. Of two fields with the same name both are kept, and the later
+/// one counts.
 struct Fields<'a>(&'a mut Writer);
 
 impl<'de> Visitor<'de> for Fields<'_> {
@@ -148,7 +149,7 @@ impl<'de> Visitor<'de> for Value<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value of JSON")
+        f.write_str("a JSON value")
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {

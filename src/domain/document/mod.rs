@@ -14,13 +14,13 @@ use thiserror::Error;
 use self::wire::Malformed;
 use super::MAX_DEPTH;
 
-/// A JSON object that jobtrack stores without interpreting it, as the bytes of a `google.protobuf.Struct`. It is one
-/// allocation, so that it needs no more memory than its bytes, and shared, so that the next version of a job needs no
-/// copy.
+/// A JSON object that jobtrack stores without interpreting it, as the bytes of a `google.protobuf.Struct`. The document
+/// is one allocation, so that it needs no more memory than its bytes, and shared, so that the next version of a job
+/// needs no copy.
 ///
-/// Two documents are equal if their bytes are equal. The order of fields is kept in JSON, too, so a document read from
-/// Redis equals the one that was written. Of two fields with one name both are kept, and the later one counts, as in
-/// any protobuf map.
+/// Two documents are equal if their bytes are equal. JSON keeps the order of fields, too, so a document read from Redis
+/// equals the one that was written. Of two fields with the same name both are kept, and the later one counts, as in any
+/// protobuf map.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Document(Arc<[u8]>);
 
@@ -39,7 +39,8 @@ pub enum Illegal {
     /// A value has no kind, or an unknown one.
     #[error("contains a value without a known kind")]
     NoKind,
-    /// A value has two kinds, or an entry has two values. Parsers would take one of them, or merge them.
+    /// A value has two kinds, or an entry has two keys or two values. Some parsers take one of the two, others merge
+    /// them.
     #[error("contains a value that is given twice")]
     Twice,
 }

@@ -191,7 +191,7 @@ impl Writer {
 }
 
 /// Returns the varint encoding of a number, and its length.
-#[expect(clippy::cast_possible_truncation, reason = "seven bits at a time fit")]
+#[expect(clippy::cast_possible_truncation, reason = "each byte takes the lowest seven bits")]
 const fn varint(mut number: usize) -> ([u8; 10], usize) {
     let mut bytes = [0; 10];
     let mut size = 0;

@@ -75,7 +75,7 @@ impl Job {
         Ok(())
     }
 
-    /// Starts the job with its first report. Starts a new attempt if `attempt` is higher than the current one.
+    /// Begins a new attempt if `attempt` is higher than the current one, or if no attempt is running.
     pub(super) fn begin(&mut self, attempt: Option<i32>, now: Timestamp) {
         let current = self.attempt.saturating_add(i32::from(self.is_between_attempts()));
         let attempt = attempt.unwrap_or(current).max(1);

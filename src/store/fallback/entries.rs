@@ -49,7 +49,8 @@ pub struct Entries {
     last_gap: Option<Timestamp>,
     /// Number of entries that were ever created.
     made: u64,
-    /// Number of microseconds by which the clock stepped when it was set, and the time on it then.
+    /// Number of microseconds by which the clock stepped when it was last set, and the time that it showed after the
+    /// step.
     clock_set: Option<(i64, Timestamp)>,
 }
 
@@ -78,19 +79,19 @@ impl EntryMeta {
 /// The metadata of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryMeta {
-    /// The partition of its id.
+    /// The partition of the job's id.
     pub partition: usize,
     /// The primary does not have this version.
     pub dirty: bool,
     /// The primary had the version and lost it. The entry does not age until the version is stored again.
     pub lost: bool,
-    /// No write of it was ever sent to the primary.
+    /// No version of the job was ever sent to the primary.
     pub unsent: bool,
     /// Time until which no change of the job is sent to the primary, which failed a command for it.
     pub suspect_until: Option<Instant>,
     /// Last version that the primary is known to have had.
     pub base: Option<Version>,
-    /// Time at which that was known, or of the creation of the entry.
+    /// Time at which the primary was last known to have `base`; without a `base`, time of the creation of the entry.
     pub confirmed: Timestamp,
     /// Number that distinguishes this entry from earlier and later ones of the same id.
     pub entry: u64,
@@ -98,7 +99,7 @@ pub struct EntryMeta {
     pub fresh: Option<FreshnessToken>,
     /// Newest revision that was notified.
     pub notified: i64,
-    /// Pass that last compared it with the primary.
+    /// Pass that last compared the entry with the primary.
     pub compared_in: u64,
 }
 
@@ -111,12 +112,12 @@ pub struct CacheEntry {
     pub dirty: bool,
     /// Last version that the primary is known to have had.
     pub base: Option<Version>,
-    /// Time since when it is unknown whether the primary has it.
+    /// Time since which it is unknown whether the primary still has the job.
     pub unconfirmed_since: Timestamp,
 }
 
 impl CacheEntry {
-    /// Returns whether its retention has not ended; tombstones have none.
+    /// Returns whether the retention of the job has not ended. Always true for tombstones, which have no retention.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.job.removal.is_some() || self.job.is_visible(now)
     }
@@ -139,8 +140,8 @@ impl Entries {
         self.partitions.iter().all(Partition::is_available)
     }
 
-    /// Returns the metadata of an entry of `job` that was confirmed or created at `now`. If it replaces a fresh entry,
-    /// it is fresh, too.
+    /// Returns the metadata of an entry of `job` that was confirmed or created at `now`. The entry is fresh if it
+    /// replaces a fresh one.
     pub fn meta(&mut self, job: &Job, partition: usize, dirty: bool, now: Timestamp) -> EntryMeta {
         if let Some(row) = self.table.get(&job.id) {
             let known = EntryMeta { suspect_until: None, ..row.meta };
@@ -163,7 +164,7 @@ impl Entries {
     }
 
     /// Returns a token for the entry of `id`, if there is one: an answer that the primary gives from now on is fresh as
-    /// of it.
+    /// of this token.
     pub fn freshness(&self, id: &JobId) -> Option<FreshnessToken> {
         self.table.get(id).map(|row| self.freshness_of(&row.meta))
     }
@@ -173,14 +174,15 @@ impl Entries {
         FreshnessToken { entry: meta.entry, gaps: self.gaps }
     }
 
-    /// Returns whether this is a tombstone that the primary has forgotten by now, as every replica may.
+    /// Returns whether this is a clean tombstone whose `forget_time` has passed, so that the primary may have forgotten
+    /// it.
     pub fn is_forgotten(row: &Row<EntryMeta>, now: Timestamp) -> bool {
         let is_over = row.job.forget_time.is_some_and(|time| time <= now);
         !row.meta.dirty && row.job.removal.is_some() && is_over
     }
 
-    /// Returns whether the primary may still have a record or a tombstone for an entry, which an ended job has for some
-    /// time after its retention.
+    /// Returns whether the primary may still have a record of an entry. After the retention of an ended job, that is a
+    /// tombstone, which is kept for some time.
     pub fn is_known(row: &Row<EntryMeta>, now: Timestamp) -> bool {
         let is_live = row.job.removal.is_none() && row.job.state.is_terminal();
         let end = row.job.expire_time.filter(|_| is_live).map(|time| time + TOMBSTONE_LIFE);
@@ -209,7 +211,8 @@ impl Entries {
         self.dirty_bytes -= displaced.as_ref().map_or(0, dirty_size);
     }
 
-    /// Removes and returns an entry: the caller frees it after releasing the lock, because that may take long.
+    /// Removes and returns an entry. The caller frees the entry after releasing the lock, because freeing may take
+    /// long.
     pub fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
         self.dirty_bytes -= dirty_size(&row);
@@ -217,8 +220,8 @@ impl Entries {
         Some(row.job)
     }
 
-    /// Moves all times by this number of microseconds, except those of versions in the primary, which are by its clock.
-    /// `now` is the time on the clock that was set.
+    /// Moves all times by this number of microseconds, except those of versions in the primary, which were read from
+    /// its clock. `now` is the time on the clock that was set.
     pub fn move_times(&mut self, by: i64, now: Timestamp) {
         self.clock_set = Some((by, now));
         let rows = (0..self.table.slots()).filter_map(|slot| self.table.slot(slot));
@@ -234,7 +237,8 @@ impl Entries {
         self.last_gap = self.last_gap.map(|gap| gap.moved(by));
     }
 
-    /// Returns a new job. If it was created by the clock before that was set, its times are moved to the new clock.
+    /// Returns the new job `job`. If its times were read from the clock before the clock was set, they are moved by the
+    /// same step.
     pub fn by_set_clock(&self, job: Arc<Job>, now: Timestamp) -> Arc<Job> {
         match self.clock_set {
             Some((by, set)) if (by > 0 && job.create_time < set) || (by < 0 && job.create_time > now) => {
@@ -252,7 +256,7 @@ impl Entries {
     }
 
     /// Evicts clean entries until a version fits into `capacity`, those of finished jobs first. Returns the evicted
-    /// entries, to be freed after the lock is released, because that may take long.
+    /// entries, which the caller frees after releasing the lock, because freeing may take long.
     pub fn evict_for(
         &mut self,
         capacity: Capacity,

@@ -99,8 +99,8 @@ impl FallbackStore {
         self.reconciler.run().await;
     }
 
-    /// Waits until the primary has everything, or the time is `over`, and returns the ids of the jobs that are left.
-    /// Must be called when no change is accepted any more, while [`run`](Self::run) continues to push.
+    /// Waits until the primary has everything, or until `over` is ready. Returns the ids of the jobs that the primary
+    /// still lacks. Must be called when no change is accepted any more, while [`run`](Self::run) continues to push.
     pub async fn flush(&self, over: impl Future<Output = ()>) -> Vec<String> {
         self.reconciler.flush(over).await
     }
@@ -142,8 +142,7 @@ impl FallbackStore {
 
     /// Handles a change that can't be sent to the primary.
     async fn accept_local(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        // If the primary can be read nevertheless, it is asked before a job is created under an id of which nothing is
-        // known.
+        // If the primary can still be read, it is asked before a job is created under an id that is not cached.
         if previous.is_none()
             && self.cache.entry(&job.id).is_none()
             && let Route::Primary(_) = self.cache.route_read(&job.id)
@@ -163,7 +162,7 @@ impl FallbackStore {
 
     /// Handles a change that the primary did not confirm; `sent`: the primary may have received it.
     fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
-        // A cached tombstone may not be the latest version of its id, which is unknown now.
+        // A job can't be created over a cached tombstone, because the primary may have a later version under the id.
         let over_tombstone = previous.is_some_and(|previous| previous.removal.is_some()) && job.removal.is_none();
         match self.policy {
             FallbackPolicy::Accept if !over_tombstone => self.cache.accept(job, previous, sent),
@@ -219,11 +218,11 @@ impl FallbackStore {
         }
     }
 
-    /// Returns the answer for a job of which the primary has no record; it was asked after `since` was taken. If the
-    /// record was lost, that is the cached version, which is put back.
+    /// Returns the answer for an id of which the primary, asked after `since` was taken, has no record. If the record
+    /// was lost, the answer is the cached version, which is then pushed again.
     fn without_record(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
         let lost = self.cache.mark_record_lost(id, since)?;
-        tracing::warn!(job_id = %id, "Redis has lost the record of this job; it is put back");
+        tracing::warn!(job_id = %id, "Redis has lost the record of this job; the cached version is stored again");
         Some(lost)
     }
 }
@@ -264,7 +263,7 @@ impl JobStore for FallbackStore {
     }
 
     async fn absence(&self, instead: &Stored) -> Result<(), StoreError> {
-        // A cached answer does not show whether the primary could confirm an absence.
+        // An answer of the primary shows that the primary could also confirm an absence. A cached answer does not.
         if instead.source == Source::Redis {
             return Ok(());
         }

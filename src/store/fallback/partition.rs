@@ -12,7 +12,7 @@ use crate::{
 /// A partition of the primary.
 #[derive(Debug, Default)]
 pub struct Partition {
-    /// Start of its unavailability, and whether it can be read nevertheless; `None` if it is available.
+    /// Start of the unavailability, and whether the partition can still be read; `None` if the partition is available.
     pub unavailable: Option<Unavailable>,
     /// Dirty entries of active jobs.
     dirty_active: IndexSet<JobId>,
@@ -39,22 +39,22 @@ impl Partition {
         Self { unavailable: Some(Unavailable { since, readable: false }), ..Self::default() }
     }
 
-    /// Returns whether it serves reads and writes.
+    /// Returns whether the partition serves reads and writes.
     pub const fn is_available(&self) -> bool {
         self.unavailable.is_none()
     }
 
-    /// Returns whether it answers reads.
+    /// Returns whether the partition answers reads.
     pub fn is_readable(&self) -> bool {
         self.unavailable.is_none_or(|unavailable| unavailable.readable)
     }
 
-    /// Returns the number of its dirty entries.
+    /// Returns the number of dirty entries.
     pub fn dirty(&self) -> usize {
         self.dirty_active.len() + self.dirty_finished.len()
     }
 
-    /// Returns up to `limit` of its dirty entries, finished jobs first.
+    /// Returns up to `limit` dirty entries, finished jobs first.
     pub fn first_dirty(&self, limit: usize) -> impl Iterator<Item = &JobId> {
         self.dirty_finished.iter().chain(&self.dirty_active).take(limit)
     }
@@ -69,7 +69,7 @@ impl Partition {
         }
     }
 
-    /// Removes an entry.
+    /// Removes an entry from the dirty ones.
     pub fn forget(&mut self, id: &JobId) {
         self.dirty_active.swap_remove(id);
         self.dirty_finished.swap_remove(id);

@@ -1,9 +1,9 @@
 //! Pushing entries to the primary: each is merged with the version there, and the outcome replaces exactly the version
 //! that was read.
 //!
-//! An entry that is missing there is stored; otherwise the one merge rule decides. A version that is not known to be in
-//! the primary is never dropped without a line in the report. The line is written before a merge is sent, because the
-//! merge may be executed even though no answer comes.
+//! An entry of which the primary has no record is stored; otherwise `merge` decides. A version that is not known to be
+//! in the primary is never dropped without a line in the report. The line is written before a merge is sent, because
+//! the merge may be executed even though no answer comes.
 
 use std::{
     collections::HashSet,
@@ -24,7 +24,8 @@ use crate::{
 /// The reason for dropping a job whose record is damaged.
 const UNREADABLE: &str = "the record in Redis can't be read";
 
-/// The reason for dropping a job that the primary last confirmed so long ago that a deletion would be forgotten by now.
+/// The reason for dropping a job that the primary last confirmed so long ago that the tombstone of a deletion would be
+/// forgotten by now.
 const DELETED: &str = "it may have been deleted meanwhile";
 
 /// Maximum time for which a change waits for a push of its job that is under way.
@@ -107,7 +108,7 @@ impl Pusher {
         let claim = self.pushes.claim(&mut entries);
         if entries.is_empty() {
             drop(claim);
-            // The push under way may be one of many jobs, hence the limit.
+            // The push under way may include many jobs, so the wait is limited.
             _ = timeout(PUSH_WAIT, self.pushes.wait(id)).await;
             return Ok(());
         }
@@ -133,7 +134,7 @@ impl Pusher {
             for (entry, outcome) in pushed.into_iter().zip(self.primary.replace_many(writes).await) {
                 match outcome {
                     Ok(Replaced::Stored(stored)) => self.cache.mark_synced(&entry.job, &stored),
-                    // The primary has another version by now, and so may the cache.
+                    // The primary has another version by now, and the cache may have one, too.
                     Ok(Replaced::Conflict(_)) => entries.extend(self.cache.entry(&entry.job.id)),
                     Err(StoreError::Corrupt(_)) => self.drop_entry(&entry, UNREADABLE),
                     Err(error) => return Err(error),
@@ -155,7 +156,8 @@ impl Pusher {
                 let job = entry.job.clone();
                 return Ok(Some((entry, Replacement { job, previous: None })));
             }
-            // An incarnation that others created under this id, perhaps after a deletion, prevails.
+            // An incarnation that other replicas created under this id prevails: the entry may have been deleted
+            // before.
             Record::Found(theirs)
                 if theirs.job.version.incarnation_id != entry.job.version.incarnation_id && may_have_been_deleted =>
             {
@@ -186,8 +188,8 @@ impl Pusher {
         }
         let is_other = entry.job.version.incarnation_id != theirs.job.version.incarnation_id;
         if entry.dirty && is_other && entry.job.removal.is_some() {
-            // A write of the deleted incarnation may still be on its way: a new revision of the version that prevails
-            // stops it.
+            // A write of the deleted incarnation may still be in transit: a new revision of the version that prevails
+            // makes that write fail.
             let mut job = merged.job;
             job.version.revision += 1;
             return Ok(Some((entry, Replacement { job: job.into(), previous: Some(theirs.job) })));
@@ -216,7 +218,7 @@ impl Pusher {
         }
     }
 
-    /// Records the outcome of an entry before it is carried out.
+    /// Records the outcome of an entry before the write is sent.
     fn record_outcome(&self, entry: &CacheEntry, conflict: bool) {
         if conflict {
             warn!(job_id = %entry.job.id, "conflicting changes merged; one was discarded");
@@ -226,7 +228,7 @@ impl Pusher {
                 "changed here and elsewhere; one change was discarded",
             );
         } else if entry.dirty {
-            self.reports.record_outcome(&entry.job.id, ReconcileOutcome::Merged, "stored as it was here");
+            self.reports.record_outcome(&entry.job.id, ReconcileOutcome::Merged, "stored without discarding a change");
         }
     }
 }
@@ -236,8 +238,8 @@ impl Pusher {
 fn is_apart(entry: &CacheEntry, theirs: &Job, lost: ChangeId) -> bool {
     let ours = &entry.job;
     if ours.version.incarnation_id != theirs.version.incarnation_id {
-        // An incarnation created over the tombstone of the other begins behind all its revisions, and has the id since
-        // the same time.
+        // An incarnation that was created over the tombstone of the other has a first revision above all revisions of
+        // the other, and the same `since`.
         let is_chain = ours.since.is_some() && ours.since == theirs.since;
         let comes_after = |one: &Job, other: &Job| one.version.first_revision > other.version.revision;
         return !(is_chain && (comes_after(ours, theirs) || comes_after(theirs, ours)));
@@ -247,8 +249,8 @@ fn is_apart(entry: &CacheEntry, theirs: &Job, lost: ChangeId) -> bool {
         return entry.base != Some(theirs.version)
             && ours.version.change_id.process != theirs.version.change_id.process;
     }
-    // A version that was known to be in the primary is superseded by what others derived from it; an older one there
-    // was its predecessor.
+    // A clean entry was in the primary: a higher revision there was derived from it, and an older version there is its
+    // predecessor.
     if lost == theirs.version.change_id {
         theirs.update_time > ours.update_time
     } else {

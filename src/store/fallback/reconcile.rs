@@ -1,9 +1,9 @@
-//! Reconciliation: when a partition of the primary is available again, the cache is compared with it once before it
-//! serves.
+//! Reconciliation: when a partition of the primary is available again, the cache is compared with it once before the
+//! partition serves.
 //!
 //! Every entry is compared, clean or dirty: the primary may have come back empty, older, or changed by others. Versions
-//! are compared first, and records are read only where they differ. A pass that is interrupted continues where it was,
-//! as long as the history of the data is the same. Entries that are dirty after one pass are pushed later, job by job.
+//! are compared first, and records are read only where they differ. An interrupted pass continues where it stopped, as
+//! long as the history of the data is the same. Entries that are dirty after one pass are pushed later, job by job.
 
 use std::{
     future::pending,
@@ -88,8 +88,8 @@ impl Reconciler {
         tokio::join!(self.follow_states(), restore, self.tidy());
     }
 
-    /// Waits until the primary has everything, or the time is `over`, and returns the ids of the jobs that are left.
-    /// Must be called when no change is accepted any more, while [`run`](Self::run) continues to push.
+    /// Waits until the primary has everything, or until `over` is ready. Returns the ids of the jobs that the primary
+    /// still lacks. Must be called when no change is accepted any more, while [`run`](Self::run) continues to push.
     pub async fn flush(&self, over: impl Future<Output = ()>) -> Vec<String> {
         let all = async {
             while self.cache.dirty() > 0 {
@@ -162,7 +162,7 @@ impl Reconciler {
                 };
                 match outcome {
                     Ok(()) => pause = PAUSE_MIN,
-                    Err(error) => debug!(%error, partition, "pushing to the primary failed"),
+                    Err(error) => debug!(%error, partition, "reconciling with Redis failed and will be tried again"),
                 }
             }
             if !self.cache.is_any_unavailable() && self.cache.dirty() == 0 {
@@ -171,7 +171,8 @@ impl Reconciler {
         }
     }
 
-    /// Compares the entries of a partition with the primary, if it takes writes again, and makes it available.
+    /// Compares the entries of a partition with the primary, if the partition accepts writes again, and marks the
+    /// partition as available.
     async fn come_back(&self, partition: usize) -> Result<(), StoreError> {
         if self.cache.is_all_unavailable() {
             self.primary.expect_restart(true);
@@ -207,8 +208,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Sends two beats to show that this replica serves from a partition: the first says that it does, the second that
-    /// everything it acknowledged before the first is in the primary.
+    /// Sends two beats to show that this replica serves from a partition: the first says that it does, and the second
+    /// that the primary has everything that the replica acknowledged before the first.
     async fn begin_serving(&self, partition: usize) -> Result<(), StoreError> {
         self.presence.set_serving(partition, true);
         for _ in 0..2 {
@@ -256,7 +257,7 @@ impl Reconciler {
     }
 }
 
-/// Waits until a change shows that a partition serves.
+/// Waits until the state of a partition changes to serving.
 async fn begins_to_serve(states: &mut watch::Receiver<Vec<PartitionState>>, partition: usize) {
     let mut before = states.borrow_and_update()[partition];
     while states.changed().await.is_ok() {
@@ -265,7 +266,7 @@ async fn begins_to_serve(states: &mut watch::Receiver<Vec<PartitionState>>, part
             return;
         }
     }
-    // The primary is gone, with all that waits for it.
+    // The primary was dropped, so no state will change any more.
     pending::<()>().await;
 }
 

@@ -15,7 +15,7 @@ use crate::{
     telemetry::metrics::{Counters, Measured, Metrics},
 };
 
-/// Maximum pause between reconciliations that share a report: there is hardly time to read it in between.
+/// Maximum pause between reconciliations that share a report: nobody could have read the report in between.
 const EPISODE: Duration = Duration::from_secs(60);
 
 /// Number of jobs with which a report is full, so that the next reconciliation begins a new one.
@@ -32,7 +32,7 @@ pub struct Reports {
     jobs: Counters<{ ReconcileOutcome::ALL.len() }>,
 }
 
-/// Ends a part of a reconciliation in the report when it is dropped, also if its caller goes away.
+/// A guard that ends a part of a reconciliation in the report when it is dropped, even if the caller was cancelled.
 struct Ending<'a> {
     reports: &'a Reports,
     is_complete: bool,
@@ -100,7 +100,8 @@ impl Measured for Reports {
     }
 }
 
-/// The outcomes of jobs, recorded before they are sent: a write may be executed even though no answer comes.
+/// The outcomes of jobs, recorded before the writes are sent, because a write may be executed even though no answer
+/// comes.
 #[derive(Debug, Default)]
 struct ReconcileLog {
     began: bool,
@@ -135,7 +136,7 @@ impl ReconcileLog {
 
     /// Ends a part of a reconciliation; the reconciliation too, if the part `is_complete` and no other is under way.
     fn end(&mut self, now: Timestamp, is_complete: bool) {
-        debug_assert!(self.under_way > 0, "a part ends that has begun");
+        debug_assert!(self.under_way > 0, "only a part that has begun can end");
         self.under_way -= 1;
         if is_complete && self.under_way == 0 {
             self.end_time = Some(now);
@@ -149,7 +150,7 @@ impl ReconcileLog {
         }
     }
 
-    /// Records the outcome of a job, and its reason in plain text. A worse outcome from before stays.
+    /// Records the outcome of a job, and its reason in plain text. A worse earlier outcome is kept.
     fn record_outcome(&mut self, id: &JobId, outcome: ReconcileOutcome, reason: &'static str) {
         if let Some(before) = self.by_id.get(id).copied() {
             if before.outcome > outcome {

@@ -36,7 +36,8 @@ pub struct Logged {
     pub previous: Option<State>,
 }
 
-/// A version, and the positions at which its incarnation entered each state. The first position is 1.
+/// A version, and the positions at which its incarnation was created, first became RUNNING, and ended. The first
+/// position is 1.
 #[derive(Clone, Debug)]
 struct Entry {
     job: Arc<Job>,
@@ -46,7 +47,8 @@ struct Entry {
 }
 
 impl Entry {
-    /// Returns the state of this incarnation at a position; `None` before its creation.
+    /// Returns the state of this incarnation at a position; `None` before its creation. A job that waited for another
+    /// attempt then counts as RUNNING, because the log does not record retries.
     fn state_at(&self, position: u64) -> Option<State> {
         let by = |entered: Option<NonZeroU64>| entered.is_some_and(|entered| entered.get() <= position);
         if self.created > position {
@@ -105,9 +107,9 @@ impl Log {
         self.horizon = self.horizon.max(position);
     }
 
-    /// Returns up to `limit` versions committed after `after`, with their states at `since`, which must not be later;
-    /// `None` if the changes since then are no longer known. The result ends with the version that brings its size to
-    /// `max_bytes`.
+    /// Returns up to `limit` versions committed after the position `after`, with their states at the position `since`,
+    /// which must not be later than `after`; `None` if the changes since then are no longer known. The result ends with
+    /// the version that brings its size to `max_bytes`.
     pub fn since(&self, since: u64, after: u64, limit: usize, max_bytes: usize) -> Option<Vec<Logged>> {
         if since < self.horizon || after > self.position {
             return None;

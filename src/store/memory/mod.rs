@@ -23,7 +23,7 @@ use super::{
 };
 use crate::domain::{ChangeId, Deadline, Job, JobId, ListQuery, State, Timestamp};
 
-/// Minimum time between two sweeps from which the process counts as suspended in between.
+/// Time between two sweeps above which the process counts as suspended in between.
 const PAUSE_MIN: Duration = Duration::from_secs(3);
 
 /// Divisor of the capacity for the memory that tombstones may use. Above it, they are forgotten before finished jobs
@@ -51,7 +51,8 @@ struct Hearing {
 }
 
 impl Hearing {
-    /// Detects whether this process was suspended. Called at each sweep, about once a second.
+    /// Detects whether this process was suspended: each sweep calls this, about once a second, unless the process does
+    /// not run.
     fn look(&mut self, now: Timestamp) -> &Self {
         let paused = self.last_look.replace(Instant::now()).is_some_and(|last| last.elapsed() > PAUSE_MIN);
         if paused {
@@ -60,7 +61,7 @@ impl Hearing {
         self
     }
 
-    /// Returns the time of a deadline of `job`. Its wait counts only while workers can report.
+    /// Returns the time of a deadline of `job`. Time in which no worker could report does not count as waiting.
     fn time_of(&self, job: &Job, deadline: &Deadline) -> Timestamp {
         job.time_of(deadline).max(self.since + deadline.wait)
     }
@@ -74,7 +75,8 @@ struct Records {
 }
 
 impl MemoryStore {
-    /// Creates an empty store that reports each commit to `listener`. It keeps at most as many tombstones as jobs.
+    /// Creates an empty store that reports each commit to `listener`. The store keeps at most as many tombstones as it
+    /// may have jobs.
     pub fn new(capacity: impl Into<Capacity>, listener: Arc<dyn Listener>) -> Self {
         let epoch = Uuid::new_v4().as_u64_pair().0;
         let mode = watch::Sender::new(StorageMode::Memory);
@@ -99,8 +101,8 @@ impl MemoryStore {
     }
 
     /// Evicts finished jobs until there is room for `job`. If bytes are short, forgets tombstones while they use more
-    /// than their share or no finished job is left. Returns these, to be freed after the lock is released, because that
-    /// may take long.
+    /// than their share or no finished job is left. Returns the forgotten tombstones, which the caller frees after
+    /// releasing the lock, because freeing may take long.
     fn make_room(&self, records: &mut Records, job: &Job) -> Result<Vec<Arc<Job>>, StoreError> {
         let previous = records.table.get(&job.id).map(|row| &*row.job);
         let adds = job.removal.is_none() && previous.is_none_or(|previous| previous.removal.is_some());
@@ -152,7 +154,7 @@ impl Records {
         )
     }
 
-    /// Removes and returns a record, to be freed after the lock is released, because that may take long.
+    /// Removes and returns a record, which the caller frees after releasing the lock, because freeing may take long.
     fn forget(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let row = self.table.forget(id)?;
         self.log.forget(row.meta);

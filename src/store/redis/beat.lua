@@ -1,25 +1,25 @@
--- The beat of one replica in one partition: shows that workers can report to the service, and what this replica has
--- here.
+-- The beat of one replica in one partition. Shows that workers can report to the service, and up to which time Redis
+-- has everything that this replica acknowledged.
 --
 -- Key    1  the partition's beat, a hash:
 --             `last`          time of the last beat of a serving replica
---             `heard_since`   time since when workers can report
+--             `heard_since`   time since which workers have been able to report
 --             `run`, `node`   the server's process, and its name in a cluster
 --             `lineage`       the identity of the data's history
---             `mark:PROCESS`  for each process, the time up to which everything that it acknowledged is here
+--             `mark:PROCESS`  for each process, the time up to which Redis has everything that it acknowledged
 --             `about:PROCESS` for each process that serves or did, the time of its last beat, and argument 9
---           It is one key, so that a slot that moves to another node never delays it
+--           A single key, because scripts with several keys fail while their slot moves to another node
 -- Args   1  the process
 --        2  "1": the replica serves, and so receives reports
 --        3  its mark; empty: no mark
---        4  the lineage at which it saw the count of commits fall; empty: it did not
+--        4  the lineage in which the replica saw the count of commits fall; empty: it saw no such fall
 --        5  a random name, for a lineage that begins now
 --        6  maximum age of the last beat, in microseconds
 --        7  time for which marks are kept, in microseconds
 --        8  "1": the server is a node of a cluster
---        9  what the process says of itself: the number of its jobs that are not here, and its version
+--        9  data of the process about itself: the number of its jobs that Redis lacks, and its version
 -- Returns   {time, heard_since, lineage, run, number of replicas that serve, index of this one among them or 0}
--- Why atomic   the gap between two beats, and a restart, are seen by exactly one of the beats that follow
+-- Why atomic   exactly one of the beats that follow sees a restart or a gap between two beats
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function text(number)
@@ -42,8 +42,8 @@ local server = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or 
 local last, heard_since = tonumber(known.last or '-1'), tonumber(known.heard_since or '-1')
 local lineage = known.lineage
 
--- In a cluster the partition may have moved to another node, which is no restart. A loss of data on the way to a new
--- master shows in the count of commits.
+-- In a cluster, another node may serve the partition now, which is no restart. If data was lost during a failover, the
+-- count of commits has fallen.
 local node = ARGV[8] == '1' and redis.pcall('CLUSTER', 'MYID')
 node = type(node) == 'string' and node or ''
 local restarted = not known.run or (server ~= known.run and node == (known.node or ''))
@@ -64,7 +64,7 @@ if mark and mark <= now and (not before or before < mark or before > now) then
   changes[#changes + 1], changes[#changes + 2] = 'mark:' .. ARGV[1], text(mark)
   marks[ARGV[1]] = mark
 end
--- A process is registered from its first beat on at which it serves.
+-- A process is registered from the first beat that it sends while it serves.
 if ARGV[2] == '1' or seen[ARGV[1]] then
   changes[#changes + 1], changes[#changes + 2] = 'about:' .. ARGV[1], text(now) .. ' ' .. ARGV[9]
   seen[ARGV[1]] = now

@@ -1,18 +1,18 @@
 -- Precedes replace.lua for a decision by time about an active job: its worker is lost, nobody has started it, it
--- expires, the grace of its cancellation is over, or it goes to the next worker in the place of a lost one. The
--- decision is made only if nobody can have acknowledged a report within the time allowed or, for a grace, an end of the
--- job.
+-- expires, the grace period of its cancellation is over, or another worker takes it over from a lost one. The decision
+-- is made only if no replica can have acknowledged a report of the job within the time allowed (for a grace period: an
+-- end of the job).
 --
--- Keys   behind those of replace.lua: the sorted set of deadlines, the partition's beat (beat.lua)
--- Args   behind those of replace.lua, times in microseconds:
+-- Keys   after those of replace.lua: the sorted set of deadlines, the partition's beat (beat.lua)
+-- Args   after those of replace.lua, times in microseconds:
 --          wait       minimum time since the last report, or since the time that `since` names
 --          bound      maximum time for which a replica may be cut off with reports that it acknowledged; 0: the next
 --                     report reverts the decision, so it may be made at once
 --          silence    maximum age of the last beat
 --          since      the time from which the wait is counted; empty: the last report
---          postpones  "1": if it is too early, the deadline is moved to the time of the next try
--- Returns      "DEFERRED", if it is too early
--- Why atomic   a report, a beat or a mark that comes in between is not overlooked
+--          postpones  "1": if the decision is too early, its deadline is moved to the time of the next try
+-- Returns      "DEFERRED", if the decision is too early; otherwise as replace.lua
+-- Why atomic   no report, beat or mark can arrive between the check and the write
 local beat, deadlines = table.remove(KEYS), table.remove(KEYS)
 local postpones = table.remove(ARGV) == '1'
 local since = tonumber(table.remove(ARGV))
@@ -31,7 +31,7 @@ local function deferred()
   end
   local last, heard_since = known.last or -1, known.heard_since or now
   if heard > now then
-    -- The clock of Redis was set back: the time of the last report is unknown, and at most now.
+    -- The clock of Redis was set back, so the time of the last report is unknown. Assumes that it is now.
     heard = now
     redis.call('HSET', KEYS[1], 'heard', string.format('%.0f', now))
   end
@@ -43,7 +43,8 @@ local function deferred()
   if now < earliest then
     return earliest
   end
-  -- No replica has served for a while, or the clock was set: the next beat sets the time since when workers can report.
+  -- No replica has served for a while, or the clock was set. The next beat sets the time since which workers have been
+  -- able to report.
   if last < 0 or last > now or now - last > silence then
     return now + 500000
   end

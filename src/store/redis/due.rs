@@ -88,7 +88,8 @@ impl DueSets {
         Ok((due.into_iter().map(|(_, id)| id).collect(), next))
     }
 
-    /// Returns up to `limit` due entries of one partition that this replica handles, and the time of the next one.
+    /// Returns up to `limit` entries of each due set of a partition, as far as this replica handles them, and the time
+    /// of the next one.
     async fn due_in(
         &self,
         partition: Partition,
@@ -128,7 +129,8 @@ impl DueSets {
         Write::removal(id, None, &SETS).run(None, self.client.bulk(), self.client.keys()).await.map(drop)
     }
 
-    /// Postpones a record that can't be read: nothing can be done about it now, and others wait behind it.
+    /// Postpones a record that can't be read. Otherwise such records could fill each batch, and the others would not be
+    /// handled.
     async fn postpone(&self, id: &JobId, now: Timestamp) -> Result<(), Fault> {
         let mut commands = pipe();
         for set in SETS {
@@ -139,7 +141,7 @@ impl DueSets {
     }
 }
 
-/// Returns what is due for a job that is in a due set.
+/// Returns the action that is due for a job that is in a due set.
 fn due_of(job: &Job, now: Timestamp) -> Option<Due> {
     match job.deadline() {
         // The script that stores the decision checks whether it is time.

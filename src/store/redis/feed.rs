@@ -25,7 +25,7 @@ use crate::{
 /// Maximum number of jobs of a partition that are read again at a time.
 const BATCH: usize = 50;
 
-/// Maximum time after which a write without an answer may still take effect.
+/// Maximum time after which, once Redis answers again, an earlier write without an answer may still take effect.
 const DOUBT: Duration = Duration::from_secs(600);
 
 /// The numbers of the last commits, by partition; `None` for a partition that does not answer.
@@ -43,7 +43,7 @@ pub struct Feed {
     known_counts: Mutex<Counts>,
     /// Requests a new subscription, which replaces the current one.
     gap_suspected: Notify,
-    /// Time until when the notification of an own commit may be the first sign of it, in microseconds: see
+    /// Time in microseconds until which a commit of this replica may become known by its notification only: see
     /// [`doubt`](Self::doubt).
     doubt_until: AtomicI64,
 }
@@ -180,7 +180,7 @@ impl Feed {
         }
     }
 
-    /// Handles partitions that answer again: notifications of commits there were lost in the meantime.
+    /// Handles partitions that answer again: notifications of their commits may have been lost in the meantime.
     pub fn catch_up(&self, counts: &Counts) {
         let mut back = Vec::new();
         for (partition, known) in Partition::all().zip(self.counts().iter_mut()) {

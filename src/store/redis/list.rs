@@ -20,31 +20,32 @@ use crate::{
     store::{Listener, Page, Presence, Record, Stored},
 };
 
-/// Maximum number of records that a page examines beyond those it returns, where no index fits its filter.
+/// Maximum number of records that a page examines beyond those that it returns, if no index fits its filter.
 const SCAN: usize = 2000;
 
 /// Maximum number of records read at a time.
 const BATCH: usize = 100;
 
-/// Maximum number of times that a page may select more records than can be read together; then it is returned short.
+/// Maximum number of times that a page may select more records than can be read together. After that, the page is
+/// returned with fewer jobs.
 const MAX_CUTS: usize = 4;
 
 /// Script that returns the number of members of each of several sets.
 const CARDS: &str =
     "local cards = {} for at, key in ipairs(KEYS) do cards[at] = redis.call('ZCARD', key) end return cards";
 
-/// Script that returns a range of each of several sets, all at one moment: a job that changes its state meanwhile is in
-/// exactly one of the sets of states, whichever way it goes.
+/// Script that returns a range of each of several sets, all at one moment, so that a job whose state changes meanwhile
+/// is in exactly one of the sets of states.
 const RANGES: &str = "local sets = {} for at, key in ipairs(KEYS) do \
                       sets[at] = redis.call(ARGV[1], key, ARGV[2], ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[4]) \
                       end return sets";
 
-/// Source of a list.
+/// The sets and the bounds of a list.
 struct Reading<'a> {
     order: Order,
     /// The sets that together contain every job of the list.
     places: Vec<IndexKey<'a>>,
-    /// Position behind which the list begins.
+    /// Position after which the list begins.
     start: Option<Cursor>,
     /// The score at which the list ends.
     end: String,
@@ -84,7 +85,7 @@ impl<'a> Reading<'a> {
         Partition::all().map(run).collect()
     }
 
-    /// Returns the command that reads what follows in a partition.
+    /// Returns the command that reads the next entries of a partition.
     fn ranges(&self, keys: &Keys, run: &Run) -> Cmd {
         let (name, start) = match self.order {
             Order::Newest => ("ZREVRANGEBYSCORE", "+inf"),
@@ -162,7 +163,8 @@ impl Lists {
         Ok(page)
     }
 
-    /// Returns a version with the expiry of its lease as of `now`, as callers see it: filters apply to that.
+    /// Returns a version with the expiry of its lease as of `now`, as callers see it. Filters apply to the version that
+    /// this returns.
     fn seen(&self, mut stored: Stored, now: Timestamp) -> Stored {
         let partition = Partition::of(&stored.job.id).index();
         stored.job = self.presence.with_running_lease(partition, &stored.job, now);
@@ -282,7 +284,7 @@ impl Lists {
             let is_full = set.len() == run.chunk;
             let set = cursors(set);
             if is_full {
-                // This set may have more entries behind its last one.
+                // This set may have more entries after the last one that was read.
                 run.exhausted = false;
                 frontier = frontier.into_iter().chain(set.last().cloned()).min_by(first);
             }
@@ -294,8 +296,8 @@ impl Lists {
         entries.dedup();
         match entries.last() {
             Some(last) => run.after = Some(last.clone()),
-            // More jobs share one time of creation than were read, and all of them precede the position to continue
-            // from.
+            // More jobs share one time of creation than were read, and all that were read precede the position to
+            // continue from.
             None => run.chunk *= 2,
         }
         run.ahead.extend(entries);

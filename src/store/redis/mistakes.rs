@@ -13,7 +13,7 @@ use crate::domain::JobId;
 const RIGHTS: &str = "~job:* ~jobs:* ~jobtrack:epoch &jobs:* +@read +@write +@pubsub +@scripting +@connection \
                       -@dangerous +time +info +role +cluster|slots +cluster|myid (other keys with another --key-prefix)";
 
-/// Script that returns the commands that are refused.
+/// Script that returns those of the given commands that the user may not use.
 const ASK: &str = include_str!("rights.lua");
 
 /// Returns the mistake that an error shows, if it is one that waiting does not correct. `database` is the number of the
@@ -27,7 +27,7 @@ fn mistake(error: &RedisError, database: i64) -> Option<String> {
         _ if matches!(Reason::of(error), Reason::NoAuth | Reason::WrongPass) => refused.to_owned(),
         (ErrorKind::MasterNameNotFoundBySentinel, _) => "the sentinels know no master of this name".to_owned(),
         (ErrorKind::InvalidClientConfig, _) => text(error),
-        (ErrorKind::Parse, _) => "what answers there is no Redis: check the host and the port".to_owned(),
+        (ErrorKind::Parse, _) => "the server at this address is not a Redis: check the host and the port".to_owned(),
         (ErrorKind::Server(Moved), _) => "it is part of a cluster: write redis+cluster://".to_owned(),
         (_, Some("DENIED")) => {
             "its protected mode refuses other machines: set a password there, and give it in the address".to_owned()
@@ -36,15 +36,15 @@ fn mistake(error: &RedisError, database: i64) -> Option<String> {
             "another program uses keys that jobtrack needs: choose another --key-prefix, or another database".to_owned()
         }
         _ if is_missing_right(error) => missing_right(error, &[]),
-        _ if has("cluster support disabled") => "it is no cluster: write redis://".to_owned(),
+        _ if has("cluster support disabled") => "it is not a cluster: write redis://".to_owned(),
         _ if has("SELECT is not allowed in cluster mode") => {
             "it is part of a cluster, which has one database: write redis+cluster://".to_owned()
         }
         _ if has("DB index is out of range") || has("invalid DB index") => format!(
-            "it has no database {database}: give a lower number behind the host, or raise databases in its configuration"
+            "it has no database {database}: give a lower number after the host, or raise databases in its configuration"
         ),
         _ if has("unknown command 'CLUSTER'") || has("unknown command `CLUSTER`") => {
-            "it is no cluster: write redis://, or redis+sentinel://HOST,HOST/MASTER if it is a Sentinel".to_owned()
+            "it is not a cluster: write redis://, or redis+sentinel://HOST,HOST/MASTER if it is a Sentinel".to_owned()
         }
         _ if has("unknown command")
             || has("Unknown Redis command")
@@ -53,14 +53,14 @@ fn mistake(error: &RedisError, database: i64) -> Option<String> {
         {
             format!("it does not know a command ({}): {REQUIRED}, with no command renamed or disabled", text(error))
         }
-        _ if has("InvalidContentType") => "TLS failed: no TLS is spoken there: write redis://".to_owned(),
+        _ if has("InvalidContentType") => "TLS failed: the server does not use TLS: write redis://".to_owned(),
         _ if has("certificate") => format!("TLS failed: {whole}"),
         _ => return None,
     })
 }
 
-/// Returns whether an error shows that the user lacks a right. One that is missing within a script has no error code of
-/// its own.
+/// Returns whether an error shows that the user lacks a right. A right that is missing within a script has no error
+/// code of its own.
 fn is_missing_right(error: &RedisError) -> bool {
     let text = error.to_string();
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
@@ -70,7 +70,7 @@ fn is_missing_right(error: &RedisError) -> bool {
 
 fn missing_right(error: &RedisError, refused: &[String]) -> String {
     let refused = if refused.is_empty() { String::new() } else { format!("; refused: {}", refused.join(", ")) };
-    format!("the user may not do what jobtrack has to ({}{refused}); it needs {RIGHTS}", text(error))
+    format!("the user lacks rights that jobtrack needs ({}{refused}); it needs {RIGHTS}", text(error))
 }
 
 /// Returns one example of each command that jobtrack sends or its scripts execute, with its keys. Optional commands,
@@ -106,8 +106,8 @@ fn commands(keys: &Keys) -> Vec<String> {
     ]
 }
 
-/// Fails if the user may not use one of the commands. The other checks do not try all of them: for example, a script
-/// that Redis has in its cache now must be sent again later.
+/// Fails if the user may not use one of the commands. The other checks do not execute all of them: for example, a
+/// script that Redis has in its cache now must be sent again later.
 pub async fn check_rights(client: &Client) -> Result<(), RedisError> {
     let refused = refused_commands(client).await.map_err(Fault::into_error)?;
     if refused.is_empty() {
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// The words behind `mark`, up to one of the letters behind them, in the sources of this store.
+    /// Collects the upper-case words that follow `mark` in the sources of this store.
     fn words_behind(mark: &str, folder: &Path, into: &mut BTreeSet<String>) {
         for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
             if path.is_dir() {

@@ -1,15 +1,15 @@
 //! The primary: jobs in Redis, shared by any number of replicas.
 //!
-//! Every change is one script on one slot, so it happens as a whole or not at all; what is answered as stored was in
-//! Redis before. Reads go to the master. Commits of other replicas arrive as notifications over pub/sub, which only say
-//! that it is worth reading a job again; a lost notification is noticed within seconds, and then all watched jobs are
-//! read again. A command fails when Redis has sent nothing on its connection for the time limit; while other answers
-//! arrive it waits on, up to four times the limit or 5 s (`connection/command_wait.rs`). After a command without an
-//! answer it is unknown whether Redis executed it.
+//! Every change is one script on one slot, so it is executed completely or not at all. A change is answered as stored
+//! only after it is in Redis. Reads are sent to the master. Commits of other replicas arrive as notifications over
+//! pub/sub, which tell only that a job should be read again. A lost notification is noticed within seconds, and then
+//! all watched jobs are read again. A command fails when Redis has sent nothing on its connection for the time limit;
+//! as long as other answers arrive it waits, up to four times the limit and at least up to 5 s
+//! (`connection/command_wait.rs`). If a command has no answer, it is unknown whether Redis executed it.
 //!
 //! The store is composed of parts, each of which has its own state: `Client` the connections, `Feed` the commits that
-//! are known and announced, `Monitor` the known state of Redis. `Reader`, `Lists`, `DueSets` and `Writer` carry
-//! out calls, `Prober` and `Subscriber` run beside them.
+//! are known and announced, `Monitor` the known state of Redis. `Reader`, `Lists`, `DueSets` and `Writer` carry out
+//! calls, `Prober` and `Subscriber` run in the background.
 
 mod client;
 mod connection;
@@ -82,7 +82,7 @@ pub struct Options {
     pub timeout: Duration,
     /// Prefix of the keys of jobs.
     pub key_prefix: String,
-    /// Maximum time for which a replica may be cut off: decisions by time wait for it that long.
+    /// Maximum time for which a replica may be cut off: decisions by time wait that long for its reports.
     pub replica_grace: Duration,
 }
 
@@ -104,7 +104,7 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// The assignment of ids to its partitions.
+    /// The assignment of ids to the partitions of the store.
     pub const PARTITIONING: Partitioning = Partitioning { count: PARTITIONS, of: |id| Partition::of(id).index() };
 
     /// Opens the store, which reports commits to `listener` and steers `clock` by that of Redis. If Redis can't be
@@ -149,11 +149,11 @@ impl RedisStore {
         Ok(store)
     }
 
-    /// Returns a receiver of a random secret that all replicas share, and of its changes. Redis has it from the first
-    /// call of any replica on.
+    /// Returns a receiver of a random secret that all replicas share, and of its changes. The first replica that calls
+    /// this stores the secret in Redis.
     pub async fn shared_secret(&self) -> watch::Receiver<SecretState> {
         let secret = self.prober.secret().subscribe();
-        // If Redis can't be used yet, the prober reads it later.
+        // If Redis can't be used yet, the prober reads the secret later.
         if self.epoch() != 0 {
             _ = self.prober.secret().learn().await;
         }

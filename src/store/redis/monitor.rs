@@ -71,7 +71,7 @@ impl Share {
     }
 }
 
-/// The state of a partition as a probe finds it.
+/// The state of a partition as a probe found it.
 #[derive(Clone, Copy, Debug)]
 pub struct Verdict {
     /// The state.
@@ -86,7 +86,7 @@ impl Verdict {
 }
 
 impl Monitor {
-    /// Creates a monitor to which all partitions are unavailable.
+    /// Creates a monitor in which all partitions are unavailable.
     pub fn new(client: Arc<Client>) -> Self {
         Self {
             client,
@@ -162,7 +162,7 @@ impl Monitor {
         self.partitions()[partition].is_beat_rejected = is_rejected;
     }
 
-    /// Records the answer to a beat. Returns whether it shows another history than before.
+    /// Records the answer to a beat. Returns whether the answer shows another history than before.
     pub fn record_beat(&self, partition: Partition, lineage: String, run: String, share: Share) -> bool {
         let view = &mut self.partitions()[partition.index()];
         let is_other = !view.lineage.is_empty() && (view.lineage != lineage || view.run != run);
@@ -180,7 +180,7 @@ impl Monitor {
         }
     }
 
-    /// Records the verdict of a probe. Returns whether the state applies: a single answer may be late under load.
+    /// Records the verdict of a probe. Returns whether the state applies: a single missing answer may only be late.
     pub fn confirms(&self, partition: usize, verdict: Verdict) -> bool {
         let view = &mut self.partitions()[partition];
         view.failures = if verdict.state == PartitionState::Serving { 0 } else { view.failures + 1 };
@@ -208,12 +208,12 @@ impl Monitor {
         }
     }
 
-    /// Causes the receivers of the states to compare histories, though no state changed.
+    /// Notifies the receivers of the states although no state has changed, so that they compare histories.
     pub fn announce_other_history(&self) {
         self.states.send_modify(|_| {});
     }
 
-    /// Records that the start has logged why Redis can't be used.
+    /// Records that the checks at the start have logged why Redis can't be used.
     pub fn outage_was_logged(&self, error: &RedisError) {
         self.outage.was_logged(PARTITIONS, error);
     }

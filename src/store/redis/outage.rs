@@ -29,7 +29,7 @@ struct Outage {
     reason: Reason,
     /// Number of partitions that do not serve.
     partitions: usize,
-    /// The last error, for the lines that come when there is no new one.
+    /// The last error, for lines that are logged without a new one.
     error: Option<RedisError>,
 }
 

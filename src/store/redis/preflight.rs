@@ -1,5 +1,5 @@
 //! Checks before the first call: a mistake that waiting does not correct aborts the start, other problems are logged.
-//! Checks that are not possible yet are made later, and then a mistake is logged, too.
+//! Checks that are not possible yet are made later; a mistake that they find is logged, too.
 
 use std::time::Duration;
 

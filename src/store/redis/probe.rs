@@ -1,5 +1,5 @@
-//! Probes of Redis: whether its partitions serve, what its clock shows, which data it has, and whether any of that was
-//! lost. They include the beats that show that this replica serves.
+//! Probes of Redis: whether its partitions serve, what its clock shows, which data it has, and whether data was lost.
+//! Probes include the beats that show that this replica serves.
 
 use std::{
     array::from_fn,
@@ -42,7 +42,7 @@ pub const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval between beats.
 pub const BEAT: Duration = Duration::from_secs(1);
 
-/// Maximum age of the last beat: after a longer silence nobody could report, and that time does not count.
+/// Maximum age of the last beat. If it is older, no worker could report, and that time does not count towards leases.
 pub const SILENCE: Duration = Duration::from_secs(3);
 
 /// Number of probes for each beat.

@@ -25,10 +25,10 @@ const UNSIZED_RECORDS_MAX: usize = 2;
 /// Usual size of a record without documents, in bytes.
 const BASIC_BYTES: usize = 512;
 
-/// The fields of a record that may be large in comparison with a batch. Those that every read includes come first.
+/// The fields of a record that may be large compared with a batch: first those that every read includes.
 const LARGE_FIELDS: [&str; 5] = ["job", "doc", "result", "metadata", "details"];
 
-/// The number of fields among these that every read includes.
+/// The number of these fields that every read includes.
 const LARGE_BASIC_FIELDS: usize = 2;
 
 /// Reads records.
@@ -101,7 +101,7 @@ impl Reader {
     /// Returns the approximate size of each record in bytes, as far as batches depend on it.
     async fn sizes(&self, ids: &[JobId], view: View) -> Result<Vec<usize>, Fault> {
         let fields = match view {
-            // As long as batches arrive in time, asking is not worth a round trip.
+            // As long as batches arrive in time, exact sizes are not worth a round trip.
             View::Basic if self.client.part_size().get() >= PART_START => return Ok(vec![BASIC_BYTES; ids.len()]),
             View::Basic => &LARGE_FIELDS[..LARGE_BASIC_FIELDS],
             View::Full if ids.len() <= UNSIZED_RECORDS_MAX => return Ok(vec![0; ids.len()]),

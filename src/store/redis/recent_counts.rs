@@ -26,7 +26,7 @@ impl RecentCounts {
         oldest.is_some_and(|(_, oldest)| is_behind(notified, &oldest))
     }
 
-    /// Returns the time before which all commits are among those up to `notified`.
+    /// Returns the latest time before which all commits are known to be among those up to `notified`.
     pub fn notified_until(&self, notified: &Counts) -> Option<Instant> {
         self.0.iter().rfind(|(_, counts)| reaches(notified, counts)).map(|(begun, _)| *begun)
     }

@@ -6,7 +6,7 @@
 -- Args   1     the version that must be there; empty: nothing may be there
 --        2     the job's id, as a member of the sorted sets
 --        3     the channel of the notification
---        4     the notification, to follow the number of the commit; empty: the commit is neither counted nor announced
+--        4     the notification, without the number of the commit; empty: the commit is neither counted nor announced
 --        5     heard: "now": this version has a new report; a time; empty: unchanged
 --        6     since: "first": the id is taken from now on; a time; empty: unchanged
 --        7     durable_time: "now": this version is the first end of its incarnation; a time; empty: not set
@@ -18,13 +18,13 @@
 -- Returns      if stored: "heard since durable_time", each as written now, or "-"
 --              if the record is of version 0.1 and not all fields are given: "LEGACY"
 --              if another version is there: its fields (codec.rs, READ_FULL); all nil if there is none
--- Why atomic   a version and its index entries are seen together, and commits are announced in their order
+-- Why atomic   readers see a version together with its index entries, and commits are announced in their order
 local there = redis.call('HGET', KEYS[1], 'v')
 local is_key_there = there or redis.call('EXISTS', KEYS[1]) == 1
 local legacy
 if not there and is_key_there then
   legacy = redis.call('HMGET', KEYS[1], 'rev', 'stamp', 'born', 'uid')
-  -- A version with a part missing matches no expected version.
+  -- If a part of the version is missing, it matches no expected version.
   there = legacy[1] and legacy[4] and table.concat({ legacy[1], legacy[2] or '', legacy[3] or '', legacy[4] }, ' ')
   legacy = there
 end
@@ -58,8 +58,8 @@ if durable_time == 'now' then
   durable_time = clock()
 end
 
--- Ids are removed from sets first: a full Redis then accepts the rest of the script, so that jobs can still end and be
--- removed.
+-- The sets that the id leaves come first: a full Redis accepts this first write and then the rest of the script, so
+-- that jobs can still end and be removed.
 local first = 9 + #KEYS - 2
 for set = 3, #KEYS do
   local score = ARGV[7 + set]

@@ -1,4 +1,5 @@
-//! The replicas that are registered in Redis, and what keeps decisions by time back; both are read from the beats.
+//! The replicas that are registered in Redis, and the reason for which decisions by time are held back. Both are read
+//! from the beats.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ struct Beats {
     now: Timestamp,
     /// Time of the last beat of a serving replica.
     last: Option<Timestamp>,
-    /// Time since when workers can report.
+    /// Time since which workers have been able to report.
     heard_since: Option<Timestamp>,
     replicas: BTreeMap<String, Beat>,
 }
@@ -32,7 +33,7 @@ struct Beats {
 struct Beat {
     /// Time up to which Redis has everything that the replica acknowledged.
     mark: Option<Timestamp>,
-    /// Data of the replica about itself; earlier versions send none.
+    /// Data of the replica about itself; earlier releases of jobtrack send none.
     about: Option<About>,
 }
 
@@ -71,8 +72,9 @@ impl Beats {
         self.replicas.entry(process.to_owned()).or_default()
     }
 
-    /// Returns the reason why `decide.lua` makes no final decision in this partition now, besides what depends on the
-    /// job. `bound` is the time for which it waits for a replica; `replicas` are those of all partitions.
+    /// Returns the reason why `decide.lua` makes no final decision in this partition now, apart from reasons that
+    /// depend on the job. `bound` is the time for which the script waits for a replica; `replicas` are those of all
+    /// partitions.
     fn held_back(&self, bound: Duration, replicas: &[ReplicaStats]) -> Option<HeldBack> {
         let now = self.now;
         let marks = self.replicas.iter().filter_map(|(process, beat)| Some((beat.mark?, process)));
@@ -113,7 +115,7 @@ fn parse_time(text: &str) -> Option<Timestamp> {
     text.parse().ok().map(Timestamp::from_micros)
 }
 
-/// Reads which replicas are registered.
+/// Reads the registered replicas.
 pub struct Replicas {
     client: Arc<Client>,
     presence: Arc<Presence>,
@@ -122,7 +124,7 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// Creates a reader of the replicas, which are waited for up to `bound`.
+    /// Creates a reader of the replicas. Decisions by time wait up to `bound` for a replica that is cut off.
     pub const fn new(client: Arc<Client>, presence: Arc<Presence>, bound: Duration) -> Self {
         Self { client, presence, bound }
     }

@@ -1,7 +1,7 @@
--- The commands that this user may not use, of those that are given; none of them is executed.
+-- Finds those of the given commands that this user may not use, without executing any.
 --
--- Args   each a command with its arguments, with spaces between
--- Returns      the names of those that are refused; none if the server can't tell
+-- Args   each a command and its arguments, separated by spaces
+-- Returns      the names of the commands that this user may not use; none if the server has no such check
 local refused = {}
 for _, command in ipairs(redis.acl_check_cmd and ARGV or {}) do
   local words = {}

@@ -28,7 +28,7 @@ impl Source {
 static REPLACE: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("replace.lua")));
 static DECIDE: LazyLock<Source> =
     LazyLock::new(|| Source::new(concat!(include_str!("decide.lua"), include_str!("replace.lua"))));
-/// The script of a beat; see [`Monitor`](super::monitor).
+/// The script of a beat, which [`Prober`](super::probe::Prober) sends.
 pub static BEAT: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("beat.lua")));
 
 /// The replacement of one record.
@@ -47,7 +47,7 @@ pub struct Write<'a> {
     pub extent: Extent,
 }
 
-/// The fields that a write sets and deletes, and what becomes of the others.
+/// The fields that a write sets and deletes, and the mode, which says whether other fields stay.
 struct Written {
     mode: &'static str,
     fields: Fields,
@@ -76,7 +76,7 @@ pub struct Terms {
     pub bound: Duration,
     /// Maximum age of the last beat of a serving replica.
     pub silence: Duration,
-    /// The deadline is moved to the next try, if it is too early.
+    /// Moves the deadline to the time of the next try, if the decision is too early.
     pub postpones: bool,
 }
 

@@ -20,7 +20,7 @@ pub type SecretState = Result<Arc<[u8]>, NoTokenKey>;
 pub struct SharedSecret {
     client: Arc<Client>,
     current: watch::Sender<SecretState>,
-    /// The reason why the secret in Redis can't be used, if it can't.
+    /// The reason why the secret in Redis can't be used; `None` if it can.
     problem: watch::Sender<Option<NoTokenKey>>,
 }
 
@@ -35,8 +35,8 @@ impl SharedSecret {
         self.current.subscribe()
     }
 
-    /// Reads the secret, if anybody uses it. If Redis has none, it gets a random one or, after a loss of data, the last
-    /// known one.
+    /// Reads the secret, if it has a receiver. If Redis has none, it gets a random one or, after a loss of data, the
+    /// last known one.
     pub async fn learn(&self) -> Result<(), Fault> {
         if self.current.receiver_count() == 0 {
             return Ok(());
@@ -55,7 +55,7 @@ impl SharedSecret {
             warn!(%redis, key, %problem, error, "the key of watch tokens in Redis is not used");
         }
         self.current.send_if_modified(|known| {
-            // One that is not used does not replace the one that is.
+            // A secret that can't be used does not replace the one in use.
             let is_other = *known != secret && (secret.is_ok() || known.is_err());
             if is_other && replace(known, secret).is_ok() {
                 let redis = self.client.target();
@@ -66,9 +66,9 @@ impl SharedSecret {
         Ok(())
     }
 
-    /// Reads the secret from Redis, which gets one if it has none.
+    /// Reads the secret from Redis. If there is none, stores one first.
     async fn read(&self) -> Result<Vec<u8>, Fault> {
-        // Read first: a Redis that is full or read-only accepts no other command.
+        // Read before an attempt to write, because a Redis that is full or read-only still answers reads.
         let (key, pulse) = (self.client.keys().secret(), self.client.pulse());
         let there: Option<Vec<u8>> = pulse.query(cmd("GET").arg(key)).await?;
         if let Some(there) = there {

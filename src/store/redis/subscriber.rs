@@ -64,7 +64,7 @@ impl Subscriber {
     async fn subscribe_loop(&self) {
         let mut failures = 0;
         for turn in 0.. {
-            // Discards a request that concerned the former subscription.
+            // Discards a request for a new subscription that concerned the former one.
             _ = self.feed.gap_suspected().now_or_never();
             let started = Instant::now();
             match self.subscribe(turn).await {

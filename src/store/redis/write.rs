@@ -114,7 +114,7 @@ impl Writer {
             let remaining = &writes[outcomes.len()..];
             let commands = self.next_commands(remaining, &mut next).await;
             outcomes.extend(self.write_part(remaining, commands).await);
-            // The remaining writes would wait for the same silence.
+            // The remaining writes would wait for the same silent Redis.
             if outcomes.iter().any(|outcome| matches!(outcome, Err(StoreError::Unavailable))) {
                 outcomes.resize_with(writes.len(), || Err(StoreError::Unavailable));
             }
@@ -241,7 +241,7 @@ fn length(command: &Cmd) -> usize {
     command.args_iter().map(|arg| if let Arg::Simple(bytes) = arg { bytes.len() } else { 0 }).sum()
 }
 
-/// A guard of a write that may have been executed unnoticed: its caller is gone, or got no answer. When dropped, it
+/// A guard of a write that may be executed although its caller receives no answer or was cancelled. When dropped, it
 /// causes the job to be read again.
 struct Unanswered<'a> {
     feed: &'a Feed,

@@ -11,8 +11,8 @@ mod index;
 use self::{finished::Finished, index::Index};
 use crate::domain::{Cursor, Due, Job, JobId, ListQuery, State, Timestamp, View};
 
-/// Maximum number of records that a page examines beyond those it returns. Bounds the time under the lock if no index
-/// fits the filter.
+/// Maximum number of records that a page examines beyond those that it returns. Bounds the time under the lock if no
+/// index fits the filter.
 const SCAN: usize = 2000;
 
 /// Estimated size in bytes of a record apart from its job: its row, and its index entries.
@@ -91,7 +91,7 @@ impl<T> Table<T> {
         self.by_id.get_mut(id).map(|row| (&*row.job, &mut row.meta))
     }
 
-    /// Stores `job` in the place of the current record, which it returns.
+    /// Stores `job` in place of the current record, and returns the replaced record.
     pub fn put(&mut self, job: Arc<Job>, meta: T) -> Option<Row<T>> {
         self.bytes += record_size(&job);
         self.active_bytes += active_size(&job);
@@ -112,7 +112,8 @@ impl<T> Table<T> {
         replaced
     }
 
-    /// Removes and returns a record. Its owner should free it after releasing its lock, because that may take long.
+    /// Removes and returns a record. The caller should free the record after releasing the lock, because freeing may
+    /// take long.
     pub fn forget(&mut self, id: &JobId) -> Option<Row<T>> {
         let row = self.by_id.swap_remove(id)?;
         self.bytes -= record_size(&row.job);

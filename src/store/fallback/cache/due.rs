@@ -16,8 +16,8 @@ use crate::{
 const REMOVED_MAX: usize = 200;
 
 impl LocalCache {
-    /// Returns the due records of jobs that were never sent to the primary. Of all other jobs, other replicas may have
-    /// later versions. Examines a few at a time, because callers wait for the lock.
+    /// Returns the due records of jobs that were never sent to the primary. All other jobs are left out, because other
+    /// replicas may have later versions of them. Examines a few at a time, because callers wait for the lock.
     pub fn due(&self, now: Timestamp, limit: usize) -> DueBatch {
         let mut batch = DueBatch::default();
         let mut after = None;
@@ -40,8 +40,8 @@ impl LocalCache {
         }
     }
 
-    /// Returns whether time decides about `job` here: it was never sent to the primary, and the deadline has passed.
-    /// The deadline is checked again, because the clock may have been set meanwhile.
+    /// Returns whether this replica may decide by time about `job`: no version was ever sent to the primary, and the
+    /// deadline has passed. The deadline is checked again, because the clock may have been set meanwhile.
     pub fn decides(&self, job: &Job, deadline: &Deadline) -> bool {
         let entries = self.entries();
         let now = self.clock.now();

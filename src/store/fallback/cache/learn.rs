@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// Time for which changes of a job are accepted here after the primary failed a command for it: two probes of a primary
-/// that is silent.
+/// Time for which changes of a job are accepted here after the primary failed a command for it: two probe intervals,
+/// after which a silent primary counts as unavailable.
 const SUSPICION: Duration = Duration::from_millis(500);
 
 /// The relation of an entry to a version that the primary has, or had.
@@ -57,14 +57,14 @@ fn compare(row: &Row<EntryMeta>, job: &Job, partition: &Partition) -> Comparison
 }
 
 impl LocalCache {
-    /// Accepts a version that the primary did not take. `previous` is the version that it was derived from; `sent`: the
-    /// primary may have received it.
+    /// Accepts a version that the primary did not confirm. `previous` is the version that it was derived from; `sent`:
+    /// the primary may have received it.
     pub fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
         let partition = self.partition_of(&job.id);
         let mut entries = self.entries();
         let now = self.clock.now();
         let there = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now));
-        // An entry that is not cached has just been read from the primary.
+        // Without an entry there is no conflict, because `previous` has just been read from the primary.
         if let Some(row) = there {
             if row.job.version == job.version {
                 return Ok(Replaced::Stored(volatile(job)));
@@ -82,7 +82,7 @@ impl LocalCache {
         let unsent = !sent && before.map_or(previous.is_none(), |before| before.unsent);
         let (lost, suspect_until) = before.map_or((false, None), |before| (before.lost, before.suspect_until));
         let evicted = entries.evict_for(self.capacity, &job, Eviction::Required)?;
-        // Before the acknowledgement: no beat may claim that the primary has this version.
+        // Called before the version is acknowledged, so that no beat claims that the primary has it.
         self.presence.begin_dirty(partition);
         let before = previous.filter(|before| before.version.incarnation_id == job.version.incarnation_id);
         let meta = EntryMeta { lost, unsent, suspect_until, base, ..entries.meta(&job, partition, true, confirmed) };
@@ -149,7 +149,7 @@ impl LocalCache {
     }
 
     fn put_clean(&self, entries: &mut Entries, job: Arc<Job>, meta: EntryMeta) {
-        debug_assert!(!meta.dirty, "the primary has it");
+        debug_assert!(!meta.dirty, "a clean entry is a version that the primary has");
         entries.put(job, meta);
         self.report_dirty(entries, meta.partition);
     }
@@ -193,9 +193,9 @@ impl LocalCache {
         }
     }
 
-    /// Handles a missing record: the primary was asked for `id` after `since` was taken, and has none. If the same
-    /// entry is still cached, and a deletion would have left a tombstone, the record was lost: the entry becomes dirty,
-    /// and is returned.
+    /// Handles a missing record: the primary, asked after `since` was taken, has no record of `id`. If the same entry
+    /// is still cached, and a deletion would have left a tombstone, the record was lost: the entry becomes dirty, and
+    /// is returned.
     pub fn mark_record_lost(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
         let now = self.clock.now();
         let mut entries = self.entries();
@@ -227,7 +227,7 @@ impl LocalCache {
         let is_hidden = displaced.owner != by.owner || displaced.kind != by.kind;
         if is_other && is_hidden && displaced.removal.is_none() {
             let mut removed = displaced.expired(now, by.version.change_id);
-            // The other job may have the next revision, and must be newer than the removal.
+            // Keeps the revision, because the other job may have the next one and must be newer than the removal.
             removed.version.revision = displaced.version.revision;
             self.announce(entries, volatile(removed.into()), Some(displaced.state));
         }

@@ -3,9 +3,9 @@
 //! An entry is clean if the primary had exactly that version at the last contact, and dirty if it was accepted here
 //! alone. All events for the subscribers of this replica pass through here, in one order.
 //!
-//! While all notifications arrive, an entry is as good as the record itself. It is fresh as soon as the primary has
-//! confirmed it, provided that the entry existed before the primary was asked. A notification of a newer version makes
-//! the entry stale until that version is read; after a loss of notifications no entry is fresh.
+//! As long as no notification is lost, the cache knows which entries are current. An entry is fresh as soon as the
+//! primary has confirmed it, provided that the entry existed before the primary was asked. A notification of a newer
+//! version makes the entry stale until that version is read; after a loss of notifications no entry is fresh.
 
 mod availability;
 mod due;
@@ -54,7 +54,8 @@ pub struct LocalCache {
 pub enum Route {
     /// The primary; its answer is fresh as of this token.
     Primary(Option<FreshnessToken>),
-    /// The primary, which serves and does not have the change that was accepted here for this job.
+    /// The cache for reads, and the primary for changes: the primary serves, but lacks the change that was accepted
+    /// here for this job. That change has to be pushed before another one is sent.
     Dirty,
     /// Only this replica.
     Local,
@@ -121,20 +122,20 @@ impl LocalCache {
         }
     }
 
-    /// Returns the entry of `id` as it is served while the primary is unavailable. Entries that may or may not have
-    /// expired elsewhere are not returned.
+    /// Returns the entry of `id` as it is served while the primary is unavailable. Entries that may have expired in the
+    /// primary are not returned.
     pub fn get(&self, id: &JobId) -> Option<Stored> {
         let now = self.clock.now();
         let entries = self.entries();
         let row = entries.table.get(id).filter(|row| !Entries::is_forgotten(row, now))?;
-        // The primary never had a job that was removed here alone. It may have another job under the id.
+        // A tombstone of a job that the primary never had does not show that the id is free: the primary may have
+        // another job under it.
         let is_unfounded = row.job.removal.is_some() && !row.job.is_recorded();
         let is_known = row.meta.dirty || row.job.removal.is_some() || row.job.is_visible(now);
         (is_known && !is_unfounded).then(|| volatile(self.as_seen(&row.job, row.meta.dirty, now)))
     }
 
-    /// Returns the entry of `id`, if the primary has had no other version for longer than `LAG_MAX`. Never returns
-    /// tombstones.
+    /// Returns the entry of `id`, if it is at most `LAG_MAX` behind the primary. Never returns tombstones.
     pub fn get_fresh(&self, id: &JobId) -> Option<Stored> {
         let entries = self.entries();
         let is_late = entries.notified_until.is_none_or(|until| until.elapsed() > LAG_MAX);
@@ -164,7 +165,7 @@ impl LocalCache {
         if dirty { job.clone() } else { self.presence.with_running_lease(self.partition_of(&job.id), job, now) }
     }
 
-    /// Marks an entry as fresh whose version the primary had when it was asked, after `since` was taken.
+    /// Marks the entry of `job` as fresh, because the primary has confirmed this version after `since` was taken.
     pub fn mark_fresh(&self, job: &Job, since: Option<FreshnessToken>) {
         let mut entries = self.entries();
         if since.is_none() || since != entries.freshness(&job.id) {
@@ -278,7 +279,8 @@ impl Listener for LocalCache {
         entries.lose_track(Some(self.clock.now()).filter(|_| serves));
         let available = entries.all_available();
         drop(entries);
-        // While the primary is unavailable nothing could be read again; its return is reported as a gap anyway.
+        // While the primary is unavailable, no job could be read again. The return of the primary is reported as a gap,
+        // too.
         if available {
             self.listener.on_gap();
         }

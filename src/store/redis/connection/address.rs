@@ -17,7 +17,7 @@ pub struct Target {
     shown: String,
     /// The address as it was given.
     url: String,
-    /// File that it was read from.
+    /// File that the address was read from.
     file: Option<PathBuf>,
 }
 
@@ -42,13 +42,13 @@ pub(super) enum Topology {
 const FORMS: &str = "write redis://HOST:PORT, rediss://HOST:PORT (TLS), redis+sentinel://HOST,HOST/MASTER or \
                      redis+cluster://HOST,HOST, with USER:PASSWORD@ before the first host if needed";
 
-/// The reason why an address can't be used. The text contains nothing of the address: it may contain a password.
+/// The reason why an address can't be used. The text repeats no part of the address, because that may be a password.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AddressError {
     /// The form is unknown.
     #[error("{}", FORMS)]
     Form,
-    /// A question mark in front of an at sign.
+    /// A question mark before an at sign, so that a part of the credentials would be read as parameters.
     #[error("write ? and @ in a user or a password as %3F and %40")]
     NotEncoded,
     /// A fragment.
@@ -57,19 +57,19 @@ pub enum AddressError {
     )]
     Fragment,
     /// The database is a parameter.
-    #[error("write the database behind the host: redis://HOST:PORT/5")]
+    #[error("write the database after the host: redis://HOST:PORT/5")]
     DatabaseParameter,
     /// An unknown parameter; contains the known ones.
     #[error("leave out what follows ?: there are no parameters{0}; in a user or a password write ? as %3F")]
     Parameter(String),
     /// A parameter occurs twice.
-    #[error("{0} is there twice")]
+    #[error("{0} is given twice")]
     DuplicateParameter(String),
     /// Several hosts of one server.
     #[error("several hosts need redis+sentinel://HOST,HOST/MASTER or redis+cluster://HOST,HOST")]
     Hosts,
     /// Sentinels without a master.
-    #[error("name the master behind the sentinels: redis+sentinel://HOST,HOST/MASTER")]
+    #[error("name the master after the sentinels: redis+sentinel://HOST,HOST/MASTER")]
     Master,
     /// A user of sentinels without a password.
     #[error("sentinel_username needs sentinel_password")]
@@ -171,7 +171,7 @@ impl fmt::Debug for Target {
 
 /// The parts of an address with several hosts.
 struct Parts<'a> {
-    /// Credentials with the `@` behind them; may be empty.
+    /// Credentials, including the `@` after them; may be empty.
     credentials: &'a str,
     hosts: Vec<&'a str>,
     path: Vec<&'a str>,
@@ -196,8 +196,9 @@ impl<'a> Parts<'a> {
         self.query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 
-    /// Fails unless the parameters are among these, each at most once: one that is not known would be ignored. The
-    /// error does not name it, as it may be a part of a password that was not encoded.
+    /// Fails unless all parameters are among the `known` ones, each at most once: otherwise an unknown parameter would
+    /// be ignored. The error does not name the unknown parameter, which may be a part of a password that was not
+    /// encoded.
     fn check_parameters(&self, known: &[&str]) -> Result<(), AddressError> {
         let mut seen = Vec::new();
         for (name, _) in self.parameters() {
@@ -281,7 +282,7 @@ fn has_port(host: &str) -> bool {
     host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Returns the address without user, password and query: some addresses have the password where the user belongs.
+/// Returns the address without user, password and query: some addresses have the password in the place of the user.
 fn redacted(scheme: &str, rest: &str) -> String {
     let Parts { credentials, hosts, path, .. } = Parts::of(rest);
     let secret = if credentials.is_empty() { "" } else { "***@" };
@@ -313,7 +314,7 @@ mod tests {
             ("redis://h?protocol=3", "there are no parameters;"),
             ("redis://h?secret", "there are no parameters;"),
             ("redis+sentinel://h/main?secret=1", "but sentinel_username and sentinel_password"),
-            ("redis+sentinel://h/main?sentinel_password=1&sentinel_password=2", "sentinel_password is there twice"),
+            ("redis+sentinel://h/main?sentinel_password=1&sentinel_password=2", "sentinel_password is given twice"),
             ("redis+sentinel://h/main?sentinel_username=secret", "needs sentinel_password"),
             ("unix:///run/redis.sock?secret=1", "but db and user and pass"),
             ("redis://h/0#secret", "leave out #"),

@@ -1,8 +1,9 @@
-//! Connections to a cluster, in sets that do not hold each other up.
+//! Connections to a cluster, in sets that do not delay each other.
 //!
-//! A connection of the library to a cluster consists of one to each master. While it looks for a master that is lost,
-//! which it does with each command for that master, all its commands wait. So the masters are spread over sets, and a
-//! command goes through the set of its master.
+//! A connection of the library to a cluster consists of one connection to each master. With each command for a master
+//! that is lost, the library looks for that master, and meanwhile all commands on the connection wait. Therefore there
+//! are several connections, here called sets: each master is assigned to one of them, and a command is sent through the
+//! set of its master.
 
 use std::{
     iter::once,
@@ -36,40 +37,41 @@ use super::{
     server,
 };
 
-/// Maximum number of sets, each of which has a connection to every master.
+/// Maximum number of sets. Each set has a connection to every master, but carries only the commands for the masters
+/// that are assigned to it.
 const SETS_MAX: usize = 4;
 
-/// Interval at which a command that waits for its slot checks whether those before it were answered.
+/// Interval at which a command that waits for a permit checks whether commands before it were answered.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Maximum number of commands that a set carries at a time, apart from those whose callers have given up. With many
 /// commands, the task of the library can exhaust tokio's cooperative budget before a command takes a lock that was
-/// granted to it. If the task then looks for slots that have moved, it waits for that lock for ever. Seen with 32 in 3
-/// of 10 moves of a slot, with 12 in none.
+/// granted to it. If the task then looks for slots that have moved, it waits for that lock for ever. Measured: this
+/// happened with 32 commands in 3 of 10 moves of a slot, and with 12 commands in none.
 const UNDER_WAY_MAX: usize = 12;
 
 /// Number of slots of a cluster.
 const SLOTS: u16 = 16384;
 
-/// The slots of the lanes.
+/// One slot of the cluster for each lane: that of the keys whose hash tag is the number of the lane.
 static LANE_SLOTS: LazyLock<[u16; LANES]> = LazyLock::new(|| std::array::from_fn(|lane| slot_of(lane.to_string())));
 
 /// Sets of connections to the masters of a cluster.
 pub struct RawCluster {
     sets: Vec<Set>,
-    /// The last slot of each range of slots in their order, and the set of its master.
+    /// The last slot of each range of slots, in the order of slots, and the set of the master of that range.
     ranges: Vec<(u16, usize)>,
     /// Number of commands without a key.
     keyless: AtomicUsize,
 }
 
-/// A connection to each master, and the slots for commands.
+/// A connection to each master, and the permits for commands on it.
 struct Set {
     connection: ClusterConnection,
     places: Semaphore,
     /// Number of answers.
     answers: AtomicUsize,
-    /// Number of commands that wait for a slot.
+    /// Number of commands that wait for a permit.
     waiting: AtomicU32,
 }
 
@@ -83,7 +85,8 @@ impl Set {
         }
     }
 
-    /// Waits for a slot. Reports `progress` when it has one, and while commands before it are answered.
+    /// Waits for a permit to send a command. Calls `progress` when the permit is granted, and while commands before it
+    /// are answered.
     async fn slot(&self, progress: &impl Fn()) -> Result<SemaphorePermit<'_>, AcquireError> {
         if let Ok(place) = self.places.try_acquire() {
             progress();
@@ -113,7 +116,7 @@ impl RawCluster {
         let told = asking.route_command(ask.arg("server").take(), SingleNode(SingleNodeRoutingInfo::Random));
         let mut slots = cmd("CLUSTER");
         let (ranges, told) = join(slots.arg("SLOTS").query_async(&mut first), told).await;
-        // Without the right to use INFO nothing is known of the servers.
+        // Without the right to use INFO, the versions of the servers are unknown.
         let info = told.and_then(|told| Ok(String::from_redis_value(told)?)).unwrap_or_default();
         server::check(&info)?;
         let ranges = spread(ranges?);
@@ -123,13 +126,13 @@ impl RawCluster {
         Ok(Self { sets, ranges, keyless: AtomicUsize::new(0) })
     }
 
-    /// Returns the number of commands that wait for a slot.
+    /// Returns the number of commands that wait for a permit.
     pub fn waiting(&self) -> u32 {
         self.sets.iter().map(|set| set.waiting.load(Relaxed)).sum()
     }
 
-    /// Sends a command with this key, and reports `progress`: answers to it or to commands before it. Commands
-    /// without a key go through each set in turn.
+    /// Sends a command with this key. Calls `progress` when the command is sent, and for answers to it and to commands
+    /// before it. Commands without a key go through each set in turn.
     pub async fn send(&self, command: &Cmd, key: Option<&[u8]>, progress: &impl Fn()) -> RedisResult<Value> {
         let set = match key {
             None => self.keyless.fetch_add(1, Relaxed) % self.sets.len(),
@@ -155,7 +158,7 @@ struct Range {
 
 impl FromRedisValue for Range {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        // Replicas follow.
+        // The items after the master are its replicas.
         let mut items = Vec::<Value>::from_redis_value(value)?;
         items.truncate(3);
         let (_, last, master): (u16, u16, Value) = FromRedisValue::from_redis_value(Value::Array(items))?;
@@ -177,7 +180,7 @@ fn spread(mut ranges: Vec<Range>) -> Vec<(u16, usize)> {
     ranges.into_iter().map(|Range { last, master }| (last, set(master))).collect()
 }
 
-/// Returns the set of a slot; that of a slot without a master is the first.
+/// Returns the set of a slot; for a slot without a master, the first set.
 fn set_of(ranges: &[(u16, usize)], slot: u16) -> usize {
     let at = ranges.partition_point(|(last, _)| *last < slot);
     ranges.get(at).map_or(0, |(_, set)| *set)

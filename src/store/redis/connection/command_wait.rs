@@ -1,9 +1,9 @@
 //! The time limit of a command.
 //!
 //! A time-out means that Redis was silent for that long, and not that this process was busy: a command waits as long as
-//! answers to other commands keep arriving on its connection. Half-way through a silence there is a *doubt*, upon which
-//! other connections ping Redis; at the end of the silence, the outcome of that ping distinguishes a connection that
-//! hangs from a Redis that is silent.
+//! answers to other commands keep arriving on its connection. Halfway through the time limit, a silence causes a
+//! *doubt*, and each pool pings Redis. At the time limit, an answer to one of these pings shows that only the
+//! connection of the command hangs; without one, Redis is silent.
 
 use std::{pin::pin, time::Duration};
 
@@ -16,7 +16,7 @@ use super::turns::Turns;
 
 /// Maximum wait of a command while other answers keep arriving, as a multiple of its limit. No caller waits longer.
 const PROGRESS_FACTOR: u32 = 4;
-/// Lower bound of that maximum.
+/// Minimum of that maximum wait, however short the limit of a command is.
 const PROGRESS_MIN: Duration = Duration::from_secs(5);
 
 /// The wait for one command.
@@ -28,7 +28,7 @@ pub struct CommandWait {
     doubted: Option<Instant>,
 }
 
-/// The action when a command has waited until [`CommandWait::due`].
+/// The next action after a command has waited until [`CommandWait::due`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Wait on.
@@ -79,7 +79,7 @@ impl CommandWait {
         let half = self.limit / 2;
         let due = match self.doubted {
             None => self.silent_since + half,
-            // However late the doubt, there is time for the answer to a ping.
+            // Leaves time for the answer to a ping, however late the doubt began.
             Some(doubted) => (self.silent_since + self.limit).max(doubted + half),
         };
         due.min(self.end())
@@ -102,7 +102,7 @@ impl CommandWait {
         }
     }
 
-    /// Returns the start of the doubt that no answer has ended yet.
+    /// Returns the start of the present doubt; `None` if an answer has ended it, or there was none.
     pub fn doubted(&self) -> Option<Instant> {
         self.doubted
     }

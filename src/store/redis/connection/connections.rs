@@ -24,11 +24,11 @@ use super::{
 };
 use crate::store::jitter;
 
-/// Maximum number of connections that are made at a time, however many callers wait: a Redis that comes back is busy
-/// enough.
+/// Maximum number of connections that are made at a time, however many callers wait, so that a Redis that has just come
+/// back is not overloaded.
 const AT_ONCE: usize = 2;
 
-/// Number of uses of a connection before another one has its turn.
+/// Number of uses of a connection before another one replaces it as the current one.
 const USES: u32 = 64;
 
 /// Time after which a caller asks bb8 again for a connection: an attempt that fails just as the caller begins to wait
@@ -71,7 +71,7 @@ impl Connections {
         self.pool.state().connections
     }
 
-    /// Returns the number of commands that wait for a slot on the current connection.
+    /// Returns the number of commands that wait for a permit to use the current connection.
     pub fn waiting(&self) -> u32 {
         self.shared().as_ref().map_or(0, |(connection, _)| connection.waiting())
     }
@@ -113,7 +113,7 @@ impl Connections {
         let generation = (connector.generation(), replaced.fetch_add(1, Relaxed) + 1);
         let connection = PooledConnection::new(raw, generation);
         *self.shared() = Some((connection.clone(), 0));
-        // If the pool has no room for it, it makes another one later.
+        // If the pool has no room for this connection, the pool makes another one later.
         _ = self.pool.add(connection);
     }
 
@@ -144,7 +144,7 @@ impl Connections {
         async move {
             loop {
                 let error = refusals.next().await;
-                // Some servers refuse connections only because there are too many: those that exist are used.
+                // Some servers refuse connections only because there are too many. Then the existing ones are used.
                 if self.count() == 0 {
                     return error;
                 }

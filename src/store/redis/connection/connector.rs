@@ -45,7 +45,7 @@ pub enum RawConnection {
 }
 
 impl RawConnection {
-    /// Returns whether it is to a cluster.
+    /// Returns whether this is a connection to a cluster.
     pub const fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
@@ -107,7 +107,7 @@ impl Place {
 impl Connector {
     /// Creates a connector to `target`, where a command may take `timeout`.
     pub fn new(target: &Target, timeout: Duration) -> RedisResult<Self> {
-        // Fails if a provider is installed already, which is as good.
+        // Fails if a provider is installed already, which serves as well.
         _ = rustls::crypto::ring::default_provider().install_default();
         let connect_timeout = timeout * CONNECT_FACTOR;
         // The time limit of a command is enforced by `CommandWait`.
@@ -138,12 +138,12 @@ impl Connector {
         self.generation.load(Relaxed)
     }
 
-    /// Returns the knowledge of whether Redis can be reached.
+    /// Returns the known reachability of Redis, which all pools share.
     pub const fn reachability(&self) -> &Reachability {
         &self.reachability
     }
 
-    /// Returns whether it connects to a cluster.
+    /// Returns whether the target is a cluster.
     pub const fn is_cluster(&self) -> bool {
         self.is_cluster
     }
@@ -178,13 +178,13 @@ impl Connector {
     pub fn accept_any(&self, accept: bool) {
         self.accepts_any.store(accept, Relaxed);
         if accept {
-            // The server may have been refused for that reason.
+            // The last server may have been refused because it was restarted or replaced.
             self.reachability.forget_refusal();
         }
     }
 
-    /// Fails if this server can't be used, if it is another one than the last, or if it was restarted: it may have lost
-    /// data.
+    /// Fails if this server can't be used. Also fails if it is another server than the last one, or was restarted,
+    /// because it may have lost data.
     async fn recognise(&self, raw: &mut MultiplexedConnection) -> RedisResult<()> {
         let info: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(raw).await;
         if let Err(error) = &info

@@ -1,12 +1,13 @@
-//! Counts of commands in a stage.
+//! Counts of the commands that are in a stage of their execution.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// A guard that counts a command in a stage, even if its caller goes away.
+/// A guard that counts a command in a stage until it is dropped, so that the count is right even if the caller is
+/// cancelled.
 pub struct Counted<'a>(&'a AtomicU32);
 
 impl<'a> Counted<'a> {
-    /// Counts a command until it is dropped.
+    /// Counts a command until the guard is dropped.
     pub fn new(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)

@@ -36,7 +36,8 @@ impl Credentials {
         Self(Mutex::new(State { in_use: target, problem: None }))
     }
 
-    /// Returns the address with other credentials, if `error` refuses those in use and the file has others by now.
+    /// Returns the address with other credentials, if `error` shows that those in use are refused, and the file has
+    /// others by now.
     pub async fn after(&self, error: &RedisError) -> Option<Target> {
         if !matches!(Reason::of(error), Reason::NoAuth | Reason::WrongPass) {
             return None;
@@ -62,7 +63,7 @@ impl State {
             Ok(_) => CredentialsError::OtherRedis,
             Err(problem) => problem.into(),
         };
-        // Attempts to connect are frequent.
+        // Logs each problem once, because attempts to connect are frequent.
         if self.problem.as_ref() != Some(&problem) {
             warn!(%redis, problem = problem.to_string(), "Redis refuses the credentials, and their file has no others");
             self.problem = Some(problem);

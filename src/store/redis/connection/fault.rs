@@ -60,7 +60,7 @@ pub fn timed_out() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
-/// Returns whether the error comes from the connection rather than from a node.
+/// Returns whether a command failed because of its connection, rather than with an error reply of a server.
 pub fn is_without_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound)
 }

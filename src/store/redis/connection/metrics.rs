@@ -25,7 +25,7 @@ pub enum Command {
     List,
     /// Counting jobs.
     Count,
-    /// Reading what is due.
+    /// Reading due records.
     Due,
     /// Forgetting a record.
     Delete,

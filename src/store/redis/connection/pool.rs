@@ -56,9 +56,9 @@ pub struct Pool {
 pub struct PoolStats {
     /// Number of connections that carry commands.
     pub in_use: u32,
-    /// Number of connections that carry none.
+    /// Number of connections that carry no commands.
     pub idle: u32,
-    /// Number of callers that wait for a connection, or in a cluster for a slot on it.
+    /// Number of callers that wait for a connection, or in a cluster for a permit to use it.
     pub waiting: u32,
 }
 
@@ -147,7 +147,7 @@ impl Pool {
     }
 
     /// Waits for `work` as long as `command_wait` allows for a server whose last answer was at `last_answer`. In a
-    /// cluster, the silence of one node says nothing of the others, so it raises no doubt.
+    /// cluster, the silence of one node says nothing about the others, so it causes no doubt.
     async fn wait<T>(
         &self,
         command_wait: &mut CommandWait,
@@ -176,7 +176,7 @@ impl Pool {
             return;
         }
         if connection.is_cluster() {
-            // A command without a key went to any node, and the next one goes to another.
+            // A command without a key may have been sent to any node, and the next one is sent to another.
             let Some(key) = request.key() else { return };
             if let Some(lane) = lane_of(key).filter(|_| error.is_connection_refusal()) {
                 self.connector.reachability().refused(lane, error);
@@ -185,7 +185,7 @@ impl Pool {
         } else if error.is_timeout() {
             connection.mark_broken();
         } else {
-            // The server failed rather than the connection, so the other connections are no better.
+            // The server failed rather than the connection, so the other connections can't be used either.
             self.connector.renew();
         }
     }

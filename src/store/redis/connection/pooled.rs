@@ -34,8 +34,8 @@ pub enum Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Returns its first key, which determines the node of a cluster that it goes to; `None` if any node can execute
-    /// it.
+    /// Returns the first key, which determines the node of a cluster to which the request is sent; `None` if any node
+    /// can execute it.
     pub fn key(self) -> Option<&'a [u8]> {
         let command = match self {
             Self::Command(command) => Some(command),
@@ -59,7 +59,7 @@ pub struct PooledConnection {
 
 /// The state that all clones of a connection share.
 struct Known {
-    /// A command failed on it.
+    /// A command failed on the connection.
     broken: AtomicBool,
     clock: Clock,
     /// Time of the last answer; for a cluster, in each lane.
@@ -76,12 +76,12 @@ impl PooledConnection {
         Self { raw, generation, known: Arc::new(Known { broken: AtomicBool::new(false), clock, last_answers }) }
     }
 
-    /// Returns whether it is to a cluster.
+    /// Returns whether this is a connection to a cluster.
     pub const fn is_cluster(&self) -> bool {
         self.raw.is_cluster()
     }
 
-    /// Returns the number of commands that wait for a slot on it.
+    /// Returns the number of commands that wait for a permit to use the connection.
     pub fn waiting(&self) -> u32 {
         match &self.raw {
             RawConnection::Node(_) => 0,
@@ -89,17 +89,17 @@ impl PooledConnection {
         }
     }
 
-    /// Returns whether a command failed on it, or it is not of this generation.
+    /// Returns whether a command failed on the connection, or the connection is not of this generation.
     pub fn is_broken(&self, generation: Generation) -> bool {
         self.known.broken.load(Relaxed) || !self.is_of(generation)
     }
 
-    /// Returns whether it is of this generation.
+    /// Returns whether the connection is of this generation.
     pub fn is_of(&self, generation: Generation) -> bool {
         self.generation == generation
     }
 
-    /// Prevents further use.
+    /// Prevents further use of the connection.
     pub fn mark_broken(&self) {
         self.known.broken.store(true, Relaxed);
     }
@@ -113,7 +113,7 @@ impl PooledConnection {
     ) -> (impl Future<Output = RedisResult<Vec<Answer>>> + 'a, impl Fn() -> Option<Instant> + 'a) {
         let Self { raw, known, .. } = self;
         let (clock, last) = (known.clock, lane.map(|lane| &known.last_answers[lane]));
-        // A request to a cluster may consist of many commands: the time of the last answer to one of them.
+        // Time of the last answer to a command of this request: to a cluster, a request may consist of many commands.
         let own = raw.is_cluster().then(|| Arc::new(AtomicU64::new(0)));
         let progress = own.clone();
         let progress = move || progress.iter().for_each(|own| own.store(clock.now(), Relaxed));

@@ -2,8 +2,8 @@
 //!
 //! bb8 does not report a refused connection to the callers that wait for one, so they would wait for their whole time
 //! limit. Here all of them are notified, and callers that come soon afterwards fail at once: no caller waits for a
-//! Redis that refuses connections, and callers do not multiply the attempts. A Redis that was found silent is not
-//! waited for again at once either.
+//! Redis that refuses connections, and callers do not multiply the attempts. For a moment after Redis was found silent,
+//! commands fail at once, too.
 
 use std::{
     sync::{
@@ -27,10 +27,12 @@ const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
 /// Time for which Redis counts as silent after it was found silent: enough for the next steps of a call that failed.
 const SILENCE_PAUSE: Duration = Duration::from_millis(100);
 
-/// A part of a cluster that fails independently, by the hash tag of keys; without a cluster there is only the first.
+/// A part of a cluster that fails independently of others, as named by the hash tag of keys. Without a cluster, only
+/// the first lane is used.
 pub type Lane = usize;
 
-/// Number of lanes. Their tags are the numbers below it; of other keys it is unknown which of them share a node.
+/// Number of lanes, whose hash tags are the numbers below it. Of keys with other hash tags it is unknown which share a
+/// node.
 pub const LANES: usize = 16;
 
 /// Returns the lane of a key: its hash tag, if that is a number below [`LANES`].
@@ -44,13 +46,13 @@ pub fn lane_of(key: &[u8]) -> Option<Lane> {
 #[derive(Debug)]
 pub struct Reachability {
     clock: Clock,
-    /// Last refused connection, unless another one was made since.
+    /// Last failed attempt to connect, unless a later one succeeded.
     refusal: watch::Sender<Option<Refusal>>,
     /// Time until which the node of each lane of a cluster counts as refusing connections.
     refused_until: [AtomicU64; LANES],
     /// Error of the last refusal by a node of a cluster.
     node_refusal: Mutex<Option<RedisError>>,
-    /// Permit for the single attempt at a time to connect to a Redis that refuses connections.
+    /// Permit to connect to a Redis that refuses connections: one attempt at a time.
     attempt: Semaphore,
     /// Requests for a ping.
     doubts: watch::Sender<()>,
@@ -67,7 +69,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    /// Fails with the error of the refusal if it was just now.
+    /// Fails with the error of the refusal if that was less than [`REFUSAL_PAUSE`] ago.
     fn check(&self) -> RedisResult<()> {
         if self.at.elapsed() < REFUSAL_PAUSE { Err(self.error.clone()) } else { Ok(()) }
     }
@@ -101,7 +103,7 @@ impl Reachability {
         Ok(turn)
     }
 
-    /// Records the outcome of an attempt.
+    /// Records the outcome of an attempt. Each failure counts as a refusal, whatever its cause.
     pub fn attempted<T>(&self, outcome: &RedisResult<T>) {
         match outcome {
             Ok(_) => self.forget_refusal(),
@@ -125,7 +127,7 @@ impl Reachability {
         Refusals { reachability: self, receiver: self.refusal.subscribe() }
     }
 
-    /// Fails with the last refusal if it was just now.
+    /// Fails with the error of the last refusal if that was less than [`REFUSAL_PAUSE`] ago.
     fn not_refused_just_now(&self) -> RedisResult<()> {
         self.refusal.borrow().as_ref().map_or(Ok(()), Refusal::check)
     }
@@ -152,7 +154,7 @@ impl Reachability {
         self.node_refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether a moment is in the future. For one that was never set, the clock is not read.
+    /// Returns whether a moment is in the future. Does not read the clock for a moment that was never set.
     fn is_yet_to_come(&self, moment: &AtomicU64) -> bool {
         let moment = moment.load(Relaxed);
         moment > 0 && self.clock.now() < moment
@@ -194,7 +196,8 @@ pub struct Refusals<'a> {
 }
 
 impl Refusals<'_> {
-    /// Waits for a refusal, or returns the last one if it was just now.
+    /// Returns the error of the last refusal if that was less than [`REFUSAL_PAUSE`] ago; otherwise waits for the next
+    /// refusal.
     pub async fn next(&mut self) -> RedisError {
         if let Err(error) = self.reachability.not_refused_just_now() {
             return error;

@@ -68,7 +68,8 @@ reasons! {
     Moved = "MOVED",
     /// Redis has no room for another connection.
     MaxClients = "maxclients",
-    /// Another process serves at the address than before, and data may be lost: it is compared first.
+    /// Another process than before serves at the address. It may have lost data, so the cache is compared with it
+    /// first.
     Restarted = "restarted",
     /// No sentinel has a master of this name.
     UnknownMaster = "unknown-master",
@@ -184,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    /// The error that an answer of Redis is.
+    /// Parses an error reply of Redis.
     fn answered(text: &str) -> RedisError {
         let answer = redis::parse_redis_value(format!("-{text}\r\n").as_bytes());
         answer.and_then(Value::extract_error).expect_err("it is an error")

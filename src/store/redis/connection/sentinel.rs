@@ -24,7 +24,7 @@ pub struct Sentinels {
     /// The settings of a connection to the master.
     node: ConnectionInfo,
     config: AsyncConnectionConfig,
-    /// Maximum time for the answer of each.
+    /// Maximum time for the answer of each sentinel.
     answer_timeout: Duration,
 }
 
@@ -50,7 +50,7 @@ impl Sentinels {
         for answer in answers {
             match answer {
                 Ok(named) => latest = latest.max(Some(named)),
-                // A mistake says more than a sentinel that does not answer.
+                // The error of a mistake is more useful than that of a sentinel which does not answer.
                 Err(error) if failure.is_none() || is_mistake(&error) => failure = Some(error),
                 Err(_) => {}
             }
@@ -74,11 +74,11 @@ impl Sentinels {
         if role.as_deref() == Some("master") {
             return Ok(client);
         }
-        Err((ErrorKind::Server(ServerErrorKind::ReadOnly), "the server that the sentinels name is no master yet")
+        Err((ErrorKind::Server(ServerErrorKind::ReadOnly), "the server that the sentinels name is not a master yet")
             .into())
     }
 
-    /// Returns the address of the master according to one sentinel, behind the number of failovers that it has seen.
+    /// Returns the number of failovers that a sentinel has seen, and the address of the master according to it.
     async fn ask(&self, sentinel: &Client) -> RedisResult<(u64, Address)> {
         let mut link = sentinel.get_multiplexed_async_connection_with_config(&self.config).await?;
         let told: HashMap<String, String> =
@@ -94,14 +94,14 @@ fn unknown_name() -> RedisError {
     (ErrorKind::MasterNameNotFoundBySentinel, "the sentinels know no master of this name").into()
 }
 
-/// Returns the mistake that an error of a sentinel shows, or else the error.
+/// Converts an error of a sentinel to the mistake that it shows, if it shows one.
 fn explain(error: RedisError) -> RedisError {
     let says = |words: &str| error.detail().is_some_and(|detail| detail.starts_with(words));
     if says("No such master") {
         return unknown_name();
     }
     if says("unknown command") {
-        return server::mistake("it is no Sentinel: give the addresses of Sentinels, or write redis://".to_owned());
+        return server::mistake("it is not a Sentinel: give the addresses of Sentinels, or write redis://".to_owned());
     }
     if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
         let right = "sentinel_username may not use SENTINEL MASTER: give that user +sentinel|master";

@@ -1,9 +1,9 @@
 //! Turns of the tasks of this process.
 //!
-//! A command is written, and its answer read and handed over, by tasks that wait for their turns: where thousands of
-//! tasks are ready, that takes longer than Redis does, and a delay in this process must not count as silence of Redis.
-//! A task that another thread spawns joins the queue that all threads of the runtime share, behind everything that
-//! overflowed from their own queues. When it runs, all of those tasks have had their turn.
+//! Separate tasks write a command, read its answer and hand the answer over, and each waits for its turn. If thousands
+//! of tasks are ready, that takes longer than Redis does, and such a delay in this process must not count as silence of
+//! Redis. A task that is spawned from outside of the runtime joins the queue that all threads of the runtime share,
+//! after all tasks that overflowed from the threads' own queues. When it runs, those tasks have had their turn.
 
 use std::{
     sync::{OnceLock, mpsc},
@@ -20,11 +20,11 @@ use tokio::{
 /// one more for the turn that was under way.
 const TURNS: u64 = 4;
 
-/// A counter of turns, which only counts while a task waits for them.
+/// A counter of turns, which counts only while a task waits for turns.
 #[derive(Debug, Default)]
 pub struct Turns {
     count: watch::Sender<u64>,
-    /// Held by the task that counts for all that wait.
+    /// Locked by the task that counts for all waiting tasks.
     counting: Mutex<()>,
     /// Channel to the thread that spawns tasks; the thread ends when this is dropped.
     spawner: OnceLock<mpsc::Sender<Marker>>,
@@ -43,7 +43,7 @@ impl Turns {
         let last = *count.borrow() + TURNS;
         let are_over = count.wait_for(|count| *count >= last);
         let counted = async {
-            // The task that held the lock before has counted up to there.
+            // The task that held the lock before may have counted far enough.
             let _counting = self.counting.lock().await;
             while *self.count.borrow() < last {
                 self.turn().await;
@@ -63,7 +63,7 @@ impl Turns {
     }
 }
 
-/// Starts the thread that spawns. If that fails, as it may without memory, turns count as over at once.
+/// Starts the thread that spawns markers. If that fails, for example for lack of memory, turns count as over at once.
 fn spawner() -> mpsc::Sender<Marker> {
     let (sender, markers) = mpsc::channel::<Marker>();
     let spawn_all = move || {

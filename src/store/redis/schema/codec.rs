@@ -148,7 +148,7 @@ fn decode_here(id: &JobId, values: Value) -> Record {
         Value::Array(values),
     );
     let Ok((version, job, since, heard, durable_time, doc)) = basic else { return Record::Corrupt };
-    // Version 0.1 wrote an empty text where there is no time.
+    // Version 0.1 wrote an empty text if there was no time.
     let durable_time = durable_time.and_then(|time| time.parse().ok()).map(Timestamp::from_micros);
     let times = (since, heard, durable_time);
     let found = match (version, job, doc) {
@@ -192,7 +192,7 @@ fn about(job: &Job) -> String {
         _ = write!(line, " owner={}", job.owner);
     }
     if job.removal.is_some() {
-        // There may be more tombstones than jobs, and they are there for a day.
+        // Kept short, because there may be more tombstones than jobs, and each is kept for a day.
         _ = write!(line, " removed={}", job.update_time.rfc3339());
         return line;
     }
@@ -248,12 +248,12 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Encodes the notification as the replica `by` sends it, without the number of the commit.
+    /// Encodes the notification as the replica `by` sends it, without the number of the commit, which the script adds.
     pub fn encode(&self, by: &str) -> Vec<u8> {
         let mut payload = Vec::with_capacity(256);
         payload.extend_from_slice(by.as_bytes());
         payload.push(b' ');
-        serde_json::to_writer(&mut payload, self).expect("it is made of text and numbers");
+        serde_json::to_writer(&mut payload, self).expect("text and numbers can be encoded");
         payload
     }
 

@@ -118,7 +118,7 @@ impl Keys {
             commits: each("commits"),
             changes: each(&format!("changes:{database}")),
             beats: each("beat"),
-            // In one of the partitions: a user with rights to the keys of jobs needs no other right.
+            // Named like an index, so that a user with rights to the keys of jobs needs no other right.
             secret: format!("{}token-key", indexes[0]),
             legacy_changes: each("changes"),
             indexes,

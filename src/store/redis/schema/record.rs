@@ -1,4 +1,4 @@
-//! The core of a job as a protobuf message: small, quick to decode, and open to fields of later versions. The documents
+//! The core of a job as a protobuf message: small, quick to decode, and open to fields of later releases. The documents
 //! and the version are separate fields of the hash.
 
 use std::time::Duration;
@@ -64,7 +64,8 @@ struct LeaseRecord {
     fail_when_lost: bool,
     #[prost(uint64, tag = "5")]
     start_timeout: u64,
-    /// Replaces `expire_time` while the job is PENDING: versions without this field would regard that as a lease.
+    /// Replaces `expire_time` while the job is PENDING: releases of jobtrack that do not know this field would take
+    /// `expire_time` for the end of a lease.
     #[prost(sfixed64, optional, tag = "6")]
     start_expire_time: Option<i64>,
 }
@@ -153,7 +154,7 @@ struct JobRecord {
     claim: Vec<u8>,
     #[prost(message, repeated, tag = "26")]
     attempts: Vec<AttemptRecord>,
-    /// Older versions have neither this nor the start of an attempt.
+    /// Records of older releases have neither this field nor `attempt_start_time`.
     #[prost(bool, tag = "27")]
     between_attempts: bool,
 }
@@ -266,7 +267,7 @@ pub fn decode(id: &JobId, version: Version, bytes: &[u8]) -> Option<Job> {
 
 /// Encodes a document as JSON, which people can read.
 pub fn encode_document(document: &Document) -> Vec<u8> {
-    serde_json::to_vec(document).expect("it is made of text and finite numbers")
+    serde_json::to_vec(document).expect("text and finite numbers can be encoded")
 }
 
 /// Decodes a document; `None` if it is damaged.

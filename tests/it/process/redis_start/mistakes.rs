@@ -58,10 +58,10 @@ async fn a_database_that_is_not_there_is_refused() {
 async fn confusion_of_redis_and_sentinel_is_reported() {
     let port = shared_redis().await.port;
     let url = format!("redis+sentinel://127.0.0.1:{port}/main");
-    fails(with_url(&url), 1, &["no Sentinel", "redis://"]).await;
+    fails(with_url(&url), 1, &["not a Sentinel", "redis://"]).await;
     // An unavailable Sentinel is no proof of an error.
     let url = format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/main");
-    fails(with_url(&url), 1, &["no Sentinel"]).await;
+    fails(with_url(&url), 1, &["not a Sentinel"]).await;
     let sentinel = shared_sentinel().await.url();
     let port = sentinel.rsplit([':', '/']).nth(1).expect("a port");
     for scheme in ["redis", "redis+cluster"] {
@@ -92,7 +92,7 @@ async fn server_other_than_redis_is_reported() {
             _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
         }
     });
-    fails(with_url(&format!("redis://{address}")), 1, &["no Redis", &address.to_string()]).await;
+    fails(with_url(&format!("redis://{address}")), 1, &["not a Redis", &address.to_string()]).await;
     fails(with_url(&format!("rediss://{address}")), 1, &["TLS failed", "redis://"]).await;
     answering.abort();
 }
