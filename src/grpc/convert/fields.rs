@@ -85,7 +85,7 @@ impl Fields {
         None
     }
 
-    /// Reads a duration from zero to [`MAX_DURATION`], rounded to the next microsecond.
+    /// Reads a duration from zero to [`MAX_DURATION`], rounded up to microseconds.
     pub fn duration(&mut self, field: &str, from: Option<prost_types::Duration>) -> Option<Duration> {
         let from = from?;
         let nanos = u32::try_from(from.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
@@ -100,7 +100,7 @@ impl Fields {
         duration
     }
 
-    /// Reads a point in time, rounded to the next microsecond.
+    /// Reads a point in time, rounded up to microseconds.
     pub fn timestamp(&mut self, field: &str, from: Option<prost_types::Timestamp>) -> Option<Timestamp> {
         /// The years 1 to 9999, as protobuf's Timestamp has them.
         const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
@@ -131,7 +131,7 @@ impl Fields {
     pub fn states(&mut self, field: &str, numbers: Vec<i32>) -> Vec<State> {
         let states: Option<Vec<_>> = numbers.into_iter().map(state).collect();
         states.unwrap_or_else(|| {
-            self.refuse(field, "must be states of a job, by their names");
+            self.refuse(field, "must be states of a job: PENDING, RUNNING, SUCCEEDED, FAILED or CANCELLED");
             Vec::new()
         })
     }
