@@ -120,7 +120,7 @@ impl SecurityConfig {
         Tls::open(TlsOptions { certificate, key, clients }).map(Some)
     }
 
-    /// Reads the files of callers, and the key of watch tokens. The error names the file and the problem.
+    /// Reads the identities file, the JWK set, and the key of watch tokens. The error names the file and the problem.
     pub fn authenticator(&self) -> Result<Authenticator, ReloadError> {
         let jwt = match (&self.jwt_jwks_file, &self.jwt_issuer, &self.jwt_audience) {
             (Some(jwks), Some(issuer), Some(audience)) => {
