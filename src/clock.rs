@@ -57,7 +57,7 @@ pub struct SteeredClock {
 }
 
 impl SteeredClock {
-    /// Minimum deviation that is corrected: readings of another clock are no more exact than this.
+    /// Minimum deviation that is corrected: readings of another clock are less exact than this.
     const TOLERANCE: Duration = Duration::from_millis(1);
 
     /// Divisor of the elapsed time that limits a correction: the clock runs at most 1/100 faster or slower, so that

@@ -1,4 +1,4 @@
-//! Quotas: limits of what callers use, for each caller and for all together.
+//! Quotas: limits of calls, connections, watches, jobs and memory, for each caller and for all together.
 //!
 //! A limit of zero means unlimited. Each rejection is counted.
 
@@ -29,10 +29,10 @@ const FAILURE_BURST: NonZeroU32 = NonZeroU32::new(10).expect("it is not zero");
 /// Maximum open watches of health on each connection: a client needs one for each service that it watches.
 const HEALTH_WATCHES_PER_CONNECTION: usize = 16;
 
-/// Divisor of the bytes of requests and answers for the share of one connection.
+/// Divisor for the share of one connection in the bytes of requests and answers.
 const CONNECTION_SHARE: usize = 4;
 
-/// Minimum share of one connection in bytes: room for the largest answer.
+/// Minimum share of one connection in bytes. The largest answer fits.
 const CONNECTION_BYTES_MIN: usize = 5 * 1024 * 1024;
 
 /// The limits. Zero means unlimited.
@@ -60,7 +60,7 @@ pub struct Allowance {
     pub auth_failures_per_second: u32,
 }
 
-/// Counts what callers use, and enforces the limits.
+/// Counts the usage of callers, and enforces the limits.
 pub struct Quotas {
     allowance: Allowance,
     rates: Option<Rates<Caller>>,
@@ -72,8 +72,8 @@ pub struct Quotas {
 }
 
 /// A caller, identified by its kind and name: an entry of the identities file shares no limit with a certificate of the
-/// same name that is not in the file. The holders of its watch tokens are another caller: a link that many use must not
-/// keep its maker from calling.
+/// same name that is not in the file. The holders of a caller's watch tokens count as another caller: a URL that many
+/// people use must not block the caller who shared it.
 #[derive(Clone)]
 struct Caller(Arc<Identity>);
 
@@ -97,7 +97,7 @@ impl Hash for Caller {
     }
 }
 
-/// Numbers of open watches.
+/// Counters of open watches.
 #[derive(Default)]
 struct Watches {
     all: usize,
@@ -118,7 +118,7 @@ struct Open {
 }
 
 impl Allowance {
-    /// Lowers the limit of connections to `most`.
+    /// Lowers the limit of connections to `most`, if it is higher or unlimited.
     pub fn with_connections(mut self, most: Option<usize>) -> Self {
         if let Some(most) = most
             && (self.connections == 0 || self.connections > most)
@@ -156,7 +156,7 @@ impl Quotas {
             call_bytes: AtomicUsize::new(0),
             refusals: Counters::new(
                 "jobtrack_limited_total",
-                "Calls and connections that were refused for a limit, by the flag that sets it.",
+                "Calls and connections rejected because of a limit, by the flag that sets the limit.",
                 "limit",
                 Limit::NAMES,
             ),
@@ -209,8 +209,8 @@ impl Quotas {
         allowed
     }
 
-    /// Counts a watch of `caller` on `connection`, open until the permit is dropped. It counts once for each of the
-    /// `jobs` that it names (once if it names none), and as one stream on the connection.
+    /// Counts a watch of `caller` on `connection`, open until the permit is dropped. The watch counts once for each of
+    /// the `jobs` that it names, at least once, and as one stream on the connection.
     pub fn watch(
         self: &Arc<Self>,
         caller: &Arc<Identity>,
@@ -253,7 +253,7 @@ impl Quotas {
     }
 
     /// Counts `bytes` more of a request or an answer of a call on `connection`, until they are released. A connection
-    /// may have a quarter of what is allowed.
+    /// may have a quarter of the limit, but always 5 MiB.
     pub fn hold_bytes(&self, connection: &Connection, bytes: usize) -> Result<(), Limit> {
         let most = self.allowance.call_bytes;
         let of_each = self.bytes_per_connection().unwrap_or(0);
@@ -288,7 +288,7 @@ impl Quotas {
         Some(self.allowance.jobs_per_owner).filter(|most| *most > 0)
     }
 
-    /// Counts a rejection because of `limit`, and returns it.
+    /// Counts a rejection because of `limit`, and returns `limit`.
     pub fn refused(&self, limit: Limit) -> Limit {
         self.refusals.of(limit.index()).inc();
         limit
@@ -299,7 +299,8 @@ impl Quotas {
     }
 }
 
-/// Returns the network that `address` is counted as. A host with one IPv6 address usually controls the whole /64.
+/// Returns the network whose failures are counted together with those of `address`. Whoever has one IPv6 address
+/// usually controls its whole /64 network.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
