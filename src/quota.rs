@@ -253,7 +253,7 @@ impl Quotas {
     }
 
     /// Counts `bytes` more of a request or an answer of a call on `connection`, until they are released. A connection
-    /// may have a quarter of the limit, but always 5 MiB.
+    /// may have a quarter of the limit, or 5 MiB if that is more.
     pub fn hold_bytes(&self, connection: &Connection, bytes: usize) -> Result<(), Limit> {
         let most = self.allowance.call_bytes;
         let of_each = self.bytes_per_connection().unwrap_or(0);
