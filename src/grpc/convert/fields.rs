@@ -1,4 +1,4 @@
-//! Reads the fields of a request and notes what is wrong with them.
+//! Readers of the fields of a request, which record violations.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,8 +20,8 @@ use crate::{
 /// Description of the violation of a request that can't be decoded.
 pub const UNDECODABLE: &str = "can't be decoded as the message that this method takes";
 
-/// Violations found in a request so far. Each reader returns the field's value, or a stand-in after noting a violation:
-/// the request is used only if [`done`](Self::done) finds none.
+/// Violations found in a request so far. Each reader returns the field's value. If the value is invalid, the reader
+/// records a violation and returns a placeholder, which is never used, because [`done`](Self::done) then fails.
 #[derive(Default)]
 pub struct Fields {
     violations: Vec<Violation>,

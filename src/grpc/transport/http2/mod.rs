@@ -53,7 +53,7 @@ const MAX_HEADERS: u32 = 64 * 1024;
 /// Interval between PINGs.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Maximum time until a PING is answered. On a slow link the answer queues behind all data that is on its way.
+/// Maximum time until a PING is answered. On a slow link the answer waits behind all data that is in flight.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Maximum duration of the graceful end of an idle connection.
@@ -87,7 +87,7 @@ where
                     debug!(peer = %origin.address, "connection closed: the peer answered no PING");
                     return Ok(());
                 }
-                // Sends GOAWAY first, so that a call that is on its way is not lost.
+                // Sends GOAWAY first, so that a call that is in flight is not lost.
                 Silence::Idle => {
                     debug!(peer = %origin.address, "idle connection closed");
                     connection.graceful_shutdown();
