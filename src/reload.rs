@@ -113,7 +113,8 @@ impl<T: Replaceable> Refresh for Reloaded<T> {
         match made {
             Ok(value) => {
                 let value = Arc::new(value);
-                // The new value is in force before uses of the old one end: callers that retry at once find it.
+                // The new value is in force before uses of the old value end, so that callers that retry at once find
+                // the new value.
                 self.value.swap(value.clone()).on_replaced(&value);
                 info!(target: "jobtrack::audit", files, "read again");
             }

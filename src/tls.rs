@@ -48,9 +48,9 @@ pub struct Clients {
 /// The need for client certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// Each client must present one.
+    /// Each client must present a certificate.
     Required,
-    /// Clients may present one.
+    /// Clients may present a certificate.
     Optional,
 }
 
@@ -145,7 +145,8 @@ impl Settings {
             error => TlsError::Unusable(error),
         })?;
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // A client that resumes a session presents no certificate, so a removed authority would stay accepted.
+        // Sessions can't be resumed: a client that resumes a session presents no certificate, so a removed authority
+        // would stay accepted.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         if let Some(validity) = &validity {

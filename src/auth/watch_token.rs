@@ -31,7 +31,7 @@ const TOKEN_MAX: usize = 8 * 1024;
 pub struct WatchToken {
     /// The token itself.
     pub text: String,
-    /// Time from which it is not valid.
+    /// Time from which the token is not valid.
     pub expires: Timestamp,
 }
 
@@ -83,7 +83,7 @@ pub struct Verified {
     pub maker: Maker,
     /// The jobs of the token.
     pub jobs: SharedJobs,
-    /// Time from which it is not valid.
+    /// Time from which the token is not valid.
     pub expires: Instant,
     /// The key that has signed it.
     pub key: KeyInUse,

@@ -28,7 +28,7 @@ pub struct HttpApiConfig {
 /// The state of the HTTP API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// Serve it.
+    /// Serve the HTTP API.
     On,
     /// Serve gRPC and gRPC-Web only.
     Off,

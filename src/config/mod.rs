@@ -265,9 +265,9 @@ enum AddressSource {
 /// The handling of changes while Redis is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FallbackMode {
-    /// Accept them in memory, and merge them into Redis when it is available again.
+    /// Accept changes in memory, and merge them into Redis when it is available again.
     Memory,
-    /// Reject them.
+    /// Reject changes.
     Reject,
 }
 

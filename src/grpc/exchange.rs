@@ -253,7 +253,7 @@ async fn wait_for_turn(turn: &Semaphore) {
     permit.forget();
 }
 
-/// Reasons for which a response ends though its caller does not read it.
+/// Conditions that end a response even if its caller does not read it.
 #[derive(Debug, Default)]
 pub struct Expiry {
     /// Time by which the response must have ended.

@@ -1,6 +1,6 @@
 //! Sizes of messages, in bytes.
 
-/// Largest request that `JobService` and `AdminService` accept. A result takes half of it at most.
+/// Largest request that `JobService` and `AdminService` accept. A result may have half of this size.
 pub const REQUEST_MAX: usize = 2 * 1024 * 1024;
 
 /// Largest request to reflection, whose requests contain only names.

@@ -51,7 +51,7 @@ use crate::{
     tracker::Tracker,
 };
 
-/// Names whose health follows the server: the server as a whole, and the job service.
+/// Names whose status in the health service is that of the server: the server as a whole, and the job service.
 const SERVICES: [&str; 2] = ["", <JobServiceServer<Jobs> as NamedService>::NAME];
 
 /// Name under which the health service reports the state of Redis, if Redis is configured.

@@ -1,8 +1,8 @@
 //! Errors as gRPC statuses. No other file creates a status.
 //!
-//! Each status carries one `ErrorInfo` of domain `jobtrack` whose metadata holds every variable part of the message,
-//! and other details of `google.rpc` where they apply. A status contains no internal text, such as the error of a
-//! store.
+//! Each status except that of an unknown method carries one `ErrorInfo` of domain `jobtrack` whose metadata contain
+//! every variable part of the message, and other details of `google.rpc` where they apply. A status contains no
+//! internal text, such as the error of a store.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -39,7 +39,8 @@ pub fn code(headers: &HeaderMap) -> Option<Code> {
 /// the response is not such a refusal.
 ///
 /// tonic answers `INTERNAL` if a request can't be decoded, and `OUT_OF_RANGE` or `RESOURCE_EXHAUSTED` if it is too
-/// large. Such a status is in the headers, and has no details. Each status of this server has details.
+/// large. Such a status is in the headers, and has no details. A status of this server with one of these codes has
+/// details.
 ///
 /// `limit` is the maximum size of the method's requests.
 pub fn restate<B>(response: &Response<B>, limit: usize) -> Option<Status> {

@@ -27,7 +27,7 @@ static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Human,
     /// One JSON object a line.
     Json,

@@ -51,7 +51,7 @@ impl Traces {
         if is_disabled || !ENDPOINTS.into_iter().any(is_set) {
             return Ok(None);
         }
-        // The error is dropped: it may contain the address, and that may contain a secret.
+        // The error is dropped, because it may contain the address, which may contain a secret.
         let exporter = SpanExporter::builder().with_tonic().build().ok();
         let exporter = exporter.with_context(|| {
             format!(

@@ -137,7 +137,7 @@ impl Fields {
     }
 
     /// Reads a page token: returns the position in a list, or `None` if the token is empty. A token with another
-    /// `digest` is a violation: it is not from `origin`.
+    /// `digest` is a violation: `origin` describes the answer that the token must be from.
     pub fn place(&mut self, field: &str, token: &str, digest: Uuid, origin: &str) -> Option<Cursor> {
         let place = Cursor::from_token(token, digest);
         if place.is_none() && !token.is_empty() {

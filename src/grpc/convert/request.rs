@@ -241,7 +241,7 @@ fn purge_digest(filter: &Filter, older_than: Option<Duration>, dry_run: bool, ca
     Uuid::new_v5(&filter.digest(caller), rest.as_bytes())
 }
 
-/// Reads a view by its number; `default` if none is given.
+/// Reads a view by its number; `default` if no view is given.
 fn view(fields: &mut Fields, number: i32, default: View) -> View {
     match v1::View::try_from(number) {
         Ok(v1::View::Unspecified) => default,

@@ -17,7 +17,8 @@ use crate::{
     grpc::exchange::Exchange,
 };
 
-/// Maximum number of lines about refusals in each [`REFUSALS_INTERVAL`]: callers determine how many there are.
+/// Maximum number of lines about refusals in each [`REFUSALS_INTERVAL`]. There is a limit, because callers determine
+/// the number of refusals.
 const REFUSALS_MAX: u32 = 20;
 
 /// Interval in which at most [`REFUSALS_MAX`] lines are logged.

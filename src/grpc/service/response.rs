@@ -27,7 +27,7 @@ use crate::{
 /// more than a millisecond, in which the thread runs no other call.
 const COMPRESSED: RangeInclusive<usize> = 1025..=64 * 1024;
 
-/// Maximum time that the head of a stream's response waits for the first event, which decides whether the call fails
+/// Maximum time that the headers of a stream's response wait for the first event, which decides whether the call fails
 /// and whether it is compressed. A scan for the first matching job may take longer than clients wait for the headers.
 const FIRST_EVENT_WAIT: Duration = Duration::from_secs(1);
 
