@@ -1,5 +1,5 @@
-//! JSON files without duplicate keys. With duplicate keys serde_json uses the last value, while a person who reads the
-//! file may have seen the first one.
+//! JSON files without duplicate keys. With duplicate keys `serde_json` uses the last value, while a person who reads
+//! the file may have seen the first one.
 
 use std::{collections::HashSet, fmt};
 
