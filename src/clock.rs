@@ -46,8 +46,8 @@ impl Clock for SteadyClock {
     }
 }
 
-/// A clock that is steered towards another one without ever stepping: the first reading sets it, and later readings
-/// only make it run a little faster or slower until the two agree.
+/// A clock that is steered towards another clock. The first reading of the other clock sets it; later readings never
+/// make it step, but make it run a little faster or slower until the two agree.
 pub struct SteeredClock {
     base: Arc<dyn Clock>,
     /// Offset from the base clock, in microseconds.
@@ -57,7 +57,7 @@ pub struct SteeredClock {
 }
 
 impl SteeredClock {
-    /// Minimum deviation that is corrected: readings of another clock are no more exact than this.
+    /// Minimum deviation that is corrected, however exact a reading is.
     const TOLERANCE: Duration = Duration::from_millis(1);
 
     /// Divisor of the elapsed time that limits a correction: the clock runs at most 1/100 faster or slower, so that

@@ -2,15 +2,15 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Number of files that are reserved for other purposes than connections of callers: Redis, metrics and probes, files
-/// that are reloaded.
+/// Number of open files that are not available to connections of callers. They are reserved for Redis, metrics and
+/// probes, and files that are reloaded.
 const RESERVE: u64 = 128;
 
 /// Limit below which a warning is logged at the start.
 pub const FILES_WARNING: u64 = 4096;
 
-/// Raises the limit of open files to the maximum that the system allows: most systems start processes with a low limit,
-/// for compatibility with old programs. Returns the limit; `None` if there is none.
+/// Raises the soft limit of open files to the hard limit: most systems start processes with a low soft limit, for
+/// compatibility with old programs. Returns the new limit; `None` if there is no limit.
 pub fn raise_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     // If the limit can't be raised, it stays.

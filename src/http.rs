@@ -32,7 +32,7 @@ pub use scrape::Source;
 
 use crate::{socket::watch_peer, store::StorageMode, telemetry::metrics::TEXT_FORMAT};
 
-/// Maximum duration of a connection, which has one request: a scraper that takes longer has given up.
+/// Maximum duration of a connection, which serves one request: by then a scraper has given up.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum time to receive the headers of a request.
@@ -47,15 +47,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The phase of the server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It does not accept calls yet.
+    /// The server does not accept calls yet.
     Starting,
-    /// It accepts calls.
+    /// The server accepts calls.
     Serving,
-    /// It accepts no more calls.
+    /// The server accepts no more calls.
     Draining,
 }
 
-/// The data of the pages.
+/// The data that the pages show.
 pub struct Pages {
     /// The metrics.
     pub source: Source,
@@ -63,7 +63,7 @@ pub struct Pages {
     pub phase: watch::Receiver<Phase>,
 }
 
-/// Serves `/metrics`, `/livez` and `/readyz` on `listener`, until it is dropped.
+/// Serves `/metrics`, `/livez` and `/readyz` on `listener`, until the future is dropped.
 pub async fn serve(listener: TcpListener, pages: Pages) {
     let router = Router::new()
         .route("/metrics", get(metrics))

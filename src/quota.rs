@@ -1,4 +1,4 @@
-//! Quotas: limits of what callers use, for each caller and for all together.
+//! Quotas: limits of calls, connections, watches, jobs and memory, for each caller and for all together.
 //!
 //! A limit of zero means unlimited. Each rejection is counted.
 
@@ -32,7 +32,7 @@ const HEALTH_WATCHES_PER_CONNECTION: usize = 16;
 /// Divisor of [`Allowance::call_bytes`] that gives the share of one connection.
 const CONNECTION_SHARE: usize = 4;
 
-/// Minimum share of one connection in bytes: room for the largest answer.
+/// Minimum share of one connection in bytes. The largest answer fits.
 const CONNECTION_BYTES_MIN: usize = 5 * 1024 * 1024;
 
 /// The limits. Zero means unlimited.
@@ -60,7 +60,7 @@ pub struct Allowance {
     pub auth_failures_per_second: u32,
 }
 
-/// Counts what callers use, and enforces the limits.
+/// Counts the usage of callers, and enforces the limits.
 pub struct Quotas {
     allowance: Allowance,
     rates: Option<Rates<Caller>>,
@@ -97,7 +97,7 @@ impl Hash for Caller {
     }
 }
 
-/// Numbers of open watches.
+/// Counters of open watches.
 #[derive(Default)]
 struct Watches {
     all: usize,
@@ -118,7 +118,7 @@ struct Open {
 }
 
 impl Allowance {
-    /// Lowers the limit of connections to `most`.
+    /// Lowers the limit of connections to `most`, if it is higher or unlimited.
     pub fn with_connections(mut self, most: Option<usize>) -> Self {
         if let Some(most) = most
             && (self.connections == 0 || self.connections > most)
@@ -156,7 +156,7 @@ impl Quotas {
             call_bytes: AtomicUsize::new(0),
             refusals: Counters::new(
                 "jobtrack_limited_total",
-                "Calls and connections that were refused for a limit, by the flag that sets it.",
+                "Calls and connections rejected because of a limit, by the flag that sets the limit.",
                 "limit",
                 Limit::NAMES,
             ),
@@ -209,8 +209,8 @@ impl Quotas {
         allowed
     }
 
-    /// Counts a watch of `caller` on `connection`, open until the permit is dropped. It counts once for each of the
-    /// `jobs` that it names (once if it names none), and as one stream on the connection.
+    /// Counts a watch of `caller` on `connection`, open until the permit is dropped. The watch counts once for each of
+    /// the `jobs` that it names, at least once, and as one stream on the connection.
     pub fn watch(
         self: &Arc<Self>,
         caller: &Arc<Identity>,

@@ -16,8 +16,8 @@ use thiserror::Error;
 use tokio::{sync::Notify, task::spawn_blocking, time::sleep};
 use tracing::{info, warn};
 
-/// Interval between checks of the files. Their contents are compared, as times of modification are unreliable where a
-/// mount is swapped.
+/// Interval between checks of the files. The contents are compared, because modification times are unreliable if a
+/// mounted volume is replaced.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Creates a value from the contents of files and the previous value. The error must contain nothing of the contents.
@@ -48,7 +48,7 @@ pub enum ReloadError {
 
 /// A value that can be replaced while parts of it are in use.
 pub trait Replaceable: Send + Sync {
-    /// Ends the uses of everything that is not in `next`, which is in force now.
+    /// Ends the use of everything that is not in `next`, the value that has replaced this one.
     fn on_replaced(&self, _next: &Self) {}
 }
 
@@ -92,7 +92,8 @@ impl<T> Reloaded<T> {
 /// A value that can be reloaded.
 pub trait Refresh: Send + Sync {
     /// Reloads the value if its files have changed since the last reload, but not since the last check: a file that has
-    /// just changed may be incomplete. If the files are not usable, the value stays as it is, which is logged once.
+    /// just changed may be incomplete. If the files can't be used, the value stays as it is, and a warning is logged
+    /// once.
     fn refresh(&self);
 }
 
@@ -112,7 +113,8 @@ impl<T: Replaceable> Refresh for Reloaded<T> {
         match made {
             Ok(value) => {
                 let value = Arc::new(value);
-                // The new value is in force before uses of the old one end: callers that retry at once find it.
+                // The new value is in force before uses of the old value end, so that callers that retry at once find
+                // the new value.
                 self.value.swap(value.clone()).on_replaced(&value);
                 info!(target: "jobtrack::audit", files, "read again");
             }
@@ -128,13 +130,14 @@ impl<T: Replaceable> Refresh for Reloaded<T> {
 pub async fn follow(values: Vec<Arc<dyn Refresh>>, now: Arc<Notify>) {
     let values: Arc<[_]> = values.into();
     loop {
-        // On request, the files are complete: two checks in a row stand for an unchanged interval.
+        // When a reload is requested, the files are expected to be complete. Therefore two checks in a row are made, as
+        // if the files had not changed for an interval.
         let checks = tokio::select! {
             () = sleep(INTERVAL) => 1,
             () = now.notified() => 2,
         };
         let values = values.clone();
-        // A panic while reading has been logged, and the next check may succeed.
+        // The result is ignored: a panic while reading has been logged, and the next check may succeed.
         _ = spawn_blocking(move || (0..checks).for_each(|_| values.iter().for_each(|value| value.refresh()))).await;
     }
 }

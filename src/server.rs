@@ -57,9 +57,9 @@ pub struct Server {
 /// Requests to a running server.
 #[derive(Clone, Default)]
 pub struct Control {
-    /// Ends a drain at once: connections are closed, and changes that Redis does not have are lost.
+    /// Ends a drain at once: connections are closed, and changes that have not been pushed to Redis are lost.
     pub hurry: CancellationToken,
-    /// Reloads the files of TLS and identities now.
+    /// Reloads all files that the server reads, at once: those of TLS, identities and keys.
     pub reload: Arc<Notify>,
 }
 
@@ -76,7 +76,7 @@ impl Security {
         Ok(Self { tls: config.tls()?, authenticator: config.authenticator()?, has_authentication })
     }
 
-    /// Takes the key of watch tokens from `redis`, unless it is in a file.
+    /// Takes the key of watch tokens from `redis`, unless the key is in a file.
     async fn with_key_of(self, redis: &RedisStore) -> Self {
         if self.authenticator.has_key_file() {
             return self;
@@ -92,8 +92,8 @@ impl Security {
 }
 
 impl Server {
-    /// Opens the store, and the files of TLS and identities. Fails for an invalid configuration, but not if Redis is
-    /// unavailable: the server then starts in degraded mode.
+    /// Opens the store, and the files of TLS, identities and keys. Fails for an invalid configuration, but not if Redis
+    /// is unavailable: the server then starts in degraded mode.
     pub async fn open(config: &Config) -> Result<Self> {
         let steady = Arc::new(SteadyClock::default());
         if config.redis.target().is_some() {
@@ -135,9 +135,9 @@ impl Server {
     }
 
     /// Serves on `listener` until `shutdown` completes, then drains: health reports `NOT_SERVING`, streams end, and
-    /// open calls have 20 seconds to end. Then pushes changes to Redis while there is time. Metrics and probes are
-    /// served on `http` until the end; without it calls are not counted. Returns when all tasks of the server have
-    /// ended, with the number of jobs whose last version Redis does not have.
+    /// open calls have 20 seconds to end. Then pushes changes to Redis, until the time for the stop is over. Metrics
+    /// and probes are served on `http` until the end; without `http` calls are not counted. Returns when all tasks of
+    /// the server have ended, with the number of jobs whose last version Redis does not have.
     pub async fn run(
         self,
         listener: TcpListener,
@@ -201,7 +201,8 @@ impl Server {
         Source::new(&measured, self.tracker.clone(), connections, self.security.tls.clone())
     }
 
-    /// Starts the tasks beside the calls. With Redis, waits until its state is known.
+    /// Starts the background tasks. With Redis, waits for a limited time until a subscription to notifications has been
+    /// tried: a stream that begins earlier would soon have to start over.
     async fn start_tasks(&self, tasks: &Tasks, grpc_server: Arc<GrpcServer>, reload: Arc<Notify>) {
         let (hub, tracker) = (self.hub.clone(), self.tracker.clone());
         tasks.spawn(async move { hub.dispatch().await });

@@ -17,12 +17,12 @@ const PROBES_MAX: u32 = 3;
 /// Maximum time that sent data may stay unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Makes the system close `stream` when its peer has vanished, or acknowledges nothing.
+/// Makes the operating system close `stream` when its peer has vanished, or acknowledges nothing.
 pub fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL).with_retries(PROBES_MAX);
     socket.set_tcp_keepalive(&keepalive)?;
-    // Other systems lack this option: there only the write timeout detects a stalled peer.
+    // Other operating systems lack this option. There only the write timeout of a connection detects a stalled peer.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     Ok(())

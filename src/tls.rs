@@ -32,14 +32,14 @@ pub struct TlsOptions {
     pub certificate: PathBuf,
     /// Private key of the certificate.
     pub key: PathBuf,
-    /// Verification of client certificates; `None` if clients need none.
+    /// Verification of client certificates; `None` if no client certificates are requested.
     pub clients: Option<Clients>,
 }
 
 /// The verification of client certificates.
 #[derive(Clone, Debug)]
 pub struct Clients {
-    /// The authorities that sign their certificates.
+    /// File with the authorities that sign the certificates of clients.
     pub authorities: PathBuf,
     /// The need for a certificate.
     pub auth: ClientAuth,
@@ -48,9 +48,9 @@ pub struct Clients {
 /// The need for client certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// Each client must present one.
+    /// Each client must present a certificate.
     Required,
-    /// Clients may present one.
+    /// Clients may present a certificate.
     Optional,
 }
 
@@ -77,7 +77,7 @@ enum TlsError {
     Verifier(VerifierBuilderError),
 }
 
-/// Accepts TLS connections, each with the files as they are at that time.
+/// Accepts TLS connections, each with the current contents of the files.
 #[derive(Clone)]
 pub struct Tls(Arc<Reloaded<Settings>>);
 
@@ -145,7 +145,8 @@ impl Settings {
             error => TlsError::Unusable(error),
         })?;
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // A client that resumes a session presents no certificate, so a removed authority would stay accepted.
+        // Sessions can't be resumed: a client that resumes a session presents no certificate, so a removed authority
+        // would stay accepted.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         if let Some(validity) = &validity {
@@ -155,8 +156,8 @@ impl Settings {
     }
 }
 
-/// Warns about a certificate that clients will reject. The server runs all the same: the clock of this machine may be
-/// wrong, and the file is reloaded when it is replaced.
+/// Warns about a certificate that clients will reject. The server runs nevertheless: the clock of this machine may be
+/// wrong, and a new certificate is used as soon as it is in the file.
 fn warn_of_invalidity(validity: &Validity) {
     let now = ASN1Time::now();
     if validity.not_after < now {
@@ -186,14 +187,15 @@ pub async fn connect(address: &str, authorities: &Path) -> Outcome<client::TlsSt
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(explain)
 }
 
-/// Adds a remedy to a handshake error whose text has none.
+/// Adds a remedy to a handshake error that does not explain itself.
 fn explain(error: io::Error) -> anyhow::Error {
     // `openssl req -x509` creates such certificates without further options.
     let is_authority = error.to_string().contains("CaUsedAsEndEntity");
     let error = anyhow::Error::from(error);
     if is_authority {
-        return error
-            .context("the certificate of the server is that of an authority: create one with CA:FALSE, signed by it");
+        return error.context(
+            "the certificate of the server is that of an authority: create one with CA:FALSE, signed by that authority",
+        );
     }
     error
 }

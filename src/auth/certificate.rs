@@ -12,7 +12,7 @@ use x509_parser::parse_x509_certificate;
 pub struct Peer {
     /// Name in the certificate: the first URI among the subject's alternative names, or else the first DNS name.
     pub name: Option<Arc<str>>,
-    /// End of the certificate in seconds since 1970.
+    /// Expiry time of the certificate in seconds since 1970.
     pub end: Option<u64>,
     /// Cancelled when the certificate is no longer valid.
     pub expired: CancellationToken,
@@ -25,7 +25,8 @@ impl Peer {
             let first = certificate.valid_uri_names().next().or_else(|| certificate.valid_dns_names().next());
             first.map(Arc::from)
         });
-        // webpki has verified the certificate, so this parser reads it as well. If not, its tokens end by themselves.
+        // webpki has verified the certificate, so this parser can be expected to read it. If it can't, watch tokens
+        // that the peer makes expire after their `ttl` only.
         let parsed = parse_x509_certificate(certificate).ok();
         let end = parsed.and_then(|(_, parsed)| u64::try_from(parsed.validity.not_after.timestamp()).ok());
         Self { name, end, expired: CancellationToken::new() }

@@ -28,7 +28,7 @@ use crate::{
 
 type Digest = [u8; SHA256_OUTPUT_LEN];
 
-/// The key of an entry.
+/// The credential that identifies the holder of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Credential {
     /// Digest of a token. The time to look up a digest does not reveal how much of a guessed token is right.
@@ -111,7 +111,7 @@ fn revoke_others<K: Eq + Hash>(before: &HashMap<K, Grant>, next: &HashMap<K, Gra
     }
 }
 
-/// Returns a grant for `identity`: that of `before` if it is for the same identity.
+/// Returns a grant for `identity`: the grant with this key in `before`, if its identity is the same, or a new one.
 fn grant<K: Eq + Hash>(before: Option<&HashMap<K, Grant>>, key: &K, identity: Identity) -> Grant {
     let before = before.and_then(|before| before.get(key)).filter(|grant| *grant.identity == identity);
     before.cloned().unwrap_or_else(|| Grant::revocable(identity))

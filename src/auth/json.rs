@@ -1,5 +1,5 @@
-//! JSON files without duplicate keys. The library uses the last of two values, so that a reader of the file may see one
-//! value while another is in force.
+//! JSON files without duplicate keys. With duplicate keys `serde_json` uses the last value, while a person who reads
+//! the file may have seen the first one.
 
 use std::{collections::HashSet, fmt};
 
@@ -32,7 +32,7 @@ pub fn parse<T: DeserializeOwned>(contents: &[Vec<u8>], form: &'static str) -> R
     let checked = serde_json::from_slice::<UniqueKeys>(&contents).map(drop);
     checked.and_then(|()| serde_json::from_slice(&contents)).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        // The library's message may quote a part of the data.
+        // The message of serde_json is not used, because it may quote a part of the data.
         let is_twice = error.to_string().starts_with(TWICE);
         let problem = if is_twice { Problem::DuplicateKey } else { Problem::Form(form) };
         JsonError { line, column, problem }

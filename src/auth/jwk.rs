@@ -12,9 +12,9 @@ use ring::{
 use serde_json::Value;
 use thiserror::Error;
 
-/// Minimum size of the modulus of an RSA key, in bits: smaller keys are broken.
+/// Minimum size of the modulus of an RSA key, in bits: smaller keys are no longer secure.
 const RSA_BITS_MIN: usize = 2048;
-/// Maximum size of the modulus: the library verifies no signature by a larger key.
+/// Maximum size of the modulus: ring verifies no signature by a larger key.
 const RSA_BITS_MAX: usize = 8192;
 
 /// The members of a JWK that only its owner may have (RFC 7518, 6.2.2 and 6.3.2; RFC 8037, 2).
@@ -118,7 +118,7 @@ fn refuse_weak_rsa(modulus: &[u8], exponent: &[u8]) -> Result<(), KeyError> {
     if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
         return Err(KeyError::RsaBits(bits));
     }
-    // The bounds of the library. With an exponent of 1, every message would be its own signature.
+    // The bounds of ring. With an exponent of 1, every message would be its own signature.
     let value = match without_zeros(exponent) {
         bytes if bytes.len() <= 8 => bytes.iter().fold(0, |value: u64, byte| value << 8 | u64::from(*byte)),
         _ => 0,
@@ -133,7 +133,7 @@ fn without_zeros(bytes: &[u8]) -> &[u8] {
     &bytes[bytes.iter().take_while(|byte| **byte == 0).count()..]
 }
 
-/// Fails unless a point is on the curve, which the library checks only during a key agreement.
+/// Fails unless a point is on the curve. ring checks that only during a key agreement.
 fn check_point(curve: &'static agreement::Algorithm, point: &[u8]) -> Result<(), KeyError> {
     let other = EphemeralPrivateKey::generate(curve, &SystemRandom::new());
     let agreed = other.and_then(|other| agree_ephemeral(other, &UnparsedPublicKey::new(curve, point), |_| ()));

@@ -42,7 +42,7 @@ pub struct JwtOptions {
     pub jwks: PathBuf,
     /// Required value of `iss`.
     pub issuer: String,
-    /// Required value of `aud`, or one of its values.
+    /// Value that `aud` must have or contain.
     pub audience: String,
 }
 
@@ -74,11 +74,11 @@ struct Key {
     /// The only accepted algorithm of the key, and the required claims.
     validation: Validation,
     revoked: CancellationToken,
-    /// Identifies the key, the same in every process.
+    /// Digest of the key and its issuer, which is the same in every process.
     digest: Arc<str>,
 }
 
-/// The claims that are used besides those that [`Validation`] checks.
+/// The claims that become parts of the grant. [`Validation`] checks `iss`, `aud`, `exp` and `nbf`.
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
@@ -90,7 +90,7 @@ struct Claims {
 impl Jwts {
     /// Reads the keys.
     pub fn open(options: JwtOptions) -> Result<Self, ReloadError> {
-        // Fails if another server in this process has installed it.
+        // Fails if the provider was installed before, by another server in this process.
         _ = PROVIDER.install_default();
         let JwtOptions { jwks, issuer, audience } = options;
         let read = move |contents: &[Vec<u8>], before: Option<&Keys>| Keys::read(contents, before, &issuer, &audience);
@@ -146,7 +146,7 @@ fn identity(claims: &Claims) -> Option<Identity> {
     }
     let role = claims.role.as_ref().and_then(Value::as_str).and_then(Role::parse);
     let owners = claims.owners.as_ref().and_then(owners).unwrap_or(Owners::Only([].into()));
-    // The kind keeps a subject apart from an entry of the identities file with the same name.
+    // The kind distinguishes a subject from an entry of the identities file with the same name.
     Some(Identity { kind: IdentityKind::Subject, name: format!("jwt:{}", claims.sub), role, owners, shared: None })
 }
 
@@ -161,7 +161,7 @@ impl Replaceable for Keys {
 }
 
 impl Keys {
-    /// Reads the file. Grants by keys that are unchanged from `before` stay valid.
+    /// Reads the file. Grants of JWTs stay valid if their keys are the same as in `before`.
     fn read(contents: &[Vec<u8>], before: Option<&Self>, issuer: &str, audience: &str) -> Result<Self, JwksError> {
         let set: Value = json::parse(contents, "a JWK set")?;
         if let Some(name) = jwk::private_key(&set) {

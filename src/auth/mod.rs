@@ -1,7 +1,7 @@
-//! Authentication: from the credentials of a call to an identity.
+//! Authentication: finds the identity of a caller by its credentials.
 //!
-//! A bearer token is one of the identities file, a JWT, or a watch token. A caller without a token is identified by its
-//! client certificate. Authorization happens elsewhere.
+//! A bearer token is listed in the identities file, a JWT, or a watch token. A caller without a token is identified by
+//! its client certificate. Authorization is in `grpc::middleware`, and in `tracker` for the owners of jobs.
 
 mod certificate;
 mod identities;
@@ -46,23 +46,24 @@ pub struct Grant {
     revoked: Option<CancellationToken>,
     /// Cancelled when the client certificate of the connection is no longer valid.
     outdated: Option<CancellationToken>,
-    /// A further condition of the grant. Shared, because each call copies its grant; few grants have one.
+    /// Signed credentials that the grant depends on; most depend on none. Behind an `Arc`, because each call clones
+    /// its grant.
     bond: Option<Arc<Bond>>,
 }
 
 /// The signed credentials that a grant depends on.
 #[derive(Debug)]
 enum Bond {
-    /// A JWT: the digest of its key, and its end in seconds since 1970.
+    /// A JWT: the digest of the key that signed it, and its expiry time in seconds since 1970.
     Jwt { key: Arc<str>, end: u64 },
-    /// A client certificate: its end in seconds since 1970.
+    /// A client certificate: its expiry time in seconds since 1970.
     Certificate { end: u64 },
     /// A watch token, which ends when its key is replaced.
     WatchToken(KeyInUse),
 }
 
 impl Grant {
-    /// Creates a grant without an end.
+    /// Creates a grant that never ends.
     fn endless(identity: Identity) -> Self {
         Self { identity: Arc::new(identity), expires: None, revoked: None, outdated: None, bond: None }
     }
@@ -116,8 +117,8 @@ impl Grant {
         }
     }
 
-    /// Makes a watch token for `jobs`, which the caller can see. It ends after `ttl`, or earlier, at the expiry time of
-    /// the caller's credentials if they have one.
+    /// Makes a watch token for `jobs`, which the caller can see. The token expires after `ttl`, but not later than the
+    /// caller's credentials.
     pub fn share(&self, tokens: &WatchTokens, jobs: SharedJobs, ttl: Duration) -> Result<WatchToken, JobError> {
         if self.identity.shared.is_some() {
             return Err(JobError::PermissionDenied(Needed::Identity));
@@ -199,17 +200,18 @@ impl Authenticator {
     pub fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, JobError> {
         let mut grant = self.find(headers, peer)?;
         if grant.has_ended() {
-            // The file was reloaded during the lookup: the new one may have the same credentials.
+            // The identities or keys were reloaded during the lookup. The new version may contain the same credentials.
             grant = self.find(headers, peer)?;
         }
-        // Even a call with a token ends with the certificate that opened the connection.
+        // A call with a token ends, too, when the client certificate of its connection is no longer valid.
         grant.outdated = peer.map(|peer| peer.expired.clone());
         if grant.has_ended() { Err(invalid()) } else { Ok(grant) }
     }
 
     fn find(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, JobError> {
         if let Some(anonymous) = &self.anonymous {
-            // A proxy may have added a header of its own, which must not hide the token of a link.
+            // A proxy may have added an `authorization` header of its own, which must not hide the watch token of a
+            // URL.
             let given = headers.get_all(AUTHORIZATION).iter();
             let is_one = |token: &&str| self.watch_tokens.is_one(token);
             let mut tokens =
@@ -237,7 +239,7 @@ impl Authenticator {
         known.or_else(|| self.jwts.as_ref()?.verify(token)).ok_or_else(invalid)
     }
 
-    /// Returns the grant for a watch token: that of its maker, restricted to the jobs of the token.
+    /// Returns the grant for a watch token: the grant of the token's maker, restricted to the jobs of the token.
     fn by_watch_token(&self, token: &str) -> Result<Grant, JobError> {
         let verified = self.watch_tokens.verify(token)?;
         let maker = match verified.maker {

@@ -1,5 +1,5 @@
-//! Signatures of JWTs, with the library that TLS uses. Tokens of an issuer are only verified, and only with public
-//! keys: the one algorithm with a shared secret, HS256, is for watch tokens, whose key no issuer has.
+//! Signatures of JWTs, computed by ring, which TLS uses as well. Tokens of an issuer are only verified, and only with
+//! public keys: the one algorithm with a shared secret, HS256, is for watch tokens, whose key no issuer has.
 
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey,
@@ -20,7 +20,7 @@ use ring::{
 pub static PROVIDER: CryptoProvider =
     CryptoProvider { signer_factory: signer, verifier_factory: verifier, key_utils: KeyUtils::new_unimplemented() };
 
-/// The verification of an algorithm.
+/// The method by which the signatures of an algorithm are verified.
 enum Scheme {
     Plain(&'static dyn VerificationAlgorithm),
     Rsa(&'static RsaParameters),
@@ -32,7 +32,7 @@ struct Signer {
     public: DecodingKey,
 }
 
-/// A shared secret.
+/// HMAC-SHA-256 with a shared secret.
 struct Mac(hmac::Key);
 
 impl Mac {

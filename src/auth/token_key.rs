@@ -11,7 +11,7 @@ use crate::{
     reload::{Refresh, ReloadError, Reloaded, Replaceable},
 };
 
-/// Minimum length of a key in bytes: that of the digest that it makes.
+/// Minimum length of a key in bytes: the length of an HMAC-SHA-256.
 const KEY_MIN: usize = 32;
 
 /// A secret that signs watch tokens.
@@ -77,7 +77,7 @@ pub struct KeyInUse {
     current: watch::Receiver<KeyState>,
 }
 
-// The key is a secret.
+// Not derived, because the key is a secret.
 impl fmt::Debug for KeyInUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyInUse").finish_non_exhaustive()
@@ -108,7 +108,7 @@ impl KeyInUse {
 /// The content of a key file.
 pub struct KeyFile {
     key: TokenKey,
-    /// Receives the key when it is in force.
+    /// Channel to which the key is published when this file comes into force.
     current: Arc<watch::Sender<KeyState>>,
 }
 

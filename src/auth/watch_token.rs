@@ -31,18 +31,18 @@ const TOKEN_MAX: usize = 8 * 1024;
 pub struct WatchToken {
     /// The token itself.
     pub text: String,
-    /// Time from which it is not valid.
+    /// Time from which the token is not valid.
     pub expires: Timestamp,
 }
 
-// The token is a secret.
+// Not derived, because the token is a secret.
 impl fmt::Debug for WatchToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WatchToken").finish_non_exhaustive()
     }
 }
 
-/// The maker of a token: the caller whose rights bound it.
+/// The maker of a token: the caller whose rights limit those of the token's holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Maker {
@@ -83,7 +83,7 @@ pub struct Verified {
     pub maker: Maker,
     /// The jobs of the token.
     pub jobs: SharedJobs,
-    /// Time from which it is not valid.
+    /// Time from which the token is not valid.
     pub expires: Instant,
     /// The key that has signed it.
     pub key: KeyInUse,
@@ -105,23 +105,24 @@ impl Default for WatchTokens {
 }
 
 impl WatchTokens {
-    /// Creates tokens that are signed with the key of `keys`.
+    /// Creates a maker of tokens that are signed with the key of `keys`.
     pub fn new(keys: TokenKeys) -> Self {
-        // Fails if it is installed already.
+        // Fails if the provider is installed already.
         _ = PROVIDER.install_default();
         let header = Header { typ: Some(WATCH_TOKEN_TYPE.to_owned()), ..Header::new(Algorithm::HS256) };
         let example = encode(&header, &(), &EncodingKey::from_secret(&[])).expect("the header can be encoded");
         let prefix = example.split_inclusive('.').next().unwrap_or_default().to_owned();
         let mut validation = Validation::new(Algorithm::HS256);
-        // An expired token has an error of its own, and these tokens have no audience.
+        // `verify` checks the expiry itself, because an expired token has an error of its own. Watch tokens have no
+        // audience.
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.set_required_spec_claims::<&str>(&[]);
         Self { keys, header, prefix, validation }
     }
 
-    /// Returns whether a bearer token has the header of watch tokens. Valid or not, it can't be any other kind of
-    /// credentials.
+    /// Returns whether a bearer token has the header of watch tokens. Such a token can't be credentials of any other
+    /// kind, even if it is invalid.
     pub fn is_one(&self, token: &str) -> bool {
         token.starts_with(&self.prefix)
     }
@@ -147,7 +148,7 @@ impl WatchTokens {
         debug_assert!(self.is_one(&text), "all watch tokens have the same header");
         if text.len() > TOKEN_MAX {
             let (length, field) = (text.len(), "job_ids".to_owned());
-            let description = format!("must be fewer: the token would have {length} bytes, of at most {TOKEN_MAX}");
+            let description = format!("must be fewer: the token would have {length} bytes, and may have {TOKEN_MAX}");
             return Err(JobError::Invalid(vec![Violation { field, description }]));
         }
         let expires = Timestamp::from_micros(i64::try_from(exp).unwrap_or(i64::MAX).saturating_mul(1_000_000));

@@ -28,13 +28,13 @@ pub struct HttpApiConfig {
 /// The state of the HTTP API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// Serve it.
+    /// Serve the HTTP API.
     On,
     /// Serve gRPC and gRPC-Web only.
     Off,
 }
 
-/// Advice for a value that is no origin.
+/// Error text for a value that is not an origin.
 const NO_ORIGIN: &str = "write it as SCHEME://HOST or SCHEME://HOST:PORT";
 
 /// Stands for all origins.
@@ -60,7 +60,7 @@ fn origin(text: &str) -> Result<String, &'static str> {
     }
     match url.origin() {
         origin @ Origin::Tuple(..) => Ok(origin.ascii_serialization()),
-        // That of a browser's extension, or of an application.
+        // The origin of a browser extension, or of an application.
         Origin::Opaque(_) => Ok(text.to_ascii_lowercase()),
     }
 }

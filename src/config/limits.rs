@@ -25,16 +25,17 @@ pub struct LimitsConfig {
     pub max_watches_per_connection: usize,
 
     /// Maximum jobs of each owner; jobs without an owner are not limited; 0: unlimited. Concurrent creations may exceed
-    /// it
+    /// the limit
     #[arg(long, env = "JOBTRACK_MAX_JOBS_PER_OWNER", default_value = "0", value_name = "COUNT")]
     pub max_jobs_per_owner: usize,
 
-    /// Maximum open connections; beyond it the oldest unauthenticated one is closed, or the new one; 0: unlimited
+    /// Maximum open connections; when there are more, the oldest unauthenticated one is closed or, if there is none,
+    /// the new one; 0: unlimited
     #[arg(long, env = "JOBTRACK_MAX_CONNECTIONS", default_value = "0", value_name = "COUNT")]
     pub max_connections: usize,
 
     /// Maximum open connections without an authenticated call; for a further one, the oldest of them is closed. Without
-    /// --auth-tokens and JWTs: connections without any call; 0: unlimited
+    /// --auth-tokens and JWTs: connections without a call other than health checks; 0: unlimited
     #[arg(long, env = "JOBTRACK_MAX_UNAUTHENTICATED_CONNECTIONS", default_value = "1000", value_name = "COUNT")]
     pub max_unauthenticated_connections: usize,
 

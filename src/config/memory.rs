@@ -6,7 +6,7 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 use super::values::InvalidValue;
 use crate::store::Capacity;
 
-/// Minimum of `--max-memory`: with less, a few large jobs and answers fill it.
+/// Minimum of `--max-memory`: a few large jobs and answers would use up a smaller budget.
 const MAX_MEMORY_MIN: ByteSize = ByteSize::mib(64);
 
 /// Parses a number of bytes.
@@ -15,7 +15,7 @@ pub fn bytes(text: &str) -> Result<ByteSize, InvalidValue> {
     if bytes < MAX_MEMORY_MIN { Err(InvalidValue::TooFewBytes(MAX_MEMORY_MIN)) } else { Ok(bytes) }
 }
 
-/// The memory that documents, requests and answers may occupy together.
+/// The memory that jobs, requests and answers may occupy together.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryBudget(ByteSize);
 

@@ -57,17 +57,17 @@ pub enum ConfigError {
     /// A variable is not text.
     #[error("{0} is not valid UTF-8")]
     NotUtf8(&'static str),
-    /// Client certificates without roles of their holders.
+    /// Client certificates are requested, but nothing assigns roles to their holders.
     #[error(
         "--tls-client-ca alone gives no caller a role: set --auth-tokens, which assigns roles to the names in certificates"
     )]
     ClientCaAlone,
-    /// Pages of all origins, without credentials.
+    /// Pages of all origins may call a server without authentication.
     #[error(
         "--cors-origin '*' lets every page have full access without authentication: list origins, or set --auth-tokens"
     )]
     AnyOrigin,
-    /// An address that others can reach, without TLS.
+    /// The address can be reached by other machines, and there is no TLS.
     #[error(
         "{0} is reachable by others, and without TLS everyone on the network path can read and change all traffic: set \
          --tls-cert and --tls-key, or --insecure if that network is trusted"
@@ -120,17 +120,17 @@ pub struct Config {
     #[arg(long, env = "JOBTRACK_DEFAULT_LEASE", default_value = "0", value_name = "TIME", value_parser = duration)]
     default_lease: Duration,
 
-    /// Time that a job waits for a worker until it counts as lost, for jobs that name no start timeout; 0: unlimited
+    /// Time without a worker after which a job counts as lost, for jobs that name no start timeout; 0: unlimited
     #[arg(long, env = "JOBTRACK_DEFAULT_START_TIMEOUT", default_value = "0", value_name = "TIME", value_parser = duration)]
     default_start_timeout: Duration,
 
-    /// Maximum jobs in memory; beyond it finished jobs are evicted, then (with Redis) any jobs that Redis has; if there
-    /// are none, new jobs are rejected
+    /// Maximum jobs in memory; when there are more, finished jobs are evicted, then (with Redis) any jobs that Redis
+    /// has; if no job can be evicted, new jobs are rejected
     #[arg(long, env = "JOBTRACK_MAX_MEMORY_JOBS", default_value = "100000", value_name = "COUNT", value_parser = count)]
     pub max_memory_jobs: usize,
 
-    /// Maximum memory of jobs, requests and answers, such as 512MiB; when it is full, jobs are evicted as above, then
-    /// calls are rejected. By default half of the memory of the container or machine
+    /// Maximum memory of jobs, requests and answers, such as 512MiB; when it is full, jobs are evicted likewise, then
+    /// calls that need more are rejected. By default half of the memory of the container or machine
     #[arg(long, env = "JOBTRACK_MAX_MEMORY", value_name = "BYTES", value_parser = memory::bytes)]
     max_memory: Option<ByteSize>,
 
@@ -228,7 +228,7 @@ impl RedisConfig {
         })
     }
 
-    /// Returns the source of the address that takes precedence, with its name.
+    /// Returns the source of the address that takes precedence, and the name of that source in errors.
     fn source(&self) -> Result<Option<(&'static str, AddressSource)>, ConfigError> {
         if let Some(url) = &self.redis_url {
             let source = ("--redis-url (or JOBTRACK_REDIS_URL)", AddressSource::Url(url.clone()));
@@ -249,7 +249,7 @@ impl RedisConfig {
     }
 }
 
-/// Parses a path, which may be empty: the error for that is more helpful than clap's.
+/// Parses a path, which may be empty: [`ConfigError::EmptyRedis`] is more helpful than clap's error.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
@@ -265,9 +265,9 @@ enum AddressSource {
 /// The handling of changes while Redis is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FallbackMode {
-    /// Accept them in memory, and merge them into Redis when it is available again.
+    /// Accept changes in memory, and merge them into Redis when it is available again.
     Memory,
-    /// Reject them.
+    /// Reject changes.
     Reject,
 }
 
@@ -307,7 +307,7 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
 pub enum HttpListen<'a> {
     /// Set by a flag or a variable: it must be free.
     Chosen(&'a str),
-    /// The default, which another program may use: it is no error if it is not free.
+    /// The default address: it is not an error if another program uses it.
     Default(&'a str),
 }
 
@@ -322,10 +322,10 @@ impl Config {
         self.redis.resolve()
     }
 
-    /// Records which values are flags, and which are defaults.
+    /// Records which values were given by flags, and which are defaults.
     pub fn note_defaults(&mut self, matches: &ArgMatches) {
         self.http_listen_is_default = matches.value_source("http_listen") == Some(ValueSource::DefaultValue);
-        // A flag overrides every variable, also that of another flag for the same thing.
+        // A flag overrides every variable, even the variable of the other flag for the address of Redis.
         let is_flag = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
         if is_flag("redis_url_file") && !is_flag("redis_url") {
             self.redis.redis_url = None;
@@ -346,12 +346,12 @@ impl Config {
         MemoryBudget::new(self.max_memory)
     }
 
-    /// Returns the timeouts of jobs that name none.
+    /// Returns the timeouts of jobs that name no timeouts.
     pub const fn timeouts(&self) -> Timeouts {
         Timeouts { lease: self.default_lease, start: self.default_start_timeout }
     }
 
-    /// Returns the retention of jobs that name none.
+    /// Returns the retention of jobs that name no retention.
     pub const fn retention(&self) -> Retention {
         Retention {
             succeeded: self.ttl_succeeded,

@@ -37,9 +37,9 @@ pub struct SecurityConfig {
     #[arg(long, env = "JOBTRACK_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 
-    /// Require callers to be listed in this identities file: {"identities": [{"name": ..., "sha256": digest of a token,
-    /// or "certificate": name in a client certificate, "role": reader, reporter or admin, "owners": [...] or "*"}]}.
-    /// Reloaded when it changes
+    /// Require callers to be listed in this identities file, or to have a JWT (--jwt-jwks-file): {"identities":
+    /// [{"name": ..., "sha256": digest of a token, or "certificate": name in a client certificate, "role": reader,
+    /// reporter or admin, "owners": [...] or "*"}]}. Reloaded when it changes
     #[arg(long, env = "JOBTRACK_AUTH_TOKENS", value_name = "FILE")]
     pub auth_tokens: Option<PathBuf>,
 
@@ -76,9 +76,9 @@ pub struct SecurityConfig {
 /// The need for client certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClientAuth {
-    /// Each client must present one.
+    /// Each client must present a certificate.
     Required,
-    /// Clients may present one.
+    /// Clients may present a certificate.
     Optional,
 }
 
@@ -120,7 +120,7 @@ impl SecurityConfig {
         Tls::open(TlsOptions { certificate, key, clients }).map(Some)
     }
 
-    /// Reads the files of callers, and the key of watch tokens. The error names the file and the problem.
+    /// Reads the identities file, the JWK set, and the key of watch tokens. The error names the file and the problem.
     pub fn authenticator(&self) -> Result<Authenticator, ReloadError> {
         let jwt = match (&self.jwt_jwks_file, &self.jwt_issuer, &self.jwt_audience) {
             (Some(jwks), Some(issuer), Some(audience)) => {

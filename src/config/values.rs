@@ -21,7 +21,7 @@ pub enum InvalidValue {
     Timeout,
     #[error("it must be a whole number from 1")]
     Count,
-    #[error("it must be visible ASCII without {{}}*?[], end with one colon, but not with s:")]
+    #[error("it must be 2 to 128 visible ASCII characters without {{}}*?[], and end with one colon, but not with s:")]
     KeyPrefix,
     #[error("it must be HOST:PORT, such as 127.0.0.1:50051, 0.0.0.0:50051 or [::]:50051")]
     Address,
@@ -58,7 +58,7 @@ pub fn count(text: &str) -> Result<usize, InvalidValue> {
 }
 
 /// Parses the prefix of keys. Keys of different prefixes never collide: a prefix ends with exactly one colon, and never
-/// with `s:` as those of indexes do (the indexes of `job:` are under `jobs:`).
+/// with `s:`, because the keys of indexes do so (the indexes of `job:` are under `jobs:`).
 pub fn key_prefix(text: &str) -> Result<String, InvalidValue> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'*' | b'?' | b'[' | b']');
     let is_plain = (2..=128).contains(&text.len()) && text.bytes().all(allowed);
@@ -84,8 +84,8 @@ pub fn host_port_or_off(text: &str) -> Result<String, InvalidValue> {
     if text == OFF { Ok(text.to_owned()) } else { host_port(text).map_err(|_| InvalidValue::AddressOrOff) }
 }
 
-/// Returns the name or the address of a host, without a port, in the form in which it is compared: names have no dot at
-/// their end, and addresses their shortest form.
+/// Parses the name or the address of a host, without a port. Returns it in the form in which hosts are compared: names
+/// have no dot at their end, and addresses have their shortest form.
 pub fn host_name(text: &str) -> Result<String, InvalidValue> {
     let name = text.strip_suffix('.').unwrap_or(text);
     if let Ok(address) = name.parse::<IpAddr>() {

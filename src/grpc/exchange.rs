@@ -1,8 +1,8 @@
 //! One request and its response: the state that the transport and the middleware share.
 //!
-//! The middleware sets the time by which a response must have ended. Only the transport can end one that its caller
-//! does not read. Both run in the task of the exchange, so the shared state needs neither a lock nor an allocation per
-//! call.
+//! The middleware sets the time by which a response must have ended. Only the transport can end a response that the
+//! caller does not read. Both run in the task of the exchange, so the shared state needs neither a lock nor an
+//! allocation per call.
 
 use std::{
     cell::{Cell, RefCell},
@@ -39,16 +39,16 @@ pub struct ClientConnection {
     pub peer: Option<Peer>,
     /// Number of calls received.
     pub calls: AtomicU64,
-    /// Number of open watches, and of counted bytes.
+    /// The connection's usage of the quotas: open watches, and bytes of its calls.
     pub watches: Connection,
-    /// Records whether a caller has authenticated on it.
+    /// Records whether a caller has authenticated on this connection.
     pub authentication: AuthenticationState,
     /// Cancelled when the connection accepts no more calls.
     pub drain: CancellationToken,
-    /// Bounds the bytes of its calls, and of all calls.
+    /// The server's quotas, which limit the bytes of this connection's calls and of all calls.
     pub quotas: Arc<Quotas>,
-    /// Semaphore of one permit: one call decodes or encodes a heavy message at a time, so that the calls of other
-    /// connections run in between.
+    /// Semaphore with one permit, the turn: only one call of the connection at a time decodes or encodes a heavy
+    /// message, so that many such calls do not delay the calls of other connections.
     pub turn: Semaphore,
 }
 
@@ -87,11 +87,11 @@ impl ClientConnection {
 pub struct Exchange {
     connection: Arc<ClientConnection>,
     expiry: RefCell<Expiry>,
-    /// Counted bytes of the request.
+    /// Bytes of the request that are counted in the quotas.
     request: Cell<usize>,
-    /// The request came compressed, and was counted as it came.
+    /// The request is compressed, and only its compressed bytes have been counted.
     is_compressed: Cell<bool>,
-    /// Counted bytes of the response.
+    /// Bytes of the response that are counted in the quotas.
     response: Cell<usize>,
     has_turn: Cell<bool>,
 }
@@ -135,7 +135,8 @@ impl Exchange {
         EXCHANGE.try_with(hold).unwrap_or(Ok(()))
     }
 
-    /// Returns the bytes that calls on the connection of this one may occupy at most; `None`: they are not limited.
+    /// Returns the maximum number of bytes that the calls of this connection may occupy together; `None` if it is
+    /// unlimited.
     pub fn room() -> Option<usize> {
         EXCHANGE.try_with(|exchange| exchange.connection.quotas.bytes_per_connection()).ok().flatten()
     }
@@ -145,7 +146,7 @@ impl Exchange {
         _ = EXCHANGE.try_with(|exchange| exchange.is_compressed.set(true));
     }
 
-    /// Counts the bytes of this call's request once more as it is decoded, if it was compressed.
+    /// Counts the decoded size of this call's request in addition to its compressed size, if it was compressed.
     pub fn hold_decoded(request: &impl Message) -> Result<(), JobError> {
         let hold = |exchange: &Self| {
             let bytes = if exchange.is_compressed.take() { request.encoded_len() } else { 0 };
@@ -154,7 +155,8 @@ impl Exchange {
         EXCHANGE.try_with(hold).unwrap_or(Ok(()))
     }
 
-    /// Releases the counted bytes of this call's request, and its turn: its handler has stored it or returned.
+    /// Releases the counted bytes of this call's request, and ends its turn. To be called when the handler has stored
+    /// the request, or has returned.
     pub fn release_request() {
         _ = EXCHANGE.try_with(|exchange| {
             exchange.end_turn();
@@ -167,7 +169,7 @@ impl Exchange {
         EXCHANGE.try_with(|exchange| exchange.hold_response(bytes)).unwrap_or(Ok(()))
     }
 
-    /// Counts the response as `bytes`, if fewer bytes of it are counted so far.
+    /// Raises the number of counted bytes of the response to `bytes`, unless it is that high already.
     pub fn hold_response(&self, bytes: usize) -> Result<(), JobError> {
         match bytes.saturating_sub(self.response.get()) {
             0 => Ok(()),
@@ -193,15 +195,15 @@ impl Exchange {
         }
     }
 
-    /// Waits for the turn of the call in whose task the future is polled. Returns `None` if the call has its turn
-    /// already.
+    /// Returns a future that waits for the turn of the current call; `None` if the call has its turn already. The
+    /// future must be polled in the task of the call.
     pub fn turn() -> Option<impl Future<Output = ()> + Send + use<>> {
         let waiting = |exchange: &Self| (!exchange.has_turn.get()).then(|| exchange.connection.clone());
         let connection = EXCHANGE.try_with(waiting).ok().flatten()?;
         Some(async move {
             wait_for_turn(&connection.turn).await;
             EXCHANGE.with(|exchange| {
-                debug_assert!(!exchange.has_turn.get(), "a call waits for a turn that it has");
+                debug_assert!(!exchange.has_turn.get(), "a call that has its turn does not wait for it");
                 exchange.has_turn.set(true);
             });
         })
@@ -214,7 +216,8 @@ impl Exchange {
         }
     }
 
-    /// Ends the turn of this call, if it has one: its request is decoded, or it waits.
+    /// Ends the turn of the current call, if it has one. To be called when its request is decoded, or while the call
+    /// waits.
     pub fn end_current_turn() {
         _ = EXCHANGE.try_with(Self::end_turn);
     }
@@ -233,13 +236,13 @@ impl Exchange {
         }
     }
 
-    /// Returns what `read` returns for the connection of this call, if the call has one.
+    /// Calls `read` with the connection of the current call, if there is one, and returns the result.
     pub fn of_connection<T>(read: impl FnOnce(&ClientConnection) -> T) -> Option<T> {
         EXCHANGE.try_with(|exchange| read(&exchange.connection)).ok()
     }
 }
 
-/// Takes the permit of `turn`, which the caller must add again at the end of its turn.
+/// Acquires the permit of `turn`. At the end of its turn the caller must return the permit with `add_permits`.
 async fn wait_for_turn(turn: &Semaphore) {
     if let Ok(permit) = turn.try_acquire() {
         return permit.forget();
@@ -250,12 +253,12 @@ async fn wait_for_turn(turn: &Semaphore) {
     permit.forget();
 }
 
-/// Reasons for which a response ends though its caller does not read it.
+/// Conditions that end a response even if its caller does not read it.
 #[derive(Debug, Default)]
 pub struct Expiry {
-    /// Time by which it must have ended.
+    /// Time by which the response must have ended.
     pub deadline: Option<Instant>,
-    /// Authorization on which it is sent, if that may end.
+    /// Authorization of the caller, if it may end before the response.
     pub grant: Option<Grant>,
 }
 
@@ -327,7 +330,7 @@ mod tests {
         let held = || connection.quotas.call_bytes();
         let call = call(&connection);
         call.hold_response(100).expect("there is room");
-        call.hold_response(70).expect("they are among those");
+        call.hold_response(70).expect("these bytes are counted already");
         assert_eq!(held(), 100);
         call.release_response();
         assert_eq!(held(), 0);

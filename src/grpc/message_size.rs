@@ -1,19 +1,19 @@
 //! Sizes of messages, in bytes.
 
-/// Largest request that `JobService` and `AdminService` accept. A result takes half of it at most.
+/// Largest request that `JobService` and `AdminService` accept. A result may have half of this size.
 pub const REQUEST_MAX: usize = 2 * 1024 * 1024;
 
-/// Largest request to reflection, which asks for names.
+/// Largest request to reflection, whose requests contain only names.
 pub const NAME_REQUEST_MAX: usize = 16 * 1024;
 
-/// Largest request to health, which has the name of a service. It is small because health needs no credentials: callers
-/// without any could otherwise use up the memory that all requests share.
+/// Largest request to health, which has the name of a service. It is small because health needs no credentials:
+/// unauthenticated callers could otherwise use up the memory that all requests share.
 pub const HEALTH_REQUEST_MAX: usize = 1000;
 
 /// Largest response.
 pub const RESPONSE_MAX: usize = 4 * 1024 * 1024;
 
-/// Size from which on a message is heavy: other calls notice the time that it takes to decode or encode it.
+/// Minimum size of a heavy message: to decode or encode one takes so long that it delays other calls.
 pub const HEAVY_MIN: usize = 64 * 1024;
 
 /// Returns the size of the largest request that the method at `path` accepts.

@@ -51,27 +51,27 @@ use crate::{
     tracker::Tracker,
 };
 
-/// Names whose health follows the server: the server as a whole, and the job service.
+/// Names whose status in the health service is that of the server: the server as a whole, and the job service.
 const SERVICES: [&str; 2] = ["", <JobServiceServer<Jobs> as NamedService>::NAME];
 
-/// Name under which health reports the connection to Redis, if one is configured.
+/// Name under which the health service reports the state of Redis, if Redis is configured.
 const REDIS: &str = "redis";
 
 /// The services of one tracker, and the token that drains them.
 pub struct GrpcServer {
-    /// Served on each connection.
+    /// The service that answers the calls of all connections.
     pub service: Stack,
     reporter: HealthReporter,
     mode: watch::Receiver<StorageMode>,
-    /// What health reports of Redis at the start.
+    /// Status of Redis in the health service at the start; `None` if Redis is not configured.
     redis: Option<ServingStatus>,
     drain: CancellationToken,
     methods: Arc<Methods>,
 }
 
 impl GrpcServer {
-    /// Serves `tracker` to callers that `authenticator` identifies, and counts calls if it is `measured`. Health
-    /// reports SERVING from here on.
+    /// Creates a server of `tracker` for callers that `authenticator` identifies. Calls are counted if `measured` is
+    /// true. From now on the health service reports SERVING.
     pub async fn new(tracker: Arc<Tracker>, authenticator: Authenticator, measured: bool) -> Self {
         let methods = Arc::new(Methods::new(measured));
         let drain = CancellationToken::new();
@@ -89,12 +89,12 @@ impl GrpcServer {
         Self { service, reporter, mode, redis, drain, methods }
     }
 
-    /// Reports each change of the connection to Redis to health, until the tracker is closed.
+    /// Sets the status of Redis in the health service whenever it changes. Returns when the store is dropped.
     pub async fn report_redis(&self) {
         let (mut mode, mut reported) = (self.mode.clone(), self.redis);
         while mode.changed().await.is_ok() {
             let status = redis_status(*mode.borrow_and_update());
-            // Watches of health are sent each report, of the same status, too.
+            // tonic sends each report to all watches of the service, even if the status has not changed.
             if let Some(status) = status
                 && reported.replace(status) != Some(status)
             {
@@ -116,7 +116,7 @@ impl Measured for GrpcServer {
     }
 }
 
-/// Returns what health reports of Redis; `None`: none is configured.
+/// Returns the status of Redis in the health service; `None` if Redis is not configured.
 fn redis_status(mode: StorageMode) -> Option<ServingStatus> {
     match mode {
         StorageMode::Memory => None,
@@ -179,8 +179,8 @@ fn routes(
     GrpcWebLayer::new().layer(WholeMessages(Routes::from(router)))
 }
 
-/// Adds a route for each method of `service`. The routes that tonic makes match a service, and copy the method's name
-/// out of each request: that costs three allocations.
+/// Adds a route for each method of `service`. tonic's own route has a wildcard for the method; to match it costs three
+/// allocations per request.
 fn add_service<S>(router: Router, methods: &Methods, service: &S) -> Router
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>

@@ -1,7 +1,8 @@
-//! Refusals on the wire. This is the only place that makes a gRPC status.
+//! Errors as gRPC statuses. No other file creates a status.
 //!
-//! Each status carries one `ErrorInfo` of domain `jobtrack` whose metadata holds every variable part of the message,
-//! and other details of `google.rpc` where they fit. It contains no text of a store or of the code.
+//! Each status except that of an unknown method carries one `ErrorInfo` of domain `jobtrack` whose metadata contain
+//! every variable part of the message, and other details of `google.rpc` where they apply. A status contains no
+//! internal text, such as the error of a store.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -18,7 +19,7 @@ const DOMAIN: &str = "jobtrack";
 /// headers.
 const MAX_VIOLATIONS: usize = 20;
 
-/// Retry delay for errors that soon pass.
+/// Retry delay of temporary errors whose duration is unknown.
 const SOON: Duration = Duration::from_secs(1);
 
 impl From<JobError> for Status {
@@ -34,11 +35,12 @@ pub fn code(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|status| Code::from_bytes(status.as_bytes()))
 }
 
-/// Returns the status that replaces tonic's own for a call that it refused before any handler saw the call. `None`: the
-/// response is left as it is.
+/// Returns the status that replaces the status of a call that tonic refused before the handler was called; `None` if
+/// the response is not such a refusal.
 ///
-/// tonic answers `INTERNAL` where a request can't be decoded, and `OUT_OF_RANGE` or `RESOURCE_EXHAUSTED` where it is
-/// too large. It writes such a status into the headers, without details; ours always have some.
+/// tonic answers `INTERNAL` if a request can't be decoded, and `OUT_OF_RANGE` or `RESOURCE_EXHAUSTED` if it is too
+/// large. Such a status is in the headers, and has no details. A status of this server with one of these codes has
+/// details.
 ///
 /// `limit` is the maximum size of the method's requests.
 pub fn restate<B>(response: &Response<B>, limit: usize) -> Option<Status> {
@@ -60,7 +62,7 @@ pub fn restate<B>(response: &Response<B>, limit: usize) -> Option<Status> {
 /// Returns a status as the trailers of a response.
 pub fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    // Never fails: our statuses contain only bytes that a header allows.
+    // Never fails: a status of this server contains only bytes that headers allow.
     _ = status.add_header(&mut trailers);
     trailers
 }

@@ -1,4 +1,4 @@
-//! Connections on which no caller has authenticated yet. They are bounded apart from the others, so that silent peers
+//! Connections on which no caller has authenticated yet. Their number has a limit of its own, so that silent peers
 //! can't use up all connections.
 
 use std::{
@@ -30,12 +30,12 @@ impl UnauthenticatedConnections {
         AuthenticationState { all: self.clone(), number, closed, is_authenticated: AtomicBool::new(false) }
     }
 
-    /// Returns their number.
+    /// Returns the number of registered connections.
     pub fn count(&self) -> usize {
         self.open().len()
     }
 
-    /// Closes the oldest. Returns whether there was one.
+    /// Closes the oldest registered connection. Returns whether there was one.
     pub fn close_oldest(&self) -> bool {
         let oldest = self.open().pop_first();
         oldest.inspect(|(_, closed)| closed.cancel()).is_some()
@@ -46,7 +46,8 @@ impl UnauthenticatedConnections {
     }
 }
 
-/// Registration of a connection, which ends when a caller authenticates on it or when it is dropped.
+/// Registration of a connection. The registration ends when a caller authenticates on the connection, or when this
+/// value is dropped.
 pub struct AuthenticationState {
     all: UnauthenticatedConnections,
     number: u64,
@@ -57,7 +58,8 @@ pub struct AuthenticationState {
 impl AuthenticationState {
     /// Records that a caller has authenticated.
     pub fn mark_authenticated(&self) {
-        // Read first, because each call gets here: a read does not take the cache line from other cores.
+        // Each call gets here. A read comes first, because unlike the swap it leaves the cache line shared between
+        // cores.
         if !self.is_authenticated.load(Relaxed) && !self.is_authenticated.swap(true, Relaxed) {
             self.all.open().remove(&self.number);
         }

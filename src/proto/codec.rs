@@ -10,11 +10,11 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-/// Initial size of a call's buffers in bytes: room for most messages; a larger message makes its buffer grow. An idle
-/// stream keeps its buffers, so their size counts ten thousandfold.
+/// Initial size of a call's buffers in bytes. Most messages fit, and a larger message makes its buffer grow. An idle
+/// stream keeps its buffers, so with ten thousand streams their size matters.
 const BUFFER: usize = 512;
 
-/// Bytes of a stream that are encoded before they are sent: tonic's default.
+/// Number of encoded bytes after which a stream sends them without waiting for more messages: tonic's default.
 const SENT_FROM: usize = 32 * 1024;
 
 /// Maximum size in bytes of a message that is encoded on the stack.
@@ -50,8 +50,8 @@ where
 }
 
 /// Encodes each message into a buffer of the size that it needs. Prost's own encoder doubles the buffer until the
-/// message fits, which costs a large message its size again in copies and in memory. It also writes each byte of a
-/// number by a call for itself, so a small message is encoded into an array, and copied from there at once.
+/// message fits, which costs a large message its size again in copies and in memory. It also calls the buffer for each
+/// byte of a number. Therefore a small message is encoded into an array, and copied to the buffer with one call.
 #[derive(Debug)]
 pub struct Encoder<T>(PhantomData<T>);
 

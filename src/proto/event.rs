@@ -1,5 +1,5 @@
-//! `WatchJobResponse` and `WatchJobsResponse` as they are sent: the job and the token in them are encoded once for all
-//! watchers.
+//! `WatchJobResponse` and `WatchJobsResponse` as they are sent. The job and the token in them are encoded already, once
+//! for all watchers.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
@@ -21,7 +21,7 @@ pub struct EncodedEvent {
     pub skipped: i64,
     /// Token that resumes the stream after this event.
     pub resume_token: Bytes,
-    /// Earlier events no longer count.
+    /// The events before this one are obsolete.
     pub reset: bool,
     /// Reason for the removal of the job: a `v1::Removal`.
     pub removal: i32,

@@ -1,4 +1,4 @@
-//! Validation of the filter of log lines: the library regards a misspelt level as the name of a module, and then logs
+//! Validation of the filter of log lines: tracing regards a misspelt level as the name of a module, and then logs
 //! nothing.
 
 use thiserror::Error;

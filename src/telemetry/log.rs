@@ -17,8 +17,8 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, registry::LookupSpan};
 /// dropped and counted.
 const WAITING_LINES_MAX: usize = 8192;
 
-/// The directives that precede those of `--log`: libraries log warnings only, and the client of Redis less, because its
-/// errors are logged by this crate.
+/// The directives that precede those of `--log`: libraries log warnings and errors, and the client of Redis errors
+/// only, because this crate logs why commands failed.
 const LIBRARIES: &str = "warn,redis=error";
 
 /// The counter of dropped lines.
@@ -27,7 +27,7 @@ static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Human,
     /// One JSON object a line.
     Json,
@@ -65,8 +65,8 @@ pub fn lost_lines() -> u64 {
     LOST.get().map_or(0, |lost| lost.dropped_lines() as u64)
 }
 
-/// Returns the directives of a filter, in which a bare level of warn or above applies to this crate only: debug must
-/// not flood the log with lines of libraries.
+/// Returns the directives of a filter. In them a bare level of warn, info, debug or trace applies to this crate only,
+/// so that debug does not flood the log with lines of libraries.
 fn directives(filter: &str) -> String {
     let directives = filter.split(',').map(|directive| match LevelFilter::from_str(directive.trim()) {
         Ok(level) if level >= LevelFilter::WARN => format!("{}={level}", env!("CARGO_PKG_NAME")),

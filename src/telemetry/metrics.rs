@@ -1,5 +1,5 @@
 //! Metrics. Each component owns its metrics and exposes them by [`Measured`]; the server collects them. There are no
-//! global metrics, so that several servers in one process share none.
+//! global metrics, so that several servers in one process have separate metrics.
 
 use std::array::from_fn;
 

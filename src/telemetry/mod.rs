@@ -14,15 +14,15 @@ use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 use self::traces::Traces;
 
-/// The guard of traces and log lines. Dropping it sends and writes the last ones.
+/// The guard of traces and log lines. Dropping it sends the last spans, and writes the last lines.
 pub struct TelemetryGuard {
     _traces: Option<Traces>,
     // Dropped after the traces: sending the last spans may fail, which is logged.
     _lines: WorkerGuard,
 }
 
-/// Starts to write the log lines selected by `filter`, and panics, to standard error, and to send traces if the
-/// environment configures it. Must be called within the runtime.
+/// Starts to write log lines to standard error: those that `filter` selects, and panics. Starts to send traces, if the
+/// environment names a receiver. Must be called within the tokio runtime.
 pub fn init(format: LogFormat, filter: &str) -> Result<TelemetryGuard> {
     let (lines, guard) = log::layer(format, filter)?;
     let traces = Traces::from_env()?;

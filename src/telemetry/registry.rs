@@ -13,7 +13,7 @@ impl Registry {
         let registry = prometheus::Registry::new();
         let metrics = measured.iter().flat_map(|measured| measured.metrics());
         for collector in metrics.chain([Box::new(ProcessCollector::for_self()) as Box<_>]) {
-            registry.register(collector).expect("each name is there once");
+            registry.register(collector).expect("each metric is registered once");
         }
         Self(registry)
     }

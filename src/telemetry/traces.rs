@@ -51,7 +51,7 @@ impl Traces {
         if is_disabled || !ENDPOINTS.into_iter().any(is_set) {
             return Ok(None);
         }
-        // The error is dropped: it may contain the address, and that may contain a secret.
+        // The error is dropped, because it may contain the address, which may contain a secret.
         let exporter = SpanExporter::builder().with_tonic().build().ok();
         let exporter = exporter.with_context(|| {
             format!(
@@ -101,7 +101,7 @@ impl Export for RateLimitedWarnings {
             let mut warned = self.warned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if warned.is_none_or(|time| time.elapsed() > WARNING_INTERVAL) {
                 *warned = Some(Instant::now());
-                warn!("the OTLP receiver is unavailable; these spans are dropped, and later ones will be sent");
+                warn!("the OTLP receiver is unavailable: spans are lost until it is available again");
             }
         }
         outcome
@@ -120,7 +120,7 @@ impl Export for RateLimitedWarnings {
     }
 }
 
-/// Returns the trace that the `headers` of a call name, if they do.
+/// Returns the trace context in the `headers` of a call, if there is a valid one.
 pub fn named_in(headers: &HeaderMap) -> Option<Context> {
     headers.get(&TRACEPARENT)?;
     let context = TraceContextPropagator::new().extract(&Headers(headers));
@@ -143,7 +143,7 @@ impl Extractor for Headers<'_> {
 /// trace if there is one, and records the id of the trace in its field `trace_id`.
 pub fn begin_call(span: &Span, caller: Option<Context>, service: &str, method: &str) {
     let caller = caller.unwrap_or_default();
-    // Without a receiver no layer records the span: then the log names the caller's trace.
+    // Without a receiver no layer records the span. The log lines then show the id of the caller's trace.
     let is_recorded = span.set_parent(caller.clone()).is_ok();
     if is_recorded {
         span.record("otel.kind", "server");

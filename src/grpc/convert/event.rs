@@ -35,7 +35,8 @@ struct Encoded {
 }
 
 thread_local! {
-    /// Job that this thread encoded last, for each view: the subscribers of a job get a change one after the other.
+    /// Job that this thread encoded last, for each view. One is enough, because the subscribers of a job receive a
+    /// change one after the other.
     static LAST: RefCell<[Option<Encoded>; 2]> = const { RefCell::new([None, None]) };
     /// Token that this thread encoded last.
     static LAST_TOKEN: RefCell<Option<(ResumeToken, Bytes)>> = const { RefCell::new(None) };

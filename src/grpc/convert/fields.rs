@@ -1,4 +1,4 @@
-//! Reads the fields of a request and notes what is wrong with them.
+//! Readers of the fields of a request, which record violations.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,8 +20,8 @@ use crate::{
 /// Description of the violation of a request that can't be decoded.
 pub const UNDECODABLE: &str = "can't be decoded as the message that this method takes";
 
-/// Violations found in a request so far. Each reader returns the field's value, or a stand-in after noting a violation:
-/// the request is used only if [`done`](Self::done) finds none.
+/// Violations found in a request so far. Each reader returns the field's value. If the value is invalid, the reader
+/// records a violation and returns a placeholder, which is never used, because [`done`](Self::done) then fails.
 #[derive(Default)]
 pub struct Fields {
     violations: Vec<Violation>,
@@ -85,7 +85,7 @@ impl Fields {
         None
     }
 
-    /// Reads a duration from zero to [`MAX_DURATION`], rounded to the next microsecond.
+    /// Reads a duration from zero to [`MAX_DURATION`], rounded up to microseconds.
     pub fn duration(&mut self, field: &str, from: Option<prost_types::Duration>) -> Option<Duration> {
         let from = from?;
         let nanos = u32::try_from(from.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
@@ -100,7 +100,7 @@ impl Fields {
         duration
     }
 
-    /// Reads a point in time, rounded to the next microsecond.
+    /// Reads a point in time, rounded up to microseconds.
     pub fn timestamp(&mut self, field: &str, from: Option<prost_types::Timestamp>) -> Option<Timestamp> {
         /// The years 1 to 9999, as protobuf's Timestamp has them.
         const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
@@ -131,13 +131,13 @@ impl Fields {
     pub fn states(&mut self, field: &str, numbers: Vec<i32>) -> Vec<State> {
         let states: Option<Vec<_>> = numbers.into_iter().map(state).collect();
         states.unwrap_or_else(|| {
-            self.refuse(field, "must be states of a job, by their names");
+            self.refuse(field, "must be states of a job: PENDING, RUNNING, SUCCEEDED, FAILED or CANCELLED");
             Vec::new()
         })
     }
 
     /// Reads a page token: returns the position in a list, or `None` if the token is empty. A token with another
-    /// `digest` is a violation: it is not from `origin`.
+    /// `digest` is a violation: `origin` describes the answer that the token must be from.
     pub fn place(&mut self, field: &str, token: &str, digest: Uuid, origin: &str) -> Option<Cursor> {
         let place = Cursor::from_token(token, digest);
         if place.is_none() && !token.is_empty() {

@@ -89,7 +89,7 @@ fn durability(from: Durability) -> v1::Durability {
     }
 }
 
-/// Returns the attempts of a job, including the last one.
+/// Returns the attempts of a job, including the current one.
 fn attempts(job: &Job) -> Vec<v1::Attempt> {
     let last = job.attempt_start_time.map(|start| v1::Attempt {
         number: job.attempt,

@@ -1,4 +1,4 @@
-//! Between protobuf messages and the domain: all parsing, and all limits on input.
+//! Conversions between protobuf messages and the domain: all parsing, and all limits on input.
 //!
 //! A request is read field by field. Each violation is recorded, so that the caller learns of all of them at once.
 

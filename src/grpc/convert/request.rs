@@ -1,4 +1,4 @@
-//! Requests, as the domain understands them.
+//! Conversions of requests to values of the domain.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -18,21 +18,21 @@ use crate::{
     watch::{Pace, Scope},
 };
 
-/// Interval between bookmarks unless the caller names one; short, because proxies close silent streams.
+/// Default interval between bookmarks. It is short, because proxies close silent streams.
 const DEFAULT_BOOKMARK_INTERVAL: Duration = Duration::from_secs(20);
 
-/// Time for which a watch token is valid unless its maker names one.
+/// Default time for which a watch token is valid.
 const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(3600);
 
 /// Maximum time for which a watch token is valid.
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Maximum percentage that counts as 100: a sum of rounded parts may be a little more.
+/// Maximum percentage that is accepted, and counts as 100: a sum of rounded parts may be a little more than 100.
 const PERCENT_MAX: f64 = 100.01;
 
 type Result<T> = std::result::Result<T, JobError>;
 
-/// Reads a `CreateJob` request; `timeouts` are the limits of a job that names none.
+/// Reads a `CreateJob` request. `timeouts` are the defaults for a request that names no timeouts.
 pub fn create(request: v1::CreateJobRequest, timeouts: Timeouts) -> Result<NewJob> {
     let mut fields = Fields::default();
     let id = (!request.job_id.is_empty()).then(|| fields.id("job_id", &request.job_id));
@@ -218,7 +218,7 @@ pub fn purge(request: v1::PurgeJobsRequest, caller: &Identity, now: Timestamp) -
     let mut fields = Fields::default();
     let mut states = fields.states("states", request.states);
     if states.iter().any(|state| !state.is_terminal()) {
-        fields.refuse("states", "must be ends: SUCCEEDED, FAILED or CANCELLED; active jobs can't be purged");
+        fields.refuse("states", "must be final states: SUCCEEDED, FAILED or CANCELLED; active jobs can't be purged");
     }
     if states.is_empty() {
         states = State::ALL.into_iter().filter(|state| state.is_terminal()).collect();
@@ -241,14 +241,14 @@ fn purge_digest(filter: &Filter, older_than: Option<Duration>, dry_run: bool, ca
     Uuid::new_v5(&filter.digest(caller), rest.as_bytes())
 }
 
-/// Reads a view by its number; `default` if none is given.
+/// Reads a view by its number; `default` if no view is given.
 fn view(fields: &mut Fields, number: i32, default: View) -> View {
     match v1::View::try_from(number) {
         Ok(v1::View::Unspecified) => default,
         Ok(v1::View::Basic) => View::Basic,
         Ok(v1::View::Full) => View::Full,
         Err(_) => {
-            fields.refuse("view", "must be a view of a job, by its name");
+            fields.refuse("view", "must be VIEW_BASIC or VIEW_FULL");
             default
         }
     }
@@ -266,7 +266,7 @@ fn order(fields: &mut Fields, number: i32) -> Order {
     }
 }
 
-/// Returns each id once, in the order of the first ones.
+/// Returns each id once, in the order of their first occurrences.
 fn distinct(mut ids: Vec<JobId>) -> Vec<JobId> {
     let mut seen = HashSet::new();
     ids.retain(|id| seen.insert(id.clone()));

@@ -17,7 +17,7 @@ use crate::{
     tracker::{Effect, Purged},
 };
 
-/// Returns a page of the jobs that `query` selects for `caller`, cut short at the size that clients accept.
+/// Returns a page of the jobs that `query` selects for `caller`, truncated to the size that clients accept.
 pub fn page(page: &Page, query: &ListQuery, caller: &Identity) -> v1::ListJobsResponse {
     let mut size = 0;
     let mut jobs = Vec::with_capacity(page.jobs.len());
@@ -40,7 +40,7 @@ pub fn page(page: &Page, query: &ListQuery, caller: &Identity) -> v1::ListJobsRe
     }
 }
 
-/// Returns the answer about a part of a purge. Its token is bound to the selection with this `digest`.
+/// Returns the answer about a part of a purge. The page token is bound to the selection with this `digest`.
 pub fn purged(purged: &Purged, digest: Uuid) -> v1::PurgeJobsResponse {
     v1::PurgeJobsResponse {
         purged_count: count(purged.count),

@@ -7,7 +7,7 @@ use crate::{
     proto::v1,
 };
 
-/// Returns a count; one that is too large becomes the largest.
+/// Returns a count; a count that is too large becomes `i64::MAX`.
 pub fn count(from: u64) -> i64 {
     i64::try_from(from).unwrap_or(i64::MAX)
 }

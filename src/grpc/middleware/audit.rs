@@ -17,7 +17,8 @@ use crate::{
     grpc::exchange::Exchange,
 };
 
-/// Maximum number of lines about refusals in each [`REFUSALS_INTERVAL`]: callers determine how many there are.
+/// Maximum number of lines about refusals in each [`REFUSALS_INTERVAL`]. There is a limit, because callers determine
+/// the number of refusals.
 const REFUSALS_MAX: u32 = 20;
 
 /// Interval in which at most [`REFUSALS_MAX`] lines are logged.
@@ -63,14 +64,14 @@ pub fn cancelled_by_force(Caller { name, peer }: Caller, id: &str) {
     info!(target: "jobtrack::audit", job_id = id, caller = name, peer = peer.map(display), "job cancelled by force");
 }
 
-/// Logs that jobs of this kind and owner, if they are named, were purged.
+/// Logs that jobs were purged. `kind` and `owner` are empty if the request did not select by them.
 pub fn purged(Caller { name, peer }: Caller, count: u64, kind: &str, owner: &str) {
     let peer = peer.map(display);
     info!(target: "jobtrack::audit", count, kind, owner, caller = name, peer, "jobs purged");
 }
 
-/// Logs that a caller may not call this method. Of many refusals only some are logged, with the number of those left
-/// out.
+/// Logs that a call of this method was refused, because the caller lacks a right. If there are too many refusals, only
+/// some of them are logged, with the number of the others.
 pub fn refused(Caller { name, peer }: Caller, method: &str) {
     let now = Instant::now();
     let mut refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,7 +88,8 @@ struct Refusals {
 }
 
 impl Refusals {
-    /// Counts a refusal. Returns the number of those before it that were left out, if it is to be logged.
+    /// Counts a refusal. If it is to be logged, returns the number of refusals that were not logged in the previous
+    /// interval.
     fn count(&mut self, now: Instant) -> Option<u32> {
         let mut left_out = 0;
         if now - self.since >= REFUSALS_INTERVAL {

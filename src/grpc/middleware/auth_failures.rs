@@ -49,8 +49,8 @@ impl Default for AuthFailures {
 }
 
 impl AuthFailures {
-    /// Refuses the present call of `method`, whose credentials have this `problem`. Where too many calls from its
-    /// address were refused, its connection ends too, if nobody has authenticated on it.
+    /// Refuses the current call of `method`, whose credentials have this `problem`. If there were too many failures
+    /// from its address, and nobody has authenticated on its connection, the connection accepts no more calls.
     pub fn refuse(&self, problem: Unauthenticated, method: &Method, quotas: &Quotas) -> Status {
         let address = Exchange::of_connection(|connection| connection.address);
         self.log(address, problem, method);

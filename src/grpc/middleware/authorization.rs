@@ -11,12 +11,12 @@ use crate::{
 /// Callers that may call a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// All, without credentials.
+    /// All callers, even without credentials.
     Public,
-    /// Those with this role, or one above it.
+    /// Callers with this role or a higher one.
     Needs(Role),
-    /// Readers, and the holders of watch tokens, for the jobs of their tokens. The handler must ask for no other jobs
-    /// on behalf of such a caller.
+    /// Readers, and holders of watch tokens. The handler must restrict the holder of a watch token to the jobs of the
+    /// token.
     Follows,
 }
 

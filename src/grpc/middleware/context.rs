@@ -10,7 +10,7 @@ use crate::{
     domain::{Identity, JobError, Unauthenticated},
 };
 
-/// Passed with each call to its handler.
+/// Context of a call, which its handler receives with the request.
 #[derive(Clone)]
 pub struct CallContext {
     /// Deadline of the call.

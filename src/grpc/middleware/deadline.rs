@@ -8,10 +8,10 @@ use tokio::time::Instant;
 /// Deadline of calls that have none: a unary answer must have been read by then, a stream must have begun.
 const DEFAULT: Duration = Duration::from_secs(5);
 
-/// Maximum duration of a unary call, and of the beginning of a stream, whatever deadline the caller sets.
+/// Maximum time until a unary call has ended, or until a stream has begun, whatever deadline the caller sets.
 const MAX: Duration = Duration::from_secs(60);
 
-/// Parsed once: a name given as text would be parsed for each call.
+/// Name of the header, parsed once: a name given as text would be parsed again for each call.
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Deadline of a call.
@@ -22,8 +22,8 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Removes `grpc-timeout` from the headers, because tonic's own timer would answer CANCELLED. A malformed one
-    /// counts as none.
+    /// Reads the deadline from the header `grpc-timeout`. Removes the header, because tonic's own timer would end the
+    /// call with CANCELLED. A malformed value counts as absent.
     pub fn take(headers: &mut HeaderMap) -> Self {
         let timeout = headers.remove(&GRPC_TIMEOUT).and_then(|value| parse(value.to_str().ok()?));
         let arrived = Instant::now();
@@ -36,7 +36,7 @@ impl Deadline {
     }
 
     /// Returns the time by which the response must have begun; that of a unary call must have been read by then.
-    /// Callers that are not authenticated have no more time than those without a deadline.
+    /// Unauthenticated callers have at most the default time, whatever deadline they set.
     pub fn for_response(&self, is_authenticated: bool) -> Instant {
         let default = self.arrived + DEFAULT;
         self.given.map_or(default, |given| given.min(if is_authenticated { self.arrived + MAX } else { default }))

@@ -50,7 +50,7 @@ impl Ending {
         };
         let grant = async {
             match self.grant {
-                // Boxed to keep the other streams small: most have no grant that ends.
+                // Boxed to keep the future small for the other streams: most have no grant that can end.
                 Some(grant) => Box::pin(async move { grant.ended().await }).await,
                 None => std::future::pending().await,
             }

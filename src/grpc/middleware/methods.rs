@@ -1,6 +1,6 @@
 //! The methods that are served, as the descriptors list them: the role that each needs, and the counters of its calls.
 //!
-//! All counters exist from the start, so counting a call looks up nothing but its method.
+//! All counters are created at the start, so that counting a call needs no lookup but that of its method.
 
 use std::{array::from_fn, sync::Arc, time::Duration};
 
@@ -45,9 +45,9 @@ const LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
 pub struct Method {
     /// Path of its requests: `/jobtrack.v1.JobService/GetJob`.
     path: String,
-    /// It has one answer, which is ready when its head is sent.
+    /// The method has one answer, which is complete when its headers are sent.
     pub is_unary: bool,
-    /// Its caller sends several requests on one stream, each of which is answered.
+    /// The caller sends several requests on one stream, and each of them is answered.
     pub is_bidirectional: bool,
     /// Callers that may call it; `None`: it is not served.
     pub rule: Option<Rule>,
@@ -64,7 +64,7 @@ struct Numbers {
 }
 
 impl Method {
-    /// Returns its name with its service: `jobtrack.v1.JobService/GetJob`.
+    /// Returns the name of the method with that of its service: `jobtrack.v1.JobService/GetJob`.
     pub fn full_name(&self) -> &str {
         &self.path[1..]
     }
@@ -74,7 +74,7 @@ impl Method {
         request_max(&self.path)
     }
 
-    /// Returns its service and its name.
+    /// Returns the name of the service, and the name of the method.
     pub fn names(&self) -> (&str, &str) {
         self.full_name().split_once('/').unwrap_or_default()
     }
@@ -105,7 +105,7 @@ impl Method {
 
 /// All methods.
 pub struct Methods {
-    /// By their paths.
+    /// The methods that are served, sorted by path.
     known: Vec<Arc<Method>>,
     /// Stands for all methods that are not served.
     unknown: Arc<Method>,
@@ -188,7 +188,7 @@ impl Families {
             started: counters("grpc_server_started_total", "Calls received.", &LABELS),
             handled: counters(
                 "grpc_server_handled_total",
-                "Calls that have ended, by the status that they ended with; Canceled: the caller did not wait for it.",
+                "Calls that have ended, by status; Canceled: the caller did not wait for the end.",
                 &[kind, service, method, "grpc_code"],
             ),
             received: counters("grpc_server_msg_received_total", "Requests received; one for each call.", &LABELS),

@@ -1,5 +1,5 @@
-//! The middleware of every call: credentials, authorization, rate limits, deadline, log line, metrics, and errors of
-//! tonic in the form of this server's own.
+//! The middleware of every call: credentials, authorization, rate limits, deadline, log line, metrics, and the
+//! conversion of tonic's errors to the form of this server's errors.
 
 pub mod audit;
 pub mod auth_failures;
@@ -57,7 +57,7 @@ use crate::{
     telemetry::traces,
 };
 
-/// Maximum duration of a bidirectional stream. Only reflection has such streams, and needs less.
+/// Maximum duration of a bidirectional stream. Only reflection has such streams, and they need less time.
 const CONVERSATION: Duration = Duration::from_secs(30);
 
 /// Maximum size of a request's metadata, as HTTP/2 counts it.
@@ -66,7 +66,7 @@ const MAX_METADATA: usize = 16 * 1024;
 /// Bytes that HTTP/2 counts for each header besides its name and value.
 const HEADER_OVERHEAD: usize = 32;
 
-/// The stack that serves every request: gRPC-Web, then whole messages, then [`CallMiddleware`] and the services.
+/// The stack that serves every request: gRPC-Web, then [`WholeMessages`], then [`CallMiddleware`] and the services.
 pub type Stack = GrpcWebService<WholeMessages>;
 
 /// The checks that each call passes before its handler.
@@ -84,7 +84,7 @@ pub struct CallMiddleware {
 }
 
 impl CallMiddleware {
-    /// Checks whether the caller may make `call` now. Returns its authorization, if the method needs one.
+    /// Checks whether the caller may make `call` now. Returns the authorization of the caller, if the method needs one.
     fn admit(&self, call: &mut CallRecord, request: &Request) -> Result<Option<Grant>, Status> {
         let headers = request.headers();
         if metadata_size(headers) > MAX_METADATA {
@@ -110,11 +110,11 @@ impl CallMiddleware {
 
 /// Checks a call, and passes it on to its handler.
 pub async fn call(middleware: Arc<CallMiddleware>, mut request: Request, next: Next) -> Response {
-    debug_assert!(is_grpc(request.headers()), "other requests are answered before");
+    debug_assert!(is_grpc(request.headers()), "requests that are not gRPC are answered by outer layers");
     let deadline = Deadline::take(request.headers_mut());
     let mut call = CallRecord::begin(middleware.methods.find(request.uri().path()).clone(), &request, deadline);
     let response = match middleware.admit(&mut call, &request) {
-        // A call whose deadline has passed is not begun.
+        // A call whose deadline has passed does not reach its handler.
         Ok(_) if deadline.has_passed() => Status::from(JobError::DeadlineExceeded).into_http(),
         Ok(grant) => {
             let limit = deadline.for_response(grant.is_some());
@@ -154,16 +154,16 @@ struct CallRecord {
     /// Caller, if it is identified.
     caller: Option<Arc<Identity>>,
     span: Span,
-    /// Status of its end. `Cancelled` until that is known, because the caller may cancel it at any time.
+    /// Final status. It is `Cancelled` until the call has ended, because the caller may cancel the call at any time.
     code: Code,
-    /// Reason for which it ends early, for handlers that don't end by themselves.
+    /// Condition that ends the call early, for handlers that don't check such conditions themselves.
     cut_off: Option<CutOff>,
 }
 
-/// Reason for which a call ends early.
+/// Condition that ends a call early.
 struct CutOff {
     reached: Pin<Box<dyn Future<Output = JobError> + Send>>,
-    /// Ends the request as well, so that its handler does not wait for more of it.
+    /// Ends the body of the request when it is dropped, so that the handler does not wait for more messages.
     _request: DropGuard,
 }
 
@@ -175,7 +175,7 @@ impl CallRecord {
         Self { method, deadline, peer, caller: None, span, code: Code::Cancelled, cut_off: None }
     }
 
-    /// Records the caller in the log line, if callers have names.
+    /// Records the caller, and its name in the log lines of the call. Without authentication callers have no names.
     fn note_caller(&mut self, grant: &Grant) {
         self.caller = Some(grant.identity.clone());
         if !self.span.is_none() {
@@ -186,8 +186,7 @@ impl CallRecord {
         }
     }
 
-    /// Returns the reasons for which its response ends though the caller does not read it; a unary call ends at
-    /// `limit`.
+    /// Returns the conditions that end the response even if the caller does not read it. A unary call ends at `limit`.
     fn expiry(&self, limit: Instant, context: &CallContext) -> Expiry {
         if self.method.is_unary {
             return Expiry { deadline: Some(limit), grant: None };
@@ -197,7 +196,7 @@ impl CallRecord {
         Expiry { deadline, grant: context.grant.clone().filter(Grant::can_end) }
     }
 
-    /// Ends the call when `ending` is reached, if not before.
+    /// Ends the call when `ending` is reached, unless it ends earlier.
     fn limit(&mut self, request: Request, ending: Ending) -> Request {
         let over = CancellationToken::new();
         self.cut_off = Some(CutOff { reached: Box::pin(ending.reached()), _request: over.clone().drop_guard() });
@@ -209,7 +208,7 @@ impl CallRecord {
         self.code = code(trailers).unwrap_or(Code::Unknown);
     }
 
-    /// Ends the call with `response`: at once if that is complete, otherwise with the end of its body.
+    /// Ends the call with `response`: at once if the response is complete, otherwise with the end of its body.
     fn follow(mut self, response: Response) -> Response {
         match code(response.headers()) {
             Some(code) => self.code = code,
@@ -242,8 +241,8 @@ impl Drop for CallRecord {
     }
 }
 
-/// Returns the span of a call, whose fields all its log lines show. Calls have none unless the log is at debug level or
-/// the `caller` sent a trace context.
+/// Returns the span of a call. All log lines within the call show the fields of the span. The span is disabled unless
+/// debug lines are logged or the call has a trace context, `caller`.
 fn span(method: &Method, peer: Option<SocketAddr>, caller: Option<traces::Context>) -> Span {
     if caller.is_none() && !span_enabled!(Level::DEBUG) {
         return Span::none();
@@ -258,8 +257,9 @@ fn span(method: &Method, peer: Option<SocketAddr>, caller: Option<traces::Contex
 }
 
 pin_project! {
-    /// A call that ends its turn when it waits, for its caller or for the store: another call of its connection may
-    /// decode or encode a heavy message then. Not an async function, which would move the large future once more.
+    /// Runs a call, and ends its turn whenever the call waits, for its caller or for the store: meanwhile another call
+    /// of the connection may decode or encode a heavy message. Not an async function, because that would move the large
+    /// future once more.
     struct WithoutIdleTurn<F> {
         #[pin]
         answer: F,
@@ -279,12 +279,12 @@ impl<F: Future> Future for WithoutIdleTurn<F> {
 }
 
 pin_project! {
-    /// Body of a stream, which counts its messages and ends its call.
+    /// Body of a response stream. It counts the messages that are sent, and ends the record of the call.
     struct FollowedBody {
         #[pin]
         inner: Body,
         call: Option<CallRecord>,
-        // Bytes of the last message that have not been seen.
+        // Bytes of the last message that have not passed yet.
         missing: usize,
     }
 }
@@ -326,8 +326,8 @@ impl HttpBody for FollowedBody {
     }
 }
 
-/// Returns the number of messages that begin in `data`; the one before has `missing` bytes left. A message begins with
-/// five bytes, the compression flag and the length, which tonic never splits.
+/// Returns the number of messages that begin in `data`. The first `missing` bytes belong to the previous message. A
+/// message begins with a prefix of five bytes, the compression flag and the length; tonic never splits this prefix.
 fn begun(mut data: &[u8], missing: &mut usize) -> u64 {
     let mut messages = 0;
     loop {

@@ -24,7 +24,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves what `tracker` knows.
+    /// Creates the service of `tracker`.
     pub fn new(tracker: Arc<Tracker>) -> Self {
         Self { tracker }
     }
@@ -54,8 +54,8 @@ impl AdminService for Admin {
     }
 }
 
-/// Returns the maximum duration of a part of a purge: half of the time until the deadline, because the last step may
-/// take as long again.
+/// Returns the maximum duration of a part of a purge: half of the time until the deadline, because the last step, which
+/// is not interrupted, may take as long again.
 fn time_for_part<T>(request: &Request<T>) -> Duration {
     let deadline = CallContext::of(request.extensions()).map(|context| context.deadline.for_response(true));
     deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(Instant::now()) / 2)

@@ -1,4 +1,5 @@
-//! The standard health service with List, over tonic's reporter.
+//! The standard health service. Check and Watch are tonic's; List, unknown services and the limit of watches are added
+//! here.
 
 use std::sync::Arc;
 

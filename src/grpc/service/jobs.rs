@@ -29,7 +29,7 @@ use crate::{
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Reads the id of a job and the change of it from a request.
+/// A function that converts a request to the id of a job and a change of that job.
 type Read<R> = fn(R) -> Result<(JobId, Change), JobError>;
 
 /// Serves `JobService`.
@@ -40,12 +40,12 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Serves what `tracker` knows, until `drain` is cancelled. `watch_tokens` makes tokens for jobs.
+    /// Creates the service of `tracker`. Its streams end when `drain` is cancelled. `watch_tokens` makes watch tokens.
     pub const fn new(tracker: Arc<Tracker>, watch_tokens: Arc<WatchTokens>, drain: CancellationToken) -> Self {
         Self { tracker, watch_tokens, drain }
     }
 
-    /// Makes the change that `read` finds in a request; returns the job as stored, and the effect of the change.
+    /// Applies the change that `read` finds in a request. Returns the stored job, and the effect of the change.
     async fn change<R: Message>(&self, request: Request<R>, read: Read<R>) -> Result<(v1::Job, Effect), Status> {
         let Changed { stored, effect, .. } = self.stored_change(request, read).await?;
         Ok((convert::job(&stored, self.tracker.now(), View::Full), effect))
@@ -62,13 +62,14 @@ impl Jobs {
     }
 }
 
-/// Returns a permit for a watch of `caller` that names this number of `jobs`, or none; it ends when dropped.
+/// Returns a permit for a watch of `caller` that names this number of `jobs`, which may be 0. The watch is counted
+/// until the permit is dropped.
 fn permit(tracker: &Tracker, caller: &Arc<Identity>, jobs: usize) -> Result<Permit, JobError> {
     let connection = Exchange::of_connection(|connection| connection.watches.clone());
     tracker.quotas().watch(caller, jobs, connection.as_ref()).map_err(JobError::Exhausted)
 }
 
-/// Enters the job into the call's log line.
+/// Adds the id of the job to the log lines of the call.
 fn note(id: &JobId) {
     Span::current().record("job_id", id.as_str());
 }
@@ -116,7 +117,7 @@ impl JobService for Jobs {
                 }
                 Lookup::Missing(id) => answer.missing_ids.push(id.to_string()),
             }
-            // The rest is not read.
+            // Ends the call before the other jobs are read from the store.
             if size > RESPONSE_MAX {
                 return Err(too_large());
             }

@@ -1,5 +1,5 @@
 //! Responses: compression and limits of answers, and streams that end when the server drains, at the caller's deadline,
-//! or when its credentials end.
+//! or with the caller's credentials.
 
 use std::{
     mem::replace,
@@ -27,15 +27,16 @@ use crate::{
 /// more than a millisecond, in which the thread runs no other call.
 const COMPRESSED: RangeInclusive<usize> = 1025..=64 * 1024;
 
-/// Maximum time that the head of a stream's response waits for the first event, which decides whether the call fails
-/// and whether it is compressed. A scan for the first matching job may take longer than clients wait for a head.
+/// Maximum time that the headers of a stream's response wait for the first event, which decides whether the call fails
+/// and whether it is compressed. A scan for the first matching job may take longer than clients wait for the headers.
 const FIRST_EVENT_WAIT: Duration = Duration::from_secs(1);
 
 /// A response stream.
 pub type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Returns a stream of `items` until they end or `ending` is reached. An item that is ready then is still sent, and if
-/// the items end there, the stream ends without an error. A caller whose credentials have ended gets nothing more.
+/// Returns a stream of `items` until they end or `ending` is reached. If `ending` is reached first, an item that is
+/// ready at that time is still sent. If the items end with it, the stream ends without an error. A caller whose
+/// credentials have ended gets nothing more.
 pub fn until<T, S>(items: S, ending: Ending) -> Pin<Box<dyn PutBack<T> + Send>>
 where
     T: Send + 'static,
@@ -67,9 +68,9 @@ pin_project! {
 enum Course {
     /// Under way.
     Open,
-    /// The last item was sent.
+    /// The last item was sent. This error follows, unless the items have ended.
     Last(JobError),
-    /// Nothing follows.
+    /// The stream has ended.
     Over,
 }
 
@@ -129,8 +130,8 @@ where
     }
 }
 
-/// Answers with `message`, compressed if its size is worth it. Fails if it is larger than clients accept, or than the
-/// memory that is left for answers.
+/// Answers with `message`, compressed if its size is worth it. Fails if the message is larger than clients accept, or
+/// than the memory that is left for answers.
 pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     let size = size_to_send(&message)?;
     if size >= HEAVY_MIN {
@@ -139,7 +140,8 @@ pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     Ok(compressed(message, size))
 }
 
-/// Answers with `message` about a change that is stored: an error for lack of memory would suggest that it is not.
+/// Answers with `message` about a stored change. Does not fail for lack of memory, because an error would suggest that
+/// the change is not stored.
 pub fn respond_stored<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     let size = size_to_send(&message)?;
     if size >= HEAVY_MIN {
@@ -169,7 +171,8 @@ pub fn too_large() -> Status {
     JobError::TooLarge { what: "answer", limit: RESPONSE_MAX }.into()
 }
 
-/// Answers with `events`, compressed if the size of the first one is worth it. Waits for that one, for a limited time.
+/// Answers with `events`, compressed if the size of the first one is worth it. Waits for the first event, for a limited
+/// time.
 pub async fn respond_with<M>(mut events: Pin<Box<dyn PutBack<M> + Send>>) -> Result<Response<Events<M>>, Status>
 where
     M: prost::Message + 'static,

@@ -45,7 +45,7 @@ async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
     let writer = LazyBufWriter::new(CountedStream::new(stream));
     let stream = BatchedStream(Arc::new(Mutex::new(Buffered { writer, is_blocked: false })));
     let mut connection = pin!(connect(BatchedStream(stream.0.clone())));
-    // Bytes that the peer had accepted when it stopped accepting, and the limit since then.
+    // Number of bytes that the peer had accepted when it stopped accepting more, and the time limit that began then.
     let mut blocked: Option<(u64, Pin<Box<L>>)> = None;
     loop {
         yield_now().await;
@@ -67,7 +67,7 @@ async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
                 }
             }
         }
-        // Waits until it is woken.
+        // Returns to the scheduler. What was polled above wakes the task when there is something to do.
         pending!();
     }
 }
@@ -113,8 +113,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BatchedStream<S> {
         self.buffered().writer().poll_write(cx, bytes)
     }
 
-    /// Does nothing, because the stream is flushed at the end of this pass. If the last flush could not send everything
-    /// it flushes, so that the writer waits.
+    /// Does nothing, because the stream is flushed at the end of this pass. If the last flush could not send
+    /// everything, this method flushes as well, so that the writer waits.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = self.buffered();
         if held.is_blocked { held.poll_flush(cx) } else { Poll::Ready(Ok(())) }
@@ -264,7 +264,7 @@ mod tests {
         assert!(run(connection.as_mut(), &woken).is_pending());
         assert!(shared.wire().sent.is_empty());
         shared.wire().is_full = false;
-        shared.wire().waker.take().expect("somebody waits").wake();
+        shared.wire().waker.take().expect("the writer waits").wake();
         assert!(run(connection.as_mut(), &woken).is_pending());
         assert_eq!(shared.wire().sent, ["a"]);
     }
@@ -319,7 +319,7 @@ mod tests {
         assert!(run(connection.as_mut(), &woken).is_pending());
         assert_eq!(flushed.load(Relaxed), 1);
         shared.wire().is_full = false;
-        shared.wire().waker.take().expect("somebody waits").wake();
+        shared.wire().waker.take().expect("the writer waits").wake();
         assert!(run(connection.as_mut(), &woken).is_pending());
         assert_eq!((flushed.load(Relaxed), shared.wire().sent.concat().as_str()), (2, "ab"));
     }

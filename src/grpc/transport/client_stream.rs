@@ -1,4 +1,4 @@
-//! The byte stream of a client, TCP or TLS over TCP, from its first bytes, which tell the protocol.
+//! The byte stream of a client, TCP or TLS over TCP. Its first bytes show which protocol the client speaks.
 
 use std::{
     io::{self, IoSlice},
@@ -24,7 +24,7 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Maximum time until the first bytes have arrived.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum time until the first byte of a handshake has arrived.
+/// Maximum time until the first byte of a TLS handshake has arrived.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Interval between checks of a client's certificate.
@@ -41,7 +41,8 @@ pub struct ClientStream {
 }
 
 impl ClientStream {
-    /// Waits for the first bytes: the whole preface of HTTP/2, or something else.
+    /// Performs the TLS handshake, if there is one, and waits for the first bytes: the whole preface of HTTP/2, or
+    /// something else.
     pub async fn open(mut stream: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         watch_peer(&stream)?;
@@ -70,8 +71,8 @@ impl ClientStream {
         self.first == *PREFACE
     }
 
-    /// Returns the holder of the peer's certificate, if it sent one, and a future that watches the certificate: it ends
-    /// when that is no longer valid, after it has marked the peer as expired.
+    /// Returns the holder of the peer's certificate, if it sent one, and a future that watches the certificate. When
+    /// the certificate is no longer valid, the future marks the peer as expired, and ends.
     pub fn peer(&self, tls: Option<&Tls>) -> Option<(Peer, impl Future<Output = ()> + Send + use<>)> {
         let (Either::Right(stream), Some(tls)) = (&self.stream, tls.cloned()) else { return None };
         let certificates: Vec<_> =

@@ -1,4 +1,4 @@
-//! The server's side of an HTTP/1.1 connection, which gRPC-Web and the HTTP API may use.
+//! The server's side of an HTTP/1.1 connection, for gRPC-Web and the HTTP API.
 
 use std::{
     convert::Infallible,
@@ -25,7 +25,7 @@ use tower::ServiceExt;
 use super::{client_stream::PREFACE_TIMEOUT, request_service::RequestService};
 use crate::grpc::exchange::{ClientConnection, Exchange, Expiry};
 
-/// Time that a response has to end by itself, with a status, after it must end.
+/// Time in which a response that must end may still end by itself, with a status. Then its connection is closed.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum bytes of a response that are passed to hyper at a time.
@@ -34,8 +34,8 @@ const MAX_PART: usize = 16 * 1024;
 /// Maximum bytes that hyper buffers, of a request's head and of a response.
 const MAX_BUFFER: usize = 64 * 1024;
 
-/// Serves the calls that arrive on `io`, one after the other, until the peer ends or breaks the connection. After its
-/// `drain` is cancelled, only the call that has arrived by then is served.
+/// Serves the calls that arrive on `io`, one after the other, until the peer ends or breaks the connection. After
+/// `drain` of the connection is cancelled, only the current call is served to its end.
 pub async fn serve<T, S>(io: T, service: S, origin: Arc<ClientConnection>) -> Result<(), hyper::Error>
 where
     S: RequestService,
@@ -61,7 +61,7 @@ where
     }
 }
 
-/// Answers one request. Cancels `cut_off` where the answer must end and its reader does not take it.
+/// Answers one request. Cancels `cut_off` if the response must end, and its reader has not read all of it.
 async fn answer<S: RequestService>(
     service: S,
     origin: Arc<ClientConnection>,
@@ -79,15 +79,15 @@ async fn answer<S: RequestService>(
     Ok(response.map(|inner| Limited { inner, rest: Bytes::new(), exchange, _sent: sent.drop_guard() }))
 }
 
-/// Cancels `cut_off` when a response must have ended.
+/// Cancels `cut_off` when a response should have ended [`END_TIMEOUT`] ago.
 async fn end_unread(end: Expiry, cut_off: CancellationToken) {
     end.reached().await;
     sleep(END_TIMEOUT).await;
     cut_off.cancel();
 }
 
-/// Body of a response that ends at its deadline. It is passed on in parts, because hyper would accept a whole message
-/// at once, which would hide that the peer does not read.
+/// Body of a response. A message is passed on in parts: hyper would accept a whole message at once, which would hide
+/// that the peer does not read.
 struct Limited {
     inner: Body,
     /// Rest of the current frame.
@@ -103,7 +103,7 @@ impl HttpBody for Limited {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.rest.is_empty() {
             let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-            // Counted until its last part is passed on.
+            // A frame that is passed on in parts stays counted until the last part.
             if !matches!(&frame, Some(Ok(frame)) if frame.data_ref().is_some_and(|data| data.len() > MAX_PART)) {
                 self.exchange.release_response();
             }

@@ -35,15 +35,15 @@ use crate::{
 /// Maximum duration of draining. Calls that are still open then are cut off.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 
-/// Pause after a connection could not be accepted, as when no file descriptor is left.
+/// Pause after a connection could not be accepted, for example because no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Minimum interval between log lines about the maximum number of connections, and about clients of another protocol.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Accepts and serves connections within `quotas`, with TLS if `tls` is given, each as a task of `connections`. After
-/// `shutdown` is cancelled it accepts no more; once `drained` is ready, calls may end for a limited time. Returns when
-/// the last connection is closed.
+/// `shutdown` is cancelled no more connections are accepted. When `drained` has completed, open calls have 20 seconds
+/// to end. Returns when the last connection is closed.
 pub async fn serve<S: RequestService>(
     listener: TcpListener,
     tls: Option<Tls>,
@@ -62,7 +62,7 @@ pub async fn serve<S: RequestService>(
         }
         let authentication = acceptor.unauthenticated.register();
         let closed = authentication.closed().clone();
-        // Boxed, as each of the two wrappers below would reserve room for the whole future twice.
+        // Boxed, because each of the two wrappers below would otherwise reserve room for the whole future twice.
         let connection = Box::pin(acceptor.clone().serve_one(stream, address, authentication));
         let connection = cut_off.clone().run_until_cancelled_owned(connection);
         connections.spawn(closed.run_until_cancelled_owned(connection));
@@ -103,7 +103,7 @@ struct Acceptor<S> {
     full_lines: Arc<DefaultDirectRateLimiter>,
     /// Limits the log lines about clients that speak another protocol.
     protocol_lines: Arc<DefaultDirectRateLimiter>,
-    /// Cancelled when the server stops: connections without a preface are closed.
+    /// Cancelled when the server stops: connections whose first bytes have not arrived are closed.
     shutdown: CancellationToken,
     /// Cancelled when connections accept no more calls.
     drain: CancellationToken,
@@ -120,8 +120,8 @@ impl<S: RequestService> Acceptor<S> {
         Self { tls, service, quotas, unauthenticated, full_lines, protocol_lines, shutdown, drain }
     }
 
-    /// Admits a connection besides the open `connections`. At the maximum the oldest unauthenticated one is closed
-    /// first, so that silent peers keep no caller out. Returns whether the connection is admitted.
+    /// Admits a connection besides the open `connections`. At the maximum, the oldest unauthenticated connection is
+    /// closed first, so that silent peers do not keep callers out. Returns whether the connection is admitted.
     async fn admit(&self, connections: &TaskTracker) -> bool {
         let open = connections.len();
         if !self.quotas.allows_connection(open) {
@@ -134,8 +134,8 @@ impl<S: RequestService> Acceptor<S> {
         {
             return true;
         }
-        // The closed connection keeps its file until its task ends, which happens as soon as the task runs. Without
-        // waiting, connections that arrive quickly would use up all files.
+        // The closed connection keeps its file descriptor until its task ends, which happens as soon as the task runs.
+        // Without waiting, connections that arrive quickly would use up all file descriptors.
         while connections.len() >= open {
             yield_now().await;
         }
@@ -174,7 +174,8 @@ impl<S: RequestService> Acceptor<S> {
             if let Some(check) = check {
                 check.await;
             }
-            // The calls of the connection are refused for the certificate; the connection stays open for that answer.
+            // Never ends the connection: when the certificate is no longer valid, calls are refused, and the connection
+            // stays open so that callers receive the refusals.
             pending::<()>().await;
         };
         tokio::select! {

@@ -17,9 +17,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum bytes that are read of a request.
 const READ_MAX: usize = 16 * 1024;
 
-/// Fails unless the first byte of `stream` is that of the protocol that is expected here. The client gets an answer in
-/// plain HTTP: curl and browsers show it if they expect no TLS, and clients that expect TLS report that the answer is
-/// not TLS.
+/// Fails if the first byte of `stream` shows that the client speaks TLS to a port without TLS, or plaintext to a port
+/// with TLS. The client gets an answer in plain HTTP: curl and browsers show it if they expect no TLS, and clients that
+/// expect TLS report that the answer is not TLS.
 pub async fn check(stream: &mut TcpStream, expects_tls: bool) -> io::Result<()> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {

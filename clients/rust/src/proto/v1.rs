@@ -8,7 +8,7 @@ pub struct Job {
     /// Kind of work, for example `video.render`. 1 to 128 bytes.
     #[prost(string, tag = "2")]
     pub kind: ::prost::alloc::string::String,
-    /// The tenant or client it belongs to. At most 128 bytes; may be empty.
+    /// The tenant or client that the job belongs to. At most 128 bytes; may be empty.
     #[prost(string, tag = "3")]
     pub owner: ::prost::alloc::string::String,
     /// Pairs to filter by. At most 32; keys of 1 to 63 bytes, values of at most 256.
@@ -33,7 +33,7 @@ pub struct Job {
     /// Worker that claimed the current attempt or reported on it last. At most 128 bytes.
     #[prost(string, tag = "9")]
     pub worker: ::prost::alloc::string::String,
-    /// Set once cancellation was asked for, whether or not the job was cancelled in the end.
+    /// Set once the cancellation was requested, whether or not the job was cancelled in the end.
     #[prost(message, optional, tag = "10")]
     pub cancel: ::core::option::Option<Cancellation>,
     /// Time without a report after which the worker counts as lost. Absent or 0: no lease.
@@ -61,10 +61,11 @@ pub struct Job {
     /// Time from which the job is NOT_FOUND. Absent: the job is kept until it is deleted.
     #[prost(message, optional, tag = "18")]
     pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Counts the stored changes of this job, from 1. Never reused within a stream.
+    /// Number of the version, which rises with each stored change; 1 for the first version of a new id. Never reused
+    /// within a stream.
     #[prost(int64, tag = "21")]
     pub revision: i64,
-    /// Durability of this version.
+    /// Durability of this version of the job.
     #[prost(enumeration = "Durability", tag = "22")]
     pub durability: i32,
     /// The name for people. At most 256 bytes; may be empty.
@@ -244,7 +245,8 @@ pub struct Failure {
     #[prost(message, optional, tag = "4")]
     pub details: ::core::option::Option<crate::proto::EncodedStruct>,
 }
-/// Sign of life of a job within its lease or its start timeout.
+/// Liveness of a job: whether its worker has reported within the lease, or whether a worker has started it within the
+/// start timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Liveness {
@@ -285,7 +287,7 @@ pub enum Durability {
     Unspecified = 0,
     /// It was in Redis before this answer was sent.
     Durable = 1,
-    /// Only in the memory of the process that answered.
+    /// In the memory of the process that answered. Redis does not have the version, or has not confirmed that it does.
     Volatile = 2,
 }
 impl Durability {
@@ -360,7 +362,7 @@ pub struct CreateJobRequest {
     /// Kind of work. Required; at most 128 bytes.
     #[prost(string, tag = "3")]
     pub kind: ::prost::alloc::string::String,
-    /// The tenant or client it belongs to. At most 128 bytes.
+    /// The tenant or client that the job belongs to. At most 128 bytes.
     #[prost(string, tag = "4")]
     pub owner: ::prost::alloc::string::String,
     /// At most 32 pairs; keys of 1 to 63 bytes, values of at most 256.
@@ -466,7 +468,7 @@ pub struct ListJobsRequest {
 /// See JobService.ListJobs.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListJobsResponse {
-    /// The page, in the order asked for.
+    /// The jobs of the page, in the requested order.
     #[prost(message, repeated, tag = "1")]
     pub jobs: ::prost::alloc::vec::Vec<Job>,
     /// Token that requests the next page. Empty: this is the last one.
@@ -494,7 +496,7 @@ pub struct StartAttemptRequest {
     /// New length of the lease. At most 3650 days; 0: removes the lease; absent: unchanged.
     #[prost(message, optional, tag = "4")]
     pub lease_timeout: ::core::option::Option<::prost_types::Duration>,
-    /// End the running attempt.
+    /// End the running attempt even if its worker is not lost, and claim the next attempt.
     #[prost(bool, tag = "5")]
     pub takeover: bool,
 }
@@ -697,7 +699,7 @@ pub struct WatchJobResponse {
     /// Number of revisions skipped since the last event of this stream, or since the token. 0 in a SNAPSHOT.
     #[prost(int64, tag = "3")]
     pub skipped: i64,
-    /// Resumes the stream behind this event, on any replica.
+    /// Resumes the stream after this event, on any replica.
     #[prost(string, tag = "4")]
     pub resume_token: ::prost::alloc::string::String,
     /// Earlier events no longer count: the token could not be used, or the store lost data.
@@ -738,10 +740,11 @@ pub struct WatchJobsResponse {
     /// The job, with the fields that `view` selects. Absent in a BOOKMARK.
     #[prost(message, optional, tag = "2")]
     pub job: ::core::option::Option<Job>,
-    /// Number of revisions of this job between this one and the last one in this stream. 0 in its first event.
+    /// Number of revisions of this job that were skipped since its last event in this stream. 0 in the first event of a
+    /// job.
     #[prost(int64, tag = "3")]
     pub skipped: i64,
-    /// Resumes the stream behind this event, on any replica.
+    /// Resumes the stream after this event, on any replica.
     #[prost(string, tag = "4")]
     pub resume_token: ::prost::alloc::string::String,
     /// Earlier events of the stream no longer count.
@@ -765,7 +768,7 @@ pub struct CreateWatchTokenRequest {
     /// Time for which the token is valid. More than 0, at most 7 days; absent: an hour.
     #[prost(message, optional, tag = "2")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
-    /// The most that the holder sees of each job. Unspecified: VIEW_BASIC.
+    /// The parts of each job that the holder may see at most. Unspecified: VIEW_BASIC.
     #[prost(enumeration = "View", tag = "3")]
     pub view: i32,
 }
@@ -849,7 +852,7 @@ impl Ignored {
         }
     }
 }
-/// The parts of each job that an answer holds.
+/// The parts of each job that an answer contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum View {
@@ -1001,7 +1004,7 @@ pub mod job_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Tracks jobs that run elsewhere, and tells everyone who asks or watches how far they are.
+    /// Tracks jobs that run elsewhere, and reports their state and progress to callers and watchers.
     #[derive(Debug, Clone)]
     pub struct JobServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1167,9 +1170,9 @@ pub mod job_service_client {
         }
         /// Lists the jobs that match a filter, the newest or the oldest first, a page at a time.
         ///
-        /// A page may hold fewer jobs than asked for, even none, and still be followed by another page, because of the
-        /// answer's size or of a filter that no index fits: only an empty `next_page_token` is the end. A job that exists
-        /// throughout is listed exactly once, provided that it matches throughout.
+        /// A page may contain fewer jobs than requested, even none, although another page follows: because of the size of the
+        /// answer, or of a filter that no index supports. Only an empty `next_page_token` marks the last page. A job that
+        /// exists throughout is listed exactly once, provided that it matches throughout.
         pub async fn list_jobs(
             &mut self,
             request: impl tonic::IntoRequest<super::ListJobsRequest>,
@@ -1194,7 +1197,7 @@ pub mod job_service_client {
                 .insert(GrpcMethod::new("jobtrack.v1.JobService", "ListJobs"));
             self.inner.unary(req, path, codec).await
         }
-        /// Claims the next attempt of a job, on all replicas at once: of two workers, one gets it.
+        /// Claims the next attempt of a job. If two workers call at the same time, on any replicas, only one gets the attempt.
         ///
         /// A PENDING job becomes RUNNING, and `attempt` rises by one. For a RUNNING job whose worker is LOST `attempt` rises
         /// as well, once no replica can have received a report of that worker within its lease. Two kinds of lost jobs end
@@ -1233,8 +1236,8 @@ pub mod job_service_client {
                 .insert(GrpcMethod::new("jobtrack.v1.JobService", "StartAttempt"));
             self.inner.unary(req, path, codec).await
         }
-        /// Reports how far a job is. The first report moves it from PENDING to RUNNING; each one that is answered OK
-        /// renews the lease; one with an empty `progress` is a heartbeat.
+        /// Reports the progress of a job. The first report moves the job from PENDING to RUNNING. Each report that is answered
+        /// OK renews the lease. A report with an empty `progress` is a heartbeat.
         ///
         /// A report with a `sequence` is ignored if its number is not higher than the last one. A report without one counts as
         /// overtaken and is ignored if its `stage_index` is lower, or if its `percent` or `completed` is lower in the same
@@ -1274,7 +1277,8 @@ pub mod job_service_client {
                 .insert(GrpcMethod::new("jobtrack.v1.JobService", "UpdateProgress"));
             self.inner.unary(req, path, codec).await
         }
-        /// Ends a job as SUCCEEDED, at 100 %. For a SUCCEEDED job it returns the stored one, so it is safe to retry.
+        /// Ends a job as SUCCEEDED, at 100 %. If the job has SUCCEEDED already, the call returns the stored job, so it is safe
+        /// to retry.
         ///
         /// FAILED_PRECONDITION: STALE_ATTEMPT, or JOB_FINISHED after another end. ABORTED: REVISION_MISMATCH.
         pub async fn complete_job(
@@ -1301,8 +1305,8 @@ pub mod job_service_client {
                 .insert(GrpcMethod::new("jobtrack.v1.JobService", "CompleteJob"));
             self.inner.unary(req, path, codec).await
         }
-        /// Ends a job as FAILED. For a FAILED job it returns the stored one, so it is safe to retry. Invalid texts and codes
-        /// of the failure are corrected rather than rejected: see Failure.
+        /// Ends a job as FAILED. If the job has FAILED already, the call returns the stored job, so it is safe to retry.
+        /// Invalid texts and codes of the failure are corrected rather than rejected: see Failure.
         ///
         /// With `retry` only the attempt ends, and the job is PENDING again: its streams continue, `last_failure` is set, and
         /// progress stays until the next attempt begins. A repeated call returns the stored job. Name the attempt by `claim`
@@ -1334,14 +1338,15 @@ pub mod job_service_client {
                 .insert(GrpcMethod::new("jobtrack.v1.JobService", "FailJob"));
             self.inner.unary(req, path, codec).await
         }
-        /// Asks for a job to be stopped.
+        /// Requests the cancellation of a job.
         ///
         /// A PENDING job, or with `force` any active one, is CANCELLED at once. A RUNNING job gets `cancel` set, which
         /// watchers and the answer to the worker's next report show, and continues until ConfirmCancel or another end. If its
         /// worker is LOST, or its lease expires after the request, it is CANCELLED once no replica can have received a report
         /// within the lease, even with `fail_when_lost`. With `grace` it is CANCELLED if the worker has not ended it in that
         /// time, even if reports arrive; with Redis after 5 s at the earliest. A repeated request keeps the data of the first
-        /// one, but may add a `grace` if there was none before. For a CANCELLED job the call returns the stored one.
+        /// one, but may add a `grace` if there was none before. If the job is CANCELLED already, the call returns the stored
+        /// job.
         ///
         /// FAILED_PRECONDITION: JOB_FINISHED after another end.
         pub async fn cancel_job(
@@ -1368,7 +1373,8 @@ pub mod job_service_client {
                 .insert(GrpcMethod::new("jobtrack.v1.JobService", "CancelJob"));
             self.inner.unary(req, path, codec).await
         }
-        /// Confirms that the worker has stopped: the job is CANCELLED. For a CANCELLED job it returns the stored one.
+        /// Confirms that the worker has stopped: the job is CANCELLED. If the job is CANCELLED already, the call returns the
+        /// stored job.
         ///
         /// FAILED_PRECONDITION: STALE_ATTEMPT, JOB_FINISHED, or CANCEL_NOT_REQUESTED if no cancellation was requested.
         pub async fn confirm_cancel(
@@ -1455,8 +1461,9 @@ pub mod job_service_client {
                 .insert(GrpcMethod::new("jobtrack.v1.JobService", "WatchJob"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Streams many jobs: a SNAPSHOT of each job that matches now, a BOOKMARK when all were sent, then changes. It does
-        /// not end by itself. Finding the matching jobs may take long: BOOKMARKs with `snapshot_pending` are sent meanwhile.
+        /// Streams many jobs: a SNAPSHOT of each job that matches now, a BOOKMARK when all were sent, then changes. The stream
+        /// does not end by itself. Finding the matching jobs may take long: BOOKMARKs with `snapshot_pending` are sent
+        /// meanwhile.
         ///
         /// A job that starts to match is sent as an UPDATE, and so is the first version of it that does not match any more.
         /// Ids that do not exist yet are watched, too. With a token the stream starts with a BOOKMARK, then sends the changes
@@ -1509,8 +1516,9 @@ pub mod job_service_client {
         ///   unless the server has a key file (`--token-key-file`).
         ///
         /// The call stores nothing, so a token can't be listed or revoked by itself; choose a short `ttl`. NOT_FOUND
-        /// (JOB_NOT_FOUND): one of the jobs does not exist. UNAVAILABLE (STORE_UNAVAILABLE): Redis, which has the key, was not
-        /// reachable since the server started; tokens can't be checked then either, and their calls end in the same way.
+        /// (JOB_NOT_FOUND): one of the jobs does not exist. UNAVAILABLE (STORE_UNAVAILABLE): the key is in Redis, and Redis
+        /// was never reachable since the server started. Until then tokens can't be checked either, and calls with a token end
+        /// in the same way.
         pub async fn create_watch_token(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateWatchTokenRequest>,
@@ -1585,9 +1593,9 @@ pub mod job_service_server {
         >;
         /// Lists the jobs that match a filter, the newest or the oldest first, a page at a time.
         ///
-        /// A page may hold fewer jobs than asked for, even none, and still be followed by another page, because of the
-        /// answer's size or of a filter that no index fits: only an empty `next_page_token` is the end. A job that exists
-        /// throughout is listed exactly once, provided that it matches throughout.
+        /// A page may contain fewer jobs than requested, even none, although another page follows: because of the size of the
+        /// answer, or of a filter that no index supports. Only an empty `next_page_token` marks the last page. A job that
+        /// exists throughout is listed exactly once, provided that it matches throughout.
         async fn list_jobs(
             &self,
             request: tonic::Request<super::ListJobsRequest>,
@@ -1595,7 +1603,7 @@ pub mod job_service_server {
             tonic::Response<super::ListJobsResponse>,
             tonic::Status,
         >;
-        /// Claims the next attempt of a job, on all replicas at once: of two workers, one gets it.
+        /// Claims the next attempt of a job. If two workers call at the same time, on any replicas, only one gets the attempt.
         ///
         /// A PENDING job becomes RUNNING, and `attempt` rises by one. For a RUNNING job whose worker is LOST `attempt` rises
         /// as well, once no replica can have received a report of that worker within its lease. Two kinds of lost jobs end
@@ -1617,8 +1625,8 @@ pub mod job_service_server {
             tonic::Response<super::StartAttemptResponse>,
             tonic::Status,
         >;
-        /// Reports how far a job is. The first report moves it from PENDING to RUNNING; each one that is answered OK
-        /// renews the lease; one with an empty `progress` is a heartbeat.
+        /// Reports the progress of a job. The first report moves the job from PENDING to RUNNING. Each report that is answered
+        /// OK renews the lease. A report with an empty `progress` is a heartbeat.
         ///
         /// A report with a `sequence` is ignored if its number is not higher than the last one. A report without one counts as
         /// overtaken and is ignored if its `stage_index` is lower, or if its `percent` or `completed` is lower in the same
@@ -1641,7 +1649,8 @@ pub mod job_service_server {
             tonic::Response<super::UpdateProgressResponse>,
             tonic::Status,
         >;
-        /// Ends a job as SUCCEEDED, at 100 %. For a SUCCEEDED job it returns the stored one, so it is safe to retry.
+        /// Ends a job as SUCCEEDED, at 100 %. If the job has SUCCEEDED already, the call returns the stored job, so it is safe
+        /// to retry.
         ///
         /// FAILED_PRECONDITION: STALE_ATTEMPT, or JOB_FINISHED after another end. ABORTED: REVISION_MISMATCH.
         async fn complete_job(
@@ -1651,8 +1660,8 @@ pub mod job_service_server {
             tonic::Response<super::CompleteJobResponse>,
             tonic::Status,
         >;
-        /// Ends a job as FAILED. For a FAILED job it returns the stored one, so it is safe to retry. Invalid texts and codes
-        /// of the failure are corrected rather than rejected: see Failure.
+        /// Ends a job as FAILED. If the job has FAILED already, the call returns the stored job, so it is safe to retry.
+        /// Invalid texts and codes of the failure are corrected rather than rejected: see Failure.
         ///
         /// With `retry` only the attempt ends, and the job is PENDING again: its streams continue, `last_failure` is set, and
         /// progress stays until the next attempt begins. A repeated call returns the stored job. Name the attempt by `claim`
@@ -1664,14 +1673,15 @@ pub mod job_service_server {
             &self,
             request: tonic::Request<super::FailJobRequest>,
         ) -> std::result::Result<tonic::Response<super::FailJobResponse>, tonic::Status>;
-        /// Asks for a job to be stopped.
+        /// Requests the cancellation of a job.
         ///
         /// A PENDING job, or with `force` any active one, is CANCELLED at once. A RUNNING job gets `cancel` set, which
         /// watchers and the answer to the worker's next report show, and continues until ConfirmCancel or another end. If its
         /// worker is LOST, or its lease expires after the request, it is CANCELLED once no replica can have received a report
         /// within the lease, even with `fail_when_lost`. With `grace` it is CANCELLED if the worker has not ended it in that
         /// time, even if reports arrive; with Redis after 5 s at the earliest. A repeated request keeps the data of the first
-        /// one, but may add a `grace` if there was none before. For a CANCELLED job the call returns the stored one.
+        /// one, but may add a `grace` if there was none before. If the job is CANCELLED already, the call returns the stored
+        /// job.
         ///
         /// FAILED_PRECONDITION: JOB_FINISHED after another end.
         async fn cancel_job(
@@ -1681,7 +1691,8 @@ pub mod job_service_server {
             tonic::Response<super::CancelJobResponse>,
             tonic::Status,
         >;
-        /// Confirms that the worker has stopped: the job is CANCELLED. For a CANCELLED job it returns the stored one.
+        /// Confirms that the worker has stopped: the job is CANCELLED. If the job is CANCELLED already, the call returns the
+        /// stored job.
         ///
         /// FAILED_PRECONDITION: STALE_ATTEMPT, JOB_FINISHED, or CANCEL_NOT_REQUESTED if no cancellation was requested.
         async fn confirm_cancel(
@@ -1726,8 +1737,9 @@ pub mod job_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Streams many jobs: a SNAPSHOT of each job that matches now, a BOOKMARK when all were sent, then changes. It does
-        /// not end by itself. Finding the matching jobs may take long: BOOKMARKs with `snapshot_pending` are sent meanwhile.
+        /// Streams many jobs: a SNAPSHOT of each job that matches now, a BOOKMARK when all were sent, then changes. The stream
+        /// does not end by itself. Finding the matching jobs may take long: BOOKMARKs with `snapshot_pending` are sent
+        /// meanwhile.
         ///
         /// A job that starts to match is sent as an UPDATE, and so is the first version of it that does not match any more.
         /// Ids that do not exist yet are watched, too. With a token the stream starts with a BOOKMARK, then sends the changes
@@ -1760,8 +1772,9 @@ pub mod job_service_server {
         ///   unless the server has a key file (`--token-key-file`).
         ///
         /// The call stores nothing, so a token can't be listed or revoked by itself; choose a short `ttl`. NOT_FOUND
-        /// (JOB_NOT_FOUND): one of the jobs does not exist. UNAVAILABLE (STORE_UNAVAILABLE): Redis, which has the key, was not
-        /// reachable since the server started; tokens can't be checked then either, and their calls end in the same way.
+        /// (JOB_NOT_FOUND): one of the jobs does not exist. UNAVAILABLE (STORE_UNAVAILABLE): the key is in Redis, and Redis
+        /// was never reachable since the server started. Until then tokens can't be checked either, and calls with a token end
+        /// in the same way.
         async fn create_watch_token(
             &self,
             request: tonic::Request<super::CreateWatchTokenRequest>,
@@ -1770,7 +1783,7 @@ pub mod job_service_server {
             tonic::Status,
         >;
     }
-    /// Tracks jobs that run elsewhere, and tells everyone who asks or watches how far they are.
+    /// Tracks jobs that run elsewhere, and reports their state and progress to callers and watchers.
     #[derive(Debug)]
     pub struct JobServiceServer<T> {
         inner: Arc<T>,
@@ -2526,13 +2539,13 @@ pub struct GetStatsResponse {
     /// Storage of jobs at the moment.
     #[prost(enumeration = "StorageMode", tag = "1")]
     pub storage_mode: i32,
-    /// The link to Redis. Absent where none is configured.
+    /// State of the connections to Redis. Absent if Redis is not configured.
     #[prost(message, optional, tag = "2")]
     pub redis: ::core::option::Option<RedisStats>,
-    /// Jobs held in this process.
+    /// Number of jobs in the memory of this process.
     #[prost(int64, tag = "3")]
     pub jobs_in_memory: i64,
-    /// Jobs in Redis. Absent where it is not configured or can't be asked.
+    /// Number of jobs in Redis. Absent if Redis is not configured or is unavailable.
     #[prost(int64, optional, tag = "4")]
     pub jobs_in_redis: ::core::option::Option<i64>,
     /// Number of jobs in each state; every state once.
@@ -2547,7 +2560,7 @@ pub struct GetStatsResponse {
     /// Jobs accepted here that Redis does not have yet.
     #[prost(int64, tag = "8")]
     pub dirty_jobs: i64,
-    /// Result of the last reconciliation with Redis. Absent before the first.
+    /// Result of the last reconciliation with Redis. Absent before the first reconciliation.
     #[prost(message, optional, tag = "9")]
     pub last_reconciliation: ::core::option::Option<Reconciliation>,
     /// Time since this process began to serve.
@@ -2556,9 +2569,8 @@ pub struct GetStatsResponse {
     /// The version of the server.
     #[prost(string, tag = "11")]
     pub version: ::prost::alloc::string::String,
-    /// The replicas that are registered in Redis. One that was killed or cut off stays in
-    /// the list for twice `--replica-grace` and some seconds. Empty if Redis is not
-    /// configured or unavailable.
+    /// The replicas that are registered in Redis. A replica that was killed or cut off stays in the list for twice
+    /// `--replica-grace` and some seconds. Empty if Redis is not configured or unavailable.
     #[prost(message, repeated, tag = "12")]
     pub replicas: ::prost::alloc::vec::Vec<Replica>,
     /// Decisions by time are held back, in whole or in part: an active job does not fail or expire although its time is
@@ -2573,7 +2585,7 @@ pub struct GetStatsResponse {
 /// A replica that is registered in Redis.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Replica {
-    /// The process, as its log names it in `replica`.
+    /// Id of the process, which its log lines contain as `replica`.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// The version of the server. Empty if it does not report one.
@@ -2586,7 +2598,7 @@ pub struct Replica {
     #[prost(int64, tag = "4")]
     pub dirty_jobs: i64,
 }
-/// The link to Redis.
+/// State of the connections to Redis.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RedisStats {
     /// Redis answers.
@@ -2621,7 +2633,7 @@ pub struct CacheStats {
     /// Reads answered from memory.
     #[prost(int64, tag = "1")]
     pub hits: i64,
-    /// Reads that asked Redis.
+    /// Reads answered by Redis.
     #[prost(int64, tag = "2")]
     pub misses: i64,
     /// Reads that were not answered, because Redis was unavailable.
@@ -2643,7 +2655,7 @@ pub struct Reconciliation {
     /// Number of jobs that were changed on two sides, where one of the changes was discarded.
     #[prost(int64, tag = "3")]
     pub conflicted_count: i64,
-    /// Jobs that were not stored.
+    /// Number of jobs that were not stored.
     #[prost(int64, tag = "4")]
     pub dropped_count: i64,
     /// The last thousand jobs, the latest first.
@@ -2716,7 +2728,7 @@ pub mod reconciled_job {
 /// See AdminService.PurgeJobs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PurgeJobsRequest {
-    /// Only jobs that ended at least this long ago. Absent: any.
+    /// Only jobs that ended at least this long ago. Absent: all.
     #[prost(message, optional, tag = "1")]
     pub older_than: ::core::option::Option<::prost_types::Duration>,
     /// Only jobs in these final states. Empty: all final states.
@@ -2905,8 +2917,8 @@ pub mod admin_service_client {
         /// Deletes the finished jobs that match all fields that are set, the oldest first. Active jobs are never deleted.
         ///
         /// Each call purges a part: up to 5000 jobs, for at most 2 seconds and half of the time until its deadline. While
-        /// `next_page_token` is not empty there are more jobs: call again with the token. A caller that ignores it purges only
-        /// the oldest jobs.
+        /// `next_page_token` is not empty there are more jobs: call again with the token. A caller that ignores the token
+        /// purges only the oldest jobs.
         ///
         /// Watchers see each job as REMOVED, deleted. If the deadline or an error ends the call early, the jobs that it has
         /// purged stay purged: call again with the same token. Naming an active state is INVALID_ARGUMENT (INVALID_FIELD).
@@ -2961,8 +2973,8 @@ pub mod admin_service_server {
         /// Deletes the finished jobs that match all fields that are set, the oldest first. Active jobs are never deleted.
         ///
         /// Each call purges a part: up to 5000 jobs, for at most 2 seconds and half of the time until its deadline. While
-        /// `next_page_token` is not empty there are more jobs: call again with the token. A caller that ignores it purges only
-        /// the oldest jobs.
+        /// `next_page_token` is not empty there are more jobs: call again with the token. A caller that ignores the token
+        /// purges only the oldest jobs.
         ///
         /// Watchers see each job as REMOVED, deleted. If the deadline or an error ends the call early, the jobs that it has
         /// purged stay purged: call again with the same token. Naming an active state is INVALID_ARGUMENT (INVALID_FIELD).

@@ -16,12 +16,12 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Body that a peer sends on a stream.
 ///
-/// Many requests are answered before their bodies have arrived: for their paths, headers or credentials. What is on its
-/// way then is read and discarded. h2 would reset the stream and forget it, and count each frame that arrives later as
-/// an error of the peer; after [`MAX_ERROR_RESETS`](super::MAX_ERROR_RESETS) of them it would close the connection,
-/// with the calls of everyone who shares it.
+/// Many requests are answered before their bodies have arrived, because of their paths, headers or credentials. The
+/// rest of such a body is read and discarded. h2 would reset the stream and forget it, and count each frame that
+/// arrives later as an error of the peer; after [`MAX_ERROR_RESETS`](super::MAX_ERROR_RESETS) of them it would close
+/// the connection, and end the calls of all callers that share it.
 pub struct RequestBody {
-    /// Always there, until it is discarded.
+    /// The stream; `None` only after it was taken to be discarded.
     stream: Option<RecvStream>,
     has_data: bool,
 }
@@ -46,7 +46,7 @@ impl Drop for RequestBody {
 /// Reads a stream to its end, and discards its data.
 async fn discard(mut stream: RecvStream) {
     while let Some(Ok(data)) = stream.data().await {
-        // Fails only where the stream has ended.
+        // Fails only if the stream has ended.
         _ = stream.flow_control().release_capacity(data.len());
     }
 }
@@ -61,7 +61,7 @@ impl Body for RequestBody {
         if this.has_data {
             match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // Fails only where the stream has ended.
+                    // Fails only if the stream has ended.
                     _ = stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

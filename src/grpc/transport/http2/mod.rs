@@ -1,8 +1,8 @@
 //! The server's side of an HTTP/2 connection.
 //!
-//! h2 implements the protocol. A response is passed to it only as fast as its reader accepts it, so the rest can be
-//! dropped at any time. A framework that passes on whole messages can't take them back: a peer that opens no window
-//! would keep them in memory for as long as it likes.
+//! The crate h2 implements the protocol. A response is passed to h2 only as fast as the peer's flow-control window
+//! allows, so that the rest can be dropped at any time. A framework that passes on whole messages can't take them back:
+//! a peer that opens no window would keep them in memory for as long as it likes.
 
 mod body;
 mod response;
@@ -34,33 +34,33 @@ use crate::grpc::{
 /// Maximum open streams of a connection.
 const MAX_STREAMS: u32 = 1000;
 
-/// Maximum streams that a peer resets before they are accepted.
+/// Maximum number of streams that the peer has reset before they were accepted.
 const MAX_EARLY_RESETS: usize = 1000;
 
-/// Maximum streams that are reset for errors of the peer.
+/// Maximum number of streams that are reset because of errors of the peer.
 const MAX_ERROR_RESETS: usize = 1024;
 
 /// Bytes that a peer may send on a stream before they are read: the window of flow control.
 const RECEIVE_WINDOW: u32 = 1024 * 1024;
 
-/// Bytes that a peer may send on a connection before they are read: a stream that is not read keeps no other one
-/// waiting.
+/// Bytes that a peer may send on a connection before they are read. More than the window of a stream, so that a stream
+/// that is not read does not block the others.
 const RECEIVE_WINDOW_IN_ALL: u32 = 4 * RECEIVE_WINDOW;
 
-/// Bytes of a request's metadata, beyond which h2 answers by itself, without a gRPC status.
+/// Maximum bytes of a request's metadata. Beyond it h2 itself answers with 431, without a gRPC status.
 const MAX_HEADERS: u32 = 64 * 1024;
 
 /// Interval between PINGs.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Maximum time until a PING is answered. On a slow link the answer queues behind all data that is on its way.
+/// Maximum time until a PING is answered. On a slow link the answer waits behind all data that is in flight.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Maximum duration of the graceful end of an idle connection.
 const IDLE_END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves the calls on `io` until the peer ends or breaks the connection. After its `drain` is cancelled, the calls
-/// that have arrived by then are served to their end.
+/// Serves the calls on `io` until the peer ends or breaks the connection. After `drain` of the connection is cancelled,
+/// no more calls are accepted, and open calls are served to their end.
 pub async fn serve<T, S>(io: T, mut service: S, origin: Arc<ClientConnection>) -> Result<(), h2::Error>
 where
     S: RequestService,
@@ -87,7 +87,7 @@ where
                     debug!(peer = %origin.address, "connection closed: the peer answered no PING");
                     return Ok(());
                 }
-                // GOAWAY, so that the peer loses no call that is on its way.
+                // Sends GOAWAY first, so that a call that is in flight is not lost.
                 Silence::Idle => {
                     debug!(peer = %origin.address, "idle connection closed");
                     connection.graceful_shutdown();
@@ -114,7 +114,7 @@ fn builder() -> h2::server::Builder {
     builder
 }
 
-/// Begins the answer to `request`, in a task of its own.
+/// Spawns a task that answers `request`.
 async fn begin<S: RequestService>(
     service: &mut S,
     origin: Arc<ClientConnection>,
@@ -138,18 +138,18 @@ enum Silence {
 /// Waits until the peer answers no PING, or until a connection without an authenticated caller was idle for two
 /// intervals.
 async fn silence(pings: Option<PingPong>, origin: &Arc<ClientConnection>) -> Silence {
-    let mut pings = pings.expect("nobody else has taken them");
+    let mut pings = pings.expect("they are taken only here");
     let (mut calls, mut idle_intervals) = (0, 0);
     loop {
         sleep(PING_INTERVAL).await;
-        // Each open call has a reference to the connection, and so has the task that serves it.
+        // The task that serves the connection has one reference to it, and each open call has another.
         let is_idle = Arc::strong_count(origin) == 1 && origin.calls.load(Relaxed) == calls;
         idle_intervals = if is_idle && !origin.authentication.is_authenticated() { idle_intervals + 1 } else { 0 };
         if idle_intervals == 2 {
             return Silence::Idle;
         }
         calls = origin.calls.load(Relaxed);
-        // An error means that the connection broke, which ends it elsewhere.
+        // An error means that the connection broke, which `accept` reports as well.
         if timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await.is_err() {
             return Silence::Dead;
         }

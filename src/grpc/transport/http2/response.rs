@@ -1,4 +1,4 @@
-//! Sends a response as fast as its reader accepts it, and no longer than its deadline.
+//! Sends a response as fast as its reader accepts it, and until its deadline at most.
 
 use std::{
     convert::Infallible,
@@ -28,7 +28,7 @@ use crate::{
 /// Maximum bytes of a response that h2 buffers.
 pub const SEND_BUFFER_MAX: usize = 16 * 1024;
 
-/// Maximum time in which a reader accepts nothing of a response.
+/// Maximum time for which a reader may accept nothing of a response.
 pub const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The beginning of the content types of gRPC and of gRPC-Web.
@@ -41,7 +41,7 @@ const GRPC_WEB: &[u8] = b"application/grpc-web";
 enum End {
     /// The peer has reset the stream, or the connection broke.
     Gone,
-    /// The body broke.
+    /// The body ended with an error.
     Broken,
     /// The response had to end before its reader had taken all of it.
     CutOff(JobError),
@@ -52,7 +52,8 @@ pub async fn send<F>(response: TaskLocalFuture<Exchange, F>, mut respond: SendRe
 where
     F: Future<Output = Result<Response<Body>, Infallible>>,
 {
-    // The exchange is kept to the end: its reference marks the connection as used.
+    // The exchange is kept to the end of the response: while its reference to the connection exists, the connection is
+    // not idle.
     let Some((response, mut exchange)) = answer(response, &mut respond).await else { return };
     let (head, body) = response.into_parts();
     let is_whole = body.is_end_stream();
@@ -68,8 +69,9 @@ where
         Err(End::Broken) => stream.send_reset(Reason::INTERNAL_ERROR),
         Err(End::CutOff(error)) => {
             debug!(%error, "response ended early: its caller did not read it");
-            // Trailers need no window, and the data in h2's buffer had one when it was passed on, so the stream usually
-            // ends here. gRPC-Web sends its trailers in the body, which needs a window, and other responses have none.
+            // Trailers need no window, and there was a window for the data in h2's buffer when it was passed on.
+            // Therefore the peer usually receives the trailers. gRPC-Web sends its trailers in the body, which needs a
+            // window, and responses that are not gRPC have no trailers.
             if !has_status || stream.send_trailers(trailers(&error.into())).is_err() {
                 stream.send_reset(Reason::CANCEL);
             }
@@ -82,7 +84,7 @@ fn has_status_in_trailers(content_type: &[u8]) -> bool {
     content_type.starts_with(GRPC) && !content_type.starts_with(GRPC_WEB)
 }
 
-/// Waits for the head of a response; `None`: its caller has gone away.
+/// Waits for the headers of a response; `None`: the caller has reset the stream.
 async fn answer<F>(
     response: TaskLocalFuture<Exchange, F>,
     respond: &mut SendResponse<Bytes>,
@@ -104,7 +106,7 @@ where
 /// Sends `body` to its end.
 async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchange) -> Result<(), End> {
     if exchange.has_heavy_response() {
-        // Boxed to keep the other responses small: few are heavy.
+        // Boxed to keep the futures of the other responses small: few responses are heavy.
         Box::pin(wait_for_turn(to, exchange)).await?;
     }
     loop {
@@ -150,11 +152,12 @@ enum Last {
 async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, exchange: &mut Exchange) -> Result<(), End> {
     let size = data.len();
     loop {
-        // No more than h2 buffers, because all streams share the window of the connection.
+        // Reserves no more than h2 buffers, because a reservation takes a part of the connection's window, which all
+        // streams share.
         to.reserve_capacity(data.len().min(SEND_BUFFER_MAX));
         let room = to.capacity();
         if room >= data.len() {
-            // Copied, because a part of the buffer would keep all of it until the peer has accepted that part.
+            // Copied, because a slice would keep the whole buffer in memory until the peer has accepted the slice.
             let rest = if data.len() < size { Bytes::copy_from_slice(&data) } else { data };
             exchange.release_response();
             return send_part(to, rest, last);
@@ -162,7 +165,8 @@ async fn send_all(to: &mut SendStream<Bytes>, mut data: Bytes, last: Last, excha
         if room > 0 {
             send_part(to, Bytes::copy_from_slice(&data.split_to(room)), Last::No)?;
         } else {
-            // Only a response that waits is counted, or a heavy one: most are sent at once.
+            // Counted only now, because most responses are sent without waiting. Heavy ones are counted before they are
+            // encoded.
             exchange.hold_response(size).map_err(End::CutOff)?;
             wait_for_room(to, exchange.expiry()).await?;
         }
@@ -175,7 +179,7 @@ fn send_part(to: &mut SendStream<Bytes>, data: Bytes, last: Last) -> Result<(), 
 
 /// Waits until the peer's window has room for more of the response, or the response must end.
 async fn wait_for_room(to: &mut SendStream<Bytes>, expiry: &Expiry) -> Result<(), End> {
-    // Boxed to keep the other responses small: few ever wait.
+    // Boxed to keep the futures of the other responses small: few responses ever wait.
     let ended = Box::pin(async {
         tokio::select! {
             error = expiry.reached() => error,
@@ -218,8 +222,8 @@ mod tests {
     use super::*;
     use crate::{grpc::exchange::ClientConnection, quota::Quotas};
 
-    /// Answers one call of a reader that lets `window` bytes come, with `size` bytes. Returns the status that it ends
-    /// with, if it has ended after `limit`, and when.
+    /// Answers a call with `size` bytes, and accepts only `window` of them. Returns the status with which the response
+    /// ends and its duration; `None` if it has not ended after `limit`.
     async fn end(window: u32, size: usize, limit: Duration) -> Option<(Option<Code>, Duration)> {
         let (ours, theirs) = duplex(1 << 20);
         tokio::spawn(async move {
