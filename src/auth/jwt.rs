@@ -119,10 +119,10 @@ impl Jwts {
         let claims = decode::<Claims>(token, &key.decoding, &key.validation);
         let claims = claims.inspect_err(|error| rejected(error)).ok()?.claims;
         let identity = identity(&claims)?;
-        let ends = Duration::try_from_secs_f64(claims.exp).unwrap_or(Duration::MAX).saturating_add(LEEWAY);
+        let end = Duration::try_from_secs_f64(claims.exp).unwrap_or(Duration::MAX);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let expires = Instant::now().checked_add(ends.saturating_sub(now));
-        let bond = Bond::Jwt { key: key.digest.clone(), end: ends.as_secs() };
+        let expires = Instant::now().checked_add(end.saturating_add(LEEWAY).saturating_sub(now));
+        let bond = Bond::Jwt { key: key.digest.clone(), end: end.as_secs() };
         let revoked = Some(key.revoked.clone());
         Some(Grant { expires, revoked, bond: Some(Arc::new(bond)), ..Grant::endless(identity) })
     }

@@ -1,6 +1,9 @@
 //! The reasons for refusing a call, with the data that a caller needs to react.
 
-use std::time::Duration;
+use std::{
+    fmt::{self, Display, Formatter},
+    time::Duration,
+};
 
 use thiserror::Error;
 
@@ -107,6 +110,17 @@ impl Limit {
     }
 }
 
+impl Display for Limit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (name, most) = (self.name(), self.most());
+        match self {
+            // The flag sets the sum of two limits.
+            Self::MemoryBytes(_) => write!(f, "the limit of {most} bytes, a part of --{name}, is reached"),
+            _ => write!(f, "the limit --{name} of {most} is reached"),
+        }
+    }
+}
+
 /// The condition of the job that a call was about, at the time of the call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
@@ -159,7 +173,7 @@ pub enum JobError {
     #[error("job {} is at revision {}, which is not yet {}", .0.id, .0.revision, .1)]
     RevisionNotReached(Subject, i64),
     /// A limit was reached.
-    #[error("the limit --{} of {} is reached", .0.name(), .0.most())]
+    #[error("{0}")]
     Exhausted(Limit),
     /// A message exceeds the maximum size.
     #[error("the {what} is larger than {limit} bytes")]

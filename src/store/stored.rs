@@ -122,7 +122,7 @@ pub struct DueBatch {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// The store is at its capacity, and nothing can be evicted.
-    #[error("the limit --{} of {} is reached", .0.name(), .0.most())]
+    #[error("{0}")]
     Full(Limit),
     /// The primary can't be reached, and the record is not cached.
     #[error("the store is unavailable")]

@@ -248,6 +248,8 @@ async fn large_results_fill_the_budget_and_no_more() {
     let info = error_info(&refused);
     assert_eq!((refused.code(), &*info.reason), (Code::ResourceExhausted, "TOO_MANY_BYTES"), "{refused:?}");
     assert_eq!(info.metadata["name"], "max-memory");
+    // 3/4 of the budget are for jobs.
+    assert_eq!(refused.message(), "the limit of 50331648 bytes, a part of --max-memory, is reached");
     assert!(number > 2000, "{number} active jobs of 16 KB");
     server.stop().await;
 }
