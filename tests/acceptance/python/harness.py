@@ -6,7 +6,6 @@ They run in a virtual environment into which the wheel was installed; see test_p
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,11 @@ from pathlib import Path
 
 import jobtrack
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from redis_server import Redis, free_port
+
 BINARY = os.environ["JOBTRACK_TEST_BINARY"]
-REDIS = os.environ.get("JOBTRACK_TEST_REDIS", "redis-server")
 
 # The sizes of the issue that some tests are for, instead of smaller ones.
 IS_FULL = bool(os.environ.get("JOBTRACK_TEST_PYTHON_FULL"))
@@ -31,18 +33,6 @@ def clean_environment(**extra):
     """This process's environment without any configuration of jobtrack."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("JOBTRACK_") and k != "REDIS_URL"}
     return own | {"JOBTRACK_HTTP_LISTEN": "off", "PYTHONUNBUFFERED": "1"} | extra
-
-
-def free_port():
-    """A port below those that the kernel gives to connections."""
-    for _ in range(100):
-        port = 10_000 + int.from_bytes(os.urandom(2), "big") % 9_000
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise AssertionError("no port is free")
 
 
 def until(is_reached, what="it"):
@@ -92,29 +82,6 @@ class Server:
 
     def resume(self):
         self.process.send_signal(signal.SIGCONT)
-
-
-class Redis:
-    """A real Redis on a port of its own."""
-
-    def __init__(self):
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        command = [REDIS, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/tmp")
-        until(self._answers, "an answer of Redis")
-
-    def _answers(self):
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(7) == b"+PONG\r\n"
-        except OSError:
-            return False
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
 
 
 class Case(unittest.TestCase):
