@@ -27,6 +27,9 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:50051"
 """Server that is called if nothing else is configured."""
 
+PORTS = {"http": 80, "https": 443}
+"""Ports of URLs that name none, by scheme. C-core would call 443 with either."""
+
 CALL_TIMEOUT = 10.0
 """Default time for a call with its repetitions, in seconds."""
 
@@ -110,14 +113,19 @@ def settings_of(given: dict[str, str | None], timeout: float) -> Settings:
         token = environment.get("JOBTRACK_TOKEN", "")
     names = ("ca_file", "client_cert", "client_key")
     files = {name: given.get(name) or environment.get(f"JOBTRACK_{name.upper()}", "") for name in names}
+    if bool(files["client_cert"]) != bool(files["client_key"]):
+        raise ValueError("client_cert and client_key: one is given without the other")
     return Settings(server, token, token_file, timeout=timeout, **files)
 
 
 def _url(url: str) -> SplitResult:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if parts.scheme not in PORTS or not parts.hostname:
         raise ValueError(f"server {url!r}: it must be a URL such as {DEFAULT_SERVER}, or https://…")
-    return parts
+    # Raises a ValueError if the port is no number.
+    if parts.port is not None:
+        return parts
+    return parts._replace(netloc=f"{parts.netloc.removesuffix(':')}:{PORTS[parts.scheme]}")
 
 
 def _targets(urls: Sequence[SplitResult]) -> str:
