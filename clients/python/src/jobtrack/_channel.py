@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import grpc
 
+from jobtrack import _calls as calls
 from jobtrack._calls import Call
 from jobtrack._errors import Error, from_rpc
 from jobtrack._proto import job_service_pb2
@@ -32,6 +33,12 @@ PORTS = {"http": 80, "https": 443}
 
 CALL_TIMEOUT = 10.0
 """Default time for a call with its repetitions, in seconds."""
+
+PROBE = calls.get("")
+"""Call whose error names the cause if no server can be reached. A call that waits for a server does not know it."""
+
+PROBE_TIMEOUT = 0.2
+"""Maximum time for it in seconds. Without a server it fails at once; a server that is silent is not waited for."""
 
 ANSWER_MAX = 8 << 20
 """Maximum size of an answer in bytes: more than the 4 MiB that the server sends at most."""
@@ -140,6 +147,16 @@ def _targets(urls: Sequence[SplitResult]) -> str:
     return f"ipv4:{','.join(dict.fromkeys(addresses))}"
 
 
+def is_unanswered(error: Error) -> bool:
+    """Returns whether the deadline of a call has passed on this side. The server names a reason."""
+    return error.code == "DEADLINE_EXCEEDED" and not error.reason
+
+
+def unreachable(error: Error) -> Error | None:
+    """Returns the error of a probe if it says that no server can be reached."""
+    return error if error.code == "UNAVAILABLE" and not error.reason else None
+
+
 def method_path(method: str) -> str:
     """Returns the path of a method."""
     return f"/jobtrack.v1.JobService/{method}"
@@ -203,6 +220,8 @@ class Connection:
                 answer = self.start(call, retry.remaining()).result()
             except grpc.RpcError as failed:
                 error = from_rpc(failed)
+                if is_unanswered(error):
+                    error = self._cause() or error
             else:
                 self.budget.give()
                 return call.convert(answer)
@@ -225,6 +244,14 @@ class Connection:
             channel, self._channel, self._methods = self._channel, None, {}
         if channel is not None:
             channel.close()
+
+    def _cause(self) -> Error | None:
+        """Returns why no server can be reached, after a call that waited for one until its deadline."""
+        try:
+            self.start(PROBE, PROBE_TIMEOUT, wait_for_ready=False).result()
+        except grpc.RpcError as failed:
+            return unreachable(from_rpc(failed))
+        return None
 
     def _method(self, method: str) -> Any:
         with self._lock:
