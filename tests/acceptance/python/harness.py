@@ -4,6 +4,7 @@ They run in a virtual environment into which the wheel was installed; see test_p
 """
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -27,6 +28,9 @@ IS_FULL = bool(os.environ.get("JOBTRACK_TEST_PYTHON_FULL"))
 
 # Seconds until a wait counts as hung.
 PATIENCE = 60
+
+# Seconds that an item of `work` takes.
+ITEM = 0.02
 
 
 def clean_environment(**extra):
@@ -82,6 +86,15 @@ class Server:
 
     def resume(self):
         self.process.send_signal(signal.SIGCONT)
+
+
+def work(tracker, items, **options):
+    """Works for a while, and returns the job."""
+    options = {"flush_timeout": 0.5} | options
+    with tracker.job("k", **options) as job:
+        for _ in job.track(range(items)):
+            time.sleep(ITEM)
+    return job
 
 
 class Case(unittest.TestCase):
@@ -151,6 +164,15 @@ class Case(unittest.TestCase):
             return (tracker or self.tracker).wait(job_id, timeout=PATIENCE)
         except (jobtrack.JobFailed, jobtrack.JobCancelled) as ended:
             return ended.job
+
+    def is_done_with_one_warning(self, tracker, **options):
+        """Works untracked, which is one warning, and with strict an error. Returns both."""
+        with self.assertLogs("jobtrack", logging.WARNING) as logged:
+            work(tracker, 10, **options)
+        self.assertEqual(len(logged.records), 1, logged.output)
+        with self.assertRaises(jobtrack.Error) as caught:
+            work(tracker, 10, strict=True, **options)
+        return logged.records[0].getMessage(), caught.exception
 
     def soon(self, called, delay=0.0):
         """Calls a function in a thread."""
