@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 import grpc
 
 from jobtrack import _calls as calls
+from jobtrack import _fork
 from jobtrack._calls import Call
 from jobtrack._errors import Error, from_rpc
 from jobtrack._proto import job_service_pb2
@@ -229,9 +230,9 @@ class Connection:
 
     def start(self, call: Call[Any], timeout: float, wait_for_ready: bool | None = None) -> Any:
         """Starts a call, and returns its grpc.Future."""
-        metadata = self.settings.metadata()
-        return self._method(call.method).future(
-            call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
+        method, metadata = self._method(call.method), self.settings.metadata()
+        return _fork.start(
+            lambda: method.future(call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
         )
 
     def stream(self, method: str, request: Any, wait_for_ready: bool) -> Any:
