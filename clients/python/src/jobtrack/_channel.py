@@ -237,7 +237,8 @@ class Connection:
 
     def stream(self, method: str, request: Any, wait_for_ready: bool) -> Any:
         """Opens a stream."""
-        return self._method(method)(request, metadata=self.settings.metadata(), wait_for_ready=wait_for_ready)
+        opened, metadata = self._method(method), self.settings.metadata()
+        return _fork.start(lambda: opened(request, metadata=metadata, wait_for_ready=wait_for_ready), is_stream=True)
 
     def close(self) -> None:
         """Closes the channel. A later call makes another one."""

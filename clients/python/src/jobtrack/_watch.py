@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from jobtrack import _convert as convert
+from jobtrack import _fork
 from jobtrack._calls import VIEW_BASIC, VIEW_FULL
 from jobtrack._channel import Connection
 from jobtrack._convert import Seconds
@@ -148,6 +149,8 @@ def watch(
             # The server ends a stream only after the job.
             return
         except grpc.RpcError as failed:
+            if _fork.is_interrupted(call):
+                continue
             error = from_rpc(failed)
         if time.monotonic() >= deadline:
             raise TimeoutError(f"job {job_id} has not ended within {timeout} s")
