@@ -135,6 +135,7 @@ def watch(
     deadline = float("inf") if timeout is None else time.monotonic() + convert.seconds(timeout)
     position = Position(job_id, min_interval, documents)
     while not position.has_ended:
+        call: Any = None
         try:
             position.open()
             call = connection.stream("WatchJob", position.request, position.wait_for_ready)
