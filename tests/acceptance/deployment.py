@@ -1,16 +1,12 @@
 """Common parts of the tests of the image, the manifests and the guides."""
 
-import itertools
 import os
-import random
 import re
 import shutil
-import socket
 import subprocess
-import tempfile
-import time
 
 import yaml
+from redis_server import Redis
 from support import BINARY, PATIENCE, ROOT, TARGET, Server, admin
 
 DEPLOY = ROOT / "deploy"
@@ -90,26 +86,6 @@ def started(test, arguments, environment):
     return server
 
 
-# Ports below those that the kernel gives to connections, so that none of them takes a port before its server does.
-_PORTS = range(20_000, 32_000)
-_numbers = itertools.count(random.randrange(len(_PORTS)))
-
-
-def free_port():
-    """A port that nobody listens on. Each call returns another one."""
-    for number in itertools.islice(_numbers, len(_PORTS)):
-        port = _PORTS[number % len(_PORTS)]
-        with socket.socket() as probe:
-            # The servers set it too: a port whose last connections are closing is free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
-
-
 def promtool(*arguments):
     """Runs promtool in the folder of the rules and returns what it says; an error is one of the test."""
     unpacked = TARGET / "promtool" / "usr" / "bin" / "promtool"
@@ -120,35 +96,3 @@ def promtool(*arguments):
     if done.returncode != 0:
         raise AssertionError(f"promtool {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
-
-
-class Redis:
-    """A real Redis with the arguments of a manifest, on a port of its own."""
-
-    def __init__(self, *arguments):
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
-        self._folder = tempfile.TemporaryDirectory(prefix="redis-")
-        server = os.environ.get("JOBTRACK_TEST_REDIS", "redis-server")
-        command = [server, *arguments, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + PATIENCE
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise AssertionError(f"it does not start: {' '.join(command)}")
-            time.sleep(0.01)
-
-    def _answers(self):
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(7) == b"+PONG\r\n"
-        except OSError:
-            return False
-
-    def stop(self):
-        """Kills it and deletes what it kept."""
-        self.process.kill()
-        self.process.wait()
-        self._folder.cleanup()

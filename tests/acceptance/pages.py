@@ -11,7 +11,7 @@ import unittest
 from pathlib import Path
 
 from browser import Browser, Site
-from deployment import free_port
+from redis_server import free_port
 from support import PATIENCE, TARGET, Server, admin, api, job
 
 # What `EventSource.readyState` is.

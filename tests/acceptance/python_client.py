@@ -10,6 +10,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import trustme
 from deployment import code_block
 from support import BINARY, PATIENCE, ROOT, TARGET, clean_environment
 
@@ -74,6 +75,25 @@ def samples():
     return folder
 
 
+@functools.cache
+def certificates():
+    """A folder with an authority, certificates of a server and a worker that it has signed, and another authority."""
+    folder = scratch() / "certificates"
+    folder.mkdir()
+    authority, other = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    other.cert_pem.write_to_path(folder / "other-ca.pem")
+    issued = {
+        "server": authority.issue_cert("localhost", "127.0.0.1"),
+        "worker": authority.issue_cert("worker.example"),
+    }
+    issued["stranger"] = other.issue_cert("worker.example")
+    for name, certificate in issued.items():
+        certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+        certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+    return folder
+
+
 def interpreters():
     """The CPythons of this machine from 3.10 on, by their versions."""
     found = {}
@@ -98,6 +118,7 @@ def environment(**extra):
     kept = {name: os.environ[name] for name in (FULL, "JOBTRACK_TEST_REDIS") if name in os.environ}
     kept |= {"JOBTRACK_TEST_SAMPLES": str(samples()), "JOBTRACK_TEST_README": code_block("README.md", "python")}
     kept["JOBTRACK_TEST_PACKAGE_README"] = code_block("clients/python/README.md", "python")
+    kept["JOBTRACK_TEST_CERTIFICATES"] = str(certificates())
     return clean_environment(JOBTRACK_TEST_BINARY=str(BINARY), PYTHONDONTWRITEBYTECODE="1", **kept, **extra)
 
 

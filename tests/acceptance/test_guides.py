@@ -10,7 +10,8 @@ import time
 import unittest
 from subprocess import PIPE
 
-from deployment import code_block, code_blocks, flags, flags_of_commands, free_port
+from deployment import code_block, code_blocks, flags, flags_of_commands
+from redis_server import free_port
 from support import PATIENCE, ROOT, STUBS, Server, ServerCase, api, job, patience
 
 PIPES = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}

@@ -4,8 +4,8 @@ import subprocess
 from functools import partial
 
 import grpc
-from deployment import free_port
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis_server import free_port
 from support import BINARY, PATIENCE, Server, ServerCase, api, clean_environment
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

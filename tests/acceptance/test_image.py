@@ -12,7 +12,8 @@ import unittest
 from pathlib import Path
 
 import trustme
-from deployment import flags, free_port
+from deployment import flags
+from redis_server import free_port
 from support import PATIENCE, ROOT, TARGET, clean_environment, patience
 
 BUILD_PATIENCE = 900

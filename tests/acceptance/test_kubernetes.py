@@ -10,8 +10,9 @@ from pathlib import Path
 import grpc
 import kubernetes_validate
 import yaml
-from deployment import DEPLOY, DRAIN, Redis, document, documents, flags, mebibytes
+from deployment import DEPLOY, DRAIN, document, documents, flags, mebibytes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis_server import Redis
 from support import PATIENCE, ROOT, Server, admin
 
 FOLDER = DEPLOY / "kubernetes"

@@ -6,8 +6,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from deployment import Redis
 from pages import CLOSED, CONNECTING, PageCase
+from redis_server import Redis
 from support import TARGET, api
 
 MAKER = "d2c1a0"

@@ -9,8 +9,9 @@ import urllib.request
 
 import trustme
 import yaml
-from deployment import DEPLOY, Redis, document, free_port, mebibytes, promtool
+from deployment import DEPLOY, document, mebibytes, promtool
 from prometheus_client.parser import text_string_to_metric_families
+from redis_server import Redis, free_port
 from support import ROOT, Server, api, job
 
 ALERTS = [rule for group in document("prometheus/alerts.yaml")["groups"] for rule in group["rules"]]

@@ -6,8 +6,9 @@ import subprocess
 import unittest
 from subprocess import PIPE
 
-from deployment import code_block, code_blocks, free_port
+from deployment import code_block, code_blocks
 from google.protobuf.json_format import MessageToDict
+from redis_server import free_port
 from support import PATIENCE, ROOT, TARGET, Server, ServerCase, api, job, patience
 
 SETUP = code_block("docs/clients.md", "js", "loadSync")

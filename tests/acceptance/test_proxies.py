@@ -9,9 +9,10 @@ import unittest
 from pathlib import Path
 
 import grpc
-from deployment import code_block, free_port
+from deployment import code_block
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
+from redis_server import free_port
 from support import PATIENCE, TARGET, Server, api, job, job_service_pb2_grpc
 
 SECOND = Duration(seconds=1)

@@ -15,6 +15,7 @@ from python_client import (
     REQUIRED,
     TESTS,
     ModuleCase,
+    certificates,
     interpreters,
     python,
     run,
@@ -28,7 +29,7 @@ from support import PATIENCE, ROOT, STUBS, ServerCase, api, job
 BY_HAND = "by_hand.py"
 
 # The longest first.
-MODULES = ("celery", "outages", "rq", "ends", "samples", "limits", "tqdm", "aio", "work", "run")
+MODULES = ("celery", "outages", "rq", "ends", "tls", "samples", "limits", "tqdm", "aio", "retries", "work", "run")
 SIDE_BY_SIDE = 3
 
 
@@ -89,6 +90,7 @@ def _lines(path):
 class Interpreters(ModuleCase):
     def test_the_oldest_and_the_newest_python(self):
         samples()
+        certificates()
         found = interpreters()
         for version in sorted({min(found), max(found)}):
             with self.subTest(version):
@@ -120,6 +122,7 @@ class Modules(ModuleCase):
         # Made once, before several threads ask for them.
         python()
         samples()
+        certificates()
         cls.done = {module: threads.submit(run_module, f"test_{module}") for module in MODULES}
 
     def test_modules(self):
@@ -136,6 +139,12 @@ class Modules(ModuleCase):
 
     def test_limits(self):
         self.passed(self.done["limits"].result())
+
+    def test_tls(self):
+        self.passed(self.done["tls"].result())
+
+    def test_retries(self):
+        self.passed(self.done["retries"].result())
 
     def test_aio(self):
         self.passed(self.done["aio"].result())

@@ -4,8 +4,9 @@ import json
 import unittest
 
 import grpc
-from deployment import DEPLOY, free_port
+from deployment import DEPLOY
 from google.protobuf.descriptor_pool import Default
+from redis_server import free_port
 from support import Server, api, job_service_pb2_grpc, patience
 
 TEXT = (DEPLOY / "client" / "service-config.json").read_text()

@@ -4,9 +4,9 @@ They run in a virtual environment into which the wheel was installed; see test_p
 """
 
 import contextlib
+import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,8 +17,11 @@ from pathlib import Path
 
 import jobtrack
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from redis_server import Redis, free_port
+
 BINARY = os.environ["JOBTRACK_TEST_BINARY"]
-REDIS = os.environ.get("JOBTRACK_TEST_REDIS", "redis-server")
 
 # The sizes of the issue that some tests are for, instead of smaller ones.
 IS_FULL = bool(os.environ.get("JOBTRACK_TEST_PYTHON_FULL"))
@@ -26,23 +29,14 @@ IS_FULL = bool(os.environ.get("JOBTRACK_TEST_PYTHON_FULL"))
 # Seconds until a wait counts as hung.
 PATIENCE = 60
 
+# Seconds that an item of `work` takes.
+ITEM = 0.02
+
 
 def clean_environment(**extra):
     """This process's environment without any configuration of jobtrack."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("JOBTRACK_") and k != "REDIS_URL"}
     return own | {"JOBTRACK_HTTP_LISTEN": "off", "PYTHONUNBUFFERED": "1"} | extra
-
-
-def free_port():
-    """A port below those that the kernel gives to connections."""
-    for _ in range(100):
-        port = 10_000 + int.from_bytes(os.urandom(2), "big") % 9_000
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise AssertionError("no port is free")
 
 
 def until(is_reached, what="it"):
@@ -94,27 +88,13 @@ class Server:
         self.process.send_signal(signal.SIGCONT)
 
 
-class Redis:
-    """A real Redis on a port of its own."""
-
-    def __init__(self):
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        command = [REDIS, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/tmp")
-        until(self._answers, "an answer of Redis")
-
-    def _answers(self):
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(7) == b"+PONG\r\n"
-        except OSError:
-            return False
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
+def work(tracker, items, **options):
+    """Works for a while, and returns the job."""
+    options = {"flush_timeout": 0.5} | options
+    with tracker.job("k", **options) as job:
+        for _ in job.track(range(items)):
+            time.sleep(ITEM)
+    return job
 
 
 class Case(unittest.TestCase):
@@ -184,6 +164,15 @@ class Case(unittest.TestCase):
             return (tracker or self.tracker).wait(job_id, timeout=PATIENCE)
         except (jobtrack.JobFailed, jobtrack.JobCancelled) as ended:
             return ended.job
+
+    def is_done_with_one_warning(self, tracker, **options):
+        """Works untracked, which is one warning, and with strict an error. Returns both."""
+        with self.assertLogs("jobtrack", logging.WARNING) as logged:
+            work(tracker, 10, **options)
+        self.assertEqual(len(logged.records), 1, logged.output)
+        with self.assertRaises(jobtrack.Error) as caught:
+            work(tracker, 10, strict=True, **options)
+        return logged.records[0].getMessage(), caught.exception
 
     def soon(self, called, delay=0.0):
         """Calls a function in a thread."""

@@ -264,9 +264,12 @@ class Kills(CeleryCase):
     def test_worker_that_is_killed(self):
         worker, _ = self.work("prefork")
         sent = self.tasks.sleep.delay()
-        late = self.tasks.hang_once.delay(str(self.folder / "late"))
+        begun = self.folder / "late"
+        late = self.tasks.hang_once.delay(str(begun))
         for task in (sent, late):
             self.running(task.id)
+        # Its attempt begins before its function. Without the file the second attempt would hang as well.
+        until(begun.exists, "the start of the function")
         self.stop(worker)
         job = self.ended(sent.id)
         self.assertEqual((job.state, job.failure.reason), ("FAILED", "WORKER_LOST"))

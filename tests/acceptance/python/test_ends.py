@@ -156,6 +156,46 @@ if __name__ == "__main__":
 """
 
 
+FORKS = """
+import os, sys, threading, traceback
+import jobtrack
+
+tracker, job_id = jobtrack.Tracker(), sys.argv[1]
+tracker.create("k", id=job_id)
+done, revisions = threading.Event(), []
+
+def call():
+    while not done.is_set():
+        tracker.get(job_id)
+
+def watch():
+    revisions.extend(version.revision for version in jobtrack.watch(job_id))
+
+threads = [threading.Thread(target=target) for target in (call, call, watch)]
+for thread in threads:
+    thread.start()
+codes = []
+for n in range(20):
+    tracker.update(job_id, completed=n)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with jobtrack.job("k", strict=True) as job:
+                for _ in job.track("abc"):
+                    pass
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+done.set()
+last = tracker.complete(job_id).revision
+for thread in threads:
+    thread.join()
+print(codes.count(0), revisions == sorted(set(revisions)), revisions[-1] == last)
+"""
+
+
 class Ends(Case):
     def test_each_end_of_the_table(self):
         def end(name):
@@ -178,6 +218,26 @@ class Ends(Case):
                 job_id = self.new_id()
                 self.run_program(PROCESSES, method, job_id)
                 self.assertEqual(self.tracker.get(job_id).completed, 9)
+
+    def test_forks_in_the_middle_of_calls_and_of_a_watch(self):
+        printed, _ = self.run_program(FORKS, self.new_id())
+        self.assertEqual(printed, "20 True True\n")
+
+    def test_a_silent_server_delays_a_fork_by_a_bound(self):
+        server, _ = self.serve()
+        program = (
+            "import os, threading, time, jobtrack\n"
+            "tracker = jobtrack.Tracker(timeout=30)\ntracker.create('k', id='a')\nprint(flush=True)\ninput()\n"
+            "threading.Thread(target=lambda: tracker.get('a'), daemon=True).start()\n"
+            "time.sleep(0.1)\nbegan = time.monotonic()\n"
+            "if os.fork() == 0: os._exit(0)\nprint(time.monotonic() - began, flush=True)\nos._exit(0)"
+        )
+        forking = self.start(program, JOBTRACK_SERVER=server.url)
+        forking.stdout.readline()
+        server.pause()
+        printed, _ = forking.communicate("\n", timeout=60)
+        # The bound, and the time for a fork on a busy machine.
+        self.assertLess(float(printed), 0.25 + 3)
 
     def test_a_silent_server_delays_an_exit_by_the_time_to_flush_at_most(self):
         server, _ = self.serve()

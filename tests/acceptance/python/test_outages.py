@@ -8,24 +8,12 @@ import tempfile
 import threading
 import time
 
-from harness import IS_FULL, PATIENCE, Case, until
+from harness import IS_FULL, ITEM, PATIENCE, Case, until, work
 
 import jobtrack
 
 # Seconds that the tracker is away.
 ABSENCE = 60 if IS_FULL else 3
-ITEM = 0.02
-
-
-def work(tracker, items, **options):
-    """Works for a while. Returns the job, and the time that the work took beyond its own."""
-    options = {"flush_timeout": 0.5} | options
-    with tracker.job("k", **options) as job:
-        began = time.perf_counter()
-        for _ in job.track(range(items)):
-            time.sleep(ITEM)
-        took = time.perf_counter() - began
-    return job, took
 
 
 def plain(items):
@@ -37,30 +25,21 @@ def plain(items):
 
 
 class Outages(Case):
-    def is_done_with_one_warning(self, tracker, **options):
-        """Works untracked, which is one warning, and with strict an error."""
-        with self.assertLogs("jobtrack", logging.WARNING) as logged:
-            work(tracker, 10, **options)
-        self.assertEqual(len(logged.records), 1, logged.output)
-        with self.assertRaises(jobtrack.Error) as caught:
-            work(tracker, 10, strict=True, **options)
-        return caught.exception
-
     def test_no_server(self):
         server, tracker = self.serve()
         server.kill()
-        self.assertEqual(self.is_done_with_one_warning(tracker).code, "UNAVAILABLE")
+        self.assertEqual(self.is_done_with_one_warning(tracker)[1].code, "UNAVAILABLE")
 
     def test_a_silent_server(self):
         server, tracker = self.serve()
         tracker.create("k")
         server.pause()
-        self.assertEqual(self.is_done_with_one_warning(tracker).code, "DEADLINE_EXCEEDED")
+        self.assertEqual(self.is_done_with_one_warning(tracker)[1].code, "DEADLINE_EXCEEDED")
 
     def test_a_full_server(self):
         _, tracker = self.serve("--max-memory-jobs", "1")
         tracker.create("k")
-        self.assertEqual(self.is_done_with_one_warning(tracker).reason, "MEMORY_FULL")
+        self.assertEqual(self.is_done_with_one_warning(tracker)[1].reason, "MEMORY_FULL")
 
     def test_a_wrong_token(self):
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -69,7 +48,7 @@ class Outages(Case):
             file.flush()
             server, _ = self.serve("--auth-tokens", file.name)
             wrong = jobtrack.Tracker(server.url, token="wrong")
-            self.assertEqual(self.is_done_with_one_warning(wrong).code, "UNAUTHENTICATED")
+            self.assertEqual(self.is_done_with_one_warning(wrong)[1].code, "UNAUTHENTICATED")
             with tempfile.NamedTemporaryFile("w") as token:
                 token.write("wrong")
                 token.flush()
@@ -81,14 +60,14 @@ class Outages(Case):
                 token.seek(0)
                 token.write("right")
                 token.flush()
-                self.assertEqual(work(tracker, 3)[0].state.state, "SUCCEEDED")
+                self.assertEqual(work(tracker, 3).state.state, "SUCCEEDED")
 
     def test_a_server_that_is_silent_for_a_while(self):
         server, tracker = self.serve()
         resumed = self.soon(server.resume, 4)
         self.soon(server.pause, 0.2)
         with self.assertLogs("jobtrack", logging.INFO) as logged:
-            job, _ = work(tracker, round(5 / ITEM), flush_timeout=PATIENCE)
+            job = work(tracker, round(5 / ITEM), flush_timeout=PATIENCE)
         resumed.join()
         self.assertEqual([record.levelname for record in logged.records], ["WARNING", "INFO"])
         ended = tracker.get(job.id)

@@ -265,8 +265,19 @@ class Calls(Case):
         self.assertEqual(len(list(other.list())), 1)
 
     def test_a_server_that_is_no_url_is_refused(self):
-        with self.assertRaises(ValueError):
-            jobtrack.Tracker("127.0.0.1:50051")
+        for url in ("127.0.0.1:50051", "http://", "http://:50051", "http://localhost:port"):
+            with self.subTest(url), self.assertRaises(ValueError):
+                jobtrack.Tracker(url)
+
+    def test_a_url_without_a_port_names_that_of_its_scheme(self):
+        targets = {
+            "http://localhost": "dns:///localhost:80",
+            "https://localhost": "dns:///localhost:443",
+            "http://127.0.0.1, http://127.0.0.2:50051": "ipv4:127.0.0.1:80,127.0.0.2:50051",
+        }
+        for url, target in targets.items():
+            with self.subTest(url):
+                self.assertEqual(jobtrack.Tracker(url)._connection.settings.address()[0], target)
 
 
 if __name__ == "__main__":

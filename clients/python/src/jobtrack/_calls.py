@@ -176,9 +176,11 @@ def update(
         "total": total,
         "unit": unit,
         "stage": stage,
+        "stage_index": stage_index,
+        "stage_count": stage_count,
+        "message": message,
+        "details": details,
     }
-    given |= {"stage": stage, "stage_index": stage_index, "stage_count": stage_count}
-    given |= {"message": message, "details": details}
     fields = {name: value for name, value in given.items() if value is not None}
     return report(id, fields, worker, sequence, attempt, claim)
 

@@ -17,6 +17,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import grpc
 
+from jobtrack import _calls as calls
+from jobtrack import _fork
 from jobtrack._calls import Call
 from jobtrack._errors import Error, from_rpc
 from jobtrack._proto import job_service_pb2
@@ -27,8 +29,17 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:50051"
 """Server that is called if nothing else is configured."""
 
+PORTS = {"http": 80, "https": 443}
+"""Ports of URLs that name none, by scheme. C-core would call 443 with either."""
+
 CALL_TIMEOUT = 10.0
 """Default time for a call with its repetitions, in seconds."""
+
+PROBE = calls.get("")
+"""Call whose error names the cause if no server can be reached. A call that waits for a server does not know it."""
+
+PROBE_TIMEOUT = 0.2
+"""Maximum time for it in seconds. Without a server it fails at once; a server that is silent is not waited for."""
 
 ANSWER_MAX = 8 << 20
 """Maximum size of an answer in bytes: more than the 4 MiB that the server sends at most."""
@@ -110,14 +121,19 @@ def settings_of(given: dict[str, str | None], timeout: float) -> Settings:
         token = environment.get("JOBTRACK_TOKEN", "")
     names = ("ca_file", "client_cert", "client_key")
     files = {name: given.get(name) or environment.get(f"JOBTRACK_{name.upper()}", "") for name in names}
+    if bool(files["client_cert"]) != bool(files["client_key"]):
+        raise ValueError("client_cert and client_key: one is given without the other")
     return Settings(server, token, token_file, timeout=timeout, **files)
 
 
 def _url(url: str) -> SplitResult:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if parts.scheme not in PORTS or not parts.hostname:
         raise ValueError(f"server {url!r}: it must be a URL such as {DEFAULT_SERVER}, or https://…")
-    return parts
+    # Raises a ValueError if the port is no number.
+    if parts.port is not None:
+        return parts
+    return parts._replace(netloc=f"{parts.netloc.removesuffix(':')}:{PORTS[parts.scheme]}")
 
 
 def _targets(urls: Sequence[SplitResult]) -> str:
@@ -130,6 +146,16 @@ def _targets(urls: Sequence[SplitResult]) -> str:
             raise Error("UNAVAILABLE", "", f"{url.netloc}: {error}") from None
         addresses += [f"{found_at[4][0]!s}:{url.port}" for found_at in found]
     return f"ipv4:{','.join(dict.fromkeys(addresses))}"
+
+
+def is_unanswered(error: Error) -> bool:
+    """Returns whether the deadline of a call has passed on this side. The server names a reason."""
+    return error.code == "DEADLINE_EXCEEDED" and not error.reason
+
+
+def unreachable(error: Error) -> Error | None:
+    """Returns the error of a probe if it says that no server can be reached."""
+    return error if error.code == "UNAVAILABLE" and not error.reason else None
 
 
 def method_path(method: str) -> str:
@@ -195,6 +221,8 @@ class Connection:
                 answer = self.start(call, retry.remaining()).result()
             except grpc.RpcError as failed:
                 error = from_rpc(failed)
+                if is_unanswered(error):
+                    error = self._cause() or error
             else:
                 self.budget.give()
                 return call.convert(answer)
@@ -202,14 +230,15 @@ class Connection:
 
     def start(self, call: Call[Any], timeout: float, wait_for_ready: bool | None = None) -> Any:
         """Starts a call, and returns its grpc.Future."""
-        metadata = self.settings.metadata()
-        return self._method(call.method).future(
-            call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
+        method, metadata = self._method(call.method), self.settings.metadata()
+        return _fork.start(
+            lambda: method.future(call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
         )
 
     def stream(self, method: str, request: Any, wait_for_ready: bool) -> Any:
         """Opens a stream."""
-        return self._method(method)(request, metadata=self.settings.metadata(), wait_for_ready=wait_for_ready)
+        opened, metadata = self._method(method), self.settings.metadata()
+        return _fork.start(lambda: opened(request, metadata=metadata, wait_for_ready=wait_for_ready), is_stream=True)
 
     def close(self) -> None:
         """Closes the channel. A later call makes another one."""
@@ -217,6 +246,14 @@ class Connection:
             channel, self._channel, self._methods = self._channel, None, {}
         if channel is not None:
             channel.close()
+
+    def _cause(self) -> Error | None:
+        """Returns why no server can be reached, after a call that waited for one until its deadline."""
+        try:
+            self.start(PROBE, PROBE_TIMEOUT, wait_for_ready=False).result()
+        except grpc.RpcError as failed:
+            return unreachable(from_rpc(failed))
+        return None
 
     def _method(self, method: str) -> Any:
         with self._lock:

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from jobtrack import _convert as convert
+from jobtrack import _fork
 from jobtrack._calls import VIEW_BASIC, VIEW_FULL
 from jobtrack._channel import Connection
 from jobtrack._convert import Seconds
@@ -134,6 +135,7 @@ def watch(
     deadline = float("inf") if timeout is None else time.monotonic() + convert.seconds(timeout)
     position = Position(job_id, min_interval, documents)
     while not position.has_ended:
+        call: Any = None
         try:
             position.open()
             call = connection.stream("WatchJob", position.request, position.wait_for_ready)
@@ -148,6 +150,8 @@ def watch(
             # The server ends a stream only after the job.
             return
         except grpc.RpcError as failed:
+            if _fork.is_interrupted(call):
+                continue
             error = from_rpc(failed)
         if time.monotonic() >= deadline:
             raise TimeoutError(f"job {job_id} has not ended within {timeout} s")

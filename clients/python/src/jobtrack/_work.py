@@ -124,9 +124,11 @@ class Work:
             "total": total,
             "unit": unit,
             "stage": stage,
+            "stage_index": stage_index,
+            "stage_count": stage_count,
+            "message": message,
+            "details": details,
         }
-        given |= {"stage": stage, "stage_index": stage_index, "stage_count": stage_count}
-        given |= {"message": message, "details": details}
         self._report(given)
 
     def stage(self, name: str, index: int | None = None, count: int | None = None, total: int | None = None) -> None:
@@ -324,7 +326,8 @@ class Work:
 
 def _length(iterable: Iterable[object]) -> int | None:
     try:
-        return length_hint(iterable, -1) if length_hint(iterable, -1) >= 0 else None
+        length = length_hint(iterable, -1)
     except Exception:
         # A foreign type may raise anything.
         return None
+    return length if length >= 0 else None

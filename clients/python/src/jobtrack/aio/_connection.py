@@ -12,8 +12,17 @@ import grpc
 import grpc.aio
 
 from jobtrack._calls import Call
-from jobtrack._channel import Settings, Trouble, codec, method_path
-from jobtrack._errors import from_rpc
+from jobtrack._channel import (
+    PROBE,
+    PROBE_TIMEOUT,
+    Settings,
+    Trouble,
+    codec,
+    is_unanswered,
+    method_path,
+    unreachable,
+)
+from jobtrack._errors import Error, from_rpc
 from jobtrack._retry import Budget, Retry
 
 T = TypeVar("T")
@@ -37,10 +46,21 @@ class Connection:
                 answer = await send(call.request, timeout=retry.remaining(), metadata=self.settings.metadata())
             except grpc.aio.AioRpcError as failed:
                 error = from_rpc(failed)
+                if is_unanswered(error):
+                    error = await self._cause() or error
             else:
                 self._budget.give()
                 return call.convert(answer)
             await asyncio.sleep(retry.pause_after(error))
+
+    async def _cause(self) -> Error | None:
+        """Returns why no server can be reached, after a call that waited for one until its deadline."""
+        send = (await self._channel()).unary_unary(method_path(PROBE.method), **codec(PROBE.method))
+        try:
+            await send(PROBE.request, timeout=PROBE_TIMEOUT, metadata=self.settings.metadata(), wait_for_ready=False)
+        except grpc.aio.AioRpcError as failed:
+            return unreachable(from_rpc(failed))
+        return None
 
     async def stream(self, method: str, request: Any, wait_for_ready: bool) -> Any:
         """Opens a stream."""
