@@ -235,7 +235,7 @@ async fn wrong_topology_is_reported() {
     let node = cluster.master_of_slot(0).await.url();
     fails(command(&["--redis-url", &node]), 1, &["redis+cluster://"]).await;
     let single = shared_redis().await.url().replace("redis://", "redis+cluster://");
-    fails(command(&["--redis-url", &single]), 1, &["redis://", "no cluster"]).await;
+    fails(command(&["--redis-url", &single]), 1, &["redis://", "not a cluster"]).await;
     let unknown = shared_sentinel().await.url().replace("/jobtrack", "/unknown");
     fails(command(&["--redis-url", &unknown]), 1, &["master", "unknown"]).await;
 }
