@@ -2,9 +2,10 @@
 
 use std::{
     convert::Infallible,
+    io::{self, IoSlice},
     mem::take,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1::Builder, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     time::sleep,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -42,10 +43,13 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let cut_off = CancellationToken::new();
-    let answer = service_fn(|request| answer(service.clone(), origin.clone(), cut_off.clone(), request));
+    let unflushed = Unflushed::default();
+    let answer =
+        service_fn(|request| answer(service.clone(), origin.clone(), cut_off.clone(), unflushed.clone(), request));
     let mut http = Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT).max_buf_size(MAX_BUFFER);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(io), answer));
+    let mut connection =
+        pin!(http.serve_connection(TokioIo::new(Flushed { io, unflushed: unflushed.clone() }), answer));
     let mut drained = pin!(origin.drain.cancelled());
     let mut is_draining = false;
     loop {
@@ -66,6 +70,7 @@ async fn answer<S: RequestService>(
     service: S,
     origin: Arc<ClientConnection>,
     cut_off: CancellationToken,
+    unflushed: Unflushed,
     request: Request<Incoming>,
 ) -> Result<Response<Limited>, Infallible> {
     let mut exchange = Box::pin(Exchange::scope(origin, service.oneshot(request.map(Body::new))));
@@ -76,7 +81,8 @@ async fn answer<S: RequestService>(
     if !response.body().is_end_stream() {
         tokio::spawn(sent.clone().run_until_cancelled_owned(end_unread(end, cut_off)));
     }
-    Ok(response.map(|inner| Limited { inner, rest: Bytes::new(), exchange, _sent: sent.drop_guard() }))
+    let sent = Some(sent.drop_guard());
+    Ok(response.map(|inner| Limited { inner, rest: Bytes::new(), exchange, sent, unflushed }))
 }
 
 /// Cancels `cut_off` when a response should have ended [`END_TIMEOUT`] ago.
@@ -86,6 +92,57 @@ async fn end_unread(end: Expiry, cut_off: CancellationToken) {
     cut_off.cancel();
 }
 
+/// Guard of the response that hyper has accepted to its end, and has not written to its end: a peer that does not read
+/// must not keep the connection, however little is left.
+#[derive(Clone, Default)]
+struct Unflushed(Arc<Mutex<Option<DropGuard>>>);
+
+impl Unflushed {
+    fn replace(&self, guard: Option<DropGuard>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = guard;
+    }
+}
+
+/// A connection that notices when all responses are written: hyper flushes it only then.
+struct Flushed<T> {
+    io: T,
+    unflushed: Unflushed,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Flushed<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Flushed<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.unflushed.replace(None);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
 /// Body of a response. A message is passed on in parts: hyper would accept a whole message at once, which would hide
 /// that the peer does not read.
 struct Limited {
@@ -93,7 +150,15 @@ struct Limited {
     /// Rest of the current frame.
     rest: Bytes,
     exchange: Exchange,
-    _sent: DropGuard,
+    /// Ends the task that waits for the end of the response.
+    sent: Option<DropGuard>,
+    unflushed: Unflushed,
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        self.unflushed.replace(self.sent.take());
+    }
 }
 
 impl HttpBody for Limited {
@@ -121,7 +186,13 @@ impl HttpBody for Limited {
             }
         }
         let part = self.rest.len().min(MAX_PART);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(part)))))
+        // Copied, because a slice would keep the whole message in memory until hyper has written the slice.
+        let part = Bytes::copy_from_slice(&self.rest.split_to(part));
+        if self.rest.is_empty() {
+            self.rest = Bytes::new();
+            self.exchange.release_response();
+        }
+        Poll::Ready(Some(Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
