@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use socket2::SockRef;
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
@@ -120,9 +121,13 @@ async fn return_free_memory() {
     }
 }
 
+/// Maximum number of connections that wait to be accepted; the kernel has a maximum of its own. The default of 128 is
+/// too small when all clients of a restarted server connect at once: the kernel drops or resets the other connections.
+const BACKLOG: i32 = 4096;
+
 /// Listens on `address`, the value of `flag`.
 async fn listen(flag: &str, address: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+    let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => {
             anyhow!("{address} is in use, perhaps by another jobtrack: stop it, or choose another address with {flag}")
         }
@@ -130,7 +135,9 @@ async fn listen(flag: &str, address: &str) -> Result<TcpListener> {
             anyhow!("this user may not listen on {address}: choose a port above 1023 with {flag}")
         }
         _ => anyhow!("can't listen on {address}: {error}; choose another address with {flag}"),
-    })
+    })?;
+    SockRef::from(&listener).listen(BACKLOG)?;
+    Ok(listener)
 }
 
 /// Returns the address by which programs on this machine reach `address`.

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use jobtrack::proto::v1::{
     GetJobRequest, GetStatsRequest, UpdateProgressRequest, WatchJobRequest, admin_service_client::AdminServiceClient,
     job_service_client::JobServiceClient,
 };
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tonic::{
     Code, Streaming,
     transport::{Channel, Endpoint},
@@ -17,6 +21,7 @@ use crate::support::{
     credentials::{Authority, Folder},
     process::{Process, command, output},
     reason,
+    replicas::in_time,
 };
 
 async fn channel(process: &Process) -> Channel {
@@ -231,4 +236,16 @@ async fn ten_thousand_watches_receive_an_update_and_the_drain() {
     let (status, log) = process.wait();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(!log.contains("cutting off"), "nothing had to be cut off: {log}");
+}
+
+/// Many clients come back at once, and the server does not accept them yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn thousand_connections_wait_to_be_accepted() {
+    let process = Process::start(&[]);
+    process.signal("STOP");
+    let connect = || TcpStream::connect(process.address);
+    let open = in_time("a thousand connections", try_join_all((0..1000).map(|_| connect()))).await;
+    process.signal("CONT");
+    create(&mut process.client().await, "a").await;
+    drop(open.expect("none is refused"));
 }
