@@ -130,8 +130,8 @@ impl<T: Replaceable> Refresh for Reloaded<T> {
 pub async fn follow(values: Vec<Arc<dyn Refresh>>, now: Arc<Notify>) {
     let values: Arc<[_]> = values.into();
     loop {
-        // When a reload is requested, the files are expected to be complete. Therefore two checks in a row are made, as
-        // if the files had not changed for an interval.
+        // The files are complete if a reload is requested. Two checks in a row count as if an interval had passed in
+        // which the files did not change.
         let checks = tokio::select! {
             () = sleep(INTERVAL) => 1,
             () = now.notified() => 2,

@@ -136,7 +136,7 @@ async fn listen(flag: &str, address: &str) -> Result<TcpListener> {
         }
         _ => anyhow!("can't listen on {address}: {error}; choose another address with {flag}"),
     })?;
-    SockRef::from(&listener).listen(BACKLOG)?;
+    SockRef::from(&listener).listen(BACKLOG).map_err(|error| anyhow!("can't listen on {address}: {error}"))?;
     Ok(listener)
 }
 

@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use futures_util::{Stream, StreamExt, stream::unfold};
 use jobtrack_client::{Tracker, proto::v1::GetStatsResponse};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use super::{
     board::{CLOCK_INTERVAL, FRAME_INTERVAL, Frame, Rates, Screen, Size},
@@ -93,9 +93,9 @@ async fn statistics(tracker: &Tracker) -> Option<GetStatsResponse> {
     timeout(COUNTS_TIMEOUT, tracker.stats()).await.ok()?.ok()
 }
 
-/// Reads the statistics of the tracker at intervals. Yields nothing for a read that fails or takes too long.
+/// Reads the statistics of the tracker at intervals, first after one interval. Yields nothing for a read that fails or takes too long.
 fn repeated_statistics(tracker: &Tracker) -> impl Stream<Item = GetStatsResponse> {
-    let mut ticks = interval(COUNTS_INTERVAL);
+    let mut ticks = interval_at(Instant::now() + COUNTS_INTERVAL, COUNTS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let reads = unfold(ticks, move |mut ticks| async move {
         ticks.tick().await;

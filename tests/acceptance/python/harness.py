@@ -180,3 +180,16 @@ class Case(unittest.TestCase):
         timer.start()
         self.addCleanup(timer.join)
         return timer
+
+
+class BrokerCase(Case):
+    """Tests that share a Redis, which is the broker of a queue, and a folder for the code of its workers."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.redis = Redis()
+        cls.addClassCleanup(cls.redis.stop)
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = Path(folder.name)

@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from harness import PATIENCE, Case, Redis, clean_environment, until
+from harness import PATIENCE, BrokerCase, clean_environment, until
 
 import jobtrack
 
@@ -76,7 +75,7 @@ def total(numbers):
 """
 
 
-class CeleryCase(Case):
+class CeleryCase(BrokerCase):
     """Tests that share a broker, and the tasks."""
 
     # Seconds. A busy worker must notice the end of a process before.
@@ -85,16 +84,11 @@ class CeleryCase(Case):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.redis = Redis()
-        cls.addClassCleanup(cls.redis.stop)
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.folder = Path(folder.name)
         name = f"tasks_{cls.__name__.lower()}"
         cls.folder.joinpath(f"{name}.py").write_text(TASKS)
         os.environ |= {"BROKER": cls.redis.url, "LEASE": cls.lease}
-        sys.path.insert(0, folder.name)
-        cls.addClassCleanup(sys.path.remove, folder.name)
+        sys.path.insert(0, str(cls.folder))
+        cls.addClassCleanup(sys.path.remove, str(cls.folder))
         cls.tasks = __import__(name)
 
     @classmethod

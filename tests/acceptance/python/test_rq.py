@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import redis
 import rq
-from harness import Case, Redis, clean_environment, until
+from harness import BrokerCase, clean_environment, until
 from rq.command import send_stop_job_command
 
 import jobtrack.rq
@@ -57,15 +56,10 @@ class Worker(jobtrack.rq.Worker):
 """
 
 
-class Rq(Case):
+class Rq(BrokerCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.redis = Redis()
-        cls.addClassCleanup(cls.redis.stop)
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.folder = Path(folder.name)
         cls.folder.joinpath("functions.py").write_text(FUNCTIONS)
         cls.folder.joinpath("worker.py").write_text(WORKER)
         cls.connection = redis.Redis.from_url(cls.redis.url)

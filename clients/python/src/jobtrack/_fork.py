@@ -2,8 +2,8 @@
 
 gRPC works in the child only if no other thread was in gRPC at the moment of the fork. Without this module more than
 half of the children that were forked while other threads called the tracker failed with grpcio 1.66, some crashed with
-1.85, and with an open stream and grpcio 1.76 the parent crashed. So a fork waits for the calls that are under way,
-calls wait for a fork, and watches open their streams again after it.
+1.85, and with an open stream and grpcio 1.76 the parent crashed. Therefore a fork waits for the calls that are under
+way, calls wait for a fork, and watches open their streams again after it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Gate:
         if not self._changed.wait_for(lambda: self._forking is None, left()):
             self._changed.release()
             return
-        # The lock is free during the wait, so it does not hold up new calls.
+        # Waiting releases the lock. What keeps new calls from starting meanwhile is this field.
         self._forking = me
         for stream in list(self._streams):
             stream.is_interrupted = True
