@@ -21,7 +21,7 @@
 //! | [`tracker`] | the use cases, each for one caller; the sweep of due jobs | `domain`, `clock`, `quota`, `store`, `watch`, `telemetry` |
 //! | [`auth`] | identifies callers by tokens, JWTs and certificates; watch tokens | `domain`, `reload` |
 //! | [`tls`] | certificates and handshakes of the server | `reload` |
-//! | [`grpc`] | connections, the middleware of each call, the services, conversions | `domain`, `quota`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `telemetry` |
+//! | [`grpc`] | connections, the middleware of each call, the services, conversions | `domain`, `quota`, `store`, `watch`, `tracker`, `proto`, `auth`, `tls`, `socket`, `offload`, `telemetry` |
 //! | [`http`] | metrics and probes; the HTTP API, in front of `grpc` | `domain`, `store`, `tracker`, `proto`, `auth`, `tls`, `socket`, `offload`, `grpc`, `telemetry` |
 //! | [`config`] | flags, environment variables and their checks | `domain`, `quota`, `reload`, `store`, `auth`, `tls`, `telemetry` |
 //! | [`server`] | the composition root: opens, runs and stops a server | `domain`, `clock`, `quota`, `store`, `watch`, `tracker`, `auth`, `tls`, `reload`, `files`, `grpc`, `http`, `config`, `telemetry` |

@@ -3,25 +3,53 @@
 
 use std::{sync::LazyLock, thread::available_parallelism};
 
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Semaphore,
+};
 
 /// Minimum size in bytes of the documents that are serialized and parsed on another thread. One of this size takes half
 /// a millisecond.
 pub const LARGE_BYTES: usize = 64 * 1024;
 
-/// Permits to use these threads, one for each processor: more threads would only take processor time from the threads
-/// that answer calls.
-static THREADS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, usize::from)));
+/// Number of threads, one for each processor: more would only slow each other down.
+static THREADS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
-/// Does `work` on another thread; `None` if it was not done, because the runtime shuts down.
+/// Permits to use the threads. They wait here in order, and the work of callers that have gone meanwhile is not done.
+static PERMITS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(*THREADS));
+
+/// The threads. Their priority is low, so that the threads that answer calls need not wait for a processor.
+static POOL: LazyLock<Option<Runtime>> = LazyLock::new(|| {
+    let mut pool = Builder::new_current_thread();
+    pool.thread_name("offload").max_blocking_threads(*THREADS).on_thread_start(lower_priority);
+    pool.build().ok()
+});
+
+/// Nice value of the threads: beside threads that use a processor fully, they get a tenth of it, so that their work ends.
+const NICE: i32 = 10;
+
+/// Lowers the priority of this thread, where threads have priorities of their own.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "work on large documents has the same priority as calls");
+    }
+}
+
+/// Does `work` on another thread; `None` if no thread could be started, or the work panicked.
 pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let _thread = THREADS.acquire().await.ok()?;
-    spawn_blocking(work).await.ok()
+    let permit = PERMITS.acquire().await.ok()?;
+    let pool = POOL.as_ref()?;
+    let done = pool.spawn_blocking(move || {
+        // Kept although the caller may have gone: its work occupies the thread nevertheless.
+        let _permit = permit;
+        work()
+    });
+    done.await.ok()
 }
 
 /// Occupies all threads until the permit is dropped, so that tests find offloaded work waiting, however short it is.
 #[cfg(test)]
 pub async fn occupy() -> tokio::sync::SemaphorePermit<'static> {
-    let all = available_parallelism().map_or(1, usize::from);
-    THREADS.acquire_many(u32::try_from(all).expect("few processors")).await.expect("it is never closed")
+    PERMITS.acquire_many(u32::try_from(*THREADS).expect("few processors")).await.expect("it is never closed")
 }

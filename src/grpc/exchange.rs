@@ -24,6 +24,7 @@ use super::{message_size::HEAVY_MIN, unauthenticated::AuthenticationState};
 use crate::{
     auth::{Grant, Peer},
     domain::{JobError, Unauthenticated},
+    offload::offload,
     quota::{Connection, Quotas},
 };
 
@@ -94,6 +95,8 @@ pub struct Exchange {
     /// Bytes of the response that are counted in the quotas.
     response: Cell<usize>,
     has_turn: Cell<bool>,
+    /// The call has its turn although it waits: another thread works for it.
+    is_offloaded: Cell<bool>,
 }
 
 impl Drop for Exchange {
@@ -114,6 +117,7 @@ impl Exchange {
             is_compressed: Cell::default(),
             response: Cell::default(),
             has_turn: Cell::default(),
+            is_offloaded: Cell::default(),
         };
         EXCHANGE.scope(exchange, response)
     }
@@ -216,10 +220,31 @@ impl Exchange {
         }
     }
 
-    /// Ends the turn of the current call, if it has one. To be called when its request is decoded, or while the call
-    /// waits.
-    pub fn end_current_turn() {
-        _ = EXCHANGE.try_with(Self::end_turn);
+    /// Ends the turn of the current call, which waits, unless another thread works for the call.
+    pub fn end_idle_turn() {
+        _ = EXCHANGE.try_with(|exchange| {
+            if !exchange.is_offloaded.get() {
+                exchange.end_turn();
+            }
+        });
+    }
+
+    /// Returns whether the current call's request is heavy.
+    pub fn has_heavy_request() -> bool {
+        EXCHANGE.try_with(|exchange| exchange.request.get() >= HEAVY_MIN).unwrap_or_default()
+    }
+
+    /// Does `work` of the current call on another thread, in the turn of the call: the threads are shared by all
+    /// callers, and a connection occupies one of them at a time. Fails if the server ends.
+    pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JobError> {
+        if let Some(turn) = Self::turn() {
+            turn.await;
+        }
+        let mark = |is_offloaded| _ = EXCHANGE.try_with(|exchange| exchange.is_offloaded.set(is_offloaded));
+        mark(true);
+        let done = offload(work).await;
+        mark(false);
+        done.ok_or(JobError::Draining)
     }
 
     fn hold(&self, count: &Cell<usize>, bytes: usize) -> Result<(), JobError> {
@@ -286,9 +311,12 @@ impl Expiry {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::offload::occupy;
 
     /// A call on `connection`.
     fn call(connection: &Arc<ClientConnection>) -> Exchange {
@@ -322,6 +350,28 @@ mod tests {
         let [mut first, mut second] = connections.each_ref().map(call);
         first.take_turn().await;
         second.take_turn().await;
+    }
+
+    #[tokio::test]
+    async fn call_keeps_its_turn_while_another_thread_works_for_it() {
+        let connection = Arc::new(ClientConnection::of_test(Quotas::default()));
+        let occupied = occupy().await;
+        let mut working = Box::pin(Exchange::scope(connection.clone(), async {
+            let mut done = Box::pin(Exchange::offload(|| 7));
+            poll_fn(|cx| {
+                let polled = done.as_mut().poll(cx);
+                Exchange::end_idle_turn();
+                polled
+            })
+            .await
+        }));
+        assert!(working.as_mut().now_or_never().is_none());
+        let mut other = call(&connection);
+        assert!(Box::pin(other.take_turn()).now_or_never().is_none());
+        drop(occupied);
+        assert_eq!(working.as_mut().await, Ok(7));
+        drop(working);
+        other.take_turn().await;
     }
 
     #[tokio::test]

@@ -272,7 +272,7 @@ impl<F: Future> Future for WithoutIdleTurn<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let polled = self.project().answer.poll(cx);
         if polled.is_pending() {
-            Exchange::end_current_turn();
+            Exchange::end_idle_turn();
         }
         polled
     }

@@ -46,20 +46,41 @@ impl Jobs {
     }
 
     /// Applies the change that `read` finds in a request. Returns the stored job, and the effect of the change.
-    async fn change<R: Message>(&self, request: Request<R>, read: Read<R>) -> Result<(v1::Job, Effect), Status> {
+    async fn change<R: Message + 'static>(
+        &self,
+        request: Request<R>,
+        read: Read<R>,
+    ) -> Result<(v1::Job, Effect), Status> {
         let Changed { stored, effect, .. } = self.stored_change(request, read).await?;
         Ok((convert::job(&stored, self.tracker.now(), View::Full), effect))
     }
 
-    async fn stored_change<R: Message>(&self, request: Request<R>, read: Read<R>) -> Result<Changed, Status> {
+    async fn stored_change<R: Message + 'static>(&self, request: Request<R>, read: Read<R>) -> Result<Changed, Status> {
         let caller = caller(&request)?;
         Exchange::hold_decoded(request.get_ref())?;
-        let (id, change) = read(request.into_inner())?;
+        let (id, change) = converted(request.into_inner(), read).await?;
         note(&id);
         let changed = self.tracker.on_behalf_of(&caller).change(&id, &change).await?;
         Exchange::release_request();
         Ok(changed)
     }
+}
+
+/// Converts a request with `convert`, on another thread if the request is heavy: to check a large document takes
+/// milliseconds.
+async fn converted<R, T>(
+    request: R,
+    convert: impl FnOnce(R) -> Result<T, JobError> + Send + 'static,
+) -> Result<T, JobError>
+where
+    R: Send + 'static,
+    T: Send + 'static,
+{
+    if Exchange::has_heavy_request() {
+        // Boxed to keep the futures of the other calls small: few requests are heavy.
+        return Box::pin(Exchange::offload(move || convert(request))).await?;
+    }
+    convert(request)
 }
 
 /// Returns a permit for a watch of `caller` that names this number of `jobs`, which may be 0. The watch is counted
@@ -82,7 +103,8 @@ impl JobService for Jobs {
     async fn create_job(&self, request: Request<v1::CreateJobRequest>) -> Answer<v1::CreateJobResponse> {
         let caller = caller(&request)?;
         Exchange::hold_decoded(request.get_ref())?;
-        let new = convert::create(request.into_inner(), self.tracker.timeouts())?;
+        let timeouts = self.tracker.timeouts();
+        let new = converted(request.into_inner(), move |request| convert::create(request, timeouts)).await?;
         let created = self.tracker.on_behalf_of(&caller).create(new).await?;
         Exchange::release_request();
         let (stored, created) = match created {
@@ -229,5 +251,32 @@ impl JobService for Jobs {
             audit::shared(audit::Caller::of(request.extensions()), first, ids.len(), token.expires);
         }
         respond(convert::watch_token(token, &ids))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{ThreadId, current};
+
+    use super::*;
+    use crate::{
+        grpc::{exchange::ClientConnection, message_size::HEAVY_MIN},
+        quota::Quotas,
+    };
+
+    /// Returns the thread on which a request of this number of bytes is converted.
+    async fn converted_on(bytes: usize) -> ThreadId {
+        let connection = Arc::new(ClientConnection::of_test(Quotas::default()));
+        let conversion = async {
+            Exchange::hold_request(bytes).expect("there is room");
+            converted((), |()| Ok(current().id())).await
+        };
+        Exchange::scope(connection, conversion).await.expect("it is done")
+    }
+
+    #[tokio::test]
+    async fn heavy_requests_are_converted_on_another_thread() {
+        assert_eq!(converted_on(HEAVY_MIN - 1).await, current().id());
+        assert_ne!(converted_on(HEAVY_MIN).await, current().id());
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     auth::WATCH_TOKEN_SCHEME,
     domain::{JobError, Violation},
     grpc::{BodyBuffer, Exchange, HEAVY_MIN, REQUEST_MAX},
-    offload::{LARGE_BYTES, offload},
+    offload::LARGE_BYTES,
 };
 
 /// Header with the token of the last event that a browser has received.
@@ -152,7 +152,7 @@ async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
         if values < MANY_VALUES && json.len() < LARGE_BYTES {
             from_body(&request, &json)
         } else {
-            offload(move || from_body(&request, &json)).await.ok_or(JobError::Draining)?
+            Exchange::offload(move || from_body(&request, &json)).await?
         }
     } else {
         refuse_content(body).await?;

@@ -22,7 +22,10 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ("tracker", &["domain", "clock", "quota", "store", "watch", "telemetry"]),
     ("auth", &["domain", "reload"]),
     ("tls", &["reload"]),
-    ("grpc", &["domain", "quota", "store", "watch", "tracker", "proto", "auth", "tls", "socket", "telemetry"]),
+    (
+        "grpc",
+        &["domain", "quota", "store", "watch", "tracker", "proto", "auth", "tls", "socket", "offload", "telemetry"],
+    ),
     ("http", &["domain", "store", "tracker", "proto", "auth", "tls", "socket", "offload", "grpc", "telemetry"]),
     ("config", &["domain", "quota", "reload", "store", "auth", "tls", "telemetry"]),
     (
