@@ -1,7 +1,7 @@
 //! Threads for work on large documents. Serializing or parsing a large document as JSON takes milliseconds, during
 //! which the thread of the call could run no other call.
 
-use std::{sync::LazyLock, thread::available_parallelism};
+use std::{panic::resume_unwind, sync::LazyLock, thread::available_parallelism};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -19,10 +19,10 @@ static THREADS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_o
 static PERMITS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(*THREADS));
 
 /// The threads. Their priority is low, so that the threads that answer calls need not wait for a processor.
-static POOL: LazyLock<Option<Runtime>> = LazyLock::new(|| {
+static POOL: LazyLock<Runtime> = LazyLock::new(|| {
     let mut pool = Builder::new_current_thread();
     pool.thread_name("offload").max_blocking_threads(*THREADS).on_thread_start(lower_priority);
-    pool.build().ok()
+    pool.build().expect("a runtime without I/O needs nothing of the system")
 });
 
 /// Nice value of the threads: beside threads that use a processor fully, they get a tenth of it, so that their work ends.
@@ -36,16 +36,15 @@ fn lower_priority() {
     }
 }
 
-/// Does `work` on another thread; `None` if no thread could be started, or the work panicked.
-pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let permit = PERMITS.acquire().await.ok()?;
-    let pool = POOL.as_ref()?;
-    let done = pool.spawn_blocking(move || {
+/// Does `work` on another thread. Panics if `work` does.
+pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let permit = PERMITS.acquire().await.expect("it is never closed");
+    let done = POOL.spawn_blocking(move || {
         // Kept although the caller may have gone: its work occupies the thread nevertheless.
         let _permit = permit;
         work()
     });
-    done.await.ok()
+    done.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
 }
 
 /// Occupies all threads until the permit is dropped, so that tests find offloaded work waiting, however short it is.

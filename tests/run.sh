@@ -176,4 +176,5 @@ cargo test --locked --workspace -- "${alone[@]/#/--skip=}" "${waiting[@]/#/--ski
 cargo test --locked --test it -- "${waiting[@]}" --test-threads 8
 cargo test --locked --test it -- "${alone[@]}" --test-threads 1
 cargo build --locked --workspace --bins --examples
+python3 tests/model/branches.py
 "$target/venv/bin/python" tests/acceptance

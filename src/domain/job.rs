@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 use uuid::Uuid;
 
-use super::{Attempt, Cancellation, Claim, Document, Failure, Labels, Lease, MAX_ID, Outcome, Timestamp, Version};
+use super::{
+    Attempt, Branch, Cancellation, Claim, Document, Failure, Labels, Lease, MAX_ID, Outcome, Timestamp, Version,
+};
 
 /// The id of a job: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`, so that it is safe in a key, a log line and a shell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -221,6 +223,11 @@ pub struct Job {
     /// are counted from this time.
     #[serde(skip)]
     pub heard: Option<Timestamp>,
+    /// The branch of the job's history in which the primary last stored a version of this incarnation. `None`: no
+    /// version of it was ever stored in the primary, or only by a release that did not know branches. Shared by versions,
+    /// so that the branch costs a job little memory.
+    #[serde(skip)]
+    pub branch: Option<Arc<Branch>>,
     /// The reason for the removal; `Some` makes this version a tombstone.
     pub removal: Option<Removal>,
 }

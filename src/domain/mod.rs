@@ -5,6 +5,7 @@
 
 mod access;
 mod attempt;
+mod branch;
 mod cancellation;
 mod change;
 mod deadline;
@@ -24,6 +25,7 @@ mod version;
 
 pub use access::{ANYONE, Identity, IdentityKind, Needed, NoTokenKey, Owners, Role, SharedJobs, Unauthenticated};
 pub use attempt::{Attempt, Claim};
+pub use branch::{Branch, NextBranch};
 pub use cancellation::{Cancellation, Grace};
 pub use change::{
     Applied, Change, ChangeContext, Completion, Due, Ignored, Rejected, Report, Retention, Start, TOMBSTONE_LIFE,

@@ -60,6 +60,7 @@ impl Job {
             durable_time: None,
             since: previous.and_then(|tombstone| tombstone.since),
             heard: None,
+            branch: None,
             removal: None,
         };
         job.renew_lease(now);

@@ -95,7 +95,7 @@ pub struct Exchange {
     /// Bytes of the response that are counted in the quotas.
     response: Cell<usize>,
     has_turn: Cell<bool>,
-    /// The call has its turn although it waits: another thread works for it.
+    /// Another thread works for the call, which keeps its turn meanwhile.
     is_offloaded: Cell<bool>,
 }
 
@@ -235,16 +235,13 @@ impl Exchange {
     }
 
     /// Does `work` of the current call on another thread, in the turn of the call: the threads are shared by all
-    /// callers, and a connection occupies one of them at a time. Fails if the server ends.
-    pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JobError> {
+    /// callers, and a connection occupies one of them at a time, except for work whose call has ended before it.
+    pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
         if let Some(turn) = Self::turn() {
             turn.await;
         }
-        let mark = |is_offloaded| _ = EXCHANGE.try_with(|exchange| exchange.is_offloaded.set(is_offloaded));
-        mark(true);
-        let done = offload(work).await;
-        mark(false);
-        done.ok_or(JobError::Draining)
+        let _offloading = Offloading::new();
+        offload(work).await
     }
 
     fn hold(&self, count: &Cell<usize>, bytes: usize) -> Result<(), JobError> {
@@ -276,6 +273,26 @@ async fn wait_for_turn(turn: &Semaphore) {
     // tokio runs the task that was woken last first. Yielding lets the calls of other connections run in between.
     yield_now().await;
     permit.forget();
+}
+
+/// A guard that exists while another thread works for the current call.
+struct Offloading;
+
+impl Offloading {
+    fn new() -> Self {
+        Self::mark(true);
+        Self
+    }
+
+    fn mark(is_offloaded: bool) {
+        _ = EXCHANGE.try_with(|exchange| exchange.is_offloaded.set(is_offloaded));
+    }
+}
+
+impl Drop for Offloading {
+    fn drop(&mut self) {
+        Self::mark(false);
+    }
 }
 
 /// Conditions that end a response even if its caller does not read it.
@@ -369,7 +386,7 @@ mod tests {
         let mut other = call(&connection);
         assert!(Box::pin(other.take_turn()).now_or_never().is_none());
         drop(occupied);
-        assert_eq!(working.as_mut().await, Ok(7));
+        assert_eq!(working.as_mut().await, 7);
         drop(working);
         other.take_turn().await;
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Stored;
-use crate::domain::{JobId, State};
+use crate::domain::{JobId, State, Version};
 
 /// A position in the order of a store's commits: that of the first commit is 1.
 pub type CommitPosition = u64;
@@ -19,6 +19,8 @@ pub struct CommitEvent {
     /// State of this incarnation of the job before the commit; `None` if the incarnation is new, or the state is
     /// unknown.
     pub previous: Option<State>,
+    /// The version that the commit replaced, if it is known.
+    pub replaced: Option<Version>,
 }
 
 /// A message that a version was committed, usually by another replica. The version itself has not been read yet.

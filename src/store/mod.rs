@@ -26,7 +26,7 @@ pub use self::{
     changes::{ChangeNotification, CommitEvent, CommitPosition, Listener},
     fallback::{FallbackPolicy, FallbackStore, FreshnessToken, LocalCache, Route},
     memory::MemoryStore,
-    primary::{History, PartitionState, Partitioning, Presence, PrimaryStore, Replacement},
+    primary::{History, PartitionState, Partitioning, Presence, PrimaryStore, Replacement, new_branch_id},
     redis::RedisStore,
     stats::{
         CacheStats, HeldBack, ReconcileOutcome, ReconcileReport, RedisStats, ReplicaStats, StorageMode, StoreStats,

@@ -1,15 +1,16 @@
 //! The authoritative store: the contract that a fallback needs in addition to [`JobStore`].
 
 use std::sync::{
-    Arc,
+    Arc, LazyLock,
     atomic::{
-        AtomicBool, AtomicI64, AtomicUsize,
-        Ordering::{AcqRel, Acquire, Release},
+        AtomicBool, AtomicI64, AtomicU64, AtomicUsize,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
 };
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::{JobStore, Record, Replaced, StoreError};
 use crate::domain::{Job, JobId, Timestamp, Version};
@@ -35,6 +36,12 @@ pub struct Replacement {
     pub job: Arc<Job>,
     /// The version that must be stored at present; `None`: there must be none.
     pub previous: Option<Arc<Job>>,
+}
+
+/// Returns an id for a branch of a job's history, which no other branch of any replica has.
+pub fn new_branch_id() -> u64 {
+    static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(Uuid::new_v4().as_u64_pair().0));
+    NEXT.fetch_add(1, Relaxed)
 }
 
 /// The availability of a partition of the primary.

@@ -124,7 +124,7 @@ mod tests {
         let id = JobId::from(Uuid::new_v4());
         let job = Job::create(id, NewJob { metadata, ..NewJob::default() }, None, Uuid::new_v4(), &context);
         let stored = Stored { job: Arc::new(job), durability: Durability::Volatile, source: Source::Memory };
-        CoalescedChanges::new(CommitEvent { stored, position, previous: None })
+        CoalescedChanges::new(CommitEvent { stored, position, previous: None, replaced: None })
     }
 
     #[test]

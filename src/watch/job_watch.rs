@@ -150,7 +150,8 @@ impl JobWatch {
         self.token = token.clone();
         if token.revision < stored.job.version.revision {
             self.sent = Some(LastSent::unknown_at(token.revision, &stored.job));
-            self.waiting = Some(CoalescedChanges::new(CommitEvent { stored, position: 0, previous: None }));
+            self.waiting =
+                Some(CoalescedChanges::new(CommitEvent { stored, position: 0, previous: None, replaced: None }));
         } else {
             self.sent = self.sent.filter(|_| !is_end(&stored.job));
         }

@@ -78,7 +78,7 @@ where
 {
     if Exchange::has_heavy_request() {
         // Boxed to keep the futures of the other calls small: few requests are heavy.
-        return Box::pin(Exchange::offload(move || convert(request))).await?;
+        return Box::pin(Exchange::offload(move || convert(request))).await;
     }
     convert(request)
 }

@@ -1,5 +1,7 @@
 //! gRPC calls inside this process. A call passes the same middleware and handlers as a gRPC request from the network.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
@@ -72,13 +74,17 @@ pub fn check(trailers: Frame<Bytes>) -> Result<(), Status> {
     }
 }
 
-/// Returns an encoded answer of this form as JSON. The line feed at the end is for terminals.
-pub async fn json(form: &Form, message: &[u8]) -> Bytes {
-    if message.len() >= HEAVY_MIN
-        && let Some(turn) = Exchange::turn()
-    {
-        turn.await;
+/// Returns an encoded answer of this form as JSON.
+pub async fn json(form: &Arc<Form>, message: Bytes) -> Bytes {
+    if message.len() < HEAVY_MIN {
+        return written(form, &message);
     }
+    let form = form.clone();
+    Exchange::offload(move || written(&form, &message)).await
+}
+
+/// Returns an encoded message of this form as JSON. The line feed at the end is for terminals.
+fn written(form: &Form, message: &[u8]) -> Bytes {
     let mut json = Vec::with_capacity(2 * message.len() + 1);
     form.write(message, &mut json);
     json.push(b'\n');

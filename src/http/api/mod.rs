@@ -239,7 +239,7 @@ impl Shared {
 }
 
 /// Returns the answer of a unary call as JSON.
-async fn answered(form: &Form, opened: Result<Response<Body>, Status>) -> Result<Bytes, Status> {
+async fn answered(form: &Arc<Form>, opened: Result<Response<Body>, Status>) -> Result<Bytes, Status> {
     let message = call::message(opened?).await?;
-    Ok(call::json(form, &message).await)
+    Ok(call::json(form, message).await)
 }

@@ -152,7 +152,7 @@ async fn transcode(request: ApiRequest, body: Body) -> Result<Bytes, JobError> {
         if values < MANY_VALUES && json.len() < LARGE_BYTES {
             from_body(&request, &json)
         } else {
-            Exchange::offload(move || from_body(&request, &json)).await?
+            Exchange::offload(move || from_body(&request, &json)).await
         }
     } else {
         refuse_content(body).await?;

@@ -80,7 +80,7 @@ pub struct Endpoint {
     /// Form of the request.
     pub request_form: Form,
     /// Form of the answer.
-    pub form: Form,
+    pub form: Arc<Form>,
     /// The answer is a stream of events.
     pub is_stream: bool,
 }
@@ -122,6 +122,7 @@ impl Routes {
             let rpc_path = format!("/jobtrack.v1.{}", route.rpc).parse().expect("a name is a path");
             let [request_form, form] = [&input, &output].map(|message| Form::new(message.clone()));
             let parts = route.path.split_once(ID).map_or((route.path, None), |(before, after)| (before, Some(after)));
+            let form = Arc::new(form);
             Some(Arc::new(Endpoint { route, parts, rpc_path, input, output, request_form, form, is_stream }))
         };
         Self(ROUTES.iter().filter_map(endpoint).collect())

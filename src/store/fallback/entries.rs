@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use super::partition::Partition;
 use crate::{
-    domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp, Version, merge},
+    domain::{Branch, Job, JobId, TOMBSTONE_LIFE, Timestamp, Version, merge},
     store::{
-        Capacity, CommitPosition, Durability, Source, StoreError, Stored,
+        Capacity, CommitPosition, Durability, Source, StoreError, Stored, new_branch_id,
         table::{Need, Row, Table, record_size},
     },
 };
@@ -120,6 +120,17 @@ impl CacheEntry {
     /// Returns whether the retention of the job has not ended. Always true for tombstones, which have no retention.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.job.removal.is_some() || self.job.is_visible(now)
+    }
+
+    /// Returns the branch under which a push stores the entry in this lineage: that of the record, `there`, which then
+    /// includes the entry, or another one. `None` if the primary never had a version of the entry.
+    pub fn branch_of_push(&self, there: Option<&Branch>, lineage: u64) -> Option<Arc<Branch>> {
+        let own = self.job.branch.as_deref()?;
+        let base = self.base.filter(|_| self.dirty).unwrap_or(self.job.version).revision;
+        // A record of another lineage may be an old copy, whose branch other versions had continued.
+        let there = there.filter(|there| there.lineage == lineage);
+        let id = there.map_or_else(new_branch_id, |there| there.id);
+        Some(Arc::new(Branch { lineage, id, base, parent: own.parent_at(base) }))
     }
 }
 

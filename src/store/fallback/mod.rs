@@ -29,7 +29,7 @@ use tokio::sync::watch;
 pub use cache::{LocalCache, Route};
 pub use entries::FreshnessToken;
 
-use self::{partition::ComparedHistories, push::Pusher, reconcile::Reconciler, report::Reports};
+use self::{entries::CacheEntry, partition::ComparedHistories, push::Pusher, reconcile::Reconciler, report::Reports};
 use super::{
     CacheStats, Decided, Decision, DueBatch, HeldBack, JobStore, Page, PartitionState, Presence, PrimaryStore,
     Replaced, ReplicaStats, Source, StorageMode, StoreError, StoreStats, Stored,
@@ -149,7 +149,7 @@ impl FallbackStore {
         {
             match self.primary.get(&job.id).await {
                 Ok(Some(there)) => {
-                    self.cache.learn(&there, None);
+                    self.cache.learn(&there);
                     let is_ours = there.job.version == job.version;
                     return Ok(if is_ours { Replaced::Stored(there) } else { Replaced::Conflict(Some(there)) });
                 }
@@ -194,13 +194,21 @@ impl FallbackStore {
         previous: Option<&Job>,
         token: Option<FreshnessToken>,
     ) -> Result<Replaced, StoreError> {
+        // A primary that has lost the record of a cached job would accept another job under its id.
+        let is_cached = |entry: CacheEntry| entry.job.removal.is_none();
+        if previous.is_none()
+            && self.cache.entry(&job.id).is_some_and(is_cached)
+            && let Some(there) = self.get(&job.id).await?
+        {
+            return Ok(Replaced::Conflict(Some(there)));
+        }
         match self.primary.replace(job.clone(), previous).await {
             Ok(Replaced::Stored(stored)) => {
                 self.cache.mark_fresh(&stored.job, token);
                 Ok(Replaced::Stored(stored))
             }
             Ok(Replaced::Conflict(Some(there))) => {
-                self.cache.learn(&there, None);
+                self.cache.learn(&there);
                 Ok(Replaced::Conflict(Some(there)))
             }
             Ok(Replaced::Conflict(None)) => Ok(Replaced::Conflict(self.without_record(&job.id, token))),
@@ -249,7 +257,7 @@ impl JobStore for FallbackStore {
         self.reads.primary.fetch_add(1, Relaxed);
         match self.primary.get(id).await {
             Ok(Some(stored)) => {
-                self.cache.learn(&stored, None);
+                self.cache.learn(&stored);
                 self.cache.mark_fresh(&stored.job, token);
                 Ok(Some(self.seen(stored)))
             }

@@ -17,7 +17,7 @@ use tracing::warn;
 use super::{cache::LocalCache, entries::CacheEntry, partition::ComparedHistories, report::Reports};
 use crate::{
     clock::Clock,
-    domain::{ChangeId, Job, JobId, TOMBSTONE_LIFE, merge},
+    domain::{Branch, Job, JobId, TOMBSTONE_LIFE, merge},
     store::{PrimaryStore, ReconcileOutcome, Record, Replaced, Replacement, StoreError, Stored},
 };
 
@@ -153,7 +153,8 @@ impl Pusher {
             Record::Missing if !entry.dirty && !entry.is_live(self.clock.now()) => self.cache.forget(&entry.job),
             Record::Missing => {
                 self.record_outcome(&entry, false);
-                let job = entry.job.clone();
+                let mut job = entry.job.clone();
+                Arc::make_mut(&mut job).branch = entry.branch_of_push(None, self.lineage(&entry.job.id));
                 return Ok(Some((entry, Replacement { job, previous: None })));
             }
             // An incarnation that other replicas created under this id prevails: the entry may have been deleted
@@ -175,8 +176,9 @@ impl Pusher {
         entry: CacheEntry,
         theirs: Stored,
     ) -> Result<Option<(CacheEntry, Replacement)>, StoreError> {
-        let merged = merge(&entry.job, &theirs.job);
-        self.record_outcome(&entry, merged.lost.is_some_and(|lost| is_apart(&entry, &theirs.job, lost)));
+        let mut merged = merge(&entry.job, &theirs.job);
+        merged.job.branch = self.branch_of_merge(&entry, &theirs.job, merged.job.branch.as_deref());
+        self.record_outcome(&entry, merged.lost.is_some() && is_apart(&entry, &theirs.job));
         let is_active = !theirs.job.state.is_terminal() && theirs.job.removal.is_none();
         let reported_here = entry.dirty && entry.job.report_time > theirs.job.report_time;
         if reported_here && is_active && merged.job.report_time == theirs.job.report_time {
@@ -196,6 +198,19 @@ impl Pusher {
         }
         self.cache.mark_synced(&entry.job, &theirs);
         Ok(None)
+    }
+
+    /// Returns the branch of a merged version. `winner` is that of the version that prevails.
+    fn branch_of_merge(&self, entry: &CacheEntry, theirs: &Job, winner: Option<&Branch>) -> Option<Arc<Branch>> {
+        if winner == theirs.branch.as_deref() || entry.base == Some(theirs.version) {
+            theirs.branch.clone()
+        } else {
+            entry.branch_of_push(theirs.branch.as_deref(), self.lineage(&entry.job.id))
+        }
+    }
+
+    fn lineage(&self, id: &JobId) -> u64 {
+        self.primary.history(self.cache.partition_of(id)).lineage
     }
 
     /// Returns whether the job was in the primary once, and could have been deleted and forgotten there since. A job
@@ -233,9 +248,8 @@ impl Pusher {
     }
 }
 
-/// Returns whether neither `theirs` nor the entry was derived from the other, as far as is known here; `lost`
-/// is the change that is discarded.
-fn is_apart(entry: &CacheEntry, theirs: &Job, lost: ChangeId) -> bool {
+/// Returns whether neither `theirs` nor the entry was derived from the other, as far as is known here.
+fn is_apart(entry: &CacheEntry, theirs: &Job) -> bool {
     let ours = &entry.job;
     if ours.version.incarnation_id != theirs.version.incarnation_id {
         // An incarnation that was created over the tombstone of the other has a first revision above all revisions of
@@ -244,16 +258,11 @@ fn is_apart(entry: &CacheEntry, theirs: &Job, lost: ChangeId) -> bool {
         let comes_after = |one: &Job, other: &Job| one.version.first_revision > other.version.revision;
         return !(is_chain && (comes_after(ours, theirs) || comes_after(theirs, ours)));
     }
-    if entry.dirty {
+    // A lost entry has no change that the primary never had, so its branch decides.
+    if entry.dirty && entry.base != Some(ours.version) {
         // The changes that one process made to a job form one history.
         return entry.base != Some(theirs.version)
             && ours.version.change_id.process != theirs.version.change_id.process;
     }
-    // A clean entry was in the primary: a higher revision there was derived from it, and an older version there is its
-    // predecessor.
-    if lost == theirs.version.change_id {
-        theirs.update_time > ours.update_time
-    } else {
-        theirs.version.revision <= ours.version.revision
-    }
+    !ours.descends_from(theirs) && !theirs.descends_from(ours)
 }

@@ -96,7 +96,7 @@ impl MemoryStore {
     fn commit(&self, records: &mut Records, job: Arc<Job>) -> Stored {
         let (position, previous) = records.put(&job);
         let stored = stored(job);
-        self.listener.on_commit(CommitEvent { stored: stored.clone(), position, previous });
+        self.listener.on_commit(CommitEvent { stored: stored.clone(), position, previous, replaced: None });
         stored
     }
 
@@ -274,7 +274,12 @@ impl JobStore for MemoryStore {
         max_bytes: usize,
     ) -> Result<Option<Vec<CommitEvent>>, StoreError> {
         let changes = self.records().log.since(since, after, limit, max_bytes);
-        let announce = |Logged { position, job, previous }| CommitEvent { stored: stored(job), position, previous };
+        let announce = |Logged { position, job, previous }| CommitEvent {
+            stored: stored(job),
+            position,
+            previous,
+            replaced: None,
+        };
         Ok(changes.map(|changes| changes.into_iter().map(announce).collect()))
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, futures::Notified};
 use super::schema::keys::{PARTITIONS, Partition};
 use crate::{
     clock::{Clock, SteeredClock},
-    domain::{JobId, State},
+    domain::{Job, JobId},
     store::{ChangeNotification, CommitEvent, CommitPosition, Listener, Stored},
 };
 
@@ -110,11 +110,13 @@ impl Feed {
         *self.announced()
     }
 
-    /// Announces a version that is in Redis. `previous` is the state before, if it is known.
-    pub fn announce(&self, stored: Stored, previous: Option<State>) {
+    /// Announces a version that is in Redis. `replaced` is the version that it replaced, if it is known.
+    pub fn announce(&self, stored: Stored, replaced: Option<&Job>) {
+        let is_same = |job: &&Job| job.version.incarnation_id == stored.job.version.incarnation_id;
+        let (previous, replaced) = (replaced.filter(is_same).map(|job| job.state), replaced.map(|job| job.version));
         let mut announced = self.announced();
         *announced += 1;
-        self.listener.on_commit(CommitEvent { stored, position: *announced, previous });
+        self.listener.on_commit(CommitEvent { stored, position: *announced, previous, replaced });
     }
 
     /// Returns the jobs of each partition that must be read again.

@@ -134,7 +134,7 @@ impl RedisStore {
         let mut store = Self {
             lists: Lists::new(client.clone(), reader.clone(), listener, presence.clone()),
             due: DueSets::new(client.clone(), reader.clone(), monitor.clone()),
-            writer: Writer::new(client.clone(), feed.clone(), bound),
+            writer: Writer::new(client.clone(), feed.clone(), monitor.clone(), bound),
             replicas: Replicas::new(client.clone(), presence, bound),
             subscriber: Subscriber::new(client.clone(), feed.clone(), prober.clone(), reader.clone()),
             client,

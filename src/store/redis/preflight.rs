@@ -160,6 +160,7 @@ impl Preflight<'_> {
             by: Some(self.client.process()),
             leaving: &[],
             extent: Extent::Part,
+            lineage: 0,
         };
         let left_behind = match write.run(None, self.client.calls(), self.client.keys()).await? {
             Outcome::Done(_) | Outcome::Deferred | Outcome::Legacy => None,

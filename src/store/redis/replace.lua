@@ -10,16 +10,21 @@
 --        5     heard: "now": this version has a new report; a time; empty: unchanged
 --        6     since: "first": the id is taken from now on; a time; empty: unchanged
 --        7     durable_time: "now": this version is the first end of its incarnation; a time; empty: not set
---        8     "whole": all fields are given, and others are removed; "part": other fields stay; "touch": only heard
---              changes; "none": the record is removed
---        9     the number of fields to delete
---        10..  the score for each sorted set; empty: the id is removed; with a plus: microseconds from now
+--        8     a branch: "lineage id base parent"
+--        9     "begin": the record gets this branch; "continue": only if its own is of another lineage, or missing;
+--              empty: its own stays
+--        10    "whole": all fields are given, and others are removed; "part": other fields stay; "touch": only heard
+--              changes, 8 and 9 are empty; "none": the record is removed
+--        11    the number of fields to delete
+--        12..  the score for each sorted set; empty: the id is removed; with a plus: microseconds from now
 --        then  the fields to delete, then fields and values to set
--- Returns      if stored: "heard since durable_time", each as written now, or "-"
+-- Returns      if stored: "heard since durable_time branch": the times as written now, and the branch of the record, each
+--              "-" if there is none
 --              if the record is of version 0.1 and not all fields are given: "LEGACY"
 --              if another version is there: its fields (codec.rs, READ_FULL); all nil if there is none
 -- Why atomic   readers see a version together with its index entries, and commits are announced in their order
-local there = redis.call('HGET', KEYS[1], 'v')
+local found = redis.call('HMGET', KEYS[1], 'v', 'branch')
+local there, branch = found[1], found[2]
 local is_key_there = there or redis.call('EXISTS', KEYS[1]) == 1
 local legacy
 if not there and is_key_there then
@@ -30,10 +35,11 @@ if not there and is_key_there then
 end
 if (there or '') ~= ARGV[1] then
   return redis.call(
-    'HMGET', KEYS[1], 'v', 'job', 'since', 'heard', 'durable_time', 'doc', 'metadata', 'result', 'details'
+    'HMGET', KEYS[1],
+    'v', 'job', 'since', 'heard', 'durable_time', 'branch', 'doc', 'metadata', 'result', 'details'
   )
 end
-local mode = ARGV[8]
+local mode = ARGV[10]
 if legacy and mode ~= 'whole' and mode ~= 'none' then
   return redis.status_reply('LEGACY')
 end
@@ -58,11 +64,25 @@ if durable_time == 'now' then
   durable_time = clock()
 end
 
+if ARGV[9] == 'begin' then
+  branch = ARGV[8]
+elseif ARGV[9] == 'continue' then
+  local lineage, id, base, parent = string.match(branch or '', '^(%x+) (%x+) (%d+) (%x+)$')
+  local begun, revision = string.match(ARGV[8], '^(%x+) %x+ (%d+)')
+  if not lineage then
+    branch = ARGV[8]
+  elseif lineage ~= begun then
+    -- The version at the base of a branch belongs to its parent, too.
+    local is_at_base = parent ~= '0' and tonumber(revision) <= tonumber(base)
+    branch = string.gsub(ARGV[8], '%x+$', is_at_base and parent or id)
+  end
+end
+
 -- The sets that the id leaves come first: a full Redis accepts this first write and then the rest of the script, so
 -- that jobs can still end and be removed.
-local first = 9 + #KEYS - 2
+local first = 11 + #KEYS - 2
 for set = 3, #KEYS do
-  local score = ARGV[7 + set]
+  local score = ARGV[9 + set]
   if score == '' then
     redis.call('ZREM', KEYS[set], ARGV[2])
   elseif string.sub(score, 1, 1) == '+' then
@@ -78,7 +98,7 @@ else
   if mode == 'whole' and is_key_there then
     redis.call('DEL', KEYS[1])
   end
-  local deleted = tonumber(ARGV[9])
+  local deleted = tonumber(ARGV[11])
   if deleted > 0 then
     redis.call('HDEL', KEYS[1], unpack(ARGV, first + 1, first + deleted))
   end
@@ -92,6 +112,9 @@ else
   if durable_time ~= '' then
     set[#set + 1], set[#set + 2] = 'durable_time', durable_time
   end
+  if branch and (mode == 'whole' or branch ~= found[2]) then
+    set[#set + 1], set[#set + 2] = 'branch', branch
+  end
   redis.call('HSET', KEYS[1], unpack(set))
 end
 
@@ -101,4 +124,4 @@ end
 local function given(time)
   return time == '' and '-' or time
 end
-return given(heard) .. ' ' .. given(since) .. ' ' .. given(durable_time)
+return given(heard) .. ' ' .. given(since) .. ' ' .. given(durable_time) .. ' ' .. (branch or '-')

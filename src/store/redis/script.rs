@@ -7,11 +7,14 @@ use redis::{Cmd, Script, Value, cmd};
 use super::{
     connection::{Fault, Pool, is_unknown_script},
     schema::{
-        codec::{Fields, Message, version},
+        codec::{self, Fields, Message, parse_branch, version},
         keys::{IndexKey, Keys, Partition, Score},
     },
 };
-use crate::domain::{Job, JobId, Timestamp};
+use crate::{
+    domain::{Branch, Job, JobId, NextBranch, Timestamp},
+    store::new_branch_id,
+};
 
 /// A script, and the hash that names it in Redis.
 pub struct Source {
@@ -45,10 +48,12 @@ pub struct Write<'a> {
     pub leaving: &'a [IndexKey<'a>],
     /// The part of the record that is written.
     pub extent: Extent,
+    /// The lineage of the partition's data, as far as this replica knows.
+    pub lineage: u64,
 }
 
 /// The fields that a write sets and deletes, and the mode, which says whether other fields stay.
-struct Written {
+struct FieldChanges {
     mode: &'static str,
     fields: Fields,
 }
@@ -82,8 +87,8 @@ pub struct Terms {
 
 /// The outcome of a write.
 pub enum Outcome {
-    /// Stored; these times were set.
-    Done(Times),
+    /// Stored; the record has these times and this branch now.
+    Done(StoredValues),
     /// Not stored: it is too early for the decision.
     Deferred,
     /// Not stored: the record is of version 0.1, and must be written as a whole.
@@ -92,29 +97,32 @@ pub enum Outcome {
     Other(Value),
 }
 
-/// Times on the clock of Redis that a write sets.
+/// What the script adds to a version: times on the clock of Redis that it set, and the branch that the record has.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Times {
+pub struct StoredValues {
     /// Time of the worker's report.
     pub heard: Option<Timestamp>,
     /// Time at which the id was taken.
     pub since: Option<Timestamp>,
     /// Time at which the end of the job was stored.
     pub durable: Option<Timestamp>,
+    /// The branch.
+    pub branch: Option<Branch>,
 }
 
-impl Times {
+impl StoredValues {
     fn parse(text: &str) -> Self {
-        let mut times = text.split(' ').map(|time| time.parse().ok().map(Timestamp::from_micros));
-        let mut next = || times.next().flatten();
-        Self { heard: next(), since: next(), durable: next() }
+        let mut parts = text.splitn(4, ' ');
+        let mut time = || parts.next().and_then(|time| time.parse().ok()).map(Timestamp::from_micros);
+        let (heard, since, durable) = (time(), time(), time());
+        Self { heard, since, durable, branch: parts.next().and_then(parse_branch) }
     }
 }
 
 impl From<Value> for Outcome {
     fn from(answer: Value) -> Self {
         match answer {
-            Value::BulkString(times) => Self::Done(Times::parse(&String::from_utf8_lossy(&times))),
+            Value::BulkString(text) => Self::Done(StoredValues::parse(&String::from_utf8_lossy(&text))),
             Value::SimpleString(word) if word == "DEFERRED" => Self::Deferred,
             Value::SimpleString(_) => Self::Legacy,
             other => Self::Other(other),
@@ -139,7 +147,7 @@ pub async fn run<T: redis::FromRedisValue>(pool: &Pool, source: &Source, add: im
 impl<'a> Write<'a> {
     /// Returns a write that removes the record, if `previous` is there, and the id from the indexes `leaving`.
     pub const fn removal(id: &'a JobId, previous: Option<&'a Job>, leaving: &'a [IndexKey<'a>]) -> Self {
-        Self { id, previous, next: None, by: None, leaving, extent: Extent::Part }
+        Self { id, previous, next: None, by: None, leaving, extent: Extent::Part, lineage: 0 }
     }
 
     /// Executes the write; with `terms`, only if the passing of time allows it.
@@ -158,7 +166,7 @@ impl<'a> Write<'a> {
         command
     }
 
-    fn add_to(&self, command: &mut Cmd, keys: &Keys, terms: Option<&Terms>, fields: &Written) {
+    fn add_to(&self, command: &mut Cmd, keys: &Keys, terms: Option<&Terms>, fields: &FieldChanges) {
         let partition = Partition::of(self.id);
         let moves = self.moves();
         let count = 2 + moves.len() + if terms.is_some() { 2 } else { 0 };
@@ -173,6 +181,8 @@ impl<'a> Write<'a> {
         command.arg(self.previous.map(|job| version(job.version)).unwrap_or_default());
         command.arg(self.id.as_str()).arg(keys.changes(partition)).arg(notification);
         command.arg(self.heard()).arg(self.since()).arg(self.durable_time());
+        let (branch, condition) = self.branch();
+        command.arg(branch).arg(condition);
         self.add_fields(command, &moves, fields);
         if let Some(terms) = terms {
             for time in [terms.wait, terms.bound, terms.silence] {
@@ -183,20 +193,20 @@ impl<'a> Write<'a> {
     }
 
     /// Returns the fields to write.
-    async fn fields(&self) -> Written {
+    async fn fields(&self) -> FieldChanges {
         let whole = self.extent == Extent::Whole;
         match (self.next, self.extent) {
-            (None, _) => Written { mode: "none", fields: Fields::default() },
-            (Some(_), Extent::Heard) => Written { mode: "touch", fields: Fields::default() },
+            (None, _) => FieldChanges { mode: "none", fields: Fields::default() },
+            (Some(_), Extent::Heard) => FieldChanges { mode: "touch", fields: Fields::default() },
             (Some(job), _) if whole || self.is_another_incarnation() => {
-                Written { mode: "whole", fields: Fields::of(job, self.previous, true).await }
+                FieldChanges { mode: "whole", fields: Fields::of(job, self.previous, true).await }
             }
-            (Some(job), _) => Written { mode: "part", fields: Fields::of(job, self.previous, false).await },
+            (Some(job), _) => FieldChanges { mode: "part", fields: Fields::of(job, self.previous, false).await },
         }
     }
 
-    fn add_fields(&self, command: &mut Cmd, moves: &[(IndexKey<'_>, Option<Score>)], written: &Written) {
-        let Written { mode, fields } = written;
+    fn add_fields(&self, command: &mut Cmd, moves: &[(IndexKey<'_>, Option<Score>)], changes: &FieldChanges) {
+        let FieldChanges { mode, fields } = changes;
         command.arg(*mode).arg(fields.deleted.len());
         for (_, score) in moves {
             match score {
@@ -272,6 +282,15 @@ impl<'a> Write<'a> {
             (Some(_), Some(there)) if there.since.is_some() && !self.is_another_incarnation() => String::new(),
             (Some(_), _) => "first".to_owned(),
             (None, _) => String::new(),
+        }
+    }
+
+    /// Returns the branch of the record after the write, and the condition for it.
+    fn branch(&self) -> (String, &'static str) {
+        let Some(job) = self.next.filter(|_| self.extent != Extent::Heard) else { return Default::default() };
+        match NextBranch::of(job, self.previous, self.lineage, new_branch_id()) {
+            NextBranch::Continued(branch) => (codec::branch(branch), "continue"),
+            NextBranch::Given(branch) => (codec::branch(branch), "begin"),
         }
     }
 

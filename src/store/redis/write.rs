@@ -10,10 +10,14 @@ use super::{
     connection::{Answer, Fault, is_unknown_script},
     errors::{corrupt, error_of},
     feed::Feed,
+    monitor::Monitor,
     probe::{BEAT, SILENCE},
     read::by_partition,
-    schema::codec::{decode, stored},
-    script::{Extent, Outcome, Terms, Times, Write},
+    schema::{
+        codec::{decode, stored},
+        keys::Partition,
+    },
+    script::{Extent, Outcome, StoredValues, Terms, Write},
 };
 use crate::{
     domain::{Deadline, Job, JobId},
@@ -24,15 +28,16 @@ use crate::{
 pub struct Writer {
     client: Arc<Client>,
     feed: Arc<Feed>,
+    monitor: Arc<Monitor>,
     /// Maximum time for which a replica may be cut off with reports that it acknowledged.
     bound: Duration,
 }
 
 impl Writer {
-    /// Creates a writer that announces commits to `feed`. Decisions by time wait for replicas that are cut off for up
-    /// to `bound`.
-    pub const fn new(client: Arc<Client>, feed: Arc<Feed>, bound: Duration) -> Self {
-        Self { client, feed, bound }
+    /// Creates a writer that announces commits to `feed` and takes the lineage of the data from `monitor`. Decisions by
+    /// time wait for replicas that are cut off for up to `bound`.
+    pub const fn new(client: Arc<Client>, feed: Arc<Feed>, monitor: Arc<Monitor>, bound: Duration) -> Self {
+        Self { client, feed, monitor, bound }
     }
 
     /// Implements [`JobStore::replace`](crate::store::JobStore::replace).
@@ -188,6 +193,7 @@ impl Writer {
             by: Some(self.client.process()),
             leaving: &[],
             extent: Extent::Part,
+            lineage: self.monitor.history(Partition::of(&job.id).index()).lineage,
         }
     }
 
@@ -199,11 +205,10 @@ impl Writer {
         outcome: Outcome,
     ) -> Result<Replaced, StoreError> {
         let fields = match outcome {
-            Outcome::Done(times) => {
-                set_times(Arc::make_mut(&mut job), previous, times);
-                let before = previous.filter(|previous| previous.version.incarnation_id == job.version.incarnation_id);
+            Outcome::Done(written) => {
+                add_written(Arc::make_mut(&mut job), previous, written);
                 let stored = stored(job);
-                self.feed.announce(stored.clone(), before.map(|previous| previous.state));
+                self.feed.announce(stored.clone(), previous);
                 return Ok(Replaced::Stored(stored));
             }
             Outcome::Other(fields) => fields,
@@ -213,7 +218,7 @@ impl Writer {
         match decode(&job.id, fields).await {
             Record::Missing => Ok(Replaced::Conflict(None)),
             Record::Found(there) if there.job.version == job.version => {
-                self.feed.announce(there.clone(), previous.map(|previous| previous.state));
+                self.feed.announce(there.clone(), previous);
                 Ok(Replaced::Stored(there))
             }
             // The script found a difference, and the decoded versions are equal: the text of the version is damaged.
@@ -226,13 +231,16 @@ impl Writer {
     }
 }
 
-/// Sets the times that the script has written, or left as they were in `previous`.
-fn set_times(job: &mut Job, previous: Option<&Job>, times: Times) {
-    let Times { heard, since, durable } = times;
+/// Sets the times and the branch that the script has written, or left as they were in `previous`.
+fn add_written(job: &mut Job, previous: Option<&Job>, written: StoredValues) {
+    let StoredValues { heard, since, durable, branch } = written;
     let before = previous.filter(|previous| previous.version.incarnation_id == job.version.incarnation_id);
     job.heard = heard.or(job.heard).or(before.and_then(|before| before.heard));
     job.since = since.or(job.since).or(before.and_then(|before| before.since));
     job.durable_time = durable;
+    // Versions of one branch share it.
+    let known = job.branch.take().or_else(|| before.and_then(|before| before.branch.clone()));
+    job.branch = branch.map(|branch| known.filter(|known| **known == branch).unwrap_or_else(|| branch.into()));
     debug_assert!(job.since.is_some(), "a stored version has the time at which its id was taken");
 }
 

@@ -154,7 +154,7 @@ fn local_cache_evicts_clean_entries_and_rejects_when_all_are_dirty() {
     let clock = Arc::new(SystemClock);
     let cache = LocalCache::new(CAPACITY, Arc::new(Deaf), clock, Partitioning::SINGLE, presence);
     for n in 0..20 {
-        cache.learn(&recorded(sized(&format!("clean-{n}"), "", 10_000)), None);
+        cache.learn(&recorded(sized(&format!("clean-{n}"), "", 10_000)));
         assert!(cache.bytes() <= CAPACITY.bytes, "{} bytes", cache.bytes());
     }
     assert!(cache.entry(&id("clean-19")).is_some() && cache.entry(&id("clean-0")).is_none());
@@ -170,7 +170,7 @@ fn local_cache_evicts_clean_entries_and_rejects_when_all_are_dirty() {
     assert!(dirty >= 5, "{dirty} dirty jobs");
     assert!(cache.entry(&id("clean-19")).is_none(), "clean entries are evicted first");
     // A version that does not fit is not cached, and no dirty entry is evicted for it.
-    cache.learn(&recorded(sized("large", "", 50_000)), None);
+    cache.learn(&recorded(sized("large", "", 50_000)));
     assert!(cache.entry(&id("large")).is_none());
     assert_eq!(cache.dirty(), dirty);
     // Once the primary has the dirty entries, there is room.
@@ -186,10 +186,10 @@ fn dirty_jobs_of_one_owner_do_not_hide_clean_ones_of_others() {
     let capacity = Capacity { jobs: 250, bytes: usize::MAX };
     let cache = LocalCache::new(capacity, Arc::new(Deaf), Arc::new(SystemClock), Partitioning::SINGLE, presence);
     for n in 0..30 {
-        cache.learn(&recorded(sized(&format!("active-{n}"), "third", 10)), None);
+        cache.learn(&recorded(sized(&format!("active-{n}"), "third", 10)));
     }
     for n in 0..20 {
-        cache.learn(&recorded(apply(&sized(&format!("clean-{n}"), "modest", 10), &success(), 2)), None);
+        cache.learn(&recorded(apply(&sized(&format!("clean-{n}"), "modest", 10), &success(), 2)));
     }
     for n in 0..200 {
         let job = sized(&format!("dirty-{n}"), "greedy", 1000);

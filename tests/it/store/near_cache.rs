@@ -66,6 +66,8 @@ async fn cached_job_is_read_without_redis_and_changed_with_one_command() {
         assert_eq!(answer.job.expect("a job").revision, revision);
     }
     let [reads, writes] = commands(&redis).await;
+    // The script of a write reads the version, too.
+    let reads = reads - written;
     // On a very busy machine the check of Redis may be late; then Redis is asked.
     assert_eq!(writes - before[1], written);
     assert!(reads - before[0] <= 2 * asked + 2, "{} reads for {asked} answers of Redis", reads - before[0]);

@@ -138,7 +138,7 @@ async fn job_that_gets_an_earlier_identity_is_sent_again() {
     job.version.incarnation_id = Uuid::new_v4();
     job.create_time = job.create_time.moved(-1000);
     let earlier = job.create_time;
-    hub.on_commit(CommitEvent { stored, position: 1000, previous: None });
+    hub.on_commit(CommitEvent { stored, position: 1000, previous: None, replaced: None });
     dispatched(&hub).await;
     let told = next(&mut all).await;
     assert_eq!((brief(&told), told.reset), ((EventKind::Snapshot, Some(("a".into(), 2))), true));
@@ -158,7 +158,7 @@ async fn a_deletion_in_place_of_another_change_is_a_removal() {
     let mut stored = tracker.on_behalf_of(&ANYONE).get(&id("a"), None).await.expect("it exists");
     let job = Arc::make_mut(&mut stored.job);
     (job.removal, job.version.change_id.process) = (Some(Removal::Deleted), 1);
-    hub.on_commit(CommitEvent { stored, position: 1000, previous: None });
+    hub.on_commit(CommitEvent { stored, position: 1000, previous: None, replaced: None });
     dispatched(&hub).await;
     let removed = (EventKind::Removed, Some(("a".into(), 2)));
     let seen = next(&mut all).await;
@@ -187,7 +187,7 @@ async fn a_stream_ends_where_its_job_has_become_another_owners() {
     let job = Arc::make_mut(&mut stored.job);
     job.owner = "bob".into();
     job.version.revision += 1;
-    hub.on_commit(CommitEvent { stored, position: 1000, previous: None });
+    hub.on_commit(CommitEvent { stored, position: 1000, previous: None, replaced: None });
     dispatched(&hub).await;
     let end = stream.next().await.expect("an end").expect_err("it is not hers any more");
     assert_eq!(end, JobError::NotFound(id("a")));

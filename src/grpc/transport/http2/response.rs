@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     mem::take,
     pin::{Pin, pin},
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use h2::{Reason, SendStream, server::SendResponse};
 use http::{Response, header::CONTENT_TYPE};
 use http_body::{Body as _, Frame};
 use tokio::{task::futures::TaskLocalFuture, time::sleep};
-use tonic::body::Body;
+use tonic::{Status, body::Body};
 use tracing::debug;
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
         exchange::{Exchange, Expiry},
         status::trailers,
     },
+    offload::offload,
 };
 
 /// Maximum bytes of a response that h2 buffers.
@@ -105,16 +106,19 @@ where
 
 /// Sends `body` to its end.
 async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchange) -> Result<(), End> {
+    let mut first = None;
     if exchange.has_heavy_response() {
         // Boxed to keep the futures of the other responses small: few responses are heavy.
         Box::pin(wait_for_turn(to, exchange)).await?;
+        (first, body) = Box::pin(offload(move || encode(body))).await;
     }
     loop {
-        let frame = poll_fn(|cx| match to.poll_reset(cx) {
-            Poll::Ready(_) => Poll::Ready(Err(End::Gone)),
-            Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
+        let next = poll_fn(|cx| match (to.poll_reset(cx), first.take()) {
+            (Poll::Ready(_), _) => Poll::Ready(Err(End::Gone)),
+            (Poll::Pending, Some(first)) => Poll::Ready(Ok(first)),
+            (Poll::Pending, None) => Pin::new(&mut body).poll_frame(cx).map(Ok),
         });
-        let frame = frame.await?;
+        let frame = next.await?;
         exchange.end_turn();
         let Some(frame) = frame else { return send_part(to, Bytes::new(), Last::Yes) };
         match frame.map_err(|_| End::Broken)?.into_data() {
@@ -126,6 +130,15 @@ async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchang
             }
         }
     }
+}
+
+/// A frame of a response, as its body returns it; `None` at the end.
+type Encoded = Option<Result<Frame<Bytes>, Status>>;
+
+/// Encodes the first frame of a response, if it need not wait for the frame.
+fn encode(mut body: Body) -> (Option<Encoded>, Body) {
+    let frame = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+    (if let Poll::Ready(frame) = frame { Some(frame) } else { None }, body)
 }
 
 /// Waits until the response may be encoded, or must end.
@@ -217,7 +230,7 @@ mod tests {
         io::duplex,
         time::{Instant, timeout},
     };
-    use tonic::{Code, Status};
+    use tonic::Code;
 
     use super::*;
     use crate::{grpc::exchange::ClientConnection, quota::Quotas};

@@ -7,7 +7,7 @@ use std::{
 
 use super::LocalCache;
 use crate::{
-    domain::{Job, JobId, State, TOMBSTONE_LIFE, Timestamp},
+    domain::{Job, JobId, State, TOMBSTONE_LIFE, Timestamp, Version},
     store::{
         Replaced, StoreError, Stored,
         fallback::{
@@ -28,14 +28,16 @@ enum Comparison {
     Same,
     /// The entry stays: it is newer, or a reconciliation decides.
     Stays,
-    /// The primary had another change under this revision, so it has lost data.
+    /// The primary has a version of the same or a higher revision that, as far as is known, does not descend from the
+    /// entry.
     DataLoss,
     /// The version replaces the entry.
     Superseded,
 }
 
-/// Compares an entry with the version `job` of the primary.
-fn compare(row: &Row<EntryMeta>, job: &Job, partition: &Partition) -> Comparison {
+/// Compares an entry with the version `job` of the primary. `replaced` is the version that `job` replaced there, if it is
+/// known.
+fn compare(row: &Row<EntryMeta>, job: &Job, replaced: Option<Version>, partition: &Partition) -> Comparison {
     let cached = row.job.version;
     if cached == job.version {
         return Comparison::Same;
@@ -52,6 +54,9 @@ fn compare(row: &Row<EntryMeta>, job: &Job, partition: &Partition) -> Comparison
     let ended_here = row.job.state.is_terminal() && is_same_incarnation;
     if !comes_after(job, &row.job) || ended_here && job.removal.is_none() && !partition.is_available() {
         return Comparison::Stays;
+    }
+    if is_same_incarnation && replaced != Some(cached) && !job.descends_from(&row.job) {
+        return Comparison::DataLoss;
     }
     Comparison::Superseded
 }
@@ -111,18 +116,28 @@ impl LocalCache {
         }
     }
 
-    /// Records a version of the primary. `before` is the state before it, if that is known. A later version replaces
-    /// the entry; if it is unclear which is later, a reconciliation merges the two.
-    pub fn learn(&self, stored: &Stored, before: Option<State>) {
+    /// Records a version that was read from the primary.
+    pub fn learn(&self, stored: &Stored) {
+        self.learn_commit(stored, None, None);
+    }
+
+    /// Records a version of the primary. `before` is the state before it, and `replaced` the version that it replaced,
+    /// if they are known. A later version replaces the entry; if it is unclear which is later, a reconciliation merges
+    /// the two.
+    pub fn learn_commit(&self, stored: &Stored, before: Option<State>, replaced: Option<Version>) {
         let (job, now) = (&stored.job, self.clock.now());
         let partition = self.partition_of(&job.id);
         let mut entries = self.entries();
         let meta = entries.meta(job, partition, false, now);
         if let Some(row) = entries.table.get(&job.id).filter(|row| !Entries::is_forgotten(row, now)) {
-            match compare(row, job, &entries.partitions[partition]) {
+            match compare(row, job, replaced, &entries.partitions[partition]) {
                 Comparison::Same if row.meta.dirty => {
                     self.put_clean(&mut entries, job.clone(), meta);
                     return self.announce(&mut entries, stored.clone(), before);
+                }
+                // The record may be in another branch than when the entry was read.
+                Comparison::Same if row.job.branch != job.branch => {
+                    return self.put_clean(&mut entries, job.clone(), meta);
                 }
                 Comparison::Same => {
                     entries.table.meta_mut(&job.id).into_iter().for_each(|(_, known)| *known = meta);

@@ -227,7 +227,7 @@ impl LocalCache {
 
     fn announce(&self, entries: &mut Entries, stored: Stored, previous: Option<State>) {
         entries.position += 1;
-        self.listener.on_commit(CommitEvent { stored, position: entries.position, previous });
+        self.listener.on_commit(CommitEvent { stored, position: entries.position, previous, replaced: None });
     }
 }
 
@@ -239,7 +239,7 @@ impl Measured for LocalCache {
 
 impl Listener for LocalCache {
     fn on_commit(&self, event: CommitEvent) {
-        self.learn(&event.stored, event.previous);
+        self.learn_commit(&event.stored, event.previous, event.replaced);
     }
 
     fn on_notification(&self, notification: &ChangeNotification<'_>) -> bool {

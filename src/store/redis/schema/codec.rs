@@ -7,6 +7,7 @@
 //! | `job` | the core: [`record`] |
 //! | `metadata`, `result`, `details` | the documents, as JSON |
 //! | `since`, `heard`, `durable_time` | times of Redis's clock, which the script writes |
+//! | `branch` | the branch of the job's history: lineage, id, revision from which it was continued, and parent |
 //! | `rev` | always `newer`: version 0.1, which kept other fields, treats the record as damaged and leaves it alone |
 
 use std::{borrow::Cow, fmt::Write, sync::Arc};
@@ -17,16 +18,17 @@ use uuid::Uuid;
 
 use super::{legacy, record};
 use crate::{
-    domain::{ChangeId, Document, Job, JobId, Outcome, State, Timestamp, Version, View},
+    domain::{Branch, ChangeId, Document, Job, JobId, Outcome, State, Timestamp, Version, View},
     offload::{LARGE_BYTES, offload},
     store::{Durability, Record, Source, Stored},
 };
 
 /// The fields of a complete job, those of [`READ_BASIC`] first.
-pub const READ_FULL: [&str; 9] = ["v", "job", "since", "heard", "durable_time", "doc", "metadata", "result", "details"];
+pub const READ_FULL: [&str; 10] =
+    ["v", "job", "since", "heard", "durable_time", "branch", "doc", "metadata", "result", "details"];
 
 /// The fields of a job without its documents.
-pub const READ_BASIC: [&str; 6] = ["v", "job", "since", "heard", "durable_time", "doc"];
+pub const READ_BASIC: [&str; 7] = ["v", "job", "since", "heard", "durable_time", "branch", "doc"];
 
 /// The fields with the documents of a job.
 const DOCUMENTS: [&str; 3] = ["metadata", "result", "details"];
@@ -59,6 +61,21 @@ pub fn parse_version(text: &str) -> Option<Version> {
     let change_id = ChangeId { process: hex(process)?, counter: hex(counter)? };
     let first_revision = parts.next()?.parse().ok()?;
     Some(Version { incarnation_id: Uuid::parse_str(parts.next()?).ok()?, first_revision, revision, change_id })
+}
+
+/// Formats a branch. The script compares the lineage, which therefore comes first, and takes the id of the record's
+/// branch for the parent, which therefore comes last.
+pub fn branch(branch: Branch) -> String {
+    let Branch { lineage, id, base, parent } = branch;
+    format!("{lineage:x} {id:x} {base} {parent:x}")
+}
+
+/// Parses a branch.
+pub fn parse_branch(text: &str) -> Option<Branch> {
+    let mut parts = text.splitn(4, ' ');
+    let hex = |text| u64::from_str_radix(text, 16).ok();
+    let (lineage, id) = (hex(parts.next()?)?, hex(parts.next()?)?);
+    Some(Branch { lineage, id, base: parts.next()?.parse().ok()?, parent: hex(parts.next()?)? })
 }
 
 /// The fields that a write changes.
@@ -113,15 +130,14 @@ fn documents(job: &Job) -> [Option<&Document>; 3] {
 }
 
 type Bytes = Option<Vec<u8>>;
-type Times = (Option<i64>, Option<i64>, Option<Timestamp>);
+type BasicFields = (Option<String>, Bytes, Option<i64>, Option<i64>, Option<String>, Option<String>, Bytes);
+type Times = (Option<i64>, Option<i64>, Option<Timestamp>, Option<Branch>);
 
 /// Encodes a document as JSON.
 async fn encode_document(document: &Document) -> Vec<u8> {
     if document.encoded().len() >= LARGE_BYTES {
         let shared = document.clone();
-        if let Some(json) = offload(move || record::encode_document(&shared)).await {
-            return json;
-        }
+        return offload(move || record::encode_document(&shared)).await;
     }
     record::encode_document(document)
 }
@@ -132,7 +148,7 @@ pub async fn decode(id: &JobId, values: Value) -> Record {
         return decode_here(id, values);
     }
     let id = id.clone();
-    offload(move || decode_here(&id, values)).await.unwrap_or(Record::Corrupt)
+    offload(move || decode_here(&id, values)).await
 }
 
 /// Returns the size of a record in bytes.
@@ -144,13 +160,11 @@ fn size(values: &Value) -> usize {
 fn decode_here(id: &JobId, values: Value) -> Record {
     let Ok(mut values) = <Vec<Value>>::from_redis_value(values) else { return Record::Corrupt };
     let documents = values.split_off(READ_BASIC.len().min(values.len()));
-    let basic = <(Option<String>, Bytes, Option<i64>, Option<i64>, Option<String>, Bytes)>::from_redis_value(
-        Value::Array(values),
-    );
-    let Ok((version, job, since, heard, durable_time, doc)) = basic else { return Record::Corrupt };
+    let basic = BasicFields::from_redis_value(Value::Array(values));
+    let Ok((version, job, since, heard, durable_time, branch, doc)) = basic else { return Record::Corrupt };
     // Version 0.1 wrote an empty text if there was no time.
     let durable_time = durable_time.and_then(|time| time.parse().ok()).map(Timestamp::from_micros);
-    let times = (since, heard, durable_time);
+    let times = (since, heard, durable_time, branch.as_deref().and_then(parse_branch));
     let found = match (version, job, doc) {
         (None, None, None) => return Record::Missing,
         (None, None, Some(doc)) => legacy::decode(id, &doc, durable_time),
@@ -162,10 +176,11 @@ fn decode_here(id: &JobId, values: Value) -> Record {
 
 fn decode_record(id: &JobId, version: &str, job: &[u8], times: Times, documents: Vec<Value>) -> Option<Job> {
     let mut job = record::decode(id, parse_version(version)?, job)?;
-    let (since, heard, durable_time) = times;
+    let (since, heard, durable_time, branch) = times;
     job.since = Some(since.map_or(job.create_time, Timestamp::from_micros));
     job.heard = Some(heard.map_or(job.update_time, Timestamp::from_micros));
     job.durable_time = durable_time;
+    job.branch = branch.map(Arc::new);
     if documents.is_empty() {
         return Some(job);
     }

@@ -256,6 +256,7 @@ pub fn decode(id: &JobId, version: Version, bytes: &[u8]) -> Option<Job> {
         durable_time: None,
         since: None,
         heard: None,
+        branch: None,
         removal: match record.removal {
             0 => None,
             1 => Some(Removal::Deleted),

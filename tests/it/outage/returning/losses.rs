@@ -5,18 +5,20 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use jobtrack::proto::v1::{Durability, ListJobsRequest, job::State};
+use jobtrack::proto::v1::{Durability, GetStatsRequest, ListJobsRequest, job::State, reconciled_job::Outcome};
 use tokio::task::JoinSet;
 use tonic::Status;
+use tonic_health::ServingStatus::NotServing;
 
 use super::{each, ids, ids_in, stored};
 use crate::support::{
     Client, Server, create, new_job,
-    records::key_of,
+    records::{ask, key_of, record_key},
     redis::Redis,
-    replicas::{try_get, whole},
+    relay::{Link, Relay},
+    replicas::{Health, try_get, whole},
     until,
-    watching::{try_complete, try_report},
+    watching::{report, try_complete, try_report},
 };
 
 /// Number of jobs of each replica.
@@ -149,5 +151,83 @@ async fn holder_puts_back_a_record_that_a_list_misses() {
     redis.command(&["DEL", &key_of(&redis, "a").await]).await;
     client.list_jobs(ListJobsRequest::default()).await.expect("a page");
     until("it is put back", async || ids_in(&redis).await.contains(&"a".to_owned()).then_some(())).await;
+    server.stop().await;
+}
+
+/// Redis loses a record while one replica is cut off; that replica puts its older version back and goes on from there. A
+/// report that the other replica had stored before is not among the ancestors of what follows, whatever the revision,
+/// and is not discarded silently.
+#[tokio::test(flavor = "multi_thread")]
+async fn report_that_redis_lost_is_not_taken_for_an_ancestor_of_later_ones() {
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.port).await;
+    let older = Server::with(&["--redis-url", &relay.url()]).await;
+    let newer = Server::with(&["--redis-url", &redis.url()]).await;
+    let (mut at_older, mut at_newer) = (older.client().await, newer.client().await);
+    create(&mut at_older, "a").await;
+    whole(&older).await;
+    whole(&newer).await;
+    relay.set_all(Link::Cut);
+    Health::watch(&older, "redis").await.until(NotServing).await;
+    assert_eq!(report(&mut at_newer, "a").await.revision, 2);
+    redis.command(&["DEL", &record_key("a")]).await;
+    relay.set_all(Link::Pass);
+
+    stored(&mut at_older, "a", 1).await;
+    for revision in 2..=3 {
+        let job = report(&mut at_older, "a").await;
+        assert_eq!((job.revision, job.durability()), (revision, Durability::Durable));
+    }
+    let mut admin = newer.admin().await;
+    until("the discarded report is reported", async || {
+        try_get(&mut at_newer, "a").await.expect("it is held");
+        let stats = admin.get_stats(GetStatsRequest {}).await.expect("it answers").into_inner();
+        let jobs = stats.last_reconciliation.into_iter().flat_map(|summary| summary.jobs);
+        jobs.into_iter().any(|job| job.job_id == "a" && job.outcome() == Outcome::Conflicted).then_some(())
+    })
+    .await;
+    stored(&mut at_newer, "a", 3).await;
+    older.stop().await;
+    newer.stop().await;
+}
+
+/// Returns the lineage, the id, the base and the parent of the branch of `a`.
+async fn branch(redis: &Redis) -> [String; 4] {
+    let text: String = ask(redis, &["HGET", &record_key("a"), "branch"]).await;
+    let parts: Vec<_> = text.split(' ').map(str::to_owned).collect();
+    parts.try_into().unwrap_or_else(|parts| panic!("{parts:?}"))
+}
+
+/// A record stays in its branch until Redis may have lost data.
+#[tokio::test(flavor = "multi_thread")]
+async fn branch_of_a_record_ends_where_data_may_have_been_lost() {
+    let mut redis = Redis::start().await;
+    let server = Server::with(&["--redis-url", &redis.url()]).await;
+    whole(&server).await;
+    let mut client = server.client().await;
+    create(&mut client, "a").await;
+    let first = branch(&redis).await;
+    assert_eq!(first[2..], ["1", "0"]);
+    report(&mut client, "a").await;
+    assert_eq!(branch(&redis).await, first);
+
+    redis.restart().await;
+    whole(&server).await;
+    until("a report is stored", async || {
+        (report(&mut client, "a").await.durability() == Durability::Durable).then_some(())
+    })
+    .await;
+    let [lineage, id, base, parent] = branch(&redis).await;
+    assert!(lineage != first[0] && id != first[1], "{lineage} {id} and {first:?}");
+    assert_eq!((base.as_str(), &parent), ("2", &first[1]));
+
+    redis.command(&["DEL", &record_key("a")]).await;
+    let there = report(&mut client, "a").await.revision - 1;
+    stored(&mut client, "a", there + 1).await;
+    let put_back = branch(&redis).await;
+    assert_eq!((&put_back[0], &put_back[2], &put_back[3]), (&lineage, &there.to_string(), &id));
+    assert_ne!(put_back[1], id);
+    report(&mut client, "a").await;
+    assert_eq!(branch(&redis).await, put_back);
     server.stop().await;
 }

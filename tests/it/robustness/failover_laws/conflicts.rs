@@ -129,14 +129,17 @@ async fn lost_first_end_wins_over_a_later_one(#[case] reports: usize) {
     }
     world.call(1, "a", Op::Fail).await;
     let there = world.record.store().get(&id("a")).await.expect("it answers").map(durable).expect("it is there");
-    world.replicas[0].link.held.on_commit(CommitEvent { stored: there, position: 0, previous: None });
+    world.replicas[0].link.held.on_commit(CommitEvent { stored: there, position: 0, previous: None, replaced: None });
     world.replicas[0].whole().await;
     assert_eq!(world.there("a").await.expect("it is there").state, State::Succeeded);
     assert_eq!(world.replicas[0].conflicts().await, 1);
 }
 
+/// A durable report was lost, and another replica went on from the version before it: also if its versions have higher
+/// revisions.
+#[rstest]
 #[tokio::test(start_paused = true)]
-async fn losing_durable_report_is_reported() {
+async fn losing_durable_report_is_reported(#[values(0, 1, 2)] reports: usize) {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
     world.call(1, "a", Op::Report).await;
@@ -145,6 +148,9 @@ async fn losing_durable_report_is_reported() {
     let version = world.acknowledged["a"].job.version;
     world.take(Step::Lose { all: false }).await;
     world.replicas[1].whole().await;
+    for _ in 0..reports {
+        world.call(1, "a", Op::Report).await;
+    }
     world.call(1, "a", Op::Fail).await;
     world.replicas[0].whole().await;
     assert_ne!(world.there("a").await.expect("it is there").version.change_id, version.change_id);

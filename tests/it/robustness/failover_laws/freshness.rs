@@ -40,7 +40,7 @@ fn with_fresh_entry() -> (LocalCache, JobId) {
     let held = cache(100, Arc::new(Deaf));
     assert!(held.set_available(0));
     let entry = job("a", 1);
-    held.learn(&recorded(entry.clone()), None);
+    held.learn(&recorded(entry.clone()));
     held.mark_fresh(&entry, freshness(&held, &entry.id));
     held.notified_until(Instant::now());
     assert!(held.get_fresh(&entry.id).is_some());
@@ -75,12 +75,12 @@ fn answer_to_an_earlier_request_makes_no_entry_fresh() {
     let held = cache(1, Arc::new(Deaf));
     assert!(held.set_available(0));
     let first = job("a", 1);
-    held.learn(&recorded(first.clone()), None);
+    held.learn(&recorded(first.clone()));
     let following = freshness(&held, &first.id);
-    held.learn(&recorded(job("b", 1)), None);
+    held.learn(&recorded(job("b", 1)));
     let revision = apply(&first, &heartbeat(), 2).version.revision;
     held.on_notification(&ChangeNotification { id: &first.id, revision, kind: "", owner: "", own: false });
-    held.learn(&recorded(first.clone()), None);
+    held.learn(&recorded(first.clone()));
     held.mark_fresh(&first, following);
     held.notified_until(Instant::now());
     assert!(held.get_fresh(&first.id).is_none(), "an outdated entry is served");

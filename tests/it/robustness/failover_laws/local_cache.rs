@@ -27,7 +27,7 @@ fn dirty_job_holds_the_mark_back(#[case] is_lost: bool) {
     let held = LocalCache::new(100, Arc::new(Deaf), clock, Partitioning::SINGLE, presence.clone());
     assert!(held.set_available(0));
     let job = job("a", 1);
-    held.learn(&recorded(job.clone()), None);
+    held.learn(&recorded(job.clone()));
     presence.beat_answered(0, at(10), at(1));
     if is_lost {
         let Route::Primary(token) = held.route_read(&job.id) else { panic!("it is clean") };
@@ -47,7 +47,7 @@ fn expired_entries_are_removed_a_few_at_a_time() {
     assert!(held.set_available(0));
     for number in 0..OVER {
         let ended = apply(&job(&format!("j{number}"), 1), &success(), 2);
-        held.learn(&recorded(Job { expire_time: Some(at(3)), ..ended }), None);
+        held.learn(&recorded(Job { expire_time: Some(at(3)), ..ended }));
     }
     assert!(held.tidy().now_or_never().is_none(), "nobody else had a turn");
     let removed = OVER - held.count();
@@ -79,13 +79,13 @@ fn dirty_entry_stays_until_exactly_its_version_is_stored() {
     let held = cache(100, Arc::new(Deaf));
     assert!(held.set_available(0));
     let first = job("a", 1);
-    held.learn(&recorded(first.clone()), None);
+    held.learn(&recorded(first.clone()));
     let [sent, rival] = [2, 3].map(|second| apply(&first, &heartbeat(), second));
     held.accept(Arc::new(sent.clone()), Some(&first), true).expect("there is room");
     let next = apply(&sent, &heartbeat(), 4);
     held.accept(Arc::new(next.clone()), Some(&sent), false).expect("there is room");
     let newer = apply(&apply(&rival, &heartbeat(), 5), &heartbeat(), 6);
-    held.learn(&recorded(newer), None);
+    held.learn(&recorded(newer));
     held.mark_synced(&sent, &recorded(sent.clone()));
     let accepted = held.accepted(&first.id).expect("Redis does not have it");
     assert_eq!((accepted.job.version, held.dirty()), (next.version, 1));
@@ -120,7 +120,7 @@ fn times_of_accepted_jobs_move_when_the_clock_is_set() {
     let accepted = Job { expire_time: Some(at(2)), ..job("accepted", 1) };
     held.accept(Arc::new(accepted.clone()), None, false).expect("there is room");
     let clean = Job { since: Some(at(1)), ..job("clean", 1) };
-    held.learn(&recorded(clean.clone()), None);
+    held.learn(&recorded(clean.clone()));
     assert!(decides(&held, &accepted), "it is due");
 
     held.set_clock(&|| i64::MAX / 2);
@@ -171,8 +171,8 @@ fn new_incarnation_is_announced_after_its_tombstone_was_forgotten() {
     let first = job("a", 1);
     let gone = first.expired(at(2), change_context(2).change_id);
     let second = Job::create(id("a"), plain(), Some(&gone), Uuid::new_v4(), &change_context(3));
-    held.learn(&recorded(second.expired(at(4), change_context(4).change_id)), None);
-    held.learn(&recorded(job("a", 700)), None);
+    held.learn(&recorded(second.expired(at(4), change_context(4).change_id)));
+    held.learn(&recorded(job("a", 700)));
     assert_eq!(*seen.0.lock().expect("no test panics here"), 2);
 }
 
@@ -183,7 +183,7 @@ fn accepted_version_is_announced_again_when_it_is_stored() {
     let held = cache(100, seen.clone());
     assert!(held.set_available(0));
     let first = job("a", 1);
-    held.learn(&recorded(first.clone()), None);
+    held.learn(&recorded(first.clone()));
     let next = apply(&first, &heartbeat(), 2);
     held.accept(Arc::new(next.clone()), Some(&first), false).expect("there is room");
     assert_eq!(*seen.0.lock().expect("no test panics here"), 2);
@@ -219,8 +219,8 @@ fn a_job_whose_id_another_owner_has_is_announced_as_removed(#[case] is_dirty: bo
         held.accept(Arc::new(lost.clone()), None, false).expect("there is room");
         held.mark_synced(&lost, &recorded(stands));
     } else {
-        held.learn(&recorded(lost), None);
-        held.learn(&recorded(Job { since: Some(at(1)), ..stands }), None);
+        held.learn(&recorded(lost));
+        held.learn(&recorded(Job { since: Some(at(1)), ..stands }));
     }
     let seen = seen.0.lock().expect("no test panics here");
     let alice = |removal| ("alice".to_owned(), removal, 1);

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use jobtrack::{
-    domain::{Job, JobId, ListQuery, Timestamp, Version},
+    domain::{Branch, Job, JobId, ListQuery, NextBranch, Timestamp, Version},
     store::{
         CommitEvent, Decided, Decision, DueBatch, Durability, History, JobStore, Listener, LocalCache, MemoryStore,
         Page, PartitionState, PrimaryStore, Record as StoredRecord, Replaced, StorageMode, StoreError, StoreStats,
@@ -18,21 +18,32 @@ use jobtrack::{
     },
 };
 use tokio::{sync::watch, time::sleep};
+use uuid::Uuid;
 
 use super::world::NAMES;
 use crate::support::{jobs::id, stores::Deaf};
 
 /// A primary that can lose its data, and the order in which it first stored ids.
 #[derive(Clone)]
-pub struct Record(Arc<Mutex<Arc<MemoryStore>>>, Arc<AtomicI64>);
+pub struct Record {
+    store: Arc<Mutex<Arc<MemoryStore>>>,
+    next_since: Arc<AtomicI64>,
+    /// The lineage of the data, which changes with each loss.
+    lineage: Arc<AtomicU64>,
+}
 
 impl Record {
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Arc::new(MemoryStore::new(1000, Arc::new(Deaf))))), Arc::new(1.into()))
+        let store = Arc::new(MemoryStore::new(1000, Arc::new(Deaf)));
+        Self { store: Arc::new(Mutex::new(store)), next_since: Arc::new(1.into()), lineage: Arc::new(1.into()) }
     }
 
     pub fn store(&self) -> Arc<MemoryStore> {
-        self.0.lock().expect("no test panics here").clone()
+        self.store.lock().expect("no test panics here").clone()
+    }
+
+    pub fn lineage(&self) -> u64 {
+        self.lineage.load(Relaxed)
     }
 
     /// Returns all its records.
@@ -51,7 +62,8 @@ impl Record {
         for job in jobs {
             store.replace(job, None).await.expect("there is room");
         }
-        *self.0.lock().expect("no test panics here") = store;
+        *self.store.lock().expect("no test panics here") = store;
+        self.lineage.fetch_add(1, Relaxed);
     }
 }
 
@@ -97,6 +109,8 @@ pub struct Link {
     pub reads: Reads,
     /// Id of the server's process.
     pub run: AtomicU64,
+    /// The lineage of the data, as far as the replica knows.
+    pub known_lineage: AtomicU64,
     /// Hides from the replica that the link is down.
     pub hides: AtomicBool,
     /// Number of requests without an answer because the link was down.
@@ -128,10 +142,18 @@ impl Link {
 
     /// Writes with the times that the primary adds.
     async fn write(&self, mut job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
+        let (lineage, id) = (self.known_lineage.load(Relaxed), Uuid::new_v4().as_u64_pair().0);
+        let there = self.record.store().get(&job.id).await?.and_then(|there| there.job.branch.as_deref().copied());
+        let next = match (NextBranch::of(&job, previous, lineage, id), there) {
+            (NextBranch::Continued(branch), Some(there)) if there.lineage == branch.lineage => there,
+            (NextBranch::Continued(branch), Some(there)) => Branch { parent: there.parent_at(branch.base), ..branch },
+            (NextBranch::Continued(branch), None) | (NextBranch::Given(branch), _) => branch,
+        };
         let noted = Arc::make_mut(&mut job);
+        noted.branch = Some(next.into());
         let before = previous.and_then(|previous| previous.since);
         let since = noted.since.or(before);
-        noted.since = since.or_else(|| Some(Timestamp::from_micros(self.record.1.fetch_add(1, Relaxed))));
+        noted.since = since.or_else(|| Some(Timestamp::from_micros(self.record.next_since.fetch_add(1, Relaxed))));
         noted.heard = Some(noted.update_time);
         if noted.state.is_terminal() && noted.removal.is_none() && noted.durable_time.is_none() {
             noted.durable_time = Some(noted.update_time);
@@ -167,7 +189,8 @@ impl JobStore for Link {
         Ok(match outcome {
             Replaced::Stored(stored) => {
                 let stored = durable(stored);
-                self.held.on_commit(CommitEvent { stored: stored.clone(), position: 0, previous: None });
+                let replaced = previous.map(|previous| previous.version);
+                self.held.on_commit(CommitEvent { stored: stored.clone(), position: 0, previous: None, replaced });
                 Replaced::Stored(stored)
             }
             Replaced::Conflict(there) => Replaced::Conflict(there.map(durable)),
@@ -225,6 +248,9 @@ impl JobStore for Link {
 #[async_trait]
 impl PrimaryStore for Link {
     async fn probe(&self, _: usize) -> PartitionState {
+        if self.check().is_ok() {
+            self.known_lineage.store(self.record.lineage(), Relaxed);
+        }
         self.suspect();
         self.states.borrow()[0]
     }
@@ -253,6 +279,7 @@ impl PrimaryStore for Link {
     async fn beat(&self, _: usize) -> Result<(), StoreError> {
         self.check()?;
         self.beats.fetch_add(1, Relaxed);
+        self.known_lineage.store(self.record.lineage(), Relaxed);
         Ok(())
     }
 
@@ -261,6 +288,7 @@ impl PrimaryStore for Link {
     }
 
     fn history(&self, _: usize) -> History {
-        History { epoch: self.epoch(), run: self.run.load(Relaxed), ..History::default() }
+        let lineage = self.known_lineage.load(Relaxed);
+        History { epoch: lineage, lineage, run: self.run.load(Relaxed), ..History::default() }
     }
 }

@@ -1,7 +1,7 @@
 //! Two replicas and a primary between them, without processes.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -11,8 +11,11 @@ use std::{
 
 use jobtrack::{
     clock::Clock,
-    domain::{ANYONE, Change, Job, JobError, NewJob, Retention, Timestamp},
-    store::{FallbackPolicy, FallbackStore, JobStore, LocalCache, PartitionState, Partitioning, Presence, StorageMode},
+    domain::{ANYONE, Change, Job, JobError, NewJob, Progress, Report, Retention, Timestamp},
+    store::{
+        FallbackPolicy, FallbackStore, JobStore, LocalCache, PartitionState, Partitioning, Presence, ReconcileOutcome,
+        StorageMode,
+    },
     tracker::{CreateOutcome, Tracker},
     watch::Hub,
 };
@@ -21,9 +24,10 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use uuid::Uuid;
 
 use super::primary::{Link, Reads, Record};
-use crate::support::jobs::{failure, heartbeat, id, plain, success};
+use crate::support::jobs::{failure, id, plain, success};
 
 /// A clock that advances with each read.
 pub struct StepClock(AtomicI64);
@@ -63,7 +67,7 @@ impl Replica {
         let held = Arc::new(LocalCache::new(1000, hub.clone(), clock.clone(), Partitioning::SINGLE, presence.clone()));
         let (up, loses_answer) = (true.into(), false.into());
         let states = watch::Sender::new(vec![PartitionState::Serving]);
-        let (record, reads) = (record.clone(), Reads::default());
+        let (record, reads, record_lineage) = (record.clone(), Reads::default(), record.lineage());
         let (run, hides) = (AtomicU64::new(1), false.into());
         let (unanswered, beats) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let link = Arc::new(Link {
@@ -75,6 +79,7 @@ impl Replica {
             hurries_late_write: false.into(),
             reads,
             run,
+            known_lineage: record_lineage.into(),
             hides,
             unanswered,
             beats,
@@ -132,6 +137,8 @@ pub enum Step {
     Save,
     /// Cuts both links, and restarts the primary empty, or from its snapshot.
     Lose { all: bool },
+    /// Empties the primary, which no replica notices before it sends a beat.
+    LoseUnnoticed,
     /// Restores both links, and waits for both replicas.
     Heal,
 }
@@ -146,6 +153,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => (0..2_usize).prop_map(Step::LoseAnswer),
         1 => Just(Step::Save),
         1 => any::<bool>().prop_map(|all| Step::Lose { all }),
+        1 => Just(Step::LoseUnnoticed),
         2 => Just(Step::Heal),
     ]
 }
@@ -164,6 +172,10 @@ pub struct World {
     pub saved: Vec<Arc<Job>>,
     /// Since the last time that everything was whole.
     pub acknowledged: HashMap<&'static str, Acknowledged>,
+    /// The acknowledged reports since then: the job, its incarnation, and the number of the report, which the message of
+    /// the job has together with those of the reports before.
+    pub reports: Vec<(&'static str, Uuid, String)>,
+    pub last_report: usize,
 }
 
 impl World {
@@ -175,7 +187,8 @@ impl World {
     pub fn keeping_active_for(active: Duration) -> Self {
         let (record, clock) = (Record::new(), Arc::new(StepClock::default()));
         let replicas = [Replica::new(&record, &clock, active), Replica::new(&record, &clock, active)];
-        Self { record, clock, replicas, saved: Vec::new(), acknowledged: HashMap::new() }
+        let (saved, acknowledged, reports) = (Vec::new(), HashMap::new(), Vec::new());
+        Self { record, clock, replicas, saved, acknowledged, reports, last_report: 0 }
     }
 
     pub async fn take(&mut self, step: Step) {
@@ -192,6 +205,7 @@ impl World {
                 }
                 self.record.restore(if all { Vec::new() } else { self.saved.clone() }).await;
             }
+            Step::LoseUnnoticed => self.record.restore(Vec::new()).await,
             Step::Heal => self.heal().await,
         }
     }
@@ -200,7 +214,15 @@ impl World {
         let tracker = self.replicas[replica].tracker.on_behalf_of(&ANYONE);
         let change = match op {
             Op::Create => None,
-            Op::Report => Some(heartbeat()),
+            Op::Report => {
+                self.last_report += 1;
+                let before = tracker.get(&id(name), None).await.ok().map(|stored| stored.job);
+                let reports = before.as_ref().and_then(|job| job.progress.message.as_deref()).unwrap_or_default();
+                let message = Some(format!("{reports}{}.", self.last_report));
+                let expected_revision = before.as_ref().map(|job| job.version.revision);
+                let progress = Progress { message, ..Progress::default() };
+                Some(Change::Report(Report { progress, expected_revision, ..Report::default() }))
+            }
             Op::Succeed => Some(success()),
             Op::Fail => Some(failure()),
             Op::Delete => Some(Change::Delete { force: true }),
@@ -211,9 +233,16 @@ impl World {
         };
         match outcome {
             Ok(stored) => {
+                if let Op::Report = op {
+                    self.reports.push((name, stored.job.version.incarnation_id, format!("{}.", self.last_report)));
+                }
                 let before = self.acknowledged.get(name);
                 let by = before.is_none_or(|before| before.by == Some(replica)).then_some(replica);
                 self.acknowledged.insert(name, Acknowledged { job: stored.job, by });
+            }
+            // The creation over a tombstone may be stored nevertheless, and replace what others acknowledged.
+            Err(JobError::StoreUnavailable) if matches!(op, Op::Create) => {
+                self.acknowledged.entry(name).and_modify(|before| before.by = None);
             }
             Err(JobError::NotFound(_) | JobError::Exists(_) | JobError::Rejected(..) | JobError::StoreUnavailable) => {}
             Err(error) => panic!("{op:?} of {name} on {replica}: {error}"),
@@ -234,15 +263,39 @@ impl World {
     }
 
     pub async fn heal(&mut self) {
-        for _ in 0..2 {
+        for at in 0..2 {
+            if self.replicas[at].link.known_lineage.load(Relaxed) != self.record.lineage() {
+                self.part(at).await;
+            }
+        }
+        for _ in 0..3 {
             for replica in &self.replicas {
                 replica.link.loses_answer.store(false, Relaxed);
                 replica.whole().await;
+                // What it reads may show that data was lost.
+                for name in NAMES {
+                    _ = replica.tracker.on_behalf_of(&ANYONE).get(&id(name), None).await;
+                }
             }
         }
-        let mut conflicts = 0;
+        assert!(self.replicas.iter().all(|replica| *replica.store.mode().borrow() == StorageMode::Redis));
+        let (mut conflicts, mut reported) = (0, HashSet::new());
         for replica in &self.replicas {
             conflicts += replica.conflicts().await;
+            let report = replica.store.stats().await.expect("it answers").last_reconciliation;
+            let discarded = report.into_iter().flat_map(|report| report.jobs);
+            let discarded = discarded.filter(|(_, outcome, _)| *outcome != ReconcileOutcome::Merged);
+            reported.extend(discarded.map(|(id, ..)| id.to_string()));
+        }
+        for (name, incarnation, number) in std::mem::take(&mut self.reports) {
+            let Some(there) = self.there(name).await else { continue };
+            let is_it = there.version.incarnation_id == incarnation && there.removal.is_none();
+            let message = there.progress.message.as_deref().unwrap_or_default();
+            let kept = message.split_inclusive('.').any(|kept| kept == number);
+            assert!(
+                kept || !is_it || reported.contains(name),
+                "report {number} of {name} is lost unreported: {there:?}"
+            );
         }
         for (name, acknowledged) in self.acknowledged.drain() {
             let there = self.record.store().get(&id(name)).await.expect("it answers").map(|stored| stored.job);
