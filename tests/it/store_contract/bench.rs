@@ -141,5 +141,5 @@ async fn open(url: &str, listener: Arc<dyn Listener>, presence: Arc<Presence>) -
 /// Returns a job without the fields that a primary adds.
 fn as_written(stored: &Stored) -> Job {
     assert!(stored.durability == Durability::Volatile || stored.job.is_recorded());
-    Job { since: None, heard: None, durable_time: None, ..Job::clone(&stored.job) }
+    Job { since: None, heard: None, durable_time: None, branch: None, ..Job::clone(&stored.job) }
 }
