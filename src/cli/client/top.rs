@@ -93,7 +93,8 @@ async fn statistics(tracker: &Tracker) -> Option<GetStatsResponse> {
     timeout(COUNTS_TIMEOUT, tracker.stats()).await.ok()?.ok()
 }
 
-/// Reads the statistics of the tracker at intervals, first after one interval. Yields nothing for a read that fails or takes too long.
+/// Reads the statistics of the tracker at intervals, first after one interval. Yields nothing for a read that fails or
+/// takes too long.
 fn repeated_statistics(tracker: &Tracker) -> impl Stream<Item = GetStatsResponse> {
     let mut ticks = interval_at(Instant::now() + COUNTS_INTERVAL, COUNTS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

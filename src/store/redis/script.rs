@@ -97,7 +97,7 @@ pub enum Outcome {
     Other(Value),
 }
 
-/// What the script adds to a version: times on the clock of Redis that it set, and the branch that the record has.
+/// The values that the script adds to a version: times on the clock of Redis, and the branch of the record.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StoredValues {
     /// Time of the worker's report.

@@ -109,8 +109,7 @@ async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchang
     let mut first = None;
     if exchange.has_heavy_response() {
         // Boxed to keep the futures of the other responses small: few responses are heavy.
-        Box::pin(wait_for_turn(to, exchange)).await?;
-        (first, body) = Box::pin(offload(move || encode(body))).await;
+        (first, body) = Box::pin(encode_in_turn(body, to, exchange)).await?;
     }
     loop {
         let next = poll_fn(|cx| match (to.poll_reset(cx), first.take()) {
@@ -141,17 +140,25 @@ fn encode(mut body: Body) -> (Option<Encoded>, Body) {
     (if let Poll::Ready(frame) = frame { Some(frame) } else { None }, body)
 }
 
-/// Waits until the response may be encoded, or must end.
-async fn wait_for_turn(to: &mut SendStream<Bytes>, exchange: &mut Exchange) -> Result<(), End> {
+/// Encodes the first frame of a response on another thread, in the turn of the call, unless the response must end before.
+async fn encode_in_turn(
+    body: Body,
+    to: &mut SendStream<Bytes>,
+    exchange: &mut Exchange,
+) -> Result<(Option<Encoded>, Body), End> {
     let expiry = take(exchange.expiry());
-    tokio::select! {
+    let encoding = async {
+        exchange.take_turn().await;
+        offload(move || encode(body)).await
+    };
+    let encoded = tokio::select! {
         biased;
-        () = exchange.take_turn() => {}
+        encoded = encoding => encoded,
         _ = poll_fn(|cx| to.poll_reset(cx)) => return Err(End::Gone),
         error = expiry.reached() => return Err(End::CutOff(error)),
-    }
+    };
     *exchange.expiry() = expiry;
-    Ok(())
+    Ok(encoded)
 }
 
 /// Position of a part in its response.
@@ -233,11 +240,15 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::{grpc::exchange::ClientConnection, quota::Quotas};
+    use crate::{
+        grpc::{exchange::ClientConnection, message_size::HEAVY_MIN},
+        offload::occupy,
+        quota::Quotas,
+    };
 
-    /// Answers a call with `size` bytes, and accepts only `window` of them. Returns the status with which the response
+    /// Answers a call with `size` bytes after `prepare`, and accepts only `window` of them. Returns the status with which the response
     /// ends and its duration; `None` if it has not ended after `limit`.
-    async fn end(window: u32, size: usize, limit: Duration) -> Option<(Option<Code>, Duration)> {
+    async fn end(prepare: fn(), window: u32, size: usize, limit: Duration) -> Option<(Option<Code>, Duration)> {
         let (ours, theirs) = duplex(1 << 20);
         tokio::spawn(async move {
             let mut connection = h2::server::handshake(ours).await.expect("a connection");
@@ -246,7 +257,10 @@ mod tests {
                 let origin = Arc::new(ClientConnection::of_test(Quotas::default()));
                 let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
                 let response = response.body(Body::new(Full::from(vec![0; size]))).expect("a response");
-                let response = async move { Ok(response) };
+                let response = async move {
+                    prepare();
+                    Ok(response)
+                };
                 tokio::spawn(send(Exchange::scope(origin, response), respond));
             }
         });
@@ -272,15 +286,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_response_of_which_nothing_is_taken_ends() {
         for window in [0, 1, 100] {
-            assert_eq!(end(window, 1000, STALL_LIMIT / 2).await, None, "{window}");
-            let (code, time) = end(window, 1000, 2 * STALL_LIMIT).await.expect("it ends");
+            assert_eq!(end(|| {}, window, 1000, STALL_LIMIT / 2).await, None, "{window}");
+            let (code, time) = end(|| {}, window, 1000, 2 * STALL_LIMIT).await.expect("it ends");
             assert_eq!((code, time.as_secs()), (Some(Code::DeadlineExceeded), STALL_LIMIT.as_secs()), "{window}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_response_that_is_taken_ends_by_itself() {
-        let (code, _) = end(1000, 1000, STALL_LIMIT).await.expect("it ends");
+        let (code, _) = end(|| {}, 1000, 1000, STALL_LIMIT).await.expect("it ends");
         assert_eq!(code, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heavy_response_ends_at_its_deadline_while_all_threads_are_occupied() {
+        let _occupied = occupy().await;
+        let prepare = || {
+            Exchange::announce_response(HEAVY_MIN).expect("there is room");
+            let deadline = Some(Instant::now() + Duration::from_secs(1));
+            Exchange::expire_by(Expiry { deadline, ..Expiry::default() });
+        };
+        let (code, time) = end(prepare, 1000, 1000, STALL_LIMIT).await.expect("it ends");
+        assert_eq!((code, time.as_secs()), (Some(Code::DeadlineExceeded), 1));
     }
 }

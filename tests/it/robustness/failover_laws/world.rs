@@ -272,7 +272,7 @@ impl World {
             for replica in &self.replicas {
                 replica.link.loses_answer.store(false, Relaxed);
                 replica.whole().await;
-                // What it reads may show that data was lost.
+                // A read may show that data was lost.
                 for name in NAMES {
                     _ = replica.tracker.on_behalf_of(&ANYONE).get(&id(name), None).await;
                 }
