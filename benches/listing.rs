@@ -71,16 +71,10 @@ impl Bench {
         for n in 0..size {
             let new = NewJob {
                 id: JobId::parse(&format!("job-{n:08}")),
-                request_id: None,
                 kind: "video.render".into(),
                 owner: format!("owner-{}", n % 10),
-                title: String::new(),
                 labels: [("team".to_owned(), "media".to_owned())].into(),
-                metadata: None,
-                lease_timeout: zero,
-                start_timeout: zero,
-                fail_when_lost: false,
-                retention: None,
+                ..NewJob::default()
             };
             let stored = tracker.on_behalf_of(&ANYONE).create(new).await.expect("there is room").into_stored();
             if n % 2 == 1 {

@@ -9,6 +9,7 @@
 //! | `cargo bench --bench compare --` | |
 //! |---|---|
 //! | `ratios` | calls per second and CPU per call: floor, jobtrack, a stock pool, the seeds' server (`FastAPI`, redis-py) |
+//! | `writes` | writes with Redis, and single callers: rates, CPU of the server and of Redis, scripts |
 //! | `instructions` | instructions per call under callgrind; `--profile OPERATION` prints where they go |
 //! | `telemetry` | instructions per call with metrics and traces, as ratios to a server without |
 //! | `api` | instructions and CPU of JSON and of server-sent events, as ratios to gRPC on the same server |
@@ -45,6 +46,7 @@ mod svg;
 mod telemetry;
 mod watch;
 mod workload;
+mod writes;
 
 #[path = "../../tests/it/support/faketime.rs"]
 #[allow(dead_code, reason = "the tests use what this does not")]
@@ -87,6 +89,8 @@ struct Arguments {
 enum Command {
     /// Calls per second and CPU per call, as ratios to the floor
     Ratios,
+    /// Rates, CPU and scripts of writes with Redis, and of single callers, as ratios to the floor
+    Writes,
     /// Instructions per call, as ratios to the floor
     Instructions(instructions::Arguments),
     /// Instructions per call with metrics and traces, as ratios to a server without
@@ -118,6 +122,7 @@ async fn run(command: Option<Command>, quick: bool) {
         None => {
             instructions::run(&instructions::Arguments::default(), &report).await;
             ratios::run(&report).await;
+            writes::run(&report).await;
             telemetry::run(&telemetry::Arguments::default(), &report).await;
             api::run(&api::Arguments::default(), &report).await;
             watch::run(&report).await;
@@ -126,6 +131,7 @@ async fn run(command: Option<Command>, quick: bool) {
             growth::run(&growth::Arguments::default(), &report).await;
         }
         Some(Command::Ratios) => ratios::run(&report).await,
+        Some(Command::Writes) => writes::run(&report).await,
         Some(Command::Instructions(arguments)) => instructions::run(&arguments, &report).await,
         Some(Command::Telemetry(arguments)) => telemetry::run(&arguments, &report).await,
         Some(Command::Api(arguments)) => api::run(&arguments, &report).await,

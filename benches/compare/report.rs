@@ -11,7 +11,8 @@ use std::{
 use crate::svg::Plot;
 
 /// The sections, in their order.
-const SECTIONS: [&str; 8] = ["instructions", "ratios", "telemetry", "api", "watch", "memory", "purge", "growth"];
+const SECTIONS: [&str; 9] =
+    ["instructions", "ratios", "writes", "telemetry", "api", "watch", "memory", "purge", "growth"];
 
 const TITLE: &str = "# Benchmarks
 

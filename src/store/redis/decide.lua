@@ -1,7 +1,7 @@
 -- Precedes replace.lua for a decision by time about an active job: its worker is lost, nobody has started it, it
 -- expires, the grace period of its cancellation is over, or another worker takes it over from a lost one. The decision
--- is made only if no replica can have acknowledged a report of the job within the time allowed (for a grace period: an
--- end of the job).
+-- is made only if no replica can have acknowledged a report of the job within the time allowed. For a grace period,
+-- only if no replica can have acknowledged the end of the job.
 --
 -- Keys   after those of replace.lua: the sorted set of deadlines, the partition's beat (beat.lua)
 -- Args   after those of replace.lua, times in microseconds:

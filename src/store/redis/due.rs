@@ -35,7 +35,7 @@ pub struct DueSets {
 }
 
 impl DueSets {
-    /// Creates the sets of the records that `reader` reads, of which `monitor` knows this replica's share.
+    /// Creates a finder of due records, which reads them with `reader` and takes this replica's share from `monitor`.
     pub const fn new(client: Arc<Client>, reader: Arc<Reader>, monitor: Arc<Monitor>) -> Self {
         Self { client, reader, monitor }
     }

@@ -25,7 +25,7 @@ use crate::{
 /// Maximum number of jobs of a partition that are read again at a time.
 const BATCH: usize = 50;
 
-/// Maximum time after which, once Redis answers again, an earlier write without an answer may still take effect.
+/// Maximum time for which an unanswered write may still take effect after Redis answers again.
 const DOUBT: Duration = Duration::from_secs(600);
 
 /// The numbers of the last commits, by partition; `None` for a partition that does not answer.

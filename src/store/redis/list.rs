@@ -26,8 +26,8 @@ const SCAN: usize = 2000;
 /// Maximum number of records read at a time.
 const BATCH: usize = 100;
 
-/// Maximum number of times that a page may select more records than can be read together. After that, the page is
-/// returned with fewer jobs.
+/// Maximum number of reads of a page that are cut at the size of a batch. After that, the page is returned with fewer
+/// jobs than requested.
 const MAX_CUTS: usize = 4;
 
 /// Script that returns the number of members of each of several sets.
@@ -171,7 +171,7 @@ impl Lists {
         stored
     }
 
-    /// Removes ids from the indexes whose records are missing: evicted, or deleted by hand.
+    /// Removes from the indexes the ids whose records are missing: evicted, or deleted by hand.
     async fn leave_lists(&self, ids: &[JobId], records: &[Record], read: &[IndexKey<'_>]) -> Result<(), Fault> {
         let missing: Vec<_> = ids.iter().zip(records).filter(|(_, record)| matches!(record, Record::Missing)).collect();
         if missing.is_empty() {
@@ -296,8 +296,8 @@ impl Lists {
         entries.dedup();
         match entries.last() {
             Some(last) => run.after = Some(last.clone()),
-            // More jobs share one time of creation than were read, and all that were read precede the position to
-            // continue from.
+            // More jobs have the same creation time than one chunk contains, and all entries of the chunk were returned
+            // before: a larger chunk is read.
             None => run.chunk *= 2,
         }
         run.ahead.extend(entries);

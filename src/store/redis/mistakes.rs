@@ -1,4 +1,5 @@
-//! Mistakes that waiting does not correct: the errors of Redis that show them, and what to do.
+//! Permanent errors, which no retry solves (mostly configuration errors): how they are recognised, and the advice for
+//! each.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind, cmd};
 
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_time_can_mend_is_no_mistake() {
+    fn temporary_errors_are_not_reported_as_configuration_errors() {
         for text in [
             "LOADING Redis is loading the dataset in memory",
             "READONLY You can't write against a read only replica.",
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_has_the_way_out() {
+    fn configuration_errors_contain_advice() {
         for (text, words) in [
             ("WRONGPASS invalid username-password pair or user is disabled.", "password is refused"),
             ("NOAUTH Authentication required.", "password is refused"),

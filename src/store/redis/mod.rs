@@ -4,18 +4,20 @@
 //! only after it is in Redis. Reads are sent to the master. Commits of other replicas arrive as notifications over
 //! pub/sub, which tell only that a job should be read again. A lost notification is noticed within seconds, and then
 //! all watched jobs are read again. A command fails when Redis has sent nothing on its connection for the time limit;
-//! as long as other answers arrive it waits, up to four times the limit and at least up to 5 s
+//! as long as other answers arrive, the command waits longer: up to four times the limit, or 5 s if that is more
 //! (`connection/command_wait.rs`). If a command has no answer, it is unknown whether Redis executed it.
 //!
 //! The store is composed of parts, each of which has its own state: `Client` the connections, `Feed` the commits that
 //! are known and announced, `Monitor` the known state of Redis. `Reader`, `Lists`, `DueSets` and `Writer` carry out
 //! calls, `Prober` and `Subscriber` run in the background.
 
+mod arguments;
 mod client;
 mod connection;
 mod due;
 mod errors;
 mod feed;
+mod groups;
 mod list;
 mod mistakes;
 mod monitor;
@@ -180,7 +182,8 @@ impl RedisStore {
         );
     }
 
-    /// Waits until notifications arrive, if possible: a stream that begins earlier would soon have to start over.
+    /// Waits until the first attempt to subscribe has ended, but not long: a stream that begins before the subscription
+    /// would soon have to start over.
     pub async fn wait_until_subscribed(&self) {
         self.subscriber.wait_until_subscribed().await;
     }

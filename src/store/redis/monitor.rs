@@ -147,7 +147,8 @@ impl Monitor {
         *self.time.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
     }
 
-    /// Returns the lineage to report as fallen with the next beat; empty if there is none.
+    /// Returns the lineage in which the count of commits fell, to be reported with the next beat; empty if there is
+    /// none.
     pub fn fallen_lineage(&self, partition: Partition) -> String {
         self.partitions()[partition.index()].fallen_lineage.clone()
     }

@@ -133,7 +133,7 @@ impl Reader {
     }
 }
 
-/// Returns a pipeline of the commands of each partition, with the places of these commands among all.
+/// Returns a pipeline of the commands of each partition, with the indexes of these commands in `commands`.
 pub fn by_partition<'a>(commands: impl Iterator<Item = (&'a JobId, Cmd)>) -> Vec<(Vec<usize>, Pipeline)> {
     let mut parts = vec![(Vec::new(), Pipeline::new()); PARTITIONS];
     for (place, (id, command)) in commands.enumerate() {

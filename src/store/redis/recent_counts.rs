@@ -19,14 +19,14 @@ impl RecentCounts {
         self.0.push_back((begun, counts));
     }
 
-    /// Returns whether the notifications up to `notified` are behind the oldest counts, whose notifications can't be in
-    /// transit any more. Removes these counts.
+    /// Returns whether notifications were lost: the oldest counts are so old that all their notifications must have
+    /// arrived, and `notified` is lower. Removes the oldest counts.
     pub fn shows_loss(&mut self, notified: &Counts) -> bool {
         let oldest = if self.0.len() < NOTIFICATION_PROBES { None } else { self.0.pop_front() };
         oldest.is_some_and(|(_, oldest)| is_behind(notified, &oldest))
     }
 
-    /// Returns the latest time before which all commits are known to be among those up to `notified`.
+    /// Returns the latest time for which all earlier commits are included in `notified`.
     pub fn notified_until(&self, notified: &Counts) -> Option<Instant> {
         self.0.iter().rfind(|(_, counts)| reaches(notified, counts)).map(|(begun, _)| *begun)
     }

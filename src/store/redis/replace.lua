@@ -1,4 +1,5 @@
 -- Compare and set of one job: the record, its index entries, the number of its commit and the notification, together.
+-- Needs a function `announce(channel, notification)`.
 --
 -- Keys   1     the job's hash
 --        2     the partition's count of commits
@@ -18,8 +19,8 @@
 --        11    the number of fields to delete
 --        12..  the score for each sorted set; empty: the id is removed; with a plus: microseconds from now
 --        then  the fields to delete, then fields and values to set
--- Returns      if stored: "heard since durable_time branch": the times as written now, and the branch of the record, each
---              "-" if there is none
+-- Returns      if stored: "heard since durable_time branch": the times as written now, and the branch of the record, "-"
+--              for each of them that does not exist
 --              if the record is of version 0.1 and not all fields are given: "LEGACY"
 --              if another version is there: its fields (codec.rs, READ_FULL); all nil if there is none
 -- Why atomic   readers see a version together with its index entries, and commits are announced in their order
@@ -119,7 +120,7 @@ else
 end
 
 if ARGV[4] ~= '' then
-  redis.call('PUBLISH', ARGV[3], redis.call('INCR', KEYS[2]) .. ' ' .. ARGV[4])
+  announce(ARGV[3], redis.call('INCR', KEYS[2]) .. ' ' .. ARGV[4])
 end
 local function given(time)
   return time == '' and '-' or time

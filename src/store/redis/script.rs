@@ -5,6 +5,7 @@ use std::{sync::LazyLock, time::Duration};
 use redis::{Cmd, Script, Value, cmd};
 
 use super::{
+    arguments::{Arguments, Encoded},
     connection::{Fault, Pool, is_unknown_script},
     schema::{
         codec::{self, Fields, Message, parse_branch, version},
@@ -28,9 +29,20 @@ impl Source {
     }
 }
 
-static REPLACE: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("replace.lua")));
-static DECIDE: LazyLock<Source> =
-    LazyLock::new(|| Source::new(concat!(include_str!("decide.lua"), include_str!("replace.lua"))));
+static REPLACE: LazyLock<Source> =
+    LazyLock::new(|| Source::new(concat!(include_str!("announce.lua"), include_str!("replace.lua"))));
+static REPLACE_GROUP: LazyLock<Source> = LazyLock::new(|| {
+    // The parameters hide the global variables of the script.
+    Source::new(concat!(
+        "local announce\nlocal function replace(KEYS, ARGV)\n",
+        include_str!("replace.lua"),
+        "end\n",
+        include_str!("group.lua")
+    ))
+});
+static DECIDE: LazyLock<Source> = LazyLock::new(|| {
+    Source::new(concat!(include_str!("announce.lua"), include_str!("decide.lua"), include_str!("replace.lua")))
+});
 /// The script of a beat, which [`Prober`](super::probe::Prober) sends.
 pub static BEAT: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("beat.lua")));
 
@@ -53,9 +65,16 @@ pub struct Write<'a> {
 }
 
 /// The fields that a write sets and deletes, and the mode, which says whether other fields stay.
-struct FieldChanges {
+pub struct FieldChanges {
     mode: &'static str,
     fields: Fields,
+}
+
+impl FieldChanges {
+    /// Returns the size of the values in bytes.
+    pub fn bytes(&self) -> usize {
+        self.fields.set.iter().map(|(_, value)| value.len()).sum()
+    }
 }
 
 /// The part of a record that a write touches.
@@ -130,6 +149,14 @@ impl From<Value> for Outcome {
     }
 }
 
+/// Executes several writes in one call. Returns the answer to each.
+pub async fn run_group(writes: &[Encoded], pool: &Pool) -> Result<Vec<Value>, Fault> {
+    match writes {
+        [only] => Ok(vec![run(pool, &REPLACE, |command| only.add_to(command)).await?]),
+        _ => run(pool, &REPLACE_GROUP, |command| Encoded::add_all(writes, command)).await,
+    }
+}
+
 /// Runs a script; `add` adds its arguments.
 pub async fn run<T: redis::FromRedisValue>(pool: &Pool, source: &Source, add: impl Fn(&mut Cmd)) -> Result<T, Fault> {
     let command = |name: &str, script: &str| {
@@ -152,10 +179,28 @@ impl<'a> Write<'a> {
 
     /// Executes the write; with `terms`, only if the passing of time allows it.
     pub async fn run(&self, terms: Option<&Terms>, pool: &Pool, keys: &Keys) -> Result<Outcome, Fault> {
-        let source = if terms.is_some() { &DECIDE } else { &REPLACE };
         let fields = self.fields().await;
-        let answer: Value = run(pool, source, |command| self.add_to(command, keys, terms, &fields)).await?;
+        self.run_with(&fields, terms, pool, keys).await
+    }
+
+    /// Executes the write, which changes `fields`; with `terms`, only if the passing of time allows it.
+    pub async fn run_with(
+        &self,
+        fields: &FieldChanges,
+        terms: Option<&Terms>,
+        pool: &Pool,
+        keys: &Keys,
+    ) -> Result<Outcome, Fault> {
+        let source = if terms.is_some() { &DECIDE } else { &REPLACE };
+        let answer: Value = run(pool, source, |command| self.add_to(command, keys, terms, fields)).await?;
         Ok(answer.into())
+    }
+
+    /// Returns the keys and arguments of the write, which changes `fields`.
+    pub fn encode(&self, fields: &FieldChanges, keys: &Keys) -> Encoded {
+        let mut encoded = Encoded::default();
+        self.add_to(&mut encoded, keys, None, fields);
+        encoded
     }
 
     /// Returns the command that executes the write, if Redis has the script.
@@ -166,34 +211,43 @@ impl<'a> Write<'a> {
         command
     }
 
-    fn add_to(&self, command: &mut Cmd, keys: &Keys, terms: Option<&Terms>, fields: &FieldChanges) {
+    fn add_to(&self, to: &mut impl Arguments, keys: &Keys, terms: Option<&Terms>, fields: &FieldChanges) {
         let partition = Partition::of(self.id);
         let moves = self.moves();
-        let count = 2 + moves.len() + if terms.is_some() { 2 } else { 0 };
-        command.arg(count).arg(keys.job(self.id)).arg(keys.commits(partition));
+        to.begin(2 + moves.len() + if terms.is_some() { 2 } else { 0 });
+        to.add_parts(&keys.parts_of_job(self.id));
+        to.add(keys.commits(partition));
         for (key, _) in &moves {
-            command.arg(keys.index(partition, *key));
+            to.add_parts(&keys.parts_of_index(partition, *key));
         }
         if terms.is_some() {
-            command.arg(keys.index(partition, IndexKey::Lease)).arg(keys.beat(partition));
+            to.add(keys.index(partition, IndexKey::Lease));
+            to.add(keys.beat(partition));
         }
-        let notification = self.next.zip(self.by).map(|(job, by)| Message::of(job).encode(by)).unwrap_or_default();
-        command.arg(self.previous.map(|job| version(job.version)).unwrap_or_default());
-        command.arg(self.id.as_str()).arg(keys.changes(partition)).arg(notification);
-        command.arg(self.heard()).arg(self.since()).arg(self.durable_time());
+        let notification =
+            self.next.zip(self.by).map(|(job, by)| Message::of(job).encode(partition, by)).unwrap_or_default();
+        to.add(self.previous.map(|job| version(job.version)).unwrap_or_default());
+        to.add(self.id.as_str());
+        to.add(keys.changes(partition));
+        to.add(notification);
+        to.add(self.heard());
+        to.add(self.since());
+        to.add(self.durable_time());
         let (branch, condition) = self.branch();
-        command.arg(branch).arg(condition);
-        self.add_fields(command, &moves, fields);
+        to.add(branch);
+        to.add(condition);
+        self.add_fields(to, &moves, fields);
         if let Some(terms) = terms {
             for time in [terms.wait, terms.bound, terms.silence] {
-                command.arg(micros(time));
+                to.add_number(micros(time));
             }
-            command.arg(text(terms.since)).arg(u8::from(terms.postpones));
+            to.add(text(terms.since));
+            to.add_number(u8::from(terms.postpones));
         }
     }
 
     /// Returns the fields to write.
-    async fn fields(&self) -> FieldChanges {
+    pub async fn fields(&self) -> FieldChanges {
         let whole = self.extent == Extent::Whole;
         match (self.next, self.extent) {
             (None, _) => FieldChanges { mode: "none", fields: Fields::default() },
@@ -205,21 +259,27 @@ impl<'a> Write<'a> {
         }
     }
 
-    fn add_fields(&self, command: &mut Cmd, moves: &[(IndexKey<'_>, Option<Score>)], changes: &FieldChanges) {
-        let FieldChanges { mode, fields } = changes;
-        command.arg(*mode).arg(fields.deleted.len());
+    fn add_fields(
+        &self,
+        to: &mut impl Arguments,
+        moves: &[(IndexKey<'_>, Option<Score>)],
+        FieldChanges { mode, fields }: &FieldChanges,
+    ) {
+        to.add(mode);
+        to.add_number(fields.deleted.len());
         for (_, score) in moves {
             match score {
-                Some(Score::At(time)) => command.arg(time.as_micros()),
-                Some(Score::AfterHeard(after)) => command.arg(self.after_heard(*after)),
-                None => command.arg(""),
-            };
+                Some(Score::At(time)) => to.add_number(time.as_micros()),
+                Some(Score::AfterHeard(after)) => to.add(self.after_heard(*after)),
+                None => to.add(""),
+            }
         }
         for field in &fields.deleted {
-            command.arg(field);
+            to.add(field);
         }
         for (field, value) in &fields.set {
-            command.arg(field).arg(value);
+            to.add(field);
+            to.add(value);
         }
     }
 

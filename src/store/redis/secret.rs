@@ -1,4 +1,4 @@
-//! A random secret that all replicas share, stored in Redis.
+//! The key of watch tokens: a random secret that all replicas share, stored in Redis.
 
 use std::{mem::replace, sync::Arc};
 
@@ -45,7 +45,7 @@ impl SharedSecret {
             Ok(secret) if secret.len() >= SECRET_MIN => (Ok(Arc::from(secret)), None),
             Ok(_) => (Err(NoTokenKey::TooShort), None),
             Err(Fault::Refused(error)) => (Err(NoTokenKey::Refused), Some(error)),
-            Err(away) => return Err(away),
+            Err(fault) => return Err(fault),
         };
         let problem = secret.as_ref().err().copied();
         if self.problem.send_replace(problem) != problem

@@ -46,7 +46,8 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Creates a subscriber that passes notifications to `feed`, and announces there what `reader` reads then.
+    /// Creates a subscriber that passes notifications to `feed`, reads the changed jobs with `reader`, and announces
+    /// them through `feed`.
     pub fn new(client: Arc<Client>, feed: Arc<Feed>, prober: Arc<Prober>, reader: Arc<Reader>) -> Self {
         Self { client, feed, prober, reader, tried: watch::Sender::new(false) }
     }
@@ -56,7 +57,8 @@ impl Subscriber {
         tokio::join!(self.subscribe_loop(), join_all(self.feed.stale().iter().map(|stale| self.read_stale(stale))));
     }
 
-    /// Waits until notifications arrive, if possible: a stream that begins earlier would soon have to start over.
+    /// Waits until the first attempt to subscribe has ended, at most [`STABLE_TIME`]: a stream that begins before the
+    /// subscription would soon have to start over.
     pub async fn wait_until_subscribed(&self) {
         _ = timeout(STABLE_TIME, self.tried.subscribe().wait_for(|tried| *tried)).await;
     }
@@ -109,13 +111,16 @@ impl Subscriber {
     }
 
     fn receive(&self, message: &Msg) {
-        let Some(partition) = self.client.keys().partition_of_channel(message.get_channel_name()) else { return };
-        let Some(ReceivedNotification { number, by, message }) =
-            ReceivedNotification::parse(message.get_payload_bytes())
-        else {
-            debug!("ignored a message that is not a notification");
-            return;
-        };
+        for notification in ReceivedNotification::parse_all(message.get_payload_bytes()) {
+            if let Some(notification) = notification {
+                self.receive_one(&notification);
+            } else {
+                debug!("ignored a line that is not a notification");
+            }
+        }
+    }
+
+    fn receive_one(&self, &ReceivedNotification { number, partition, by, message }: &ReceivedNotification<'_>) {
         if self.feed.count_notified(partition, number) {
             self.feed.recover_gap(|other| other == partition);
         }

@@ -10,6 +10,7 @@ use super::{
     connection::{Answer, Fault, is_unknown_script},
     errors::{corrupt, error_of},
     feed::Feed,
+    groups::Groups,
     monitor::Monitor,
     probe::{BEAT, SILENCE},
     read::by_partition,
@@ -29,6 +30,7 @@ pub struct Writer {
     client: Arc<Client>,
     feed: Arc<Feed>,
     monitor: Arc<Monitor>,
+    groups: Arc<Groups>,
     /// Maximum time for which a replica may be cut off with reports that it acknowledged.
     bound: Duration,
 }
@@ -36,8 +38,8 @@ pub struct Writer {
 impl Writer {
     /// Creates a writer that announces commits to `feed` and takes the lineage of the data from `monitor`. Decisions by
     /// time wait for replicas that are cut off for up to `bound`.
-    pub const fn new(client: Arc<Client>, feed: Arc<Feed>, monitor: Arc<Monitor>, bound: Duration) -> Self {
-        Self { client, feed, monitor, bound }
+    pub fn new(client: Arc<Client>, feed: Arc<Feed>, monitor: Arc<Monitor>, bound: Duration) -> Self {
+        Self { groups: Arc::new(Groups::new(client.clone())), client, feed, monitor, bound }
     }
 
     /// Implements [`JobStore::replace`](crate::store::JobStore::replace).
@@ -82,8 +84,11 @@ impl Writer {
     async fn carry_out(&self, write: Write<'_>, terms: Option<&Terms>) -> Result<Outcome, StoreError> {
         let id = write.id;
         let unanswered = Unanswered { feed: &self.feed, id };
-        let mut outcome =
-            write.run(terms, self.client.calls(), self.client.keys()).await.map_err(|fault| error_of(fault, id))?;
+        let outcome = match terms {
+            Some(terms) => write.run(Some(terms), self.client.calls(), self.client.keys()).await,
+            None => self.groups.execute(&write).await,
+        };
+        let mut outcome = outcome.map_err(|fault| error_of(fault, id))?;
         if let Outcome::Legacy = outcome {
             let whole = Write { extent: Extent::Whole, ..write };
             outcome =

@@ -68,7 +68,7 @@ pub struct RawCluster {
 /// A connection to each master, and the permits for commands on it.
 struct Set {
     connection: ClusterConnection,
-    places: Semaphore,
+    permits: Semaphore,
     /// Number of answers.
     answers: AtomicUsize,
     /// Number of commands that wait for a permit.
@@ -79,7 +79,7 @@ impl Set {
     fn new(connection: ClusterConnection) -> Self {
         Self {
             connection,
-            places: Semaphore::new(UNDER_WAY_MAX),
+            permits: Semaphore::new(UNDER_WAY_MAX),
             answers: AtomicUsize::new(0),
             waiting: AtomicU32::new(0),
         }
@@ -87,18 +87,18 @@ impl Set {
 
     /// Waits for a permit to send a command. Calls `progress` when the permit is granted, and while commands before it
     /// are answered.
-    async fn slot(&self, progress: &impl Fn()) -> Result<SemaphorePermit<'_>, AcquireError> {
-        if let Ok(place) = self.places.try_acquire() {
+    async fn permit(&self, progress: &impl Fn()) -> Result<SemaphorePermit<'_>, AcquireError> {
+        if let Ok(permit) = self.permits.try_acquire() {
             progress();
-            return Ok(place);
+            return Ok(permit);
         }
         let _waiting = Counted::new(&self.waiting);
-        let mut acquiring = pin!(self.places.acquire());
+        let mut acquiring = pin!(self.permits.acquire());
         let mut answers = self.answers.load(Relaxed);
         loop {
-            if let Ok(place) = timeout(PROGRESS_INTERVAL, &mut acquiring).await {
+            if let Ok(granted) = timeout(PROGRESS_INTERVAL, &mut acquiring).await {
                 progress();
-                return place;
+                return granted;
             }
             let now = self.answers.load(Relaxed);
             if replace(&mut answers, now) != now {
@@ -140,7 +140,7 @@ impl RawCluster {
         };
         let set = &self.sets[set];
         // The semaphore is never closed, so this can't fail.
-        let _slot = set.slot(progress).await;
+        let _permit = set.permit(progress).await;
         let answer = set.connection.clone().req_packed_command(command).await;
         if !answer.as_ref().is_err_and(is_without_answer) {
             set.answers.fetch_add(1, Relaxed);

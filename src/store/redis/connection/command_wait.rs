@@ -1,9 +1,9 @@
 //! The time limit of a command.
 //!
-//! A time-out means that Redis was silent for that long, and not that this process was busy: a command waits as long as
-//! answers to other commands keep arriving on its connection. Halfway through the time limit, a silence causes a
-//! *doubt*, and each pool pings Redis. At the time limit, an answer to one of these pings shows that only the
-//! connection of the command hangs; without one, Redis is silent.
+//! A time-out must mean that Redis was silent for the whole time limit, and not that this process was busy: a command
+//! waits as long as answers to other commands keep arriving on its connection. After half of the time limit without an
+//! answer, Redis is *suspected* to be silent, and each pool pings it. At the time limit, an answer to one of these
+//! pings shows that only the connection of the command hangs; without one, Redis is silent.
 
 use std::{pin::pin, time::Duration};
 
@@ -25,7 +25,7 @@ pub struct CommandWait {
     limit: Duration,
     started: Instant,
     silent_since: Instant,
-    doubted: Option<Instant>,
+    suspected: Option<Instant>,
 }
 
 /// The next action after a command has waited until [`CommandWait::due`].
@@ -34,7 +34,7 @@ enum Step {
     /// Wait on.
     Wait,
     /// Have Redis pinged, and wait on.
-    Doubt,
+    Suspect,
     /// Give up.
     GiveUp,
 }
@@ -43,15 +43,15 @@ impl CommandWait {
     /// Begins the wait. A silence may last as long as `limit`.
     pub fn new(limit: Duration) -> Self {
         let started = Instant::now();
-        Self { limit, started, silent_since: started, doubted: None }
+        Self { limit, started, silent_since: started, suspected: None }
     }
 
-    /// Waits for `work` of a server whose last answer was at `last_answer`, and calls `doubt` when a doubt begins.
-    /// Before it gives up with `None`, it waits for `turns`, so that an answer that has arrived can be read.
+    /// Waits for `work` of a server whose last answer was at `last_answer`, and calls `suspect` when a suspicion
+    /// begins. Before it gives up with `None`, it waits for `turns`, so that an answer that has arrived can be read.
     pub async fn wait<T>(
         &mut self,
         last_answer: impl Fn() -> Option<Instant>,
-        doubt: impl Fn(),
+        suspect: impl Fn(),
         turns: &Turns,
         work: impl Future<Output = T>,
     ) -> Option<T> {
@@ -64,7 +64,7 @@ impl CommandWait {
             }
             match self.step(Instant::now(), last_answer()) {
                 Step::Wait => is_last = false,
-                Step::Doubt => doubt(),
+                Step::Suspect => suspect(),
                 Step::GiveUp if is_last => return None,
                 Step::GiveUp => {
                     is_last = true;
@@ -77,10 +77,10 @@ impl CommandWait {
     /// Returns the time of the next check.
     fn due(&self) -> Instant {
         let half = self.limit / 2;
-        let due = match self.doubted {
+        let due = match self.suspected {
             None => self.silent_since + half,
-            // Leaves time for the answer to a ping, however late the doubt began.
-            Some(doubted) => (self.silent_since + self.limit).max(doubted + half),
+            // Leaves time for the answer to a ping, however late the suspicion began.
+            Some(suspected) => (self.silent_since + self.limit).max(suspected + half),
         };
         due.min(self.end())
     }
@@ -89,22 +89,22 @@ impl CommandWait {
     fn step(&mut self, now: Instant, last_answer: Option<Instant>) -> Step {
         if let Some(last_answer) = last_answer.filter(|last_answer| *last_answer > self.silent_since) {
             self.silent_since = last_answer;
-            self.doubted = None;
+            self.suspected = None;
         }
-        match self.doubted {
+        match self.suspected {
             _ if now >= self.end() => Step::GiveUp,
             _ if now < self.due() => Step::Wait,
             None => {
-                self.doubted = Some(now);
-                Step::Doubt
+                self.suspected = Some(now);
+                Step::Suspect
             }
             Some(_) => Step::GiveUp,
         }
     }
 
-    /// Returns the start of the present doubt; `None` if an answer has ended it, or there was none.
-    pub fn doubted(&self) -> Option<Instant> {
-        self.doubted
+    /// Returns the start of the present suspicion; `None` if an answer has ended it, or there was none.
+    pub fn suspected(&self) -> Option<Instant> {
+        self.suspected
     }
 
     /// Returns whether there is time to send a command once more after `pause`, because its keys are moving.
@@ -137,10 +137,10 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_doubted_after_half_of_the_limit_and_ends_at_the_limit() {
+    fn silence_is_suspected_after_half_of_the_limit_and_ends_at_the_limit() {
         let (mut command_wait, started) = begin();
         assert_eq!(command_wait.due(), started + LIMIT / 2);
-        assert_eq!(command_wait.step(command_wait.due(), None), Step::Doubt);
+        assert_eq!(command_wait.step(command_wait.due(), None), Step::Suspect);
         assert_eq!(command_wait.due(), started + LIMIT);
         assert_eq!(command_wait.step(command_wait.due(), None), Step::GiveUp);
     }
@@ -149,7 +149,7 @@ mod tests {
     fn answers_of_before_do_not_count() {
         let (mut command_wait, started) = begin();
         let before = Some(started - LIMIT / 10);
-        assert_eq!(command_wait.step(command_wait.due(), before), Step::Doubt);
+        assert_eq!(command_wait.step(command_wait.due(), before), Step::Suspect);
         assert_eq!(command_wait.step(command_wait.due(), before), Step::GiveUp);
     }
 
@@ -162,7 +162,7 @@ mod tests {
             assert_eq!(command_wait.due(), last_answer + LIMIT / 2);
         }
         let last_answer = started + LIMIT / 4 * 7;
-        assert_eq!(command_wait.step(command_wait.due(), Some(last_answer)), Step::Doubt);
+        assert_eq!(command_wait.step(command_wait.due(), Some(last_answer)), Step::Suspect);
         assert_eq!(command_wait.due(), last_answer + LIMIT);
         assert_eq!(command_wait.step(command_wait.due(), Some(last_answer)), Step::GiveUp);
     }
@@ -179,10 +179,10 @@ mod tests {
     }
 
     #[test]
-    fn late_doubt_leaves_time_for_a_sign_of_life() {
+    fn late_ping_has_time_to_be_answered() {
         let (mut command_wait, started) = begin();
         let late = started + LIMIT * 3;
-        assert_eq!(command_wait.step(late, None), Step::Doubt);
+        assert_eq!(command_wait.step(late, None), Step::Suspect);
         assert_eq!(command_wait.due(), late + LIMIT / 2);
         assert_eq!(command_wait.step(command_wait.due(), None), Step::GiveUp);
     }
@@ -191,11 +191,11 @@ mod tests {
     async fn answer_that_is_there_counts_however_late_it_is_looked_at() {
         let mut command_wait = CommandWait::new(LIMIT);
         advance(longest(LIMIT) * 3).await;
-        assert_eq!(command_wait.wait(|| None, || panic!("a doubt"), &Turns::default(), async { 7 }).await, Some(7));
+        assert_eq!(command_wait.wait(|| None, || panic!("a suspicion"), &Turns::default(), async { 7 }).await, Some(7));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answer_that_other_tasks_still_have_to_bring_is_waited_for() {
+    async fn answer_is_awaited_while_other_tasks_are_delivering_it() {
         let mut command_wait = CommandWait::new(LIMIT);
         advance(longest(LIMIT) * 3).await;
         // One task each to write, to read and to hand over.
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_costs_the_limit() {
+    async fn silent_server_times_out_at_the_limit() {
         let begun = Instant::now();
         let outcome =
             CommandWait::new(LIMIT).wait(|| None, || {}, &Turns::default(), std::future::pending::<()>()).await;

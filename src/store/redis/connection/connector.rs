@@ -57,7 +57,7 @@ pub struct Connector {
     is_cluster: bool,
     /// Maximum silence of Redis while an answer is due.
     answer_timeout: Duration,
-    place: ArcSwap<Place>,
+    endpoint: ArcSwap<Endpoint>,
     config: AsyncConnectionConfig,
     connect_timeout: Duration,
     reachability: Reachability,
@@ -68,13 +68,14 @@ pub struct Connector {
     accepts_any: AtomicBool,
 }
 
-enum Place {
+/// The clients of Redis, by topology.
+enum Endpoint {
     Node(Client),
     Sentinel(Sentinels),
     Cluster { cluster: Box<ClusterClient>, nodes: Vec<Client> },
 }
 
-impl Place {
+impl Endpoint {
     fn of(target: &Target, timeout: Duration, config: &AsyncConnectionConfig) -> RedisResult<Self> {
         let client = |info: &ConnectionInfo| Client::open(info.clone().set_tcp_settings(tcp()));
         Ok(match &target.topology {
@@ -107,18 +108,18 @@ impl Place {
 impl Connector {
     /// Creates a connector to `target`, where a command may take `timeout`.
     pub fn new(target: &Target, timeout: Duration) -> RedisResult<Self> {
-        // Fails if a provider is installed already, which serves as well.
+        // Ignores the error: it means that a provider is installed already, and any provider is sufficient.
         _ = rustls::crypto::ring::default_provider().install_default();
         let connect_timeout = timeout * CONNECT_FACTOR;
         // The time limit of a command is enforced by `CommandWait`.
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(connect_timeout)).set_response_timeout(None);
-        let place = ArcSwap::from_pointee(Place::of(target, timeout, &config)?);
+        let endpoint = ArcSwap::from_pointee(Endpoint::of(target, timeout, &config)?);
         Ok(Self {
             credentials: Credentials::new(target.clone()),
             is_cluster: matches!(target.topology, Topology::Cluster(_)),
             answer_timeout: timeout,
-            place,
+            endpoint,
             config,
             connect_timeout,
             reachability: Reachability::new(),
@@ -155,13 +156,13 @@ impl Connector {
         if self.has_other_credentials(&outcome).await {
             outcome = self.try_connect().await;
         }
-        self.reachability.attempted(&outcome);
+        self.reachability.record_attempt(&outcome);
         outcome
     }
 
     async fn try_connect(&self) -> RedisResult<RawConnection> {
         let connecting = async {
-            if let Place::Cluster { cluster, .. } = &*self.place.load_full() {
+            if let Endpoint::Cluster { cluster, .. } = &*self.endpoint.load_full() {
                 return RawCluster::connect(cluster).await.map(|raw| RawConnection::Cluster(Arc::new(raw)));
             }
             let client = self.client(0).await?;
@@ -237,7 +238,7 @@ impl Connector {
 
     /// Returns the master that the sentinels name; `None` if there are no sentinels, or none answers.
     pub async fn named_master(&self) -> Option<Address> {
-        let Place::Sentinel(sentinels) = &*self.place.load_full() else { return None };
+        let Endpoint::Sentinel(sentinels) = &*self.endpoint.load_full() else { return None };
         let named = sentinels.named_master().await;
         // If there are other credentials, the next call uses them.
         _ = self.has_other_credentials(&named).await;
@@ -249,15 +250,15 @@ impl Connector {
     async fn has_other_credentials<T>(&self, outcome: &RedisResult<T>) -> bool {
         let Err(error) = outcome else { return false };
         let Some(target) = self.credentials.after(error).await else { return false };
-        let place = Place::of(&target, self.answer_timeout, &self.config);
-        place.map(|place| self.place.store(Arc::new(place))).is_ok()
+        let endpoint = Endpoint::of(&target, self.answer_timeout, &self.config);
+        endpoint.map(|endpoint| self.endpoint.store(Arc::new(endpoint))).is_ok()
     }
 
     async fn client(&self, turn: usize) -> RedisResult<Client> {
-        match &*self.place.load_full() {
-            Place::Node(client) => Ok(client.clone()),
-            Place::Sentinel(sentinels) => sentinels.master().await,
-            Place::Cluster { nodes, .. } => Ok(nodes[turn % nodes.len()].clone()),
+        match &*self.endpoint.load_full() {
+            Endpoint::Node(client) => Ok(client.clone()),
+            Endpoint::Sentinel(sentinels) => sentinels.master().await,
+            Endpoint::Cluster { nodes, .. } => Ok(nodes[turn % nodes.len()].clone()),
         }
     }
 }

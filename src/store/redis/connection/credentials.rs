@@ -57,7 +57,7 @@ impl State {
             Ok(target) if target.is_same_database(&self.in_use) => {
                 self.in_use = target.clone();
                 self.problem = None;
-                info!(target: "jobtrack::audit", %redis, "credentials of Redis read again");
+                info!(target: "jobtrack::audit", %redis, "credentials of Redis reloaded");
                 return Some(target);
             }
             Ok(_) => CredentialsError::OtherRedis,
@@ -90,7 +90,7 @@ mod tests {
             assert!(state.take(Ok(target(other))).is_none(), "{other}");
         }
         assert!(state.take(Err(AddressError::Form)).is_none());
-        assert!(state.take(Ok(target("redis://host/2"))).is_some(), "no credentials are credentials, too");
+        assert!(state.take(Ok(target("redis://host/2"))).is_some(), "an address without credentials is accepted, too");
         let mut state = State { in_use: target("redis+unix:///socket?db=1&pass=1"), problem: None };
         assert!(state.take(Ok(target("redis+unix:///socket?db=2&pass=2"))).is_none());
         assert!(state.take(Ok(target("redis+unix:///socket?db=1&pass=2"))).is_some());

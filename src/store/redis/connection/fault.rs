@@ -36,7 +36,7 @@ pub fn read<T: FromRedisValue>(answer: Answer) -> Result<T, Fault> {
 }
 
 /// Returns whether an error means that Redis can't serve now.
-pub fn is_away(error: &RedisError) -> bool {
+pub fn is_unavailable(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
     match error.kind() {
         ErrorKind::Server(kind) => matches!(kind, BusyLoading | ClusterDown | MasterDown | ReadOnly | TryAgain),

@@ -63,7 +63,7 @@ impl Default for ConnectionMetrics {
             ),
             failures: Counters::new(
                 "jobtrack_redis_command_failures_total",
-                "Commands that failed, by reason: the code of Redis, or what became of the connection.",
+                "Commands that failed, by reason: the error code of Redis, or how the connection failed.",
                 "reason",
                 Reason::NAMES,
             ),
@@ -106,8 +106,8 @@ impl ConnectionMetrics {
     }
 }
 
-/// Returns whether an error counts as a failure: a script that Redis has forgotten is sent again, and a record that is
-/// no job is reported to its reader.
+/// Returns whether an error counts as a failure. Two do not: a script that Redis has forgotten is sent again, and a key
+/// of another type is reported to the reader of the record.
 fn is_failure(error: &RedisError) -> bool {
     !is_unknown_script(error) && error.code() != Some("WRONGTYPE")
 }

@@ -20,6 +20,7 @@ mod turns;
 pub use self::{
     address::{AddressError, Target},
     connector::Connector,
+    counted::Counted,
     fault::{Answer, Fault, is_on_the_move, is_unknown_script, is_without_answer, read, timed_out},
     metrics::{Command, ConnectionMetrics},
     pool::Pool,

@@ -1,7 +1,7 @@
 //! Pools of connections: sharing connections, and replacing those that failed.
 //!
 //! A connection carries many commands at once. It is taken out of the pool, cloned and returned, and used for a while
-//! by all callers, so that concurrent commands travel together. A connection that failed is not used again. If the
+//! by all callers, so that concurrent commands are sent together. A connection that failed is not used again. If the
 //! failure concerns the server rather than the connection, none of the connections made before it is used again.
 
 use std::{
@@ -25,7 +25,7 @@ use super::{
     connections::Connections,
     connector::{Connector, RawConnection},
     counted::Counted,
-    fault::{Answer, Fault, is_away, is_on_the_move, read, timed_out},
+    fault::{Answer, Fault, is_on_the_move, is_unavailable, read, timed_out},
     metrics::ConnectionMetrics,
     pooled::{MOVE, PooledConnection, Request},
     reachability::lane_of,
@@ -117,7 +117,7 @@ impl Pool {
                 Ok(Err(error)) | Err(error) => error,
             };
             let is_on_the_move = connection.is_cluster() && is_on_the_move(&error);
-            if !is_on_the_move && !is_away(&error) {
+            if !is_on_the_move && !is_unavailable(&error) {
                 return Err(Fault::Refused(error));
             }
             // A lost node moves no keys, though other nodes still redirect callers to it.
@@ -127,7 +127,7 @@ impl Pool {
             }
             debug!(%error, "Redis failed a command");
             // While other answers kept arriving, Redis was only slow.
-            if !error.is_timeout() || command_wait.doubted().is_some() {
+            if !error.is_timeout() || command_wait.suspected().is_some() {
                 self.give_up(&connection, request, &error);
             }
             if attempt == ATTEMPTS || !error.is_connection_dropped() || error.is_connection_refusal() {
@@ -147,7 +147,7 @@ impl Pool {
     }
 
     /// Waits for `work` as long as `command_wait` allows for a server whose last answer was at `last_answer`. In a
-    /// cluster, the silence of one node says nothing about the others, so it causes no doubt.
+    /// cluster, the silence of one node says nothing about the others, so it causes no suspicion.
     async fn wait<T>(
         &self,
         command_wait: &mut CommandWait,
@@ -155,16 +155,16 @@ impl Pool {
         work: impl Future<Output = T>,
     ) -> RedisResult<T> {
         let (reachability, is_cluster) = (self.connector.reachability(), self.connector.is_cluster());
-        let doubt = || {
+        let suspect = || {
             if !is_cluster {
-                reachability.doubt();
+                reachability.suspect();
             }
         };
-        if let Some(outcome) = command_wait.wait(last_answer, doubt, reachability.turns(), work).await {
+        if let Some(outcome) = command_wait.wait(last_answer, suspect, reachability.turns(), work).await {
             return Ok(outcome);
         }
-        if let Some(doubted) = command_wait.doubted().filter(|_| !is_cluster) {
-            reachability.found_silent(doubted);
+        if let Some(suspected) = command_wait.suspected().filter(|_| !is_cluster) {
+            reachability.found_silent(suspected);
         }
         Err(timed_out())
     }
@@ -190,10 +190,10 @@ impl Pool {
         }
     }
 
-    /// Pings Redis when there are doubts, and replaces the connections to a cluster when one of its nodes failed; never
-    /// returns.
+    /// Pings Redis when there are suspicions, and replaces the connections to a cluster when one of its nodes failed;
+    /// never returns.
     pub async fn maintain(&self) {
-        let mut doubts = self.connector.reachability().doubts();
+        let mut suspicions = self.connector.reachability().suspicions();
         let mut stale = self.stale.subscribe();
         loop {
             select! {
@@ -201,7 +201,7 @@ impl Pool {
                     let key = stale.borrow_and_update().clone();
                     self.replace_connections(key.as_deref()).await;
                 }
-                Ok(()) = doubts.changed() => self.ping().await,
+                Ok(()) = suspicions.changed() => self.ping().await,
             }
         }
     }

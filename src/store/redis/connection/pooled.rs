@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     connector::RawConnection,
-    fault::{Answer, is_away, is_on_the_move, is_without_answer},
+    fault::{Answer, is_on_the_move, is_unavailable, is_without_answer},
     reachability::{Clock, LANES, Lane},
 };
 
@@ -168,7 +168,7 @@ fn one(answer: Value) -> RedisResult<Vec<Answer>> {
 
 /// Returns the answers, unless one of them says that Redis can't serve now.
 fn unless_failed(answers: Vec<Answer>) -> RedisResult<Vec<Answer>> {
-    let failed = |error: &&RedisError| is_away(error) || is_on_the_move(error);
+    let failed = |error: &&RedisError| is_unavailable(error) || is_on_the_move(error);
     let failure = answers.iter().filter_map(|answer| answer.as_ref().err()).find(failed).cloned();
     failure.map_or(Ok(answers), Err)
 }

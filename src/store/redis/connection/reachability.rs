@@ -24,15 +24,16 @@ use super::{fault::timed_out, turns::Turns};
 /// Pause after a refused connection before another attempt.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// Time for which Redis counts as silent after it was found silent: enough for the next steps of a call that failed.
+/// Time for which Redis counts as silent after it was found silent: enough for the further commands of a call whose
+/// first command failed, so that it does not wait again.
 const SILENCE_PAUSE: Duration = Duration::from_millis(100);
 
-/// A part of a cluster that fails independently of others, as named by the hash tag of keys. Without a cluster, only
-/// the first lane is used.
+/// The partition of a key, by its hash tag: in a cluster, partitions fail independently. Without a cluster, only the
+/// first lane is used.
 pub type Lane = usize;
 
-/// Number of lanes, whose hash tags are the numbers below it. Of keys with other hash tags it is unknown which share a
-/// node.
+/// Number of lanes: hash tags are 0 to `LANES - 1`. Keys with other hash tags have no lane, because their node is
+/// unknown.
 pub const LANES: usize = 16;
 
 /// Returns the lane of a key: its hash tag, if that is a number below [`LANES`].
@@ -55,7 +56,7 @@ pub struct Reachability {
     /// Permit to connect to a Redis that refuses connections: one attempt at a time.
     attempt: Semaphore,
     /// Requests for a ping.
-    doubts: watch::Sender<()>,
+    suspicions: watch::Sender<()>,
     /// Time of the last answer to a ping.
     sign: AtomicU64,
     silent_until: AtomicU64,
@@ -84,7 +85,7 @@ impl Reachability {
             refused_until: Default::default(),
             node_refusal: Mutex::default(),
             attempt: Semaphore::new(1),
-            doubts: watch::Sender::default(),
+            suspicions: watch::Sender::default(),
             sign: AtomicU64::new(0),
             silent_until: AtomicU64::new(0),
             turns: Turns::default(),
@@ -104,7 +105,7 @@ impl Reachability {
     }
 
     /// Records the outcome of an attempt. Each failure counts as a refusal, whatever its cause.
-    pub fn attempted<T>(&self, outcome: &RedisResult<T>) {
+    pub fn record_attempt<T>(&self, outcome: &RedisResult<T>) {
         match outcome {
             Ok(_) => self.forget_refusal(),
             Err(error) => {
@@ -166,13 +167,13 @@ impl Reachability {
     }
 
     /// Requests a ping.
-    pub fn doubt(&self) {
-        self.doubts.send_replace(());
+    pub fn suspect(&self) {
+        self.suspicions.send_replace(());
     }
 
     /// Subscribes to requests for a ping.
-    pub fn doubts(&self) -> watch::Receiver<()> {
-        self.doubts.subscribe()
+    pub fn suspicions(&self) -> watch::Receiver<()> {
+        self.suspicions.subscribe()
     }
 
     /// Records an answer to a ping.
@@ -180,10 +181,10 @@ impl Reachability {
         self.sign.store(self.clock.now(), Relaxed);
     }
 
-    /// Records that a command whose doubt began at `doubted` has found Redis silent, unless a ping was answered since
-    /// then, or no pings are sent.
-    pub fn found_silent(&self, doubted: Instant) {
-        if self.doubts.receiver_count() > 0 && self.sign.load(Relaxed) < self.clock.at(doubted) {
+    /// Records that a command whose suspicion began at `suspected` has found Redis silent, unless a ping was answered
+    /// since then, or no pings are sent.
+    pub fn found_silent(&self, suspected: Instant) {
+        if self.suspicions.receiver_count() > 0 && self.sign.load(Relaxed) < self.clock.at(suspected) {
             self.silent_until.store(self.clock.at(Instant::now() + SILENCE_PAUSE), Relaxed);
         }
     }
@@ -253,11 +254,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_listen_hear_of_a_refusal_and_those_who_come_soon_after() {
+    async fn refusal_reaches_all_subscribers_and_calls_soon_after() {
         let reachability = Reachability::new();
         let mut listeners: Vec<_> = (0..8).map(|_| reachability.refusals()).collect();
         assert!(listeners[0].next().now_or_never().is_none());
-        reachability.attempted(&refused());
+        reachability.record_attempt(&refused());
         join_all(listeners.iter_mut().map(Refusals::next)).await;
         assert!(reachability.refusals().next().await.is_connection_dropped());
         assert!(reachability.attempt().await.is_err());
@@ -267,25 +268,25 @@ mod tests {
     async fn attempts_on_a_redis_that_refuses_come_one_by_one_with_pauses() {
         let reachability = Reachability::new();
         assert!(reachability.attempt().await.is_ok_and(|turn| turn.is_none()));
-        reachability.attempted(&refused());
+        reachability.record_attempt(&refused());
         tokio::time::sleep(REFUSAL_PAUSE).await;
         let turn = reachability.attempt().await.expect("the pause is over");
         assert!(turn.is_some() && reachability.attempt().now_or_never().is_none());
-        reachability.attempted(&refused());
+        reachability.record_attempt(&refused());
         drop(turn);
         assert!(reachability.attempt().await.is_err(), "the attempt before has just failed");
-        reachability.attempted(&Ok(()));
+        reachability.record_attempt(&Ok(()));
         assert!(reachability.attempt().await.is_ok_and(|turn| turn.is_none()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sign_of_life_makes_silence_a_matter_of_one_connection() {
+    async fn answered_ping_limits_silence_to_one_connection() {
         let reachability = Reachability::new();
-        let looking = reachability.doubts();
-        let doubted = Instant::now();
+        let looking = reachability.suspicions();
+        let suspected = Instant::now();
         tokio::time::advance(Duration::from_millis(1)).await;
         reachability.lives();
-        reachability.found_silent(doubted);
+        reachability.found_silent(suspected);
         assert!(reachability.check(None).is_ok());
 
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -302,6 +303,6 @@ mod tests {
 
         drop(looking);
         reachability.found_silent(Instant::now());
-        assert!(reachability.check(None).is_ok(), "nobody has looked");
+        assert!(reachability.check(None).is_ok(), "without a pool that pings, silence is not recorded");
     }
 }

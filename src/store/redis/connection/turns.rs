@@ -1,4 +1,5 @@
-//! Turns of the tasks of this process.
+//! Measures scheduling delay: waits until all tasks that are ready have been polled. One such pass over the ready tasks
+//! is called a turn.
 //!
 //! Separate tasks write a command, read its answer and hand the answer over, and each waits for its turn. If thousands
 //! of tasks are ready, that takes longer than Redis does, and such a delay in this process must not count as silence of
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_who_goes_away_leaves_the_counting_to_others() {
+    async fn cancelled_waiter_hands_the_counting_to_the_next() {
         let turns = Turns::default();
         let mut first = Box::pin(turns.pass());
         assert!(first.as_mut().now_or_never().is_none());

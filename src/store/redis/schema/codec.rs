@@ -8,6 +8,7 @@
 //! | `metadata`, `result`, `details` | the documents, as JSON |
 //! | `since`, `heard`, `durable_time` | times of Redis's clock, which the script writes |
 //! | `branch` | the branch of the job's history: lineage, id, revision from which it was continued, and parent |
+//! | `doc` | only in records of version 0.1: the whole job as JSON |
 //! | `rev` | always `newer`: version 0.1, which kept other fields, treats the record as damaged and leaves it alone |
 
 use std::{borrow::Cow, fmt::Write, sync::Arc};
@@ -16,7 +17,7 @@ use redis::{FromRedisValue, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{legacy, record};
+use super::{keys::Partition, legacy, record};
 use crate::{
     domain::{Branch, ChangeId, Document, Job, JobId, Outcome, State, Timestamp, Version, View},
     offload::{LARGE_BYTES, offload},
@@ -63,8 +64,8 @@ pub fn parse_version(text: &str) -> Option<Version> {
     Some(Version { incarnation_id: Uuid::parse_str(parts.next()?).ok()?, first_revision, revision, change_id })
 }
 
-/// Formats a branch. The script compares the lineage, which therefore comes first, and takes the id of the record's
-/// branch for the parent, which therefore comes last.
+/// Formats a branch. The script compares the lineage, which therefore comes first, and may replace the parent by that
+/// of the record's branch, which therefore comes last.
 pub fn branch(branch: Branch) -> String {
     let Branch { lineage, id, base, parent } = branch;
     format!("{lineage:x} {id:x} {base} {parent:x}")
@@ -263,11 +264,11 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Encodes the notification as the replica `by` sends it, without the number of the commit, which the script adds.
-    pub fn encode(&self, by: &str) -> Vec<u8> {
+    /// Encodes the notification of a commit in `partition` as the replica `by` sends it, without the number of the
+    /// commit, which the script adds.
+    pub fn encode(&self, partition: Partition, by: &str) -> Vec<u8> {
         let mut payload = Vec::with_capacity(256);
-        payload.extend_from_slice(by.as_bytes());
-        payload.push(b' ');
+        payload.extend_from_slice(format!("{} {by} ", partition.index()).as_bytes());
         serde_json::to_writer(&mut payload, self).expect("text and numbers can be encoded");
         payload
     }
@@ -280,8 +281,10 @@ impl<'a> Message<'a> {
 
 /// A notification as it was received.
 pub struct ReceivedNotification<'a> {
-    /// Number of the commit.
+    /// Number of the commit in its partition.
     pub number: i64,
+    /// The partition.
+    pub partition: Partition,
     /// The replica that committed.
     pub by: &'a str,
     /// Text to parse with [`Message::decode`].
@@ -289,10 +292,17 @@ pub struct ReceivedNotification<'a> {
 }
 
 impl<'a> ReceivedNotification<'a> {
-    /// Splits the payload of a message.
-    pub fn parse(payload: &'a [u8]) -> Option<Self> {
-        let mut parts = std::str::from_utf8(payload).ok()?.splitn(3, ' ');
-        Some(Self { number: parts.next()?.parse().ok()?, by: parts.next()?, message: parts.next()? })
+    /// Splits the payload of a message, which has a line for each notification. A line that is none becomes `None`.
+    pub fn parse_all(payload: &'a [u8]) -> impl Iterator<Item = Option<Self>> {
+        let text = std::str::from_utf8(payload).unwrap_or_default();
+        text.split('\n').map(Self::parse)
+    }
+
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut parts = line.splitn(4, ' ');
+        let (number, partition) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let partition = Partition::all().nth(partition)?;
+        Some(Self { number, partition, by: parts.next()?, message: parts.next()? })
     }
 }
 

@@ -105,8 +105,8 @@ impl Partition {
 
 impl Keys {
     /// Creates the keys under `prefix`, such as `job:`, in `database`; indexes are then under `jobs:`. The names of
-    /// channels contain the database, because all databases of a server share them. Each prefix ends with exactly one
-    /// colon, and none ends as an index does, so no two prefixes have a key in common.
+    /// channels contain the database, because all databases of a server share them. A prefix ends with exactly one
+    /// colon, and never with `s:`, the end of the prefixes of indexes, so no two prefixes have a key in common.
     pub fn new(prefix: &str, database: i64) -> Self {
         debug_assert!(prefix.ends_with(':') && !prefix.ends_with("::") && !prefix.ends_with("s:"), "{prefix}");
         let plural = format!("{}s:", prefix.strip_suffix(':').unwrap_or(prefix));
@@ -127,20 +127,30 @@ impl Keys {
 
     /// Returns the key of a job, a hash.
     pub fn job(&self, id: &JobId) -> String {
-        format!("{}{id}", self.jobs[Partition::of(id).0])
+        self.parts_of_job(id).concat()
+    }
+
+    /// Returns the parts of the key of a job.
+    pub fn parts_of_job<'a>(&'a self, id: &'a JobId) -> [&'a str; 2] {
+        [&self.jobs[Partition::of(id).0], id.as_str()]
     }
 
     /// Returns the key of an index, a sorted set of ids.
     pub fn index(&self, partition: Partition, key: IndexKey<'_>) -> String {
-        let under = &self.indexes[partition.0];
-        match key {
-            IndexKey::Created => format!("{under}created"),
-            IndexKey::State(state) => format!("{under}state:{}", state.name()),
-            IndexKey::Owner(owner) => format!("{under}owner:{owner}"),
-            IndexKey::Kind(kind) => format!("{under}kind:{kind}"),
-            IndexKey::Expire => format!("{under}expire"),
-            IndexKey::Lease => format!("{under}lease"),
-        }
+        self.parts_of_index(partition, key).concat()
+    }
+
+    /// Returns the parts of the key of an index.
+    pub fn parts_of_index<'a>(&'a self, partition: Partition, key: IndexKey<'a>) -> [&'a str; 3] {
+        let (set, member) = match key {
+            IndexKey::Created => ("created", ""),
+            IndexKey::State(state) => ("state:", state.name()),
+            IndexKey::Owner(owner) => ("owner:", owner),
+            IndexKey::Kind(kind) => ("kind:", kind),
+            IndexKey::Expire => ("expire", ""),
+            IndexKey::Lease => ("lease", ""),
+        };
+        [&self.indexes[partition.0], set, member]
     }
 
     /// Returns the key of the counter of announced commits.
@@ -167,12 +177,5 @@ impl Keys {
     /// Returns the pub/sub channel of version 0.1.
     pub fn legacy_changes(&self, partition: Partition) -> &str {
         &self.legacy_changes[partition.0]
-    }
-
-    /// Returns the partition of a channel.
-    pub fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
-        let (_, named) = channel.rsplit_once('{')?;
-        let index: usize = named.split_once('}')?.0.parse().ok()?;
-        (self.changes.get(index)? == channel).then_some(Partition(index))
     }
 }

@@ -97,7 +97,7 @@ async fn a_password_is_changed_without_a_restart(
     fs::write(&file, format!("{}\n", place.url(SECOND))).expect("it can be written");
     place.command(&["ACL", "SETUSER", "tracker", &format!("<{FIRST}")]).await;
     place.command(&["CLIENT", "KILL", "USER", "tracker"]).await;
-    process.logged(&["INFO", "credentials of Redis read again", "jobtrack::audit"]).await;
+    process.logged(&["INFO", "credentials of Redis reloaded", "jobtrack::audit"]).await;
     until_durable(&process).await;
     process.signal("TERM");
     let (status, log) = tokio::task::spawn_blocking(|| process.wait()).await.expect("no panic");
@@ -121,6 +121,6 @@ async fn a_file_that_names_another_redis_is_not_followed() {
     // One line is enough.
     assert_eq!(process.log().matches("names another Redis").count(), 1, "{}", process.log());
     fs::write(&file, place.url(SECOND)).expect("it can be written");
-    process.logged(&["INFO", "credentials of Redis read again"]).await;
+    process.logged(&["INFO", "credentials of Redis reloaded"]).await;
     until_durable(&process).await;
 }

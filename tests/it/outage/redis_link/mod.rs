@@ -18,7 +18,7 @@ use tokio::{join, task::JoinSet, time::timeout};
 
 use crate::support::{
     Client, Server, create,
-    records::{ask, count_commit, set_version},
+    records::{ask, count_commit, partition, set_version},
     redis::Redis,
     relay::Relay,
     replicas::{read, server_on, use_everything},
@@ -44,7 +44,7 @@ async fn behind(relay: &Relay) -> Server {
 async fn notification_of(redis: &Redis, id: &str, revision: i64) -> String {
     let number = count_commit(redis, id).await;
     let notification = json!({ "id": id, "rev": revision, "state": "RUNNING", "kind": "test.work" });
-    format!("{number} somebody {notification}")
+    format!("{number} {} somebody {notification}", partition(id))
 }
 
 /// Reads and reports by several callers at once; each must succeed.

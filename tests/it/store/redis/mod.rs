@@ -4,6 +4,7 @@ mod beats;
 mod connections;
 mod decisions;
 mod due;
+mod groups;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
