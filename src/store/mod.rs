@@ -45,11 +45,17 @@ pub trait JobStore: Send + Sync + 'static {
         None
     }
 
+    /// Returns whether another process executes the writes, so that reports of one job may arrive faster than they can
+    /// be stored.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     /// Returns the current version of `id`, which may be a tombstone.
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError>;
 
-    /// Succeeds if the store could confirm now that a job is missing. Called before a caller that may not see the
-    /// record `_instead`, which [`get`](Self::get) returned, is told that there is no such job.
+    /// Succeeds if a `NOT_FOUND` answer would be authoritative now. Called when `get` returned the record `_instead`,
+    /// which the caller may not see, so that a hidden job and a missing job have the same answer.
     async fn absence(&self, _instead: &Stored) -> Result<(), StoreError> {
         Ok(())
     }
@@ -99,9 +105,9 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Returns the newest version of each incarnation of a job that changed after the position `after`, tombstones
     /// included, in the order of commits: at most `limit` versions, and none after the one that brings their size to
-    /// `max_bytes`. Their `previous` is the state at the position `since`, which is at most `after`; a job that waited
-    /// for another attempt then counts as RUNNING. Returns `None` if the changes since `since` are not known, as in a
-    /// store that keeps no commits.
+    /// `max_bytes`. Their `previous` is the state at the position `since`, which is at most `after`; a job that was
+    /// between two attempts at that position counts as RUNNING, because retries are not recorded. Returns `None` if the
+    /// changes since `since` are not known, as in a store that keeps no commits.
     async fn changed_since(
         &self,
         _since: u64,

@@ -40,7 +40,7 @@ impl Default for JobMetrics {
             ),
             lost: counter(
                 "jobtrack_workers_lost_total",
-                "Leases that ran out without a report, and start timeouts without a worker, as far as this replica detected them first.",
+                "Leases and start timeouts that expired, counted by the replica that detected the expiry first.",
             ),
             lag: gauge(
                 "jobtrack_sweeper_lag_seconds",

@@ -10,6 +10,7 @@
 mod metrics;
 mod purge;
 mod quota;
+mod reports;
 mod session;
 mod sweep;
 
@@ -27,7 +28,7 @@ use uuid::Uuid;
 pub use purge::{Purge, Purged};
 pub use session::{CallerSession, CreateOutcome, Lookup};
 
-use self::{metrics::JobMetrics, quota::QuotaScans, sweep::Sweeper};
+use self::{metrics::JobMetrics, quota::QuotaScans, reports::ReportQueues, sweep::Sweeper};
 use crate::{
     clock::Clock,
     domain::{
@@ -56,6 +57,7 @@ pub struct Tracker {
     quotas: Arc<Quotas>,
     quota_scans: QuotaScans,
     timeouts: Timeouts,
+    reports: Arc<ReportQueues>,
 }
 
 /// Statistics of a tracker.
@@ -108,6 +110,7 @@ impl Tracker {
     /// Creates a tracker of the jobs in `store`. `hub` must be the listener of the store.
     pub fn new(store: Arc<dyn JobStore>, hub: Arc<Hub>, clock: Arc<dyn Clock>, retention: Retention) -> Self {
         Self {
+            reports: Arc::new(ReportQueues::new(store.clone())),
             store,
             hub,
             clock,

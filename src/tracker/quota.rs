@@ -1,5 +1,5 @@
-//! Limits how often the jobs of an owner at its limit are listed. The count of an owner's jobs comes from an index, and
-//! the index entry of a record that has vanished from the store is removed only when a list reads it.
+//! Limits how often the list of an owner that has reached its job limit is scanned. A scan removes index entries whose
+//! records have vanished from the store; until then they count as jobs of the owner.
 
 use std::{
     collections::HashMap,

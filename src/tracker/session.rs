@@ -6,7 +6,11 @@ use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Changed, Tracker, TrackerStats, TryChange, quota::ScanStart};
+use super::{
+    Changed, Tracker, TrackerStats, TryChange,
+    quota::ScanStart,
+    reports::{PendingReport, Position},
+};
 use crate::{
     domain::{
         Change, Filter, Identity, Job, JobError, JobId, Limit, ListQuery, MAX_PAGE, MAX_PAGE_BYTES, Needed, NewJob,
@@ -164,6 +168,34 @@ impl<'a> CallerSession<'a> {
     }
 
     async fn apply(&self, id: &JobId, change: &Change) -> Result<Changed, JobError> {
+        let may_wait = matches!(change, Change::Report(_)) && self.tracker.store.is_remote();
+        let Some(fresh) = self.get_fresh(id).filter(|_| may_wait) else { return self.apply_alone(id, change).await };
+        let report = PendingReport {
+            id,
+            incarnation_id: fresh.job.version.incarnation_id,
+            change,
+            context: self.tracker.change_context(),
+        };
+        let _storing = match self.tracker.reports.join(report) {
+            Position::First(storing) => Some(storing),
+            Position::Waiting(outcome) => match outcome.await {
+                Ok(Ok(changed)) => {
+                    self.tracker.plan_sweep(&changed.stored.job);
+                    return Ok(changed);
+                }
+                Ok(Err(error)) => {
+                    if let JobError::Exhausted(limit) = error {
+                        self.tracker.quotas.refused(limit);
+                    }
+                    return Err(error);
+                }
+                Err(_) => None,
+            },
+        };
+        self.apply_alone(id, change).await
+    }
+
+    async fn apply_alone(&self, id: &JobId, change: &Change) -> Result<Changed, JobError> {
         let mut current = match self.get_fresh(id) {
             Some(fresh) => match self.tracker.try_change(fresh, change).await {
                 Ok(TryChange::Changed(changed)) => return Ok(changed),

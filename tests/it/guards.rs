@@ -1,8 +1,10 @@
 //! Countable costs of calls: commands to Redis and bytes of an event; and leaks. `tests/allocations.rs` counts
 //! allocations.
 
-use futures_util::{StreamExt, stream};
-use jobtrack::proto::v1::{BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, Event, ListJobsRequest, View};
+use futures_util::{StreamExt, future::join_all, stream};
+use jobtrack::proto::v1::{
+    BatchGetJobsRequest, CompleteJobRequest, CreateJobRequest, Durability, Event, ListJobsRequest, View,
+};
 use prost::Message;
 use tonic_health::ServingStatus::Serving;
 
@@ -18,8 +20,8 @@ use crate::support::{
 /// Number of calls that a process answers without growing.
 const CALLS: usize = 100_000;
 
-/// Counts the commands of these kinds. Excludes the beats of replicas, which alone read whole hashes, and the read of the
-/// version in each script.
+/// Counts the commands of these kinds. Excludes the beats of replicas, which alone read whole hashes, and the read of
+/// the version in each script.
 async fn commands(redis: &Redis) -> [i64; 3] {
     let [reads, scripts, ranges, beats] = redis.calls(["hmget", "evalsha", "zrevrangebyscore", "hgetall"]).await;
     [reads - (scripts - beats), scripts - beats, ranges]
@@ -53,6 +55,41 @@ async fn number_of_redis_commands_of_each_call_is_minimal() {
     assert_eq!(asked(&redis, list).await, [2, 0, 16], "a list of two jobs, from every partition");
     server.stop().await;
     other.stop().await;
+}
+
+/// Reports of one job from many callers do not race each other in Redis.
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_reports_of_one_job_are_stored_together() {
+    const CALLERS: usize = 16;
+    const REPORTS: usize = 20;
+    let redis = Redis::start().await;
+    let server = server_on(&redis).await;
+    Health::watch(&server, "redis").await.until(Serving).await;
+    let mut client = server.client().await;
+    create(&mut client, "hot").await;
+    report(&mut client, "hot").await;
+    let callers: Vec<_> = join_all((0..CALLERS).map(|_| server.client())).await;
+    let mut revisions = Vec::new();
+    let reported = asked(&redis, async {
+        let reports = callers.into_iter().map(|mut client| async move {
+            let mut revisions = Vec::new();
+            for _ in 0..REPORTS {
+                let job = report(&mut client, "hot").await;
+                assert_eq!(job.durability(), Durability::Durable);
+                revisions.push(job.revision);
+            }
+            assert!(revisions.is_sorted(), "{revisions:?}");
+            revisions
+        });
+        revisions = join_all(reports).await.concat();
+    })
+    .await;
+    // Each report has a revision of its own.
+    revisions.sort_unstable();
+    assert!(revisions.iter().copied().eq((3..).take(CALLERS * REPORTS)), "{revisions:?}");
+    let [reads, writes, _] = reported.map(|count| usize::try_from(count).expect("a count"));
+    assert!(reads == 0 && writes <= CALLERS * REPORTS, "{reads} reads and {writes} writes");
+    server.stop().await;
 }
 
 /// Of jobs that are too large together, only slightly more are read than fit into a response.

@@ -148,7 +148,9 @@ class Rules:
             yield f"{name} reads the same version", with_replica(state, replace(replica, held=record, base=record))
         for end in ("", f"END-{name}"):
             if state.writes and not held.end and not (end and name in state.ended):
-                yield from self.write(state, replica, end)
+                yield from self.write(state, replica, end, 1)
+        if state.writes > 1 and not held.end and "group" in self.kinds:
+            yield from self.write(state, replica, "", 2)
 
     def read(self, state: State, replica: Replica, record: Version) -> Iterator[tuple[str, State]]:
         held = replica.held
@@ -161,18 +163,20 @@ class Rules:
         else:
             yield f"{replica.name} reads {record}", with_replica(state, replace(replica, held=record, base=record))
 
-    def write(self, state: State, replica: Replica, end: str) -> Iterator[tuple[str, State]]:
-        change, held, record = state.next_change, replica.held, state.record
-        version = Version(held.revision + 1, change, held.made_from | {change}, end, 0, held.branch)
+    def write(self, state: State, replica: Replica, end: str, count: int) -> Iterator[tuple[str, State]]:
+        """Makes `count` changes one after another, of which only the last version is stored."""
+        held, record = replica.held, state.record
+        changes = frozenset(range(state.next_change, state.next_change + count))
+        version = Version(held.revision + count, max(changes), held.made_from | changes, end, 0, held.branch)
         after = replace(
             state,
-            next_change=change + 1,
-            writes=state.writes - 1,
-            acknowledged=state.acknowledged | {change},
-            processes=(*state.processes, (change, replica.name)),
+            next_change=state.next_change + count,
+            writes=state.writes - count,
+            acknowledged=state.acknowledged | changes,
+            processes=(*state.processes, *((change, replica.name) for change in sorted(changes))),
             ended=state.ended | ({replica.name} if end else set()),
         )
-        word = f"{replica.name} {'ends' if end else 'reports'}"
+        word = f"{replica.name} {'ends' if end else 'reports'}{'' if count == 1 else f' {count} times'}"
         if not replica.serves:
             yield f"{word}: {version}, VOLATILE", with_replica(after, replace(replica, held=version, dirty=True))
         elif not replica.dirty and record is not None and record.is_same(held):
@@ -281,6 +285,7 @@ def main() -> None:
         ("without branches, an unnoticed loss", True, Rules(branches=False, kinds=of("unnoticed"))),
         ("without branches, an old copy", True, Rules(branches=False, kinds=of("old copy"))),
         ("a restart", False, Rules(kinds=of("restart"), writes=4)),
+        ("reports that are stored together, and a loss", False, Rules(kinds=of("group", "unnoticed", "restart"), exact=False)),
         ("one loss", False, Rules(kinds=of("unnoticed", "old copy", "empty", "restart"), exact=False)),
         ("an old copy, and another fault", False, Rules(kinds=of("old copy", "cut off"), faults=2, exact=False, writes=2)),
     ]
@@ -290,6 +295,11 @@ def main() -> None:
             ("an old copy", False, Rules(kinds=of("old copy", "cut off", "no answer"), faults=2, exact=False)),
             ("an unnoticed loss", False, Rules(kinds=of("unnoticed", "cut off", "no answer"), faults=2, exact=False)),
             ("restarts", False, Rules(kinds=of("restart"), faults=2, writes=4, exact=False)),
+            (
+                "reports that are stored together",
+                False,
+                Rules(kinds=of("group", "old copy", "cut off", "no answer"), writes=4, exact=False),
+            ),
             ("two losses", False, Rules(kinds=of("unnoticed", "restart", "empty"), faults=2, exact=False)),
         ]
     failed = False

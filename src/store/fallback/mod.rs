@@ -226,8 +226,8 @@ impl FallbackStore {
         }
     }
 
-    /// Returns the answer for an id of which the primary, asked after `since` was taken, has no record. If the record
-    /// was lost, the answer is the cached version, which is then pushed again.
+    /// Returns the answer for `id` after the primary reported that it has no record. `since` was taken before the
+    /// primary was asked. If the record was lost, the answer is the cached version, which is then pushed again.
     fn without_record(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
         let lost = self.cache.mark_record_lost(id, since)?;
         tracing::warn!(job_id = %id, "Redis has lost the record of this job; the cached version is stored again");
@@ -250,6 +250,10 @@ impl JobStore for FallbackStore {
         let held = self.cache.get_fresh(id)?;
         self.reads.held.fetch_add(1, Relaxed);
         Some(held)
+    }
+
+    fn is_remote(&self) -> bool {
+        true
     }
 
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {

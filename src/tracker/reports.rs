@@ -1,0 +1,198 @@
+//! Reports of one job that arrive while an earlier one is being stored. They wait, and are then stored together: each
+//! is applied to the version that the one before it made, and only the last version is written. Otherwise all of them
+//! would be applied to the same version, and all but one would end in a conflict.
+//!
+//! The versions in between are never written, as if each had been replaced before anybody could read it. Only reports
+//! are stored together: streams must not miss the version that another change makes.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    iter::zip,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{runtime::Handle, sync::oneshot};
+use uuid::Uuid;
+
+use super::{Changed, Effect};
+use crate::{
+    domain::{Applied, Change, ChangeContext, Job, JobError, JobId, Subject},
+    store::{JobStore, Replaced, Stored},
+};
+
+/// Maximum number of reports that are stored together.
+const BATCH: usize = 64;
+
+/// The reports that wait, by job.
+pub struct ReportQueues {
+    store: Arc<dyn JobStore>,
+    /// Has an entry for each job of which a report is being stored.
+    queues: Mutex<HashMap<JobId, Vec<Waiting>>>,
+}
+
+/// A report that may have to wait.
+#[derive(Clone, Copy)]
+pub struct PendingReport<'a> {
+    /// Id of the job.
+    pub id: &'a JobId,
+    /// The incarnation of the job that the caller may change.
+    pub incarnation_id: Uuid,
+    /// The report.
+    pub change: &'a Change,
+    /// The time and the id of the change.
+    pub context: ChangeContext,
+}
+
+/// A report that waits.
+struct Waiting {
+    incarnation_id: Uuid,
+    change: Change,
+    context: ChangeContext,
+    outcome: oneshot::Sender<ReportOutcome>,
+}
+
+/// The outcome of a report that was stored with others.
+pub type ReportOutcome = Result<Changed, JobError>;
+
+/// The position of a report in the queue of its job.
+pub enum Position {
+    /// The first: no other report of the job is being stored. The others wait until the guard is dropped.
+    First(Storing),
+    /// Another report is being stored. If the channel closes without an outcome, the report must be applied alone.
+    Waiting(oneshot::Receiver<ReportOutcome>),
+}
+
+/// A guard that exists while reports of a job are being stored. When dropped, those that have arrived in the meantime
+/// are stored.
+pub struct Storing {
+    queues: Arc<ReportQueues>,
+    id: JobId,
+}
+
+impl Drop for Storing {
+    fn drop(&mut self) {
+        self.queues.store_next(&self.id);
+    }
+}
+
+impl ReportQueues {
+    /// Creates empty queues of reports for `store`.
+    pub fn new(store: Arc<dyn JobStore>) -> Self {
+        Self { store, queues: Mutex::default() }
+    }
+
+    /// Adds a report to the queue of its job.
+    pub fn join(self: &Arc<Self>, report: PendingReport<'_>) -> Position {
+        let PendingReport { id, incarnation_id, change, context } = report;
+        match self.queues().entry(id.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(Vec::new());
+                Position::First(Storing { queues: self.clone(), id: id.clone() })
+            }
+            Entry::Occupied(mut entry) => {
+                let (outcome, receiver) = oneshot::channel();
+                entry.get_mut().push(Waiting { incarnation_id, change: change.clone(), context, outcome });
+                Position::Waiting(receiver)
+            }
+        }
+    }
+
+    /// Starts to store the reports of `id` that wait; removes the queue if there are none.
+    fn store_next(self: &Arc<Self>, id: &JobId) {
+        let batch = {
+            let mut queues = self.queues();
+            let Some(waiting) = queues.get_mut(id) else { return };
+            // Drops reports whose caller has left.
+            waiting.retain(|report| !report.outcome.is_closed());
+            if waiting.is_empty() {
+                queues.remove(id);
+                return;
+            }
+            let rest = waiting.split_off(waiting.len().min(BATCH));
+            std::mem::replace(waiting, rest)
+        };
+        let storing = Storing { queues: self.clone(), id: id.clone() };
+        // A task of its own, so that no report depends on the caller of another one.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { storing.queues.store(&storing.id, batch).await });
+        }
+    }
+
+    /// Stores reports, and sends their outcomes. A report without an outcome must be applied alone.
+    async fn store(&self, id: &JobId, reports: Vec<Waiting>) {
+        let mut current = self.store.get_fresh(id);
+        while let Some(there) = current.take() {
+            let Some(chain) = Chain::of(&there, &reports) else { return };
+            match self.store.replace(chain.last.clone(), Some(&there.job)).await {
+                Ok(Replaced::Stored(stored)) => {
+                    for (report, outcome) in zip(reports, chain.outcomes) {
+                        if let Some(outcome) = outcome {
+                            // A caller that has left does not receive its outcome.
+                            _ = report.outcome.send(outcome.map(|(job, effect)| changed(&stored, job, effect)));
+                        }
+                    }
+                    return;
+                }
+                Ok(Replaced::Conflict(other)) => current = other,
+                Err(error) => {
+                    for report in reports {
+                        _ = report.outcome.send(Err(error.clone().into()));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn queues(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Waiting>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the result of the report that made `job`. `stored` is `job` itself, or a later version of the same batch.
+fn changed(stored: &Stored, job: Arc<Job>, effect: Effect) -> Changed {
+    let is_last = stored.job.version == job.version;
+    let job = if is_last { stored.job.clone() } else { job };
+    Changed { stored: Stored { job, ..stored.clone() }, effect }
+}
+
+/// The versions that reports make one after another.
+struct Chain {
+    /// The last version.
+    last: Arc<Job>,
+    /// The outcome of each report. Absent: the report can't be stored with others. Valid only if the last version is
+    /// stored: that shows that the chain began at the current version.
+    outcomes: Vec<Option<Applying>>,
+}
+
+/// The version and the effect of a report, or the reason for which it is rejected.
+type Applying = Result<(Arc<Job>, Effect), JobError>;
+
+impl Chain {
+    /// Applies `reports` to `there`. Returns `None` if that makes no new version.
+    fn of(there: &Stored, reports: &[Waiting]) -> Option<Self> {
+        let mut last = there.job.clone();
+        let outcomes = reports.iter().map(|report| report.apply_to(&mut last)).collect();
+        (last.version != there.job.version).then_some(Self { last, outcomes })
+    }
+}
+
+impl Waiting {
+    /// Applies the report to `job`, which becomes the next version if there is one.
+    fn apply_to(&self, job: &mut Arc<Job>) -> Option<Applying> {
+        if job.version.incarnation_id != self.incarnation_id || !job.is_visible(self.context.now) {
+            return None;
+        }
+        let (next, effect) = match job.apply(&self.change, &self.context) {
+            Ok(Applied::Changed(next)) => (Some(next), Effect::Applied),
+            Ok(Applied::Unchanged) => (None, Effect::None),
+            Ok(Applied::Ignored { why, renewed }) => (renewed, Effect::Ignored(why)),
+            Ok(Applied::ChangedIfLost(_)) => return None,
+            Err(reason) => return Some(Err(JobError::Rejected(Subject::from(&**job), reason))),
+        };
+        if let Some(next) = next {
+            *job = Arc::from(next);
+        }
+        Some(Ok((job.clone(), effect)))
+    }
+}
