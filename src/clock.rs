@@ -72,16 +72,16 @@ impl SteeredClock {
         Self { base, offset: AtomicI64::new(0), steered: Mutex::default() }
     }
 
-    /// Steers towards `truth`, a reading of the other clock that is exact to within `give_or_take`. Returns the number
+    /// Steers towards `reference`, a reading of the other clock whose error is at most `max_error`. Returns the number
     /// of microseconds by which the clock stepped: 0 unless this was the first reading. May be called concurrently.
-    pub fn steer(&self, truth: Timestamp, give_or_take: Duration) -> i64 {
+    pub fn steer(&self, reference: Timestamp, max_error: Duration) -> i64 {
         let mut steered = self.steered.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.base.now();
         let offset = self.offset.load(Relaxed);
-        let off = truth.as_micros() - now.as_micros() - offset;
+        let off = reference.as_micros() - now.as_micros() - offset;
         let most = steered.map_or(Duration::MAX, |last| now.since(last).min(Self::STEER_INTERVAL_MAX) / Self::SLEW);
         let is_first = steered.replace(now).is_none();
-        if Duration::from_micros(off.unsigned_abs()) <= give_or_take.max(Self::TOLERANCE) {
+        if Duration::from_micros(off.unsigned_abs()) <= max_error.max(Self::TOLERANCE) {
             return 0;
         }
         let most = i64::try_from(most.as_micros()).unwrap_or(i64::MAX);

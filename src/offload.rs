@@ -15,7 +15,8 @@ pub const LARGE_BYTES: usize = 64 * 1024;
 /// Number of threads, one for each processor: more would only slow each other down.
 static THREADS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
-/// Permits to use the threads. They wait here in order, and the work of callers that have gone meanwhile is not done.
+/// Permits to use the threads. Callers wait here in order, and the work of a caller that leaves before its turn is not
+/// done.
 static PERMITS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(*THREADS));
 
 /// The threads. Their priority is low, so that the threads that answer calls need not wait for a processor.
@@ -25,20 +26,21 @@ static POOL: LazyLock<Runtime> = LazyLock::new(|| {
     pool.build().expect("a runtime without I/O needs nothing of the system")
 });
 
-/// Nice value of the threads: beside threads that use a processor fully, they get a tenth of it, so that their work ends.
+/// Nice value of the threads: even if other threads use the processors fully, these threads get a tenth of the time, so
+/// that their work makes progress.
 const NICE: i32 = 10;
 
 /// Lowers the priority of this thread, where threads have priorities of their own.
 fn lower_priority() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "work on large documents has the same priority as calls");
+        tracing::debug!(%error, "can't lower the priority of the offload threads");
     }
 }
 
 /// Does `work` on another thread. Panics if `work` does.
 pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let permit = PERMITS.acquire().await.expect("it is never closed");
+    let permit = PERMITS.acquire().await.expect("the semaphore is never closed");
     let done = POOL.spawn_blocking(move || {
         // Kept although the caller may have gone: its work occupies the thread nevertheless.
         let _permit = permit;

@@ -116,7 +116,7 @@ impl<T: Replaceable> Refresh for Reloaded<T> {
                 // The new value is in force before uses of the old value end, so that callers that retry at once find
                 // the new value.
                 self.value.swap(value.clone()).on_replaced(&value);
-                info!(target: "jobtrack::audit", files, "read again");
+                info!(target: "jobtrack::audit", files, "reloaded");
             }
             Err(problem) => {
                 let problem = problem.to_string();

@@ -36,7 +36,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(24);
 /// Minimum time to push changes to Redis, however long the drain of connections took.
 const FLUSH_MIN: Duration = Duration::from_secs(3);
 
-/// Maximum number of lost jobs that the log names.
+/// Maximum number of jobs with lost changes that the log names.
 const LOGGED_JOBS_MAX: usize = 20;
 
 /// Interval between comparisons of the server's clock with the machine's.
@@ -181,7 +181,7 @@ impl Server {
             Instant::now() + STOP_TIMEOUT
         });
         if served.is_none() {
-            warn!("draining was cut short: open calls and streams break");
+            warn!("drain aborted by a second signal: closing connections with open calls and streams");
         }
         let left = self.flush(deadline, &control.hurry).await;
         tasks.stop().await;

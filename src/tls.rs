@@ -41,7 +41,7 @@ pub struct TlsOptions {
 pub struct Clients {
     /// File with the authorities that sign the certificates of clients.
     pub authorities: PathBuf,
-    /// The need for a certificate.
+    /// Client certificate mode: required or optional.
     pub auth: ClientAuth,
 }
 

@@ -41,8 +41,8 @@ enum Credential {
 #[derive(Debug)]
 pub struct Identities {
     grants: HashMap<Credential, Grant>,
-    /// The identities by name, for the watch tokens that they made. If several entries have one name, each of them may
-    /// have made a token, and any of them may be removed while the token is in use.
+    /// The identities by name, for the watch tokens that they made. A token contains only the name of its maker.
+    /// Entries of the same name therefore count as one identity with the rights of all of them.
     makers: HashMap<String, Grant>,
 }
 

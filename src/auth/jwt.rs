@@ -20,7 +20,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::{
-    Bond, Grant,
+    Grant, SignedCredentials,
     identities::owners,
     json::{self, JsonError},
     jwk::{self, KeyError},
@@ -122,14 +122,14 @@ impl Jwts {
         let end = Duration::try_from_secs_f64(claims.exp).unwrap_or(Duration::MAX);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let expires = Instant::now().checked_add(end.saturating_add(LEEWAY).saturating_sub(now));
-        let bond = Bond::Jwt { key: key.digest.clone(), end: end.as_secs() };
+        let signed = SignedCredentials::Jwt { key: key.digest.clone(), end: end.as_secs() };
         let revoked = Some(key.revoked.clone());
-        Some(Grant { expires, revoked, bond: Some(Arc::new(bond)), ..Grant::endless(identity) })
+        Some(Grant { expires, revoked, signed: Some(Arc::new(signed)), ..Grant::endless(identity) })
     }
 
-    /// Returns the grant of the subject `name` that made a watch token with a JWT, if the key with this `digest`, which
-    /// signed the JWT, is still in the set. The grant includes all owners: the watch token names only jobs that its
-    /// maker could see.
+    /// Returns the grant of the maker of a watch token, the subject `name` of a JWT. The key that signed the JWT, which
+    /// has this `digest`, must still be in the set. The grant includes all owners: the watch token names only jobs that
+    /// its maker could see.
     pub fn maker(&self, name: String, digest: &str) -> Option<Grant> {
         let keys = self.keys.load();
         let key = keys.0.values().find(|key| *key.digest == *digest)?;

@@ -48,12 +48,12 @@ pub struct Grant {
     outdated: Option<CancellationToken>,
     /// Signed credentials that the grant depends on; most depend on none. Behind an `Arc`, because each call clones
     /// its grant.
-    bond: Option<Arc<Bond>>,
+    signed: Option<Arc<SignedCredentials>>,
 }
 
 /// The signed credentials that a grant depends on.
 #[derive(Debug)]
-enum Bond {
+enum SignedCredentials {
     /// A JWT: the digest of the key that signed it, and its expiry time in seconds since 1970.
     Jwt { key: Arc<str>, end: u64 },
     /// A client certificate: its expiry time in seconds since 1970.
@@ -65,7 +65,7 @@ enum Bond {
 impl Grant {
     /// Creates a grant that never ends.
     fn endless(identity: Identity) -> Self {
-        Self { identity: Arc::new(identity), expires: None, revoked: None, outdated: None, bond: None }
+        Self { identity: Arc::new(identity), expires: None, revoked: None, outdated: None, signed: None }
     }
 
     /// Creates a grant that ends when it is revoked.
@@ -104,9 +104,9 @@ impl Grant {
     }
 
     fn key_in_use(&self) -> Option<&KeyInUse> {
-        match self.bond.as_deref() {
-            Some(Bond::WatchToken(key)) => Some(key),
-            Some(Bond::Jwt { .. } | Bond::Certificate { .. }) | None => None,
+        match self.signed.as_deref() {
+            Some(SignedCredentials::WatchToken(key)) => Some(key),
+            Some(SignedCredentials::Jwt { .. } | SignedCredentials::Certificate { .. }) | None => None,
         }
     }
 
@@ -124,11 +124,11 @@ impl Grant {
             return Err(JobError::PermissionDenied(Needed::Identity));
         }
         let name = self.identity.name.clone();
-        let (maker, end) = match (self.identity.kind, self.bond.as_deref()) {
+        let (maker, end) = match (self.identity.kind, self.signed.as_deref()) {
             (IdentityKind::Anyone, _) => (Maker::Anyone, None),
-            (IdentityKind::Listed, Some(Bond::Certificate { end })) => (Maker::Listed(name), Some(*end)),
+            (IdentityKind::Listed, Some(SignedCredentials::Certificate { end })) => (Maker::Listed(name), Some(*end)),
             (IdentityKind::Listed, _) => (Maker::Listed(name), None),
-            (IdentityKind::Subject, Some(Bond::Jwt { key, end })) => {
+            (IdentityKind::Subject, Some(SignedCredentials::Jwt { key, end })) => {
                 (Maker::Subject { name, key: key.to_string() }, Some(*end))
             }
             // Such callers have no rights, so their calls are refused earlier.
@@ -184,7 +184,7 @@ impl Authenticator {
         self.watch_tokens.keys.is_in_file()
     }
 
-    /// Returns the maker of watch tokens.
+    /// Returns the signer and verifier of watch tokens.
     pub const fn watch_tokens(&self) -> &Arc<WatchTokens> {
         &self.watch_tokens
     }
@@ -249,8 +249,8 @@ impl Authenticator {
         };
         let maker = maker.ok_or_else(invalid)?;
         let identity = Arc::new(maker.identity.sharing(verified.jobs));
-        let bond = Some(Arc::new(Bond::WatchToken(verified.key)));
-        Ok(Grant { identity, expires: Some(verified.expires), bond, ..maker })
+        let signed = Some(Arc::new(SignedCredentials::WatchToken(verified.key)));
+        Ok(Grant { identity, expires: Some(verified.expires), signed, ..maker })
     }
 
     /// Returns the grant for the certificate of `peer`.
@@ -258,7 +258,7 @@ impl Authenticator {
         let name = peer.name.as_deref().ok_or_else(invalid)?;
         let known = self.identities.as_ref().and_then(|identities| identities.load().by_certificate(name));
         let grant = known.unwrap_or_else(|| Grant::endless(Identity::stranger(name)));
-        Ok(Grant { bond: peer.end.map(|end| Arc::new(Bond::Certificate { end })), ..grant })
+        Ok(Grant { signed: peer.end.map(|end| Arc::new(SignedCredentials::Certificate { end })), ..grant })
     }
 }
 

@@ -105,7 +105,7 @@ impl Default for WatchTokens {
 }
 
 impl WatchTokens {
-    /// Creates a maker of tokens that are signed with the key of `keys`.
+    /// Creates a signer of tokens, which uses the key of `keys`.
     pub fn new(keys: TokenKeys) -> Self {
         // Fails if the provider is installed already.
         _ = PROVIDER.install_default();

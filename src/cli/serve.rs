@@ -45,7 +45,10 @@ pub fn run(config: &Config, unknown: &[String]) -> Result<()> {
 async fn serve(config: &Config) -> Result<()> {
     let signals = Signals::new()?;
     if let Some(files) = raise_limit().filter(|files| *files < FILES_WARNING) {
-        warn!(files, "few files may be open, and each connection needs one: raise the limit (ulimit -Hn, LimitNOFILE)");
+        warn!(
+            files,
+            "the limit on open files is low, and each connection needs one: raise the limit (ulimit -Hn, LimitNOFILE)"
+        );
     }
     let listener = listen("--listen", &config.listen).await?;
     let address = listener.local_addr()?;
@@ -99,7 +102,7 @@ impl Signals {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
                 _ = self.hangup.recv() => {
-                    info!(target: "jobtrack::audit", "SIGHUP: files are read again where they have changed");
+                    info!(target: "jobtrack::audit", "SIGHUP: reloading the files that have changed");
                     control.reload.notify_one();
                     continue;
                 }
@@ -113,7 +116,7 @@ impl Signals {
 }
 
 /// Makes the allocator return free memory to the system; never returns. The allocator returns memory only when a large
-/// block is freed. Without this task an idle server would keep the memory of its busiest second.
+/// block is freed. Without this task an idle server would keep its peak memory.
 async fn return_free_memory() {
     loop {
         sleep(FREE_MEMORY_INTERVAL).await;

@@ -35,7 +35,7 @@ pub struct LimitsConfig {
     pub max_connections: usize,
 
     /// Maximum open connections without an authenticated call; for a further one, the oldest of them is closed. Without
-    /// --auth-tokens and JWTs: connections without a call other than health checks; 0: unlimited
+    /// --auth-tokens and JWTs, connections that have made only health checks count; 0: unlimited
     #[arg(long, env = "JOBTRACK_MAX_UNAUTHENTICATED_CONNECTIONS", default_value = "1000", value_name = "COUNT")]
     pub max_unauthenticated_connections: usize,
 

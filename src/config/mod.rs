@@ -52,7 +52,7 @@ pub enum ConfigError {
         problem: AddressError,
     },
     /// The flag or variable of the address of Redis is empty.
-    #[error("{0} is empty: write redis://HOST:PORT, or leave it out to store jobs in memory")]
+    #[error("{0} is empty: set it, or leave it out to store jobs in memory")]
     EmptyRedis(&'static str),
     /// A variable is not text.
     #[error("{0} is not valid UTF-8")]
@@ -179,7 +179,7 @@ pub struct RedisConfig {
     #[arg(long, env = "JOBTRACK_REDIS_POOL_SIZE", default_value = "8", value_name = "COUNT", value_parser = connections)]
     redis_pool_size: u32,
 
-    /// Maximum silence of Redis while an answer is awaited, 10ms to 4s
+    /// Maximum time without data from Redis while an answer is awaited, 10ms to 4s
     #[arg(long, env = "JOBTRACK_REDIS_TIMEOUT", default_value = "250ms", value_name = "TIME", value_parser = timeout)]
     redis_timeout: Duration,
 
@@ -232,7 +232,8 @@ impl RedisConfig {
     fn source(&self) -> Result<Option<(&'static str, AddressSource)>, ConfigError> {
         if let Some(url) = &self.redis_url {
             let source = ("--redis-url (or JOBTRACK_REDIS_URL)", AddressSource::Url(url.clone()));
-            // A variable that was to be substituted may be missing: jobs must not be stored in memory by mistake.
+            // An empty value may come from a variable that was not substituted: then jobs must not be stored in memory
+            // by mistake.
             return if url.0.trim().is_empty() { Err(ConfigError::EmptyRedis(source.0)) } else { Ok(Some(source)) };
         }
         let is_given = |path: &PathBuf| !path.as_os_str().is_empty();
@@ -322,7 +323,8 @@ impl Config {
         self.redis.resolve()
     }
 
-    /// Records which values were given by flags, and which are defaults.
+    /// Records whether the HTTP address is the default, and removes a Redis URL from a variable if --redis-url-file is
+    /// given.
     pub fn note_defaults(&mut self, matches: &ArgMatches) {
         self.http_listen_is_default = matches.value_source("http_listen") == Some(ValueSource::DefaultValue);
         // A flag overrides every variable, even the variable of the other flag for the address of Redis.

@@ -58,7 +58,7 @@ pub fn count(text: &str) -> Result<usize, InvalidValue> {
 }
 
 /// Parses the prefix of keys. Keys of different prefixes never collide: a prefix ends with exactly one colon, and never
-/// with `s:`, because the keys of indexes do so (the indexes of `job:` are under `jobs:`).
+/// with `s:`, because index keys begin with such a prefix (those of `job:` with `jobs:`).
 pub fn key_prefix(text: &str) -> Result<String, InvalidValue> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'*' | b'?' | b'[' | b']');
     let is_plain = (2..=128).contains(&text.len()) && text.bytes().all(allowed);

@@ -52,13 +52,15 @@ impl Display for Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NoTokenKey {
     /// The key has not been read from the store yet.
-    #[error("their key is in Redis, which was not reachable since this server started")]
+    #[error("the key of watch tokens is in Redis, which has not been reachable since this server started")]
     Unread,
     /// The store refused to read the key, or to store a new one.
-    #[error("Redis refused to read or to store their key; check what is stored under the name of the key")]
+    #[error(
+        "Redis refused to read or to store the key of watch tokens; check what is stored under the name of the key"
+    )]
     Refused,
     /// The store has a key that is too short.
-    #[error("their key in Redis has fewer than 32 bytes and is not used, so it must be replaced")]
+    #[error("the key of watch tokens in Redis has fewer than 32 bytes and is not used, so it must be replaced")]
     TooShort,
 }
 

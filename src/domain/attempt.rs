@@ -49,7 +49,7 @@ impl Claim {
     }
 }
 
-/// An attempt that ended and was followed by another one.
+/// An attempt that ended while its job did not: in a retry, or because another attempt began.
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
@@ -85,7 +85,7 @@ impl Attempt {
 }
 
 /// Appends `attempt` to the attempts before it.
-pub fn record(attempts: Box<[Attempt]>, attempt: Attempt) -> Box<[Attempt]> {
+pub fn append(attempts: Box<[Attempt]>, attempt: Attempt) -> Box<[Attempt]> {
     let mut attempts = attempts.into_vec();
     debug_assert!(attempts.last().is_none_or(|last| last.number <= attempt.number), "attempts end in their order");
     // Keeps one record of each number, even if a merge has added a record of this attempt from the version that lost.

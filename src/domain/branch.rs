@@ -1,18 +1,18 @@
 //! Branches of the history of a job, which show whether one version descends from another.
 //!
-//! As long as the primary loses no data, a version descends from all versions of lower revisions. After a loss, a replica
-//! may continue a record from an earlier version than another replica holds. Then a higher revision no longer proves that
-//! the record includes the version of that other replica. Each record therefore names its branch, the branch before, and
-//! the revision at which the two part. `tests/model/branches.py` explores the rules.
+//! As long as the primary loses no data, a version descends from all versions of lower revisions. After a loss, a
+//! replica may continue a record from an earlier version than another replica holds. Then a higher revision no longer
+//! proves that the record includes the version of that other replica. Each record therefore names its branch, the
+//! parent branch, and the last revision that the two have in common. `tests/model/branches.py` explores the rules.
 //!
-//! A record names only one branch before its own. A version of an earlier branch counts as one that the record does not
-//! descend from, although it may be an ancestor: the replica that holds it compares its jobs with the primary once more,
-//! and reports the version as discarded.
+//! A record names only its parent branch. A version of an older branch is not treated as an ancestor, although it may
+//! be one: the replica that holds it compares its jobs with the primary once more, and reports the version as
+//! discarded.
 
 use super::Job;
 
 /// A branch of the history of a job. A branch begins when the job is created, when a lost record is put back, and with
-/// the first change in another lineage.
+/// the first change after the lineage has changed. A lineage is a history of the primary's data without a loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Branch {
     /// The lineage of the primary's data in which the record was last put back or merged, or in which the branch began.
@@ -21,22 +21,23 @@ pub struct Branch {
     pub id: u64,
     /// Versions of the parent up to this revision are ancestors of this branch.
     pub base: i64,
-    /// Id of the branch before; 0 if there is none.
+    /// Id of the parent branch, from which this one was begun; 0 if there is none.
     pub parent: u64,
 }
 
 /// The branch of a record after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextBranch {
-    /// The branch of the record goes on if it is of the lineage of this one. Otherwise this one begins.
+    /// Keeps the branch of the record if that has the same lineage as the given branch. Otherwise begins the given
+    /// branch.
     Continued(Branch),
     /// This branch, whatever the record has.
     Given(Branch),
 }
 
 impl NextBranch {
-    /// Returns the branch of the record in which `job` replaces `previous`, in this lineage. If a branch begins, it gets
-    /// this id.
+    /// Returns the branch of the record in which `job` replaces `previous`, in this lineage. If a branch begins, it
+    /// gets this id.
     pub fn of(job: &Job, previous: Option<&Job>, lineage: u64, id: u64) -> Self {
         let Some(previous) = previous.filter(|previous| previous.version.incarnation_id == job.version.incarnation_id)
         else {
@@ -55,8 +56,8 @@ impl NextBranch {
 }
 
 impl Branch {
-    /// Returns the parent of a branch that is continued from the version `revision` of this branch. The version at `base`
-    /// belongs to the parent, too, from which it was put back.
+    /// Returns the parent of a new branch that begins at the version `revision` of this branch. That is this branch's
+    /// parent if the revision is not above `base`, because the version at `base` belongs to both.
     pub const fn parent_at(&self, revision: i64) -> u64 {
         if self.parent != 0 && revision <= self.base { self.parent } else { self.id }
     }
@@ -113,12 +114,12 @@ mod tests {
             (5, continued, 3, root, true),
             (5, continued, 4, root, false),
             (5, continued, 4, continued, true),
-            // The version at the base of a branch belongs to its parent, and to other branches from there.
+            // The version at the base of a branch belongs to its parent, and to all branches that begin at it.
             (4, root, 3, put_back, true),
             (5, root, 4, put_back, false),
             (4, continued, 3, put_back, true),
             (5, continued, 4, put_back, false),
-            // Nothing is known of these branches.
+            // The relation of these two branches is unknown.
             (5, Some((5, 4, 4)), 3, root, false),
             // A record of a release without branches.
             (5, None, 4, root, true),
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_branch_is_continued_from_the_one_that_has_its_first_version() {
+    fn a_new_branch_has_as_parent_the_branch_of_its_base_version() {
         let next = |job: &Job, previous: Option<&Job>| NextBranch::of(job, previous, 7, 6);
         let of = |base, parent| Branch { lineage: 7, id: 6, base, parent };
         let job = version(5, None);

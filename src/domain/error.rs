@@ -18,7 +18,8 @@ pub struct Violation {
     pub description: String,
 }
 
-/// A limit that was reached, with its value. Every limit clears with time, or when something ends or is deleted.
+/// A limit that was reached, with its value. No limit is permanent: it is no longer reached after some time, or when a
+/// job, watch or connection ends or a job is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Jobs in memory, none of which can be evicted.
@@ -93,6 +94,20 @@ impl Limit {
         Self::NAMES[self.index()]
     }
 
+    /// Returns the resource that is limited.
+    pub const fn resource(self) -> Resource {
+        match self {
+            Self::MemoryJobs(_) => Resource::Memory,
+            Self::MemoryBytes(_) => Resource::Bytes,
+            Self::JobsPerOwner(_) => Resource::Jobs,
+            Self::CallRate { wait, .. } | Self::FailedAuthentications { wait, .. } => Resource::Calls { wait },
+            Self::Watches(_) | Self::WatchesPerIdentity(_) | Self::WatchesPerConnection(_) | Self::HealthWatches(_) => {
+                Resource::Watches
+            }
+            Self::Connections(_) | Self::UnauthenticatedConnections(_) => Resource::Connections,
+        }
+    }
+
     /// Returns the value of the limit.
     pub const fn most(self) -> usize {
         match self {
@@ -119,6 +134,26 @@ impl Display for Limit {
             _ => write!(f, "the limit --{name} of {most} is reached"),
         }
     }
+}
+
+/// A resource that one or several limits restrict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Number of jobs in memory.
+    Memory,
+    /// Bytes in memory.
+    Bytes,
+    /// Jobs.
+    Jobs,
+    /// Calls, or attempts to authenticate, per second.
+    Calls {
+        /// Time until the next one is allowed.
+        wait: Duration,
+    },
+    /// Open watches.
+    Watches,
+    /// Open connections.
+    Connections,
 }
 
 /// The condition of the job that a call was about, at the time of the call.
@@ -157,7 +192,7 @@ pub enum JobError {
     /// Fields of the request are invalid.
     #[error("{}", first_violation(.0))]
     Invalid(Vec<Violation>),
-    /// The primary was asked and has no such job.
+    /// The authoritative store has no such job, or none that the caller may see.
     #[error("there is no job {0}")]
     NotFound(JobId),
     /// The id belongs to a job that was created by a different request.

@@ -214,9 +214,9 @@ pub struct Job {
     /// Time on the primary's clock at which the end of this job was first stored in the primary.
     #[serde(skip)]
     pub durable_time: Option<Timestamp>,
-    /// Time on the primary's clock at which the primary first stored a job under this id, in an unbroken chain of
-    /// incarnations, each created over the tombstone of the one before. `None`: no version of this incarnation was ever
-    /// stored in the primary.
+    /// Time on the primary's clock since which the id has been in use: the creation of this incarnation or, if it was
+    /// created over a tombstone, that of the first incarnation in the chain of such creations. `None`: no version of
+    /// this incarnation was ever stored in the primary.
     #[serde(skip)]
     pub since: Option<Timestamp>,
     /// Time on the primary's clock at which the last report was stored there; without a report, the creation. Leases
@@ -224,8 +224,8 @@ pub struct Job {
     #[serde(skip)]
     pub heard: Option<Timestamp>,
     /// The branch of the job's history in which the primary last stored a version of this incarnation. `None`: no
-    /// version of it was ever stored in the primary, or only by a release that did not know branches. Shared by versions,
-    /// so that the branch costs a job little memory.
+    /// version of it was ever stored in the primary, or only by a release that did not know branches. Shared by
+    /// versions, so that the branch costs a job little memory.
     #[serde(skip)]
     pub branch: Option<Arc<Branch>>,
     /// The reason for the removal; `Some` makes this version a tombstone.
@@ -244,14 +244,14 @@ impl Job {
         self.attempts.iter().filter(move |attempt| attempt.number < next)
     }
 
-    /// Returns the most recent failure that was followed by another attempt.
+    /// Returns the failure of the most recent attempt that ended in a retry.
     pub fn last_failure(&self) -> Option<&Failure> {
         self.past_attempts().rev().find_map(|attempt| attempt.failure.as_ref())
     }
 
-    /// Returns whether callers see the job at `now`: it is not removed, and its retention is not over. A recorded
-    /// active job is visible until its expiry has been stored, because only the primary knows when the last report
-    /// came.
+    /// Returns whether callers see the job at `now`: it is not removed, and its retention is not over. An active job
+    /// that is in the primary is visible until its expiry has been stored, because only the primary knows when the last
+    /// report came.
     pub fn is_visible(&self, now: Timestamp) -> bool {
         let is_decided_by_primary = self.is_recorded() && !self.state.is_terminal();
         self.removal.is_none() && (is_decided_by_primary || self.expire_time.is_none_or(|expires| now < expires))

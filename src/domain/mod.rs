@@ -33,7 +33,7 @@ pub use change::{
 };
 pub use deadline::{Deadline, Lease, Liveness};
 pub use document::{Document, Illegal};
-pub use error::{JobError, Limit, Subject, Violation};
+pub use error::{JobError, Limit, Resource, Subject, Violation};
 pub use failure::{Failure, FailureCode, Outcome, cut};
 pub use job::{Job, JobId, NewJob, Progress, Removal, State};
 pub use labels::Labels;

@@ -34,7 +34,7 @@ pub struct Filter {
 impl Filter {
     /// Returns whether `job` is selected at `now`.
     pub fn matches(&self, job: &Job, now: Timestamp) -> bool {
-        self.matches_condition(job, now) && self.matches_identity(job)
+        self.matches_condition(job, now) && self.matches_creation(job)
     }
 
     /// Returns whether jobs in `state` are selected.
@@ -51,7 +51,7 @@ impl Filter {
     }
 
     /// Returns whether `job` meets the criteria that never change after its creation.
-    pub fn matches_identity(&self, job: &Job) -> bool {
+    pub fn matches_creation(&self, job: &Job) -> bool {
         self.matches_names(&job.id, &job.kind, &job.owner)
             && self.created_after.is_none_or(|time| time <= job.create_time)
             && self.created_before.is_none_or(|time| job.create_time < time)

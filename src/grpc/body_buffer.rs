@@ -10,8 +10,8 @@ const MIN: usize = 512;
 /// Maximum capacity of a part that is allocated before its bytes have arrived.
 const MAX: usize = 32 * 1024;
 
-/// Received bytes. They are copied once, so that a small part does not keep a large buffer, and never moved: a buffer that
-/// grows leaves free memory of about its own size behind.
+/// Received bytes. They are copied when they arrive, so that a small part does not keep a large buffer in memory. Parts
+/// are not reallocated, because a buffer that grows leaves free memory of about its own size behind.
 #[derive(Debug, Default)]
 pub struct BodyBuffer {
     parts: Vec<Vec<u8>>,
@@ -33,7 +33,8 @@ impl BodyBuffer {
     pub fn growth(&self, count: usize) -> usize {
         match count.saturating_sub(self.spare()) {
             0 => 0,
-            // As large as what has arrived: of few bytes, or of many, at most half is unused.
+            // As large as the bytes that have arrived, within MIN and MAX: above MIN, at most half of the memory is
+            // unused.
             rest => rest.max(self.length.clamp(MIN, MAX)),
         }
     }

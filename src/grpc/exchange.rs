@@ -6,7 +6,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::pending,
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
 };
@@ -16,14 +15,13 @@ use tokio::{
     sync::Semaphore,
     task::{futures::TaskLocalFuture, yield_now},
     task_local,
-    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{message_size::HEAVY_MIN, unauthenticated::AuthenticationState};
+use super::{expiry::Expiry, message_size::HEAVY_MIN, unauthenticated::AuthenticationState};
 use crate::{
-    auth::{Grant, Peer},
-    domain::{JobError, Unauthenticated},
+    auth::Peer,
+    domain::JobError,
     offload::offload,
     quota::{Connection, Quotas},
 };
@@ -169,7 +167,7 @@ impl Exchange {
     }
 
     /// Counts the `bytes` of this call's response before it is encoded.
-    pub fn announce_response(bytes: usize) -> Result<(), JobError> {
+    pub fn reserve_response(bytes: usize) -> Result<(), JobError> {
         EXCHANGE.try_with(|exchange| exchange.hold_response(bytes)).unwrap_or(Ok(()))
     }
 
@@ -270,7 +268,8 @@ async fn wait_for_turn(turn: &Semaphore) {
         return permit.forget();
     }
     let permit = turn.acquire().await.expect("it is never closed");
-    // tokio runs the task that was woken last first. Yielding lets the calls of other connections run in between.
+    // tokio first runs the task that was woken most recently. Yielding lets the calls of other connections run in
+    // between.
     yield_now().await;
     permit.forget();
 }
@@ -292,37 +291,6 @@ impl Offloading {
 impl Drop for Offloading {
     fn drop(&mut self) {
         Self::mark(false);
-    }
-}
-
-/// Conditions that end a response even if its caller does not read it.
-#[derive(Debug, Default)]
-pub struct Expiry {
-    /// Time by which the response must have ended.
-    pub deadline: Option<Instant>,
-    /// Authorization of the caller, if it may end before the response.
-    pub grant: Option<Grant>,
-}
-
-impl Expiry {
-    /// Waits until the response must end. Returns the reason.
-    pub async fn reached(&self) -> JobError {
-        let deadline = async {
-            match self.deadline {
-                Some(deadline) => sleep_until(deadline).await,
-                None => pending().await,
-            }
-        };
-        let grant = async {
-            match &self.grant {
-                Some(grant) => grant.ended().await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            () = grant => JobError::Unauthenticated(Unauthenticated::Ended),
-            () = deadline => JobError::DeadlineExceeded,
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod body_buffer;
 mod convert;
 mod exchange;
+mod expiry;
 mod message_size;
 mod middleware;
 mod service;

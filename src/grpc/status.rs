@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::convert::UNDECODABLE;
-use crate::domain::{JobError, JobId, Limit, Needed, Rejected, Subject, Violation};
+use crate::domain::{JobError, JobId, Limit, Needed, Rejected, Resource, Subject, Violation};
 
 const DOMAIN: &str = "jobtrack";
 
@@ -20,7 +20,7 @@ const DOMAIN: &str = "jobtrack";
 const MAX_VIOLATIONS: usize = 20;
 
 /// Retry delay of temporary errors whose duration is unknown.
-const SOON: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 impl From<JobError> for Status {
     fn from(error: JobError) -> Self {
@@ -88,14 +88,14 @@ fn describe(error: JobError) -> (Code, ErrorDetails) {
         JobError::RevisionNotReached(job, wanted) => {
             let [id, state, attempt, revision] = facts(&job);
             let metadata = [id, state, attempt, revision, ("min_revision", wanted.to_string())];
-            (Code::Unavailable, soon(naming(&job.id, info("REVISION_NOT_REACHED", metadata))))
+            (Code::Unavailable, with_retry_delay(naming(&job.id, info("REVISION_NOT_REACHED", metadata))))
         }
         JobError::Exhausted(limit) => (Code::ResourceExhausted, exhausted(limit)),
         JobError::TooLarge { limit, .. } => {
             (Code::ResourceExhausted, info("MESSAGE_TOO_LARGE", [("limit", limit.to_string())]))
         }
         JobError::StoreUnavailable | JobError::NoTokenKey(_) => {
-            (Code::Unavailable, soon(info("STORE_UNAVAILABLE", [])))
+            (Code::Unavailable, with_retry_delay(info("STORE_UNAVAILABLE", [])))
         }
         JobError::Corrupt(id) => (Code::DataLoss, about_id("JOB_CORRUPT", &id)),
         JobError::Draining => (Code::Unavailable, info("SERVER_DRAINING", [])),
@@ -132,15 +132,13 @@ fn rejected(job: &Subject, why: Rejected) -> (Code, ErrorDetails) {
 }
 
 fn exhausted(limit: Limit) -> ErrorDetails {
-    let (reason, wait) = match limit {
-        Limit::MemoryJobs(_) => ("MEMORY_FULL", SOON),
-        Limit::MemoryBytes(_) => ("TOO_MANY_BYTES", SOON),
-        Limit::JobsPerOwner(_) => ("TOO_MANY_JOBS", SOON),
-        Limit::CallRate { wait, .. } | Limit::FailedAuthentications { wait, .. } => ("RATE_LIMITED", wait),
-        Limit::Watches(_) | Limit::WatchesPerIdentity(_) | Limit::WatchesPerConnection(_) | Limit::HealthWatches(_) => {
-            ("TOO_MANY_WATCHES", SOON)
-        }
-        Limit::Connections(_) | Limit::UnauthenticatedConnections(_) => ("TOO_MANY_CONNECTIONS", SOON),
+    let (reason, wait) = match limit.resource() {
+        Resource::Memory => ("MEMORY_FULL", RETRY_DELAY),
+        Resource::Bytes => ("TOO_MANY_BYTES", RETRY_DELAY),
+        Resource::Jobs => ("TOO_MANY_JOBS", RETRY_DELAY),
+        Resource::Calls { wait } => ("RATE_LIMITED", wait),
+        Resource::Watches => ("TOO_MANY_WATCHES", RETRY_DELAY),
+        Resource::Connections => ("TOO_MANY_CONNECTIONS", RETRY_DELAY),
     };
     let mut details = info(reason, [("name", limit.name().to_owned()), ("limit", limit.most().to_string())]);
     details.set_retry_info(Some(wait));
@@ -189,7 +187,7 @@ fn naming(id: &JobId, mut details: ErrorDetails) -> ErrorDetails {
 }
 
 /// Adds a retry delay to a temporary error.
-fn soon(mut details: ErrorDetails) -> ErrorDetails {
-    details.set_retry_info(Some(SOON));
+fn with_retry_delay(mut details: ErrorDetails) -> ErrorDetails {
+    details.set_retry_info(Some(RETRY_DELAY));
     details
 }

@@ -92,11 +92,11 @@ impl Source {
 fn add_stats(now: &mut Snapshot, stats: &TrackerStats) {
     now.gauge("jobtrack_uptime_seconds", "Time since the start.", stats.uptime.as_secs_f64());
     now.gauge("jobtrack_watches", "Open streams of WatchJob and WatchJobs.", stats.watchers);
-    let help = "Bytes of requests, and of answers that callers read slowly, in memory.";
+    let help = "Bytes of requests, and of answers that are large or wait for their readers, in memory.";
     now.gauge("jobtrack_calls_held_bytes", help, stats.call_bytes);
     let store = &stats.store;
     now.gauge("jobtrack_jobs_held", "Jobs that this process holds in memory.", store.held);
-    let help = "Estimated size of these jobs and of the tombstones in memory, in bytes.";
+    let help = "Estimated size of the jobs and tombstones in memory, in bytes.";
     now.gauge("jobtrack_jobs_held_bytes", help, store.bytes);
     if let Some(counts) = store.counts {
         let counts = State::ALL.iter().zip(counts).map(|(state, count)| (state.name(), count));

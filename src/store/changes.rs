@@ -50,13 +50,13 @@ pub trait Listener: Send + Sync + 'static {
         true
     }
 
-    /// Sets the clock with `set`, which returns the number of microseconds by which it stepped, and shifts the times of
-    /// everything accepted before by that number, so that a step of the clock makes nothing due.
+    /// Calls `set`, which sets the clock and returns the microseconds by which the clock stepped. Moves the times of
+    /// all versions that were accepted earlier by the same step, so that none of them becomes due because of it.
     fn set_clock(&self, set: &dyn Fn() -> i64) {
         set();
     }
 
-    /// Records that every commit before `time` has been announced or notified.
+    /// Records that every commit before the given time has been announced or notified.
     fn notified_until(&self, _: Instant) {}
 
     /// Returns the jobs that must be read again if notifications are lost.

@@ -94,8 +94,8 @@ pub trait PrimaryStore: JobStore {
     /// Sets whether a restarted or replaced primary may be used. Set to `true` only while no partition serves.
     fn expect_restart(&self, _expected: bool) {}
 
-    /// Sends a beat, which tells that this replica serves from `partition`, and that the primary has everything that
-    /// the replica acknowledged up to its mark.
+    /// Sends a heartbeat: this replica serves from `partition`, and the primary has everything that the replica
+    /// acknowledged up to its mark (a time; see [`Presence::mark`]).
     async fn beat(&self, _partition: usize) -> Result<(), StoreError> {
         Ok(())
     }

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_over_its_maximum_size_delays_nothing() {
+    fn changes_beyond_the_maximum_size_are_sent_early() {
         let now = Instant::now();
         let later = Some(now + Duration::from_secs(3600));
         let mut backlog = Backlog::default();
@@ -136,7 +136,7 @@ mod tests {
             backlog.push(large(position), later);
         }
         let sent: Vec<_> = std::iter::from_fn(|| backlog.pop(now)).map(|changes| changes.first).collect();
-        assert_eq!(sent.len(), 9, "the maximum size waits");
+        assert_eq!(sent.len(), 9, "changes up to the maximum size stay delayed");
         assert_eq!(std::iter::from_fn(|| backlog.pop_any()).count(), 31);
         assert_eq!(backlog.bytes, 0);
     }

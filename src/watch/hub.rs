@@ -31,7 +31,7 @@ impl Default for Hub {
     fn default() -> Self {
         let skipped = counter(
             "jobtrack_watch_revisions_skipped_total",
-            "Revisions that watchers were not sent, as a newer one had overtaken them.",
+            "Revisions that were not sent to a watcher, because a newer one was sent instead.",
         );
         Self { registry: Mutex::default(), pending_added: Notify::new(), skipped }
     }
@@ -103,7 +103,7 @@ impl Hub {
         Subscription { hub: self.clone(), key, ids, inbox, is_watcher: false }
     }
 
-    /// Returns the number of open streams.
+    /// Returns the number of open watches.
     pub fn watchers(&self) -> usize {
         self.registry().watchers
     }

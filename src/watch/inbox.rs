@@ -15,9 +15,9 @@ use crate::domain::{Filter, JobId};
 /// Maximum number of jobs of which an inbox keeps changes; with more it overflows.
 const MAX_JOBS: usize = 10_000;
 
-/// Maximum size in bytes of the changes that an inbox keeps, apart from those of the first job. Versions that the store
-/// has replaced or deleted meanwhile occupy memory for the inbox alone. Changes of jobs without documents reach
-/// [`MAX_JOBS`] first.
+/// Maximum size in bytes of the changes that an inbox keeps, apart from those of the first job. The limit is needed
+/// because versions that the store has replaced or deleted stay in memory only for the inbox. Changes of jobs without
+/// documents reach [`MAX_JOBS`] first.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// The changes that one subscriber has not taken yet.
@@ -103,7 +103,7 @@ impl Inbox {
 
     /// Adds changes, if the filter can match the job, and wakes the subscriber.
     pub fn push(&self, changes: &CoalescedChanges) {
-        if !changes.versions().any(|job| self.filter.matches_identity(job)) {
+        if !changes.versions().any(|job| self.filter.matches_creation(job)) {
             return;
         }
         let mut state = self.state();

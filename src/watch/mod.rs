@@ -12,8 +12,8 @@
 //!   reused meanwhile, the end that is sent is that of the incarnation which the subscriber has seen.
 //! - A subscriber that does not read delays nobody, and its waiting changes are bounded: a stream of many jobs that
 //!   falls too far behind catches up from the store.
-//! - The memory of a stream of one job is constant. A stream of many jobs keeps a few words for each job that matches,
-//!   and the changes that it delays on request.
+//! - The memory of a stream of one job is constant. A stream of many jobs keeps a small entry for each job that
+//!   matches, and for each active job that matched before; and the changes that it delays on request.
 
 mod backlog;
 mod batch;
@@ -76,7 +76,8 @@ enum Reset {
 }
 
 impl Reset {
-    /// Returns the reset of a stream that does not resume after `resume_token`: `Yes` unless it is empty.
+    /// Returns whether a stream that can't resume at `resume_token` starts over: `No` if the token is empty, because
+    /// nothing was sent before.
     const fn from_token(resume_token: &str) -> Self {
         if resume_token.is_empty() { Self::No } else { Self::Yes }
     }

@@ -15,7 +15,7 @@ pub struct Scope {
     pub filter: Filter,
     /// Owners of the jobs; the subscriber must not learn of jobs of others.
     pub owners: Owners,
-    /// The only jobs that the subscriber must learn of, if it holds a watch token.
+    /// The only jobs that the subscriber may learn of, if it holds a watch token.
     pub shared: Option<Arc<SharedJobs>>,
 }
 
@@ -23,7 +23,7 @@ impl Scope {
     /// Returns whether the job can be in the scope in some condition.
     pub fn covers(&self, job: &Job) -> bool {
         (self.ids.is_empty() || self.ids.contains(&job.id))
-            && self.filter.matches_identity(job)
+            && self.filter.matches_creation(job)
             && self.shared.as_ref().is_none_or(|shared| shared.include(job))
     }
 
@@ -33,7 +33,8 @@ impl Scope {
     }
 
     /// Returns whether `job` may have matched at some time since it was in state `since`, or since its creation if
-    /// `since` is `None`. A subscriber may have received events after its token.
+    /// `since` is `None`. Considers all states since then, because the subscriber may have received events that are
+    /// later than its token.
     pub fn matched_since(&self, since: Option<State>, job: &Job) -> bool {
         let since = since.unwrap_or(State::Pending);
         // Since then, an attempt may have ended in a retry, and another one may have begun.

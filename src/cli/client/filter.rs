@@ -42,7 +42,7 @@ pub struct Filter {
     #[arg(long, value_delimiter = ',', value_parser = liveness)]
     liveness: Vec<Liveness>,
 
-    /// Exactly this worker, which reported last
+    /// Exactly this worker: the one that reported last on the job
     #[arg(long)]
     worker: Option<String>,
 

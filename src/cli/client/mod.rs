@@ -59,7 +59,7 @@ pub enum Command {
     Wait(Box<wait::Wait>),
     /// Watch jobs as they change
     Watch(Box<watch::Watch>),
-    /// Show all jobs that have not ended, live; lost and stalled jobs first
+    /// Show all jobs that have not ended, updated continuously; lost and stalled jobs first
     Top(Box<top::Top>),
 }
 

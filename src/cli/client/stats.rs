@@ -74,5 +74,7 @@ fn link(redis: &RedisStats) -> String {
     }
     let ping = redis.ping.and_then(|ping| Duration::try_from(ping).ok()).unwrap_or_default();
     let RedisStats { pool_in_use, pool_idle, pool_waiting, .. } = redis;
-    format!("answers in {ping:.1?}; connections: {pool_in_use} in use, {pool_idle} idle, {pool_waiting} waited for")
+    format!(
+        "answers in {ping:.1?}; connections: {pool_in_use} in use, {pool_idle} idle; {pool_waiting} callers waiting"
+    )
 }

@@ -29,7 +29,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Returns the number of the attempt. The variable applies only to the job of the environment, and not to a claim.
+    /// Returns the number of the attempt. `JOBTRACK_ATTEMPT` is used only for the job in `JOBTRACK_JOB_ID`, and only
+    /// without a claim.
     pub fn attempt(&self) -> Result<Option<i32>, CommandError> {
         let is_own = self.claim.is_empty() && env::var(JOB_ID).is_ok_and(|id| id == self.id);
         match env::var_os(ATTEMPT) {

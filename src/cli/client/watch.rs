@@ -23,14 +23,14 @@ use crate::cli::{
     text::escape,
 };
 
-/// Minimum time between two versions of a job, if fewer than [`MANY`] jobs are named.
+/// Minimum time between two versions of a job, if fewer than [`LONG_INTERVAL_JOBS_MIN`] jobs are named.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Minimum time between two versions of a job, if there may be many jobs.
-const INTERVAL_OF_MANY: Duration = Duration::from_secs(1);
+const LONG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Number of named jobs from which the longer interval applies.
-const MANY: usize = 20;
+const LONG_INTERVAL_JOBS_MIN: usize = 20;
 
 /// The jobs to watch.
 #[derive(Args)]
@@ -64,10 +64,10 @@ enum View {
 impl Watch {
     /// Shows the jobs as they change, until all named jobs have ended.
     pub async fn run(self) -> Result<Exit, CommandError> {
-        let is_many = self.ids.is_empty() || self.ids.len() >= MANY;
+        let is_many = self.ids.is_empty() || self.ids.len() >= LONG_INTERVAL_JOBS_MIN;
         let scope =
             if self.ids.is_empty() { Scope::Filter(active(self.filter.into()).into()) } else { Scope::of(self.ids) };
-        let interval = if is_many { INTERVAL_OF_MANY } else { INTERVAL };
+        let interval = if is_many { LONG_INTERVAL } else { INTERVAL };
         let detail = Detail { interval, documents: self.output.format.is_json() };
         let mut follow = Follow::new(&self.connection, &scope, detail)?;
         let (mut watched, mut view) = (Watched::new(&scope), View::new(self.output.format));
@@ -158,8 +158,8 @@ impl View {
         Ok(())
     }
 
-    /// Removes the bar of a job that is not followed any more. The line about its end is printed above the current frame,
-    /// which must not show the job once more.
+    /// Removes the bar of a job that is not followed any more. The line about its end is printed above the current
+    /// frame, which must not show the job once more.
     fn forget(&mut self, id: &str, watched: &Watched) {
         if let Self::Bars { rates, .. } = self {
             rates.forget(id);

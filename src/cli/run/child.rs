@@ -27,7 +27,7 @@ const UNBUFFERED: &str = "PYTHONUNBUFFERED";
 
 /// A message from one of the threads that observe a command.
 #[derive(Debug)]
-pub enum Told {
+pub enum CommandMessage {
     /// The command has ended.
     Ended,
     /// The copying of a stream has ended, or was stopped.
@@ -42,7 +42,7 @@ pub struct Start {
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
     /// Receives the messages about the command.
-    pub told: UnboundedSender<Told>,
+    pub messages: UnboundedSender<CommandMessage>,
     pub observer: Observer,
 }
 
@@ -111,27 +111,28 @@ impl Start {
         command.stdin(input).stdout(output).stderr(error).spawn()
     }
 
-    /// Sends [`Told::Ended`] when the process has ended. `NOWAIT` leaves the process unreaped, so that no other process
-    /// gets its id before the signals are sent.
+    /// Sends [`CommandMessage::Ended`] when the process has ended. `NOWAIT` leaves the process unreaped, so that no
+    /// other process gets its id before the signals are sent.
     fn wait_for(&self, root: Pid) {
-        let told = self.told.clone();
+        let messages = self.messages.clone();
         thread::spawn(move || {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
             while waitid(WaitId::Pid(root), options).is_err_and(|error| error == rustix::io::Errno::INTR) {}
-            _ = told.send(Told::Ended);
+            _ = messages.send(CommandMessage::Ended);
         });
     }
 
     fn copy(&self, stream: Stream) -> io::Result<Stop> {
         let (stopped, stop) = Stop::new()?;
-        let (told, observer) = (self.told.clone(), self.observer.clone());
-        thread::spawn(move || _ = told.send(Told::Stream(copy(stream, &stopped, &observer))));
+        let (messages, observer) = (self.messages.clone(), self.observer.clone());
+        thread::spawn(move || _ = messages.send(CommandMessage::Stream(copy(stream, &stopped, &observer))));
         Ok(stop)
     }
 }
 
 impl Running {
-    /// Dismisses the guard and reaps the command. Must be called after [`Told::Ended`]. Returns the end of the command.
+    /// Dismisses the guard and reaps the command. Must be called after [`CommandMessage::Ended`]. Returns the end of
+    /// the command.
     pub fn reap(&mut self) -> Ending {
         if let Some(guard) = self.guard.take() {
             guard.dismiss();

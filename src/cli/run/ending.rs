@@ -1,4 +1,4 @@
-//! The end of a command: as an exit code, as in a shell, and as the failure of its job.
+//! The end of a command: its exit code, as a shell has it, and the failure of its job.
 
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 

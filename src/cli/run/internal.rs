@@ -158,7 +158,7 @@ fn die_with_parent() {
     }
 }
 
-/// Writes why a command can't be started to standard error. Returns the exit code that a shell would have.
+/// Writes to standard error why a command can't be started. Returns the exit code that a shell would have.
 pub fn not_started(program: &OsStr, error: &io::Error) -> u8 {
     let program = program.to_string_lossy();
     let (problem, code) = match error.kind() {

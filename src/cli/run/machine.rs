@@ -1,5 +1,5 @@
 //! The state machine of a wrapped command and its job: it turns events into actions. It is pure: it performs no I/O and
-//! knows no time.
+//! does not read the clock.
 //!
 //! ```text
 //! (strict: claiming) -> running -> [clearing: its other processes are stopped] -> draining: its output is copied
@@ -288,7 +288,7 @@ impl Machine {
         self.has_warned = true;
         // Another worker may have the job now. Only the command can know whether it may run beside that worker: it is
         // not stopped, unless the user asked for that with `--strict`.
-        let (result, stops) = if self.settings.strict { ("is stopped", true) } else { ("runs on untracked", false) };
+        let (result, stops) = if self.settings.strict { ("is stopped", true) } else { ("continues untracked", false) };
         let actions = vec![Action::Warn(format!("{problem}; the command {result}"))];
         if stops { self.stop(Stopping::Lost, actions) } else { actions }
     }

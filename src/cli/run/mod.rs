@@ -27,7 +27,7 @@ use self::{
     progress::Pattern,
     signals::listen,
     streams::Observer,
-    supervisor::{Heard, Supervisor},
+    supervisor::{Receivers, Supervisor},
     terminal::has_controlling_terminal,
     tracking::{NewJob, Tracking, kind},
     tree::Placement,
@@ -78,7 +78,8 @@ pub struct Run {
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = config::duration)]
     flush_timeout: Duration,
 
-    /// Run the command only with a claimed job, stop it if the job is lost, and fail if its end can't be reported
+    /// Run the command only with a claimed job, stop it if the attempt no longer belongs to it, and fail if its end
+    /// can't be reported
     #[arg(long)]
     strict: bool,
 
@@ -111,8 +112,8 @@ impl Run {
                 return end(Err(CommandError::Failed(format!("the runtime can't be started: {error}"))));
             }
         };
-        // The parent death signal of the command is sent when the thread that started it ends. A runtime on the current
-        // thread makes that the main thread, which ends with this process.
+        // The parent death signal of the command is sent when the thread that started it ends. With a runtime on the
+        // current thread, that is the main thread, which ends with this process.
         let code = runtime.block_on(self.supervise());
         runtime.shutdown_background();
         code
@@ -124,8 +125,8 @@ impl Run {
             (false, true) => Placement::Shared,
             (false, false) => Placement::Group,
         };
-        let ((heard_signal, signals), (told, heard)) = (unbounded_channel(), unbounded_channel());
-        let (troubles, heard_troubles) = unbounded_channel();
+        let ((heard_signal, signals), (messages, message_receiver)) = (unbounded_channel(), unbounded_channel());
+        let (troubles, trouble_receiver) = unbounded_channel();
         if let Err(error) = listen(placement, &heard_signal) {
             write_last_line(format!("jobtrack: signals are not passed on: {error}"));
         }
@@ -135,12 +136,12 @@ impl Run {
             command: self.command,
             placement,
             grace: self.grace,
-            told,
+            messages,
             observer: Observer::new(self.progress_regex),
         };
         let tracking = Tracking::new(self.connection, job, self.flush_timeout, troubles);
-        let heard = Heard { signals, told: heard, troubles: heard_troubles };
-        let supervisor = Supervisor::new(machine, start, tracking, heard, !self.no_output, write_last_line);
+        let receivers = Receivers { signals, messages: message_receiver, troubles: trouble_receiver };
+        let supervisor = Supervisor::new(machine, start, tracking, receivers, !self.no_output, write_last_line);
         supervisor.run(first).await.into()
     }
 

@@ -29,8 +29,8 @@ const READ_MAX: usize = 64 * 1024;
 /// Time without output after which an unfinished line is searched for progress.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
 
-/// Time without output after which a stream is given up when the command has ended. Other processes may keep the stream
-/// open.
+/// After the end of the command: time without output after which a stream is no longer read. Other processes may keep
+/// the stream open.
 const LAST_OUTPUT_TIME: Duration = Duration::from_millis(50);
 
 /// Maximum output in bytes that is copied after the end of the command: another process may write without end.

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    child::{Running, Start, Told},
+    child::{CommandMessage, Running, Start},
     ending::Ending,
     internal::not_started,
     machine::{Action, Event, Machine, Timer},
@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Minimum time between two reports to the client library, which in turn sends reports less often.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Time for which the tracker must be unavailable before the user is warned.
 const TROUBLE_TIME: Duration = Duration::from_secs(1);
@@ -38,9 +38,9 @@ const SIGNAL_TIME: Duration = Duration::from_millis(1);
 const KILL_TIME: Duration = Duration::from_secs(2);
 
 /// The channels of signals, of the command and of the tracker.
-pub struct Heard {
+pub struct Receivers {
     pub signals: UnboundedReceiver<Passed>,
-    pub told: UnboundedReceiver<Told>,
+    pub messages: UnboundedReceiver<CommandMessage>,
     pub troubles: UnboundedReceiver<Option<String>>,
 }
 
@@ -59,7 +59,7 @@ pub struct Supervisor {
     machine: Machine,
     start: Start,
     tracking: Tracking,
-    heard: Heard,
+    receivers: Receivers,
     /// Writes a line to standard error.
     warn: fn(String),
     /// The last output becomes the message of a failure.
@@ -70,7 +70,7 @@ pub struct Supervisor {
     trouble: Option<Instant>,
     /// Set while the end of all processes of the command is awaited.
     clearing: Option<Clearing>,
-    next_look: Instant,
+    next_report: Instant,
     /// Events that actions have caused.
     queued: VecDeque<Event>,
 }
@@ -80,7 +80,7 @@ impl Supervisor {
         machine: Machine,
         start: Start,
         tracking: Tracking,
-        heard: Heard,
+        receivers: Receivers,
         shows_output: bool,
         warn: fn(String),
     ) -> Self {
@@ -88,7 +88,7 @@ impl Supervisor {
             machine,
             start,
             tracking,
-            heard,
+            receivers,
             warn,
             shows_output,
             running: None,
@@ -96,7 +96,7 @@ impl Supervisor {
             grace: None,
             trouble: None,
             clearing: None,
-            next_look: Instant::now(),
+            next_report: Instant::now(),
             queued: VecDeque::new(),
         }
     }
@@ -133,7 +133,7 @@ impl Supervisor {
             Action::Unset(Timer::Trouble) => self.trouble = None,
             Action::Warn(problem) => self.warn(&problem),
             Action::Report(end) => {
-                self.look();
+                self.report_progress();
                 let message = if self.shows_output { self.start.observer.message() } else { String::new() };
                 let duration = self.running.as_ref().map(|running| running.started.elapsed());
                 let ended = self.tracking.end(end, message, duration.unwrap_or_default());
@@ -173,11 +173,11 @@ impl Supervisor {
     }
 
     /// Reports new progress, if there is any.
-    fn look(&mut self) {
+    fn report_progress(&mut self) {
         if let Some(found) = self.start.observer.take() {
             self.tracking.report(found);
         }
-        self.next_look = Instant::now() + LOOK_INTERVAL;
+        self.next_report = Instant::now() + REPORT_INTERVAL;
     }
 
     fn warn(&self, problem: &str) {
@@ -192,65 +192,65 @@ impl Supervisor {
             if let Some(event) = self.queued.pop_front() {
                 return event;
             }
-            let happening = self.happen().await;
-            match happening {
-                Happening::Event(event) => return event,
-                Happening::Signal(passed) => self.pass_on(passed),
-                Happening::Told(Told::Ended) => {
+            let occurrence = self.next_occurrence().await;
+            match occurrence {
+                Occurrence::Event(event) => return event,
+                Occurrence::Signal(passed) => self.pass_on(passed),
+                Occurrence::Message(CommandMessage::Ended) => {
                     self.hear_signals().await;
                     let ending = self.running.as_mut().map(Running::reap);
                     self.queued.extend(ending.map(Event::Ended));
                 }
-                Happening::Told(Told::Stream(leftover)) => self.end_stream(leftover),
-                Happening::News => self.look(),
-                Happening::Clear => self.clear(),
-                Happening::Nothing => {}
+                Occurrence::Message(CommandMessage::Stream(leftover)) => self.end_stream(leftover),
+                Occurrence::News => self.report_progress(),
+                Occurrence::Clear => self.clear(),
+                Occurrence::Nothing => {}
             }
         }
     }
 
-    async fn happen(&mut self) -> Happening {
-        let Self { heard, call, tracking, start, grace, trouble, clearing, next_look, .. } = self;
+    async fn next_occurrence(&mut self) -> Occurrence {
+        let Self { receivers, call, tracking, start, grace, trouble, clearing, next_report, .. } = self;
         let observer: &Observer = &start.observer;
         let news = async {
-            sleep_until(*next_look).await;
+            sleep_until(*next_report).await;
             observer.news().await;
         };
         select! {
             biased;
-            Some(passed) = heard.signals.recv() => Happening::Signal(passed),
-            Some(told) = heard.told.recv() => Happening::Told(told),
-            Some(trouble) = heard.troubles.recv() => {
-                Happening::Event(trouble.map_or(Event::TroubleOver, |error| Event::Trouble(describe(&error))))
+            Some(passed) = receivers.signals.recv() => Occurrence::Signal(passed),
+            Some(message) = receivers.messages.recv() => Occurrence::Message(message),
+            Some(trouble) = receivers.troubles.recv() => {
+                Occurrence::Event(trouble.map_or(Event::TroubleOver, |error| Event::Trouble(describe(&error))))
             }
-            stop = tracking.stopped() => stop.map_or(Happening::Nothing, Happening::Event),
+            stop = tracking.stopped() => stop.map_or(Occurrence::Nothing, Occurrence::Event),
             (event, work) = finished(call) => {
                 *call = None;
                 if let Some(work) = work {
                     tracking.adopt(work);
                 }
-                Happening::Event(event)
+                Occurrence::Event(event)
             }
             () = expired(*grace) => {
                 *grace = None;
-                Happening::Event(Event::Expired(Timer::Grace))
+                Occurrence::Event(Event::Expired(Timer::Grace))
             }
             () = expired(*trouble) => {
                 *trouble = None;
-                Happening::Event(Event::Expired(Timer::Trouble))
+                Occurrence::Event(Event::Expired(Timer::Trouble))
             }
-            () = sleep(CLEAR_INTERVAL), if clearing.is_some() => Happening::Clear,
-            () = news => Happening::News,
+            () = sleep(CLEAR_INTERVAL), if clearing.is_some() => Occurrence::Clear,
+            () = news => Occurrence::News,
         }
     }
 
     /// Processes the signals that arrived before the end of the command. They may have caused that end, but the runtime
     /// delivers them later.
     async fn hear_signals(&mut self) {
-        // One turn of the runtime reads the signals, the next turn sends them to the channel.
+        // One pass of the scheduler reads the signals, the next pass sends them to the channel.
         sleep(SIGNAL_TIME).await;
         yield_now().await;
-        while let Ok(passed) = self.heard.signals.try_recv() {
+        while let Ok(passed) = self.receivers.signals.try_recv() {
             self.pass_on(passed);
         }
     }
@@ -291,10 +291,10 @@ impl Supervisor {
 }
 
 /// An occurrence that [`Supervisor::next`] waits for.
-enum Happening {
+enum Occurrence {
     Event(Event),
     Signal(Passed),
-    Told(Told),
+    Message(CommandMessage),
     News,
     Clear,
     Nothing,

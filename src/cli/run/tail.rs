@@ -41,7 +41,7 @@ impl Tail {
     }
 }
 
-/// Returns the text of a line that its carriage returns leave visible.
+/// Returns the part of a line that is visible after its carriage returns.
 fn shown(line: &[u8]) -> String {
     let mut parts = line.split(|byte| *byte == b'\r').map(readable);
     parts.rfind(|part| !part.trim().is_empty()).unwrap_or_default()

@@ -72,7 +72,7 @@ pub fn resize(master: &OwnedFd) {
 /// The user's terminal in raw mode, while its keys go to the command. A drop restores the previous mode.
 pub struct Keyboard {
     before: Termios,
-    /// Closed when dropped, which ends the thread that passes keys on: those of the next attempt are not for it.
+    /// Its drop ends the thread that passes keys on, so that the thread does not take the keys for the next attempt.
     _open: PipeWriter,
 }
 

@@ -59,13 +59,13 @@ type Result<T> = std::result::Result<T, Illegal>;
 /// Fails unless this is a legal document: at most [`MAX_DEPTH`] deep, finite numbers only, one kind for each value.
 /// Returns whether its encoding is canonical.
 pub fn check(document: &[u8]) -> Result<bool> {
-    let mut check = Check { is_plain: true };
+    let mut check = Check { is_canonical: true };
     check.object(document, MAX_DEPTH)?;
-    Ok(check.is_plain)
+    Ok(check.is_canonical)
 }
 
 /// Re-encodes a checked document in its canonical form.
-pub fn plain(document: &[u8]) -> Result<Vec<u8>> {
+pub fn canonical(document: &[u8]) -> Result<Vec<u8>> {
     let mut into = Writer::with_capacity(document.len());
     write_object(document, &mut into)?;
     Ok(into.finish())
@@ -100,7 +100,7 @@ fn repeats_names(value: &[u8]) -> Result<bool> {
 }
 
 struct Check {
-    is_plain: bool,
+    is_canonical: bool,
 }
 
 impl Check {
@@ -108,7 +108,7 @@ impl Check {
         let inner = deeper(depth)?;
         self.each(object, |check, item| {
             let entry = entry(item)?;
-            check.is_plain &= entry.is_plain;
+            check.is_canonical &= entry.is_canonical;
             check.value(entry.value, inner)
         })
     }
@@ -119,13 +119,13 @@ impl Check {
         for item in items.by_ref() {
             check_item(self, item?)?;
         }
-        self.is_plain &= items.is_plain();
+        self.is_canonical &= items.is_canonical();
         Ok(())
     }
 
     fn value(&mut self, value: &[u8], depth: usize) -> Result<()> {
-        let (kind, is_plain) = kind(value)?;
-        self.is_plain &= is_plain;
+        let (kind, is_canonical) = kind(value)?;
+        self.is_canonical &= is_canonical;
         match kind {
             Kind::Null | Kind::Bool(_) | Kind::Text(_) => Ok(()),
             Kind::Number(number) if number.is_finite() => Ok(()),
@@ -156,7 +156,7 @@ pub struct Items<'a> {
 }
 
 impl Items<'_> {
-    const fn is_plain(&self) -> bool {
+    const fn is_canonical(&self) -> bool {
         self.knows_all && self.fields.is_minimal
     }
 }
@@ -182,7 +182,7 @@ pub struct Entry<'a> {
     pub key: &'a str,
     /// The encoded value.
     pub value: &'a [u8],
-    is_plain: bool,
+    is_canonical: bool,
 }
 
 /// Reads an entry of a Struct.
@@ -195,7 +195,7 @@ pub fn entry(entry: &[u8]) -> Result<Entry<'_>> {
         rest => (&[][..], rest),
     };
     if rest.first() == Some(&tag::VALUE) && is_single(rest) {
-        return Ok(Entry { key: utf8(key)?, value: &rest[2..], is_plain: true });
+        return Ok(Entry { key: utf8(key)?, value: &rest[2..], is_canonical: true });
     }
     any_entry(entry)
 }
@@ -209,20 +209,20 @@ fn is_single(message: &[u8]) -> bool {
 fn any_entry(entry: &[u8]) -> Result<Entry<'_>> {
     let mut fields = Fields::of(entry);
     let (mut key, mut value) = (None, None);
-    let mut is_plain = true;
+    let mut is_canonical = true;
     while let Some(field) = fields.next()? {
         match field {
             (1, Content::Bytes(text)) => {
-                is_plain &= value.is_none() && !text.is_empty();
+                is_canonical &= value.is_none() && !text.is_empty();
                 set_once(&mut key, utf8(text)?)?;
             }
             (2, Content::Bytes(bytes)) => set_once(&mut value, bytes)?,
             (1 | 2, _) => return Err(Illegal::Malformed),
-            _ => is_plain = false,
+            _ => is_canonical = false,
         }
     }
     let value = value.ok_or(Illegal::NoKind)?;
-    Ok(Entry { key: key.unwrap_or_default(), value, is_plain: is_plain && fields.is_minimal })
+    Ok(Entry { key: key.unwrap_or_default(), value, is_canonical: is_canonical && fields.is_minimal })
 }
 
 /// Reads a value. Also returns whether its encoding is canonical, apart from nested values.
@@ -246,30 +246,30 @@ pub fn kind(value: &[u8]) -> Result<(Kind<'_>, bool)> {
 fn any_kind(value: &[u8]) -> Result<(Kind<'_>, bool)> {
     let mut fields = Fields::of(value);
     let mut kind = None;
-    let mut is_plain = true;
+    let mut is_canonical = true;
     while let Some(field) = fields.next()? {
         let found = match field {
             (1, Content::Varint(number)) => {
-                is_plain &= number == 0;
+                is_canonical &= number == 0;
                 Kind::Null
             }
             (2, Content::Fixed64(bytes)) => Kind::Number(f64::from_le_bytes(bytes)),
             (3, Content::Bytes(text)) => Kind::Text(utf8(text)?),
             (4, Content::Varint(flag)) => {
-                is_plain &= flag <= 1;
+                is_canonical &= flag <= 1;
                 Kind::Bool(flag != 0)
             }
             (5, Content::Bytes(object)) => Kind::Object(object),
             (6, Content::Bytes(list)) => Kind::List(list),
             (1..=6, _) => return Err(Illegal::Malformed),
             _ => {
-                is_plain = false;
+                is_canonical = false;
                 continue;
             }
         };
         set_once(&mut kind, found)?;
     }
-    Ok((kind.ok_or(Illegal::NoKind)?, is_plain && fields.is_minimal))
+    Ok((kind.ok_or(Illegal::NoKind)?, is_canonical && fields.is_minimal))
 }
 
 fn set_once<T>(place: &mut Option<T>, value: T) -> Result<()> {

@@ -55,7 +55,7 @@ impl Document {
     /// Accepts an encoded Struct if it is a legal document. Re-encodes it if its encoding is not canonical.
     pub fn parse(encoded: Vec<u8>) -> Result<Self, Illegal> {
         let is_plain = check::check(&encoded)?;
-        Ok(Self(if is_plain { encoded.into() } else { check::plain(&encoded)?.into() }))
+        Ok(Self(if is_plain { encoded.into() } else { check::canonical(&encoded)?.into() }))
     }
 
     /// Returns the encoded Struct.

@@ -97,7 +97,8 @@ impl Job {
         self.sequence = None;
     }
 
-    /// Records the end of the current attempt, if one is running, because another one follows.
+    /// Records the end of the current attempt, if one is running: it failed and is to be retried, or another one
+    /// begins.
     fn close_attempt(&mut self, failure: Option<&Failure>, now: Timestamp) {
         let Some(start_time) = self.attempt_start_time.take() else { return };
         let ended = Attempt {
@@ -108,6 +109,6 @@ impl Job {
             ended_by: self.version.change_id,
             failure: failure.cloned(),
         };
-        self.attempts = attempt::record(take(&mut self.attempts), ended);
+        self.attempts = attempt::append(take(&mut self.attempts), ended);
     }
 }

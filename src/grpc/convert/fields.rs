@@ -78,7 +78,7 @@ impl Fields {
         }
         match Document::parse(from.into()) {
             Ok(document) => return Some(document),
-            // Decoding a request does not look into documents.
+            // Decoding a request skips its documents, so a malformed one is found only here.
             Err(Illegal::Malformed) => self.refuse("request", UNDECODABLE),
             Err(problem) => self.refuse(field, problem.to_string()),
         }
@@ -138,12 +138,12 @@ impl Fields {
 
     /// Reads a page token: returns the position in a list, or `None` if the token is empty. A token with another
     /// `digest` is a violation: `origin` describes the answer that the token must be from.
-    pub fn place(&mut self, field: &str, token: &str, digest: Uuid, origin: &str) -> Option<Cursor> {
-        let place = Cursor::from_token(token, digest);
-        if place.is_none() && !token.is_empty() {
+    pub fn cursor(&mut self, field: &str, token: &str, digest: Uuid, origin: &str) -> Option<Cursor> {
+        let cursor = Cursor::from_token(token, digest);
+        if cursor.is_none() && !token.is_empty() {
             self.refuse(field, format!("must be the next_page_token of {origin}"));
         }
-        place
+        cursor
     }
 
     /// Reads kinds of liveness by their numbers.

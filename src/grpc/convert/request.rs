@@ -38,7 +38,7 @@ pub fn create(request: v1::CreateJobRequest, timeouts: Timeouts) -> Result<NewJo
     let id = (!request.job_id.is_empty()).then(|| fields.id("job_id", &request.job_id));
     let request_id = fields.text("request_id", request.request_id, MAX_NAME);
     if request.kind.is_empty() {
-        fields.refuse("kind", "must be given: what sort of work the job is");
+        fields.refuse("kind", "must be given: the sort of work, such as video.render");
     }
     let new = NewJob {
         id,
@@ -102,7 +102,7 @@ pub fn list(request: v1::ListJobsRequest, caller: &Identity, now: Timestamp) -> 
     };
     let order = order(&mut fields, request.order);
     let digest = order.bind(filter.digest(caller));
-    let after = fields.place("page_token", &request.page_token, digest, "a page with the same filter and order");
+    let after = fields.cursor("page_token", &request.page_token, digest, "a page with the same filter and order");
     let view = view(&mut fields, request.view, View::Basic);
     let max_bytes = MAX_PAGE_BYTES;
     fields.done(ListQuery { filter, order, limit, max_bytes, after, now, confined: false, view })
@@ -156,7 +156,7 @@ pub fn fail(request: v1::FailJobRequest) -> Result<(JobId, Change)> {
     let mut fields = Fields::default();
     let id = fields.id("job_id", &request.job_id);
     if request.failure.is_none() {
-        fields.refuse("failure", "must be given: why the job failed");
+        fields.refuse("failure", "must be given: the reason of the failure");
     }
     let end = Completion {
         outcome: failure(&mut fields, request.failure.unwrap_or_default()),
@@ -231,7 +231,7 @@ pub fn purge(request: v1::PurgeJobsRequest, caller: &Identity, now: Timestamp) -
     };
     let older_than = fields.duration("older_than", request.older_than);
     let digest = purge_digest(&filter, older_than, request.dry_run, caller);
-    let after = fields.place("page_token", &request.page_token, digest, "an answer to the same request");
+    let after = fields.cursor("page_token", &request.page_token, digest, "an answer to the same request");
     let ended_by = older_than.map(|age| now - age);
     fields.done((Purge { filter, ended_by, dry_run: request.dry_run, after }, digest))
 }

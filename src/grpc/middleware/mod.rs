@@ -50,7 +50,8 @@ use crate::{
     auth::{Authenticator, Grant},
     domain::{Identity, JobError},
     grpc::{
-        exchange::{Exchange, Expiry},
+        exchange::Exchange,
+        expiry::Expiry,
         status::{code, restate, trailers},
     },
     quota::Quotas,
@@ -58,7 +59,7 @@ use crate::{
 };
 
 /// Maximum duration of a bidirectional stream. Only reflection has such streams, and they need less time.
-const CONVERSATION: Duration = Duration::from_secs(30);
+const BIDIRECTIONAL_STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum size of a request's metadata, as HTTP/2 counts it.
 const MAX_METADATA: usize = 16 * 1024;
@@ -121,7 +122,8 @@ pub async fn call(middleware: Arc<CallMiddleware>, mut request: Request, next: N
             let context = CallContext { deadline, grant };
             Exchange::expire_by(call.expiry(limit, &context));
             if call.method.is_bidirectional {
-                request = call.limit(request, Ending::within(CONVERSATION, &context, &middleware.drain));
+                request =
+                    call.limit(request, Ending::within(BIDIRECTIONAL_STREAM_TIMEOUT, &context, &middleware.drain));
             }
             request.extensions_mut().insert(context);
             let answer = next.run(request).instrument(call.span.clone());
@@ -191,8 +193,9 @@ impl CallRecord {
         if self.method.is_unary {
             return Expiry { deadline: Some(limit), grant: None };
         }
-        let conversation = self.method.is_bidirectional.then(|| context.deadline.arrived() + CONVERSATION);
-        let deadline = [context.deadline.given(), conversation].into_iter().flatten().min();
+        let stream_end =
+            self.method.is_bidirectional.then(|| context.deadline.arrived() + BIDIRECTIONAL_STREAM_TIMEOUT);
+        let deadline = [context.deadline.given(), stream_end].into_iter().flatten().min();
         Expiry { deadline, grant: context.grant.clone().filter(Grant::can_end) }
     }
 

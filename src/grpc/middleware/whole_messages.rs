@@ -55,8 +55,8 @@ impl Service<Request<Body>> for WholeMessages {
         let path = request.uri().path();
         let limit = request_max(path);
         // A stream to reflection has several requests, and a limit of its own.
-        let is_conversation = path.starts_with("/grpc.reflection.");
-        let timer = if is_conversation { Timer::Off } else { Timer::Due(Instant::now() + BODY_TIMEOUT) };
+        let is_bidirectional = path.starts_with("/grpc.reflection.");
+        let timer = if is_bidirectional { Timer::Off } else { Timer::Due(Instant::now() + BODY_TIMEOUT) };
         self.0.call(request.map(|inner| Messages {
             inner,
             held: BodyBuffer::default(),
@@ -71,17 +71,18 @@ impl Service<Request<Body>> for WholeMessages {
 
 /// Body of a request, which passes on whole messages.
 ///
-/// The received bytes of a large request are counted until its handler has returned: until then the handler holds a job
-/// made of them.
+/// The received bytes of a large request are counted until its handler has stored the request or has returned: until
+/// then the handler holds a job made of them.
 pub struct Messages {
     inner: Body,
     /// Beginning of a message whose end has not arrived.
     held: BodyBuffer,
     /// Parts of messages whose end has arrived, to pass on.
     whole: VecDeque<Bytes>,
-    /// Frame that follows them.
+    /// Frame that follows the parts in `whole`.
     next: Option<Frame<Bytes>>,
-    /// Maximum size of a message. A longer one is passed on as it is, and tonic refuses it for its prefix.
+    /// Maximum size of a message. A longer one is passed on unchanged, and tonic rejects it because of the length in
+    /// its prefix.
     limit: usize,
     timer: Timer,
     /// Turn that whole messages wait for before they are decoded, if they are heavy.

@@ -35,7 +35,7 @@ const FIRST_EVENT_WAIT: Duration = Duration::from_secs(1);
 pub type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Returns a stream of `items` until they end or `ending` is reached. If `ending` is reached first, an item that is
-/// ready at that time is still sent. If the items end with it, the stream ends without an error. A caller whose
+/// ready at that time is still sent. If that item is the last one, the stream ends without an error. A caller whose
 /// credentials have ended gets nothing more.
 pub fn until<T, S>(items: S, ending: Ending) -> Pin<Box<dyn PutBack<T> + Send>>
 where
@@ -66,7 +66,7 @@ pin_project! {
 
 /// State of a stream.
 enum Course {
-    /// Under way.
+    /// The stream is open, and `ending` is not reached.
     Open,
     /// The last item was sent. This error follows, unless the items have ended.
     Last(JobError),
@@ -130,12 +130,12 @@ where
     }
 }
 
-/// Answers with `message`, compressed if its size is worth it. Fails if the message is larger than clients accept, or
-/// than the memory that is left for answers.
+/// Answers with `message`, compressed if its size is in [`COMPRESSED`]. Fails if the message is larger than clients
+/// accept, or if too little memory is left for it.
 pub fn respond<M: prost::Message>(message: M) -> Result<Response<M>, Status> {
     let size = size_to_send(&message)?;
     if size >= HEAVY_MIN {
-        Exchange::announce_response(size)?;
+        Exchange::reserve_response(size)?;
     }
     Ok(compressed(message, size))
 }
@@ -146,7 +146,7 @@ pub fn respond_stored<M: prost::Message>(message: M) -> Result<Response<M>, Stat
     let size = size_to_send(&message)?;
     if size >= HEAVY_MIN {
         // If this fails, the answer is counted only if it has to wait for its reader.
-        _ = Exchange::announce_response(size);
+        _ = Exchange::reserve_response(size);
     }
     Ok(compressed(message, size))
 }
@@ -157,7 +157,7 @@ fn size_to_send(message: &impl prost::Message) -> Result<usize, Status> {
     if size > RESPONSE_MAX { Err(too_large()) } else { Ok(size) }
 }
 
-/// Returns a response that is compressed if its size is worth it.
+/// Returns a response that is compressed if its size is in [`COMPRESSED`].
 fn compressed<M>(message: M, size: usize) -> Response<M> {
     let mut response = Response::new(message);
     if !COMPRESSED.contains(&size) {
@@ -171,8 +171,8 @@ pub fn too_large() -> Status {
     JobError::TooLarge { what: "answer", limit: RESPONSE_MAX }.into()
 }
 
-/// Answers with `events`, compressed if the size of the first one is worth it. Waits for the first event, for a limited
-/// time.
+/// Answers with `events`, compressed if the size of the first one is in [`COMPRESSED`]. Waits for the first event, for
+/// a limited time.
 pub async fn respond_with<M>(mut events: Pin<Box<dyn PutBack<M> + Send>>) -> Result<Response<Events<M>>, Status>
 where
     M: prost::Message + 'static,

@@ -24,7 +24,10 @@ use tonic::{Status, body::Body};
 use tower::ServiceExt;
 
 use super::{client_stream::PREFACE_TIMEOUT, request_service::RequestService};
-use crate::grpc::exchange::{ClientConnection, Exchange, Expiry};
+use crate::grpc::{
+    exchange::{ClientConnection, Exchange},
+    expiry::Expiry,
+};
 
 /// Time in which a response that must end may still end by itself, with a status. Then its connection is closed.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -92,8 +95,8 @@ async fn end_unread(end: Expiry, cut_off: CancellationToken) {
     cut_off.cancel();
 }
 
-/// Guard of the response that hyper has accepted to its end, and has not written to its end: a peer that does not read
-/// must not keep the connection, however little is left.
+/// Guard of a response that hyper has buffered completely but not written completely. While it exists, the response
+/// still has its deadline: a peer that does not read must not keep the connection, however little is left.
 #[derive(Clone, Default)]
 struct Unflushed(Arc<Mutex<Option<DropGuard>>>);
 

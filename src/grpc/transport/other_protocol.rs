@@ -34,7 +34,8 @@ pub async fn check(stream: &mut TcpStream, expects_tls: bool) -> io::Result<()> 
     let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close";
     let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{text}", text.len());
     _ = timeout(ANSWER_TIMEOUT, send(stream, answer.as_bytes())).await;
-    Err(io::Error::new(io::ErrorKind::Unsupported, format!("{problem}, and the client expects otherwise")))
+    let received = if speaks_tls { "TLS" } else { "no TLS" };
+    Err(io::Error::new(io::ErrorKind::Unsupported, format!("{problem}, and the client speaks {received}")))
 }
 
 /// Sends `answer`. Reads first, because closing a socket with unread bytes would discard the answer.

@@ -8,7 +8,7 @@ use prost::Message;
 use super::form::Form;
 use crate::proto::{EncodedEvent, v1};
 
-/// Number of small texts that each thread keeps: one version, for streams of one job and of many jobs, in both views.
+/// Number of small texts that each thread keeps: those of one version of a job, for 2 kinds of streams and 2 views.
 const KEPT: usize = 4;
 
 /// Maximum size of a small text in bytes. Of larger texts, each thread keeps only the last one.

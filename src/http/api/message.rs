@@ -69,7 +69,7 @@ fn path_in(message: &MessageDescriptor, path: &Path) -> String {
                 text.push_str(&found.as_ref().map_or_else(|| cut(key.clone(), TOLD_MAX), |it| it.name().to_owned()));
                 scope = found.as_ref().and_then(message_of);
             }
-            // The error is inside of a key.
+            // These segments only occur for an error inside a key; the path ends before it.
             Segment::Enum { .. } | Segment::Unknown => {}
         }
     }

@@ -60,7 +60,7 @@ fn errors() -> [(&'static str, Value); 3] {
         "required": ["@type"],
         "properties": {
             "@type": text,
-            "reason": { "type": "string", "description": "Of an ErrorInfo: the reason, for programs." },
+            "reason": { "type": "string", "description": "Reason of the error, for programs; only in an ErrorInfo." },
             "domain": { "type": "string", "description": "Of an ErrorInfo: jobtrack." },
             "metadata": { "type": "object", "additionalProperties": text }
         },
@@ -70,8 +70,8 @@ fn errors() -> [(&'static str, Value); 3] {
         "type": "object",
         "required": ["code", "status", "message", "details"],
         "properties": {
-            "code": { "type": "integer", "description": "The status of HTTP." },
-            "status": { "type": "string", "description": "The name of the code of gRPC." },
+            "code": { "type": "integer", "description": "HTTP status code." },
+            "status": { "type": "string", "description": "Name of the gRPC status code." },
             "message": text,
             "details": { "type": "array", "items": refer("ErrorDetail") }
         }

@@ -140,7 +140,8 @@ impl Hosts {
         let Self::Local { listen, others } = self else { return true };
         let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
         if let Ok(address) = host.parse::<IpAddr>() {
-            // DNS rebinding needs a name. An address of another machine is refused all the same.
+            // DNS rebinding needs a name. Addresses of other machines are refused
+            // nevertheless.
             let is_here = address.is_loopback() || listen.is_unspecified() || address == *listen;
             return is_here || listed(others, &address.to_string());
         }

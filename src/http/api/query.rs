@@ -51,7 +51,9 @@ pub fn value(query: &str, names: &[&str]) -> Option<String> {
 pub fn check_none(query: &str) -> Result<(), Violation> {
     let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
     match names.find(|name| name != ACCESS_TOKEN) {
-        Some(name) => Err(violation(&name, "is not a parameter of this path: its fields belong into the body")),
+        Some(name) => {
+            Err(violation(&name, "is not a parameter of this path: put the fields of the request in the body"))
+        }
         None => Ok(()),
     }
 }

@@ -35,7 +35,7 @@ impl Form {
     }
 
     fn try_read(&self, json: &[u8], id: Option<(&Field, &str)>, into: &mut Vec<u8>) -> Option<()> {
-        // Checked once, and not for each text in it.
+        // UTF-8 is checked once for the whole text, not for each string in it.
         let mut source = serde_json::Deserializer::from_str(str::from_utf8(json).ok()?);
         let given = MessageReader { form: self, into }.deserialize(&mut source).ok()?;
         source.end().ok()?;

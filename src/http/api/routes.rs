@@ -46,7 +46,7 @@ const fn filtered(path: &'static str, rpc: &'static str) -> Route {
 }
 
 /// All routes. A route whose method is missing in the descriptors is not served.
-static ROUTES: [Route; 16] = [
+static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/jobs", "JobService/CreateJob"),
     filtered("/v1/jobs", "JobService/ListJobs"),
     route(Method::GET, "/v1/jobs:batchGet", "JobService/BatchGetJobs"),
@@ -136,7 +136,8 @@ impl Routes {
             let id = (!id.is_empty()).then(|| percent_decode_str(id).decode_utf8_lossy().into_owned());
             return Found::Endpoint(endpoint, id);
         }
-        // In a POST the text after the last colon is the verb. If the verb is unknown, the whole path is.
+        // In a POST the text after the last colon is the action. A
+        // path with an unknown action counts as unknown.
         let is_unknown_verb = wanted == Method::POST && path.rsplit('/').next().is_some_and(|last| last.contains(':'));
         match self.allowed(path) {
             allowed if allowed.is_empty() || is_unknown_verb => Found::Nothing,

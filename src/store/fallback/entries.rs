@@ -43,7 +43,7 @@ pub struct Entries {
     pub position: CommitPosition,
     /// Time before which every commit is known here, or has made its entry stale.
     pub notified_until: Option<Instant>,
-    /// Number of gaps in the notifications: entries that were fresh before the last one no longer are.
+    /// Number of gaps in the notifications: each gap makes all entries stale.
     gaps: u64,
     /// Time of the last gap while the primary served.
     last_gap: Option<Timestamp>,
@@ -83,7 +83,8 @@ pub struct EntryMeta {
     pub partition: usize,
     /// The primary does not have this version.
     pub dirty: bool,
-    /// The primary had the version and lost it. The entry does not age until the version is stored again.
+    /// The primary had the version and lost it. Until the version is stored again, the entry is never dropped as
+    /// possibly deleted.
     pub lost: bool,
     /// No version of the job was ever sent to the primary.
     pub unsent: bool,
@@ -122,12 +123,14 @@ impl CacheEntry {
         self.job.removal.is_some() || self.job.is_visible(now)
     }
 
-    /// Returns the branch under which a push stores the entry in this lineage: that of the record, `there`, which then
-    /// includes the entry, or another one. `None` if the primary never had a version of the entry.
+    /// Returns the branch with which a push stores the entry: the branch of the record, `there`, if that has this
+    /// lineage, now with the entry as an ancestor, otherwise a new branch. `None` if the primary never had a version of
+    /// the entry.
     pub fn branch_of_push(&self, there: Option<&Branch>, lineage: u64) -> Option<Arc<Branch>> {
         let own = self.job.branch.as_deref()?;
         let base = self.base.filter(|_| self.dirty).unwrap_or(self.job.version).revision;
-        // A record of another lineage may be an old copy, whose branch other versions had continued.
+        // A record of another lineage may be an older copy. Other versions may exist in its branch, so the branch is
+        // not reused.
         let there = there.filter(|there| there.lineage == lineage);
         let id = there.map_or_else(new_branch_id, |there| there.id);
         Some(Arc::new(Branch { lineage, id, base, parent: own.parent_at(base) }))
@@ -192,8 +195,8 @@ impl Entries {
         !row.meta.dirty && row.job.removal.is_some() && is_over
     }
 
-    /// Returns whether the primary may still have a record of an entry. After the retention of an ended job, that is a
-    /// tombstone, which is kept for some time.
+    /// Returns whether the primary may still have a record of an entry. After the retention of a finished job the
+    /// record is a tombstone, which the primary keeps for `TOMBSTONE_LIFE`.
     pub fn is_known(row: &Row<EntryMeta>, now: Timestamp) -> bool {
         let is_live = row.job.removal.is_none() && row.job.state.is_terminal();
         let end = row.job.expire_time.filter(|_| is_live).map(|time| time + TOMBSTONE_LIFE);
@@ -320,7 +323,7 @@ impl Entries {
     }
 
     /// Returns the clean entry to evict next for a version of `id`: of a finished job if there is one, otherwise of any
-    /// job, or of a tombstone if `tombstones` count.
+    /// job; with `tombstones`, tombstones may be evicted, too.
     fn next_to_evict(&mut self, id: &JobId, must: bool, tombstones: bool) -> Option<JobId> {
         let some = if must { usize::MAX } else { EXAMINED_MAX };
         let ended = self

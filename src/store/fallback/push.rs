@@ -38,8 +38,8 @@ struct Pushes {
     ended: Notify,
 }
 
-/// A claim to push some jobs, which ends when it is dropped.
-struct Claim<'a> {
+/// A guard that marks some jobs as being pushed, until it is dropped.
+struct PushGuard<'a> {
     pushes: &'a Pushes,
     ids: Vec<JobId>,
 }
@@ -50,10 +50,10 @@ impl Pushes {
     }
 
     /// Claims those of `entries` that no other task is pushing, and removes the others from `entries`.
-    fn claim(&self, entries: &mut Vec<CacheEntry>) -> Claim<'_> {
+    fn claim(&self, entries: &mut Vec<CacheEntry>) -> PushGuard<'_> {
         let mut ids = self.ids();
         entries.retain(|entry| ids.insert(entry.job.id.clone()));
-        Claim { pushes: self, ids: entries.iter().map(|entry| entry.job.id.clone()).collect() }
+        PushGuard { pushes: self, ids: entries.iter().map(|entry| entry.job.id.clone()).collect() }
     }
 
     /// Waits until no task is pushing `id`.
@@ -70,7 +70,7 @@ impl Pushes {
     }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for PushGuard<'_> {
     fn drop(&mut self) {
         let mut ids = self.pushes.ids();
         self.ids.iter().for_each(|id| _ = ids.remove(id));
@@ -258,9 +258,9 @@ fn is_apart(entry: &CacheEntry, theirs: &Job) -> bool {
         let comes_after = |one: &Job, other: &Job| one.version.first_revision > other.version.revision;
         return !(is_chain && (comes_after(ours, theirs) || comes_after(theirs, ours)));
     }
-    // A lost entry has no change that the primary never had, so its branch decides.
+    // The primary once had all changes of a lost entry, so its branch decides.
     if entry.dirty && entry.base != Some(ours.version) {
-        // The changes that one process made to a job form one history.
+        // Each change that a process makes to a job is derived from the previous change of that process.
         return entry.base != Some(theirs.version)
             && ours.version.change_id.process != theirs.version.change_id.process;
     }

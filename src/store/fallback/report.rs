@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn each_job_is_told_once_with_the_worst_the_latest_first() {
+    fn each_job_is_reported_once_with_its_worst_outcome_newest_first() {
         let mut log = ReconcileLog::default();
         assert!(log.summary().is_none());
         log.begin(BEGIN);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_with_what_was_a_moment_ago() {
+    fn a_reconciliation_soon_after_the_last_one_shares_its_report() {
         let mut log = ReconcileLog::default();
         log.begin(BEGIN);
         record(&mut log, "a", ReconcileOutcome::Conflicted);
@@ -219,7 +219,7 @@ mod tests {
         log.begin(BEGIN + EPISODE * 3);
         log.begin(BEGIN + EPISODE * 3);
         assert_eq!(told(&log).1, [0, 1, 0]);
-        // Nor has one of which a part is under way.
+        // A reconciliation with a part under way has not ended either.
         log.end_interrupted(BEGIN + EPISODE * 3);
         log.end(BEGIN + EPISODE * 3, true);
         assert!(log.summary().is_some_and(|summary| summary.end_time.is_none()));

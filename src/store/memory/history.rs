@@ -47,8 +47,8 @@ struct Entry {
 }
 
 impl Entry {
-    /// Returns the state of this incarnation at a position; `None` before its creation. A job that waited for another
-    /// attempt then counts as RUNNING, because the log does not record retries.
+    /// Returns the state of this incarnation at a position; `None` before its creation. A job that was between two
+    /// attempts at that position counts as RUNNING, because the log does not record retries.
     fn state_at(&self, position: u64) -> Option<State> {
         let by = |entered: Option<NonZeroU64>| entered.is_some_and(|entered| entered.get() <= position);
         if self.created > position {

@@ -1,8 +1,8 @@
 //! The in-memory store of a single process: bounded, and lost when the process ends.
 //!
-//! Every operation holds one lock for a few map operations, and never across an await. Commits are therefore totally
-//! ordered and announced in that order. When the store is full, finished jobs are evicted, in the order of their ends
-//! within an owner; active jobs are never evicted.
+//! Every operation holds its locks for a few map operations only, and never across an await. Commits are therefore
+//! totally ordered and announced in that order. When the store is full, finished jobs are evicted, in the order of
+//! their ends within an owner; active jobs are never evicted.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -51,9 +51,8 @@ struct Hearing {
 }
 
 impl Hearing {
-    /// Detects whether this process was suspended: each sweep calls this, about once a second, unless the process does
-    /// not run.
-    fn look(&mut self, now: Timestamp) -> &Self {
+    /// Detects that this process was suspended: while it runs, each sweep calls this about once a second.
+    fn detect_suspension(&mut self, now: Timestamp) -> &Self {
         let paused = self.last_look.replace(Instant::now()).is_some_and(|last| last.elapsed() > PAUSE_MIN);
         if paused {
             self.since = now;
@@ -103,7 +102,7 @@ impl MemoryStore {
     /// Evicts finished jobs until there is room for `job`. If bytes are short, forgets tombstones while they use more
     /// than their share or no finished job is left. Returns the forgotten tombstones, which the caller frees after
     /// releasing the lock, because freeing may take long.
-    fn make_room(&self, records: &mut Records, job: &Job) -> Result<Vec<Arc<Job>>, StoreError> {
+    fn evict_for(&self, records: &mut Records, job: &Job) -> Result<Vec<Arc<Job>>, StoreError> {
         let previous = records.table.get(&job.id).map(|row| &*row.job);
         let adds = job.removal.is_none() && previous.is_none_or(|previous| previous.removal.is_some());
         let Need { growth, is_small } = records.table.need(job);
@@ -182,7 +181,7 @@ impl JobStore for MemoryStore {
         if there != previous.map(|job| job.version) {
             return Ok(Replaced::Conflict(current.map(|row| stored(row.job.clone()))));
         }
-        let mut forgotten = self.make_room(&mut records, &job)?;
+        let mut forgotten = self.evict_for(&mut records, &job)?;
         let stored = self.commit(&mut records, job);
         while records.table.tombstones().len() > self.capacity.jobs {
             let Some(oldest) = records.table.tombstones().next().cloned() else { break };
@@ -194,7 +193,7 @@ impl JobStore for MemoryStore {
 
     async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError> {
         let Decision { deadline, now, .. } = decision;
-        if self.hearing().look(now).time_of(previous, &deadline) > now {
+        if self.hearing().detect_suspension(now).time_of(previous, &deadline) > now {
             return Ok(Decided::Deferred);
         }
         Ok(match self.replace(job, Some(previous)).await? {
@@ -224,7 +223,7 @@ impl JobStore for MemoryStore {
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
         let mut hearing = self.hearing();
-        let hearing = hearing.look(now);
+        let hearing = hearing.detect_suspension(now);
         let records = self.records();
         let mut batch = DueBatch::default();
         for (time, row, due) in records.table.due() {

@@ -18,7 +18,7 @@ const SCAN: usize = 2000;
 /// Estimated size in bytes of a record apart from its job: its row, and its index entries.
 const ROW_SIZE: usize = 400;
 
-/// Growth of a job, in bytes, that is never refused. Otherwise a report, a heartbeat or an end would be lost because
+/// Growth of a job, in bytes, that is never refused. Otherwise a report or the end of a job would be rejected because
 /// other jobs use all memory.
 const SMALL_GROWTH: usize = 1024;
 

@@ -283,4 +283,4 @@ class Kills(CeleryCase):
         server.kill()
         results = [self.tasks.square.delay(n) for n in range(30)]
         self.assertEqual([result.get(timeout=PATIENCE) for result in results], [n * n for n in range(30)])
-        self.assertEqual(log().count("is not available"), 1)
+        self.assertEqual(log().count("is unavailable, trying again"), 1)

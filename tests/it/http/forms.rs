@@ -45,7 +45,7 @@ fn nested(depth: usize) -> String {
 }
 
 #[rstest]
-#[case::empty("", "kind: must be given: what sort of work the job is")]
+#[case::empty("", "kind: must be given: the sort of work, such as video.render")]
 #[case::null("null", "body: invalid type: null, expected a map at line 1 column 4")]
 #[case::list("[]", "body: invalid type: sequence, expected a map at line 1 column 0")]
 #[case::cut_off("{\"kind\": \"k\"", "body: EOF while parsing an object at line 1 column 12")]

@@ -358,7 +358,10 @@ async fn connections_leave_files_for_others() {
     known.get_job(read("a")).await.expect("who has called stays");
     server.signal("TERM");
     let (_, log) = server.wait();
-    assert!(log.contains("few files may be open") && log.contains("maximum number of connections open"), "{log}");
+    assert!(
+        log.contains("the limit on open files is low") && log.contains("maximum number of connections open"),
+        "{log}"
+    );
     assert!(!log.contains("connection not accepted"), "{log}");
 }
 

@@ -98,11 +98,11 @@ async fn accountable_calls_have_an_audit_line() {
         admin.purge_jobs(bearer("ann", purge)).await.expect("ann may");
     }
     folder.write("identities.json", &identities(&[holder("ann", "admin", &json!("*"))]));
-    process.logged(&["jobtrack::audit", "read again", "identities.json"]).await;
+    process.logged(&["jobtrack::audit", "reloaded", "identities.json"]).await;
     let lines = parse(&stop(process).await);
     let audit: Vec<_> = lines.iter().filter(|line| line["target"] == "jobtrack::audit").collect();
     let messages: Vec<_> = audit.iter().map(|line| line["message"].as_str().expect("it has a message")).collect();
-    let expected = ["authorization refused", "job deleted", "job cancelled by force", "jobs purged", "read again"];
+    let expected = ["authorization refused", "job deleted", "job cancelled by force", "jobs purged", "reloaded"];
     assert_eq!(messages, expected, "{audit:#?}");
     for (line, caller) in audit.iter().zip(["ron", "ann", "ann", "ann"]) {
         assert_eq!(line["caller"], caller, "{line}");

@@ -153,7 +153,7 @@ async fn deletion_during_an_outage_survives_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_can_be_refused_while_redis_is_away() {
+async fn changes_can_be_refused_while_redis_is_unavailable() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let server = Server::with(&["--redis-url", &redis.url(), "--fallback", "reject"]).await;
     let mut client = server.client().await;

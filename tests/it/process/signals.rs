@@ -33,7 +33,7 @@ async fn sighup_reads_files_again_and_ends_nothing() {
     folder.write("identities.json", &identities(&both));
     process.signal("HUP");
     process.logged(&["INFO", "jobtrack::audit", "SIGHUP"]).await;
-    process.logged(&["INFO", "jobtrack::audit", "read again", "identities.json"]).await;
+    process.logged(&["INFO", "jobtrack::audit", "reloaded", "identities.json"]).await;
     let status = client.get_job(bearer("bob", read("missing"))).await.expect_err("there is no such job");
     assert_eq!(status.code(), Code::NotFound);
     process.signal("HUP");
@@ -60,7 +60,7 @@ async fn the_second_signal_ends_a_drain(#[case] first: &str, #[case] second: &st
     let (code, log) = wait(process).await;
     assert!(begun.elapsed() < SOON, "{log}");
     assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("WARN") && log.contains("draining was cut short") && log.contains("stopped"), "{log}");
+    assert!(log.contains("WARN") && log.contains("drain aborted") && log.contains("stopped"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,19 +69,20 @@ def job(kind: str, *, tracker: Tracker | None = None, **options: Unpack[JobOptio
 
     - `kind`: kind of work, such as `video.render`. `title` is its name for people, `owner` the tenant that it belongs
       to, `labels` are pairs to filter by, `metadata` is a dict of your own.
-    - `id`: up to 128 of `A-Za-z0-9._:-`, by default a new UUID. Of a job that exists the next attempt is claimed. If
-      another worker runs it, or it has ended, the `with` statement raises an `Error` with the reason `ATTEMPT_RUNNING`
-      or `JOB_FINISHED`; `takeover` ends the attempt of the other worker. `request_id` names the claim: a worker that
-      starts again with the same one gets the same attempt.
+    - `id`: up to 128 characters of `A-Za-z0-9._:-`, by default a new UUID. If the job exists, its next attempt is
+      claimed. If another worker runs it, or it has ended, the `with` statement raises an `Error` with the reason
+      `ATTEMPT_RUNNING` or `JOB_FINISHED`; `takeover` ends the attempt of the other worker. `request_id` names the claim:
+      a worker that starts again with the same one gets the same attempt.
     - `total`, `unit`: number and name of the units to do.
-    - `lease` (30 s): time without a sign of life after which this worker counts as lost, and with `fail_when_lost`
-      (true) the job fails. Heartbeats are sent after a third of it. `retention`: time to keep the job after its end.
+    - `lease` (30 s): time without a report or heartbeat after which this worker counts as lost, and with
+      `fail_when_lost` (true) the job fails. Heartbeats are sent at intervals of a third of the lease, at most 30 s.
+      `retention`: time to keep the job after its end.
     - `retry`: an exception ends only the attempt, and the job waits for the next one.
-    - `raise_on_cancel` (true): `track` raises `JobCancelled` when somebody asks for the cancellation.
-    - `strict`: the `with` statement raises an `Error` if the tracker is unavailable, `track` and reports raise it if
-      the attempt is lost, and leaving the block if the end could not be sent. Otherwise nothing is raised because of
-      the tracker: a warning is logged, the newest state is kept, and sent when the tracker is available again.
-    - `report_interval` (0.5 s): least time between two reports. `flush_timeout` (5 s): maximum time that leaving the
+    - `raise_on_cancel` (true): `track` raises `JobCancelled` when cancellation is requested.
+    - `strict`: an `Error` is raised by the `with` statement if the tracker is unavailable, by `track` and reports if
+      another worker has taken over the attempt, and at the end of the block if the end could not be sent. Without
+      `strict` an unavailable tracker raises nothing: a warning is logged, and the newest state is kept and sent later.
+    - `report_interval` (0.5 s): minimum time between two reports. `flush_timeout` (5 s): maximum time that leaving the
       block waits for the tracker.
     - `join` (true): inside of `jobtrack run` the job is that of the command, unless an `id` is given.
 

@@ -1,4 +1,4 @@
-"""Calls: their requests, made of plain values, and the values of their answers."""
+"""Calls: builds requests from plain values, and converts answers to plain values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobtrack._values import Document, Failure, Job, Liveness, State, WatchToken
 
 T = TypeVar("T")
 
-# Numbers of the protos, which the types of the stubs do not accept.
+# Enum values as numbers. They are typed as `Any`, because the stubs accept no integers.
 VIEW_BASIC: Any = 1
 VIEW_FULL: Any = 2
 ORDER_NEWEST: Any = 1
@@ -167,8 +167,8 @@ def update(
 ) -> Call[Job]:
     """Reports progress, and returns the job with `cancel` set if the worker is to stop.
 
-    What is not given keeps its value. Without any value the report is a heartbeat. A report whose `sequence` is not
-    higher than the last one is ignored.
+    Fields that are not given keep their values. Without any value the report is a heartbeat. A report whose `sequence`
+    is not higher than the last one is ignored.
     """
     given: dict[str, object] = {
         "percent": percent,
@@ -215,7 +215,7 @@ def fail(
     """Ends a job as FAILED; with `retry` only its attempt, which must be named by `attempt` or `claim`."""
     if retry and not claim and attempt is None:
         # Such a call can't be repeated: it might end the attempt after this one.
-        raise invalid("attempt", "is needed with retry, or claim")
+        raise invalid("attempt", "or `claim` must be given with retry")
     request = api.FailJobRequest(job_id=id, attempt=attempt, claim=claim, retry=retry)
     request.failure.reason, request.failure.message = reason, message
     if code is not None:
@@ -234,9 +234,9 @@ def fail_with(id: str, failure: Failure, retry: bool, attempt: int | None, claim
 def cancel(
     id: str, reason: str = "", *, requester: str = "", force: bool = False, grace: Seconds | None = None
 ) -> Call[Job]:
-    """Asks for a job to be stopped.
+    """Requests the cancellation of a job.
 
-    A PENDING job is CANCELLED at once, and with `force` any other, too. The worker of a RUNNING job has `grace` to end
+    A PENDING job is CANCELLED at once; with `force`, so is a RUNNING job. Otherwise its worker has `grace` to end
     it, by default without a limit.
     """
     request = api.CancelJobRequest(job_id=id, reason=reason, requester=requester, force=force)

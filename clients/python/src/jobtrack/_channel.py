@@ -30,16 +30,16 @@ DEFAULT_SERVER = "http://127.0.0.1:50051"
 """Server that is called if nothing else is configured."""
 
 PORTS = {"http": 80, "https": 443}
-"""Ports of URLs that name none, by scheme. C-core would call 443 with either."""
+"""Default ports by URL scheme. gRPC's own default is port 443 for both."""
 
 CALL_TIMEOUT = 10.0
 """Default time for a call with its repetitions, in seconds."""
 
 PROBE = calls.get("")
-"""Call whose error names the cause if no server can be reached. A call that waits for a server does not know it."""
+"""Call that fails with the cause if no server can be reached. With wait-for-ready it would fail after its deadline."""
 
 PROBE_TIMEOUT = 0.2
-"""Maximum time for it in seconds. Without a server it fails at once; a server that is silent is not waited for."""
+"""Maximum time for this call in seconds. It fails at once without a server, and waits no longer for a silent one."""
 
 ANSWER_MAX = 8 << 20
 """Maximum size of an answer in bytes: more than the 4 MiB that the server sends at most."""
@@ -49,19 +49,19 @@ SERVICE_CONFIG = {
     "healthCheckConfig": {"serviceName": "jobtrack.v1.JobService"},
     "methodConfig": [{"name": [{"service": "jobtrack.v1.JobService"}], "waitForReady": True}],
 }
-"""The rules of deploy/client/service-config.json, but for repetitions, which this package makes itself."""
+"""The settings of deploy/client/service-config.json, except retries, which this package does itself."""
 
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     # The defaults, 1 s to 2 minutes, keep clients away for long after an outage.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # In spite of its name the maximum time for a connection to be made.
+    # Despite its name, this is the maximum time to establish a connection.
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.max_receive_message_length", ANSWER_MAX),
-    # The child of a fork would share the sockets of its parent.
+    # Without this option, the child of a fork would share the sockets of its parent.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
@@ -149,7 +149,7 @@ def _targets(urls: Sequence[SplitResult]) -> str:
 
 
 def is_unanswered(error: Error) -> bool:
-    """Returns whether the deadline of a call has passed on this side. The server names a reason."""
+    """Returns whether a call ended because its deadline passed in this client. An error of the server has a reason."""
     return error.code == "DEADLINE_EXCEEDED" and not error.reason
 
 
@@ -186,11 +186,11 @@ class Trouble:
         self.is_known = False
 
     def begin(self, error: Error, server: str) -> None:
-        """Notes an error that may pass."""
+        """Records a temporary error."""
         with self._lock:
             is_new, self.is_known = not self.is_known, True
         if is_new:
-            logger.warning("the tracker at %s is not available, and is tried again: %s", server, error)
+            logger.warning("the tracker at %s is unavailable, trying again: %s", server, error)
 
     def end(self) -> None:
         """Notes a call that was answered."""

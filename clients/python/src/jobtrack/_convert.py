@@ -95,7 +95,7 @@ def _put(target: Any, value: object, path: str, depth: int) -> None:
         for index, each in enumerate(value):
             _put(target.list_value.values.add(), each, f"{path}[{index}]", depth + 1)
     else:
-        raise invalid(path, f"must be a JSON value, and {type(value).__name__} is none")
+        raise invalid(path, f"must be a JSON value, not {type(value).__name__}")
 
 
 def document(struct: Any) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _value(value: Any) -> Any:
 
 
 def _named(names: Mapping[int, N], number: int) -> N:
-    """Returns the name of a number. One of a newer server is UNSPECIFIED."""
+    """Returns the name for a number. A number that only a newer server knows becomes UNSPECIFIED."""
     return names.get(number, names[0])
 
 

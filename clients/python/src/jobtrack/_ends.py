@@ -42,14 +42,14 @@ Outcome = Complete | Fail | Cancel
 
 
 def abandoned(message: str) -> Fail:
-    """Returns the end of work that stopped without an end."""
+    """Returns the failure of work that stopped before it was completed, failed or cancelled."""
     return Fail(Failure("ABANDONED", message))
 
 
 def of_exception(
     kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, result: Document | None
 ) -> Outcome:
-    """Returns the end that an exception out of the work stands for."""
+    """Returns the outcome for an exception that the work has raised."""
     if isinstance(error, JobCancelled):
         return Cancel(str(error.reason))
     # asyncio's CancelledError, which is no Exception, in contrast to that of concurrent.futures.

@@ -33,7 +33,7 @@ class Violation:
 
 
 class Error(Exception):
-    """An error of a call: what the server answered, or why it could not be asked."""
+    """An error of a call: the error that the server returned, or the reason for which the call could not be sent."""
 
     code: str
     """Name of the gRPC code: `NOT_FOUND`."""
@@ -94,7 +94,7 @@ class JobFailed(Exception):
 
 
 class JobCancelled(Exception):
-    """The job was cancelled; in a worker: somebody asked for that, and the work is to stop."""
+    """The job was cancelled. In a worker: cancellation was requested, and the work must stop."""
 
     def __init__(self, reason: str = "", requester: str = "", job: Job | None = None) -> None:
         self.reason, self.requester, self.job = reason, requester, job

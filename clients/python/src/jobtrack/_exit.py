@@ -1,4 +1,4 @@
-"""The end of the process: work that has not ended fails, and its end is flushed within a bound."""
+"""The end of the process: work that has not ended fails, and its end is sent within a time limit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add(shared: Shared) -> None:
 
 @atexit.register
 def end_all() -> None:
-    """Ends all work. Waits for the longest time to flush at most, not for the sum."""
+    """Ends all work. Waits at most for the longest flush timeout, not for the sum of all."""
     error = getattr(sys, "last_value", None)
     # A generator or a bar of tqdm may not have seen the exception that ends the program.
     outcome: Outcome = abandoned("the process ended before the work")

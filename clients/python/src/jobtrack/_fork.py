@@ -19,7 +19,7 @@ FORK_TIMEOUT = 0.25
 
 
 class _Gate:
-    """Calls that are under way. A fork closes the gate for new ones."""
+    """Calls in progress. A fork blocks new calls until it is done."""
 
     def __init__(self) -> None:
         # Reentrant: a handler of a signal may fork in the middle of a call.
@@ -27,7 +27,7 @@ class _Gate:
         self._under_way = 0
         self._streams: set[Any] = set()
         self._threads: set[threading.Thread] = set()
-        """Threads of gRPC that have ended a call. They leave gRPC soon after the last one."""
+        """Threads of gRPC that have ended a call. Each returns from the code of gRPC soon after that."""
         self._forking: threading.Thread | None = None
         """The thread that forks."""
 
@@ -40,7 +40,7 @@ class _Gate:
             with self._changed:
                 self._under_way -= 1
                 self._streams.discard(future)
-                # A call that has ended by now says so at once, in the thread that started it.
+                # If the call has already ended, this function is called at once, in the thread that started the call.
                 if thread is not starter:
                     self._threads = {other for other in self._threads if other.is_alive()} | {thread}
                 self._changed.notify_all()
@@ -66,7 +66,7 @@ class _Gate:
         if not self._changed.wait_for(lambda: self._forking is None, left()):
             self._changed.release()
             return
-        # Waiting releases the lock. What keeps new calls from starting meanwhile is this field.
+        # Waiting releases the lock; meanwhile this field keeps new calls from starting.
         self._forking = me
         for stream in list(self._streams):
             stream.is_interrupted = True

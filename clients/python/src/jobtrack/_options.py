@@ -37,7 +37,7 @@ class JobOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Options:
-    """The same with their defaults."""
+    """The options of `JobOptions`, with their defaults."""
 
     id: str | None = None
     total: int | None = None

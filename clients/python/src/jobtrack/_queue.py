@@ -27,7 +27,7 @@ SEND_WAIT = 0.5
 """Maximum time in seconds that the sender of a task waits for the creation of its job."""
 
 RETRY_PATIENCE = 2.0
-"""Maximum time in seconds that a retry waits for the end of the attempt before it, so that its failure is kept."""
+"""Maximum time in seconds that a retry waits for the previous attempt to end, so that its failure is kept."""
 
 BACKGROUND_TIMEOUT = 10.0
 """Maximum time in seconds for what is sent in the background."""
@@ -119,7 +119,7 @@ def _fits(document: Mapping[str, Any]) -> bool:
 
 
 def send(connection: Connection, call: Call[Any]) -> None:
-    """Makes a call once, and waits for a moment so that its effect is seen after that. An error is logged."""
+    """Sends a call once, without retries. Waits briefly, so that the caller sees its effect. An error is logged."""
     was_available = not connection.trouble.is_known
     try:
         future = connection.start(call, BACKGROUND_TIMEOUT, wait_for_ready=False)

@@ -1,4 +1,4 @@
-"""Reports that wait to be sent, as one: of two values of a field the later one counts."""
+"""Reports that wait to be sent, merged into one: the later value of each field counts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Stage:
         self._index: int | None = None
 
     def follow(self, report: Mapping[str, Any]) -> bool:
-        """Follows a report. Returns whether it begins another stage, with which the server starts the numbers again."""
+        """Updates the stage. Returns whether the report begins another one, with which the server resets the counts."""
         name, index = report.get("stage", self._name), report.get("stage_index", self._index)
         is_other = name != self._name or index != self._index
         has_stage = bool(self._name) or self._index is not None

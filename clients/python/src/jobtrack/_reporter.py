@@ -21,7 +21,7 @@ from jobtrack._values import Job, State
 T = TypeVar("T")
 
 HEARTBEAT_INTERVAL_MAX = 30.0
-"""Seconds between two heartbeats without a lease, and the maximum: a heartbeat also brings news of a cancellation."""
+"""Seconds between heartbeats without a lease, and the maximum: an answer may also tell of a cancellation."""
 
 TRY_TIMEOUT = 2.0
 """Maximum time of one call in seconds: a silent server must not use up the time for the end."""
@@ -30,10 +30,10 @@ TAKEOVER_INTERVAL = 0.05
 """Time in seconds between two tries to claim an attempt while the one before is about to end."""
 
 REFUSED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "MEMORY_FULL", "TOO_MANY_JOBS"})
-"""Codes and reasons of a server that is there and takes no calls: waiting for a few seconds does not help."""
+"""Codes and reasons of errors of a server that can be reached but rejects calls: a short wait does not help."""
 
 REFUSED_FACTOR = 15
-"""Factor of the pauses after credentials were refused: the server limits failed authentications of an address."""
+"""Factor of the pauses after such an error: the server also limits the failed authentications of an address."""
 
 logger = logging.getLogger("jobtrack")
 
@@ -67,8 +67,8 @@ class Reporter:
         self._report_interval = report_interval
         self._heartbeat_interval = HEARTBEAT_INTERVAL_MAX
         self._claim = ""
-        # Begins with the time, so that the reports of a process that starts again with the same claim come after those
-        # of the one before.
+        # The first number is the current time: if a process restarts with the same claim, its reports have higher
+        # numbers than those before the restart.
         self._sequence = time.time_ns() // 1000
         self._wait_for_ready = False
         self._has_claimed = False
@@ -139,7 +139,7 @@ class Reporter:
         return True
 
     def _start_call(self, start: Call[calls.Claim]) -> Call[calls.Claim]:
-        """Returns the call that claims the attempt: one without takeover while there is patience."""
+        """Returns the call that claims the attempt, without takeover until `takeover_after` has passed."""
         start.request.takeover = self._has_takeover and time.monotonic() >= self._patient_until
         return start
 
@@ -193,7 +193,7 @@ class Reporter:
                 if now >= wake:
                     return None
                 if shared.has_track:
-                    # The loop tells nobody that it counts.
+                    # A loop counts without notifying this thread, so its count is read at intervals.
                     wake = min(wake, max(due, now + self._report_interval))
                 shared.changed.wait(None if wake == float("inf") else wake - now)
             return shared.outcome
@@ -210,7 +210,7 @@ class Reporter:
             )
             self._note(self._call(request, is_interruptible))
         except (Error, TypeError, ValueError, OverflowError) as error:
-            # A report that is invalid would be so again, and would hold up those after it.
+            # An invalid report is not sent again: each retry would fail, and would delay later reports.
             if isinstance(error, Error) and (not error.is_final or error.is_fenced):
                 shared.put_back(waiting)
                 raise
@@ -277,7 +277,7 @@ class Reporter:
             self._shared.job = self._call(confirm)
 
     def _call(self, call: Call[T], is_interruptible: bool = False) -> T:
-        """Makes a call. Stops waiting for it when the time to flush is over, and if wanted when the work has ended."""
+        """Makes a call. Stops waiting after the flush timeout or, with `is_interruptible`, at the end of the work."""
         shared = self._shared
         if shared.is_abandoned:
             raise _Interrupted
@@ -329,7 +329,7 @@ class Reporter:
         self._sleep(length)
 
     def _sleep(self, length: float) -> None:
-        """Waits. The end of the work cuts the wait short once: the tracker gets one more chance."""
+        """Waits. The end of the work ends the wait early, once, so that the call is tried once more."""
         shared = self._shared
         deadline = time.monotonic() + length
         with shared.changed:

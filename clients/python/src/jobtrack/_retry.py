@@ -1,4 +1,4 @@
-"""Pauses, and the rules by which calls are repeated: those of deploy/client/service-config.json."""
+"""Pauses, and the rules for retries: those of deploy/client/service-config.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ TOKEN_RATIO = 0.1
 
 REPEATED = frozenset(
     {"GetJob", "BatchGetJobs", "ListJobs", "UpdateProgress", "CompleteJob", "FailJob", "CancelJob", "ConfirmCancel"}
-    # These carry a request id, so a repetition finds what the first call has made.
+    # CreateJob and StartAttempt carry a request id, by which a retry finds the result of the first call. A second watch
+    # token does no harm.
     | {"CreateWatchToken", "CreateJob", "StartAttempt"}
 )
 """Methods for which a second execution does no harm."""
@@ -73,7 +74,7 @@ class Retry:
         return max(self._deadline - time.monotonic(), 0.001)
 
     def pause_after(self, error: Error) -> float:
-        """Returns the pause in seconds before the call is sent again. Raises the error if it is not."""
+        """Returns the pause in seconds before the call is sent again. Raises the error if the call is not retried."""
         self._tries += 1
         is_repeated = error.code == "UNAVAILABLE" and self._budget.take() and self._method in REPEATED
         if not is_repeated or self._tries >= ATTEMPTS_MAX:

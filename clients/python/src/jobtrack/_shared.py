@@ -72,7 +72,7 @@ class Shared:
         with self.changed:
             starts_stage = self._stage.follow(fields)
             if starts_stage or "completed" in fields or "stage" in fields:
-                # The loop's numbers belong to the stage before, or the worker counts itself.
+                # The count of the loop belongs to the previous stage, or the worker now reports `completed` itself.
                 self.sample()
                 self._track = None
             self._add(fields, starts_stage)
@@ -82,7 +82,7 @@ class Shared:
     def _add(self, fields: Mapping[str, Any], starts_stage: bool = False) -> None:
         if self._waiting is None:
             self._waiting = Pending()
-            # The reporter waits for its next time already if there are other reports.
+            # No notification if other reports wait: the reporter then already waits for the time of the next report.
             self.changed.notify_all()
         self._waiting.add(fields, starts_stage)
 

@@ -102,9 +102,9 @@ class Tracker:
         """Yields the versions of a job as they come, to its end, each at most once.
 
         A stream that breaks is opened again at the version after the last one. Without `timeout` it has no time limit,
-        and goes on while the tracker is unavailable. `min_interval` is the least time between two versions; another
-        state, a cancellation and the end are never held back. Raises an `Error` if the job does not exist (reason
-        `JOB_NOT_FOUND`), is deleted meanwhile (`JOB_REMOVED`), or may not be seen, and `TimeoutError`.
+        and goes on while the tracker is unavailable. `min_interval` is the minimum time between two versions; changes
+        of the state, cancellations and the end are sent at once. Raises an `Error` if the job does not exist or is not
+        visible to the caller (reason `JOB_NOT_FOUND`), or is deleted meanwhile (`JOB_REMOVED`), and `TimeoutError`.
         """
         return _watch.watch(self._connection, id, min_interval, documents, timeout)
 
@@ -143,6 +143,6 @@ _defaults: dict[Settings, Tracker] = {}
 def default() -> Tracker:
     """Returns the tracker that the environment names."""
     settings = settings_of({}, CALL_TIMEOUT)
-    # A fork may copy the lock while it is held, and reading needs none.
+    # No lock is used: the child of a fork could inherit it locked.
     tracker = _defaults.get(settings)
     return tracker if tracker is not None else _defaults.setdefault(settings, Tracker())

@@ -81,7 +81,7 @@ class Progress:
     unit: str | None = None
     """Name of the units: `frames`."""
     stage: str | None = None
-    """The current step."""
+    """Name of the current stage."""
     stage_index: int | None = None
     """Number of the current stage."""
     stage_count: int | None = None

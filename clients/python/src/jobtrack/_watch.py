@@ -1,4 +1,4 @@
-"""Watching a job: a stream that opens itself again where it broke."""
+"""Watches of a job: a stream that reconnects and resumes by itself."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ BOOKMARK_INTERVAL = 20.0
 """Seconds without news after which the server sends a bookmark."""
 
 SILENCE_MAX = 50.0
-"""Seconds without a message after which a stream is dead."""
+"""Seconds without a message after which a stream counts as broken."""
 
 STREAM_LIFE_MIN = 5.0
-"""Seconds after which a stream that breaks is opened again without a longer pause."""
+"""Minimum life of a stream in seconds after which the pauses start with the shortest one again."""
 
 FINAL_CODES = frozenset(
     {"NOT_FOUND", "INVALID_ARGUMENT", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNIMPLEMENTED", "FAILED_PRECONDITION"}
 )
-"""Codes after which it is of no use to open a stream again."""
+"""Codes of final errors: a new connection would fail again."""
 
 EVENT_REMOVED = 4
 
 
 class Position:
-    """The place in a stream: what was seen of it, and the request that resumes it."""
+    """The position in a stream: the last version that was received, and the request that resumes the stream."""
 
     def __init__(self, job_id: str, min_interval: Seconds | None, documents: bool) -> None:
         self.request = api.WatchJobRequest(job_id=job_id, view=VIEW_FULL if documents else VIEW_BASIC)
@@ -56,7 +56,7 @@ class Position:
         self._opened, self._has_read = time.monotonic(), False
 
     def take(self, message: Any) -> Job | None:
-        """Follows a message. Returns the job if it is a version that was not seen yet."""
+        """Processes a message. Returns the job if it is a version that was not seen yet."""
         self._has_read, self.wait_for_ready = True, False
         self.request.resume_token = message.resume_token
         if not message.HasField("job"):
@@ -67,7 +67,7 @@ class Position:
         # The end of the stream follows, but may be lost with the connection.
         self.has_ended = job.ended
         version, last = (job.revision, job.update_time), self._last
-        # After a loss of data in the store revisions may come again, of other versions.
+        # After the store has lost data, the same revisions may be used again for other versions.
         if version == last or (not message.reset and job.revision <= last[0]):
             return None
         self._last = version
@@ -147,7 +147,7 @@ def watch(
                         yield job
                     if position.has_ended:
                         return
-            # The server ends a stream only after the job.
+            # The server ends a stream only after the end of the job.
             return
         except grpc.RpcError as failed:
             if _fork.is_interrupted(call):

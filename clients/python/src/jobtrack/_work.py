@@ -143,9 +143,9 @@ class Work:
     def track(self, iterable: Iterable[T], total: int | None = None, unit: str | None = None) -> Iterator[T]:
         """Yields the items of an iterable, and counts those that are done.
 
-        Without `total` it is the total of the job or the stage, or the length of the iterable. Raises `JobCancelled`
-        after the item during which somebody asked for the cancellation, and with `strict` an `Error` when the attempt
-        is lost.
+        The total is that of the job or the stage if one was set, otherwise `total`, otherwise the length of the
+        iterable. Raises `JobCancelled` after the item during which cancellation was requested, and with `strict` an
+        `Error` when another worker has taken over the attempt.
         """
         self._check()
         track = self._start_track(total if total is not None else _length(iterable), unit)

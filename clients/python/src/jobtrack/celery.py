@@ -23,7 +23,7 @@ from jobtrack._work import Work
 __all__ = ["TaskCancelled", "install"]
 
 STOP_DELAY = 0.05
-"""Time in seconds for a task to begin that is to be stopped because its job was cancelled before."""
+"""Delay in seconds before a task is stopped whose job was already cancelled: the task must have begun."""
 
 
 class TaskCancelled(Ignore):
@@ -33,9 +33,9 @@ class TaskCancelled(Ignore):
 def install(app: Celery, *, tracker: Tracker | None = None, lease: Seconds = 30, publish: bool = True) -> None:
     """Makes each task of an app a job, whose id is that of the task and whose kind is the name of the task.
 
-    Call it once where the app is made, so that workers and those who send tasks do so. With `publish` the job exists
-    as PENDING once the task is sent; otherwise from its start on. `lease` is the time without a sign of life after
-    which a worker counts as lost; a job whose task is not delivered again (`acks_late`) fails then.
+    Call it once in the module that creates the app, so that both workers and senders of tasks call it. With `publish`
+    the job exists as PENDING once the task is sent; otherwise from its start on. `lease` is the time without a report
+    or heartbeat after which a worker counts as lost. Then its job fails, unless the task is delivered again (`acks_late`).
     """
     integration = _Integration(app, tracker, lease)
     # Signals keep weak references.
@@ -81,7 +81,7 @@ class _Integration:
 
     def _is_own(self, task: Any) -> bool:
         name = task if isinstance(task, str) else getattr(task, "name", "")
-        # Another app in this process, or a task of Celery itself.
+        # Excludes tasks of other apps in this process, and tasks of Celery itself.
         return name in self._app.tasks and not name.startswith("celery.")
 
     def published(self, sender: Any = None, headers: Mapping[str, Any] | None = None, **_: Any) -> None:
@@ -203,12 +203,12 @@ def _is_pool_process() -> bool:
 
 
 def _is_final(task: Any) -> bool:
-    """Returns whether a task that is lost with its worker is not delivered again."""
+    """Returns whether a task is delivered only once, even if its worker is lost."""
     return not getattr(task, "acks_late", False)
 
 
 def _follow_updates(integration: _Integration, task: Any) -> None:
-    """Has `update_state` of a task report as well."""
+    """Makes `update_state` of a task also report the progress of its job."""
     original = task.update_state
     if getattr(original, "is_followed", False):
         return

@@ -28,7 +28,7 @@ STOP_TIMEOUT = 10.0
 
 
 class Queue(rq.Queue):
-    """A queue whose jobs exist as PENDING once they are enqueued; with the queue of RQ from their start on."""
+    """A queue that creates jobs as PENDING when they are enqueued. RQ's own queue creates them at their start."""
 
     tracker: Tracker | None = None
     """By default the one that the environment names."""
@@ -64,8 +64,8 @@ class _TrackedWorker:
         try:
             return super().perform_job(job, *arguments, **named)  # type: ignore[misc]
         finally:
-            queue.end_task(work, self._outcome or abandoned("the work horse did not say how the job ended"))
-            # A work horse ends without the hooks of an exit.
+            queue.end_task(work, self._outcome or abandoned("the work horse ended without an outcome of the job"))
+            # A work horse exits without running atexit handlers.
             work._shared.wait_finished(queue.BACKGROUND_TIMEOUT if work._shared.trouble is None else queue.END_WAIT)
 
     def handle_exception(self, job: RqJob, *exc_info: Any) -> Any:
@@ -75,7 +75,7 @@ class _TrackedWorker:
         return super().handle_exception(job, *exc_info)  # type: ignore[misc]
 
     def handle_job_failure(self, job: RqJob, *arguments: Any, **named: Any) -> Any:
-        """Handles the failure of a job; in the worker itself one whose work horse was killed."""
+        """Handles the failure of a job. In the worker process, this is a job whose work horse was killed."""
         if self._work is None:
             worker: Any = self
             if worker._stopped_job_id == job.id:
@@ -112,7 +112,7 @@ class _TrackedWorker:
         """Stops a job whose cancellation is requested: its worker kills the work horse."""
         work, worker = self._work, self
         if work is not None and isinstance(work._shared.stop, JobCancelled):
-            # A job that has not started yet looks for this by itself.
+            # If the job has not started yet, `_keep_return_value` checks for the cancellation.
             with suppress(InvalidJobOperation):
                 send_stop_job_command(worker.connection, job_id)  # type: ignore[attr-defined]
 

@@ -22,7 +22,7 @@ else:
     T = TypeVar("T")
 
     class _Bar(_AutoBar, Generic[T]):
-        """The bar for this surrounding, with the parameter that type checkers know."""
+        """The bar of tqdm for a terminal or a notebook, with the type parameter that type checkers expect."""
 
 
 __all__ = ["tqdm", "trange"]
@@ -33,12 +33,12 @@ DEFAULT_UNIT = "it"
 
 
 class tqdm(_Bar[T]):
-    """A bar of tqdm that reports what it shows, also where it shows nothing (`disable`).
+    """A tqdm bar that reports its progress, even if the bar is disabled (`disable`).
 
     Within a job it reports to that job; its description is the stage. Elsewhere it is a job of its own, whose kind is
     the name of the program and whose title is the description. That job has succeeded when the bar is closed at its
-    total, when its iterable ends, and when its `with` block is left without an exception; a bar that is closed before
-    has failed. Of nested bars the outer one counts.
+    total, when its iterable ends, and when its `with` block is left without an exception. If the bar is closed earlier,
+    the job fails. Of nested bars only the outermost one reports.
     """
 
     _work: Work | None = None
@@ -58,7 +58,7 @@ class tqdm(_Bar[T]):
                 program = os.path.basename(sys.argv[0]) or "python"
                 work = jobtrack.job(program, title=named.get("desc") or "")
                 self._owns_work = True
-                # Raises if the work must not begin: then it has no end either.
+                # If this raises, the work does not begin, and `_end` must not end it.
                 work.__enter__()
             if work._bar is None:
                 work._bar, self._work = self, work

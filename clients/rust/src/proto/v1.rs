@@ -48,11 +48,11 @@ pub struct Job {
     /// Time of the creation.
     #[prost(message, optional, tag = "14")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Time of the first claim, report or end.
+    /// Time of the first claim or report; without one, of the end.
     #[prost(message, optional, tag = "15")]
     pub start_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Time of the last change through a call. Rises with every change, but a lost lease and an ignored report leave it as
-    /// it is.
+    /// Time of the last change, always later than that of the previous change. The loss of a lease and an ignored report
+    /// are no changes.
     #[prost(message, optional, tag = "16")]
     pub update_time: ::core::option::Option<::prost_types::Timestamp>,
     /// Time of the end.
@@ -336,8 +336,8 @@ pub struct JobFilter {
     /// Created before this time.
     #[prost(message, optional, tag = "6")]
     pub created_before: ::core::option::Option<::prost_types::Timestamp>,
-    /// Any of these: LIVENESS_LIVE, LIVENESS_LOST. Empty: all. Jobs without a lease are neither,
-    /// nor is a PENDING job within its start timeout.
+    /// Any of these: LIVENESS_LIVE, LIVENESS_LOST. Empty: all. These are neither: RUNNING jobs without a lease, PENDING
+    /// jobs without a start timeout or within it, and finished jobs.
     #[prost(enumeration = "Liveness", repeated, tag = "7")]
     pub liveness: ::prost::alloc::vec::Vec<i32>,
     /// Exactly this worker reported last. Empty: any.
@@ -744,7 +744,7 @@ pub struct WatchJobsResponse {
     /// job.
     #[prost(int64, tag = "3")]
     pub skipped: i64,
-    /// Resumes the stream after this event, on any replica.
+    /// Resumes the stream after this event. With Redis the stream starts over, on any replica.
     #[prost(string, tag = "4")]
     pub resume_token: ::prost::alloc::string::String,
     /// Earlier events of the stream no longer count.
@@ -1172,7 +1172,7 @@ pub mod job_service_client {
         ///
         /// A page may contain fewer jobs than requested, even none, although another page follows: because of the size of the
         /// answer, or of a filter that no index supports. Only an empty `next_page_token` marks the last page. A job that
-        /// exists throughout is listed exactly once, provided that it matches throughout.
+        /// exists and matches from the first page to the last is listed exactly once.
         pub async fn list_jobs(
             &mut self,
             request: impl tonic::IntoRequest<super::ListJobsRequest>,
@@ -1206,9 +1206,9 @@ pub mod job_service_client {
         /// `request_id` as that of the running attempt returns that attempt and its claim, so the call is safe to retry. While
         /// Redis is unavailable, two workers can claim the same attempt on two servers; one claim remains valid afterwards.
         ///
-        /// The worker names its attempt by `claim` in UpdateProgress, CompleteJob, FailJob and ConfirmCancel. These reject any
-        /// claim but that of the running attempt with STALE_ATTEMPT: the attempt has ended, or the job was deleted and its id
-        /// was used again.
+        /// The worker names its attempt by `claim` in UpdateProgress, CompleteJob, FailJob and ConfirmCancel. With any claim
+        /// but that of the current attempt they end with STALE_ATTEMPT: that attempt has ended and another one follows, or the
+        /// job was deleted and its id used again.
         ///
         /// FAILED_PRECONDITION: ATTEMPT_RUNNING, with `worker`, `attempt` and `lease_expire_time` in the metadata;
         /// JOB_FINISHED after the end; STALE_ATTEMPT where the attempt of this `request_id` has ended in a retry.
@@ -1467,10 +1467,10 @@ pub mod job_service_client {
         ///
         /// A job that starts to match is sent as an UPDATE, and so is the first version of it that does not match any more.
         /// Ids that do not exist yet are watched, too. With a token the stream starts with a BOOKMARK, then sends the changes
-        /// since the token, some perhaps twice (compare revisions). If these changes are no longer known, the stream starts
-        /// over, with `reset` set on each SNAPSHOT and on the BOOKMARK after them. A subscriber that falls too far behind
-        /// catches up in the same way. With a filter by `liveness`, `worker` or `updated_after` a stream starts over with any
-        /// token, because it is unknown which jobs matched before.
+        /// since the token, some perhaps twice (compare revisions). If these changes are not known, as always with Redis, the
+        /// stream starts over, with `reset` set on each SNAPSHOT and on the BOOKMARK after them. A subscriber that falls too
+        /// far behind catches up in the same way. With a filter by `liveness`, `worker` or `updated_after` a stream starts
+        /// over with any token, because it is unknown which jobs matched before.
         ///
         /// A LOST worker is reported when the loss is stored, a few seconds after its lease has expired.
         pub async fn watch_jobs(
@@ -1508,8 +1508,8 @@ pub mod job_service_client {
         ///   streams with `problem` ENDED. It ends earlier when its maker is removed from the identities file, or when the
         ///   server gets another key for watch tokens. A token that was made with a JWT ends with that JWT at the latest, and
         ///   when the key that signed it is removed.
-        /// 1. The holder never sees more than the maker may see at that time. Calls and watches count for the limits of the
-        ///   maker.
+        /// 1. The holder never sees more than the maker may see at that time. All holders of the maker's tokens share limits
+        ///   of their own, separate from those of the maker.
         /// 1. A job that was deleted is not found, even if its id was used again: the token is for the job that had the id
         ///   when the token was made. A WatchJobs stream of the holder ends OK when none of its jobs exists any more.
         /// 1. All replicas that share a Redis accept the token, also after a restart. Without Redis it ends with the process,
@@ -1595,7 +1595,7 @@ pub mod job_service_server {
         ///
         /// A page may contain fewer jobs than requested, even none, although another page follows: because of the size of the
         /// answer, or of a filter that no index supports. Only an empty `next_page_token` marks the last page. A job that
-        /// exists throughout is listed exactly once, provided that it matches throughout.
+        /// exists and matches from the first page to the last is listed exactly once.
         async fn list_jobs(
             &self,
             request: tonic::Request<super::ListJobsRequest>,
@@ -1612,9 +1612,9 @@ pub mod job_service_server {
         /// `request_id` as that of the running attempt returns that attempt and its claim, so the call is safe to retry. While
         /// Redis is unavailable, two workers can claim the same attempt on two servers; one claim remains valid afterwards.
         ///
-        /// The worker names its attempt by `claim` in UpdateProgress, CompleteJob, FailJob and ConfirmCancel. These reject any
-        /// claim but that of the running attempt with STALE_ATTEMPT: the attempt has ended, or the job was deleted and its id
-        /// was used again.
+        /// The worker names its attempt by `claim` in UpdateProgress, CompleteJob, FailJob and ConfirmCancel. With any claim
+        /// but that of the current attempt they end with STALE_ATTEMPT: that attempt has ended and another one follows, or the
+        /// job was deleted and its id used again.
         ///
         /// FAILED_PRECONDITION: ATTEMPT_RUNNING, with `worker`, `attempt` and `lease_expire_time` in the metadata;
         /// JOB_FINISHED after the end; STALE_ATTEMPT where the attempt of this `request_id` has ended in a retry.
@@ -1743,10 +1743,10 @@ pub mod job_service_server {
         ///
         /// A job that starts to match is sent as an UPDATE, and so is the first version of it that does not match any more.
         /// Ids that do not exist yet are watched, too. With a token the stream starts with a BOOKMARK, then sends the changes
-        /// since the token, some perhaps twice (compare revisions). If these changes are no longer known, the stream starts
-        /// over, with `reset` set on each SNAPSHOT and on the BOOKMARK after them. A subscriber that falls too far behind
-        /// catches up in the same way. With a filter by `liveness`, `worker` or `updated_after` a stream starts over with any
-        /// token, because it is unknown which jobs matched before.
+        /// since the token, some perhaps twice (compare revisions). If these changes are not known, as always with Redis, the
+        /// stream starts over, with `reset` set on each SNAPSHOT and on the BOOKMARK after them. A subscriber that falls too
+        /// far behind catches up in the same way. With a filter by `liveness`, `worker` or `updated_after` a stream starts
+        /// over with any token, because it is unknown which jobs matched before.
         ///
         /// A LOST worker is reported when the loss is stored, a few seconds after its lease has expired.
         async fn watch_jobs(
@@ -1764,8 +1764,8 @@ pub mod job_service_server {
         ///   streams with `problem` ENDED. It ends earlier when its maker is removed from the identities file, or when the
         ///   server gets another key for watch tokens. A token that was made with a JWT ends with that JWT at the latest, and
         ///   when the key that signed it is removed.
-        /// 1. The holder never sees more than the maker may see at that time. Calls and watches count for the limits of the
-        ///   maker.
+        /// 1. The holder never sees more than the maker may see at that time. All holders of the maker's tokens share limits
+        ///   of their own, separate from those of the maker.
         /// 1. A job that was deleted is not found, even if its id was used again: the token is for the job that had the id
         ///   when the token was made. A WatchJobs stream of the holder ends OK when none of its jobs exists any more.
         /// 1. All replicas that share a Redis accept the token, also after a restart. Without Redis it ends with the process,

@@ -13,7 +13,7 @@ use std::{
 use futures_core::Stream;
 use tonic::Code;
 
-use self::watcher::{Progress, Request, Watcher};
+use self::watcher::{PollState, Request, Watcher};
 use crate::{
     Error, Job, Tracker,
     job::duration,
@@ -52,18 +52,18 @@ pub enum Event {
 /// A stream of the versions of one job, to its end. A broken stream reconnects, to another replica if there are
 /// several, and continues after the last event. The stream fails only with final errors, for example because the job
 /// does not exist.
-pub struct Watch(Progress);
+pub struct Watch(PollState);
 
 impl Watch {
     pub(crate) fn new(tracker: Tracker, job_id: String) -> Self {
         let bookmark_interval = Some(duration(BOOKMARK_INTERVAL));
         let request = WatchJobRequest { job_id, bookmark_interval, ..Default::default() };
-        Self(Progress::Idle(Box::new(Watcher::new(tracker, Request::One(request)))))
+        Self(PollState::Idle(Box::new(Watcher::new(tracker, Request::One(request)))))
     }
 
     fn change(mut self, change: impl FnOnce(&mut WatchJobRequest)) -> Self {
         // After the first poll the request was sent, and can't change any more.
-        if let Progress::Idle(watcher) = &mut self.0
+        if let PollState::Idle(watcher) = &mut self.0
             && let Request::One(request) = &mut watcher.request
         {
             change(request);
@@ -79,7 +79,7 @@ impl Watch {
     /// Sets a function that is called with each error after which the stream reconnects, and with `None` when the
     /// stream is open.
     pub fn on_trouble(mut self, told: impl Fn(Option<&Error>) + Send + Sync + 'static) -> Self {
-        if let Progress::Idle(watcher) = &mut self.0 {
+        if let PollState::Idle(watcher) = &mut self.0 {
             watcher.trouble.on_trouble = Some(Arc::new(told));
         }
         self
@@ -122,18 +122,18 @@ impl Stream for Watch {
 
 /// A stream of the jobs that match a filter, and then of their changes. A broken stream reconnects and continues after
 /// the last event, or starts over with a [`Reset`](Event::Reset).
-pub struct WatchMany(Progress);
+pub struct WatchMany(PollState);
 
 impl WatchMany {
     pub(crate) fn new(tracker: Tracker, filter: JobFilter) -> Self {
         let bookmark_interval = Some(duration(BOOKMARK_INTERVAL));
         let view = View::Basic.into();
         let request = WatchJobsRequest { filter: Some(filter), bookmark_interval, view, ..Default::default() };
-        Self(Progress::Idle(Box::new(Watcher::new(tracker, Request::Many(Box::new(request))))))
+        Self(PollState::Idle(Box::new(Watcher::new(tracker, Request::Many(Box::new(request))))))
     }
 
     fn change(mut self, change: impl FnOnce(&mut WatchJobsRequest)) -> Self {
-        if let Progress::Idle(watcher) = &mut self.0
+        if let PollState::Idle(watcher) = &mut self.0
             && let Request::Many(request) = &mut watcher.request
         {
             change(request);
@@ -154,7 +154,7 @@ impl WatchMany {
     /// Sets a function that is called with each error after which the stream reconnects, and with `None` when the
     /// stream is open.
     pub fn on_trouble(mut self, told: impl Fn(Option<&Error>) + Send + Sync + 'static) -> Self {
-        if let Progress::Idle(watcher) = &mut self.0 {
+        if let PollState::Idle(watcher) = &mut self.0 {
             watcher.trouble.on_trouble = Some(Arc::new(told));
         }
         self

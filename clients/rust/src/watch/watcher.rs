@@ -212,7 +212,8 @@ impl Watcher {
         let is_one = matches!(self.request, Request::One(_));
         match kind {
             Kind::Snapshot | Kind::Update => {
-                // The server ends the stream next. That may be lost with the connection, and is not waited for.
+                // The server ends the stream next. The server ends the stream next. Its end may be lost with the
+                // connection, so the watcher does not wait for it.
                 self.has_ended = is_one && job.has_ended();
                 self.is_starting_over &= !is_one;
                 self.events.push_back(Event::Job { job, skipped });
@@ -275,13 +276,13 @@ async fn open(tracker: &Tracker, request: &Request) -> Result<Open, Error> {
 type Step = Pin<Box<dyn Future<Output = (Option<Result<Event, Error>>, Watcher)> + Send>>;
 
 /// A watcher, together with the state of its current poll.
-pub enum Progress {
+pub enum PollState {
     Idle(Box<Watcher>),
     Waiting(Step),
     Ended,
 }
 
-impl Progress {
+impl PollState {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
         loop {
             *self = match replace(self, Self::Ended) {

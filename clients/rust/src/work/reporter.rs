@@ -79,7 +79,7 @@ pub struct Reporter {
     /// claim, its reports have higher numbers than those before the restart.
     sequence: i64,
     /// Reports that were sent and not acknowledged.
-    unsent: Option<Waiting>,
+    unacknowledged: Option<Waiting>,
 }
 
 impl Reporter {
@@ -98,7 +98,7 @@ impl Reporter {
             on_trouble,
             claim: String::new(),
             sequence: microseconds(),
-            unsent: None,
+            unacknowledged: None,
         }
     }
 
@@ -194,8 +194,8 @@ impl Reporter {
     /// Sends the waiting report, or a heartbeat if no report waits. Cancel-safe: the report is not lost if the future
     /// is dropped.
     async fn send_newest(&mut self) -> Result<(), Error> {
-        if let Some(unsent) = self.unsent.take() {
-            self.shared.put_back(unsent);
+        if let Some(waiting) = self.unacknowledged.take() {
+            self.shared.put_back(waiting);
         }
         let waiting = self.shared.take_waiting().unwrap_or_default();
         self.sequence += 1;
@@ -207,11 +207,11 @@ impl Reporter {
             claim: self.claim.clone(),
             ..Default::default()
         };
-        self.unsent = Some(waiting);
+        self.unacknowledged = Some(waiting);
         let send = async |mut jobs: Jobs, request| jobs.update_progress(request).await;
         match self.attempt_start.tracker.connections.call(Repeat::Safe, request, send).await {
             Ok(answer) => {
-                self.unsent = None;
+                self.unacknowledged = None;
                 self.set_trouble(None);
                 self.note(&answer.job.unwrap_or_default());
                 Ok(())
@@ -219,7 +219,7 @@ impl Reporter {
             Err(error) => {
                 // An invalid report is not sent again: each retry would fail, and would hold up later reports.
                 if error.is_final() {
-                    self.unsent = None;
+                    self.unacknowledged = None;
                 }
                 Err(error)
             }
@@ -231,7 +231,7 @@ impl Reporter {
         let mut pause = Pause::reconnect();
         let mut problem = None;
         loop {
-            let has_report = self.unsent.is_some() || self.shared.has_waiting();
+            let has_report = self.unacknowledged.is_some() || self.shared.has_waiting();
             let flushed = if has_report { self.send_newest().await } else { Ok(()) };
             let ended = match flushed {
                 // The end is sent even if the last report is invalid.
@@ -241,8 +241,8 @@ impl Reporter {
             match (ended, problem.take()) {
                 (Ok(job), None) => return Ok(job),
                 (Ok(_), Some(problem)) => return Err(problem),
-                (Err(error), known) if error.is_final() => match lesser(&outcome, &error) {
-                    Some(lesser) => (outcome, problem) = (lesser, known.or(Some(error))),
+                (Err(error), known) if error.is_final() => match fallback_outcome(&outcome, &error) {
+                    Some(fallback) => (outcome, problem) = (fallback, known.or(Some(error))),
                     None => return Err(self.refused(error)),
                 },
                 (Err(error), known) => {
@@ -335,7 +335,7 @@ fn is_fenced(error: &Error) -> bool {
 
 /// Returns the end to send instead of an end that the server has refused for good. Without it the worker would count as
 /// lost, only because a document is invalid or because the work stopped without a request.
-fn lesser(outcome: &Outcome, error: &Error) -> Option<Outcome> {
+fn fallback_outcome(outcome: &Outcome, error: &Error) -> Option<Outcome> {
     match outcome {
         Outcome::Complete(Some(_)) if error.code == Code::InvalidArgument => Some(Outcome::Complete(None)),
         Outcome::Fail { failure, retry } if error.code == Code::InvalidArgument && failure.details.is_some() => {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Sends the events of a story to a new machine. Fails unless each event has the listed actions.
+/// Sends a sequence of events to a new machine. Fails unless each event has the listed actions.
 fn play(settings: Settings, first: &Action, story: &[(Event, &[Action])]) {
     let (mut machine, action) = Machine::new(settings);
     assert_eq!(action, *first);

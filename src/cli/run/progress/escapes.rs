@@ -51,7 +51,7 @@ fn control_sequence<'a>(rest: &'a [u8], plain: &mut Plain) -> &'a [u8] {
     &rest[end + 1..]
 }
 
-/// Reads an operating system command, `ESC ] text`. It ends with `ESC \`, or with the segment, which a bell ends.
+/// Reads an operating system command, `ESC ] text`. It ends with `ESC \`, or with a bell, which also ends the segment.
 /// Returns the text after it.
 fn operating_system_command<'a>(rest: &'a [u8], plain: &mut Plain) -> &'a [u8] {
     let end = memchr(ESCAPE, rest).unwrap_or(rest.len());

@@ -19,7 +19,8 @@ struct Line {
     message: Option<String>,
 }
 
-/// Finders of the fields of which progress has at least one. A search is cheaper than parsing each JSON line.
+/// Finders of these fields: a line with progress has at least one of them. A search is cheaper than parsing each JSON
+/// line.
 static FIELDS: LazyLock<[Finder<'static>; 3]> =
     LazyLock::new(|| [r#""percent""#, r#""completed""#, r#""stage""#].map(Finder::new));
 

@@ -65,8 +65,8 @@ impl Detector {
                 note(found, is_news, new);
             }
         };
-        // The first line may have begun in earlier bytes, and may be a heading that makes later lines progress.
-        // Therefore it is processed before the rest is tested.
+        // The first line may have begun in earlier bytes, and may be a heading after which later lines count as
+        // progress. Therefore it is processed before the rest is tested.
         let (first, rest) = bytes.split_at(first_end(bytes));
         lane.feed(first, |segment| each(rules, segment));
         if rules.may_have_progress(rest) {

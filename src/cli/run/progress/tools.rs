@@ -60,7 +60,7 @@ impl Context {
     }
 
     /// Reads `  1,234  45%  1.23MB/s  0:00:05 (xfr#1, to-chk=4/6)`. With `--progress` the percentage is that of one
-    /// file. Therefore files are counted once a file is complete while other files are left.
+    /// file. Therefore, as soon as one file is complete and others are left, the files are counted instead.
     fn rsync(&mut self, text: &[u8]) -> Option<Meter> {
         let mut words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         let (bytes, percent, speed) = (words.next()?, words.next()?.strip_suffix(b"%")?, words.next()?);

@@ -19,10 +19,7 @@ use tracing::debug;
 
 use crate::{
     domain::JobError,
-    grpc::{
-        exchange::{Exchange, Expiry},
-        status::trailers,
-    },
+    grpc::{exchange::Exchange, expiry::Expiry, status::trailers},
     offload::offload,
 };
 
@@ -134,13 +131,14 @@ async fn pipe(mut body: Body, to: &mut SendStream<Bytes>, exchange: &mut Exchang
 /// A frame of a response, as its body returns it; `None` at the end.
 type Encoded = Option<Result<Frame<Bytes>, Status>>;
 
-/// Encodes the first frame of a response, if it need not wait for the frame.
+/// Encodes the first frame of a response, if the frame is available without waiting.
 fn encode(mut body: Body) -> (Option<Encoded>, Body) {
     let frame = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
     (if let Poll::Ready(frame) = frame { Some(frame) } else { None }, body)
 }
 
-/// Encodes the first frame of a response on another thread, in the turn of the call, unless the response must end before.
+/// Encodes the first frame of a response on another thread, in the turn of the call, unless the response must end
+/// before.
 async fn encode_in_turn(
     body: Body,
     to: &mut SendStream<Bytes>,
@@ -246,8 +244,8 @@ mod tests {
         quota::Quotas,
     };
 
-    /// Answers a call with `size` bytes after `prepare`, and accepts only `window` of them. Returns the status with which the response
-    /// ends and its duration; `None` if it has not ended after `limit`.
+    /// Answers a call with `size` bytes after `prepare`, and accepts only `window` of them. Returns the status with
+    /// which the response ends and its duration; `None` if it has not ended after `limit`.
     async fn end(prepare: fn(), window: u32, size: usize, limit: Duration) -> Option<(Option<Code>, Duration)> {
         let (ours, theirs) = duplex(1 << 20);
         tokio::spawn(async move {
@@ -302,7 +300,7 @@ mod tests {
     async fn heavy_response_ends_at_its_deadline_while_all_threads_are_occupied() {
         let _occupied = occupy().await;
         let prepare = || {
-            Exchange::announce_response(HEAVY_MIN).expect("there is room");
+            Exchange::reserve_response(HEAVY_MIN).expect("there is room");
             let deadline = Some(Instant::now() + Duration::from_secs(1));
             Exchange::expire_by(Expiry { deadline, ..Expiry::default() });
         };

@@ -35,8 +35,8 @@ enum Comparison {
     Superseded,
 }
 
-/// Compares an entry with the version `job` of the primary. `replaced` is the version that `job` replaced there, if it is
-/// known.
+/// Compares an entry with the version `job` of the primary. `replaced` is the version that `job` replaced there, if it
+/// is known.
 fn compare(row: &Row<EntryMeta>, job: &Job, replaced: Option<Version>, partition: &Partition) -> Comparison {
     let cached = row.job.version;
     if cached == job.version {

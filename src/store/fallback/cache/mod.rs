@@ -122,8 +122,8 @@ impl LocalCache {
         }
     }
 
-    /// Returns the entry of `id` as it is served while the primary is unavailable. Entries that may have expired in the
-    /// primary are not returned.
+    /// Returns the entry of `id` as it is served while the primary is unavailable. Clean entries of finished jobs whose
+    /// retention is over are not returned.
     pub fn get(&self, id: &JobId) -> Option<Stored> {
         let now = self.clock.now();
         let entries = self.entries();

@@ -37,7 +37,7 @@ async fn a_full_redis_takes_jobs_again_after_a_purge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_while_redis_is_away_is_partial() {
+async fn a_purge_while_redis_is_unavailable_is_partial() {
     let mut redis = Redis::start().await;
     let server = server_on(&redis).await;
     let (mut client, mut admin) = (server.client().await, server.admin().await);

@@ -113,7 +113,7 @@ async fn tracker_that_lost_the_job_does_not_stop_the_command() {
         text
     });
     let text = tokio::time::timeout(super::WAIT_TIMEOUT, read).await.expect("it says so").expect("no panic");
-    assert!(text.contains("runs on untracked"), "{text}");
+    assert!(text.contains("continues untracked"), "{text}");
     gate.open().await;
     assert_eq!(code(output(wrapper).await.status), 3);
     drop(process);

@@ -82,7 +82,7 @@ async fn clients_of_a_killed_replica_go_on_at_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_watches_end_in_order_while_redis_is_away() {
+async fn a_thousand_watches_end_in_order_while_redis_is_unavailable() {
     let mut redis = Redis::start().await;
     let process = Process::start(&["--redis-url", &redis.url()]);
     let mut client = process.client().await;
@@ -132,7 +132,7 @@ async fn stop_completes_while_redis_hangs() {
 #[case::ahead(3600)]
 #[case::behind(-3600)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_clock_does_no_harm_while_redis_is_away(#[case] off: i64) {
+async fn a_wrong_clock_does_no_harm_while_redis_is_unavailable(#[case] off: i64) {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let right = server_on(&redis).await;
     let wrong = Server::with_clock(&["--redis-url", &redis.url()], Arc::new(WrongClock(off))).await;

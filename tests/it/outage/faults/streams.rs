@@ -105,7 +105,7 @@ async fn a_volatile_end_ends_the_stream() {
 
 /// A watch can be opened while Redis is unavailable, and resumed with a token from before.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_is_opened_and_resumed_while_redis_is_away() {
+async fn a_watch_is_opened_and_resumed_while_redis_is_unavailable() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let server = server_on(&redis).await;
     let mut client = server.client().await;

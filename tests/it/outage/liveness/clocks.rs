@@ -154,7 +154,7 @@ async fn list(client: &mut Client) -> (Vec<Listed>, bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn stepped_clock_of_a_replica_changes_no_job(
     #[values(HOUR, -HOUR)] off: i64,
-    #[values(false, true)] redis_is_away: bool,
+    #[values(false, true)] redis_is_unavailable: bool,
 ) {
     let clock = WallClock::new();
     let mut redis = Redis::with(&REDIS_FLAGS).await;
@@ -162,14 +162,14 @@ async fn stepped_clock_of_a_replica_changes_no_job(
     let flags = flags(&url, LONG_GRACE, &KEPT);
     let replicas = [Process::start(&flags), Process::by_clock(&clock, &flags)];
     let mut scene = Scene::start(&[&replicas[0], &replicas[1]]).await;
-    if redis_is_away {
+    if redis_is_unavailable {
         redis.kill();
         for replica in &replicas {
             degraded(replica).await;
         }
     }
     scene.step(&clock, off, true).await;
-    if redis_is_away {
+    if redis_is_unavailable {
         redis.restart().await;
         for replica in &replicas {
             whole(replica).await;

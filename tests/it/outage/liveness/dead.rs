@@ -174,7 +174,7 @@ async fn dead_worker_is_lost_on_every_replica(#[case] disturbance: Disturbance) 
 
 /// A worker is shown as lost after its lease even while no decision is possible. A decision that ends a job waits.
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_worker_shows_as_lost_while_redis_is_away() {
+async fn dead_worker_shows_as_lost_while_redis_is_unavailable() {
     let mut site = Site::start(SHORT_GRACE, &[]).await;
     let mut clients = site.clients().await;
     let ids = Rule::Lease.create(&mut clients[0], "failing", JOBS).await;

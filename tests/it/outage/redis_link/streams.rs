@@ -43,7 +43,7 @@ fn is_at(revision: i64) -> impl Fn(&Seen) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_jobs_stays_open_while_redis_is_away() {
+async fn a_stream_of_jobs_stays_open_while_redis_is_unavailable() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let server = strict_server_on(&redis).await;
     let mut client = server.client().await;
@@ -68,7 +68,7 @@ async fn a_stream_of_jobs_stays_open_while_redis_is_away() {
 #[case::subscribing("SUBSCRIBE")]
 #[case::listing("ZREVRANGEBYSCORE")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_jobs_that_starts_over_stays_open_while_redis_is_away(#[case] word: &'static str) {
+async fn a_stream_of_jobs_that_starts_over_stays_open_while_redis_is_unavailable(#[case] word: &'static str) {
     let redis = Redis::start().await;
     let relay = Relay::to(redis.port).await;
     let (server, other) = (behind(&relay).await, strict_server_on(&redis).await);

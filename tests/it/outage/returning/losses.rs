@@ -154,8 +154,8 @@ async fn holder_puts_back_a_record_that_a_list_misses() {
     server.stop().await;
 }
 
-/// Redis loses a record while one replica is cut off; that replica puts its older version back and goes on from there. A
-/// report that the other replica had stored before is not among the ancestors of what follows, whatever the revision,
+/// Redis loses a record while one replica is cut off; that replica puts its older version back and goes on from there.
+/// A report that the other replica had stored before is not among the ancestors of what follows, whatever the revision,
 /// and is not discarded silently.
 #[tokio::test(flavor = "multi_thread")]
 async fn report_that_redis_lost_is_not_taken_for_an_ancestor_of_later_ones() {

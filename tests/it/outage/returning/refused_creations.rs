@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn creation_under_a_tombstone_that_is_held_is_refused_while_redis_is_away() {
+async fn creation_under_a_tombstone_that_is_held_is_refused_while_redis_is_unavailable() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let flags = ["--redis-url", &redis.url()];
     let (server, other) = (Server::with(&flags).await, Server::with(&flags).await);

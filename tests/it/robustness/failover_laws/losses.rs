@@ -98,9 +98,9 @@ async fn report_that_is_not_among_the_ancestors_of_a_later_version_is_reported(
     world.heal().await;
 }
 
-/// A replica holds a report that another one made and has evicted since. The record was lost, which the holder notices by a
-/// read, and the other replica goes on from an older version: that both reports are of one process does not make them one
-/// history.
+/// A replica holds a report that another one made and has evicted since. The record was lost, which the holder notices
+/// by a read, and the other replica goes on from an older version: that both reports are of one process does not make
+/// them one history.
 #[tokio::test(start_paused = true)]
 async fn lost_report_of_the_process_that_goes_on_without_it_is_reported() {
     let mut world = World::new();

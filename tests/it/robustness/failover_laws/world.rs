@@ -172,8 +172,8 @@ pub struct World {
     pub saved: Vec<Arc<Job>>,
     /// Since the last time that everything was whole.
     pub acknowledged: HashMap<&'static str, Acknowledged>,
-    /// The acknowledged reports since then: the job, its incarnation, and the number of the report, which the message of
-    /// the job has together with those of the reports before.
+    /// The acknowledged reports since then: the job, its incarnation, and the number of the report, which the message
+    /// of the job has together with those of the reports before.
     pub reports: Vec<(&'static str, Uuid, String)>,
     pub last_report: usize,
 }

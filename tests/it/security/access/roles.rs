@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// The methods that each role may call and the roles before it may not.
-const READER: [&str; 6] = [
+const READER: &[&str] = &[
     "JobService/GetJob",
     "JobService/BatchGetJobs",
     "JobService/ListJobs",
@@ -24,7 +24,7 @@ const READER: [&str; 6] = [
     "JobService/WatchJobs",
     "JobService/CreateWatchToken",
 ];
-const REPORTER: [&str; 8] = [
+const REPORTER: &[&str] = &[
     "JobService/CreateJob",
     "JobService/StartAttempt",
     "JobService/UpdateProgress",
@@ -34,7 +34,7 @@ const REPORTER: [&str; 8] = [
     "JobService/ConfirmCancel",
     "JobService/DeleteJob",
 ];
-const ADMIN: [&str; 2] = ["AdminService/GetStats", "AdminService/PurgeJobs"];
+const ADMIN: &[&str] = &["AdminService/GetStats", "AdminService/PurgeJobs"];
 
 async fn server() -> (Server, Folder) {
     let folder = Folder::new();

@@ -110,7 +110,8 @@ async fn an_idle_connection_without_credentials_is_closed() {
     server.stop().await;
 }
 
-/// The timer of the system's end of each connection to `port`, as `/proc/net/tcp` shows it; 2: whether the peer is there.
+/// The timer of the system's end of each connection to `port`, as `/proc/net/tcp` shows it; 2: whether the peer is
+/// there.
 #[cfg(target_os = "linux")]
 fn timers(port: u16) -> Vec<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the system tells of its connections");

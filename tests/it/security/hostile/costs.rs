@@ -172,8 +172,8 @@ async fn ended(response: ResponseFuture) {
     }
 }
 
-/// Makes the calls of a peer and waits for their ends; of those over HTTP/1.1 for as long as they may last: who waits for
-/// the end of a connection reads.
+/// Makes the calls of a peer and waits for their ends; of those over HTTP/1.1 for as long as they may last: who waits
+/// for the end of a connection reads.
 async fn attack(server: &Process, peer: Peer, authorization: &str) {
     let requests = peer.requests();
     if peer.is_http1() {

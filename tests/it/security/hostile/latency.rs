@@ -32,7 +32,8 @@ const CALLS: usize = 300;
 /// Maximum of the 99th percentile of the time of those, where nothing else slows them down.
 const P99_MAX: Duration = Duration::from_millis(100);
 
-/// Deadline of each call, which none needs: on a machine that is very busy a heavy one takes longer than calls have without.
+/// Deadline of each call, which none needs: on a machine that is very busy a heavy one takes longer than calls have
+/// without.
 const TIMEOUT: &str = "60S";
 
 /// Numbers in the result of each of the jobs that are read: it has nearly as many bytes as a result may.

@@ -40,8 +40,8 @@ const CALLERS: usize = 64;
 /// Connections that they share.
 const CONNECTIONS: usize = 8;
 
-/// Pause of an honest caller after each call. All honest callers together leave the server idle for most of the time: on a
-/// busy one, latency would measure the load rather than the hostile peers.
+/// Pause of an honest caller after each call. All honest callers together leave the server idle for most of the time:
+/// on a busy one, latency would measure the load rather than the hostile peers.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Calls that one hostile peer has open at a time.

@@ -1,4 +1,4 @@
-"""The names of `jobtrack` over asyncio.
+"""The API of `jobtrack` for asyncio.
 
 async with jobtrack.aio.job("video.render", total=len(frames)) as job:
     async for frame in job.track(frames):

@@ -66,7 +66,7 @@ class Work(SyncWork):
 
     def raise_if_cancelled(self) -> None:
         """Raises `JobCancelled` if somebody asked for the cancellation."""
-        # A task that was cancelled learns of it at its next await.
+        # A cancelled task gets `CancelledError` at its next await, so nothing is raised here.
         if not self._has_cancelled_task:
             self._has_left = self.cancelled
             super().raise_if_cancelled()
