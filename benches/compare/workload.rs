@@ -61,9 +61,10 @@ impl Jobs {
         self.created.fetch_add(1, Relaxed)
     }
 
-    /// Returns the next value of the rising progress.
+    /// Returns the next value of the rising progress. For a single job it is always the same, because concurrent reports
+    /// may arrive in any order, and an outdated one would be ignored.
     pub fn next_completed(&self) -> i64 {
-        self.completed.fetch_add(1, Relaxed)
+        if self.count == 1 { self.completed.load(Relaxed) } else { self.completed.fetch_add(1, Relaxed) }
     }
 
     pub fn create_request(&self, job: u32) -> CreateJobRequest {

@@ -17,6 +17,9 @@ const CONNECTIONS: usize = 4;
 /// Number of jobs, unless a case has fewer.
 const JOBS: u32 = 1024;
 
+/// Number of jobs with which one job is compared.
+const SEPARATE_JOBS: u32 = 64;
+
 /// A measured load.
 struct Case {
     name: &'static str,
@@ -94,7 +97,8 @@ pub async fn run(report: &Report) {
         "## Writes with Redis, and single callers\n\nRatios of jobtrack to the floor in the same round, on \
          {CONNECTIONS} connections (one for a single caller): medians of {rounds} rounds of {} ms in changing order. The \
          floor makes one scripted write for each change. \"Redis CPU\" is the CPU time of Redis per call, \"scripts\" the \
-         number of scripts that Redis executes for a call to jobtrack.\n\n{}",
+         number of scripts that Redis executes for a call to jobtrack. \
+         Updates of one job are compared with updates of {SEPARATE_JOBS} jobs by as many callers of jobtrack.\n\n{}",
         time.as_millis(),
         table.render()
     );
@@ -113,6 +117,8 @@ async fn gather(redis: Option<&str>) -> Vec<Contender> {
     contenders
 }
 
+/// Measures the servers. Calls for one job are compared with those for [`SEPARATE_JOBS`] jobs on the same server, because
+/// the floor has no rule for concurrent changes.
 async fn measure(
     case: &Case,
     contenders: &[Contender],
@@ -120,20 +126,26 @@ async fn measure(
     rounds: usize,
     time: Duration,
 ) -> [Vec<Round>; 3] {
-    let mut measured = [const { Vec::new() }; 3];
-    let jobs: Vec<_> = contenders
-        .iter()
-        .map(|one| if case.jobs == JOBS { one.jobs.clone() } else { Arc::new(one.jobs.first(case.jobs)) })
-        .collect();
-    for (contender, jobs) in contenders.iter().zip(&jobs) {
+    let mut measured: Vec<_> = contenders.iter().map(|one| (one, one.jobs.clone())).collect();
+    if case.jobs == 1 {
+        let jobtrack = &contenders[JOBTRACK];
+        let [separate, one] = [SEPARATE_JOBS, 1].map(|count| Arc::new(Jobs::new(count)));
+        for jobs in [&separate, &one] {
+            jobtrack.target.prepare(jobs).await;
+        }
+        measured = vec![(jobtrack, separate.clone()), (jobtrack, separate), (jobtrack, one)];
+    }
+    for (contender, jobs) in &measured {
         contender.round(case, jobs, redis, time).await;
     }
+    let mut results = [const { Vec::new() }; 3];
     for _ in 0..rounds {
-        for at in shuffled(contenders.len()) {
-            measured[at].push(contenders[at].round(case, &jobs[at], redis, time).await);
+        for at in shuffled(measured.len()) {
+            let (contender, jobs) = &measured[at];
+            results[at].push(contender.round(case, jobs, redis, time).await);
         }
     }
-    measured
+    results
 }
 
 impl Contender {

@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     iter::zip,
+    mem::replace,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -27,7 +28,17 @@ const BATCH: usize = 64;
 pub struct ReportQueues {
     store: Arc<dyn JobStore>,
     /// Has an entry for each job of which a report is being stored.
-    queues: Mutex<HashMap<JobId, Vec<Waiting>>>,
+    queues: Mutex<HashMap<JobId, Queue>>,
+}
+
+/// The reports of a job that wait.
+struct Queue {
+    /// The newest version that is known here; absent until the first report is stored, if no version was known before.
+    /// Whether it is current shows when the next one is stored.
+    known: Option<Stored>,
+    waiting: Vec<Waiting>,
+    /// Reports that wait for a known version. They join the queue again when their channels are closed.
+    before_known: Vec<oneshot::Sender<()>>,
 }
 
 /// A report that may have to wait.
@@ -35,8 +46,6 @@ pub struct ReportQueues {
 pub struct PendingReport<'a> {
     /// Id of the job.
     pub id: &'a JobId,
-    /// The incarnation of the job that the caller may change.
-    pub incarnation_id: Uuid,
     /// The report.
     pub change: &'a Change,
     /// The time and the id of the change.
@@ -45,6 +54,7 @@ pub struct PendingReport<'a> {
 
 /// A report that waits.
 struct Waiting {
+    /// The incarnation of the job that the caller may change.
     incarnation_id: Uuid,
     change: Change,
     context: ChangeContext,
@@ -60,6 +70,8 @@ pub enum Position {
     First(Storing),
     /// Another report is being stored. If the channel closes without an outcome, the report must be applied alone.
     Waiting(oneshot::Receiver<ReportOutcome>),
+    /// Another one is, and no version is known yet. When the channel closes, the report must join again.
+    BeforeKnown(oneshot::Receiver<()>),
 }
 
 /// A guard that exists while reports of a job are being stored. When dropped, those that have arrived in the meantime
@@ -67,6 +79,16 @@ pub enum Position {
 pub struct Storing {
     queues: Arc<ReportQueues>,
     id: JobId,
+}
+
+impl Storing {
+    /// Records the version that was stored.
+    pub fn record(&self, stored: &Stored) {
+        if let Some(queue) = self.queues.queues().get_mut(&self.id) {
+            queue.known = Some(stored.clone());
+            queue.before_known.clear();
+        }
+    }
 }
 
 impl Drop for Storing {
@@ -81,27 +103,42 @@ impl ReportQueues {
         Self { store, queues: Mutex::default() }
     }
 
-    /// Adds a report to the queue of its job.
-    pub fn join(self: &Arc<Self>, report: PendingReport<'_>) -> Position {
-        let PendingReport { id, incarnation_id, change, context } = report;
-        match self.queues().entry(id.clone()) {
+    /// Adds a report to the queue of its job; a new queue begins with `fresh`. Returns `None` if the report must be
+    /// applied alone, because `may_change` does not allow it for the version that is known.
+    pub fn join(
+        self: &Arc<Self>,
+        report: PendingReport<'_>,
+        fresh: Option<Stored>,
+        may_change: impl FnOnce(&Job) -> bool,
+    ) -> Option<Position> {
+        let PendingReport { id, change, context } = report;
+        let mut queues = self.queues();
+        let queue = match queues.entry(id.clone()) {
             Entry::Vacant(entry) => {
-                entry.insert(Vec::new());
-                Position::First(Storing { queues: self.clone(), id: id.clone() })
+                entry.insert(Queue { known: fresh, waiting: Vec::new(), before_known: Vec::new() });
+                return Some(Position::First(Storing { queues: self.clone(), id: id.clone() }));
             }
-            Entry::Occupied(mut entry) => {
-                let (outcome, receiver) = oneshot::channel();
-                entry.get_mut().push(Waiting { incarnation_id, change: change.clone(), context, outcome });
-                Position::Waiting(receiver)
-            }
+            Entry::Occupied(entry) => entry.into_mut(),
+        };
+        let Some(known) = &queue.known else {
+            let (known, receiver) = oneshot::channel();
+            queue.before_known.push(known);
+            return Some(Position::BeforeKnown(receiver));
+        };
+        if !may_change(&known.job) {
+            return None;
         }
+        let (outcome, receiver) = oneshot::channel();
+        let incarnation_id = known.job.version.incarnation_id;
+        queue.waiting.push(Waiting { incarnation_id, change: change.clone(), context, outcome });
+        Some(Position::Waiting(receiver))
     }
 
     /// Starts to store the reports of `id` that wait; removes the queue if there are none.
     fn store_next(self: &Arc<Self>, id: &JobId) {
-        let batch = {
+        let (known, batch) = {
             let mut queues = self.queues();
-            let Some(waiting) = queues.get_mut(id) else { return };
+            let Some(Queue { known, waiting, .. }) = queues.get_mut(id) else { return };
             // Drops reports whose caller has left.
             waiting.retain(|report| !report.outcome.is_closed());
             if waiting.is_empty() {
@@ -109,22 +146,24 @@ impl ReportQueues {
                 return;
             }
             let rest = waiting.split_off(waiting.len().min(BATCH));
-            std::mem::replace(waiting, rest)
+            (known.clone(), replace(waiting, rest))
         };
         let storing = Storing { queues: self.clone(), id: id.clone() };
         // A task of its own, so that no report depends on the caller of another one.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { storing.queues.store(&storing.id, batch).await });
+            runtime.spawn(async move { storing.queues.store(&storing, known, batch).await });
         }
     }
 
-    /// Stores reports, and sends their outcomes. A report without an outcome must be applied alone.
-    async fn store(&self, id: &JobId, reports: Vec<Waiting>) {
-        let mut current = self.store.get_fresh(id);
+    /// Stores reports of a job whose newest known version is `known`, and sends their outcomes. A report without an
+    /// outcome must be applied alone.
+    async fn store(&self, storing: &Storing, known: Option<Stored>, reports: Vec<Waiting>) {
+        let mut current = known;
         while let Some(there) = current.take() {
             let Some(chain) = Chain::of(&there, &reports) else { return };
             match self.store.replace(chain.last.clone(), Some(&there.job)).await {
                 Ok(Replaced::Stored(stored)) => {
+                    storing.record(&stored);
                     for (report, outcome) in zip(reports, chain.outcomes) {
                         if let Some(outcome) = outcome {
                             // A caller that has left does not receive its outcome.
@@ -144,7 +183,7 @@ impl ReportQueues {
         }
     }
 
-    fn queues(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Waiting>>> {
+    fn queues(&self) -> MutexGuard<'_, HashMap<JobId, Queue>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

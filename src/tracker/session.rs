@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Changed, Tracker, TrackerStats, TryChange,
     quota::ScanStart,
-    reports::{PendingReport, Position},
+    reports::{PendingReport, Position, ReportOutcome},
 };
 use crate::{
     domain::{
@@ -168,31 +168,37 @@ impl<'a> CallerSession<'a> {
     }
 
     async fn apply(&self, id: &JobId, change: &Change) -> Result<Changed, JobError> {
-        let may_wait = matches!(change, Change::Report(_)) && self.tracker.store.is_remote();
-        let Some(fresh) = self.get_fresh(id).filter(|_| may_wait) else { return self.apply_alone(id, change).await };
-        let report = PendingReport {
-            id,
-            incarnation_id: fresh.job.version.incarnation_id,
-            change,
-            context: self.tracker.change_context(),
-        };
-        let _storing = match self.tracker.reports.join(report) {
-            Position::First(storing) => Some(storing),
-            Position::Waiting(outcome) => match outcome.await {
-                Ok(Ok(changed)) => {
-                    self.tracker.plan_sweep(&changed.stored.job);
+        if !matches!(change, Change::Report(_)) || !self.tracker.store.is_remote() {
+            return self.apply_alone(id, change).await;
+        }
+        let report = PendingReport { id, change, context: self.tracker.change_context() };
+        let may_change = |job: &Job| job.is_visible(report.context.now) && self.caller.can_see(job);
+        loop {
+            match self.tracker.reports.join(report, self.get_fresh(id), may_change) {
+                Some(Position::First(storing)) => {
+                    let changed = self.apply_alone(id, change).await?;
+                    storing.record(&changed.stored);
                     return Ok(changed);
                 }
-                Ok(Err(error)) => {
-                    if let JobError::Exhausted(limit) = error {
-                        self.tracker.quotas.refused(limit);
-                    }
-                    return Err(error);
-                }
-                Err(_) => None,
-            },
-        };
-        self.apply_alone(id, change).await
+                Some(Position::Waiting(outcome)) => match outcome.await {
+                    Ok(outcome) => return self.reported(outcome),
+                    Err(_) => return self.apply_alone(id, change).await,
+                },
+                Some(Position::BeforeKnown(known)) => _ = known.await,
+                None => return self.apply_alone(id, change).await,
+            }
+        }
+    }
+
+    /// Returns the outcome of a report that was stored with others, and does for it what [`Tracker::replace`] does for a
+    /// change that is stored alone.
+    fn reported(&self, outcome: ReportOutcome) -> ReportOutcome {
+        match &outcome {
+            Ok(changed) => self.tracker.plan_sweep(&changed.stored.job),
+            Err(JobError::Exhausted(limit)) => _ = self.tracker.quotas.refused(*limit),
+            Err(_) => {}
+        }
+        outcome
     }
 
     async fn apply_alone(&self, id: &JobId, change: &Change) -> Result<Changed, JobError> {

@@ -198,11 +198,7 @@ fn serve_calls<S: RequestService>(
     origin: Arc<ClientConnection>,
 ) -> impl Future<Output = io::Result<Result<(), String>>> {
     let is_http2 = stream.is_http2();
-    // Each open call and the task of the connection hold a reference to `origin`. A weak reference does not change the
-    // count.
-    let calls = Arc::downgrade(&origin);
-    let has_streams = move || calls.strong_count() > 2;
-    batch_writes(stream, has_streams, move |stream| async move {
+    batch_writes(stream, move |stream| async move {
         if is_http2 {
             http2::serve(stream, service, origin).await.map_err(|error| error.to_string())
         } else {

@@ -29,19 +29,18 @@ impl Source {
     }
 }
 
-static REPLACE: LazyLock<Source> =
-    LazyLock::new(|| Source::new(concat!(include_str!("announce.lua"), include_str!("replace.lua"))));
-static REPLACE_GROUP: LazyLock<Source> = LazyLock::new(|| {
-    // The parameters hide the global variables of the script.
-    Source::new(concat!(
-        "local announce\nlocal function replace(KEYS, ARGV)\n",
-        include_str!("replace.lua"),
-        "end\n",
-        include_str!("group.lua")
-    ))
+static REPLACE: LazyLock<Source> = LazyLock::new(|| {
+    Source::new(concat!(include_str!("announce.lua"), include_str!("replace.lua"), "return replace(0, 0)\n"))
 });
+static REPLACE_GROUP: LazyLock<Source> =
+    LazyLock::new(|| Source::new(concat!("local announce\n", include_str!("replace.lua"), include_str!("group.lua"))));
 static DECIDE: LazyLock<Source> = LazyLock::new(|| {
-    Source::new(concat!(include_str!("announce.lua"), include_str!("decide.lua"), include_str!("replace.lua")))
+    Source::new(concat!(
+        include_str!("announce.lua"),
+        include_str!("decide.lua"),
+        include_str!("replace.lua"),
+        "return replace(0, 0)\n"
+    ))
 });
 /// The script of a beat, which [`Prober`](super::probe::Prober) sends.
 pub static BEAT: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("beat.lua")));
@@ -266,7 +265,9 @@ impl<'a> Write<'a> {
         FieldChanges { mode, fields }: &FieldChanges,
     ) {
         to.add(mode);
+        to.add_number(moves.len());
         to.add_number(fields.deleted.len());
+        to.add_number(2 * fields.set.len());
         for (_, score) in moves {
             match score {
                 Some(Score::At(time)) => to.add_number(time.as_micros()),
@@ -294,14 +295,17 @@ impl<'a> Write<'a> {
             let places = self.next.into_iter().flat_map(IndexKey::of);
             return places.filter(|(key, _)| *key == IndexKey::Lease).map(|(key, score)| (key, Some(score))).collect();
         }
-        let before: Vec<_> = self.previous.into_iter().flat_map(IndexKey::of).collect();
-        let after: Vec<_> = self.next.into_iter().flat_map(IndexKey::of).collect();
+        let before = || self.previous.into_iter().flat_map(IndexKey::of);
+        let after = || self.next.into_iter().flat_map(IndexKey::of);
+        let is_heard = self.is_heard();
+        let is_relative = |(_, score): (IndexKey<'_>, Score)| matches!(score, Score::AfterHeard(_));
+        if self.leaving.is_empty() && before().eq(after()) && !(is_heard && after().any(is_relative)) {
+            return Vec::new();
+        }
+        let (before, after): (Vec<_>, Vec<_>) = (before().collect(), after().collect());
         let left = before.iter().filter(|(key, _)| !after.iter().any(|(kept, _)| kept == key));
         let left = self.leaving.iter().chain(left.map(|(key, _)| key)).map(|key| (*key, None));
-        let is_heard = self.is_heard();
-        let stays = |entry: &(IndexKey<'_>, Score)| {
-            before.contains(entry) && !(is_heard && matches!(entry.1, Score::AfterHeard(_)))
-        };
+        let stays = |entry: &(IndexKey<'_>, Score)| before.contains(entry) && !(is_heard && is_relative(*entry));
         let moved = after.iter().filter(|entry| !stays(entry)).map(|(key, score)| (*key, Some(*score)));
         left.chain(moved).collect()
     }

@@ -79,7 +79,8 @@ impl Pool {
 
     /// Sends a command, and returns its answer.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Fault> {
-        let answer = self.send(Request::Command(command)).await?.pop().unwrap_or(Ok(Value::Nil));
+        // Boxed, so that the futures of callers stay small, which are moved several times.
+        let answer = Box::pin(self.send(Request::Command(command))).await?.pop().unwrap_or(Ok(Value::Nil));
         read(answer)
     }
 

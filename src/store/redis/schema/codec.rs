@@ -50,7 +50,31 @@ pub fn fields(view: View) -> &'static [&'static str] {
 /// Formats a version as scripts compare it: revision, change, first revision, incarnation.
 pub fn version(version: Version) -> String {
     let Version { incarnation_id, first_revision, revision, change_id: ChangeId { process, counter } } = version;
-    format!("{revision} {process:x}.{counter:x} {first_revision} {}", incarnation_id.simple())
+    let mut text = String::with_capacity(96);
+    push_decimal(&mut text, revision);
+    text.push(' ');
+    push_hex(&mut text, process);
+    text.push('.');
+    push_hex(&mut text, counter);
+    text.push(' ');
+    push_decimal(&mut text, first_revision);
+    text.push(' ');
+    text.push_str(incarnation_id.simple().encode_lower(&mut Uuid::encode_buffer()));
+    text
+}
+
+/// Appends a number. Every write formats many numbers, for which `format!` takes several times as long.
+fn push_decimal(text: &mut String, number: i64) {
+    text.push_str(itoa::Buffer::new().format(number));
+}
+
+/// Appends a number in hexadecimal digits, without leading zeros.
+fn push_hex(text: &mut String, number: u64) {
+    let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+    for place in (0..digits).rev() {
+        let digit = u32::try_from(number >> (4 * place) & 0xf).unwrap_or_default();
+        text.push(char::from_digit(digit, 16).unwrap_or_default());
+    }
 }
 
 /// Parses a version.
@@ -68,7 +92,15 @@ pub fn parse_version(text: &str) -> Option<Version> {
 /// of the record's branch, which therefore comes last.
 pub fn branch(branch: Branch) -> String {
     let Branch { lineage, id, base, parent } = branch;
-    format!("{lineage:x} {id:x} {base} {parent:x}")
+    let mut text = String::with_capacity(72);
+    push_hex(&mut text, lineage);
+    text.push(' ');
+    push_hex(&mut text, id);
+    text.push(' ');
+    push_decimal(&mut text, base);
+    text.push(' ');
+    push_hex(&mut text, parent);
+    text
 }
 
 /// Parses a branch.
