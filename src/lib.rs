@@ -14,7 +14,7 @@
 //! | `socket` | options of accepted sockets | nothing |
 //! | `files` | the limit on the number of open files | nothing |
 //! | `offload` | other threads, for computations that would delay calls | nothing |
-//! | [`clock`] | the clock that dates changes | `domain` |
+//! | [`clock`] | the clock that supplies the time of each change | `domain` |
 //! | [`store`] | stores jobs: in memory, in Redis, and during outages of Redis | `domain`, `clock`, `offload`, `telemetry` |
 //! | [`watch`] | turns commits into the events of each stream | `domain`, `clock`, `store`, `telemetry` |
 //! | [`quota`] | quotas of each caller and connection | `domain`, `telemetry` |

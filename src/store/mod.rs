@@ -48,7 +48,7 @@ pub trait JobStore: Send + Sync + 'static {
     /// Returns whether another process executes the writes, so that reports of one job may arrive faster than they can
     /// be stored.
     fn is_remote(&self) -> bool {
-        false
+        true
     }
 
     /// Returns the current version of `id`, which may be a tombstone.

@@ -46,11 +46,7 @@ pub struct Tracker {
     store: Arc<dyn JobStore>,
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
-    retention: Retention,
-    /// Random id of this process, which makes change ids unique.
-    process: u64,
-    /// Number of changes so far.
-    changes: AtomicU64,
+    contexts: Arc<ChangeContexts>,
     sweeper: Sweeper,
     metrics: JobMetrics,
     started: Instant,
@@ -109,14 +105,15 @@ pub enum Effect {
 impl Tracker {
     /// Creates a tracker of the jobs in `store`. `hub` must be the listener of the store.
     pub fn new(store: Arc<dyn JobStore>, hub: Arc<Hub>, clock: Arc<dyn Clock>, retention: Retention) -> Self {
+        let process = Uuid::new_v4().as_u64_pair().0;
+        let contexts = ChangeContexts { clock: clock.clone(), retention, process, changes: AtomicU64::new(0) };
+        let contexts = Arc::new(contexts);
         Self {
-            reports: Arc::new(ReportQueues::new(store.clone())),
+            reports: Arc::new(ReportQueues::new(store.clone(), contexts.clone())),
             store,
             hub,
             clock,
-            retention,
-            process: Uuid::new_v4().as_u64_pair().0,
-            changes: AtomicU64::new(0),
+            contexts,
             sweeper: Sweeper::default(),
             metrics: JobMetrics::default(),
             started: Instant::now(),
@@ -242,8 +239,25 @@ impl Tracker {
     }
 
     fn change_context(&self) -> ChangeContext {
+        self.contexts.next()
+    }
+}
+
+/// The contexts of the changes of a tracker, each with an id of its own.
+struct ChangeContexts {
+    clock: Arc<dyn Clock>,
+    retention: Retention,
+    /// Random id of this process, which makes change ids unique.
+    process: u64,
+    /// Number of changes so far.
+    changes: AtomicU64,
+}
+
+impl ChangeContexts {
+    /// Returns the context of a change that is made now.
+    fn next(&self) -> ChangeContext {
         let change_id = ChangeId { process: self.process, counter: self.changes.fetch_add(1, Relaxed) };
-        ChangeContext { now: self.now(), change_id, retention: self.retention }
+        ChangeContext { now: self.clock.now(), change_id, retention: self.retention }
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 use tokio::{runtime::Handle, sync::oneshot};
 use uuid::Uuid;
 
-use super::{Changed, Effect};
+use super::{ChangeContexts, Changed, Effect};
 use crate::{
     domain::{Applied, Change, ChangeContext, Job, JobError, JobId, Subject},
     store::{JobStore, Replaced, Stored},
@@ -27,6 +27,7 @@ const BATCH: usize = 64;
 /// The reports that wait, by job.
 pub struct ReportQueues {
     store: Arc<dyn JobStore>,
+    contexts: Arc<ChangeContexts>,
     /// Has an entry for each job of which a report is being stored.
     queues: Mutex<HashMap<JobId, Queue>>,
 }
@@ -37,19 +38,19 @@ struct Queue {
     /// Whether it is current shows when the next one is stored.
     known: Option<Stored>,
     waiting: Vec<Waiting>,
-    /// Reports that wait for a known version. They join the queue again when their channels are closed.
+    /// Reports that wait for a known version, and then join the queue again. If the first report fails, their channels
+    /// are closed, and they are applied alone.
     before_known: Vec<oneshot::Sender<()>>,
 }
 
-/// A report that may have to wait.
-#[derive(Clone, Copy)]
-pub struct PendingReport<'a> {
-    /// Id of the job.
-    pub id: &'a JobId,
-    /// The report.
-    pub change: &'a Change,
-    /// The time and the id of the change.
-    pub context: ChangeContext,
+impl Queue {
+    fn set_known(&mut self, known: Stored) {
+        self.known = Some(known);
+        for report in self.before_known.drain(..) {
+            // A caller that has left does not join again.
+            _ = report.send(());
+        }
+    }
 }
 
 /// A report that waits.
@@ -57,7 +58,6 @@ struct Waiting {
     /// The incarnation of the job that the caller may change.
     incarnation_id: Uuid,
     change: Change,
-    context: ChangeContext,
     outcome: oneshot::Sender<ReportOutcome>,
 }
 
@@ -70,7 +70,8 @@ pub enum Position {
     First(Storing),
     /// Another report is being stored. If the channel closes without an outcome, the report must be applied alone.
     Waiting(oneshot::Receiver<ReportOutcome>),
-    /// Another one is, and no version is known yet. When the channel closes, the report must join again.
+    /// Another one is, and no version is known yet. After a message the report must join again; if the channel closes
+    /// without one, the report must be applied alone.
     BeforeKnown(oneshot::Receiver<()>),
 }
 
@@ -85,8 +86,7 @@ impl Storing {
     /// Records the version that was stored.
     pub fn record(&self, stored: &Stored) {
         if let Some(queue) = self.queues.queues().get_mut(&self.id) {
-            queue.known = Some(stored.clone());
-            queue.before_known.clear();
+            queue.set_known(stored.clone());
         }
     }
 }
@@ -99,19 +99,20 @@ impl Drop for Storing {
 
 impl ReportQueues {
     /// Creates empty queues of reports for `store`.
-    pub fn new(store: Arc<dyn JobStore>) -> Self {
-        Self { store, queues: Mutex::default() }
+    pub(super) fn new(store: Arc<dyn JobStore>, contexts: Arc<ChangeContexts>) -> Self {
+        Self { store, contexts, queues: Mutex::default() }
     }
 
-    /// Adds a report to the queue of its job; a new queue begins with `fresh`. Returns `None` if the report must be
-    /// applied alone, because `may_change` does not allow it for the version that is known.
+    /// Adds the report `change` of the job `id` to the queue of the job. `fresh` is a version that the caller may change,
+    /// if one is known. Returns `None` if the report must be applied alone, because `may_change` does not allow it for
+    /// the version that the queue knows.
     pub fn join(
         self: &Arc<Self>,
-        report: PendingReport<'_>,
+        id: &JobId,
+        change: &Change,
         fresh: Option<Stored>,
         may_change: impl FnOnce(&Job) -> bool,
     ) -> Option<Position> {
-        let PendingReport { id, change, context } = report;
         let mut queues = self.queues();
         let queue = match queues.entry(id.clone()) {
             Entry::Vacant(entry) => {
@@ -120,6 +121,9 @@ impl ReportQueues {
             }
             Entry::Occupied(entry) => entry.into_mut(),
         };
+        if let (None, Some(fresh)) = (&queue.known, fresh) {
+            queue.set_known(fresh);
+        }
         let Some(known) = &queue.known else {
             let (known, receiver) = oneshot::channel();
             queue.before_known.push(known);
@@ -130,7 +134,11 @@ impl ReportQueues {
         }
         let (outcome, receiver) = oneshot::channel();
         let incarnation_id = known.job.version.incarnation_id;
-        queue.waiting.push(Waiting { incarnation_id, change: change.clone(), context, outcome });
+        if queue.waiting.len() % BATCH == BATCH - 1 {
+            // What callers that have left sent is not counted for them any more.
+            queue.waiting.retain(|report| !report.outcome.is_closed());
+        }
+        queue.waiting.push(Waiting { incarnation_id, change: change.clone(), outcome });
         Some(Position::Waiting(receiver))
     }
 
@@ -160,7 +168,7 @@ impl ReportQueues {
     async fn store(&self, storing: &Storing, known: Option<Stored>, reports: Vec<Waiting>) {
         let mut current = known;
         while let Some(there) = current.take() {
-            let Some(chain) = Chain::of(&there, &reports) else { return };
+            let Some(chain) = self.chain(&there, &reports) else { return };
             match self.store.replace(chain.last.clone(), Some(&there.job)).await {
                 Ok(Replaced::Stored(stored)) => {
                     storing.record(&stored);
@@ -181,6 +189,13 @@ impl ReportQueues {
                 }
             }
         }
+    }
+
+    /// Applies `reports` to `there`, now. Returns `None` if that makes no new version.
+    fn chain(&self, there: &Stored, reports: &[Waiting]) -> Option<Chain> {
+        let mut last = there.job.clone();
+        let outcomes = reports.iter().map(|report| report.apply_to(&mut last, &self.contexts.next())).collect();
+        (last.version != there.job.version).then_some(Chain { last, outcomes })
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<JobId, Queue>> {
@@ -207,22 +222,13 @@ struct Chain {
 /// The version and the effect of a report, or the reason for which it is rejected.
 type Applying = Result<(Arc<Job>, Effect), JobError>;
 
-impl Chain {
-    /// Applies `reports` to `there`. Returns `None` if that makes no new version.
-    fn of(there: &Stored, reports: &[Waiting]) -> Option<Self> {
-        let mut last = there.job.clone();
-        let outcomes = reports.iter().map(|report| report.apply_to(&mut last)).collect();
-        (last.version != there.job.version).then_some(Self { last, outcomes })
-    }
-}
-
 impl Waiting {
     /// Applies the report to `job`, which becomes the next version if there is one.
-    fn apply_to(&self, job: &mut Arc<Job>) -> Option<Applying> {
-        if job.version.incarnation_id != self.incarnation_id || !job.is_visible(self.context.now) {
+    fn apply_to(&self, job: &mut Arc<Job>, context: &ChangeContext) -> Option<Applying> {
+        if job.version.incarnation_id != self.incarnation_id || !job.is_visible(context.now) {
             return None;
         }
-        let (next, effect) = match job.apply(&self.change, &self.context) {
+        let (next, effect) = match job.apply(&self.change, context) {
             Ok(Applied::Changed(next)) => (Some(next), Effect::Applied),
             Ok(Applied::Unchanged) => (None, Effect::None),
             Ok(Applied::Ignored { why, renewed }) => (renewed, Effect::Ignored(why)),

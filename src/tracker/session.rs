@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Changed, Tracker, TrackerStats, TryChange,
     quota::ScanStart,
-    reports::{PendingReport, Position, ReportOutcome},
+    reports::{Position, ReportOutcome},
 };
 use crate::{
     domain::{
@@ -171,10 +171,9 @@ impl<'a> CallerSession<'a> {
         if !matches!(change, Change::Report(_)) || !self.tracker.store.is_remote() {
             return self.apply_alone(id, change).await;
         }
-        let report = PendingReport { id, change, context: self.tracker.change_context() };
-        let may_change = |job: &Job| job.is_visible(report.context.now) && self.caller.can_see(job);
+        let may_change = |job: &Job| job.is_visible(self.tracker.now()) && self.caller.can_see(job);
         loop {
-            match self.tracker.reports.join(report, self.get_fresh(id), may_change) {
+            match self.tracker.reports.join(id, change, self.get_fresh(id), may_change) {
                 Some(Position::First(storing)) => {
                     let changed = self.apply_alone(id, change).await?;
                     storing.record(&changed.stored);
@@ -184,7 +183,11 @@ impl<'a> CallerSession<'a> {
                     Ok(outcome) => return self.reported(outcome),
                     Err(_) => return self.apply_alone(id, change).await,
                 },
-                Some(Position::BeforeKnown(known)) => _ = known.await,
+                Some(Position::BeforeKnown(known)) => {
+                    if known.await.is_err() {
+                        return self.apply_alone(id, change).await;
+                    }
+                }
                 None => return self.apply_alone(id, change).await,
             }
         }

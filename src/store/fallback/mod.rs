@@ -252,10 +252,6 @@ impl JobStore for FallbackStore {
         Some(held)
     }
 
-    fn is_remote(&self) -> bool {
-        true
-    }
-
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
         let Route::Primary(token) = self.cache.route_read(id) else { return self.held_answer(id) };
         self.reads.primary.fetch_add(1, Relaxed);

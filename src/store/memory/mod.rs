@@ -167,6 +167,10 @@ fn stored(job: Arc<Job>) -> Stored {
 
 #[async_trait]
 impl JobStore for MemoryStore {
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
         Ok(self.records().table.get(id).map(|row| stored(row.job.clone())))
     }

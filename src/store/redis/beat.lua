@@ -1,17 +1,25 @@
 -- The beat of one replica in one partition. Shows that workers can report to the service, and up to which time Redis
 -- has everything that this replica acknowledged.
 --
--- Key    1  the partition's beat, a hash: `last`          time of the last beat of a serving replica `heard_since`
--- time since which workers have been able to report `run`, `node`   the server's process, and its name in a cluster
--- `lineage`       the identity of the data's history `mark:PROCESS`  for each process, the time up to which Redis has
--- everything that it acknowledged `about:PROCESS` for each process that serves or did, the time of its last beat, and
--- argument 9 A single key, because scripts with several keys fail while their slot moves to another node Args   1  the
--- process 2  "1": the replica serves, and so receives reports 3  its mark; empty: no mark 4  the lineage in which the
--- replica saw the count of commits fall; empty: it saw no such fall 5  a random name, for a lineage that begins now 6
--- maximum age of the last beat, in microseconds 7  time for which marks are kept, in microseconds 8  "1": the server is
--- a node of a cluster 9  data of the process about itself: the number of its jobs that Redis lacks, and its version
--- Returns   {time, heard_since, lineage, run, number of replicas that serve, index of this one among them or 0} Why
--- atomic after a restart or a gap between two beats, exactly one replica's beat detects it
+-- Key    1  the partition's beat, a hash:
+--             `last`          time of the last beat of a serving replica
+--             `heard_since`   time since which workers have been able to report
+--             `run`, `node`   the server's process, and its name in a cluster
+--             `lineage`       the identity of the data's history
+--             `mark:PROCESS`  for each process, the time up to which Redis has everything that it acknowledged
+--             `about:PROCESS` for each process that serves or did, the time of its last beat, and argument 9
+--           A single key, because scripts with several keys fail while their slot moves to another node
+-- Args   1  the process
+--        2  "1": the replica serves, and so receives reports
+--        3  its mark; empty: no mark
+--        4  the lineage in which the replica saw the count of commits fall; empty: it saw no such fall
+--        5  a random name, for a lineage that begins now
+--        6  maximum age of the last beat, in microseconds
+--        7  time for which marks are kept, in microseconds
+--        8  "1": the server is a node of a cluster
+--        9  data of the process about itself: the number of its jobs that Redis lacks, and its version
+-- Returns   {time, heard_since, lineage, run, number of replicas that serve, index of this one among them or 0}
+-- Why atomic   after a restart, or a gap between two beats, the beat of exactly one replica detects it
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function text(number)

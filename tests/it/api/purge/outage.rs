@@ -28,8 +28,17 @@ async fn a_full_redis_takes_jobs_again_after_a_purge() {
     redis.command(&["CONFIG", "SET", "maxmemory", &least.to_string()]).await;
     assert_eq!(create(&mut client, "refused").await.durability(), Durability::Volatile);
     health.until(NotServing).await;
-    let purged = purge(&mut admin, &PurgeJobsRequest::default()).await;
-    assert_eq!(purged.purged_count, 40);
+    // On a busy machine a call purges only a part within its time.
+    let (mut purged, mut request) = (0, PurgeJobsRequest::default());
+    loop {
+        let part = purge(&mut admin, &request).await;
+        purged += part.purged_count;
+        request.page_token = part.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(purged, 40);
     health.until(Serving).await;
     assert_eq!(create(&mut client, "taken").await.durability(), Durability::Durable);
     assert_eq!(oldest_first(&mut client).await, ["refused", "taken"]);
