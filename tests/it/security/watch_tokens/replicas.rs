@@ -138,7 +138,7 @@ async fn token_can_not_be_checked_before_redis_was_reached() {
     create(&mut client, &["b"]).await;
     let status = client.create_watch_token(bearer("alice", request(&["b"]))).await.expect_err("there is no key");
     assert_unavailable(&status);
-    assert!(status.message().contains("was not reachable since this server started"), "{status:?}");
+    assert!(status.message().contains("has not been reachable since this server started"), "{status:?}");
     let (message, _) = token.rsplit_once('.').expect("three parts");
     for token in [token.clone(), format!("{message}.AAAA")] {
         assert_unavailable(&get(&mut client, &token, "a").await.expect_err("there is no key"));
