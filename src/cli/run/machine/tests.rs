@@ -128,7 +128,7 @@ fn warning_comes_at_the_end_if_the_command_is_short() {
 #[test]
 fn job_that_is_lost_does_not_stop_its_command() {
     plain(&[
-        (Event::Lost("fenced".to_owned()), &[warn("fenced; the command runs on untracked")]),
+        (Event::Lost("fenced".to_owned()), &[warn("fenced; the command continues untracked")]),
         (Event::Lost("fenced".to_owned()), &[]),
         (Event::Ended(FAILED), &[Action::Drain]),
         (Event::Drained, &[Action::Exit(3)]),
