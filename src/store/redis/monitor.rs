@@ -1,6 +1,7 @@
 //! The known state of Redis: whether its partitions serve, what its clock shows, and the history of its data.
 
 use std::{
+    array::from_fn,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     mem::replace,
     sync::{
@@ -172,12 +173,20 @@ impl Monitor {
         is_other
     }
 
-    /// Records losses of data in the partitions for which `is_lost` holds.
-    pub fn record_losses(&self, is_lost: impl Fn(usize) -> bool) {
-        for (_, view) in self.partitions().iter_mut().enumerate().filter(|(partition, _)| is_lost(*partition)) {
+    /// Returns the known lineage of each partition.
+    pub fn lineages(&self) -> [String; PARTITIONS] {
+        let partitions = self.partitions();
+        from_fn(|partition| partitions[partition].lineage.clone())
+    }
+
+    /// Records losses of data in the partitions for which `is_lost` holds, whose lineages were `before` when the higher
+    /// counts of commits were known.
+    pub fn record_losses(&self, before: &[String; PARTITIONS], is_lost: impl Fn(usize) -> bool) {
+        for (partition, view) in self.partitions().iter_mut().enumerate().filter(|(partition, _)| is_lost(*partition)) {
             view.losses += 1;
-            // The next beat reports the loss to the other replicas, unless one of them has reported it.
-            view.fallen_lineage.clone_from(&view.lineage);
+            // The next beat reports the loss to the other replicas. If a beat has shown another lineage since, the loss
+            // is known, and this report has no effect.
+            view.fallen_lineage.clone_from(&before[partition]);
         }
     }
 

@@ -55,6 +55,12 @@ const PROBES_PER_MASTER: usize = 4;
 const OLDER: &str = "a replica of jobtrack 0.1 uses this Redis, which can't be shared with it; stop all replicas of 0.1, \
                      and this one will serve";
 
+/// What this replica knew of the data at a moment.
+pub struct Known {
+    counts: Counts,
+    lineages: [String; PARTITIONS],
+}
+
 /// Probes Redis.
 pub struct Prober {
     client: Arc<Client>,
@@ -164,7 +170,7 @@ impl Prober {
     /// Probes a partition with a beat.
     pub async fn probe_partition(&self, partition: Partition) -> PartitionState {
         let at = partition.index();
-        let before = self.feed.known_counts();
+        let before = self.known();
         let (known, outcome) = tokio::join!(self.learn_data_set(), self.beat_in(partition));
         let is_unknown = known.is_err() && (self.monitor.epoch() == 0 || self.is_blocked_by_older());
         let state = match (&outcome, known) {
@@ -198,7 +204,7 @@ impl Prober {
     /// Probes the clock, the data set and the counts of commits; with a beat, also whether each partition accepts
     /// writes. Records losses of data. Returns the counts, and the states of the partitions.
     async fn probe_all(&self, with_beat: bool) -> (Counts, Vec<PartitionState>) {
-        let before = self.feed.known_counts();
+        let before = self.known();
         // After a rejected beat, only another beat shows whether Redis accepts it again.
         let with_beat = with_beat || self.monitor.is_any_beat_rejected();
         let (known, outcomes) = if with_beat {
@@ -237,14 +243,19 @@ impl Prober {
         self.older_is_there.load(Relaxed) && !(0..PARTITIONS).any(|partition| self.presence.is_serving(partition))
     }
 
+    /// Returns what is known of the data, for [`detect_losses`](Self::detect_losses).
+    pub fn known(&self) -> Known {
+        Known { counts: self.feed.known_counts(), lineages: self.monitor.lineages() }
+    }
+
     /// Detects losses of data: partitions with fewer commits than were known `before`.
-    pub fn detect_losses(&self, before: &Counts, counts: &Counts) {
-        if !is_behind(counts, before) {
+    pub fn detect_losses(&self, before: &Known, counts: &Counts) {
+        if !is_behind(counts, &before.counts) {
             return;
         }
         warn!(redis = %self.client.target(), "Redis has lost commits");
-        self.monitor.record_losses(|partition| {
-            before[partition].zip(counts[partition]).is_some_and(|(before, count)| count < before)
+        self.monitor.record_losses(&before.lineages, |partition| {
+            before.counts[partition].zip(counts[partition]).is_some_and(|(before, count)| count < before)
         });
         self.feed.lower_counts(counts);
         self.announce_other_history();

@@ -88,7 +88,7 @@ impl Subscriber {
     async fn subscribe(&self, turn: usize) -> RedisResult<PubSub> {
         let channels: Vec<_> = Partition::all().map(|partition| self.client.keys().changes(partition)).collect();
         let messages = self.client.connector().subscribe(&channels, turn).await?;
-        let before = self.feed.known_counts();
+        let before = self.prober.known();
         let counts = self.prober.commits().await;
         self.prober.detect_losses(&before, &counts);
         self.feed.set_counts(counts);
