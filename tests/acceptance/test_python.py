@@ -69,7 +69,7 @@ class Guide(ServerCase):
         program = samples().joinpath(BY_HAND).read_text()
         lines = {name: len(_lines(samples() / name)) for name in (BY_HAND, "worker.py")}
         self.assertIn(
-            f"| lines of code | {lines[BY_HAND]} | {lines['worker.py']}, of which 6 track |", GUIDE.read_text()
+            f"| lines of code | {lines[BY_HAND]} | {lines['worker.py']}, of which 6 are for jobtrack |", GUIDE.read_text()
         )
         program = program.replace("127.0.0.1:50051", self.server.address)
         environment = os.environ | {"PYTHONPATH": STUBS}
