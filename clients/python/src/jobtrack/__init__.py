@@ -71,8 +71,8 @@ def job(kind: str, *, tracker: Tracker | None = None, **options: Unpack[JobOptio
       to, `labels` are pairs to filter by, `metadata` is a dict of your own.
     - `id`: up to 128 characters of `A-Za-z0-9._:-`, by default a new UUID. If the job exists, its next attempt is
       claimed. If another worker runs it, or it has ended, the `with` statement raises an `Error` with the reason
-      `ATTEMPT_RUNNING` or `JOB_FINISHED`; `takeover` ends the attempt of the other worker. `request_id` names the claim:
-      a worker that starts again with the same one gets the same attempt.
+      `ATTEMPT_RUNNING` or `JOB_FINISHED`; `takeover` ends the attempt of the other worker. `request_id` names the
+      claim: a worker that starts again with the same one gets the same attempt.
     - `total`, `unit`: number and name of the units to do.
     - `lease` (30 s): time without a report or heartbeat after which this worker counts as lost, and with
       `fail_when_lost` (true) the job fails. Heartbeats are sent at intervals of a third of the lease, at most 30 s.

@@ -35,7 +35,8 @@ def install(app: Celery, *, tracker: Tracker | None = None, lease: Seconds = 30,
 
     Call it once in the module that creates the app, so that both workers and senders of tasks call it. With `publish`
     the job exists as PENDING once the task is sent; otherwise from its start on. `lease` is the time without a report
-    or heartbeat after which a worker counts as lost. Then its job fails, unless the task is delivered again (`acks_late`).
+    or heartbeat after which a worker counts as lost. Then its job fails, unless the task is delivered again
+    (`acks_late`).
     """
     integration = _Integration(app, tracker, lease)
     # Signals keep weak references.
