@@ -35,7 +35,7 @@ pub struct ReportQueues {
 /// The reports of a job that wait.
 struct Queue {
     /// The newest version that is known here; absent until the first report is stored, if no version was known before.
-    /// Whether it is current shows when the next one is stored.
+    /// It may be outdated: then the store refuses the next version, and returns the current one.
     known: Option<Stored>,
     waiting: Vec<Waiting>,
     /// Reports that wait for a known version, and then join the queue again. If the first report fails, their channels
@@ -135,7 +135,7 @@ impl ReportQueues {
         let (outcome, receiver) = oneshot::channel();
         let incarnation_id = known.job.version.incarnation_id;
         if queue.waiting.len() % BATCH == BATCH - 1 {
-            // What callers that have left sent is not counted for them any more.
+            // Drops reports whose caller has left: their bytes are not counted in any quota.
             queue.waiting.retain(|report| !report.outcome.is_closed());
         }
         queue.waiting.push(Waiting { incarnation_id, change: change.clone(), outcome });

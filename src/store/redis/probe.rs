@@ -55,7 +55,7 @@ const PROBES_PER_MASTER: usize = 4;
 const OLDER: &str = "a replica of jobtrack 0.1 uses this Redis, which can't be shared with it; stop all replicas of 0.1, \
                      and this one will serve";
 
-/// What this replica knew of the data at a moment.
+/// The counts of commits and the lineages of the partitions, as this replica knew them at a moment.
 pub struct Known {
     counts: Counts,
     lineages: [String; PARTITIONS],
