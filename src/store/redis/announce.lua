@@ -1,4 +1,4 @@
--- Precedes replace.lua where it is executed alone.
-local function announce(channel, notification)
-  redis.call('PUBLISH', channel, notification)
+-- Precedes replace.lua where it is executed alone: argument 1 is the channel of notifications.
+local function announce(notification)
+  redis.call('PUBLISH', ARGV[1], notification)
 end

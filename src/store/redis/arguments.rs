@@ -4,6 +4,8 @@ use std::{fmt::Display, io::Write};
 
 use redis::Cmd;
 
+use crate::domain::Timestamp;
+
 /// A receiver of the keys and arguments for one execution of a script.
 pub trait Arguments {
     /// Sets the number of keys, which are added first.
@@ -81,7 +83,8 @@ impl Encoded {
         }
     }
 
-    /// Adds the keys and arguments of several executions to a command with group.lua.
+    /// Adds the keys and arguments of several replacements to a command with group.lua. All have the same channel of
+    /// notifications, which is the first argument of each.
     pub fn add_all(all: &[Self], command: &mut Cmd) {
         command.begin(all.iter().map(|one| one.keys).sum());
         for one in all {
@@ -89,10 +92,10 @@ impl Encoded {
                 command.add(key);
             }
         }
+        let channel = all.first().and_then(|first| first.parts().nth(first.keys));
+        command.add(channel.unwrap_or_default());
         for one in all {
-            command.add_number(one.keys);
-            command.add_number(one.ends.len() - one.keys);
-            for argument in one.parts().skip(one.keys) {
+            for argument in one.parts().skip(one.keys + 1) {
                 command.add(argument);
             }
         }
@@ -102,5 +105,113 @@ impl Encoded {
     fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let begins = [0].into_iter().chain(self.ends.iter().copied());
         begins.zip(&self.ends).map(|(begin, end)| &self.bytes[begin..*end])
+    }
+}
+
+/// What happens to the fields of a record, as replace.lua takes it.
+#[derive(Clone, Copy, Debug)]
+pub enum Mode {
+    /// The record is removed.
+    Removed = 0,
+    /// Fields that are not given stay.
+    Part = 1,
+    /// Fields that are not given are removed.
+    Whole = 2,
+    /// Only the time of the worker's last report changes.
+    Touch = 3,
+}
+
+/// A time that replace.lua writes.
+#[derive(Clone, Copy, Debug)]
+pub enum Time {
+    /// The record keeps its own.
+    Kept,
+    /// The time of the write, on the clock of Redis.
+    Now,
+    /// This time.
+    At(Timestamp),
+}
+
+impl From<Option<Timestamp>> for Time {
+    fn from(time: Option<Timestamp>) -> Self {
+        time.map_or(Self::Kept, Self::At)
+    }
+}
+
+/// A branch that is given to replace.lua.
+#[derive(Debug)]
+pub enum GivenBranch {
+    /// The record gets this branch.
+    Begun(String),
+    /// The record gets this branch only if its own is of another lineage, or missing.
+    Continued(String),
+}
+
+/// The optional arguments of replace.lua.
+#[derive(Debug)]
+pub struct Options {
+    /// Notification of the commit, without its number; `None`: the commit is neither counted nor announced.
+    pub notification: Option<Vec<u8>>,
+    /// Time of the worker's last report.
+    pub heard: Time,
+    /// Time at which the id was taken.
+    pub since: Time,
+    /// Time at which the end of the job was stored.
+    pub durable_time: Time,
+    /// The branch; `None`: the record keeps its own.
+    pub branch: Option<GivenBranch>,
+}
+
+impl Options {
+    /// Returns the head of the arguments, for a write that changes this number of sorted sets, deletes this number of
+    /// fields and sets this number of fields.
+    pub fn head(&self, mode: Mode, sets: usize, deleted: usize, set: usize) -> [u8; 11] {
+        let byte = |number: usize| u8::try_from(number).expect("a write has fewer than 256 keys and arguments");
+        let form = |time: Time| match time {
+            Time::Kept => 0,
+            Time::Now => 1,
+            Time::At(_) => 2,
+        };
+        let given =
+            self.times().count() + usize::from(self.notification.is_some()) + usize::from(self.branch.is_some());
+        // The head and the expected version; the id and the scores, if there are sorted sets.
+        let arguments = 2 + given + sets + usize::from(sets > 0) + deleted + 2 * set;
+        [
+            // The job and the count of commits.
+            byte(2 + sets),
+            byte(arguments),
+            mode as u8,
+            form(self.heard),
+            form(self.since),
+            form(self.durable_time),
+            match self.branch {
+                None => 0,
+                Some(GivenBranch::Begun(_)) => 1,
+                Some(GivenBranch::Continued(_)) => 2,
+            },
+            u8::from(self.notification.is_some()),
+            byte(sets),
+            byte(deleted),
+            byte(2 * set),
+        ]
+    }
+
+    /// Adds the arguments.
+    pub fn add_to(&self, to: &mut impl Arguments) {
+        if let Some(notification) = &self.notification {
+            to.add(notification);
+        }
+        for time in self.times() {
+            to.add_number(time.as_micros());
+        }
+        if let Some(GivenBranch::Begun(branch) | GivenBranch::Continued(branch)) = &self.branch {
+            to.add(branch);
+        }
+    }
+
+    /// Returns the times that are given.
+    fn times(&self) -> impl Iterator<Item = Timestamp> {
+        let times = [self.heard, self.since, self.durable_time];
+        times.into_iter().filter_map(|time| if let Time::At(time) = time { Some(time) } else { None })
     }
 }

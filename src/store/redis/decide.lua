@@ -10,11 +10,12 @@
 --                     report reverts the decision, so it may be made at once
 --          silence    maximum age of the last beat
 --          since      the time from which the wait is counted; empty: the last report
---          postpones  "1": if the decision is too early, its deadline is moved to the time of the next try
+--          postponed  the job's id: if the decision is too early, its deadline is moved to the time of the next try;
+--                     empty: the deadline stays
 -- Returns      "DEFERRED", if the decision is too early; otherwise as replace.lua
 -- Why atomic   no report, beat or mark can arrive between the check and the write
 local beat, deadlines = table.remove(KEYS), table.remove(KEYS)
-local postpones = table.remove(ARGV) == '1'
+local postponed = table.remove(ARGV)
 local since = tonumber(table.remove(ARGV))
 local silence, bound, wait = tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV))
 local function deferred()
@@ -61,9 +62,9 @@ local function deferred()
 end
 local again = deferred()
 if again then
-  -- A deadline of another version is not touched.
-  if postpones and redis.call('HGET', KEYS[1], 'v') == ARGV[1] then
-    redis.call('ZADD', deadlines, 'XX', string.format('%.0f', again), ARGV[2])
+  -- A deadline of another version than the expected one is not touched.
+  if postponed ~= '' and redis.call('HGET', KEYS[1], 'v') == ARGV[3] then
+    redis.call('ZADD', deadlines, 'XX', string.format('%.0f', again), postponed)
   end
   return redis.status_reply('DEFERRED')
 end

@@ -30,6 +30,9 @@ const BATCH: usize = 100;
 /// jobs than requested.
 const MAX_CUTS: usize = 4;
 
+/// Maximum number of sets that an id leaves in one write, because a script takes a limited number of arguments.
+const LEAVING_MAX: usize = 100;
+
 /// Script that returns the number of members of each of several sets.
 const CARDS: &str =
     "local cards = {} for at, key in ipairs(KEYS) do cards[at] = redis.call('ZCARD', key) end return cards";
@@ -182,7 +185,9 @@ impl Lists {
         let mut leaving: Vec<_> = states.into_iter().chain(others).collect();
         leaving.extend(read.iter().filter(|key| matches!(key, IndexKey::Owner(_) | IndexKey::Kind(_))));
         for (id, _) in missing {
-            Write::removal(id, None, &leaving).run(None, self.client.bulk(), self.client.keys()).await?;
+            for part in leaving.chunks(LEAVING_MAX) {
+                Write::removal(id, None, part).run(None, self.client.bulk(), self.client.keys()).await?;
+            }
             self.listener.on_missing_record(id);
         }
         Ok(())

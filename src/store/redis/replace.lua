@@ -1,27 +1,35 @@
 -- Compare and set of one job: the record, its index entries, the number of its commit and the notification, together.
--- Defines the function `replace(k, a)`, and needs a function `announce(channel, notification)`.
+-- Defines the function `replace(k, a)`, and needs a function `announce(notification)`.
 --
 -- Keys, after KEYS[k]
 --        1     the job's hash
 --        2     the partition's count of commits
 --        3..   sorted sets that change
 -- Args, after ARGV[a]
---        1     the version that must be there; empty: nothing may be there
---        2     the job's id, as a member of the sorted sets
---        3     the channel of the notification
---        4     the notification, without the number of the commit; empty: the commit is neither counted nor announced
---        5     heard: "now": this version has a new report; a time; empty: unchanged
---        6     since: "first": the id is taken from now on; a time; empty: unchanged
---        7     durable_time: "now": this version is the first end of its incarnation; a time; empty: not set
---        8     a branch: "lineage id base parent"; empty: the record keeps its own
---        9     "begin": the record gets this branch; "continue": only if its own is of another lineage, or missing
---        10    "whole": all fields are given, and others are removed; "part": other fields stay; "touch": only heard
---              changes; "none": the record is removed
---        11    the number of sorted sets
---        12    the number of fields to delete
---        13    the number of the fields to set, and of their values, together
---        then  the score for each sorted set; empty: the id is removed; with a plus: microseconds from now
---        then  the fields to delete, then fields and values to set
+--        1     the head. Each of its bytes is a number, because each argument costs time:
+--                1  number of keys, and
+--                2  number of arguments of this replacement, for group.lua
+--                3  mode. 0: the record is removed; 1: other fields stay; 2: all fields are given, and others are
+--                   removed; 3: only heard changes
+--                4  heard. 0: unchanged; 1: now, because this version has a new report; 2: a time is given
+--                5  since. 0: unchanged; 1: now, because the id is taken from now on; 2: a time is given
+--                6  durable_time. 0: not set; 1: now, because this version is the first end of its incarnation; 2: a
+--                   time is given
+--                7  branch. 0: the record keeps its own; 1: the record gets the given one; 2: it gets the given one
+--                   only if its own is of another lineage, or missing
+--                8  1: the commit is counted and announced
+--                9  number of sorted sets
+--               10  number of fields to delete
+--               11  number of the fields to set, and of their values, together
+--        2     the version that must be there; empty: nothing may be there
+--        then, as far as the head says that they are given
+--              the notification, without the number of the commit
+--              heard, since, durable_time
+--              the branch: "lineage id base parent"
+--              the job's id, if there are sorted sets, as their member
+--              the score for each sorted set; empty: the id is removed; with a plus: microseconds from now
+--              the fields to delete
+--              the fields to set, each with its value
 -- Returns      if stored: "heard since durable_time branch": the times as written now, and the branch of the record, "-"
 --              for each of them that does not exist
 --              if the record is of version 0.1 and not all fields are given: "LEGACY"
@@ -36,10 +44,23 @@ local function clock()
   return now
 end
 
+-- Modes.
+local REMOVED, PART, WHOLE, TOUCH = 0, 1, 2, 3
+
+-- Returns the time of this form, and the place of the last argument that was read.
+local function time_of(form, at)
+  if form == 1 then
+    return clock(), at
+  elseif form == 2 then
+    return ARGV[at + 1], at + 1
+  end
+  return nil, at
+end
+
 local function replace(k, a)
   local job = KEYS[k + 1]
-  local expected, id, channel, notification, heard, since, durable_time, given, condition, mode, sets, deleted, given_set =
-    unpack(ARGV, a + 1, a + 13)
+  local _, _, mode, heard_form, since_form, durable_form, branch_form, is_announced, sets, deleted, given_set =
+    string.byte(ARGV[a + 1], 1, 11)
   local found = redis.call('HMGET', job, 'v', 'branch')
   local there, branch = found[1], found[2]
   local is_key_there = there or redis.call('EXISTS', job) == 1
@@ -50,32 +71,33 @@ local function replace(k, a)
     there = legacy[1] and legacy[4] and table.concat({ legacy[1], legacy[2] or '', legacy[3] or '', legacy[4] }, ' ')
     legacy = there
   end
-  if (there or '') ~= expected then
+  if (there or '') ~= ARGV[a + 2] then
     return redis.call(
       'HMGET', job,
       'v', 'job', 'since', 'heard', 'durable_time', 'branch', 'doc', 'metadata', 'result', 'details'
     )
   end
-  if legacy and mode ~= 'whole' and mode ~= 'none' then
+  if legacy and (mode == PART or mode == TOUCH) then
     return redis.status_reply('LEGACY')
   end
 
-  if heard == 'now' then
-    heard = clock()
+  local at = a + 2
+  local notification, heard, since, durable_time
+  if is_announced == 1 then
+    at = at + 1
+    notification = ARGV[at]
   end
-  if since == 'first' then
-    since = clock()
-  end
-  if durable_time == 'now' then
-    durable_time = clock()
-  end
-
-  if condition == 'begin' or (given ~= '' and not branch) then
-    branch = given
-  elseif given ~= '' then
+  heard, at = time_of(heard_form, at)
+  since, at = time_of(since_form, at)
+  durable_time, at = time_of(durable_form, at)
+  if branch_form > 0 then
+    at = at + 1
+    local given = ARGV[at]
     -- Both begin with their lineage and a space.
     local ends = string.find(given, ' ', 1, true)
-    if string.sub(branch, 1, ends) ~= string.sub(given, 1, ends) then
+    if branch_form == 1 or not branch then
+      branch = given
+    elseif string.sub(branch, 1, ends) ~= string.sub(given, 1, ends) then
       local own, base, parent = string.match(branch, '^%x+ (%x+) (%d+) (%x+)$')
       local revision = string.match(given, '^%x+ %x+ (%d+)')
       -- The version at the base of a branch belongs to its parent, too.
@@ -86,42 +108,45 @@ local function replace(k, a)
 
   -- The sets that the id leaves come first: a full Redis accepts this first write and then the rest of the script, so
   -- that jobs can still end and be removed.
-  local at = a + 13
-  for set = 1, tonumber(sets) do
-    local key, score = KEYS[k + 2 + set], ARGV[at + set]
-    if score == '' then
-      redis.call('ZREM', key, id)
-    elseif string.sub(score, 1, 1) == '+' then
-      redis.call('ZADD', key, string.format('%.0f', clock() + string.sub(score, 2)), id)
-    else
-      redis.call('ZADD', key, score, id)
+  if sets > 0 then
+    at = at + 1
+    local id = ARGV[at]
+    for set = 1, sets do
+      local key, score = KEYS[k + 2 + set], ARGV[at + set]
+      if score == '' then
+        redis.call('ZREM', key, id)
+      elseif string.sub(score, 1, 1) == '+' then
+        redis.call('ZADD', key, string.format('%.0f', clock() + string.sub(score, 2)), id)
+      else
+        redis.call('ZADD', key, score, id)
+      end
     end
+    at = at + sets
   end
-  at = at + sets
 
-  if mode == 'none' then
+  if mode == REMOVED then
     redis.call('DEL', job)
   else
-    if mode == 'whole' and is_key_there then
+    if mode == WHOLE and is_key_there then
       redis.call('DEL', job)
     end
     local first = at + deleted + 1
-    if first > at + 1 then
+    if deleted > 0 then
       redis.call('HDEL', job, unpack(ARGV, at + 1, first - 1))
     end
-    local is_branch_new = branch and (mode == 'whole' or branch ~= found[2])
-    if heard ~= '' and since == '' and durable_time == '' and not is_branch_new then
+    local is_branch_new = branch and (mode == WHOLE or branch ~= found[2])
+    if heard and not since and not durable_time and not is_branch_new then
       -- By far the most frequent case, a report, needs no table.
       redis.call('HSET', job, 'heard', heard, unpack(ARGV, first, first + given_set - 1))
     else
       local set = { unpack(ARGV, first, first + given_set - 1) }
-      if heard ~= '' then
+      if heard then
         set[#set + 1], set[#set + 2] = 'heard', heard
       end
-      if since ~= '' then
+      if since then
         set[#set + 1], set[#set + 2] = 'since', since
       end
-      if durable_time ~= '' then
+      if durable_time then
         set[#set + 1], set[#set + 2] = 'durable_time', durable_time
       end
       if is_branch_new then
@@ -131,12 +156,8 @@ local function replace(k, a)
     end
   end
 
-  if notification ~= '' then
-    announce(channel, redis.call('INCR', KEYS[k + 2]) .. ' ' .. notification)
+  if notification then
+    announce(redis.call('INCR', KEYS[k + 2]) .. ' ' .. notification)
   end
-  return (heard == '' and '-' or heard)
-    .. (since == '' and ' - ' or ' ' .. since .. ' ')
-    .. (durable_time == '' and '-' or durable_time)
-    .. ' '
-    .. (branch or '-')
+  return (heard or '-') .. ' ' .. (since or '-') .. ' ' .. (durable_time or '-') .. ' ' .. (branch or '-')
 end

@@ -5,7 +5,7 @@ use std::{sync::LazyLock, time::Duration};
 use redis::{Cmd, Script, Value, cmd};
 
 use super::{
-    arguments::{Arguments, Encoded},
+    arguments::{Arguments, Encoded, GivenBranch, Mode, Options, Time},
     connection::{Fault, Pool, is_unknown_script},
     schema::{
         codec::{self, Fields, Message, parse_branch, version},
@@ -30,7 +30,7 @@ impl Source {
 }
 
 static REPLACE: LazyLock<Source> = LazyLock::new(|| {
-    Source::new(concat!(include_str!("announce.lua"), include_str!("replace.lua"), "return replace(0, 0)\n"))
+    Source::new(concat!(include_str!("announce.lua"), include_str!("replace.lua"), "return replace(0, 1)\n"))
 });
 static REPLACE_GROUP: LazyLock<Source> =
     LazyLock::new(|| Source::new(concat!("local announce\n", include_str!("replace.lua"), include_str!("group.lua"))));
@@ -39,7 +39,7 @@ static DECIDE: LazyLock<Source> = LazyLock::new(|| {
         include_str!("announce.lua"),
         include_str!("decide.lua"),
         include_str!("replace.lua"),
-        "return replace(0, 0)\n"
+        "return replace(0, 1)\n"
     ))
 });
 /// The script of a beat, which [`Prober`](super::probe::Prober) sends.
@@ -63,9 +63,9 @@ pub struct Write<'a> {
     pub lineage: u64,
 }
 
-/// The fields that a write sets and deletes, and the mode, which says whether other fields stay.
+/// The fields that a write sets and deletes, and what happens to the others.
 pub struct FieldChanges {
-    mode: &'static str,
+    mode: Mode,
     fields: Fields,
 }
 
@@ -223,51 +223,38 @@ impl<'a> Write<'a> {
             to.add(keys.index(partition, IndexKey::Lease));
             to.add(keys.beat(partition));
         }
-        let notification =
-            self.next.zip(self.by).map(|(job, by)| Message::of(job).encode(partition, by)).unwrap_or_default();
-        to.add(self.previous.map(|job| version(job.version)).unwrap_or_default());
-        to.add(self.id.as_str());
         to.add(keys.changes(partition));
-        to.add(notification);
-        to.add(self.heard());
-        to.add(self.since());
-        to.add(self.durable_time());
-        let (branch, condition) = self.branch();
-        to.add(branch);
-        to.add(condition);
-        self.add_fields(to, &moves, fields);
+        let options = Options {
+            notification: self.next.zip(self.by).map(|(job, by)| Message::of(job).encode(partition, by)),
+            heard: self.heard(),
+            since: self.since(),
+            durable_time: self.durable_time(),
+            branch: self.branch(),
+        };
+        self.add_replacement(to, &options, &moves, fields);
         if let Some(terms) = terms {
             for time in [terms.wait, terms.bound, terms.silence] {
                 to.add_number(micros(time));
             }
             to.add(text(terms.since));
-            to.add_number(u8::from(terms.postpones));
+            to.add(if terms.postpones { self.id.as_str() } else { "" });
         }
     }
 
-    /// Returns the fields to write.
-    pub async fn fields(&self) -> FieldChanges {
-        let whole = self.extent == Extent::Whole;
-        match (self.next, self.extent) {
-            (None, _) => FieldChanges { mode: "none", fields: Fields::default() },
-            (Some(_), Extent::Heard) => FieldChanges { mode: "touch", fields: Fields::default() },
-            (Some(job), _) if whole || self.is_another_incarnation() => {
-                FieldChanges { mode: "whole", fields: Fields::of(job, self.previous, true).await }
-            }
-            (Some(job), _) => FieldChanges { mode: "part", fields: Fields::of(job, self.previous, false).await },
-        }
-    }
-
-    fn add_fields(
+    /// Adds the arguments of replace.lua.
+    fn add_replacement(
         &self,
         to: &mut impl Arguments,
+        options: &Options,
         moves: &[(IndexKey<'_>, Option<Score>)],
         FieldChanges { mode, fields }: &FieldChanges,
     ) {
-        to.add(mode);
-        to.add_number(moves.len());
-        to.add_number(fields.deleted.len());
-        to.add_number(2 * fields.set.len());
+        to.add(options.head(*mode, moves.len(), fields.deleted.len(), fields.set.len()));
+        to.add(self.previous.map(|job| version(job.version)).unwrap_or_default());
+        options.add_to(to);
+        if !moves.is_empty() {
+            to.add(self.id.as_str());
+        }
         for (_, score) in moves {
             match score {
                 Some(Score::At(time)) => to.add_number(time.as_micros()),
@@ -281,6 +268,19 @@ impl<'a> Write<'a> {
         for (field, value) in &fields.set {
             to.add(field);
             to.add(value);
+        }
+    }
+
+    /// Returns the fields to write.
+    pub async fn fields(&self) -> FieldChanges {
+        let whole = self.extent == Extent::Whole;
+        match (self.next, self.extent) {
+            (None, _) => FieldChanges { mode: Mode::Removed, fields: Fields::default() },
+            (Some(_), Extent::Heard) => FieldChanges { mode: Mode::Touch, fields: Fields::default() },
+            (Some(job), _) if whole || self.is_another_incarnation() => {
+                FieldChanges { mode: Mode::Whole, fields: Fields::of(job, self.previous, true).await }
+            }
+            (Some(job), _) => FieldChanges { mode: Mode::Part, fields: Fields::of(job, self.previous, false).await },
         }
     }
 
@@ -316,11 +316,11 @@ impl<'a> Write<'a> {
         self.extent == Extent::Heard || self.previous.map(report) != self.next.map(report)
     }
 
-    fn heard(&self) -> String {
+    fn heard(&self) -> Time {
         match self.next {
-            Some(_) if self.is_heard() => "now".to_owned(),
-            Some(job) if self.extent == Extent::Whole => text(job.heard),
-            _ => String::new(),
+            Some(_) if self.is_heard() => Time::Now,
+            Some(job) if self.extent == Extent::Whole => job.heard.into(),
+            _ => Time::Kept,
         }
     }
 
@@ -332,37 +332,37 @@ impl<'a> Write<'a> {
         }
     }
 
-    fn since(&self) -> String {
+    fn since(&self) -> Time {
         match (self.next, self.previous) {
             (Some(job), _) if job.since.is_some() => {
                 let stays = !self.is_another_incarnation() && self.extent != Extent::Whole;
                 if stays && self.previous.and_then(|there| there.since) == job.since {
-                    String::new()
+                    Time::Kept
                 } else {
-                    text(job.since)
+                    job.since.into()
                 }
             }
-            (Some(_), _) if self.extent == Extent::Heard => String::new(),
-            (Some(_), Some(there)) if there.since.is_some() && !self.is_another_incarnation() => String::new(),
-            (Some(_), _) => "first".to_owned(),
-            (None, _) => String::new(),
+            (Some(_), _) if self.extent == Extent::Heard => Time::Kept,
+            (Some(_), Some(there)) if there.since.is_some() && !self.is_another_incarnation() => Time::Kept,
+            (Some(_), _) => Time::Now,
+            (None, _) => Time::Kept,
         }
     }
 
-    /// Returns the branch of the record after the write, and the condition for it.
-    fn branch(&self) -> (String, &'static str) {
-        let Some(job) = self.next.filter(|_| self.extent != Extent::Heard) else { return Default::default() };
-        match NextBranch::of(job, self.previous, self.lineage, new_branch_id()) {
-            NextBranch::Continued(branch) => (codec::branch(branch), "continue"),
-            NextBranch::Given(branch) => (codec::branch(branch), "begin"),
-        }
+    /// Returns the branch of the record after the write, as far as it is given.
+    fn branch(&self) -> Option<GivenBranch> {
+        let job = self.next.filter(|_| self.extent != Extent::Heard)?;
+        Some(match NextBranch::of(job, self.previous, self.lineage, new_branch_id()) {
+            NextBranch::Continued(branch) => GivenBranch::Continued(codec::branch(branch)),
+            NextBranch::Given(branch) => GivenBranch::Begun(codec::branch(branch)),
+        })
     }
 
-    fn durable_time(&self) -> String {
+    fn durable_time(&self) -> Time {
         let ended = |job: &&Job| job.state.is_terminal() && job.removal.is_none();
-        let Some(job) = self.next.filter(ended).filter(|_| self.extent != Extent::Heard) else { return String::new() };
+        let Some(job) = self.next.filter(ended).filter(|_| self.extent != Extent::Heard) else { return Time::Kept };
         let before = self.previous.filter(|_| !self.is_another_incarnation()).and_then(|there| there.durable_time);
-        job.durable_time.or(before).map_or_else(|| "now".to_owned(), |time| text(Some(time)))
+        job.durable_time.or(before).map_or(Time::Now, Time::At)
     }
 }
 
