@@ -15,6 +15,7 @@
 //! | `api` | instructions and CPU of JSON and of server-sent events, as ratios to gRPC on the same server |
 //! | `watch` | one job with many subscribers: CPU per event and time to delivery |
 //! | `memory` | bytes per idle watch and per job |
+//! | `openings` | CPU and bytes per watch, in memory and with Redis; CPU while nothing happens; bytes per connection |
 //! | `purge` | time per purged job, and bytes per job before and after |
 //! | `growth` | growth of costs with watched jobs, subscribers, jobs, and jobs to reconcile |
 //! | (nothing) | all of these |
@@ -36,6 +37,7 @@ mod growth;
 mod instructions;
 mod load;
 mod memory;
+mod openings;
 mod process;
 mod purge;
 mod ratios;
@@ -101,6 +103,8 @@ enum Command {
     Watch,
     /// Bytes per idle watch and per job
     Memory,
+    /// CPU and bytes of many watches in memory and with Redis, and bytes per connection
+    Openings,
     /// Time per purged job, and bytes per job before and after
     Purge,
     /// Growth of costs
@@ -127,6 +131,7 @@ async fn run(command: Option<Command>, quick: bool) {
             api::run(&api::Arguments::default(), &report).await;
             watch::run(&report).await;
             memory::run(&report).await;
+            openings::run(&report).await;
             purge::run(&report).await;
             growth::run(&growth::Arguments::default(), &report).await;
         }
@@ -137,6 +142,7 @@ async fn run(command: Option<Command>, quick: bool) {
         Some(Command::Api(arguments)) => api::run(&arguments, &report).await,
         Some(Command::Watch) => watch::run(&report).await,
         Some(Command::Memory) => memory::run(&report).await,
+        Some(Command::Openings) => openings::run(&report).await,
         Some(Command::Purge) => purge::run(&report).await,
         Some(Command::Growth(arguments)) => growth::run(&arguments, &report).await,
         Some(Command::Floor(arguments)) => floor::serve(arguments).await,

@@ -11,8 +11,8 @@ use std::{
 use crate::svg::Plot;
 
 /// The sections, in their order.
-const SECTIONS: [&str; 9] =
-    ["instructions", "ratios", "writes", "telemetry", "api", "watch", "memory", "purge", "growth"];
+const SECTIONS: &[&str] =
+    &["instructions", "ratios", "writes", "telemetry", "api", "watch", "memory", "openings", "purge", "growth"];
 
 const TITLE: &str = "# Benchmarks
 
@@ -53,7 +53,7 @@ impl Report {
         let old = fs::read_to_string(&self.path).unwrap_or_default();
         let mut whole = TITLE.to_owned();
         for name in SECTIONS {
-            let content = if name == section { Some(text.as_str()) } else { content(&old, name) };
+            let content = if *name == section { Some(text.as_str()) } else { content(&old, name) };
             if let Some(content) = content {
                 _ = write!(whole, "\n<!-- {name} -->\n{}\n<!-- /{name} -->\n", content.trim());
             }

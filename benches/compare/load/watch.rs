@@ -198,6 +198,21 @@ impl Board {
     }
 }
 
+/// Opens a watch of each job at once, and waits for their first events.
+pub async fn open_watches(address: SocketAddr, jobs: &Jobs, per_connection: usize) -> Vec<Messages> {
+    let count = jobs.count as usize;
+    let links = join_all((0..count.div_ceil(per_connection)).map(|_| Connection::open(address))).await;
+    let links = &links;
+    join_all((0..jobs.count).map(async |job| {
+        let link = &links[job as usize % links.len()];
+        let mut messages = link.stream("JobService/WatchJob", &jobs.watch_request(job)).await;
+        let first: Seen = messages.next().await.expect("a watch begins with an event");
+        assert_eq!(first.event(), Event::Snapshot);
+        messages
+    }))
+    .await
+}
+
 /// Opens streams of gRPC.
 async fn gather_streams(address: SocketAddr, jobs: &Jobs, subscribers: Subscribers, board: &Arc<Board>) {
     let links = join_all((0..subscribers.connections).map(|_| Connection::open(address))).await;
