@@ -8,7 +8,7 @@
 //!
 //! | `cargo bench --bench compare --` | |
 //! |---|---|
-//! | `ratios` | calls per second and CPU per call: floor, jobtrack, a stock pool, the seeds' server (`FastAPI`, redis-py) |
+//! | `ratios` | calls per second and CPU per call: floor, jobtrack, a stock pool, a home-made server (`FastAPI`, redis-py) |
 //! | `writes` | writes with Redis, and single callers: rates, CPU of the server and of Redis, scripts |
 //! | `instructions` | instructions per call under callgrind; `--profile OPERATION` prints where they go |
 //! | `telemetry` | instructions per call with metrics and traces, as ratios to a server without |
@@ -22,7 +22,7 @@
 //!
 //! Each prints tables and writes them to its section of `docs/benchmarks.md`, with plots next to it. `--quick` makes a
 //! short run and writes below `target/tmp/benchmarks/` instead. Requires `redis-server`; `instructions`, `telemetry`
-//! and `api` require valgrind, and the seeds' server Python 3.
+//! and `api` require valgrind, and the home-made server Python 3.
 //!
 //! | parts that can be started by hand | |
 //! |---|---|

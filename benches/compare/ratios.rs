@@ -194,7 +194,7 @@ fn render(in_memory: &[Comparison], with_redis: &[Comparison], size: Size) -> St
             latencies.row(latency_row(name, comparison));
         }
     }
-    let heads = ["call, Redis", "jobtrack/s", "stock pool/s", "ratio", "seeds' way/s", "ratio"];
+    let heads = ["call, Redis", "jobtrack/s", "stock pool/s", "ratio", "home-made/s", "ratio"];
     let mut to_others = Table::new(&heads);
     for comparison in with_redis {
         to_others.row(others_row(comparison));
@@ -206,7 +206,8 @@ fn render(in_memory: &[Comparison], with_redis: &[Comparison], size: Size) -> St
          With Redis, jobtrack answers these reads from memory, while the floor asks Redis.\n\n{}\n\
          Latencies under this load, in microseconds:\n\n{}\n\
          \"Stock pool\" is a floor with bb8-redis in its default settings: a connection serves one call at a time, after a \
-         PING. \"Seeds' way\" is a small Python server: FastAPI and redis-py in one process, with get, modify and setex.\n\n{}",
+         PING. \"Home-made\" is a small Python server, as people write it without jobtrack: FastAPI and redis-py in \
+         one process, with get, modify and setex.\n\n{}",
         size.rounds,
         size.time.as_millis(),
         to_floor.render(),

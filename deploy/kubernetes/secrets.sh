@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the Secrets that deployment.yaml and redis.yaml mount, with a new password for Redis and a new token for jobtrack,
-# which is printed to standard error:
+# Prints the Secrets that deployment.yaml and redis.yaml mount, with a new password for Redis and the digest of a new
+# token for jobtrack. Prints the token to standard error:
 #   deploy/kubernetes/secrets.sh | kubectl apply -f -
 # With a Redis of your own give its address: REDIS_URL=rediss://USER:PASSWORD@HOST:6379 deploy/kubernetes/secrets.sh
 set -eu
@@ -25,7 +25,7 @@ metadata:
   name: redis-users
   namespace: jobtrack
 stringData:
-  # Without a password nobody can do more than the readiness probe.
+  # Without a password only PING is allowed, for the readiness probe.
   users.acl: |
     user default on nopass resetkeys resetchannels -@all +ping
     user jobtrack on >$password $rights

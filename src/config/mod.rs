@@ -81,7 +81,7 @@ pub const OFF: &str = "off";
 /// The configuration of `jobtrack serve`.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Address for gRPC; port 0 picks a free port, which the banner names
+    /// Address for gRPC; port 0 picks a free port, which the first line on standard output names
     #[arg(long, env = "JOBTRACK_LISTEN", default_value = DEFAULT_LISTEN, value_name = "HOST:PORT", value_parser = host_port)]
     pub listen: String,
 
@@ -129,8 +129,9 @@ pub struct Config {
     #[arg(long, env = "JOBTRACK_MAX_MEMORY_JOBS", default_value = "100000", value_name = "COUNT", value_parser = count)]
     pub max_memory_jobs: usize,
 
-    /// Maximum memory of jobs, requests and answers, such as 512MiB; when it is full, jobs are evicted likewise, then
-    /// calls that need more are rejected. By default half of the memory of the container or machine
+    /// Maximum memory of jobs, requests and answers, such as 512MiB; when it is full, jobs are evicted as with
+    /// --max-memory-jobs, then calls that need more are rejected. By default half of the memory of the container or
+    /// machine
     #[arg(long, env = "JOBTRACK_MAX_MEMORY", value_name = "BYTES", value_parser = memory::bytes)]
     max_memory: Option<ByteSize>,
 

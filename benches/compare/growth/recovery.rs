@@ -33,8 +33,7 @@ pub async fn measure(quick: bool) -> Finding {
         name: "recovery",
         title: "A reconciliation, by the number of dirty jobs",
         text: "Redis is killed, jobs are created, and an empty Redis is started. Time from when it serves until all jobs \
-               are in it and are served from it. Part of that is the pause between two attempts, which is as long as an \
-               answer may take."
+               are in it and are served from it. Part of that is the pause between two probes, at most half a second."
             .to_owned(),
         size: "jobs created while Redis was away",
         value: "time, ms",

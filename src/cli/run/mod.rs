@@ -78,8 +78,8 @@ pub struct Run {
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = config::duration)]
     flush_timeout: Duration,
 
-    /// Run the command only with a claimed job, stop it if the attempt no longer belongs to it, and fail if its end
-    /// can't be reported
+    /// Run the command only with a claimed job, stop the command if another worker takes over the job or the job ends,
+    /// and fail if the end of the job can't be reported
     #[arg(long)]
     strict: bool,
 

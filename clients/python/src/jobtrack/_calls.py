@@ -74,10 +74,10 @@ def create(
 ) -> Call[Job]:
     """Creates a job, PENDING, and returns it.
 
-    `kind` is the kind of work, such as `video.render`. `id` is up to 128 of `A-Za-z0-9._:-`, by default one that the
-    server makes. A call with the `request_id` of an earlier one returns the job that the earlier one made. `lease` is
-    the time without a report after which the worker counts as lost; with `fail_when_lost` the job fails then.
-    `retention` is the time to keep the job after its end, `start_timeout` the time that it may wait for a worker.
+    `kind` is the kind of work, such as `video.render`. `id` is up to 128 characters of `A-Za-z0-9._:-`; by default the
+    server makes an id. A call with the `request_id` of an earlier call returns the job that the earlier call created.
+    `lease` is the time without a report after which the worker counts as lost; with `fail_when_lost` the job fails
+    then. `retention` is the time to keep the job after its end, `start_timeout` the time that it may wait for a worker.
     """
     request = api.CreateJobRequest(job_id=id, request_id=request_id or str(uuid.uuid4()), kind=kind, owner=owner)
     request.title, request.fail_when_lost = title, fail_when_lost
@@ -96,7 +96,7 @@ def get(id: str, *, min_revision: int | None = None, documents: bool = True) -> 
 
 
 def get_many(ids: Iterable[str], *, documents: bool = True) -> Call[dict[str, Job]]:
-    """Returns up to 100 jobs by their ids. Those that do not exist are missing."""
+    """Returns up to 100 jobs by their ids. The result leaves out jobs that do not exist."""
     request = api.BatchGetJobsRequest(job_ids=ids, view=VIEW_FULL if documents else VIEW_BASIC)
     return Call("BatchGetJobs", request, lambda answer: {job.id: convert.job(job) for job in answer.jobs})
 

@@ -1,4 +1,4 @@
-"""Pauses, and the rules for retries: those of deploy/client/service-config.json."""
+"""Pauses, and the rules for retries: those of deploy/client/service-config.json, and CreateJob and StartAttempt."""
 
 from __future__ import annotations
 

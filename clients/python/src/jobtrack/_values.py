@@ -39,7 +39,7 @@ _ENDS = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
 class Liveness(_Name):
-    """Sign of life of a job's worker. UNSPECIFIED: the job has no lease, waits for its start or has ended."""
+    """Liveness of a job's worker. UNSPECIFIED: the job has no lease, waits for its start or has ended."""
 
     UNSPECIFIED = "UNSPECIFIED"
     LIVE = "LIVE"

@@ -48,7 +48,7 @@ class _TrackedWorker:
     tracker: Tracker | None = None
     """By default the one that the environment names."""
     lease: Seconds = 30
-    """Time without a sign of life after which a work horse counts as lost."""
+    """Time without a report or heartbeat after which a work horse counts as lost."""
 
     _work: Work | None = None
     _outcome: Outcome | None = None
