@@ -59,6 +59,9 @@ class Replica:
     held: Version
     dirty: bool
     base: Version
+    sent: Version | None = None
+    """The held version as of the write under way, which Redis has executed and whose answer has not arrived."""
+    written: Version | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ class Rules:
     """The rules, and the bounds of a run."""
 
     branches: bool = True
+    answers: bool = True
+    """Further changes wait for the answer to a write. The answer replaces the version that the write replaced, unless
+    the lineage has changed meanwhile: then it is no answer."""
     writes: int = 3
     faults: int = 1
     kinds: frozenset[str] = frozenset()
@@ -136,6 +142,8 @@ class Rules:
             yield f"{name} is cut off", with_replica(replace(state, faults=state.faults - 1), cut_off)
         if replica.serves and replica.lineage != state.lineage:
             yield f"{name} notices the loss", with_replica(state, replace(replica, serves=False))
+        if replica.written:
+            yield f"{name} receives the answer: {replica.written}, DURABLE", self.answer(state, replica)
         if not replica.serves:
             yield f"{name} reconciles", self.push(state, replace(replica, serves=True, lineage=state.lineage))
         elif replica.dirty:
@@ -146,6 +154,9 @@ class Rules:
             yield from self.read(state, replica, record)
         elif record.branch != held.branch:
             yield f"{name} reads the same version", with_replica(state, replace(replica, held=record, base=record))
+        if replica.written and self.answers:
+            # Further changes wait for the answer.
+            return
         for end in ("", f"END-{name}"):
             if state.writes and not held.end and not (end and name in state.ended):
                 yield from self.write(state, replica, end, 1)
@@ -186,6 +197,25 @@ class Rules:
             if state.faults and "no answer" in self.kinds:
                 dirty = replace(replica, held=version, dirty=True)
                 yield f"{word}: no answer, VOLATILE", with_replica(replace(stored, faults=state.faults - 1), dirty)
+            if "late answer" in self.kinds and not replica.written:
+                waiting = replace(replica, sent=held, written=written)
+                yield f"{word}: {written}, executed", with_replica(replace(stored, acknowledged=state.acknowledged), waiting)
+
+    def answer(self, state: State, replica: Replica) -> State:
+        held, sent, written = replica.held, replica.sent, replica.written
+        replica = replace(replica, sent=None, written=None)
+        after = replace(state, acknowledged=state.acknowledged | {written.change})
+        if not self.answers:
+            is_taken = held.is_same(sent) and replica.serves and not replica.dirty
+            return with_replica(after, replace(replica, held=written, base=written) if is_taken else replica)
+        if written.branch.lineage == replica.lineage and held.is_same(sent):
+            return with_replica(after, replace(replica, held=written, dirty=False, base=written))
+        if held.is_same(written) or written.branch.lineage == replica.lineage and self.is_made_from(held, written):
+            return with_replica(after, replica)
+        # As if no answer had arrived: the change is accepted here, or applied to the version that is held now.
+        if held.is_same(sent):
+            return with_replica(after, replace(replica, held=replace(written, branch=held.branch, durable=0), dirty=True))
+        return with_replica(state, replica)
 
     def push(self, state: State, replica: Replica) -> State:
         held, record = replica.held, state.record
@@ -284,6 +314,13 @@ def main() -> None:
     runs = [
         ("without branches, an unnoticed loss", True, Rules(branches=False, kinds=of("unnoticed"))),
         ("without branches, an old copy", True, Rules(branches=False, kinds=of("old copy"))),
+        (
+            "without the rule for answers, a restart",
+            True,
+            Rules(answers=False, kinds=of("late answer", "restart"), exact=False),
+        ),
+        ("late answers, and a restart", False, Rules(kinds=of("late answer", "restart"), exact=False)),
+        ("late answers, and a loss", False, Rules(kinds=of("late answer", "unnoticed", "empty"), exact=False)),
         ("a restart", False, Rules(kinds=of("restart"), writes=4)),
         ("reports that are stored together, and a loss", False, Rules(kinds=of("group", "unnoticed", "restart"), exact=False)),
         ("one loss", False, Rules(kinds=of("unnoticed", "old copy", "empty", "restart"), exact=False)),

@@ -4,14 +4,16 @@
 //! the primary is probed, once for all callers; a partition that does not serve counts as unavailable. From then on no
 //! caller waits for it: jobs in the cache are served and changed, new jobs are accepted, and all answers are marked as
 //! volatile. For a job that is not in the cache the answer is "unavailable", never "not found". When a partition
-//! accepts a write again, all cached entries of the partition are compared once with its records. Then the partition
-//! serves, and the changes that were accepted before and during the comparison are pushed job by job. A single write
+//! accepts a write again, a first batch of its dirty entries is pushed, and all of its clean entries are compared once
+//! with the records. Then the partition serves, and the remaining dirty entries are pushed job by job. A single write
 //! that fails affects only its job.
 //!
 //! The store is composed of parts that own their state: `LocalCache` the entries, `Pusher` the pushes under way,
 //! `Reconciler` the return of partitions, `Reports` the outcomes.
 
+mod busy;
 mod cache;
+mod changes;
 mod entries;
 mod partition;
 mod push;
@@ -29,7 +31,7 @@ use tokio::sync::watch;
 pub use cache::{LocalCache, Route};
 pub use entries::FreshnessToken;
 
-use self::{entries::CacheEntry, partition::ComparedHistories, push::Pusher, reconcile::Reconciler, report::Reports};
+use self::{busy::BusyJobs, partition::ComparedHistories, push::Pusher, reconcile::Reconciler, report::Reports};
 use super::{
     CacheStats, Decided, Decision, DueBatch, HeldBack, JobStore, Page, PartitionState, Presence, PrimaryStore,
     Replaced, ReplicaStats, Source, StorageMode, StoreError, StoreStats, Stored,
@@ -58,6 +60,8 @@ pub struct FallbackStore {
     reconciler: Reconciler,
     reports: Arc<Reports>,
     reads: Reads,
+    /// The jobs of which a change is under way: at most one change of each job at a time.
+    changes: BusyJobs,
 }
 
 /// Number of reads by the source of their answer.
@@ -80,18 +84,30 @@ impl FallbackStore {
     ) -> Self {
         let states = primary.states().borrow().clone();
         // The cache is empty, so nothing has to be compared.
+        let histories: Vec<_> = (0..cache.partitions()).map(|partition| primary.history(partition)).collect();
+        for (partition, history) in histories.iter().enumerate() {
+            cache.begin_pass(partition, *history);
+        }
         for (partition, _) in states.iter().enumerate().filter(|(_, state)| **state == PartitionState::Serving) {
             presence.set_serving(partition, true);
             _ = cache.set_available(partition);
         }
-        let histories = (0..cache.partitions()).map(|partition| primary.history(partition)).collect();
         let compared = Arc::new(ComparedHistories::new(histories));
         let reports = Arc::new(Reports::new(clock.clone()));
         let pusher = Pusher::new(primary.clone(), cache.clone(), clock, compared.clone(), reports.clone());
         let pusher = Arc::new(pusher);
         let reconciler =
             Reconciler::new(primary.clone(), cache.clone(), presence, compared, pusher.clone(), reports.clone());
-        Self { primary, cache, policy, pusher, reconciler, reports, reads: Reads::default() }
+        Self {
+            primary,
+            cache,
+            policy,
+            pusher,
+            reconciler,
+            reports,
+            reads: Reads::default(),
+            changes: BusyJobs::default(),
+        }
     }
 
     /// Restores partitions of the primary whenever they are unavailable; never returns.
@@ -121,6 +137,16 @@ impl FallbackStore {
         self.reconciler.apply_states();
     }
 
+    /// Handles a change that the primary did not confirm; `sent`: the primary may have received it.
+    fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
+        // A job can't be created over a cached tombstone, because the primary may have a later version under the id.
+        let over_tombstone = previous.is_some_and(|previous| previous.removal.is_some()) && job.removal.is_none();
+        match self.policy {
+            FallbackPolicy::Accept if !over_tombstone => self.cache.accept(job, previous, sent),
+            FallbackPolicy::Accept | FallbackPolicy::Reject => Err(StoreError::Unavailable),
+        }
+    }
+
     /// Returns a version of the primary with the expiry of its lease as of now.
     fn seen(&self, mut stored: Stored) -> Stored {
         stored.job = self.cache.with_liveness(&stored.job);
@@ -138,100 +164,6 @@ impl FallbackStore {
         page.jobs.retain(|stored| query.filter.matches(&stored.job, query.now) && stored.job.is_visible(query.now));
         page.partial = true;
         page
-    }
-
-    /// Handles a change that can't be sent to the primary.
-    async fn accept_local(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        // If the primary can still be read, it is asked before a job is created under an id that is not cached.
-        if previous.is_none()
-            && self.cache.entry(&job.id).is_none()
-            && let Route::Primary(_) = self.cache.route_read(&job.id)
-        {
-            match self.primary.get(&job.id).await {
-                Ok(Some(there)) => {
-                    self.cache.learn(&there);
-                    let is_ours = there.job.version == job.version;
-                    return Ok(if is_ours { Replaced::Stored(there) } else { Replaced::Conflict(Some(there)) });
-                }
-                Err(error @ StoreError::Corrupt(_)) => return Err(error),
-                Ok(None) | Err(_) => {}
-            }
-        }
-        self.accept(job, previous, false)
-    }
-
-    /// Handles a change that the primary did not confirm; `sent`: the primary may have received it.
-    fn accept(&self, job: Arc<Job>, previous: Option<&Job>, sent: bool) -> Result<Replaced, StoreError> {
-        // A job can't be created over a cached tombstone, because the primary may have a later version under the id.
-        let over_tombstone = previous.is_some_and(|previous| previous.removal.is_some()) && job.removal.is_none();
-        match self.policy {
-            FallbackPolicy::Accept if !over_tombstone => self.cache.accept(job, previous, sent),
-            FallbackPolicy::Accept | FallbackPolicy::Reject => Err(StoreError::Unavailable),
-        }
-    }
-
-    /// Handles a change of a job that is dirty although the primary serves. The accepted version is pushed first:
-    /// otherwise it would not reach the primary as long as further changes arrive.
-    async fn replace_dirty(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        if self.pusher.push_one(&job.id).await.is_err() {
-            self.suspect(Some(&job.id));
-        }
-        match self.cache.route_write(&job) {
-            Route::Primary(token) => {
-                let current = self.cache.entry(&job.id).map(|entry| entry.job);
-                if current.as_ref().map(|current| current.version) != previous.map(|previous| previous.version) {
-                    return Ok(Replaced::Conflict(self.get(&job.id).await?));
-                }
-                self.replace_at_primary(job, previous, token).await
-            }
-            Route::Dirty | Route::Local => self.accept(job, previous, false),
-        }
-    }
-
-    async fn replace_at_primary(
-        &self,
-        job: Arc<Job>,
-        previous: Option<&Job>,
-        token: Option<FreshnessToken>,
-    ) -> Result<Replaced, StoreError> {
-        // A primary that has lost the record of a cached job would accept another job under its id.
-        let is_cached = |entry: CacheEntry| entry.job.removal.is_none();
-        if previous.is_none()
-            && self.cache.entry(&job.id).is_some_and(is_cached)
-            && let Some(there) = self.get(&job.id).await?
-        {
-            return Ok(Replaced::Conflict(Some(there)));
-        }
-        match self.primary.replace(job.clone(), previous).await {
-            Ok(Replaced::Stored(stored)) => {
-                self.cache.mark_fresh(&stored.job, token);
-                Ok(Replaced::Stored(stored))
-            }
-            Ok(Replaced::Conflict(Some(there))) => {
-                self.cache.learn(&there);
-                Ok(Replaced::Conflict(Some(there)))
-            }
-            Ok(Replaced::Conflict(None)) => Ok(Replaced::Conflict(self.without_record(&job.id, token))),
-            // A later push shows whether the write was executed.
-            Err(StoreError::Unavailable) => {
-                let accepted = self.accept(job.clone(), previous, true);
-                self.suspect(Some(&job.id));
-                accepted
-            }
-            Err(StoreError::ReadOnly) => {
-                self.cache.set_unavailable(self.cache.partition_of(&job.id), true);
-                self.accept_local(job, previous).await
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Returns the answer for `id` after the primary reported that it has no record. `since` was taken before the
-    /// primary was asked. If the record was lost, the answer is the cached version, which is then pushed again.
-    fn without_record(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
-        let lost = self.cache.mark_record_lost(id, since)?;
-        tracing::warn!(job_id = %id, "Redis has lost the record of this job; the cached version is stored again");
-        Some(lost)
     }
 }
 
@@ -285,26 +217,11 @@ impl JobStore for FallbackStore {
     }
 
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        match self.cache.route_write(&job) {
-            Route::Primary(token) => self.replace_at_primary(job, previous, token).await,
-            Route::Dirty => self.replace_dirty(job, previous).await,
-            Route::Local => self.accept_local(job, previous).await,
-        }
+        self.replace_in_turn(job, previous).await
     }
 
     async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError> {
-        match self.cache.route_write(&job) {
-            Route::Primary(_) if !self.cache.is_unavailable(self.cache.partition_of(&job.id)) => {
-                self.primary.decide(job, previous, decision).await
-            }
-            Route::Local if self.cache.decides(previous, &decision.deadline) => {
-                Ok(match self.cache.accept(job, Some(previous), false)? {
-                    Replaced::Stored(stored) => Decided::Stored(stored),
-                    Replaced::Conflict(_) => Decided::Conflict,
-                })
-            }
-            Route::Primary(_) | Route::Dirty | Route::Local => Ok(Decided::Deferred),
-        }
+        self.decide_in_turn(job, previous, decision).await
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {

@@ -22,6 +22,8 @@ pub struct Partition {
     pass: u64,
     /// The history that the pass compares with, until it ends.
     pass_history: Option<History>,
+    /// The lineage of the primary's data as of the pass that is under way, or was last.
+    lineage: u64,
 }
 
 /// The unavailability of a partition.
@@ -80,7 +82,14 @@ impl Partition {
         if !self.pass_history.is_some_and(|known| known.is_continued_by(&history)) {
             self.pass += 1;
             self.pass_history = Some(history);
+            self.lineage = history.lineage;
         }
+    }
+
+    /// Returns whether `job` was written in the lineage of the pass that is under way, or was last. Otherwise the
+    /// primary may have lost it since.
+    pub fn is_of_lineage(&self, job: &Job) -> bool {
+        job.branch.as_ref().is_none_or(|branch| branch.lineage == self.lineage)
     }
 
     /// Ends the pass: after the next unavailability all entries are compared anew.

@@ -5,16 +5,12 @@
 //! in the primary is never dropped without a line in the report. The line is written before a merge is sent, because
 //! the merge may be executed even though no answer comes.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, time::timeout};
+use tokio::time::timeout;
 use tracing::warn;
 
-use super::{cache::LocalCache, entries::CacheEntry, partition::ComparedHistories, report::Reports};
+use super::{busy::BusyJobs, cache::LocalCache, entries::CacheEntry, partition::ComparedHistories, report::Reports};
 use crate::{
     clock::Clock,
     domain::{Branch, Job, JobId, TOMBSTONE_LIFE, merge},
@@ -31,54 +27,6 @@ const DELETED: &str = "it may have been deleted meanwhile";
 /// Maximum time for which a change waits for a push of its job that is under way.
 const PUSH_WAIT: Duration = Duration::from_millis(100);
 
-/// The entries that are being pushed: at most one push of each job is under way at a time.
-#[derive(Default)]
-struct Pushes {
-    ids: Mutex<HashSet<JobId>>,
-    ended: Notify,
-}
-
-/// A guard that marks some jobs as being pushed, until it is dropped.
-struct PushGuard<'a> {
-    pushes: &'a Pushes,
-    ids: Vec<JobId>,
-}
-
-impl Pushes {
-    fn ids(&self) -> MutexGuard<'_, HashSet<JobId>> {
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Claims those of `entries` that no other task is pushing, and removes the others from `entries`.
-    fn claim(&self, entries: &mut Vec<CacheEntry>) -> PushGuard<'_> {
-        let mut ids = self.ids();
-        entries.retain(|entry| ids.insert(entry.job.id.clone()));
-        PushGuard { pushes: self, ids: entries.iter().map(|entry| entry.job.id.clone()).collect() }
-    }
-
-    /// Waits until no task is pushing `id`.
-    async fn wait(&self, id: &JobId) {
-        loop {
-            let ended = self.ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            if !self.ids().contains(id) {
-                return;
-            }
-            ended.await;
-        }
-    }
-}
-
-impl Drop for PushGuard<'_> {
-    fn drop(&mut self) {
-        let mut ids = self.pushes.ids();
-        self.ids.iter().for_each(|id| _ = ids.remove(id));
-        drop(ids);
-        self.pushes.ended.notify_waiters();
-    }
-}
-
 /// Pushes entries to the primary.
 pub struct Pusher {
     primary: Arc<dyn PrimaryStore>,
@@ -86,7 +34,8 @@ pub struct Pusher {
     clock: Arc<dyn Clock>,
     compared: Arc<ComparedHistories>,
     reports: Arc<Reports>,
-    pushes: Pushes,
+    /// The entries that are being pushed: at most one push of each job is under way at a time.
+    pushes: BusyJobs,
 }
 
 impl Pusher {
@@ -98,26 +47,26 @@ impl Pusher {
         compared: Arc<ComparedHistories>,
         reports: Arc<Reports>,
     ) -> Self {
-        Self { primary, cache, clock, compared, reports, pushes: Pushes::default() }
+        Self { primary, cache, clock, compared, reports, pushes: BusyJobs::default() }
     }
 
     /// Pushes the dirty entry of one job, or waits for a push that is under way.
     pub async fn push_one(&self, id: &JobId) -> Result<(), StoreError> {
         let Some(entry) = self.cache.entry(id).filter(|entry| entry.dirty) else { return Ok(()) };
-        let mut entries = vec![entry];
-        let claim = self.pushes.claim(&mut entries);
-        if entries.is_empty() {
-            drop(claim);
+        let claim = self.pushes.claim([id].into_iter());
+        if !claim.has(id) {
             // The push under way may include many jobs, so the wait is limited.
             _ = timeout(PUSH_WAIT, self.pushes.wait(id)).await;
             return Ok(());
         }
-        self.reports.reported(self.push_claimed(entries)).await
+        self.reports.reported(self.push_claimed(vec![entry])).await
     }
 
     /// Pushes entries that no other task is pushing.
     pub async fn push(&self, mut entries: Vec<CacheEntry>) -> Result<(), StoreError> {
-        let _claim = self.pushes.claim(&mut entries);
+        let claim = self.pushes.claim(entries.iter().map(|entry| &entry.job.id));
+        let claimed: HashSet<_> = claim.ids().collect();
+        entries.retain(|entry| claimed.contains(&entry.job.id));
         self.push_claimed(entries).await
     }
 

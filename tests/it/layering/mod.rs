@@ -68,7 +68,18 @@ const FLOORS: &[Floors] = &[
     ),
     ("store/table", &[&["finished", "index"], &["mod"]]),
     ("store/memory", &[&["history"], &["mod"]]),
-    ("store/fallback", &[&["partition", "report"], &["entries"], &["cache"], &["push"], &["reconcile"], &["mod"]]),
+    (
+        "store/fallback",
+        &[
+            &["busy", "partition", "report"],
+            &["entries"],
+            &["cache"],
+            &["push"],
+            &["reconcile"],
+            &["changes"],
+            &["mod"],
+        ],
+    ),
     ("store/fallback/cache", &[&["availability", "due", "learn"], &["mod"]]),
     (
         "store/redis",
@@ -182,7 +193,7 @@ const FLOORS: &[Floors] = &[
 
 /// Types whose methods stand in several files of their folder, which name it for that. One lock guards all state of the
 /// cache, so it can't be composed of parts with their own.
-const SPREAD: [(&str, &str); 1] = [("store/fallback/cache", "LocalCache")];
+const SPREAD: [(&str, &str); 2] = [("store/fallback", "FallbackStore"), ("store/fallback/cache", "LocalCache")];
 
 /// Maximum number of lines of a function.
 const FUNCTION_LINES_MAX: usize = 60;

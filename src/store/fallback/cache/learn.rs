@@ -42,6 +42,10 @@ fn compare(row: &Row<EntryMeta>, job: &Job, replaced: Option<Version>, partition
     if cached == job.version {
         return Comparison::Same;
     }
+    // The answer to a write of this replica: the primary had the entry, and now has the version that was made from it.
+    if replaced == Some(cached) {
+        return if partition.is_of_lineage(job) { Comparison::Superseded } else { Comparison::Stays };
+    }
     // A reconciliation decides about entries that it has not compared yet.
     if row.meta.dirty || !(partition.is_readable() || partition.has_compared(row.meta.compared_in)) {
         return Comparison::Stays;
@@ -55,7 +59,7 @@ fn compare(row: &Row<EntryMeta>, job: &Job, replaced: Option<Version>, partition
     if !comes_after(job, &row.job) || ended_here && job.removal.is_none() && !partition.is_available() {
         return Comparison::Stays;
     }
-    if is_same_incarnation && replaced != Some(cached) && !job.descends_from(&row.job) {
+    if is_same_incarnation && !job.descends_from(&row.job) {
         return Comparison::DataLoss;
     }
     Comparison::Superseded
@@ -171,6 +175,21 @@ impl LocalCache {
 
     fn report_dirty(&self, entries: &Entries, partition: usize) {
         self.presence.set_dirty_jobs(partition, entries.partitions[partition].dirty());
+    }
+
+    /// Handles the answer to a write of this replica: the primary has stored `job`, and is known to have had it after
+    /// `since` was taken. Returns whether the answer counts: the entry has this version, or one that was made from it.
+    /// Otherwise the primary may have lost the version in the meantime.
+    pub fn confirm_write(&self, job: &Job, since: Option<FreshnessToken>) -> bool {
+        let mut entries = self.entries();
+        let token = entries.freshness(&job.id);
+        let Some((cached, meta)) = entries.table.meta_mut(&job.id) else { return true };
+        if cached.version == job.version {
+            meta.fresh = since.filter(|_| since == token).or(meta.fresh);
+            return true;
+        }
+        let is_same_incarnation = cached.version.incarnation_id == job.version.incarnation_id;
+        if is_same_incarnation { cached.descends_from(job) } else { comes_after(cached, job) }
     }
 
     /// Records that the version `sent` was pushed, and the primary has `stored` now. Later changes of the entry stay.

@@ -6,15 +6,15 @@ use std::{
 };
 
 use jobtrack::{
-    domain::{ANYONE, Job, JobError, NewJob, Removal, State},
-    store::{Listener, PrimaryStore},
+    domain::{ANYONE, Change, Job, JobError, NewJob, Progress, Removal, Report, State},
+    store::{Durability, Listener, PrimaryStore, Stored},
     tracker::CreateOutcome,
 };
 use rstest::rstest;
 use tokio::time::sleep;
 
 use super::world::{Op, Step, World};
-use crate::support::jobs::{id, plain};
+use crate::support::jobs::{failure, id, plain};
 
 /// Creates the job `a` on a replica for the one request of the test.
 async fn create_for_request(world: &World, replica: usize) -> Job {
@@ -61,6 +61,64 @@ async fn late_write_of_a_deleted_job_does_not_bring_it_back(#[case] in_between: 
     let there = world.there("a").await.expect("there is a tombstone");
     assert_eq!(there.removal, Some(Removal::Deleted));
     assert_gone_everywhere(&world).await;
+}
+
+/// Reports on the job `a` on the first replica. The primary executes the report, and `meanwhile` happens before the
+/// answer arrives. Returns the outcome of the report.
+async fn report_with_a_late_answer(world: &World, meanwhile: impl Future<Output = ()>) -> Stored {
+    let replica = &world.replicas[0];
+    replica.link.delays_answer.store(true, Relaxed);
+    let progress = Progress { completed: Some(2), ..Progress::default() };
+    let report = Change::Report(Report { progress, ..Report::default() });
+    let caller = replica.tracker.on_behalf_of(&ANYONE);
+    let (job, changed) = (id("a"), async {
+        replica.link.answer_delayed.notified().await;
+        meanwhile.await;
+    });
+    let (reported, ()) = tokio::join!(caller.change(&job, &report), changed);
+    reported.expect("it is accepted").stored
+}
+
+/// The replica is cut off before the answer to a report arrives, and the worker fails the job. The end must be made
+/// from the report, which the primary has.
+#[tokio::test(start_paused = true)]
+async fn change_waits_for_the_answer_to_the_one_before() {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    let reported = report_with_a_late_answer(&world, async {
+        world.part(0).await;
+        let link = world.replicas[0].link.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(50)).await;
+            link.release_answer.notify_one();
+        });
+        let failed = world.replicas[0].tracker.on_behalf_of(&ANYONE).change(&id("a"), &failure()).await;
+        assert_eq!(failed.expect("it is accepted").stored.job.progress.completed, Some(2));
+    })
+    .await;
+    assert_eq!(reported.durability, Durability::Durable);
+    world.replicas[0].whole().await;
+    let there = world.there("a").await.expect("it is there");
+    assert_eq!((there.state, there.progress.completed), (State::Failed, Some(2)));
+    assert_eq!(world.replicas[0].conflicts().await, 0);
+}
+
+/// The primary loses a report, and the replica puts the version before it back. Then the answer to the report arrives.
+#[tokio::test(start_paused = true)]
+async fn answer_of_a_lineage_that_has_ended_does_not_count() {
+    let mut world = World::new();
+    world.call(0, "a", Op::Create).await;
+    let reported = report_with_a_late_answer(&world, async {
+        world.record.restore(Vec::new()).await;
+        world.part(0).await;
+        world.replicas[0].whole().await;
+        assert_eq!(world.there("a").await.expect("it was put back").progress.completed, None);
+        world.replicas[0].link.release_answer.notify_one();
+    })
+    .await;
+    assert_eq!(reported.durability, Durability::Volatile);
+    world.replicas[0].whole().await;
+    assert_eq!(world.there("a").await.expect("it is there").progress.completed, Some(2));
 }
 
 /// Returns a world in which two replicas created a job for one request, because the primary had lost it. The second job

@@ -17,7 +17,10 @@ use jobtrack::{
         Stored,
     },
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 use uuid::Uuid;
 
 use super::world::NAMES;
@@ -100,6 +103,11 @@ pub struct Link {
     pub up: AtomicBool,
     /// The next request is carried out, and its answer is lost.
     pub loses_answer: AtomicBool,
+    /// The next write is carried out at once, and its answer arrives late: after `release_answer`.
+    pub delays_answer: AtomicBool,
+    /// The answer is on its way.
+    pub answer_delayed: Notify,
+    pub release_answer: Notify,
     /// The next write is carried out late, after its caller has given up.
     pub delays_write: AtomicBool,
     /// The write that is to be carried out late, and the version that it replaces.
@@ -183,6 +191,10 @@ impl JobStore for Link {
             self.carry_out_late_write().await;
         }
         let outcome = self.write(job, previous).await?;
+        if self.delays_answer.swap(false, Relaxed) {
+            self.answer_delayed.notify_one();
+            self.release_answer.notified().await;
+        }
         if self.loses_answer.swap(false, Relaxed) {
             return Err(StoreError::Unavailable);
         }

@@ -21,7 +21,7 @@ use jobtrack::{
 };
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{sleep, timeout},
 };
 use uuid::Uuid;
@@ -74,6 +74,9 @@ impl Replica {
             record,
             up,
             loses_answer,
+            delays_answer: false.into(),
+            answer_delayed: Notify::new(),
+            release_answer: Notify::new(),
             delays_write: false.into(),
             late: Mutex::default(),
             hurries_late_write: false.into(),
