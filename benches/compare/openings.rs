@@ -7,7 +7,6 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use crate::{
-    cpu,
     load::{
         grpc::{Connection, Messages},
         unary::Target,
@@ -18,6 +17,7 @@ use crate::{
     servers::Redis,
     stats::real,
     workload::Jobs,
+    writes::redis_cpu,
 };
 
 /// At most the server's default limit.
@@ -119,10 +119,10 @@ async fn idle(redis: &Redis, watches: u32, time: Duration) -> Idle {
     let jobs = jobs_of(&server, watches).await;
     let open = open(&server, &jobs).await;
     sleep(REST).await;
-    let (server_cpu, redis_cpu) = (server.cpu_time(), cpu::of_redis(redis).await);
+    let (server_before, redis_before) = (server.cpu_time(), redis_cpu(redis).await);
     sleep(time).await;
-    let used = server.cpu_time().saturating_sub(server_cpu).as_secs_f64();
-    let used_by_redis = cpu::of_redis(redis).await - redis_cpu;
+    let used = server.cpu_time().saturating_sub(server_before).as_secs_f64();
+    let used_by_redis = redis_cpu(redis).await - redis_before;
     drop(open);
     let share = |used: f64| used * 1e3 / time.as_secs_f64();
     Idle { server: share(used), redis: share(used_by_redis) }

@@ -4,7 +4,6 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    cpu,
     load::unary::{self, Plan, Target, Until},
     process::{Kind, Server},
     report::{Report, Table},
@@ -152,20 +151,30 @@ async fn measure(
 impl Contender {
     async fn round(&self, case: &Case, jobs: &Arc<Jobs>, redis: &Redis, time: Duration) -> Round {
         let plan = Plan { operation: case.operation, callers: case.callers, until: Until::Time(time), rate: None };
-        let (server_cpu, redis_cpu) = (self.server.cpu_time(), cpu::of_redis(redis).await);
+        let (server_before, redis_before) = (self.server.cpu_time(), redis_cpu(redis).await);
         let [scripts] = redis.calls(["evalsha"]).await;
         let outcome = unary::run(self.target.clone(), jobs.clone(), plan).await;
-        let used = self.server.cpu_time().saturating_sub(server_cpu).as_secs_f64();
+        let used = self.server.cpu_time().saturating_sub(server_before).as_secs_f64();
         let [scripts_now] = redis.calls(["evalsha"]).await;
         let calls = real(outcome.calls);
         Round {
             rate: outcome.rate(),
             cpu: used * 1e6 / calls,
-            redis_cpu: (cpu::of_redis(redis).await - redis_cpu) * 1e6 / calls,
+            redis_cpu: (redis_cpu(redis).await - redis_before) * 1e6 / calls,
             scripts: real(u64::try_from(scripts_now - scripts).unwrap_or_default()) / calls,
             p50: outcome.latency(0.5),
         }
     }
+}
+
+/// Returns the CPU time of Redis in seconds.
+pub async fn redis_cpu(redis: &Redis) -> f64 {
+    let info = redis.info("cpu").await;
+    let used = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)).expect("INFO has it");
+        line.trim().parse::<f64>().expect("a number of seconds")
+    };
+    used("used_cpu_sys:") + used("used_cpu_user:")
 }
 
 fn row(case: &Case, measured: &[Vec<Round>; 3]) -> Vec<String> {

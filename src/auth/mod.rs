@@ -195,8 +195,8 @@ impl Authenticator {
         identities.chain(self.jwts.iter().map(Jwts::source)).chain(self.watch_tokens.keys.source()).collect()
     }
 
-    /// Authenticates a call with these headers on a connection of `peer`. Fails with [`JobError::StoreUnavailable`] if
-    /// it is unknown whether the credentials are valid.
+    /// Authenticates a call with these headers on a connection of `peer`. Fails with [`JobError::NoTokenKey`] if the
+    /// call has a watch token and the key of watch tokens is unknown.
     pub fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Grant, JobError> {
         let mut grant = self.find(headers, peer)?;
         if grant.has_ended() {

@@ -155,8 +155,7 @@ impl WatchTokens {
         Ok(WatchToken { text, expires })
     }
 
-    /// Verifies the signature and the time of a token. Fails with [`JobError::StoreUnavailable`] while the key is
-    /// unknown.
+    /// Verifies the signature and the time of a token. Fails with [`JobError::NoTokenKey`] while the key is unknown.
     pub fn verify(&self, token: &str) -> Result<Verified, JobError> {
         let key = self.keys.current().map_err(JobError::NoTokenKey)?;
         let claims = decode::<Claims>(token, &DecodingKey::from_secret(key.secret()), &self.validation);

@@ -112,7 +112,7 @@ pub struct Config {
     #[arg(long, env = "JOBTRACK_TTL_CANCELLED", default_value = "3d", value_name = "TIME", value_parser = duration)]
     pub ttl_cancelled: Duration,
 
-    /// Time that an active job is kept after its last change; 0: unlimited
+    /// Time that an active job is kept after its last change or report; 0: unlimited
     #[arg(long, env = "JOBTRACK_TTL_ACTIVE", default_value = "0", value_name = "TIME", value_parser = duration)]
     pub ttl_active: Duration,
 

@@ -18,8 +18,8 @@ pub struct Violation {
     pub description: String,
 }
 
-/// A limit that was reached, with its value. No limit is permanent: it is no longer reached after some time, or when a
-/// job, watch or connection ends or a job is deleted.
+/// A limit that was reached, with its value. A retry may succeed later: after some time, or when a job, watch or
+/// connection ends or a job is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Jobs in memory, none of which can be evicted.
@@ -143,7 +143,7 @@ pub enum Resource {
     Memory,
     /// Bytes in memory.
     Bytes,
-    /// Jobs.
+    /// Jobs of one owner.
     Jobs,
     /// Calls, or attempts to authenticate, per second.
     Calls {
@@ -218,7 +218,7 @@ pub enum JobError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The job is not cached, and the primary is unavailable.
+    /// The store can't serve the call: the primary is unavailable or rejects writes, and memory can't serve it instead.
     #[error("the store is unavailable")]
     StoreUnavailable,
     /// Watch tokens can neither be made nor checked.

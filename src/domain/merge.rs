@@ -156,8 +156,9 @@ fn compare_ends(a: &Job, b: &Job) -> Ordering {
     key(b).cmp(&key(a))
 }
 
-/// Returns the winner with the data that both versions of one incarnation contribute to: the time of the first
-/// recording, the first cancellation request, and the attempts that ended.
+/// Returns the winner with the data that both versions contribute to: the time at which the primary first stored the
+/// id, the first cancellation request, and the attempts that ended. If both are versions of the same change, also the
+/// latest times of the primary for its end and its last report.
 fn with_shared(winner: &Job, loser: &Job) -> Job {
     let mut job = winner.clone();
     job.since = [winner.since, loser.since].into_iter().flatten().reduce(min);

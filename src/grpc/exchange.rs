@@ -36,7 +36,7 @@ pub struct ClientConnection {
     pub address: SocketAddr,
     /// Holder of the peer's certificate, if it sent one.
     pub peer: Option<Peer>,
-    /// Number of calls received.
+    /// Number of calls received over HTTP/2, by which an idle connection is detected.
     pub calls: AtomicU64,
     /// The connection's usage of the quotas: open watches, and bytes of its calls.
     pub watches: Connection,
@@ -233,7 +233,8 @@ impl Exchange {
     }
 
     /// Does `work` of the current call on another thread, in the turn of the call: the threads are shared by all
-    /// callers, and a connection occupies one of them at a time, except for work whose call has ended before it.
+    /// callers, so a connection may occupy only one of them at a time. Work that has begun goes on if its call ends
+    /// earlier, and is then not counted.
     pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
         if let Some(turn) = Self::turn() {
             turn.await;

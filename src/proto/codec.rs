@@ -50,8 +50,9 @@ where
 }
 
 /// Encodes each message into a buffer of the size that it needs. Prost's own encoder doubles the buffer until the
-/// message fits: for a large message, that copies and allocates its size once more. It also calls the buffer for each
-/// byte of a number. Therefore a small message is encoded into an array, and copied to the buffer with one call.
+/// message fits: for a large message, that copies and allocates its size once more. It also writes each byte of a
+/// number with a separate call. Therefore a small message is encoded into an array, and copied to the buffer with one
+/// call.
 #[derive(Debug)]
 pub struct Encoder<T>(PhantomData<T>);
 

@@ -13,8 +13,8 @@ pub type CommitPosition = u64;
 pub struct CommitEvent {
     /// The version.
     pub stored: Stored,
-    /// Position of the commit: rises with each commit of the store, and is at most
-    /// [`position`](super::JobStore::position) from then on.
+    /// Position of the commit. It rises with each commit of the store. From this commit on,
+    /// [`position`](super::JobStore::position) returns at least this value.
     pub position: CommitPosition,
     /// State of this incarnation of the job before the commit; `None` if the incarnation is new, or the state is
     /// unknown.

@@ -54,8 +54,8 @@ pub trait JobStore: Send + Sync + 'static {
     /// Returns the current version of `id`, which may be a tombstone.
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError>;
 
-    /// Succeeds if a `NOT_FOUND` answer would be authoritative now. Called when `get` returned the record `_instead`,
-    /// which the caller may not see, so that a hidden job and a missing job have the same answer.
+    /// Confirms that a `NOT_FOUND` answer would be authoritative now; fails otherwise. Called when `get` returned the
+    /// record `_instead`, which the caller may not see, so that a hidden job and a missing job have the same answer.
     async fn absence(&self, _instead: &Stored) -> Result<(), StoreError> {
         Ok(())
     }

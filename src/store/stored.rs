@@ -124,7 +124,7 @@ pub enum StoreError {
     /// The store is at its capacity, and nothing can be evicted.
     #[error("{0}")]
     Full(Limit),
-    /// The primary can't be reached, and the record is not cached.
+    /// The primary can't be reached, and memory can't serve the request instead.
     #[error("the store is unavailable")]
     Unavailable,
     /// The store serves reads, and rejects writes.

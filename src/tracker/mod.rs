@@ -209,7 +209,8 @@ impl Tracker {
         })
     }
 
-    /// Replaces `previous` by `job`, counts it, and schedules the next sweep for it.
+    /// Replaces `previous` by `job`. Then counts the change in the metrics, and schedules a sweep for the time when the
+    /// job will be due.
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
         let replaced = self.store.replace(job, previous).await.inspect_err(|error| {
             if let StoreError::Full(limit) = error {

@@ -70,8 +70,8 @@ pub enum Position {
     First(Storing),
     /// Another report is being stored. If the channel closes without an outcome, the report must be applied alone.
     Waiting(oneshot::Receiver<ReportOutcome>),
-    /// Another one is, and no version is known yet. After a message the report must join again; if the channel closes
-    /// without one, the report must be applied alone.
+    /// Another report is being stored, and no version is known yet. After a message this report must join again; if the
+    /// channel closes without a message, it must be applied alone.
     BeforeKnown(oneshot::Receiver<()>),
 }
 

@@ -39,7 +39,7 @@ pub use token::{JobToken, JobsToken, ResumeToken};
 
 use crate::{domain::Job, store::Stored};
 
-/// The rates of a stream.
+/// The intervals of a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Minimum interval between updates of a job. Changes of state, cancellation and the end are sent at once.

@@ -29,7 +29,7 @@ impl ResumeToken {
 /// A position in a stream of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobToken {
-    /// Id of the data set.
+    /// Id of the data set, combined with the digest of the caller: the tokens of other callers are invalid.
     pub epoch: u64,
     /// Revision that was sent last.
     pub revision: i64,

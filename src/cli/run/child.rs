@@ -86,7 +86,7 @@ impl Start {
             started: Instant::now(),
             open,
             child,
-            // A missing guard is no error: without one, the command only keeps running if this process is killed.
+            // A missing guard is no error. Its only consequence: if this process is killed, the command keeps running.
             guard: Guard::start(root, self.placement, self.grace).ok(),
             stops,
             terminal: pty.map(|pty| (pty.master, keyboard.flatten())),

@@ -115,7 +115,8 @@ fn is_text(field: &FieldDescriptor) -> bool {
     matches!(name, Some("google.protobuf.Duration" | "google.protobuf.Timestamp"))
 }
 
-/// Returns the JSON of a parameter value. A string is valid JSON for each kind of field except booleans.
+/// Returns the JSON of a parameter value. In the JSON form of protobuf, every kind of field except booleans accepts a
+/// string.
 fn json(field: &FieldDescriptor, value: &str) -> Result<Value, Violation> {
     match (field.kind(), value) {
         (Kind::Bool, "true") => Ok(Value::Bool(true)),

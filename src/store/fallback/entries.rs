@@ -123,9 +123,9 @@ impl CacheEntry {
         self.job.removal.is_some() || self.job.is_visible(now)
     }
 
-    /// Returns the branch with which a push stores the entry: the branch of the record, `there`, if that has this
-    /// lineage, now with the entry as an ancestor, otherwise a new branch. `None` if the primary never had a version of
-    /// the entry.
+    /// Returns the branch with which a push stores the entry. If `there`, the branch of the record, has this lineage,
+    /// it is reused, with the entry as its ancestor. Otherwise a new branch begins. `None` if the primary never had a
+    /// version of the entry.
     pub fn branch_of_push(&self, there: Option<&Branch>, lineage: u64) -> Option<Arc<Branch>> {
         let own = self.job.branch.as_deref()?;
         let base = self.base.filter(|_| self.dirty).unwrap_or(self.job.version).revision;
@@ -251,8 +251,8 @@ impl Entries {
         self.last_gap = self.last_gap.map(|gap| gap.moved(by));
     }
 
-    /// Returns the new job `job`. If its times were read from the clock before the clock was set, they are moved by the
-    /// same step.
+    /// Returns `job`, which was just created. If its times were read before the clock was set, they are moved by the
+    /// step of the clock.
     pub fn by_set_clock(&self, job: Arc<Job>, now: Timestamp) -> Arc<Job> {
         match self.clock_set {
             Some((by, set)) if (by > 0 && job.create_time < set) || (by < 0 && job.create_time > now) => {

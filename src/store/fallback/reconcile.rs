@@ -1,9 +1,10 @@
 //! Reconciliation: when a partition of the primary is available again, the cache is compared with it once before the
 //! partition serves.
 //!
-//! Every entry is compared, clean or dirty: the primary may have come back empty, older, or changed by others. Versions
-//! are compared first, and records are read only where they differ. An interrupted pass continues where it stopped, as
-//! long as the history of the data is the same. Entries that are dirty after one pass are pushed later, job by job.
+//! Clean entries are compared, too: the primary may have come back empty, older, or changed by others. Their versions
+//! are compared first, and records are read only where the versions differ. An interrupted pass continues where it
+//! stopped, as long as the history of the data is the same. Of the dirty entries, up to [`ROUND`] are pushed before the
+//! partition serves, and the others afterwards, job by job.
 
 use std::{
     future::pending,

@@ -15,7 +15,8 @@ use crate::{
     telemetry::metrics::{Counters, Measured, Metrics},
 };
 
-/// Maximum pause between reconciliations that share a report: nobody could have read the report in between.
+/// Maximum pause between reconciliations that share a report: the outcomes of the first one must not vanish before
+/// anybody has read them.
 const EPISODE: Duration = Duration::from_secs(60);
 
 /// Number of jobs with which a report is full, so that the next reconciliation begins a new one.

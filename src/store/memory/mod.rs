@@ -51,7 +51,7 @@ struct Hearing {
 }
 
 impl Hearing {
-    /// Detects that this process was suspended: while it runs, each sweep calls this about once a second.
+    /// Detects that this process was suspended: while the process runs, sweeps call this about once a second.
     fn detect_suspension(&mut self, now: Timestamp) -> &Self {
         let paused = self.last_look.replace(Instant::now()).is_some_and(|last| last.elapsed() > PAUSE_MIN);
         if paused {

@@ -108,7 +108,7 @@ impl Encoded {
     }
 }
 
-/// What happens to the fields of a record, as replace.lua takes it.
+/// The effect of a replacement on the fields of a record; the numbers are those of replace.lua.
 #[derive(Clone, Copy, Debug)]
 pub enum Mode {
     /// The record is removed.
@@ -163,8 +163,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns the head of the arguments, for a write that changes this number of sorted sets, deletes this number of
-    /// fields and sets this number of fields.
+    /// Returns the head of the arguments. `sets` is the number of sorted sets that change, `deleted` and `set` are the
+    /// numbers of fields to delete and to set.
     pub fn head(&self, mode: Mode, sets: usize, deleted: usize, set: usize) -> [u8; 11] {
         let byte = |number: usize| u8::try_from(number).expect("a write has fewer than 256 keys and arguments");
         let form = |time: Time| match time {

@@ -7,7 +7,7 @@
 --             `run`, `node`   the server's process, and its name in a cluster
 --             `lineage`       the identity of the data's history
 --             `mark:PROCESS`  for each process, the time up to which Redis has everything that it acknowledged
---             `about:PROCESS` for each process that serves or did, the time of its last beat, and argument 9
+--             `about:PROCESS` for each process that serves or has served, the time of its last beat, and argument 9
 --           A single key, because scripts with several keys fail while their slot moves to another node
 -- Args   1  the process
 --        2  "1": the replica serves, and so receives reports

@@ -1,5 +1,6 @@
--- Follows replace.lua: several replacements, each compared and set for itself. A call of a script costs more than the
--- commands in it, and a message more than a notification.
+-- Follows replace.lua: executes several replacements in one call, each compared and set for itself, because a call of a
+-- script costs more than the commands in it. All notifications are sent as one message, because a message costs more
+-- than the notifications in it.
 --
 -- Keys         those of each replacement, one after another
 -- Args         the channel of notifications, then the arguments of each replacement

@@ -17,7 +17,7 @@ const RIGHTS: &str = "~job:* ~jobs:* ~jobtrack:epoch &jobs:* +@read +@write +@pu
 /// Script that returns those of the given commands that the user may not use.
 const ASK: &str = include_str!("rights.lua");
 
-/// Returns the mistake that an error shows, if it is one that waiting does not correct. `database` is the number of the
+/// Describes a permanent error, with advice; `None` if a retry may solve the error. `database` is the number of the
 /// database in use.
 fn mistake(error: &RedisError, database: i64) -> Option<String> {
     use ServerErrorKind::Moved;
@@ -118,7 +118,7 @@ pub async fn check_rights(client: &Client) -> Result<(), RedisError> {
     Err((ErrorKind::Server(ServerErrorKind::NoPerm), "a right is missing", problem).into())
 }
 
-/// Returns the mistake that an error of a check shows, with all commands that are refused.
+/// Describes a permanent error of a check, with all commands that are refused; `None` if a retry may solve the error.
 pub async fn explain(client: &Client, error: &RedisError) -> Option<String> {
     let problem = mistake(error, client.target().database())?;
     if !is_missing_right(error) {

@@ -70,7 +70,7 @@ use crate::{
     telemetry::metrics::{Measured, Metrics},
 };
 
-/// Maximum time for each of the two answers that statistics need: their callers expect them soon.
+/// Maximum time for each of the two commands that statistics need: together they must end within a second.
 const STATS_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// The address of Redis, and settings of its use.

@@ -1,5 +1,5 @@
-//! Checks before the first call: a mistake that waiting does not correct aborts the start, other problems are logged.
-//! Checks that are not possible yet are made later; a mistake that they find is logged, too.
+//! Checks before the first call: a permanent error aborts the start, other problems are logged. Checks that are not
+//! possible yet are made later; a permanent error that they find is logged, too.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Interval between checks of a Redis that could not be checked at the start.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A mistake that must be corrected before jobtrack can use this Redis.
+/// A permanent error, which must be corrected before jobtrack can use this Redis.
 #[derive(Debug, Error)]
 #[error("Redis at {target}: {problem}")]
 pub struct Unusable {
@@ -94,8 +94,8 @@ impl Preflight<'_> {
         Ok(Checked::Later)
     }
 
-    /// Repeats the checks that were not possible at the start, until they succeed. A mistake that they find does not
-    /// stop the server: it may be corrected, and jobs are accepted in memory meanwhile.
+    /// Repeats the checks that were not possible at the start, until they succeed. A permanent error does not stop the
+    /// server: somebody may correct it, and jobs are accepted in memory meanwhile.
     pub async fn check_later(&self) {
         let (mut told, target) = (None, self.client.target());
         loop {

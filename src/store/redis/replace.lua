@@ -30,8 +30,8 @@
 --              the score for each sorted set; empty: the id is removed; with a plus: microseconds from now
 --              the fields to delete
 --              the fields to set, each with its value
--- Returns      if stored: "heard since durable_time branch": the times as written now, and the branch of the record, "-"
---              for each of them that does not exist
+-- Returns      if stored: "heard since durable_time branch": the times that were written now, and the branch of the
+--              record; "-" for a time that was not written, and for the branch if the record has none
 --              if the record is of version 0.1 and not all fields are given: "LEGACY"
 --              if another version is there: its fields (codec.rs, READ_FULL); all nil if there is none
 -- Why atomic   readers see a version together with its index entries, and commits are announced in their order

@@ -1,4 +1,4 @@
-//! The single write, `replace.lua`, and its arguments. For decisions by time, `decide.lua` precedes it.
+//! The only write of records, `replace.lua`, and its arguments. For decisions by time, `decide.lua` precedes it.
 
 use std::{sync::LazyLock, time::Duration};
 

@@ -2,7 +2,8 @@
 /// One piece of work that runs elsewhere, as jobtrack knows it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Job {
-    /// Names the job: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`. Chosen by the creator, or a UUIDv7 made by the server.
+    /// Names the job: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`. Chosen by the creator, derived from `owner` and
+    /// `request_id` of the creation (a UUIDv5), or made by the server (a UUIDv7).
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// Kind of work, for example `video.render`. 1 to 128 bytes.
@@ -62,7 +63,7 @@ pub struct Job {
     #[prost(message, optional, tag = "18")]
     pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
     /// Number of the version, which rises with each stored change; 1 for the first version of a new id. Never reused
-    /// within a stream.
+    /// within a stream, unless an event with `reset` has begun the stream again.
     #[prost(int64, tag = "21")]
     pub revision: i64,
     /// Durability of this version of the job.
@@ -336,8 +337,8 @@ pub struct JobFilter {
     /// Created before this time.
     #[prost(message, optional, tag = "6")]
     pub created_before: ::core::option::Option<::prost_types::Timestamp>,
-    /// Any of these: LIVENESS_LIVE, LIVENESS_LOST. Empty: all. These are neither: RUNNING jobs without a lease, PENDING
-    /// jobs without a start timeout or within it, and finished jobs.
+    /// Any of these: LIVENESS_LIVE, LIVENESS_LOST. Empty: all. Some jobs are neither live nor lost: RUNNING jobs without a
+    /// lease, PENDING jobs without a start timeout or within it, and finished jobs.
     #[prost(enumeration = "Liveness", repeated, tag = "7")]
     pub liveness: ::prost::alloc::vec::Vec<i32>,
     /// Exactly this worker reported last. Empty: any.
@@ -856,7 +857,7 @@ impl Ignored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum View {
-    /// The same as VIEW_BASIC in ListJobs and CreateWatchToken, and as VIEW_FULL elsewhere.
+    /// The same as VIEW_BASIC in ListJobs, in CreateWatchToken and in events over HTTP, and as VIEW_FULL elsewhere.
     Unspecified = 0,
     /// Without `result`, `metadata`, `failure.details` and `progress.details`.
     Basic = 1,
@@ -1245,9 +1246,9 @@ pub mod job_service_client {
         /// false and the reason in `ignored`. It renews the lease, which adds a revision if the job has a lease or the server
         /// limits the retention of active jobs, and changes nothing else. 100 % does not finish a job.
         ///
-        /// A new stage resets `percent`, `completed` and `total`. A stage is new if its `stage_index` differs or, if either
-        /// report has no index, if its `stage` differs from a previous non-empty one. The first report that has a stage may
-        /// have lower numbers than the reports without a stage before it.
+        /// A new stage resets `percent`, `completed` and `total`. If this report and the progress so far both have a
+        /// `stage_index`, the stage is new if the indexes differ. Otherwise it is new if both have a non-empty `stage`, and
+        /// these differ. The first report that has a stage may have lower numbers than the reports without a stage before it.
         ///
         /// Without `claim` and `attempt` a report is for the current attempt; after a retry it begins the next one.
         ///
@@ -1431,8 +1432,8 @@ pub mod job_service_client {
         /// 1. Without a token the first event is a SNAPSHOT, even of a finished job. With a valid token it is a BOOKMARK, and
         ///   newer versions follow. With any other token it is a SNAPSHOT with `reset` set. A job deleted or expired after
         ///   the token is reported as REMOVED for 24 hours (less if very many were removed), and then as NOT_FOUND.
-        /// 1. Revisions rise strictly within a stream. Intermediate ones may be skipped, and `skipped` counts them; the newest
-        ///   and the end always arrive.
+        /// 1. Revisions rise strictly within a stream, except at an event with `reset`, for example after Redis has lost data.
+        ///   Intermediate revisions may be skipped, and `skipped` counts them; the newest one and the end always arrive.
         /// 1. After the end of the job, or REMOVED, the stream ends OK. A job that does not exist is NOT_FOUND.
         /// 1. When the server shuts down, the stream ends with UNAVAILABLE (SERVER_DRAINING): resume it on another replica.
         /// 1. While Redis is unavailable the stream continues with the changes that this server accepts, marked VOLATILE.
@@ -1634,9 +1635,9 @@ pub mod job_service_server {
         /// false and the reason in `ignored`. It renews the lease, which adds a revision if the job has a lease or the server
         /// limits the retention of active jobs, and changes nothing else. 100 % does not finish a job.
         ///
-        /// A new stage resets `percent`, `completed` and `total`. A stage is new if its `stage_index` differs or, if either
-        /// report has no index, if its `stage` differs from a previous non-empty one. The first report that has a stage may
-        /// have lower numbers than the reports without a stage before it.
+        /// A new stage resets `percent`, `completed` and `total`. If this report and the progress so far both have a
+        /// `stage_index`, the stage is new if the indexes differ. Otherwise it is new if both have a non-empty `stage`, and
+        /// these differ. The first report that has a stage may have lower numbers than the reports without a stage before it.
         ///
         /// Without `claim` and `attempt` a report is for the current attempt; after a retry it begins the next one.
         ///
@@ -1721,8 +1722,8 @@ pub mod job_service_server {
         /// 1. Without a token the first event is a SNAPSHOT, even of a finished job. With a valid token it is a BOOKMARK, and
         ///   newer versions follow. With any other token it is a SNAPSHOT with `reset` set. A job deleted or expired after
         ///   the token is reported as REMOVED for 24 hours (less if very many were removed), and then as NOT_FOUND.
-        /// 1. Revisions rise strictly within a stream. Intermediate ones may be skipped, and `skipped` counts them; the newest
-        ///   and the end always arrive.
+        /// 1. Revisions rise strictly within a stream, except at an event with `reset`, for example after Redis has lost data.
+        ///   Intermediate revisions may be skipped, and `skipped` counts them; the newest one and the end always arrive.
         /// 1. After the end of the job, or REMOVED, the stream ends OK. A job that does not exist is NOT_FOUND.
         /// 1. When the server shuts down, the stream ends with UNAVAILABLE (SERVER_DRAINING): resume it on another replica.
         /// 1. While Redis is unavailable the stream continues with the changes that this server accepts, marked VOLATILE.
@@ -2585,7 +2586,7 @@ pub struct GetStatsResponse {
 /// A replica that is registered in Redis.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Replica {
-    /// Id of the process, which its log lines contain as `replica`.
+    /// Id of the process, which its log line `Redis serves` contains as `replica`.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// The version of the server. Empty if it does not report one.

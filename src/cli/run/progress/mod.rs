@@ -1,7 +1,7 @@
 //! Detection of progress in the bytes of output. It is pure: it performs no I/O and knows no time.
 //!
 //! Output is cut into [`segments`], which a terminal would show one after the other, and escape sequences are removed.
-//! The newest segment with progress counts. If a segment has several forms of progress, the most certain form counts:
+//! The newest segment with progress is used. If a segment has several forms of progress, the most certain form is used:
 //! explicit progress, then the meter of a known program, then a percentage or a count that the rest of the line
 //! confirms.
 

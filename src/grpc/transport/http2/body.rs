@@ -17,9 +17,9 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Body that a peer sends on a stream.
 ///
 /// Many requests are answered before their bodies have arrived, because of their paths, headers or credentials. The
-/// rest of such a body is read and discarded. h2 would reset the stream and forget it, and count each frame that
-/// arrives later as an error of the peer; after [`MAX_ERROR_RESETS`](super::MAX_ERROR_RESETS) of them it would close
-/// the connection, and end the calls of all callers that share it.
+/// rest of such a body is read and discarded. Otherwise h2 would reset the stream and forget it, and count each frame
+/// that arrives later as an error of the peer; after [`MAX_ERROR_RESETS`](super::MAX_ERROR_RESETS) of them h2 would
+/// close the connection, and end the calls of all callers that share it.
 pub struct RequestBody {
     /// The stream; `None` only after it was taken to be discarded.
     stream: Option<RecvStream>,

@@ -159,7 +159,7 @@ async fn encode_in_turn(
     Ok(encoded)
 }
 
-/// Position of a part in its response.
+/// Marks the part of a response after which nothing more is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
     Yes,

@@ -132,7 +132,7 @@ impl RawCluster {
     }
 
     /// Sends a command with this key. Calls `progress` when the command is sent, and for answers to it and to commands
-    /// before it. Commands without a key go through each set in turn.
+    /// before it. Commands without a key are distributed over the sets in turn.
     pub async fn send(&self, command: &Cmd, key: Option<&[u8]>, progress: &impl Fn()) -> RedisResult<Value> {
         let set = match key {
             None => self.keyless.fetch_add(1, Relaxed) % self.sets.len(),

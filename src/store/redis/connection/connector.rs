@@ -245,8 +245,8 @@ impl Connector {
         named.ok()
     }
 
-    /// Returns whether an attempt failed because of its credentials and the file has other ones by now, which are used
-    /// from then on.
+    /// Starts to use the credentials in the file, if an attempt failed because of those in use and the file has others
+    /// by now. Returns whether it did.
     async fn has_other_credentials<T>(&self, outcome: &RedisResult<T>) -> bool {
         let Err(error) = outcome else { return false };
         let Some(target) = self.credentials.after(error).await else { return false };

@@ -2,7 +2,8 @@
 //!
 //! A connection carries many commands at once. It is taken out of the pool, cloned and returned, and used for a while
 //! by all callers, so that concurrent commands are sent together. A connection that failed is not used again. If the
-//! failure concerns the server rather than the connection, none of the connections made before it is used again.
+//! failure concerns the server rather than the connection, no connection that was made before the failure is used
+//! again.
 
 use std::{
     sync::{
@@ -43,8 +44,8 @@ pub struct Pool {
     connections: Connections,
     connector: Arc<Connector>,
     timeout: Duration,
-    /// Signal that a command failed on a connection to a cluster, which may have to be replaced: the key of the
-    /// command, if a node was silent.
+    /// Signals that a command failed on a connection to a cluster, so that the connection may have to be replaced. The
+    /// value is the key of the command if a node was silent, otherwise `None`.
     stale: watch::Sender<Option<Vec<u8>>>,
     under_way: AtomicU32,
     waiting: AtomicU32,

@@ -16,8 +16,8 @@ pub type Address = (String, u16);
 
 /// Sentinels that monitor one master.
 ///
-/// All are asked at once, and the one that has seen the latest failover is believed: a sentinel that is down delays
-/// little, and one that has not noticed a failover yet names a server that still takes writes and will lose them.
+/// All are asked at once, so that a sentinel that is down delays little. The one that has seen the latest failover is
+/// believed: a sentinel that has not noticed a failover yet names a server that still takes writes and will lose them.
 pub struct Sentinels {
     all: Vec<Client>,
     name: String,
@@ -50,7 +50,7 @@ impl Sentinels {
         for answer in answers {
             match answer {
                 Ok(named) => latest = latest.max(Some(named)),
-                // The error of a mistake is more useful than that of a sentinel which does not answer.
+                // A permanent error is more useful than the error of a sentinel that does not answer.
                 Err(error) if failure.is_none() || is_mistake(&error) => failure = Some(error),
                 Err(_) => {}
             }
@@ -94,7 +94,7 @@ fn unknown_name() -> RedisError {
     (ErrorKind::MasterNameNotFoundBySentinel, "the sentinels know no master of this name").into()
 }
 
-/// Converts an error of a sentinel to the mistake that it shows, if it shows one.
+/// Converts an error of a sentinel to a permanent error with advice, if it shows one.
 fn explain(error: RedisError) -> RedisError {
     let says = |words: &str| error.detail().is_some_and(|detail| detail.starts_with(words));
     if says("No such master") {

@@ -36,7 +36,7 @@ fn parse(version: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// Returns the error of a mistake that waiting does not correct.
+/// Returns a permanent error, which no retry solves.
 pub fn mistake(problem: String) -> RedisError {
     (ErrorKind::InvalidClientConfig, "this server can't be used", problem).into()
 }

@@ -1,5 +1,5 @@
-//! Measures scheduling delay: waits until all tasks that are ready have been polled. One such pass over the ready tasks
-//! is called a turn.
+//! Waits until all tasks that are ready have been polled, so that scheduling delay is not taken for silence of Redis.
+//! One such pass over the ready tasks is called a turn.
 //!
 //! Separate tasks write a command, read its answer and hand the answer over, and each waits for its turn. If thousands
 //! of tasks are ready, that takes longer than Redis does, and such a delay in this process must not count as silence of
@@ -122,7 +122,7 @@ mod tests {
             });
         }
         Turns::default().pass().await;
-        // Some hundred may still be in the queues of the threads.
+        // A few hundred may still be in the queues of the threads.
         assert!(ran.load(Relaxed) > TASKS / 2, "{ran:?}");
     }
 }

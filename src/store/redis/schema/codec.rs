@@ -9,7 +9,7 @@
 //! | `since`, `heard`, `durable_time` | times of Redis's clock, which the script writes |
 //! | `branch` | the branch of the job's history: lineage, id, revision from which it was continued, and parent |
 //! | `doc` | only in records of version 0.1: the whole job as JSON |
-//! | `rev` | always `newer`: version 0.1, which kept other fields, treats the record as damaged and leaves it alone |
+//! | `rev` | always `newer`, not a number: version 0.1 therefore treats the record as damaged and leaves it alone |
 
 use std::{borrow::Cow, fmt::Write, sync::Arc};
 

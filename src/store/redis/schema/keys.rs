@@ -1,4 +1,4 @@
-//! The keys in Redis and what they contain. docs/redis.md has the same table for operators.
+//! The names of the keys in Redis. A table in docs/redis.md says what each key contains.
 //!
 //! Ids are spread over a fixed number of partitions. The keys of a partition share a hash tag, so that one script
 //! touches one slot of a cluster; a single server has the same keys.
