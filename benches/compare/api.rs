@@ -9,8 +9,9 @@ use crate::{
     instructions::callgrind::Counted,
     load::{
         api::ApiClient,
+        board::Reports,
         unary::{self, Plan, Target, Until},
-        watch::{Audience, Reports, Subscribers},
+        watch::{Audience, Subscribers},
     },
     process::{Kind, Server},
     report::{Report, Table, grouped},

@@ -29,6 +29,11 @@ impl Server {
         lines.read_line(&mut line).expect("the first line is text");
         let address = line.trim().split([' ', ',']).find_map(|word| word.parse().ok());
         let address = address.unwrap_or_else(|| panic!("{command:?} ended early; its first line is {line:?}"));
+        Self::new(address, child)
+    }
+
+    /// Returns the server of a running process.
+    pub fn new(address: SocketAddr, child: Child) -> Self {
         Self { address, child }
     }
 
@@ -44,10 +49,15 @@ impl Server {
 
     /// Returns the resident memory in bytes.
     pub fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory is told");
-        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
+        resident(self.id())
     }
+}
+
+/// Returns the resident memory of a process in bytes.
+pub fn resident(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory is told");
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
 }
 
 impl Drop for Server {

@@ -11,12 +11,28 @@ use std::{
 use crate::svg::Plot;
 
 /// The sections, in their order.
-const SECTIONS: &[&str] =
-    &["instructions", "ratios", "writes", "telemetry", "api", "watch", "memory", "openings", "purge", "growth"];
+const SECTIONS: &[&str] = &[
+    "instructions",
+    "ratios",
+    "writes",
+    "telemetry",
+    "api",
+    "watch",
+    "memory",
+    "openings",
+    "purge",
+    "growth",
+    "peers-calls",
+    "peers-fan-out",
+    "peers-dashboards",
+    "peers-memory",
+    "peers-start",
+];
 
 const TITLE: &str = "# Benchmarks
 
-Written by `cargo bench --bench compare`: do not edit. `benches/compare/main.rs` documents what is measured and how.
+Written by `cargo bench --bench compare` and `cargo bench --bench peers`: do not edit. `benches/compare/main.rs` and
+`benches/peers/main.rs` document what is measured and how.
 
 Everything is compared with the *floor*, a bare tonic server that answers the same messages from a map, or with one
 write to Redis for each change. Ratios between jobtrack and the floor in the same run mean more than absolute numbers,

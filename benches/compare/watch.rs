@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     load::{
+        board::Reports,
         unary::Target,
-        watch::{Audience, Reports, Subscribers},
+        watch::{Audience, Subscribers},
     },
     process::{Kind, Server},
     report::{Report, Table, grouped},

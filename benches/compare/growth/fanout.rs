@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::Finding;
 use crate::{
     load::{
+        board::Reports,
         unary::Target,
-        watch::{Audience, Reports, Subscribers},
+        watch::{Audience, Subscribers},
     },
     process::Kind,
     stats::{median, real},

@@ -15,6 +15,9 @@ use tokio::net::TcpStream;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 
+/// The package of jobtrack's services.
+const PACKAGE: &str = "jobtrack.v1";
+
 /// Length of the prefix of a message: a flag and a length of four bytes.
 const PREFIX: usize = 5;
 
@@ -23,10 +26,17 @@ const PREFIX: usize = 5;
 pub struct Connection {
     sender: SendRequest<Bytes>,
     address: SocketAddr,
+    /// The package of the services that are called.
+    package: &'static str,
 }
 
 impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
+        Self::open_package(address, PACKAGE).await
+    }
+
+    /// Opens a connection to a server of other services.
+    pub async fn open_package(address: SocketAddr, package: &'static str) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server listens");
         stream.set_nodelay(true).expect("it is a TCP connection");
         let mut builder = client::Builder::new();
@@ -36,7 +46,7 @@ impl Connection {
             // Most measurements end by killing the server, so an error at the end is expected.
             _ = connection.await;
         });
-        Self { sender, address }
+        Self { sender, address, package }
     }
 
     /// Calls a unary method and returns the response, which must be OK.
@@ -58,7 +68,7 @@ impl Connection {
     }
 
     fn head(&self, method: &str) -> Request<()> {
-        let path = format!("http://{}/jobtrack.v1.{method}", self.address);
+        let path = format!("http://{}/{}.{method}", self.address, self.package);
         let uri = Uri::try_from(path).expect("a method is a path");
         let head = Request::builder().method(Method::POST).uri(uri);
         let head = head.header("content-type", "application/grpc").header("te", "trailers");

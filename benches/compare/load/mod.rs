@@ -1,6 +1,7 @@
 //! The load generator.
 
 pub mod api;
+pub mod board;
 pub mod grpc;
 mod http;
 pub mod unary;
@@ -11,8 +12,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use clap::ValueEnum;
 
 use self::{
+    board::Reports,
     unary::{Plan, Target, Until},
-    watch::{Audience, Reports, Subscribers},
+    watch::{Audience, Subscribers},
 };
 use crate::workload::{Jobs, Operation};
 

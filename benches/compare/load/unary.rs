@@ -64,6 +64,12 @@ impl Outcome {
     }
 }
 
+/// A client that makes the measured calls.
+pub trait Calls: Send + Sync + 'static {
+    /// Makes one call. Returns whether it was a read that was answered from memory.
+    fn call(&self, caller: u32, operation: Operation, jobs: &Jobs, job: u32) -> impl Future<Output = bool> + Send;
+}
+
 /// The connection to a server.
 pub enum Target {
     Grpc(Vec<Connection>),
@@ -84,17 +90,11 @@ impl Target {
 
     /// Creates all jobs, and reports on each once.
     pub async fn prepare(&self, jobs: &Jobs) {
-        let callers = 16;
-        join_all((0..callers).map(async |caller| {
-            for job in (caller..jobs.count).step_by(16) {
-                self.call(caller, Operation::Create, jobs, job).await;
-                self.call(caller, Operation::Update, jobs, job).await;
-            }
-        }))
-        .await;
+        prepare(self, jobs).await;
     }
+}
 
-    /// Makes one call. Returns whether it was a read that was answered from memory.
+impl Calls for Target {
     async fn call(&self, caller: u32, operation: Operation, jobs: &Jobs, job: u32) -> bool {
         match self {
             Self::Grpc(connections) => {
@@ -113,7 +113,20 @@ impl Target {
     }
 }
 
-async fn grpc_call(connection: &Connection, operation: Operation, jobs: &Jobs, job: u32) -> bool {
+/// Creates all jobs, and reports on each once.
+pub async fn prepare(target: &impl Calls, jobs: &Jobs) {
+    let callers = 16;
+    join_all((0..callers).map(async |caller| {
+        for job in (caller..jobs.count).step_by(16) {
+            target.call(caller, Operation::Create, jobs, job).await;
+            target.call(caller, Operation::Update, jobs, job).await;
+        }
+    }))
+    .await;
+}
+
+/// Makes one call to a server of jobtrack's services. Returns whether it was a read that was answered from memory.
+pub async fn grpc_call(connection: &Connection, operation: Operation, jobs: &Jobs, job: u32) -> bool {
     match operation {
         Operation::Get => {
             let answer: GetJobResponse = connection.call("JobService/GetJob", &jobs.get_request(job)).await;
@@ -135,7 +148,7 @@ async fn grpc_call(connection: &Connection, operation: Operation, jobs: &Jobs, j
 }
 
 /// Calls `target` according to `plan`. Each caller has jobs of its own, so that callers never conflict.
-pub async fn run(target: Arc<Target>, jobs: Arc<Jobs>, plan: Plan) -> Outcome {
+pub async fn run<T: Calls>(target: Arc<T>, jobs: Arc<Jobs>, plan: Plan) -> Outcome {
     let started = Instant::now();
     let begun = Arc::new(AtomicU64::new(0));
     let callers = (0..plan.callers).map(|number| {
@@ -158,8 +171,8 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, 2).expect("the bounds are valid")
 }
 
-struct Caller {
-    target: Arc<Target>,
+struct Caller<T> {
+    target: Arc<T>,
     jobs: Arc<Jobs>,
     plan: Plan,
     number: u32,
@@ -168,7 +181,7 @@ struct Caller {
     begun: Arc<AtomicU64>,
 }
 
-impl Caller {
+impl<T: Calls> Caller<T> {
     async fn run(self) -> (Histogram<u64>, u64) {
         let mut latencies = histogram();
         let mut from_memory = 0;

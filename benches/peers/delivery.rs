@@ -1,0 +1,117 @@
+//! Subscribers of a server, and the cost of their events.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    contender::{Contender, Name},
+    load::{
+        board::{Board, Delivery, Reports},
+        unary,
+    },
+    stats::real,
+    tables::{Column, Comparison, in_random_order},
+    watchers::{Subject, subscribe},
+    workload::Jobs,
+};
+
+/// The length of a measurement.
+#[derive(Clone, Copy)]
+pub struct Size {
+    pub rounds: usize,
+    /// Reports of a round at a steady pace, and then as fast as they are answered.
+    pub paced: usize,
+    pub unpaced: usize,
+    /// Reports per second at the steady pace.
+    pub pace: f64,
+}
+
+/// The results of one server in one round.
+pub struct Round {
+    /// CPU time of the server and its Redis in microseconds per event, at the steady pace.
+    cpu: f64,
+    /// Latencies in milliseconds, at the steady pace.
+    p50: f64,
+    p99: f64,
+    /// CPU time per event, events per second, and events in percent of one for each report and subscriber, when reports
+    /// are as fast as they are answered.
+    full_cpu: f64,
+    rate: f64,
+    arrived: f64,
+}
+
+pub const COLUMNS: [Column<Round>; 6] = [
+    Column { head: "CPU µs per event", value: |round| round.cpu, with_ratio: true },
+    Column { head: "p50 ms", value: |round| round.p50, with_ratio: false },
+    Column { head: "p99 ms", value: |round| round.p99, with_ratio: false },
+    Column { head: "full rate: CPU µs", value: |round| round.full_cpu, with_ratio: true },
+    Column { head: "events/s", value: |round| round.rate, with_ratio: true },
+    Column { head: "arrived %", value: |round| round.arrived, with_ratio: false },
+];
+
+/// A server with subscribers.
+pub struct Audience<'a> {
+    contender: &'a Contender,
+    jobs: Jobs,
+    /// Number of jobs that are reported on, in turn.
+    reported: u32,
+    board: Arc<Board>,
+    subscribers: usize,
+}
+
+impl<'a> Audience<'a> {
+    /// Creates jobs, and opens subscriptions of the first one, or of all.
+    pub async fn gather(contender: &'a Contender, subject: Subject, jobs: u32, count: usize, size: Size) -> Self {
+        // A load with a single job has no numbers by which its reports can be told apart.
+        let reported = if subject == Subject::All { jobs } else { 1 };
+        let jobs = Jobs::new(jobs.max(2));
+        unary::prepare(&*contender.client, &jobs).await;
+        let room = jobs.count as usize + 2 + (size.rounds + 1) * (size.paced + size.unpaced);
+        let board = Arc::new(Board::new(count, room));
+        subscribe(contender, &jobs, subject, count, &board).await;
+        Self { contender, jobs, reported, board, subscribers: count }
+    }
+
+    async fn round(&self, size: Size) -> Round {
+        let (cpu, paced) = self.deliver(Reports { count: size.paced, rate: Some(size.pace) }).await;
+        let (full_cpu, unpaced) = self.deliver(Reports { count: size.unpaced, rate: None }).await;
+        Round {
+            cpu,
+            p50: paced.latency(0.5),
+            p99: paced.latency(0.99),
+            full_cpu,
+            rate: unpaced.rate(),
+            arrived: real(unpaced.events) / real((size.unpaced * self.subscribers) as u64) * 100.0,
+        }
+    }
+
+    /// Makes reports. Returns the CPU time in microseconds per event, and the events.
+    async fn deliver(&self, reports: Reports) -> (f64, Delivery) {
+        let before = self.contender.cpu_time();
+        let report = async |turn: usize, is_last| {
+            let job = u32::try_from(turn).expect("there are few reports") % self.reported;
+            let request = self.jobs.update_request(job);
+            self.board.announce(&request, is_last);
+            self.contender.client.update(0, &self.jobs, job, request).await;
+        };
+        let delivery = self.board.measure(reports, report).await;
+        let after = self.contender.cpu_time();
+        let used = (after.server + after.redis).saturating_sub(before.server + before.redis);
+        (used.as_secs_f64() * 1e6 / real(delivery.events), delivery)
+    }
+}
+
+/// Compares servers with their subscribers, in changing order.
+pub async fn compare(names: &[Name], audiences: &[Audience<'_>], size: Size) -> Comparison<Round> {
+    let mut comparison = Comparison::new(names);
+    for audience in audiences {
+        audience.round(size).await;
+    }
+    for _ in 0..size.rounds {
+        for audience in in_random_order(audiences) {
+            comparison.add(audience.contender.name, audience.round(size).await);
+            // What is still on its way belongs to no other round.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    comparison
+}
