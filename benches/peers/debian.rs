@@ -65,12 +65,12 @@ pub fn unpack(folder: &Path, packages: &[&str]) -> Result<(), String> {
         .map_err(|error| format!("can't unpack {}: {error}", packages.join(", ")))
 }
 
-/// Runs a command. Returns the end of its error output if it fails.
+/// Runs a command. Returns the first line of its error output if it fails.
 pub fn run(command: &mut Command) -> Result<(), String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    Err(text.lines().last().map_or_else(|| format!("{}", output.status), ToOwned::to_owned))
+    Err(text.lines().next().map_or_else(|| format!("{}", output.status), ToOwned::to_owned))
 }

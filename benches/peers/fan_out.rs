@@ -55,7 +55,7 @@ const INTRODUCTION: &str = "## Events of one job, in comparison with peers
 Subscribers of one job, at most 500 on a connection. Reports come at a steady pace, for at most 10,000 events per second \
 with up to 10,000 subscribers; or, in the columns from \"full rate\" on, each after the answer to the last one. CPU is \
 that of the server and its Redis, reports included, divided by the events that arrived. jobtrack may skip versions that \
-a newer one has replaced, all others deliver each. Each watch is a gRPC stream of its own, or a consumer of NATS; a \
+a newer one has replaced, and so may a bucket of NATS KV, which keeps one version of a key; all others deliver each. Each watch is a gRPC stream of its own, or a consumer of NATS; a \
 subscription of NATS or Redis has no state to begin with and misses what happens while it is not connected, and one of \
 Redis needs a connection of its own. Nothing but jobtrack with Redis tells watchers on other replicas.
 ";

@@ -96,7 +96,9 @@ fn build(folder: &Path) -> Result<(), String> {
 
 /// Generates code as protoc would, from the descriptors that jobtrack has compiled in.
 fn generate(generator: &Path, folder: &Path) -> Result<(), String> {
-    let descriptors = FileDescriptorSet::decode(DESCRIPTORS).expect("they are descriptors");
+    let mut descriptors = FileDescriptorSet::decode(DESCRIPTORS).expect("they are descriptors");
+    // The health protocol names no Go package, and is not served.
+    descriptors.file.retain(|file| !file.package().starts_with("grpc."));
     let request = CodeGeneratorRequest {
         file_to_generate: GENERATED.map(str::to_owned).to_vec(),
         parameter: Some("plugins=grpc".to_owned()),
@@ -104,15 +106,15 @@ fn generate(generator: &Path, folder: &Path) -> Result<(), String> {
         compiler_version: None,
     };
     let mut command = Command::new(generator);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let mut input = child.stdin.take().expect("it is piped");
     input.write_all(&request.encode_to_vec()).map_err(|error| error.to_string())?;
     drop(input);
     let output = child.wait_with_output().map_err(|error| error.to_string())?;
     let response = CodeGeneratorResponse::decode(&*output.stdout).map_err(|error| error.to_string())?;
-    if let Some(error) = response.error {
-        return Err(format!("can't generate code: {error}"));
+    if !output.status.success() || response.error.is_some() {
+        return Err(format!("can't generate code: {}", response.error()));
     }
     for file in response.file {
         let path = folder.join(file.name());
