@@ -1,6 +1,6 @@
 //! Calls per second, CPU and latency of each server, in short rounds in changing order.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use crate::{
     contender::{CONNECTIONS, Contender, Gathered, Name},
@@ -75,7 +75,7 @@ pub async fn run(report: &Report) {
             }
             let plural = if callers == 1 { "" } else { "s" };
             let table = comparison.render(&COLUMNS, [Name::Floor, Name::FloorAgain]);
-            tables += &format!("### {}, {callers} caller{plural}\n\n{table}\n", operation.name());
+            _ = writeln!(tables, "### {}, {callers} caller{plural}\n\n{table}", operation.name());
         }
     }
     let text = format!("{}\n{}{}\n{tables}", introduction(rounds, time), versions(), missing(&gathered.missing));

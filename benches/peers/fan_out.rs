@@ -1,5 +1,7 @@
 //! One job with many subscribers.
 
+use std::fmt::Write;
+
 use crate::{
     contender::{Gathered, Name},
     delivery::{Audience, COLUMNS, Size, compare},
@@ -41,11 +43,12 @@ pub async fn run(report: &Report) {
     for count in SUBSCRIBERS {
         let name = grouped(real(count as u64));
         if report.quick && count > QUICK_SUBSCRIBERS_MAX {
-            text += &format!("\n### {name} subscribers\n\nNot measured in a short run.\n");
+            _ = writeln!(text, "\n### {name} subscribers\n\nNot measured in a short run.");
             continue;
         }
         let plural = if count == 1 { "" } else { "s" };
-        text += &format!("\n### {name} subscriber{plural}\n\n{}", measure(count, size(count, report.quick)).await);
+        let measured = measure(count, size(count, report.quick)).await;
+        _ = write!(text, "\n### {name} subscriber{plural}\n\n{measured}");
     }
     report.write("peers-fan-out", &text);
 }

@@ -40,8 +40,8 @@ pub async fn start() -> Result<(Server, Folder), String> {
     let folder = Folder::new();
     let address = free_address();
     let configuration = format!(
-        "listen: \"{address}\"\njetstream {{ store_dir: {:?}, max_memory_store: {MEMORY_BYTES} }}\n",
-        folder.path()
+        "listen: \"{address}\"\njetstream {{ store_dir: \"{}\", max_memory_store: {MEMORY_BYTES} }}\n",
+        folder.path().display()
     );
     let file = folder.path().join("nats.conf");
     fs::write(&file, configuration).map_err(|error| error.to_string())?;
