@@ -39,8 +39,8 @@ pub async fn run(report: &Report) {
          on in turn: `WatchJobs` without a filter, a `Watch` of a prefix in etcd, a consumer or a subscription of \
          `$KV.jobs.>` in NATS, `PSUBSCRIBE` in Redis. Medians of {} rounds in changing order: {} reports at {:.0} a \
          second, then {} reports each after the answer to the last one. jobtrack selects what a watcher may see, for \
-         each watcher, and may skip versions that a newer one has replaced, as may a bucket of NATS KV; a subscription of NATS or Redis has no state \
-         to begin with.\n\n{}\n{}{}",
+         each watcher, and may skip versions that a newer one has replaced, as may a bucket of NATS KV. A \
+         watch of etcd, and a subscription of NATS or Redis, have no state to begin with.\n\n{}\n{}{}",
         size.rounds,
         size.paced,
         size.pace,

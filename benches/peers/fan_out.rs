@@ -37,12 +37,21 @@ const NAMES: [Name; 8] = [
     Name::Redis,
 ];
 
+/// Options of the measurement.
+#[derive(Default, clap::Args)]
+pub struct Arguments {
+    /// Only this number of subscribers
+    #[arg(long)]
+    subscribers: Option<usize>,
+}
+
 /// Measures all numbers of subscribers, and writes the section.
-pub async fn run(report: &Report) {
+pub async fn run(arguments: &Arguments, report: &Report) {
     let mut text = format!("{INTRODUCTION}\n{}", versions());
-    for count in SUBSCRIBERS {
+    let counts = arguments.subscribers.map_or(SUBSCRIBERS.to_vec(), |count| vec![count]);
+    for count in counts {
         let name = grouped(real(count as u64));
-        if report.quick && count > QUICK_SUBSCRIBERS_MAX {
+        if report.quick && arguments.subscribers.is_none() && count > QUICK_SUBSCRIBERS_MAX {
             _ = writeln!(text, "\n### {name} subscribers\n\nNot measured in a short run.");
             continue;
         }
@@ -58,9 +67,10 @@ const INTRODUCTION: &str = "## Events of one job, in comparison with peers
 Subscribers of one job, at most 500 on a connection. Reports come at a steady pace, for at most 10,000 events per second \
 with up to 10,000 subscribers; or, in the columns from \"full rate\" on, each after the answer to the last one. CPU is \
 that of the server and its Redis, reports included, divided by the events that arrived. jobtrack may skip versions that \
-a newer one has replaced, and so may a bucket of NATS KV, which keeps one version of a key; all others deliver each. Each watch is a gRPC stream of its own, or a consumer of NATS; a \
-subscription of NATS or Redis has no state to begin with and misses what happens while it is not connected, and one of \
-Redis needs a connection of its own. Nothing but jobtrack with Redis tells watchers on other replicas.
+a newer one has replaced, and so may a bucket of NATS KV, which keeps one version of a key; all others deliver \
+each. Each watch is a gRPC stream of its own, or a consumer of NATS; a watch of etcd begins without the current value. \
+A subscription of NATS or Redis has no state to begin with, and misses what happens while it is not connected; one of \
+Redis needs a connection of its own. The floor knows no watchers on other replicas, and keeps no events to resume from.
 ";
 
 fn size(count: usize, quick: bool) -> Size {

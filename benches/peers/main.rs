@@ -7,7 +7,7 @@
 //! | `cargo bench --bench peers --` | |
 //! |---|---|
 //! | `calls` | get, update and create at 1, 64 and 512 callers: rate, CPU, latency |
-//! | `fan-out` | one job with 1 to 10,000 subscribers: CPU per event, rate, time to delivery |
+//! | `fan-out` | one job with 1 to 10,000 subscribers: CPU per event, rate, time to delivery; `--subscribers N` for one |
 //! | `dashboards` | 100 watchers of all of 100 jobs |
 //! | `memory` | resident bytes per job and per idle watch |
 //! | `start` | time from the start of a process to its first answer |
@@ -105,7 +105,7 @@ enum Command {
     /// Calls per second, CPU per call and latency
     Calls,
     /// CPU per event and delivery latency of one job's subscribers
-    FanOut,
+    FanOut(fan_out::Arguments),
     /// CPU per event of watches of all jobs
     Dashboards,
     /// Bytes per job and per idle watch
@@ -126,13 +126,13 @@ async fn run(command: Option<Command>, quick: bool) {
     match command {
         None => {
             calls::run(&report).await;
-            fan_out::run(&report).await;
+            fan_out::run(&fan_out::Arguments::default(), &report).await;
             dashboards::run(&report).await;
             memory::run(&report).await;
             start::run(&report).await;
         }
         Some(Command::Calls) => calls::run(&report).await,
-        Some(Command::FanOut) => fan_out::run(&report).await,
+        Some(Command::FanOut(arguments)) => fan_out::run(&arguments, &report).await,
         Some(Command::Dashboards) => dashboards::run(&report).await,
         Some(Command::Memory) => memory::run(&report).await,
         Some(Command::Start) => start::run(&report).await,
