@@ -2,7 +2,7 @@
 
 use crate::{
     contender::{Gathered, Name},
-    delivery::{Audience, COLUMNS, Size, compare},
+    delivery::{Audiences, COLUMNS, Size},
     report::Report,
     tables::{missing, versions},
     watchers::Subject,
@@ -28,12 +28,9 @@ pub async fn run(report: &Report) {
     for name in WITHOUT {
         gathered.missing.push((name, "it has no watch of many jobs".to_owned()));
     }
-    let mut audiences = Vec::new();
-    for contender in &gathered.contenders {
-        audiences.push(Audience::gather(contender, Subject::All, JOBS, WATCHERS, size).await);
-    }
+    let mut audiences = Audiences::gather(gathered, Subject::All, JOBS, WATCHERS, size).await;
     let names: Vec<_> = NAMES.into_iter().chain(WITHOUT).collect();
-    let comparison = compare(&names, &audiences, size).await;
+    let comparison = audiences.compare(&names, size).await;
     let text = format!(
         "## Watches of all jobs, in comparison with peers\n\n{WATCHERS} watchers of all of {JOBS} jobs, which are reported \
          on in turn: `WatchJobs` without a filter, a `Watch` of a prefix in etcd, a consumer or a subscription of \
@@ -47,7 +44,7 @@ pub async fn run(report: &Report) {
         size.unpaced,
         versions(),
         comparison.render(&COLUMNS, [Name::Jobtrack, Name::JobtrackAgain]),
-        missing(&gathered.missing)
+        missing(&audiences.missing)
     );
     report.write("peers-dashboards", &text);
 }

@@ -1,18 +1,24 @@
 //! Subscribers of a server, and the cost of their events.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::time::sleep;
 
 use crate::{
-    contender::{Contender, Name},
+    contender::{Contender, Gathered, Name},
     load::{
         board::{Board, Delivery, Reports},
         unary,
     },
-    stats::real,
-    tables::{Column, Comparison, in_random_order},
+    stats::{real, shuffled},
+    tables::{Column, Comparison},
     watchers::{Subject, subscribe},
     workload::Jobs,
 };
+
+/// Pause after a round.
+const ROUND_PAUSE: Duration = Duration::from_millis(20);
 
 /// The length of a measurement.
 #[derive(Clone, Copy)]
@@ -49,8 +55,8 @@ pub const COLUMNS: [Column<Round>; 6] = [
 ];
 
 /// A server with subscribers.
-pub struct Audience<'a> {
-    contender: &'a Contender,
+struct Audience {
+    contender: Contender,
     jobs: Jobs,
     /// Number of jobs that are reported on, in turn.
     reported: u32,
@@ -58,16 +64,16 @@ pub struct Audience<'a> {
     subscribers: usize,
 }
 
-impl<'a> Audience<'a> {
+impl Audience {
     /// Creates jobs, and opens subscriptions of the first one, or of all.
-    pub async fn gather(contender: &'a Contender, subject: Subject, jobs: u32, count: usize, size: Size) -> Self {
+    async fn gather(contender: Contender, subject: Subject, jobs: u32, count: usize, size: Size) -> Self {
         // A load with a single job has no numbers by which its reports can be told apart.
         let reported = if subject == Subject::All { jobs } else { 1 };
         let jobs = Jobs::new(jobs.max(2));
         unary::prepare(&*contender.client, &jobs).await;
         let room = jobs.count as usize + 2 + (size.rounds + 1) * (size.paced + size.unpaced);
         let board = Arc::new(Board::new(count, room));
-        subscribe(contender, &jobs, subject, count, &board).await;
+        subscribe(&contender, &jobs, subject, count, &board).await;
         Self { contender, jobs, reported, board, subscribers: count }
     }
 
@@ -100,18 +106,55 @@ impl<'a> Audience<'a> {
     }
 }
 
-/// Compares servers with their subscribers, in changing order.
-pub async fn compare(names: &[Name], audiences: &[Audience<'_>], size: Size) -> Comparison<Round> {
-    let mut comparison = Comparison::new(names);
-    for audience in audiences {
-        audience.round(size).await;
-    }
-    for _ in 0..size.rounds {
-        for audience in in_random_order(audiences) {
-            comparison.add(audience.contender.name, audience.round(size).await);
-            // What is still on its way belongs to no other round.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+/// Subscribers of the servers that can be measured, and the reasons for which others can't.
+pub struct Audiences {
+    audiences: Vec<Audience>,
+    pub missing: Vec<(Name, String)>,
+}
+
+impl Audiences {
+    /// Gathers the subscribers of each server.
+    pub async fn gather(gathered: Gathered, subject: Subject, jobs: u32, count: usize, size: Size) -> Self {
+        let mut all = Self { audiences: Vec::new(), missing: gathered.missing };
+        for contender in gathered.contenders {
+            let name = contender.name;
+            match attempt(Audience::gather(contender, subject, jobs, count, size)).await {
+                Ok(audience) => all.audiences.push(audience),
+                Err(reason) => all.missing.push((name, reason)),
+            }
         }
+        all
     }
-    comparison
+
+    /// Compares the servers, in changing order. A server that fails takes no further part, and is killed, so that what
+    /// it still does disturbs no other.
+    pub async fn compare(&mut self, names: &[Name], size: Size) -> Comparison<Round> {
+        let mut comparison = Comparison::new(names);
+        // The first round is not counted.
+        for turn in 0..=size.rounds {
+            for at in shuffled(names.len()) {
+                let Some(found) = self.audiences.iter().position(|it| it.contender.name == names[at]) else { continue };
+                match attempt(self.audiences[found].round(size)).await {
+                    Ok(round) if turn > 0 => comparison.add(names[at], round),
+                    Ok(_) => {}
+                    Err(reason) => {
+                        self.audiences.remove(found);
+                        self.missing.push((names[at], reason));
+                    }
+                }
+                // What is still on its way belongs to no other round.
+                sleep(ROUND_PAUSE).await;
+            }
+        }
+        comparison
+    }
+}
+
+/// Returns the message of a failure in place of the result. A server with very many subscribers may not answer in time.
+async fn attempt<T>(measurement: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(measurement).catch_unwind().await.map_err(|failure| {
+        let text = failure.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| failure.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+        format!("it failed: {text}")
+    })
 }

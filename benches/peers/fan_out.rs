@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::{
     contender::{Gathered, Name},
-    delivery::{Audience, COLUMNS, Size, compare},
+    delivery::{Audiences, COLUMNS, Size},
     report::{Report, grouped},
     stats::real,
     tables::{missing, versions},
@@ -88,11 +88,8 @@ async fn measure(count: usize, size: Size) -> String {
     if count > REDIS_SUBSCRIBERS_MAX {
         gathered.missing.push((Name::Redis, "each subscriber needs a connection".to_owned()));
     }
-    let mut audiences = Vec::new();
-    for contender in &gathered.contenders {
-        audiences.push(Audience::gather(contender, Subject::Job(0), 1, count, size).await);
-    }
-    let comparison = compare(&NAMES, &audiences, size).await;
+    let mut audiences = Audiences::gather(gathered, Subject::Job(0), 1, count, size).await;
+    let comparison = audiences.compare(&NAMES, size).await;
     let note = format!("{} rounds, {:.0} reports/s at the steady pace.", size.rounds, size.pace);
-    format!("{note}\n\n{}{}", comparison.render(&COLUMNS, [Name::Floor, Name::FloorAgain]), missing(&gathered.missing))
+    format!("{note}\n\n{}{}", comparison.render(&COLUMNS, [Name::Floor, Name::FloorAgain]), missing(&audiences.missing))
 }
