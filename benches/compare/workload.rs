@@ -36,19 +36,32 @@ pub struct Jobs {
     created: AtomicU32,
     /// Rises with every report, so that no report is ignored as outdated.
     completed: AtomicI64,
+    /// Several callers report on one job: their reports may arrive in any order, and an outdated one would be ignored.
+    is_contended: bool,
 }
 
 impl Jobs {
     /// Returns ids for `count` jobs, none of which exists yet.
     pub fn new(count: u32) -> Self {
         let prefix = Uuid::new_v4().simple().to_string()[..12].to_owned();
-        Self { prefix, count, created: AtomicU32::new(count), completed: AtomicI64::new(1) }
+        Self { prefix, count, created: AtomicU32::new(count), completed: AtomicI64::new(1), is_contended: false }
+    }
+
+    /// Returns the id of one job that several callers report on.
+    pub fn contended() -> Self {
+        Self { is_contended: true, ..Self::new(1) }
     }
 
     /// Returns the first of these jobs, with continued progress.
     pub fn first(&self, count: u32) -> Self {
         let completed = self.completed.load(Relaxed);
-        Self { prefix: self.prefix.clone(), count, created: AtomicU32::new(self.count), completed: completed.into() }
+        Self {
+            prefix: self.prefix.clone(),
+            count,
+            created: AtomicU32::new(self.count),
+            completed: completed.into(),
+            is_contended: self.is_contended,
+        }
     }
 
     /// Returns the id of a job.
@@ -61,10 +74,9 @@ impl Jobs {
         self.created.fetch_add(1, Relaxed)
     }
 
-    /// Returns the next value of the rising progress. For a single job it is always the same, because concurrent reports
-    /// may arrive in any order, and an outdated one would be ignored.
+    /// Returns the next value of the rising progress; of a contended job always the same.
     pub fn next_completed(&self) -> i64 {
-        if self.count == 1 { self.completed.load(Relaxed) } else { self.completed.fetch_add(1, Relaxed) }
+        if self.is_contended { self.completed.load(Relaxed) } else { self.completed.fetch_add(1, Relaxed) }
     }
 
     pub fn create_request(&self, job: u32) -> CreateJobRequest {

@@ -129,7 +129,7 @@ async fn measure(
     let mut measured: Vec<_> = contenders.iter().map(|one| (one, one.jobs.clone())).collect();
     if case.jobs == 1 {
         let jobtrack = &contenders[JOBTRACK];
-        let [separate, one] = [SEPARATE_JOBS, 1].map(|count| Arc::new(Jobs::new(count)));
+        let (separate, one) = (Arc::new(Jobs::new(SEPARATE_JOBS)), Arc::new(Jobs::contended()));
         for jobs in [&separate, &one] {
             jobtrack.target.prepare(jobs).await;
         }
