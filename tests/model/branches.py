@@ -59,6 +59,8 @@ class Replica:
     held: Version
     dirty: bool
     base: Version
+    unanswered: bool = False
+    """Redis may have executed a change of this replica that the held version was not made from."""
     sent: Version | None = None
     """The held version as of the write under way, which Redis has executed and whose answer has not arrived."""
     written: Version | None = None
@@ -172,7 +174,8 @@ class Rules:
                 raise ViolationError(f"{replica.name} sees a loss where there is none: {held} and {record}")
             yield f"{replica.name} reads {record}: a loss", with_replica(state, replace(replica, serves=False))
         else:
-            yield f"{replica.name} reads {record}", with_replica(state, replace(replica, held=record, base=record))
+            known = replace(replica, held=record, base=record, unanswered=False)
+            yield f"{replica.name} reads {record}", with_replica(state, known)
 
     def write(self, state: State, replica: Replica, end: str, count: int) -> Iterator[tuple[str, State]]:
         """Makes `count` changes one after another, of which only the last version is stored."""
@@ -192,11 +195,14 @@ class Rules:
             yield f"{word}: {version}, VOLATILE", with_replica(after, replace(replica, held=version, dirty=True))
         elif not replica.dirty and record is not None and record.is_same(held):
             written, stored = store(after, replace(version, branch=continued(record, version, replica.lineage)))
-            clean = replace(replica, held=written, base=written)
+            clean = replace(replica, held=written, base=written, unanswered=False)
             yield f"{word}: {written}, DURABLE", with_replica(stored, clean)
             if state.faults and "no answer" in self.kinds:
                 dirty = replace(replica, held=version, dirty=True)
                 yield f"{word}: no answer, VOLATILE", with_replica(replace(stored, faults=state.faults - 1), dirty)
+            if state.faults and "leaving" in self.kinds:
+                left = replace(stored, faults=state.faults - 1, acknowledged=state.acknowledged)
+                yield f"{word}: {written}, executed, and the caller leaves", with_replica(left, replace(replica, unanswered=True))
             if "late answer" in self.kinds and not replica.written:
                 waiting = replace(replica, sent=held, written=written)
                 yield f"{word}: {written}, executed", with_replica(replace(stored, acknowledged=state.acknowledged), waiting)
@@ -237,7 +243,7 @@ class Rules:
         is_raised = winner.change != loser.change and winner.revision <= loser.revision
         merged = replace(winner, revision=loser.revision + 1) if is_raised else winner
         if merged.is_same(record):
-            return with_replica(state, replace(replica, held=record, dirty=False, base=record))
+            return with_replica(state, replace(replica, held=record, dirty=False, base=record, unanswered=False))
         is_continued = winner is record or record.is_same(replica.base) or held.branch == record.branch
         if is_continued:
             branch = continued(record, merged, replica.lineage)
@@ -248,12 +254,13 @@ class Rules:
 
     def pushed(self, state: State, replica: Replica, version: Version) -> State:
         written, stored = store(state, version)
-        return with_replica(stored, replace(replica, held=written, dirty=False, base=written))
+        return with_replica(stored, replace(replica, held=written, dirty=False, base=written, unanswered=False))
 
     def is_apart(self, state: State, replica: Replica, record: Version, winner: Version) -> bool:
         held, processes = replica.held, dict(state.processes)
         if replica.dirty:
-            return not record.is_same(replica.base) and processes[held.change] != processes[record.change]
+            is_other = processes[held.change] != processes[record.change]
+            return not record.is_same(replica.base) and (is_other or self.answers and replica.unanswered)
         if not self.branches:
             return record.change > held.change if winner is held else record.revision <= held.revision
         return not self.is_made_from(record, held) and not self.is_made_from(held, record)
@@ -319,8 +326,14 @@ def main() -> None:
             True,
             Rules(answers=False, kinds=of("late answer", "restart"), exact=False),
         ),
+        (
+            "without the rule for answers, a caller leaves",
+            True,
+            Rules(answers=False, kinds=of("leaving", "restart"), faults=2, exact=False),
+        ),
+        ("callers leave, and a restart", False, Rules(kinds=of("leaving", "restart"), faults=2, writes=3, exact=False)),
         ("late answers, and a restart", False, Rules(kinds=of("late answer", "restart"), exact=False)),
-        ("late answers, and a loss", False, Rules(kinds=of("late answer", "unnoticed", "empty"), exact=False)),
+        ("late answers, and a loss", False, Rules(kinds=of("late answer", "unnoticed"), writes=2, exact=False)),
         ("a restart", False, Rules(kinds=of("restart"), writes=4)),
         ("reports that are stored together, and a loss", False, Rules(kinds=of("group", "unnoticed", "restart"), exact=False)),
         ("one loss", False, Rules(kinds=of("unnoticed", "old copy", "empty", "restart"), exact=False)),
@@ -329,6 +342,12 @@ def main() -> None:
     if "--full" in sys.argv:
         runs += [
             ("one loss", False, Rules(kinds=of("unnoticed", "old copy", "empty", "restart"), writes=4, exact=False)),
+            ("late answers, and a loss", False, Rules(kinds=of("late answer", "unnoticed", "empty"), exact=False)),
+            (
+                "late answers, callers that leave, and an old copy",
+                False,
+                Rules(kinds=of("late answer", "leaving", "old copy"), faults=2, exact=False),
+            ),
             ("an old copy", False, Rules(kinds=of("old copy", "cut off", "no answer"), faults=2, exact=False)),
             ("an unnoticed loss", False, Rules(kinds=of("unnoticed", "cut off", "no answer"), faults=2, exact=False)),
             ("restarts", False, Rules(kinds=of("restart"), faults=2, writes=4, exact=False)),

@@ -30,11 +30,13 @@ impl BusyJobs {
     /// Claims those of `ids` that no other task has claimed. The claim has them in the same order.
     pub fn claim<'a>(&self, ids: impl Iterator<Item = &'a JobId>) -> Claim<'_> {
         let mut claimed = self.ids();
-        Claim { jobs: self, ids: ids.filter(|id| claimed.insert((*id).clone())).cloned().collect() }
+        let free = ids.filter(|id| !claimed.contains(*id) && claimed.insert((*id).clone()));
+        Claim { jobs: self, ids: free.cloned().collect() }
     }
 
-    /// Claims a job as soon as no other task has claimed it. Returns whether it had to wait, too.
-    pub async fn claim_in_turn(&self, id: &JobId) -> (Claim<'_>, bool) {
+    /// Claims a job as soon as no other task has claimed it; in no particular order if several tasks wait. Returns
+    /// whether it had to wait, too.
+    pub async fn claim_when_free(&self, id: &JobId) -> (Claim<'_>, bool) {
         let mut has_waited = false;
         loop {
             let ended = self.ended.notified();

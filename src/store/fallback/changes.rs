@@ -1,20 +1,39 @@
 //! Changes of jobs: where each is sent, and what follows from the answer.
 //!
-//! At most one change of a job is under way at a time. A change that is accepted here is thus always made from the
-//! previous change of this replica, and never from a version whose successor the primary may just have stored.
+//! At most one change of a job is under way at a time. Otherwise a change could be accepted here that was made from an
+//! old version, while the primary stores the next one. If a change ends without an outcome, because its caller has left
+//! or a decision has no answer, its entry is marked as unanswered: then a merge may discard a change of this replica in
+//! favour of another one, and must report that.
 
-use std::sync::Arc;
+use std::{mem::forget, sync::Arc};
 
-use super::{FallbackStore, cache::Route, entries::CacheEntry};
+use super::{
+    FallbackStore,
+    cache::{LocalCache, Route},
+    entries::CacheEntry,
+};
 use crate::{
     domain::{Job, JobId},
     store::{Decided, Decision, JobStore, Replaced, StoreError, Stored, fallback::FreshnessToken},
 };
 
+/// A guard of a change that was sent to the primary. When dropped without an outcome, it marks the entry of the job as
+/// unanswered.
+struct Sent<'a> {
+    cache: &'a LocalCache,
+    id: &'a JobId,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        self.cache.mark_unanswered(self.id);
+    }
+}
+
 impl FallbackStore {
     /// Implements [`JobStore::replace`].
     pub(super) async fn replace_in_turn(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        let (_turn, has_waited) = self.changes.claim_in_turn(&job.id).await;
+        let (_turn, has_waited) = self.changes.claim_when_free(&job.id).await;
         if has_waited
             && let Some(fresh) = self.cache.get_fresh(&job.id)
             && Some(fresh.job.version) != previous.map(|previous| previous.version)
@@ -35,15 +54,23 @@ impl FallbackStore {
         previous: &Job,
         decision: Decision,
     ) -> Result<Decided, StoreError> {
-        let (_turn, _) = self.changes.claim_in_turn(&job.id).await;
+        let (_turn, _) = self.changes.claim_when_free(&job.id).await;
         match self.cache.route_write(&job) {
             Route::Primary(_) if !self.cache.is_unavailable(self.cache.partition_of(&job.id)) => {
-                match self.primary.decide(job, previous, decision).await? {
+                let sent = Sent { cache: &self.cache, id: &previous.id };
+                match self.primary.decide(job, previous, decision).await {
                     // The answer is of a lineage that has ended: as if there were none.
-                    Decided::Stored(stored) if !self.cache.confirm_write(&stored.job, None) => {
+                    Ok(Decided::Stored(stored)) if !self.cache.confirm_write(&stored.job, None) => {
                         Err(StoreError::Unavailable)
                     }
-                    decided => Ok(decided),
+                    Err(StoreError::Unavailable) => {
+                        self.suspect(Some(&previous.id));
+                        Err(StoreError::Unavailable)
+                    }
+                    outcome => {
+                        forget(sent);
+                        outcome
+                    }
                 }
             }
             Route::Local if self.cache.decides(previous, &decision.deadline) => {
@@ -108,7 +135,24 @@ impl FallbackStore {
         {
             return Ok(Replaced::Conflict(Some(there)));
         }
-        match self.primary.replace(job.clone(), previous).await {
+        let sent = Sent { cache: &self.cache, id: &job.id };
+        let outcome = self.primary.replace(job.clone(), previous).await;
+        let outcome = self.conclude(job.clone(), previous, outcome, token).await;
+        if outcome.is_ok() {
+            forget(sent);
+        }
+        outcome
+    }
+
+    /// Handles the outcome of a change at the primary.
+    async fn conclude(
+        &self,
+        job: Arc<Job>,
+        previous: Option<&Job>,
+        outcome: Result<Replaced, StoreError>,
+        token: Option<FreshnessToken>,
+    ) -> Result<Replaced, StoreError> {
+        match outcome {
             Ok(Replaced::Stored(stored)) if self.cache.confirm_write(&stored.job, token) => {
                 Ok(Replaced::Stored(stored))
             }

@@ -76,6 +76,17 @@ impl EntryMeta {
     }
 }
 
+/// The changes of a job that this replica sent to the primary, in relation to the entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SentChanges {
+    /// No version of the job was ever sent.
+    None,
+    /// The entry was made from all changes that the primary may have executed.
+    Included,
+    /// The primary may have executed a change that the entry was not made from.
+    Unanswered,
+}
+
 /// The metadata of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryMeta {
@@ -86,8 +97,8 @@ pub struct EntryMeta {
     /// The primary had the version and lost it. Until the version is stored again, the entry is never dropped as
     /// possibly deleted.
     pub lost: bool,
-    /// No version of the job was ever sent to the primary.
-    pub unsent: bool,
+    /// The changes of this replica that were sent to the primary.
+    pub sent: SentChanges,
     /// Time until which no change of the job is sent to the primary, which failed a command for it.
     pub suspect_until: Option<Instant>,
     /// Last version that the primary is known to have had.
@@ -115,6 +126,8 @@ pub struct CacheEntry {
     pub base: Option<Version>,
     /// Time since which it is unknown whether the primary still has the job.
     pub unconfirmed_since: Timestamp,
+    /// The changes of this replica that were sent to the primary.
+    pub sent: SentChanges,
 }
 
 impl CacheEntry {
@@ -158,15 +171,18 @@ impl Entries {
     /// replaces a fresh one.
     pub fn meta(&mut self, job: &Job, partition: usize, dirty: bool, now: Timestamp) -> EntryMeta {
         if let Some(row) = self.table.get(&job.id) {
-            let known = EntryMeta { suspect_until: None, ..row.meta };
-            return EntryMeta { dirty, lost: false, unsent: false, base: Some(job.version), confirmed: now, ..known };
+            let is_same = row.job.version == job.version;
+            let sent =
+                if is_same && row.meta.sent == SentChanges::Unanswered { row.meta.sent } else { SentChanges::Included };
+            let known = EntryMeta { suspect_until: None, sent, ..row.meta };
+            return EntryMeta { dirty, lost: false, base: Some(job.version), confirmed: now, ..known };
         }
         self.made += 1;
         EntryMeta {
             partition,
             dirty,
             lost: false,
-            unsent: false,
+            sent: SentChanges::Included,
             suspect_until: None,
             base: Some(job.version),
             confirmed: now,
@@ -205,7 +221,7 @@ impl Entries {
 
     /// Returns an entry in the form in which it is pushed.
     pub fn entry(&self, row: &Row<EntryMeta>, now: Timestamp) -> CacheEntry {
-        let EntryMeta { partition, dirty, lost, base, confirmed, .. } = row.meta;
+        let EntryMeta { partition, dirty, lost, base, confirmed, sent, .. } = row.meta;
         // While the primary served and notifications arrived, every change was known.
         let no_gap_since = self.last_gap.is_none_or(|gap| confirmed > gap);
         let until = self.partitions[partition].unavailable.map_or(now, |unavailable| unavailable.since);
@@ -214,7 +230,7 @@ impl Entries {
             (false, true) => until.max(confirmed),
             (false, false) => confirmed,
         };
-        CacheEntry { job: row.job.clone(), dirty, base, unconfirmed_since }
+        CacheEntry { job: row.job.clone(), dirty, base, unconfirmed_since, sent }
     }
 
     /// Stores an entry, which replaces the current one.

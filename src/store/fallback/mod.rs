@@ -2,9 +2,9 @@
 //!
 //! While the primary serves, calls are answered by it or from fresh entries of the local cache. After a failed command
 //! the primary is probed, once for all callers; a partition that does not serve counts as unavailable. From then on no
-//! caller waits for it: jobs in the cache are served and changed, new jobs are accepted, and all answers are marked as
-//! volatile. For a job that is not in the cache the answer is "unavailable", never "not found". When a partition
-//! accepts a write again, a first batch of its dirty entries is pushed, and all of its clean entries are compared once
+//! caller waits for it, except for the end of a change of the same job that is under way. Jobs in the cache are served
+//! and changed, new jobs are accepted, and all answers are marked as volatile. For a job that is not in the cache the
+//! answer is "unavailable", never "not found". When a partition accepts a write again, a first batch of its dirty entries is pushed, and all of its clean entries are compared once
 //! with the records. Then the partition serves, and the remaining dirty entries are pushed job by job. A single write
 //! that fails affects only its job.
 //!

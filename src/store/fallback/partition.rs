@@ -22,7 +22,7 @@ pub struct Partition {
     pass: u64,
     /// The history that the pass compares with, until it ends.
     pass_history: Option<History>,
-    /// The lineage of the primary's data as of the pass that is under way, or was last.
+    /// The lineage of the primary's data, as of the last attempt to restore the partition.
     lineage: u64,
 }
 
@@ -82,12 +82,16 @@ impl Partition {
         if !self.pass_history.is_some_and(|known| known.is_continued_by(&history)) {
             self.pass += 1;
             self.pass_history = Some(history);
-            self.lineage = history.lineage;
+            self.set_lineage(history.lineage);
         }
     }
 
-    /// Returns whether `job` was written in the lineage of the pass that is under way, or was last. Otherwise the
-    /// primary may have lost it since.
+    /// Records the lineage of the primary's data: answers of other lineages count no more.
+    pub const fn set_lineage(&mut self, lineage: u64) {
+        self.lineage = lineage;
+    }
+
+    /// Returns whether `job` was written in the known lineage. Otherwise the primary may have lost it since.
     pub fn is_of_lineage(&self, job: &Job) -> bool {
         job.branch.as_ref().is_none_or(|branch| branch.lineage == self.lineage)
     }

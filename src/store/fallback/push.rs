@@ -10,7 +10,13 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{busy::BusyJobs, cache::LocalCache, entries::CacheEntry, partition::ComparedHistories, report::Reports};
+use super::{
+    busy::BusyJobs,
+    cache::LocalCache,
+    entries::{CacheEntry, SentChanges},
+    partition::ComparedHistories,
+    report::Reports,
+};
 use crate::{
     clock::Clock,
     domain::{Branch, Job, JobId, TOMBSTONE_LIFE, merge},
@@ -209,9 +215,10 @@ fn is_apart(entry: &CacheEntry, theirs: &Job) -> bool {
     }
     // The primary once had all changes of a lost entry, so its branch decides.
     if entry.dirty && entry.base != Some(ours.version) {
-        // Each change that a process makes to a job is derived from the previous change of that process.
-        return entry.base != Some(theirs.version)
-            && ours.version.change_id.process != theirs.version.change_id.process;
+        // Each change that a process makes to a job is derived from the previous change of that process, unless that one
+        // has no answer.
+        let is_other_process = ours.version.change_id.process != theirs.version.change_id.process;
+        return entry.base != Some(theirs.version) && (entry.sent == SentChanges::Unanswered || is_other_process);
     }
     !ours.descends_from(theirs) && !theirs.descends_from(ours)
 }

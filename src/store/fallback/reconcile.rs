@@ -182,6 +182,7 @@ impl Reconciler {
             PartitionState::Serving => {}
             PartitionState::ReadOnly => {
                 self.cache.set_unavailable(partition, true);
+                self.cache.set_lineage(partition, self.primary.history(partition).lineage);
                 return Err(StoreError::ReadOnly);
             }
             PartitionState::Unavailable => return Err(StoreError::Unavailable),

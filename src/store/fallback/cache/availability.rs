@@ -112,6 +112,11 @@ impl LocalCache {
         true
     }
 
+    /// Records the lineage of a partition that answers, but can't be compared now.
+    pub fn set_lineage(&self, partition: usize, lineage: u64) {
+        self.entries().partitions[partition].set_lineage(lineage);
+    }
+
     /// Begins a pass over the entries of a partition, or continues one that compared with the same history. Returns the
     /// slot from which to proceed downward.
     pub fn begin_pass(&self, partition: usize, history: History) -> usize {

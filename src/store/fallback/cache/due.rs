@@ -7,7 +7,7 @@ use crate::{
     domain::{Deadline, Due, Job, JobId, TOMBSTONE_LIFE, Timestamp},
     store::{
         DueBatch, DueRecord,
-        fallback::entries::{EntryMeta, LOCKED_MAX, volatile},
+        fallback::entries::{EntryMeta, LOCKED_MAX, SentChanges, volatile},
         table::Row,
     },
 };
@@ -31,7 +31,7 @@ impl LocalCache {
                 }
                 last = Some((time, &row.job.id));
                 let is_available = entries.partitions[row.meta.partition].is_available();
-                if row.meta.dirty && row.meta.unsent && !is_available && due != Due::Forget {
+                if row.meta.dirty && row.meta.sent == SentChanges::None && !is_available && due != Due::Forget {
                     batch.records.push(DueRecord { stored: volatile(row.job.clone()), due });
                 }
             }
@@ -46,7 +46,7 @@ impl LocalCache {
         let entries = self.entries();
         let now = self.clock.now();
         let row = entries.table.get(&job.id).filter(|row| row.job.version == job.version);
-        row.is_some_and(|row| row.meta.unsent && row.job.time_of(deadline) <= now)
+        row.is_some_and(|row| row.meta.sent == SentChanges::None && row.job.time_of(deadline) <= now)
     }
 
     /// Removes tombstones that the primary has forgotten, and jobs that it must have removed. Removes a few at a time,

@@ -1,7 +1,7 @@
 //! Changes of entries: versions that are accepted here, and versions of the primary.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use crate::{
     store::{
         Replaced, StoreError, Stored,
         fallback::{
-            entries::{Entries, EntryMeta, Eviction, FreshnessToken, comes_after, volatile},
+            entries::{Entries, EntryMeta, Eviction, FreshnessToken, SentChanges, comes_after, volatile},
             partition::Partition,
         },
         table::Row,
@@ -88,13 +88,15 @@ impl LocalCache {
         let before = there.map(|row| row.meta);
         let base = before.map_or_else(|| previous.map(|job| job.version), |before| before.base);
         let confirmed = before.map_or(now, |before| before.confirmed);
-        let unsent = !sent && before.map_or(previous.is_none(), |before| before.unsent);
         let (lost, suspect_until) = before.map_or((false, None), |before| (before.lost, before.suspect_until));
+        let was_sent = before
+            .map_or(if previous.is_none() { SentChanges::None } else { SentChanges::Included }, |before| before.sent);
+        let sent = if sent && was_sent == SentChanges::None { SentChanges::Included } else { was_sent };
         let evicted = entries.evict_for(self.capacity, &job, Eviction::Required)?;
         // Called before the version is acknowledged, so that no beat claims that the primary has it.
         self.presence.begin_dirty(partition);
         let before = previous.filter(|before| before.version.incarnation_id == job.version.incarnation_id);
-        let meta = EntryMeta { lost, unsent, suspect_until, base, ..entries.meta(&job, partition, true, confirmed) };
+        let meta = EntryMeta { lost, sent, suspect_until, base, ..entries.meta(&job, partition, true, confirmed) };
         entries.put(job.clone(), meta);
         self.report_dirty(&entries, partition);
         self.announce(&mut entries, volatile(job.clone()), before.map(|before| before.state));
@@ -112,11 +114,21 @@ impl LocalCache {
         }
     }
 
+    /// Records that a change of a job was sent to the primary, and neither an answer has arrived, nor has the change been
+    /// accepted here.
+    pub fn mark_unanswered(&self, id: &JobId) {
+        if let Some((_, meta)) = self.entries().table.meta_mut(id) {
+            meta.sent = SentChanges::Unanswered;
+        }
+    }
+
     /// Records that these entries are about to be sent to the primary.
     pub fn mark_sent(&self, ids: &[JobId]) {
         let mut entries = self.entries();
         for id in ids {
-            entries.table.meta_mut(id).into_iter().for_each(|(_, meta)| meta.unsent = false);
+            if let Some((_, meta)) = entries.table.meta_mut(id).filter(|(_, meta)| meta.sent == SentChanges::None) {
+                meta.sent = SentChanges::Included;
+            }
         }
     }
 
@@ -178,18 +190,36 @@ impl LocalCache {
     }
 
     /// Handles the answer to a write of this replica: the primary has stored `job`, and is known to have had it after
-    /// `since` was taken. Returns whether the answer counts: the entry has this version, or one that was made from it.
-    /// Otherwise the primary may have lost the version in the meantime.
+    /// `since` was taken. Returns whether the answer counts: it is of the known lineage, and the entry has this version,
+    /// or one that was made from it. Otherwise the primary may have lost the version in the meantime.
     pub fn confirm_write(&self, job: &Job, since: Option<FreshnessToken>) -> bool {
+        let at = self.partition_of(&job.id);
         let mut entries = self.entries();
         let token = entries.freshness(&job.id);
-        let Some((cached, meta)) = entries.table.meta_mut(&job.id) else { return true };
-        if cached.version == job.version {
-            meta.fresh = since.filter(|_| since == token).or(meta.fresh);
-            return true;
+        let is_of_lineage = entries.partitions[at].is_of_lineage(job);
+        let Some(row) = entries.table.get(&job.id) else { return is_of_lineage };
+        if row.job.version != job.version {
+            let is_same_incarnation = row.job.version.incarnation_id == job.version.incarnation_id;
+            return if is_same_incarnation { row.job.descends_from(job) } else { comes_after(&row.job, job) };
         }
-        let is_same_incarnation = cached.version.incarnation_id == job.version.incarnation_id;
-        if is_same_incarnation { cached.descends_from(job) } else { comes_after(cached, job) }
+        if is_of_lineage || row.meta.dirty {
+            if let Some((_, meta)) = entries.table.meta_mut(&job.id).filter(|_| since == token) {
+                meta.fresh = since;
+            }
+            return is_of_lineage;
+        }
+        let (cached, meta) = (row.job.clone(), row.meta);
+        self.put_lost(entries, cached, meta);
+        false
+    }
+
+    /// Makes a clean entry dirty, because the primary has lost its version.
+    fn put_lost(&self, mut entries: MutexGuard<'_, Entries>, job: Arc<Job>, meta: EntryMeta) {
+        self.presence.begin_dirty(meta.partition);
+        entries.put(job, EntryMeta { dirty: true, lost: true, fresh: None, ..meta });
+        self.report_dirty(&entries, meta.partition);
+        drop(entries);
+        self.sync_needed[meta.partition].notify_one();
     }
 
     /// Records that the version `sent` was pushed, and the primary has `stored` now. Later changes of the entry stay.
@@ -232,7 +262,7 @@ impl LocalCache {
     /// is returned.
     pub fn mark_record_lost(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
         let now = self.clock.now();
-        let mut entries = self.entries();
+        let entries = self.entries();
         if !since?.is_of_same_entry(&entries.freshness(id)?) {
             return None;
         }
@@ -246,11 +276,7 @@ impl LocalCache {
         if meta.dirty {
             return Some(volatile(job));
         }
-        self.presence.begin_dirty(meta.partition);
-        entries.put(job.clone(), EntryMeta { dirty: true, lost: true, fresh: None, ..meta });
-        self.report_dirty(&entries, meta.partition);
-        drop(entries);
-        self.sync_needed[meta.partition].notify_one();
+        self.put_lost(entries, job.clone(), meta);
         Some(volatile(job))
     }
 

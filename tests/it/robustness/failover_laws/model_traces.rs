@@ -7,7 +7,7 @@ use std::{
 
 use jobtrack::{
     domain::{ANYONE, Change, Job, JobError, NewJob, Progress, Removal, Report, State},
-    store::{Durability, Listener, PrimaryStore, Stored},
+    store::{Durability, Listener, PrimaryStore},
     tracker::CreateOutcome,
 };
 use rstest::rstest;
@@ -63,20 +63,25 @@ async fn late_write_of_a_deleted_job_does_not_bring_it_back(#[case] in_between: 
     assert_gone_everywhere(&world).await;
 }
 
-/// Reports on the job `a` on the first replica. The primary executes the report, and `meanwhile` happens before the
-/// answer arrives. Returns the outcome of the report.
-async fn report_with_a_late_answer(world: &World, meanwhile: impl Future<Output = ()>) -> Stored {
-    let replica = &world.replicas[0];
-    replica.link.delays_answer.store(true, Relaxed);
+/// Returns a report of two completed units.
+fn report() -> Change {
     let progress = Progress { completed: Some(2), ..Progress::default() };
-    let report = Change::Report(Report { progress, ..Report::default() });
-    let caller = replica.tracker.on_behalf_of(&ANYONE);
-    let (job, changed) = (id("a"), async {
-        replica.link.answer_delayed.notified().await;
+    Change::Report(Report { progress, ..Report::default() })
+}
+
+/// Makes a change on the first replica. The primary executes it, and `meanwhile` happens before the answer arrives.
+async fn with_a_late_answer<T>(
+    world: &World,
+    change: impl Future<Output = T>,
+    meanwhile: impl Future<Output = ()>,
+) -> T {
+    let link = &world.replicas[0].link;
+    link.delays_answer.store(true, Relaxed);
+    let changed = async {
+        link.answer_delayed.notified().await;
         meanwhile.await;
-    });
-    let (reported, ()) = tokio::join!(caller.change(&job, &report), changed);
-    reported.expect("it is accepted").stored
+    };
+    tokio::join!(change, changed).0
 }
 
 /// The replica is cut off before the answer to a report arrives, and the worker fails the job. The end must be made
@@ -85,7 +90,8 @@ async fn report_with_a_late_answer(world: &World, meanwhile: impl Future<Output 
 async fn change_waits_for_the_answer_to_the_one_before() {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
-    let reported = report_with_a_late_answer(&world, async {
+    let (job, report, caller) = (id("a"), report(), world.replicas[0].tracker.on_behalf_of(&ANYONE));
+    let reported = with_a_late_answer(&world, caller.change(&job, &report), async {
         world.part(0).await;
         let link = world.replicas[0].link.clone();
         tokio::spawn(async move {
@@ -96,29 +102,64 @@ async fn change_waits_for_the_answer_to_the_one_before() {
         assert_eq!(failed.expect("it is accepted").stored.job.progress.completed, Some(2));
     })
     .await;
-    assert_eq!(reported.durability, Durability::Durable);
+    assert_eq!(reported.expect("it is accepted").stored.durability, Durability::Durable);
     world.replicas[0].whole().await;
     let there = world.there("a").await.expect("it is there");
     assert_eq!((there.state, there.progress.completed), (State::Failed, Some(2)));
     assert_eq!(world.replicas[0].conflicts().await, 0);
 }
 
-/// The primary loses a report, and the replica puts the version before it back. Then the answer to the report arrives.
+/// The primary executes a report whose caller leaves, and the worker fails the job while the replica is cut off. The end
+/// is not made from the report, so the report of the merge must say that a change was discarded.
 #[tokio::test(start_paused = true)]
-async fn answer_of_a_lineage_that_has_ended_does_not_count() {
+async fn change_whose_caller_has_left_is_not_discarded_without_a_report() {
     let mut world = World::new();
     world.call(0, "a", Op::Create).await;
-    let reported = report_with_a_late_answer(&world, async {
+    let (job, report, caller) = (id("a"), report(), world.replicas[0].tracker.on_behalf_of(&ANYONE));
+    let link = &world.replicas[0].link;
+    link.delays_answer.store(true, Relaxed);
+    tokio::select! {
+        _ = caller.change(&job, &report) => panic!("its answer does not arrive"),
+        () = link.answer_delayed.notified() => {}
+    }
+    world.part(0).await;
+    let failed = caller.change(&job, &failure()).await.expect("it is accepted").stored;
+    assert_eq!((failed.durability, failed.job.progress.completed), (Durability::Volatile, None));
+    world.replicas[0].whole().await;
+    let there = world.there("a").await.expect("it is there");
+    assert_eq!((there.state, there.progress.completed), (State::Failed, None));
+    assert_eq!(world.replicas[0].conflicts().await, 1);
+}
+
+/// The primary loses a change that it has executed, and the replica is compared with it. Then the answer arrives.
+#[rstest]
+#[case::report(false)]
+#[case::creation(true)]
+#[tokio::test(start_paused = true)]
+async fn answer_of_a_lineage_that_has_ended_does_not_count(#[case] creates: bool) {
+    let mut world = World::new();
+    if !creates {
+        world.call(0, "a", Op::Create).await;
+    }
+    let (job, report, caller) = (id("a"), report(), world.replicas[0].tracker.on_behalf_of(&ANYONE));
+    let change = async {
+        if creates {
+            let new = NewJob { id: Some(job.clone()), ..plain() };
+            caller.create(new).await.map(CreateOutcome::into_stored)
+        } else {
+            caller.change(&job, &report).await.map(|changed| changed.stored)
+        }
+    };
+    let stored = with_a_late_answer(&world, change, async {
         world.record.restore(Vec::new()).await;
         world.part(0).await;
         world.replicas[0].whole().await;
-        assert_eq!(world.there("a").await.expect("it was put back").progress.completed, None);
         world.replicas[0].link.release_answer.notify_one();
-    })
-    .await;
-    assert_eq!(reported.durability, Durability::Volatile);
+    });
+    assert_eq!(stored.await.expect("it is accepted").durability, Durability::Volatile);
     world.replicas[0].whole().await;
-    assert_eq!(world.there("a").await.expect("it is there").progress.completed, Some(2));
+    let there = world.there("a").await.expect("it is there");
+    assert_eq!(there.progress.completed, Some(2).filter(|_| !creates));
 }
 
 /// Returns a world in which two replicas created a job for one request, because the primary had lost it. The second job
