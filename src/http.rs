@@ -28,7 +28,7 @@ use tokio::{
 };
 use tracing::warn;
 
-pub use scrape::Source;
+pub use scrape::MetricsSource;
 
 use crate::{socket::watch_peer, store::StorageMode, telemetry::metrics::TEXT_FORMAT};
 
@@ -58,7 +58,7 @@ pub enum Phase {
 /// The data that the pages show.
 pub struct Pages {
     /// The metrics.
-    pub source: Source,
+    pub source: MetricsSource,
     /// Phase of the server.
     pub phase: watch::Receiver<Phase>,
 }

@@ -18,7 +18,7 @@ use crate::{
     files::connections_max,
     grpc::{self, GrpcServer, RequestService},
     http::{
-        self, Pages, Phase, Source,
+        self, MetricsSource, Pages, Phase,
         api::{Api, Hosts, Options as ApiOptions, Origins, PageRules},
     },
     quota::Quotas,
@@ -195,10 +195,10 @@ impl Server {
     }
 
     /// Returns the source of the metrics of all parts.
-    fn source(&self, grpc_server: &GrpcServer, connections: TaskTracker) -> Source {
+    fn source(&self, grpc_server: &GrpcServer, connections: TaskTracker) -> MetricsSource {
         let mut measured: Vec<&dyn Measured> = vec![grpc_server, &*self.tracker, &*self.hub, &**self.tracker.quotas()];
         measured.extend(self.redis.iter().flat_map(|(redis, fallback)| [&**redis as &dyn Measured, &**fallback]));
-        Source::new(&measured, self.tracker.clone(), connections, self.security.tls.clone())
+        MetricsSource::new(&measured, self.tracker.clone(), connections, self.security.tls.clone())
     }
 
     /// Starts the background tasks. With Redis, waits for a limited time until a subscription to notifications has been

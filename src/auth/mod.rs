@@ -213,7 +213,7 @@ impl Authenticator {
             // A proxy may have added an `authorization` header of its own, which must not hide the watch token of a
             // URL.
             let given = headers.get_all(AUTHORIZATION).iter();
-            let is_one = |token: &&str| self.watch_tokens.is_one(token);
+            let is_one = |token: &&str| self.watch_tokens.has_header(token);
             let mut tokens =
                 given.filter_map(|header| watch_token(header).or_else(|| bearer_token(header).filter(is_one)));
             return tokens.next().map_or_else(|| Ok(anonymous.clone()), |token| self.by_watch_token(token));
@@ -232,7 +232,7 @@ impl Authenticator {
 
     /// Returns the grant for a bearer token.
     fn by_token(&self, token: &str) -> Result<Grant, JobError> {
-        if self.watch_tokens.is_one(token) {
+        if self.watch_tokens.has_header(token) {
             return self.by_watch_token(token);
         }
         let known = self.identities.as_ref().and_then(|identities| identities.load().by_token(token));

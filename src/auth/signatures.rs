@@ -26,7 +26,7 @@ enum Scheme {
     Rsa(&'static RsaParameters),
 }
 
-struct Signer {
+struct PublicKeyVerifier {
     algorithm: Algorithm,
     scheme: Scheme,
     public: DecodingKey,
@@ -71,7 +71,7 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
     if key.family() != family {
         return Err(ErrorKind::InvalidKeyFormat.into());
     }
-    Ok(Box::new(Signer { algorithm: *algorithm, scheme, public: key.clone() }))
+    Ok(Box::new(PublicKeyVerifier { algorithm: *algorithm, scheme, public: key.clone() }))
 }
 
 impl signature::Signer<Vec<u8>> for Mac {
@@ -98,7 +98,7 @@ impl JwtVerifier for Mac {
     }
 }
 
-impl Verifier<Vec<u8>> for Signer {
+impl Verifier<Vec<u8>> for PublicKeyVerifier {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
         let verified = match (&self.scheme, self.public.kind()) {
             (Scheme::Plain(scheme), DecodingKeyKind::SecretOrDer(key)) => {
@@ -113,7 +113,7 @@ impl Verifier<Vec<u8>> for Signer {
     }
 }
 
-impl JwtVerifier for Signer {
+impl JwtVerifier for PublicKeyVerifier {
     fn algorithm(&self) -> Algorithm {
         self.algorithm
     }

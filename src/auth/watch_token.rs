@@ -123,7 +123,7 @@ impl WatchTokens {
 
     /// Returns whether a bearer token has the header of watch tokens. Such a token can't be credentials of any other
     /// kind, even if it is invalid.
-    pub fn is_one(&self, token: &str) -> bool {
+    pub fn has_header(&self, token: &str) -> bool {
         token.starts_with(&self.prefix)
     }
 
@@ -145,7 +145,7 @@ impl WatchTokens {
         let claims = Claims { jobs: jobs.incarnations, view, maker, exp };
         let text = encode(&self.header, &claims, &EncodingKey::from_secret(key.secret()));
         let text = text.expect("the claims can be encoded");
-        debug_assert!(self.is_one(&text), "all watch tokens have the same header");
+        debug_assert!(self.has_header(&text), "all watch tokens have the same header");
         if text.len() > TOKEN_MAX {
             let (length, field) = (text.len(), "job_ids".to_owned());
             let description = format!("must be fewer: the token would have {length} bytes, and may have {TOKEN_MAX}");
@@ -211,10 +211,10 @@ mod tests {
                 if bytes[at] != *other {
                     bytes[at] = *other;
                     let changed = String::from_utf8(bytes).expect("it is ASCII");
-                    assert!(!tokens.is_one(&changed) || tokens.verify(&changed).is_err(), "{at} {other}");
+                    assert!(!tokens.has_header(&changed) || tokens.verify(&changed).is_err(), "{at} {other}");
                 }
             }
-            assert!(!tokens.is_one(&token[..at]) || tokens.verify(&token[..at]).is_err(), "{at}");
+            assert!(!tokens.has_header(&token[..at]) || tokens.verify(&token[..at]).is_err(), "{at}");
         }
     }
 

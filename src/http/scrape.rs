@@ -27,7 +27,7 @@ const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The source of the metrics.
-pub struct Source {
+pub struct MetricsSource {
     registry: Registry,
     tracker: Arc<Tracker>,
     connections: TaskTracker,
@@ -37,7 +37,7 @@ pub struct Source {
     stats: Mutex<Option<(Instant, Option<TrackerStats>)>>,
 }
 
-impl Source {
+impl MetricsSource {
     /// Creates a source of the metrics of `measured`, `tracker`, the open `connections` and the certificate of `tls`.
     pub fn new(measured: &[&dyn Measured], tracker: Arc<Tracker>, connections: TaskTracker, tls: Option<Tls>) -> Self {
         Self { registry: Registry::of(measured), tracker, connections, tls, stats: Mutex::default() }

@@ -57,7 +57,7 @@ pub trait Listener: Send + Sync + 'static {
     }
 
     /// Records that every commit before the given time has been announced or notified.
-    fn notified_until(&self, _: Instant) {}
+    fn set_notified_until(&self, _: Instant) {}
 
     /// Returns the jobs that must be read again if notifications are lost.
     fn watched(&self) -> Vec<JobId> {

@@ -56,7 +56,7 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Confirms that a `NOT_FOUND` answer would be authoritative now; fails otherwise. Called when `get` returned the
     /// record `_instead`, which the caller may not see, so that a hidden job and a missing job have the same answer.
-    async fn absence(&self, _instead: &Stored) -> Result<(), StoreError> {
+    async fn confirm_absence(&self, _instead: &Stored) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -68,7 +68,7 @@ pub struct Decision {
     /// The deadline at which the decision is due.
     pub deadline: Deadline,
     /// The worker's next report reverts the decision: until then the worker counts as lost. Other decisions are final.
-    pub is_reverted: bool,
+    pub is_revertible: bool,
     /// The deadline is the next one of the job, rather than one that a caller asks for. If the decision is too early,
     /// the store postpones the due time of the record.
     pub is_due: bool,

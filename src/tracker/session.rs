@@ -336,7 +336,7 @@ impl<'a> CallerSession<'a> {
             Some(stored) if !self.caller.can_see(&stored.job) => {
                 // While the store can't confirm that a job is missing, a hidden job must not be reported as missing
                 // either: otherwise the caller could distinguish the two.
-                self.tracker.store.absence(&stored).await?;
+                self.tracker.store.confirm_absence(&stored).await?;
                 Err(JobError::NotFound(id.clone()))
             }
             found => Ok(found),

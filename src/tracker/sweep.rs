@@ -161,8 +161,8 @@ impl Tracker {
         deadline: Deadline,
         is_due: bool,
     ) -> Result<Decided, JobError> {
-        let is_reverted = next.lease.lost && !next.state.is_terminal() && next.removal.is_none();
-        let decision = Decision { deadline, is_reverted, is_due, now: self.now() };
+        let is_revertible = next.lease.lost && !next.state.is_terminal() && next.removal.is_none();
+        let decision = Decision { deadline, is_revertible, is_due, now: self.now() };
         let decided = self.store.decide(Arc::from(next), previous, decision).await?;
         if let Decided::Stored(stored) = &decided {
             self.metrics.stored(Some(previous), &stored.job);

@@ -39,7 +39,7 @@ pub async fn read_some(
         count += 1;
         bytes += stored.as_ref().map_or(0, |stored| stored.job.size());
         if let Some(others) = stored.as_ref().filter(|stored| !scope.discloses(&stored.job)) {
-            store.absence(others).await?;
+            store.confirm_absence(others).await?;
         }
         found.extend(stored);
     }

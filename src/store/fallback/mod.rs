@@ -202,7 +202,7 @@ impl JobStore for FallbackStore {
         }
     }
 
-    async fn absence(&self, instead: &Stored) -> Result<(), StoreError> {
+    async fn confirm_absence(&self, instead: &Stored) -> Result<(), StoreError> {
         // An answer of the primary shows that the primary could also confirm an absence. A cached answer does not.
         if instead.source == Source::Redis {
             return Ok(());

@@ -47,13 +47,13 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Hearing {
     since: Timestamp,
-    last_look: Option<Instant>,
+    last_sweep: Option<Instant>,
 }
 
 impl Hearing {
     /// Detects that this process was suspended: while the process runs, sweeps call this about once a second.
     fn detect_suspension(&mut self, now: Timestamp) -> &Self {
-        let paused = self.last_look.replace(Instant::now()).is_some_and(|last| last.elapsed() > PAUSE_MIN);
+        let paused = self.last_sweep.replace(Instant::now()).is_some_and(|last| last.elapsed() > PAUSE_MIN);
         if paused {
             self.since = now;
         }

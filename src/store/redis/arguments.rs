@@ -149,7 +149,7 @@ pub enum GivenBranch {
 
 /// The optional arguments of replace.lua.
 #[derive(Debug)]
-pub struct Options {
+pub struct ReplacementOptions {
     /// Notification of the commit, without its number; `None`: the commit is neither counted nor announced.
     pub notification: Option<Vec<u8>>,
     /// Time of the worker's last report.
@@ -162,7 +162,7 @@ pub struct Options {
     pub branch: Option<GivenBranch>,
 }
 
-impl Options {
+impl ReplacementOptions {
     /// Returns the head of the arguments. `sets` is the number of sorted sets that change, `deleted` and `set` are the
     /// numbers of fields to delete and to set.
     pub fn head(&self, mode: Mode, sets: usize, deleted: usize, set: usize) -> [u8; 11] {

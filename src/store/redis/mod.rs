@@ -52,7 +52,7 @@ use self::{
     list::Lists,
     monitor::Monitor,
     preflight::{Checked, Preflight},
-    probe::{BEAT, Prober},
+    probe::{BEAT_INTERVAL, Prober},
     read::Reader,
     replicas::Replicas,
     schema::keys::{PARTITIONS, Partition},
@@ -123,7 +123,7 @@ impl RedisStore {
         let feed = Arc::new(Feed::new(listener.clone(), clock.clone()));
         let monitor = Arc::new(Monitor::new(client.clone()));
         let reader = Arc::new(Reader::new(client.clone()));
-        let bound = replica_grace + BEAT * 2;
+        let bound = replica_grace + BEAT_INTERVAL * 2;
         let prober = Arc::new(Prober::new(
             client.clone(),
             feed.clone(),
@@ -204,27 +204,27 @@ impl Measured for RedisStore {
 #[async_trait]
 impl JobStore for RedisStore {
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError> {
-        self.monitor.is_ready()?;
+        self.monitor.check_ready()?;
         self.reader.get(id).await
     }
 
     async fn replace(&self, job: Arc<Job>, previous: Option<&Job>) -> Result<Replaced, StoreError> {
-        self.monitor.is_ready()?;
+        self.monitor.check_ready()?;
         self.time(Command::Write, self.writer.write(job, previous)).await
     }
 
     async fn decide(&self, job: Arc<Job>, previous: &Job, decision: Decision) -> Result<Decided, StoreError> {
-        self.monitor.is_ready()?;
+        self.monitor.check_ready()?;
         self.time(Command::Write, self.writer.write_decision(job, previous, decision)).await
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        self.monitor.is_ready()?;
+        self.monitor.check_ready()?;
         Ok(self.time(Command::List, self.lists.page(query)).await?)
     }
 
     async fn count_of_owner(&self, owner: &str) -> Result<u64, StoreError> {
-        self.monitor.is_ready()?;
+        self.monitor.check_ready()?;
         Ok(self.time(Command::Count, self.lists.count(owner)).await?)
     }
 
@@ -233,7 +233,7 @@ impl JobStore for RedisStore {
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<DueBatch, StoreError> {
-        self.monitor.is_ready()?;
+        self.monitor.check_ready()?;
         Ok(self.time(Command::Due, self.due.due_batch(now, limit)).await?)
     }
 
@@ -307,17 +307,17 @@ impl PrimaryStore for RedisStore {
     }
 
     async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Record>, StoreError> {
-        self.monitor.is_ready()?;
+        self.monitor.check_ready()?;
         Ok(self.time(Command::GetMany, self.reader.read_many(ids, View::Full)).await?)
     }
 
     async fn versions(&self, ids: &[JobId]) -> Result<Vec<Option<Version>>, StoreError> {
-        self.monitor.is_ready()?;
+        self.monitor.check_ready()?;
         Ok(self.time(Command::GetMany, self.reader.read_versions(ids)).await?)
     }
 
     async fn replace_many(&self, writes: Vec<Replacement>) -> Vec<Result<Replaced, StoreError>> {
-        match self.monitor.is_ready() {
+        match self.monitor.check_ready() {
             Ok(()) => self.time(Command::WriteMany, self.writer.write_many(writes)).await,
             Err(error) => vec![Err(error); writes.len()],
         }

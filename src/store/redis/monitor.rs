@@ -121,7 +121,7 @@ impl Monitor {
     }
 
     /// Fails before the clock and the data set of Redis are known.
-    pub fn is_ready(&self) -> Result<(), StoreError> {
+    pub fn check_ready(&self) -> Result<(), StoreError> {
         if self.epoch() == 0 { Err(StoreError::Unavailable) } else { Ok(()) }
     }
 

@@ -138,7 +138,7 @@ impl Preflight<'_> {
         self.due.due_batch(self.clock.now(), 1).await.map_err(Fault::into_error)?;
         drop(self.client.connector().subscribe(&[self.client.keys().changes(partition)], 0).await?);
         check_rights(self.client).await?;
-        self.look_at_settings().await;
+        self.check_settings().await;
         Ok(())
     }
 
@@ -171,7 +171,7 @@ impl Preflight<'_> {
         Ok(())
     }
 
-    async fn look_at_settings(&self) {
+    async fn check_settings(&self) {
         let Ok(memory) = self.client.connector().info("memory").await else {
             info!(redis = %self.client.target(), "this Redis user may not read INFO, so maxmemory-policy is not known");
             return;

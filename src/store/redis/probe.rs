@@ -27,7 +27,7 @@ use super::{
     monitor::{Monitor, Share, Verdict},
     recent_counts::{RecentCounts, is_behind},
     schema::keys::{EPOCH, PARTITIONS, Partition},
-    script::{self, BEAT as BEAT_SCRIPT, micros},
+    script::{self, BEAT_SCRIPT, micros},
     secret::SharedSecret,
 };
 use crate::{
@@ -40,7 +40,7 @@ use crate::{
 pub const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Interval between beats.
-pub const BEAT: Duration = Duration::from_secs(1);
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Maximum age of the last beat. If it is older, no worker could report, and that time does not count towards leases.
 pub const SILENCE: Duration = Duration::from_secs(3);
@@ -145,7 +145,7 @@ impl Prober {
             }
             recent.push(begun, counts);
             if let Some(then) = recent.notified_until(&self.feed.known_counts()) {
-                self.listener.notified_until(then.into_std());
+                self.listener.set_notified_until(then.into_std());
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{sync::LazyLock, time::Duration};
 use redis::{Cmd, Script, Value, cmd};
 
 use super::{
-    arguments::{Arguments, Encoded, GivenBranch, Mode, Options, Time},
+    arguments::{Arguments, Encoded, GivenBranch, Mode, ReplacementOptions, Time},
     connection::{Fault, Pool, is_unknown_script},
     schema::{
         codec::{self, Fields, Message, parse_branch, version},
@@ -18,24 +18,25 @@ use crate::{
 };
 
 /// A script, and the hash that names it in Redis.
-pub struct Source {
+pub struct ScriptSource {
     text: &'static str,
     hash: String,
 }
 
-impl Source {
+impl ScriptSource {
     fn new(text: &'static str) -> Self {
         Self { text, hash: Script::new(text).get_hash().to_owned() }
     }
 }
 
-static REPLACE: LazyLock<Source> = LazyLock::new(|| {
-    Source::new(concat!(include_str!("announce.lua"), include_str!("replace.lua"), "return replace(0, 1)\n"))
+static REPLACE: LazyLock<ScriptSource> = LazyLock::new(|| {
+    ScriptSource::new(concat!(include_str!("announce.lua"), include_str!("replace.lua"), "return replace(0, 1)\n"))
 });
-static REPLACE_GROUP: LazyLock<Source> =
-    LazyLock::new(|| Source::new(concat!("local announce\n", include_str!("replace.lua"), include_str!("group.lua"))));
-static DECIDE: LazyLock<Source> = LazyLock::new(|| {
-    Source::new(concat!(
+static REPLACE_GROUP: LazyLock<ScriptSource> = LazyLock::new(|| {
+    ScriptSource::new(concat!("local announce\n", include_str!("replace.lua"), include_str!("group.lua")))
+});
+static DECIDE: LazyLock<ScriptSource> = LazyLock::new(|| {
+    ScriptSource::new(concat!(
         include_str!("announce.lua"),
         include_str!("decide.lua"),
         include_str!("replace.lua"),
@@ -43,7 +44,7 @@ static DECIDE: LazyLock<Source> = LazyLock::new(|| {
     ))
 });
 /// The script of a beat, which [`Prober`](super::probe::Prober) sends.
-pub static BEAT: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("beat.lua")));
+pub static BEAT_SCRIPT: LazyLock<ScriptSource> = LazyLock::new(|| ScriptSource::new(include_str!("beat.lua")));
 
 /// The replacement of one record.
 pub struct Write<'a> {
@@ -157,7 +158,11 @@ pub async fn run_group(writes: &[Encoded], pool: &Pool) -> Result<Vec<Value>, Fa
 }
 
 /// Runs a script; `add` adds its arguments.
-pub async fn run<T: redis::FromRedisValue>(pool: &Pool, source: &Source, add: impl Fn(&mut Cmd)) -> Result<T, Fault> {
+pub async fn run<T: redis::FromRedisValue>(
+    pool: &Pool,
+    source: &ScriptSource,
+    add: impl Fn(&mut Cmd),
+) -> Result<T, Fault> {
     let command = |name: &str, script: &str| {
         let mut command = cmd(name);
         command.arg(script);
@@ -224,7 +229,7 @@ impl<'a> Write<'a> {
             to.add(keys.beat(partition));
         }
         to.add(keys.changes(partition));
-        let options = Options {
+        let options = ReplacementOptions {
             notification: self.next.zip(self.by).map(|(job, by)| Message::of(job).encode(partition, by)),
             heard: self.heard(),
             since: self.since(),
@@ -245,7 +250,7 @@ impl<'a> Write<'a> {
     fn add_replacement(
         &self,
         to: &mut impl Arguments,
-        options: &Options,
+        options: &ReplacementOptions,
         moves: &[(IndexKey<'_>, Option<Score>)],
         FieldChanges { mode, fields }: &FieldChanges,
     ) {

@@ -12,7 +12,7 @@ use super::{
     feed::Feed,
     groups::Groups,
     monitor::Monitor,
-    probe::{BEAT, SILENCE},
+    probe::{BEAT_INTERVAL, SILENCE},
     read::by_partition,
     schema::{
         codec::{decode, stored},
@@ -66,8 +66,11 @@ impl Writer {
         decision: Decision,
     ) -> Result<Decided, StoreError> {
         let Deadline { since, wait, .. } = decision.deadline;
-        let (wait, bound) =
-            if decision.is_reverted { (wait, Duration::ZERO) } else { (wait.max(SILENCE + BEAT * 2), self.bound) };
+        let (wait, bound) = if decision.is_revertible {
+            (wait, Duration::ZERO)
+        } else {
+            (wait.max(SILENCE + BEAT_INTERVAL * 2), self.bound)
+        };
         let terms = Terms { since, wait, bound, silence: SILENCE, postpones: decision.is_due };
         let outcome = self.carry_out(self.write_of(&job, Some(previous)), Some(&terms)).await?;
         if let Outcome::Deferred = outcome {

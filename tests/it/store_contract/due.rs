@@ -73,7 +73,7 @@ pub async fn a_lease_runs_from_the_last_report(bench: Bench) {
         // The replicas of a store must show that workers can report to them.
         bench.store.ping().await.expect("the store answers");
         let deadline = running.silence_deadline().expect("it runs under a lease");
-        let decision = Decision { deadline, is_reverted: true, is_due: true, now: now() };
+        let decision = Decision { deadline, is_revertible: true, is_due: true, now: now() };
         match bench.store.decide(lost.clone(), &running, decision).await.expect("the store answers") {
             Decided::Stored(stored) => break assert_eq!(stored.job.version, lost.version),
             Decided::Deferred => tokio::time::sleep(Duration::from_millis(10)).await,

@@ -260,7 +260,7 @@ impl Listener for LocalCache {
         }
     }
 
-    fn notified_until(&self, time: Instant) {
+    fn set_notified_until(&self, time: Instant) {
         self.entries().notified_until = Some(time);
     }
 

@@ -153,7 +153,7 @@ impl Connector {
     pub async fn connect(&self) -> RedisResult<RawConnection> {
         let _turn = self.reachability.attempt().await?;
         let mut outcome = self.try_connect().await;
-        if self.has_other_credentials(&outcome).await {
+        if self.take_other_credentials(&outcome).await {
             outcome = self.try_connect().await;
         }
         self.reachability.record_attempt(&outcome);
@@ -215,7 +215,7 @@ impl Connector {
     /// Makes a separate connection that is subscribed to `channels`; in a cluster, to another node for each `turn`.
     pub async fn subscribe(&self, channels: &[&str], turn: usize) -> RedisResult<PubSub> {
         let outcome = self.try_subscribe(channels, turn).await;
-        if self.has_other_credentials(&outcome).await { self.try_subscribe(channels, turn).await } else { outcome }
+        if self.take_other_credentials(&outcome).await { self.try_subscribe(channels, turn).await } else { outcome }
     }
 
     async fn try_subscribe(&self, channels: &[&str], turn: usize) -> RedisResult<PubSub> {
@@ -241,13 +241,13 @@ impl Connector {
         let Endpoint::Sentinel(sentinels) = &*self.endpoint.load_full() else { return None };
         let named = sentinels.named_master().await;
         // If there are other credentials, the next call uses them.
-        _ = self.has_other_credentials(&named).await;
+        _ = self.take_other_credentials(&named).await;
         named.ok()
     }
 
     /// Starts to use the credentials in the file, if an attempt failed because of those in use and the file has others
     /// by now. Returns whether it did.
-    async fn has_other_credentials<T>(&self, outcome: &RedisResult<T>) -> bool {
+    async fn take_other_credentials<T>(&self, outcome: &RedisResult<T>) -> bool {
         let Err(error) = outcome else { return false };
         let Some(target) = self.credentials.after(error).await else { return false };
         let endpoint = Endpoint::of(&target, self.answer_timeout, &self.config);

@@ -42,7 +42,7 @@ fn with_fresh_entry() -> (LocalCache, JobId) {
     let entry = job("a", 1);
     held.learn(&recorded(entry.clone()));
     held.mark_fresh(&entry, freshness(&held, &entry.id));
-    held.notified_until(Instant::now());
+    held.set_notified_until(Instant::now());
     assert!(held.get_fresh(&entry.id).is_some());
     (held, entry.id)
 }
@@ -52,7 +52,7 @@ fn entry_is_no_longer_fresh_after_a_gap_in_the_notifications() {
     let (held, id) = with_fresh_entry();
     held.on_gap();
     assert!(held.get_fresh(&id).is_none(), "nothing was heard since");
-    held.notified_until(Instant::now());
+    held.set_notified_until(Instant::now());
     assert!(held.get_fresh(&id).is_none(), "a notification may be lost");
 }
 
@@ -61,7 +61,7 @@ fn entry_is_no_longer_fresh_when_a_newer_version_is_notified() {
     let (held, id) = with_fresh_entry();
     let notify = |revision| {
         held.on_notification(&ChangeNotification { id: &id, revision, kind: "", owner: "", own: false });
-        held.notified_until(Instant::now());
+        held.set_notified_until(Instant::now());
     };
     notify(1);
     assert!(held.get_fresh(&id).is_some(), "it is this version");
@@ -82,7 +82,7 @@ fn answer_to_an_earlier_request_makes_no_entry_fresh() {
     held.on_notification(&ChangeNotification { id: &first.id, revision, kind: "", owner: "", own: false });
     held.learn(&recorded(first.clone()));
     held.mark_fresh(&first, following);
-    held.notified_until(Instant::now());
+    held.set_notified_until(Instant::now());
     assert!(held.get_fresh(&first.id).is_none(), "an outdated entry is served");
 }
 

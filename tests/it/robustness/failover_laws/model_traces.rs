@@ -193,7 +193,7 @@ async fn with_an_end_under_another_identity(cut_off: bool) -> (World, Job) {
 async fn deletion_of_a_job_that_was_merged_with_another_of_its_request_stands() {
     let (mut world, first) = with_an_end_under_another_identity(false).await;
     let held = &world.replicas[1].link.held;
-    held.notified_until(Instant::now() + Duration::from_secs(60));
+    held.set_notified_until(Instant::now() + Duration::from_secs(60));
     let fresh = held.get_fresh(&id("a")).expect("nothing was heard of the merge");
     assert_ne!(fresh.job.version.incarnation_id, first.version.incarnation_id);
     world.call(1, "a", Op::Delete).await;

@@ -196,7 +196,7 @@ async fn decision_that_is_only_asked_for_postpones_nothing() {
     let lost = Arc::new(apply(&running, &Change::LoseWorker, 2));
     let deadline = running.silence_deadline().expect("it runs under a lease");
     for (is_due, stays) in [(false, true), (true, false)] {
-        let decision = Decision { deadline, is_reverted: false, is_due, now: at(2) };
+        let decision = Decision { deadline, is_revertible: false, is_due, now: at(2) };
         let decided = bench.store.decide(lost.clone(), &running, decision).await.expect("Redis answers");
         assert!(matches!(decided, Decided::Deferred), "{decided:?}");
         assert_eq!(score().await == before, stays);

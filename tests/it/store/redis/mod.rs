@@ -110,7 +110,7 @@ impl Bench {
     async fn lose_worker(&self, job: &Job) -> Decided {
         let lost = apply(job, &Change::LoseWorker, 2);
         let deadline = job.silence_deadline().expect("it runs under a lease");
-        let decision = Decision { deadline, is_reverted: !job.lease.fail_when_lost, is_due: true, now: at(2) };
+        let decision = Decision { deadline, is_revertible: !job.lease.fail_when_lost, is_due: true, now: at(2) };
         self.store.decide(Arc::new(lost), job, decision).await.expect("Redis answers")
     }
 }
