@@ -83,13 +83,31 @@ fn words(line: &str) -> Vec<Vec<u8>> {
         let mut word = Vec::new();
         while let Some(byte) = bytes.next().filter(|byte| *byte != b'"') {
             word.push(match byte {
-                b'\\' => bytes.next().expect("something is escaped"),
+                b'\\' => escaped(&mut bytes),
                 byte => byte,
             });
         }
         words.push(word);
     }
     words
+}
+
+/// Returns the byte that follows a backslash in a line of MONITOR.
+fn escaped(bytes: &mut impl Iterator<Item = u8>) -> u8 {
+    let mut next = || bytes.next().expect("something is escaped");
+    match next() {
+        b'x' => {
+            let digits = [next(), next()];
+            let digits = std::str::from_utf8(&digits).expect("hexadecimal digits");
+            u8::from_str_radix(digits, 16).expect("hexadecimal digits")
+        }
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'a' => 7,
+        b'b' => 8,
+        byte => byte,
+    }
 }
 
 /// Returns the time that the same script calls take in a pipeline of one connection.
