@@ -142,7 +142,7 @@ impl Audiences {
                         self.missing.push((names[at], reason));
                     }
                 }
-                // What is still on its way belongs to no other round.
+                // Events that are still under way must not count for the next round.
                 sleep(ROUND_PAUSE).await;
             }
         }

@@ -32,7 +32,7 @@ pub const REDIS_SUBSCRIBERS_MAX: usize = 1000;
 /// Time after which subscriptions are complete, and first states have arrived, at servers that do not say so.
 const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 
-/// What is watched.
+/// The jobs that are watched.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     Job(u32),

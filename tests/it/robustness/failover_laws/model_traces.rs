@@ -1,10 +1,12 @@
 //! Traces that an explicit-state model of the protocol found with one rule removed, played on the store.
 
 use std::{
+    pin::pin,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
+use futures_util::poll;
 use jobtrack::{
     domain::{ANYONE, Change, Job, JobError, NewJob, Progress, Removal, Report, State},
     store::{Durability, Listener, PrimaryStore},
@@ -93,13 +95,12 @@ async fn change_waits_for_the_answer_to_the_one_before() {
     let (job, report, caller) = (id("a"), report(), world.replicas[0].tracker.on_behalf_of(&ANYONE));
     let reported = with_a_late_answer(&world, caller.change(&job, &report), async {
         world.part(0).await;
-        let link = world.replicas[0].link.clone();
-        tokio::spawn(async move {
-            sleep(Duration::from_millis(50)).await;
-            link.release_answer.notify_one();
-        });
-        let failed = world.replicas[0].tracker.on_behalf_of(&ANYONE).change(&id("a"), &failure()).await;
-        assert_eq!(failed.expect("it is accepted").stored.job.progress.completed, Some(2));
+        let (job, failure) = (id("a"), failure());
+        let worker = world.replicas[0].tracker.on_behalf_of(&ANYONE);
+        let mut failed = pin!(worker.change(&job, &failure));
+        assert!(poll!(&mut failed).is_pending());
+        world.replicas[0].link.release_answer.notify_one();
+        assert_eq!(failed.await.expect("it is accepted").stored.job.progress.completed, Some(2));
     })
     .await;
     assert_eq!(reported.expect("it is accepted").stored.durability, Durability::Durable);
