@@ -107,7 +107,7 @@ struct Watches {
 
 /// The usage of a connection.
 #[derive(Clone, Debug, Default)]
-pub struct Connection(Arc<Open>);
+pub struct ConnectionUsage(Arc<Open>);
 
 /// Counters of a connection.
 #[derive(Debug, Default)]
@@ -180,7 +180,7 @@ impl Quotas {
     }
 
     /// Counts a watch of health on `connection`, open until the permit is dropped.
-    pub fn health_watch(self: &Arc<Self>, connection: &Connection) -> Result<HealthPermit, Limit> {
+    pub fn health_watch(self: &Arc<Self>, connection: &ConnectionUsage) -> Result<HealthPermit, Limit> {
         let most = self.allowance.health_watches;
         let permit = HealthPermit { quotas: self.clone(), connection: connection.clone() };
         let on_connection = connection.0.health.fetch_add(1, Relaxed) + 1;
@@ -215,7 +215,7 @@ impl Quotas {
         self: &Arc<Self>,
         caller: &Arc<Identity>,
         jobs: usize,
-        connection: Option<&Connection>,
+        connection: Option<&ConnectionUsage>,
     ) -> Result<Permit, Limit> {
         let weight = jobs.max(1);
         let Allowance { watches, watches_per_identity, watches_per_connection, .. } = self.allowance;
@@ -254,7 +254,7 @@ impl Quotas {
 
     /// Counts `bytes` more of a request or an answer of a call on `connection`, until they are released. The limit of
     /// one connection is that of [`bytes_per_connection`](Self::bytes_per_connection).
-    pub fn hold_bytes(&self, connection: &Connection, bytes: usize) -> Result<(), Limit> {
+    pub fn hold_bytes(&self, connection: &ConnectionUsage, bytes: usize) -> Result<(), Limit> {
         let most = self.allowance.call_bytes;
         let of_each = self.bytes_per_connection().unwrap_or(0);
         let all = self.call_bytes.fetch_add(bytes, Relaxed) + bytes;
@@ -273,7 +273,7 @@ impl Quotas {
     }
 
     /// Releases bytes that were counted by [`hold_bytes`](Self::hold_bytes).
-    pub fn release_bytes(&self, connection: &Connection, bytes: usize) {
+    pub fn release_bytes(&self, connection: &ConnectionUsage, bytes: usize) {
         self.call_bytes.fetch_sub(bytes, Relaxed);
         connection.0.call_bytes.fetch_sub(bytes, Relaxed);
     }
@@ -317,7 +317,7 @@ pub struct Permit {
     quotas: Arc<Quotas>,
     weight: usize,
     identity: Option<Caller>,
-    connection: Option<Connection>,
+    connection: Option<ConnectionUsage>,
 }
 
 impl Drop for Permit {
@@ -340,7 +340,7 @@ impl Drop for Permit {
 /// Permit for an open watch of health.
 pub struct HealthPermit {
     quotas: Arc<Quotas>,
-    connection: Connection,
+    connection: ConnectionUsage,
 }
 
 impl Drop for HealthPermit {

@@ -58,7 +58,7 @@ pub struct Server {
 #[derive(Clone, Default)]
 pub struct Control {
     /// Ends a drain at once: connections are closed, and changes that have not been pushed to Redis are lost.
-    pub hurry: CancellationToken,
+    pub abort_drain: CancellationToken,
     /// Reloads all files that the server reads, at once: those of TLS, identities and keys.
     pub reload: Arc<Notify>,
 }
@@ -86,8 +86,8 @@ impl Security {
     }
 
     /// Returns the reloaders of the files.
-    fn sources(&self) -> Vec<Arc<dyn Refresh>> {
-        self.tls.iter().map(Tls::source).chain(self.authenticator.sources()).collect()
+    fn reloaders(&self) -> Vec<Arc<dyn Refresh>> {
+        self.tls.iter().map(Tls::reloader).chain(self.authenticator.reloaders()).collect()
     }
 }
 
@@ -136,7 +136,7 @@ impl Server {
 
     /// Serves on `listener` until `shutdown` completes, then drains: health reports `NOT_SERVING`, streams end, and
     /// open calls have 20 seconds to end. Then pushes changes to Redis, until the time for the stop is over. Metrics
-    /// and probes are served on `http` until the end; without `http` calls are not counted. Returns when all tasks of
+    /// and probes are served on `http` until the end; if it is `None`, calls are not counted. Returns when all tasks of
     /// the server have ended, with the number of jobs whose last version Redis does not have.
     pub async fn run(
         self,
@@ -161,7 +161,7 @@ impl Server {
         let connections = TaskTracker::new();
         let phase = watch::Sender::new(Phase::Starting);
         if let Some(http) = http {
-            let source = self.source(&grpc_server, connections.clone());
+            let source = self.metrics_source(&grpc_server, connections.clone());
             tasks.spawn(http::serve(http, Pages { source, phase: phase.subscribe() }));
         }
         self.start_tasks(&tasks, grpc_server.clone(), control.reload).await;
@@ -175,7 +175,7 @@ impl Server {
         };
         let (service, quotas) = (self.api(&grpc_server, &listener), self.tracker.quotas().clone());
         let serving = grpc::serve(listener, tls.clone(), service, connections, quotas, draining.clone(), drained);
-        let (served, deadline) = tokio::join!(control.hurry.run_until_cancelled(serving), async {
+        let (served, deadline) = tokio::join!(control.abort_drain.run_until_cancelled(serving), async {
             shutdown.await;
             draining.cancel();
             Instant::now() + STOP_TIMEOUT
@@ -183,7 +183,7 @@ impl Server {
         if served.is_none() {
             warn!("drain aborted by a second signal: closing connections with open calls and streams");
         }
-        let left = self.flush(deadline, &control.hurry).await;
+        let left = self.flush(deadline, &control.abort_drain).await;
         tasks.stop().await;
         info!("stopped");
         left
@@ -195,7 +195,7 @@ impl Server {
     }
 
     /// Returns the source of the metrics of all parts.
-    fn source(&self, grpc_server: &GrpcServer, connections: TaskTracker) -> MetricsSource {
+    fn metrics_source(&self, grpc_server: &GrpcServer, connections: TaskTracker) -> MetricsSource {
         let mut measured: Vec<&dyn Measured> = vec![grpc_server, &*self.tracker, &*self.hub, &**self.tracker.quotas()];
         measured.extend(self.redis.iter().flat_map(|(redis, fallback)| [&**redis as &dyn Measured, &**fallback]));
         MetricsSource::new(&measured, self.tracker.clone(), connections, self.security.tls.clone())
@@ -216,16 +216,16 @@ impl Server {
             tasks.spawn(async move { fallback.run().await });
             redis.wait_until_subscribed().await;
         }
-        tasks.spawn(follow(self.security.sources(), reload));
+        tasks.spawn(follow(self.security.reloaders(), reload));
         tasks.spawn(async move { grpc_server.report_redis().await });
     }
 
-    /// Pushes dirty jobs to Redis until `deadline`, or until `hurry`. Logs and returns the number of jobs that are
+    /// Pushes dirty jobs to Redis until `deadline`, or until `abort_drain`. Logs and returns the number of jobs that are
     /// left.
-    async fn flush(&self, deadline: Instant, hurry: &CancellationToken) -> usize {
+    async fn flush(&self, deadline: Instant, abort_drain: &CancellationToken) -> usize {
         let Some((_, fallback)) = &self.redis else { return 0 };
         let deadline = deadline.max(Instant::now() + FLUSH_MIN);
-        let over = async { _ = hurry.run_until_cancelled(sleep_until(deadline)).await };
+        let over = async { _ = abort_drain.run_until_cancelled(sleep_until(deadline)).await };
         let left = fallback.flush(over).await;
         if !left.is_empty() {
             let named: Vec<_> = left.iter().take(LOGGED_JOBS_MAX).map(String::as_str).collect();

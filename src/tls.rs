@@ -98,7 +98,7 @@ impl Tls {
     }
 
     /// Returns the reloader of the files.
-    pub fn source(&self) -> Arc<dyn Refresh> {
+    pub fn reloader(&self) -> Arc<dyn Refresh> {
         self.0.clone()
     }
 

@@ -1,5 +1,5 @@
-//! Costs of jobtrack in comparison with a server that does nothing else, and their growth: `cargo bench --bench
-//! compare`.
+//! Costs of jobtrack in comparison with a server that only answers the measured calls, and their growth: `cargo bench
+//! --bench compare`.
 //!
 //! The measure is the *floor*: a bare tonic server that answers the same messages from a sharded map, optionally with
 //! one scripted Redis write for each change. Absolute figures say little on a shared machine, so every figure is a

@@ -27,7 +27,7 @@ const MAKERS: u32 = 16;
 /// Bytes of text in each of the two documents of a job.
 const DOCUMENT: usize = 500;
 
-/// Time in which what is freed late becomes free.
+/// Time for allocators to return memory that is freed late.
 const REST: Duration = Duration::from_secs(2);
 
 /// The measurements of one purge.
@@ -64,7 +64,7 @@ pub async fn run(report: &Report) {
 async fn purge(count: u32) -> Measured {
     let server = Kind::Jobtrack.start(None);
     let connections = join_all((0..4).map(|_| Connection::open(server.address))).await;
-    // Everything that many calls at a time need is there before.
+    // Allocates first everything that many concurrent calls need.
     make(&connections, 1024).await;
     purge_all(&connections[0]).await;
     let before = rested(&server).await;

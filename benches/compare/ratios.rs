@@ -87,7 +87,7 @@ impl Contender {
             Name::Control | Name::OtherControl => Kind::Floor.start(redis),
             Name::Jobtrack => Kind::Jobtrack.start(redis),
             Name::Stock => Kind::Stock.start(redis),
-            Name::Seeds => seeds::start(redis.expect("the seeds' way needs Redis")),
+            Name::Seeds => seeds::start(redis.expect("the home-made server needs Redis")),
         };
         let target = match name {
             Name::Seeds => Target::json(server.address),

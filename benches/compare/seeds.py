@@ -1,4 +1,4 @@
-"""The way that users come from: a job as a JSON string in Redis, changed by get, modify, setex."""
+"""A home-made status service: a job is a JSON string in Redis, which is changed by get, modify, setex."""
 
 import json
 import os

@@ -21,7 +21,7 @@ fn environment() -> PathBuf {
     let mut command = Command::new(project("tests/venv.sh"));
     command.arg(&folder).arg(project("benches/compare/requirements.txt"));
     let made = command.status().expect("the script can be started");
-    assert!(made.success(), "the Python environment of the seeds' way can't be made");
+    assert!(made.success(), "the Python environment of the home-made server can't be made");
     folder
 }
 

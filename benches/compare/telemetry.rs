@@ -60,7 +60,7 @@ pub async fn run(arguments: &Arguments, report: &Report) {
     );
     report.write("telemetry", &text);
     if arguments.check && most > LIMIT {
-        println!("metrics cost {most:.3} of a call, at most {LIMIT}: TOO MUCH");
+        println!("a call with metrics costs {most:.3} of one without, at most {LIMIT}: TOO MUCH");
         std::process::exit(1);
     }
 }

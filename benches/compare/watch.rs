@@ -37,7 +37,7 @@ struct Round {
     cpu: f64,
     /// Events per second.
     rate: f64,
-    /// Events that arrived, in percent of one for each report and subscriber.
+    /// Events that arrived, in percent of the expected number: one event for each report and subscriber.
     arrived: f64,
     /// Median latency in milliseconds.
     p50: f64,

@@ -32,11 +32,12 @@ pub struct Jobs {
     prefix: String,
     /// Number of jobs that are read and updated.
     pub count: u32,
-    /// Number of jobs, with those that were created since.
+    /// Number of jobs, including those that the load has created.
     created: AtomicU32,
-    /// Rises with every report, so that no report is ignored as outdated.
+    /// Rises with every report unless the job is contended, so that no report is ignored as outdated.
     completed: AtomicI64,
-    /// Several callers report on one job: their reports may arrive in any order, and an outdated one would be ignored.
+    /// Several callers report on one job. All their reports have the same progress: they may arrive in any order, and
+    /// one with less progress would be ignored.
     is_contended: bool,
 }
 

@@ -38,8 +38,8 @@ pub struct Round {
     /// Latencies in milliseconds, at the steady pace.
     p50: f64,
     p99: f64,
-    /// CPU time per event, events per second, and events in percent of one for each report and subscriber, when reports
-    /// are as fast as they are answered.
+    /// CPU time per event, events per second, and events in percent of the expected number (one for each report and
+    /// subscriber), when reports are as fast as they are answered.
     full_cpu: f64,
     rate: f64,
     arrived: f64,
@@ -67,9 +67,8 @@ struct Audience {
 impl Audience {
     /// Creates jobs, and opens subscriptions of the first one, or of all.
     async fn gather(contender: Contender, subject: Subject, jobs: u32, count: usize, size: Size) -> Self {
-        // A load with a single job has no numbers by which its reports can be told apart.
         let reported = if subject == Subject::All { jobs } else { 1 };
-        let jobs = Jobs::new(jobs.max(2));
+        let jobs = Jobs::new(jobs);
         unary::prepare(&*contender.client, &jobs).await;
         let room = jobs.count as usize + 2 + (size.rounds + 1) * (size.paced + size.unpaced);
         let board = Arc::new(Board::new(count, room));

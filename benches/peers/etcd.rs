@@ -180,7 +180,7 @@ impl Watch {
     pub async fn open(connection: &Connection, jobs: &Jobs, subject: Subject) -> Self {
         let create = match subject {
             Subject::Job(job) => WatchCreateRequest { key: key(jobs, job), range_end: Vec::new() },
-            // The end of a range is the next key that has not the prefix.
+            // The end of a range is the first key after those with the prefix.
             Subject::All => WatchCreateRequest { key: b"jobs/".to_vec(), range_end: b"jobs0".to_vec() },
         };
         let mut messages = connection.stream("Watch/Watch", &WatchRequest { create_request: Some(create) }).await;

@@ -43,7 +43,7 @@ const COMPILER: &str = "usr/lib/go-1.19";
 /// The plugin that generates messages and services, as a Go package.
 const GENERATOR: &str = "github.com/golang/protobuf/protoc-gen-go";
 
-/// The files of which code is generated.
+/// The files from which code is generated.
 const GENERATED: [&str; 2] = ["jobtrack/v1/job.proto", "jobtrack/v1/job_service.proto"];
 
 /// Version of grpc-go in these packages.
@@ -57,7 +57,7 @@ pub fn start() -> Result<Server, String> {
     Ok(Server::start(command))
 }
 
-/// Returns the built server. Builds it if it is missing or was built of another source.
+/// Returns the built server. Builds it if it is missing or was built from another source.
 fn program() -> Result<PathBuf, String> {
     if let Some(named) = env::var_os(VARIABLE) {
         return Ok(named.into());

@@ -1,7 +1,8 @@
 """Writes the stubs in src/jobtrack/_proto from proto/: `python generate.py [FOLDER]`. Needs grpcio-tools.
 
-protoc's own modules name the version of protobuf that made them, and refuse all older ones and those two major versions
-later. These contain the descriptors alone, and load with any version that the package allows.
+The modules that protoc writes name the version of protobuf that made them. They refuse to load with an older version,
+and with one that is two major versions newer. The modules of this script contain only the descriptors, and load with
+any version that the package allows.
 """
 
 import base64

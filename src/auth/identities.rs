@@ -102,7 +102,7 @@ impl Replaceable for Identities {
     }
 }
 
-/// Revokes the grants of `before` that are not in `next`.
+/// Revokes the grants of `before` that are not in `next`, or have another identity there.
 fn revoke_others<K: Eq + Hash>(before: &HashMap<K, Grant>, next: &HashMap<K, Grant>) {
     for (key, grant) in before {
         if next.get(key).is_none_or(|new| *new.identity != *grant.identity) {

@@ -98,7 +98,7 @@ impl Jwts {
     }
 
     /// Returns the reloader of the file of keys.
-    pub fn source(&self) -> Arc<dyn Refresh> {
+    pub fn reloader(&self) -> Arc<dyn Refresh> {
         self.keys.clone()
     }
 
@@ -127,9 +127,9 @@ impl Jwts {
         Some(Grant { expires, revoked, signed: Some(Arc::new(signed)), ..Grant::endless(identity) })
     }
 
-    /// Returns the grant of the maker of a watch token, the subject `name` of a JWT. The key that signed the JWT, which
-    /// has this `digest`, must still be in the set. The grant includes all owners: the watch token names only jobs that
-    /// its maker could see.
+    /// Returns the grant of the subject `name`, which made a watch token with a JWT. The key that signed the JWT, which
+    /// has this `digest`, must still be in the set. The grant includes all owners, because the watch token names only
+    /// jobs that its maker could see.
     pub fn maker(&self, name: String, digest: &str) -> Option<Grant> {
         let keys = self.keys.load();
         let key = keys.0.values().find(|key| *key.digest == *digest)?;

@@ -42,12 +42,12 @@ pub struct Grant {
     pub identity: Arc<Identity>,
     /// Time when the credentials expire.
     expires: Option<Instant>,
-    /// Cancelled when the credentials are removed from their file.
+    /// Cancelled when the entry of the credentials, or the key that signed them, is removed from its file or changed.
     revoked: Option<CancellationToken>,
     /// Cancelled when the client certificate of the connection is no longer valid.
     outdated: Option<CancellationToken>,
-    /// Signed credentials that the grant depends on; most depend on none. Behind an `Arc`, because each call clones
-    /// its grant.
+    /// Signed credentials that the grant depends on, if there are any. Behind an `Arc`, because each call clones its
+    /// grant.
     signed: Option<Arc<SignedCredentials>>,
 }
 
@@ -131,7 +131,7 @@ impl Grant {
             (IdentityKind::Subject, Some(SignedCredentials::Jwt { key, end })) => {
                 (Maker::Subject { name, key: key.to_string() }, Some(*end))
             }
-            // Such callers have no rights, so their calls are refused earlier.
+            // A stranger has no rights, so its calls are refused earlier. A subject always has a JWT.
             (IdentityKind::Subject | IdentityKind::Stranger, _) => {
                 return Err(JobError::Unauthenticated(Unauthenticated::Invalid));
             }
@@ -190,9 +190,9 @@ impl Authenticator {
     }
 
     /// Returns the reloaders of the files.
-    pub fn sources(&self) -> Vec<Arc<dyn Refresh>> {
+    pub fn reloaders(&self) -> Vec<Arc<dyn Refresh>> {
         let identities = self.identities.iter().map(|identities| identities.clone() as _);
-        identities.chain(self.jwts.iter().map(Jwts::source)).chain(self.watch_tokens.keys.source()).collect()
+        identities.chain(self.jwts.iter().map(Jwts::reloader)).chain(self.watch_tokens.keys.reloader()).collect()
     }
 
     /// Authenticates a call with these headers on a connection of `peer`. Fails with [`JobError::NoTokenKey`] if the
@@ -248,7 +248,7 @@ impl Authenticator {
             Maker::Subject { name, key } => self.jwts.as_ref().and_then(|jwts| jwts.maker(name, &key)),
         };
         let maker = maker.ok_or_else(invalid)?;
-        let identity = Arc::new(maker.identity.sharing(verified.jobs));
+        let identity = Arc::new(maker.identity.as_watch_token_holder(verified.jobs));
         let signed = Some(Arc::new(SignedCredentials::WatchToken(verified.key)));
         Ok(Grant { identity, expires: Some(verified.expires), signed, ..maker })
     }

@@ -59,7 +59,7 @@ impl TokenKeys {
     }
 
     /// Returns the reloader of the file.
-    pub fn source(&self) -> Option<Arc<dyn Refresh>> {
+    pub fn reloader(&self) -> Option<Arc<dyn Refresh>> {
         self.file.clone().map(|file| file as _)
     }
 

@@ -108,7 +108,7 @@ impl Signals {
                 }
             }
             if drain.is_cancelled() {
-                control.hurry.cancel();
+                control.abort_drain.cancel();
             }
             drain.cancel();
         }

@@ -57,7 +57,7 @@ pub struct SecurityConfig {
     )]
     pub jwt_issuer: Option<String>,
 
-    /// Required value of aud in a JWT, or one of its values
+    /// Value that the aud of a JWT must have or contain
     #[arg(
         long,
         env = "JOBTRACK_JWT_AUDIENCE",

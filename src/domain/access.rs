@@ -55,9 +55,7 @@ pub enum NoTokenKey {
     #[error("the key of watch tokens is in Redis, which has not been reachable since this server started")]
     Unread,
     /// The store refused to read the key, or to store a new one.
-    #[error(
-        "Redis refused to read or to store the key of watch tokens; check what is stored under the name of the key"
-    )]
+    #[error("Redis refused to read or to store the key of watch tokens; check the Redis key that ends with :token-key")]
     Refused,
     /// The store has a key that is too short.
     #[error("the key of watch tokens in Redis has fewer than 32 bytes and is not used, so it must be replaced")]
@@ -176,7 +174,7 @@ impl Identity {
 
     /// Returns the identity of the holder of a watch token that this caller made. The holder may only read.
     #[must_use]
-    pub fn sharing(&self, jobs: SharedJobs) -> Self {
+    pub fn as_watch_token_holder(&self, jobs: SharedJobs) -> Self {
         Self { role: self.role.min(Some(Role::Reader)), shared: Some(Arc::new(jobs)), ..self.clone() }
     }
 

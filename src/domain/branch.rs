@@ -6,8 +6,8 @@
 //! parent branch, and the last revision that the two have in common. `tests/model/branches.py` explores the rules.
 //!
 //! A record names only its parent branch. A version of an older branch is not treated as an ancestor, although it may
-//! be one: the replica that holds it compares its jobs with the primary once more, and reports the version as
-//! discarded.
+//! be one. The replica that holds such a version then compares its jobs with the primary once more, and reports the
+//! version as discarded.
 
 use super::Job;
 
@@ -56,8 +56,8 @@ impl NextBranch {
 }
 
 impl Branch {
-    /// Returns the parent of a new branch that begins at the version `revision` of this branch. That is this branch's
-    /// parent if the revision is not above `base`, because the version at `base` belongs to both.
+    /// Returns the id of the parent of a new branch that begins at `revision`: this branch, or its own parent if the
+    /// revision is not above `base`, because the version at `base` belongs to both.
     pub const fn parent_at(&self, revision: i64) -> u64 {
         if self.parent != 0 && revision <= self.base { self.parent } else { self.id }
     }

@@ -14,7 +14,7 @@ pub struct Merged {
     /// The winning version, with the revision to store it under.
     pub job: Job,
     /// The change that was discarded; `None` if both are versions of the same change.
-    pub lost: Option<ChangeId>,
+    pub discarded: Option<ChangeId>,
 }
 
 /// Merges `a` and `b`, two versions under one id.
@@ -22,7 +22,7 @@ pub fn merge(a: &Job, b: &Job) -> Merged {
     debug_assert_eq!(a.id, b.id, "versions of different jobs are never merged");
     let merged = merge_versions(a, b);
     debug_assert!(
-        merged.lost.is_none() || merged.job.version.revision >= max(a.version.revision, b.version.revision),
+        merged.discarded.is_none() || merged.job.version.revision >= max(a.version.revision, b.version.revision),
         "revisions only rise"
     );
     merged
@@ -33,7 +33,7 @@ fn merge_versions(a: &Job, b: &Job) -> Merged {
     if same_incarnation && a.version.change_id == b.version.change_id {
         let key = |job: &Job| (job.version.first_revision, job.version.revision, std::cmp::Reverse(taken_since(job)));
         let (winner, loser) = if key(a) >= key(b) { (a, b) } else { (b, a) };
-        return Merged { job: with_shared(winner, loser), lost: None };
+        return Merged { job: with_shared(winner, loser), discarded: None };
     }
     if same_incarnation || are_one_request(a, b) {
         let (winner, loser) = if compare_versions(a, b) == Ordering::Less { (b, a) } else { (a, b) };
@@ -43,7 +43,7 @@ fn merge_versions(a: &Job, b: &Job) -> Merged {
         // revision.
         job.version.first_revision = max(winner.version.first_revision, loser.version.first_revision);
         if !same_incarnation {
-            adopt_identity(&mut job, winner, loser);
+            adopt_incarnation(&mut job, winner, loser);
         }
         let is_winner = |job: &Job| {
             (job.version.first_revision, &job.cancel, &job.attempts)
@@ -52,9 +52,9 @@ fn merge_versions(a: &Job, b: &Job) -> Merged {
         if !is_winner(&job) {
             job.version.revision = max(winner.version.revision, loser.version.revision) + 1;
         }
-        // If both are versions of one change, with different incarnation ids, no change is lost.
-        let lost = Some(loser.version.change_id).filter(|lost| *lost != winner.version.change_id);
-        return Merged { job, lost };
+        // If both are versions of one change, with different incarnation ids, no change is discarded.
+        let discarded = Some(loser.version.change_id).filter(|discarded| *discarded != winner.version.change_id);
+        return Merged { job, discarded };
     }
     let (winner, loser, revived) = pick_incarnation(a, b);
     let mut job = winner.clone();
@@ -66,13 +66,13 @@ fn merge_versions(a: &Job, b: &Job) -> Merged {
     } else {
         job.version = raised(winner, loser);
     }
-    Merged { job, lost: Some(loser.version.change_id) }
+    Merged { job, discarded: Some(loser.version.change_id) }
 }
 
 /// Returns the winner's version, with a revision that is new to every replica that knows the loser.
 fn raised(winner: &Job, loser: &Job) -> Version {
-    let (won, lost) = (winner.version, loser.version);
-    Version { revision: if won.revision > lost.revision { won.revision } else { lost.revision + 1 }, ..won }
+    let (won, discarded) = (winner.version, loser.version);
+    Version { revision: if won.revision > discarded.revision { won.revision } else { discarded.revision + 1 }, ..won }
 }
 
 /// Returns whether two replicas created the same job independently, for retries of one request.
@@ -86,7 +86,7 @@ fn are_one_request(a: &Job, b: &Job) -> bool {
 }
 
 /// Gives `job`, merged from two jobs of the same request, the identity of the one that was recorded first.
-fn adopt_identity(job: &mut Job, winner: &Job, loser: &Job) {
+fn adopt_incarnation(job: &mut Job, winner: &Job, loser: &Job) {
     let first = min_by_key(winner, loser, |job| (taken_since(job), job.create_time, job.version.incarnation_id));
     job.version.incarnation_id = first.version.incarnation_id;
     job.since = first.since;
@@ -158,7 +158,7 @@ fn compare_ends(a: &Job, b: &Job) -> Ordering {
 
 /// Returns the winner with the data that both versions contribute to: the time at which the primary first stored the
 /// id, the first cancellation request, and the attempts that ended. If both are versions of the same change, also the
-/// latest times of the primary for its end and its last report.
+/// latest times, on the primary's clock, at which the end and the last report of the job were stored.
 fn with_shared(winner: &Job, loser: &Job) -> Job {
     let mut job = winner.clone();
     job.since = [winner.since, loser.since].into_iter().flatten().reduce(min);

@@ -23,7 +23,7 @@ use crate::{
     auth::Peer,
     domain::JobError,
     offload::offload,
-    quota::{Connection, Quotas},
+    quota::{ConnectionUsage, Quotas},
 };
 
 task_local! {
@@ -39,7 +39,7 @@ pub struct ClientConnection {
     /// Number of calls received over HTTP/2, by which an idle connection is detected.
     pub calls: AtomicU64,
     /// The connection's usage of the quotas: open watches, and bytes of its calls.
-    pub watches: Connection,
+    pub usage: ConnectionUsage,
     /// Records whether a caller has authenticated on this connection.
     pub authentication: AuthenticationState,
     /// Cancelled when the connection accepts no more calls.
@@ -66,7 +66,7 @@ impl ClientConnection {
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
             peer: None,
             calls: 0.into(),
-            watches: Connection::default(),
+            usage: ConnectionUsage::default(),
             authentication: UnauthenticatedConnections::default().register(),
             drain: CancellationToken::new(),
             quotas: Arc::new(quotas),
@@ -245,7 +245,7 @@ impl Exchange {
 
     fn hold(&self, count: &Cell<usize>, bytes: usize) -> Result<(), JobError> {
         let connection = &*self.connection;
-        connection.quotas.hold_bytes(&connection.watches, bytes).map_err(JobError::Exhausted)?;
+        connection.quotas.hold_bytes(&connection.usage, bytes).map_err(JobError::Exhausted)?;
         count.set(count.get() + bytes);
         Ok(())
     }
@@ -253,7 +253,7 @@ impl Exchange {
     fn release(&self, count: &Cell<usize>) {
         match count.take() {
             0 => {}
-            bytes => self.connection.quotas.release_bytes(&self.connection.watches, bytes),
+            bytes => self.connection.quotas.release_bytes(&self.connection.usage, bytes),
         }
     }
 

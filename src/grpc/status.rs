@@ -1,7 +1,7 @@
 //! Errors as gRPC statuses. No other file creates a status.
 //!
-//! Each status except that of an unknown method carries one `ErrorInfo` of domain `jobtrack` whose metadata contain
-//! every variable part of the message, and other details of `google.rpc` where they apply. A status contains no
+//! Each status except that of an unknown method carries one `ErrorInfo` of domain `jobtrack` whose metadata contain the
+//! ids and numbers of the message, and other details of `google.rpc` where they apply. A status contains no
 //! internal text, such as the error of a store.
 
 use std::{collections::HashMap, time::Duration};

@@ -12,7 +12,7 @@ use crate::{
     domain::State,
     store::{RedisStats, StorageMode},
     telemetry::{
-        log::lost_lines,
+        log::dropped_lines,
         metrics::Measured,
         registry::{Registry, Snapshot},
     },
@@ -58,7 +58,7 @@ impl MetricsSource {
             [(env!("CARGO_PKG_VERSION"), 1)],
         );
         let lost = "Log lines that were dropped because standard error was not read fast enough.";
-        now.counter("jobtrack_log_lines_lost_total", lost, lost_lines());
+        now.counter("jobtrack_log_lines_lost_total", lost, dropped_lines());
         now.gauge("jobtrack_connections", "Connections that are open.", self.connections.len());
         if let Some(left) = self.tls.as_ref().and_then(Tls::seconds_left) {
             let help = "Time until the server's certificate expires; negative after that.";

@@ -98,7 +98,7 @@ mod tests {
     use crate::proto::v1;
 
     #[test]
-    fn it_is_read_as_what_it_stands_for() {
+    fn encoded_event_has_the_bytes_of_the_message() {
         let job = v1::Job { id: "a".to_owned(), revision: 7, ..v1::Job::default() };
         let (event, removal) = (v1::Event::Removed.into(), v1::Removal::Deleted.into());
         for (skipped, reset, snapshot_pending) in [(0, false, false), (3, true, false), (3, true, true)] {

@@ -50,8 +50,8 @@ pub trait Listener: Send + Sync + 'static {
         true
     }
 
-    /// Calls `set`, which sets the clock and returns the microseconds by which the clock stepped. Moves the times of
-    /// all versions that were accepted earlier by the same step, so that none of them becomes due because of it.
+    /// Calls `set`, which sets the clock and returns the microseconds by which the clock stepped. All versions that
+    /// were accepted earlier have their times moved by that step, so that none of them becomes due because of it.
     fn set_clock(&self, set: &dyn Fn() -> i64) {
         set();
     }

@@ -54,8 +54,9 @@ pub trait JobStore: Send + Sync + 'static {
     /// Returns the current version of `id`, which may be a tombstone.
     async fn get(&self, id: &JobId) -> Result<Option<Stored>, StoreError>;
 
-    /// Confirms that a `NOT_FOUND` answer would be authoritative now; fails otherwise. Called when `get` returned the
-    /// record `_instead`, which the caller may not see, so that a hidden job and a missing job have the same answer.
+    /// Confirms that a `NOT_FOUND` answer would be authoritative now; fails otherwise. A hidden job must have the same
+    /// answer as a missing one, so this is called when `get` returned a record that the caller has no right to see:
+    /// `_instead`.
     async fn confirm_absence(&self, _instead: &Stored) -> Result<(), StoreError> {
         Ok(())
     }

@@ -229,9 +229,9 @@ impl Presence {
         Timestamp::from_micros(self.0[partition].heard_since.load(Acquire))
     }
 
-    /// Returns a version that the primary has, with the expiry of its lease as of `now`: counted from the last report,
-    /// or from the time since which workers have been able to report, whichever is later. Time in which no worker could
-    /// report does not count.
+    /// Returns `job`, a version that the primary has, with the expiry of its lease as of `now`: counted from the last
+    /// report, or from the time since which workers have been able to report, whichever is later. Time in which no
+    /// worker could report does not count.
     pub fn with_running_lease(&self, partition: usize, job: &Arc<Job>, now: Timestamp) -> Arc<Job> {
         match job.lease.expire_time {
             Some(expires) if expires <= now && !job.lease.lost => {

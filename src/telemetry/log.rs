@@ -22,7 +22,7 @@ const WAITING_LINES_MAX: usize = 8192;
 const LIBRARIES: &str = "warn,redis=error";
 
 /// The counter of dropped lines.
-static LOST: OnceLock<ErrorCounter> = OnceLock::new();
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,7 +46,7 @@ pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(
         .lossy(true)
         .thread_name("log")
         .finish(stderr());
-    _ = LOST.set(writer.error_counter());
+    _ = DROPPED.set(writer.error_counter());
     let lines = fmt::layer().with_writer(writer).with_ansi(stderr().is_terminal());
     let lines = match format {
         LogFormat::Human => lines.boxed(),
@@ -61,8 +61,8 @@ pub fn log_panics() {
 }
 
 /// Returns the number of lines that were dropped because standard error was not read fast enough.
-pub fn lost_lines() -> u64 {
-    LOST.get().map_or(0, |lost| lost.dropped_lines() as u64)
+pub fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |lost| lost.dropped_lines() as u64)
 }
 
 /// Returns the directives of a filter. In them a bare level of warn, info, debug or trace applies to this crate only,

@@ -121,7 +121,7 @@ impl Export for RateLimitedWarnings {
 }
 
 /// Returns the trace context in the `headers` of a call, if there is a valid one.
-pub fn named_in(headers: &HeaderMap) -> Option<Context> {
+pub fn caller_context(headers: &HeaderMap) -> Option<Context> {
     headers.get(&TRACEPARENT)?;
     let context = TraceContextPropagator::new().extract(&Headers(headers));
     context.span().span_context().is_valid().then_some(context)

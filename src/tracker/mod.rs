@@ -28,7 +28,7 @@ use uuid::Uuid;
 pub use purge::{Purge, Purged};
 pub use session::{CallerSession, CreateOutcome, Lookup};
 
-use self::{metrics::JobMetrics, quota::QuotaScans, reports::ReportQueues, sweep::Sweeper};
+use self::{metrics::JobMetrics, quota::QuotaScans, reports::ReportQueues, sweep::SweepSchedule};
 use crate::{
     clock::Clock,
     domain::{
@@ -47,7 +47,7 @@ pub struct Tracker {
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     contexts: Arc<ChangeContexts>,
-    sweeper: Sweeper,
+    sweep_schedule: SweepSchedule,
     metrics: JobMetrics,
     started: Instant,
     quotas: Arc<Quotas>,
@@ -114,7 +114,7 @@ impl Tracker {
             hub,
             clock,
             contexts,
-            sweeper: Sweeper::default(),
+            sweep_schedule: SweepSchedule::default(),
             metrics: JobMetrics::default(),
             started: Instant::now(),
             quotas: Arc::default(),
@@ -195,7 +195,7 @@ impl Tracker {
         }
     }
 
-    /// Ends a job with a cancellation request if the lease of its worker has expired: no worker will confirm the
+    /// Ends a job whose cancellation was requested, if the lease of its worker has expired: no worker will confirm the
     /// cancellation.
     async fn end_if_lost(&self, changed: Changed) -> Result<Changed, JobError> {
         let job = &changed.stored.job;

@@ -103,9 +103,9 @@ impl ReportQueues {
         Self { store, contexts, queues: Mutex::default() }
     }
 
-    /// Adds the report `change` of the job `id` to the queue of the job. `fresh` is a version that the caller may change,
-    /// if one is known. Returns `None` if the report must be applied alone, because `may_change` does not allow it for
-    /// the version that the queue knows.
+    /// Adds the report `change` of the job `id` to the queue of the job. `fresh` is a version that the caller may
+    /// change, if one is known. Returns `None` if the report must be applied alone, because `may_change` does not allow
+    /// it for the version that the queue knows.
     pub fn join(
         self: &Arc<Self>,
         id: &JobId,

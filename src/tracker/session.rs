@@ -193,8 +193,8 @@ impl<'a> CallerSession<'a> {
         }
     }
 
-    /// Returns the outcome of a report that was stored with others, and does for it what [`Tracker::replace`] does for a
-    /// change that is stored alone.
+    /// Returns the outcome of a report that was stored with others. Plans the sweep of the job and counts a refusal, as
+    /// [`Tracker::replace`] does for a change that is stored alone.
     fn reported(&self, outcome: ReportOutcome) -> ReportOutcome {
         match &outcome {
             Ok(changed) => self.tracker.plan_sweep(&changed.stored.job),

@@ -38,14 +38,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Minimum pause between two sweeps: records that become due meanwhile are handled together.
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
-/// The time of the next sweep, so that a change that is due sooner can wake the sweeper.
-pub struct Sweeper {
+/// The time of the next sweep, so that a job that becomes due sooner can wake the sweeper.
+pub struct SweepSchedule {
     /// Time of the next sweep in microseconds; `i64::MAX` during a sweep.
     planned: AtomicI64,
     sooner: Notify,
 }
 
-impl Default for Sweeper {
+impl Default for SweepSchedule {
     fn default() -> Self {
         Self { planned: AtomicI64::new(i64::MAX), sooner: Notify::new() }
     }
@@ -67,7 +67,7 @@ impl Tracker {
         // Time of the next due record, as of the last successful sweep.
         let mut next_due = None;
         loop {
-            self.sweeper.planned.store(i64::MAX, Relaxed);
+            self.sweep_schedule.planned.store(i64::MAX, Relaxed);
             let next = self.sweep_due().await.unwrap_or_else(|error| {
                 // The store itself logs that it is unavailable.
                 debug!(%error, "the sweep failed and will be tried again");
@@ -76,7 +76,7 @@ impl Tracker {
             });
             next_due = next.or(next_due);
             let next = next.unwrap_or(Timestamp::MAX);
-            let planned = self.sweeper.planned.fetch_min(next.as_micros(), Relaxed).min(next.as_micros());
+            let planned = self.sweep_schedule.planned.fetch_min(next.as_micros(), Relaxed).min(next.as_micros());
             sleep(SWEEP_PAUSE).await;
             let longest = match *mode.borrow_and_update() {
                 StorageMode::Memory => MEMORY_SWEEP_INTERVAL_MAX,
@@ -85,7 +85,7 @@ impl Tracker {
             let wait = Timestamp::from_micros(planned).since(self.now()).min(longest);
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.sweeper.sooner.notified() => {}
+                () = self.sweep_schedule.sooner.notified() => {}
                 // Records that could not be handled in the previous mode may be due.
                 Ok(()) = mode.changed() => {}
             }
@@ -125,7 +125,7 @@ impl Tracker {
     /// Carries out the action that is due for a record.
     async fn carry_out(&self, record: DueRecord) -> Result<SweepOutcome, JobError> {
         let DueRecord { stored, due } = record;
-        debug!(job_id = %stored.job.id, ?due, "due");
+        debug!(job_id = %stored.job.id, ?due, "carrying out a due action");
         match due {
             Due::Forget => self.store.delete(&stored.job).await?,
             Due::Expire if stored.job.state.is_terminal() => drop(self.try_change(stored, &Change::Expire).await?),
@@ -181,8 +181,8 @@ impl Tracker {
     pub(super) fn plan_sweep(&self, job: &Job) {
         if let Some((time, _)) = job.next_due() {
             let due = time.as_micros();
-            if self.sweeper.planned.fetch_min(due, Relaxed) > due {
-                self.sweeper.sooner.notify_one();
+            if self.sweep_schedule.planned.fetch_min(due, Relaxed) > due {
+                self.sweep_schedule.sooner.notify_one();
             }
         }
     }

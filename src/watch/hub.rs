@@ -84,8 +84,8 @@ impl Hub {
         }
     }
 
-    /// Subscribes to the jobs `ids`, or to jobs of any id if `ids` is empty. Jobs that `filter` can't match in any
-    /// condition are left out.
+    /// Subscribes to the jobs `ids`, or to jobs of any id if `ids` is empty. Jobs that `filter` can never match,
+    /// whatever their state, are left out.
     pub fn subscribe(self: &Arc<Self>, ids: Vec<JobId>, filter: Filter) -> Subscription {
         let inbox = Arc::new(Inbox::new(filter));
         let mut guard = self.registry();

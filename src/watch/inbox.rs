@@ -91,7 +91,7 @@ impl InboxState {
 }
 
 impl Inbox {
-    /// Creates an empty inbox for changes of jobs that `filter` can match in some condition.
+    /// Creates an empty inbox for changes of jobs that `filter` can match in some state.
     pub fn new(filter: Filter) -> Self {
         Self { filter, state: Mutex::default() }
     }

@@ -20,7 +20,7 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Returns whether the job can be in the scope in some condition.
+    /// Returns whether the job can be in the scope, whatever its present state.
     pub fn covers(&self, job: &Job) -> bool {
         (self.ids.is_empty() || self.ids.contains(&job.id))
             && self.filter.matches_creation(job)

@@ -1,4 +1,5 @@
-//! Resume tokens: positions in a stream, valid on every replica of the same data set.
+//! Resume tokens: positions in a stream. With Redis, a token of `WatchJob` is valid on every replica; after a token of
+//! `WatchJobs` the stream starts over, because only the store in memory records the order of commits.
 
 use uuid::Uuid;
 

@@ -36,7 +36,7 @@ pub async fn measure(quick: bool) -> Finding {
             "Redis is killed, jobs are created, and an empty Redis is started. Time from when it serves until all jobs \
                are in it and are served from it. Part of that is the pause between two probes, at most half a second."
                 .to_owned(),
-        size: "jobs created while Redis was away",
+        size: "jobs created while Redis was unavailable",
         value: "time, ms",
         lines: vec![Line { name: "reconciliation".to_owned(), points }],
     }

@@ -40,7 +40,7 @@ impl Counted {
         let server = Server::start(command);
         let counted = Self { server, folder, dumps: 0 };
         let switched = Command::new("callgrind_control").args(["-i", "on", &counted.server.id().to_string()]).output();
-        assert!(switched.is_ok_and(|output| output.status.success()), "callgrind takes no orders");
+        assert!(switched.is_ok_and(|output| output.status.success()), "callgrind_control failed");
         counted
     }
 
@@ -97,7 +97,7 @@ impl Counted {
     fn order(&self, order: &str) {
         let process = self.server.id().to_string();
         let output = Command::new("callgrind_control").args([order, &process]).output();
-        assert!(output.is_ok_and(|output| output.status.success()), "callgrind takes no orders");
+        assert!(output.is_ok_and(|output| output.status.success()), "callgrind_control failed");
     }
 }
 

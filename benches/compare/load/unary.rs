@@ -197,8 +197,8 @@ impl<T: Calls> Caller<T> {
         (latencies, from_memory)
     }
 
-    /// Waits until the next call is due, and returns the time at which it was due. The latency of a slow server thus
-    /// includes the calls that had to wait.
+    /// Waits until the next call is due, and returns the time at which it was due. Thus a latency includes the time for
+    /// which the call had to wait because the server was slow.
     async fn due(&self, turn: u32) -> Instant {
         let Some(rate) = self.plan.rate else { return Instant::now() };
         let calls = f64::from(turn) * f64::from(self.plan.callers) + f64::from(self.number);

@@ -67,7 +67,7 @@ impl Subscribers {
     }
 }
 
-/// Subscribers of the first of some jobs, all of which have received its snapshot.
+/// Subscribers of the first job. Each of them has received the snapshot of the job.
 pub struct Audience {
     jobs: Arc<Jobs>,
     reporter: Connection,

@@ -44,9 +44,9 @@ pub enum News {
     /// An event of the watch.
     Event(Box<Event>),
     /// The tracker is unavailable. The watch reconnects by itself.
-    Lost(Error),
+    Unavailable(Error),
     /// The tracker is available again.
-    Back,
+    Available,
 }
 
 /// A watch of one or many jobs.
@@ -59,7 +59,7 @@ pub struct Follow {
     untried: usize,
     /// The stream was open at least once.
     has_begun: bool,
-    is_lost: bool,
+    is_unavailable: bool,
 }
 
 impl Follow {
@@ -91,7 +91,7 @@ impl Follow {
             }
         };
         let (first_by, untried) = (Instant::now() + connection.call_timeout(), connection.replicas());
-        Ok(Self { events, troubles, first_by, untried, has_begun: false, is_lost: false })
+        Ok(Self { events, troubles, first_by, untried, has_begun: false, is_unavailable: false })
     }
 
     /// Returns the next news; `None` after the end of the stream. Cancel-safe: a dropped future loses no news.
@@ -116,8 +116,8 @@ impl Follow {
     }
 
     /// Returns whether the tracker is unavailable at the moment.
-    pub const fn is_lost(&self) -> bool {
-        self.is_lost
+    pub const fn is_unavailable(&self) -> bool {
+        self.is_unavailable
     }
 
     /// Processes an error of the watch, or with `None` the news that the stream is open. Until the stream has been open
@@ -125,7 +125,7 @@ impl Follow {
     fn trouble(&mut self, trouble: Option<Error>) -> Result<Option<News>, CommandError> {
         let Some(error) = trouble else {
             self.has_begun = true;
-            return Ok(replace(&mut self.is_lost, false).then_some(News::Back));
+            return Ok(replace(&mut self.is_unavailable, false).then_some(News::Available));
         };
         if !self.has_begun && error.is_unsent {
             self.untried = self.untried.saturating_sub(1);
@@ -133,7 +133,7 @@ impl Follow {
                 return Err(error.into());
             }
         }
-        let is_new = !replace(&mut self.is_lost, true);
-        Ok(is_new.then_some(News::Lost(error)))
+        let is_new = !replace(&mut self.is_unavailable, true);
+        Ok(is_new.then_some(News::Unavailable(error)))
     }
 }

@@ -73,7 +73,7 @@ impl Top {
         let mut view = View::new(&scope, self.stalled_after);
         let tracker = self.connection.tracker()?;
         // Until all jobs are known, the alternate screen is not open: problems are printed as lines.
-        while !view.take(follow.next().await?) {
+        while !view.apply(follow.next().await?) {
             if let Some(problem) = view.problem.take() {
                 note(&problem);
             }
@@ -111,21 +111,21 @@ impl View {
     }
 
     /// Updates the view. Returns whether all jobs are known.
-    fn take(&mut self, news: Option<News>) -> bool {
+    fn apply(&mut self, news: Option<News>) -> bool {
         let change = match news {
-            Some(News::Event(event)) => self.watched.take(*event),
-            Some(News::Lost(error)) => {
+            Some(News::Event(event)) => self.watched.apply(*event),
+            Some(News::Unavailable(error)) => {
                 self.problem = Some(unavailable(&error));
                 return false;
             }
-            Some(News::Back) => {
+            Some(News::Available) => {
                 self.problem = None;
                 return false;
             }
             None => return true,
         };
         match &change {
-            Change::Active(job) => self.rates.take(job, SystemTime::now()),
+            Change::Active(job) => self.rates.update(job, SystemTime::now()),
             Change::Ended(job) | Change::Left(job) | Change::Removed(job, _) => self.rates.forget(&job.id),
             Change::Missing(_) | Change::Synced | Change::Nothing => {}
         }
@@ -154,7 +154,7 @@ impl View {
                     is_changed = true;
                 }
                 news = follow.next() => {
-                    self.take(news?);
+                    self.apply(news?);
                     is_changed = true;
                 }
             }

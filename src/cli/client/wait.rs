@@ -69,12 +69,12 @@ impl Wait {
             }
             let news = tokio::select! {
                 news = follow.next() => news?,
-                () = &mut timeout => return Err(self.late(&watched, follow.is_lost())),
+                () = &mut timeout => return Err(self.late(&watched, follow.is_unavailable())),
             };
             match news {
-                Some(News::Event(event)) => self.show(watched.take(*event))?,
-                Some(News::Lost(error)) => note(&unavailable(&error)),
-                Some(News::Back) => note("the tracker is available again"),
+                Some(News::Event(event)) => self.show(watched.apply(*event))?,
+                Some(News::Unavailable(error)) => note(&unavailable(&error)),
+                Some(News::Available) => note("the tracker is available again"),
                 None => return Err(CommandError::Failed("the jobs can't be followed any more".to_owned())),
             }
         }
@@ -100,9 +100,9 @@ impl Wait {
     }
 
     /// Returns the error after the timeout.
-    fn late(&self, watched: &Watched, is_lost: bool) -> CommandError {
+    fn late(&self, watched: &Watched, is_unavailable: bool) -> CommandError {
         let timeout = self.timeout.unwrap_or_default();
-        if is_lost {
+        if is_unavailable {
             return CommandError::Unavailable(format!("the tracker is unavailable; gave up after {timeout:?}"));
         }
         let state =

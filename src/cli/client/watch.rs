@@ -79,8 +79,8 @@ impl Watch {
                 news = follow.next() => {
                     match news? {
                         Some(News::Event(event)) => view.show(&mut watched, *event)?,
-                        Some(News::Lost(error)) => view.tell(&unavailable(&error)),
-                        Some(News::Back) => view.tell("the tracker is available again"),
+                        Some(News::Unavailable(error)) => view.tell(&unavailable(&error)),
+                        Some(News::Available) => view.tell("the tracker is available again"),
                         None => break,
                     }
                     is_changed = true;
@@ -129,9 +129,9 @@ impl View {
             print(&messages.of(&event).map(|message| json.write(&message)).unwrap_or_default())?;
         }
         let now = SystemTime::now();
-        match watched.take(event) {
+        match watched.apply(event) {
             Change::Active(job) => match self {
-                Self::Bars { rates, .. } => rates.take(&job, now),
+                Self::Bars { rates, .. } => rates.update(&job, now),
                 Self::Plain => print(&line(&job, now))?,
                 Self::Events { .. } | Self::Ends => {}
             },

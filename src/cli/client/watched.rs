@@ -73,7 +73,7 @@ impl Watched {
     }
 
     /// Applies an event, and returns its effect.
-    pub fn take(&mut self, event: Event) -> Change {
+    pub fn apply(&mut self, event: Event) -> Change {
         match event {
             Event::Job { job, .. } => self.version(job),
             Event::Removed { job, removal } => {
@@ -134,8 +134,8 @@ impl Watched {
 
 /// Returns the message about a job that was removed.
 pub fn gone(id: &str, removal: Removal) -> String {
-    let removal = removal.as_str_name().trim_start_matches("REMOVAL_");
-    format!("{} was {}", escape(id), removal.to_lowercase())
+    let end = if removal == Removal::Expired { "has expired" } else { "was deleted" };
+    format!("{} {end}", escape(id))
 }
 
 /// Returns the message about a job that does not exist.
@@ -214,24 +214,24 @@ mod tests {
     #[test]
     fn ends_of_all_named_jobs_are_awaited() {
         let mut watched = Watched::new(&ids(["a", "b", "c"]));
-        watched.take(version("a", State::Running));
-        watched.take(version("b", State::Cancelled));
+        watched.apply(version("a", State::Running));
+        watched.apply(version("b", State::Cancelled));
         assert_eq!(watched.exit(), None);
-        assert_eq!(watched.take(Event::Synced), Change::Missing(vec!["c".to_owned()]));
+        assert_eq!(watched.apply(Event::Synced), Change::Missing(vec!["c".to_owned()]));
         assert_eq!(watched.active().count(), 1);
-        assert_eq!(watched.take(version("a", State::Failed)), Change::Ended(job("a", State::Failed)));
+        assert_eq!(watched.apply(version("a", State::Failed)), Change::Ended(job("a", State::Failed)));
         assert_eq!(watched.exit(), Some(Exit::Failed));
     }
 
     #[test]
     fn jobs_that_are_gone_after_a_reset_are_forgotten() {
         let mut watched = Watched::new(&ids(["a", "b"]));
-        watched.take(version("a", State::Running));
-        watched.take(version("b", State::Running));
-        assert_eq!(watched.take(Event::Synced), Change::Synced);
-        watched.take(Event::Reset);
-        watched.take(version("b", State::Pending));
-        assert_eq!(watched.take(Event::Synced), Change::Missing(vec!["a".to_owned()]));
+        watched.apply(version("a", State::Running));
+        watched.apply(version("b", State::Running));
+        assert_eq!(watched.apply(Event::Synced), Change::Synced);
+        watched.apply(Event::Reset);
+        watched.apply(version("b", State::Pending));
+        assert_eq!(watched.apply(Event::Synced), Change::Missing(vec!["a".to_owned()]));
         assert_eq!(watched.active().map(Job::state).collect::<Vec<_>>(), [State::Pending]);
     }
 
@@ -239,8 +239,8 @@ mod tests {
     fn filter_never_ends_and_drops_jobs_that_leave_it() {
         let states = vec![State::Pending.into()];
         let mut watched = Watched::new(&Scope::Filter(JobFilter { states, ..JobFilter::default() }.into()));
-        watched.take(version("a", State::Pending));
-        assert_eq!(watched.take(version("a", State::Running)), Change::Left(job("a", State::Running)));
+        watched.apply(version("a", State::Pending));
+        assert_eq!(watched.apply(version("a", State::Running)), Change::Left(job("a", State::Running)));
         assert_eq!((watched.active().count(), watched.exit()), (0, None));
     }
 

@@ -111,8 +111,8 @@ impl Start {
         command.stdin(input).stdout(output).stderr(error).spawn()
     }
 
-    /// Sends [`CommandMessage::Ended`] when the process has ended. `NOWAIT` leaves the process unreaped, so that no
-    /// other process gets its id before the signals are sent.
+    /// Sends [`CommandMessage::Ended`] when the process has ended. `NOWAIT` leaves the process unreaped: until
+    /// [`Running::reap`] no other process can get its id, and with it a signal for the command.
     fn wait_for(&self, root: Pid) {
         let messages = self.messages.clone();
         thread::spawn(move || {

@@ -5,7 +5,7 @@ use super::progress::readable;
 /// Maximum size of the message in bytes.
 pub const MESSAGE_MAX: usize = 4096;
 
-/// Number of last bytes that are kept: more than the size of a message, from which bars and colours are removed.
+/// Number of last bytes that are kept: more than a message has, because bars and colours are removed from them.
 const KEPT: usize = 4 * MESSAGE_MAX;
 
 /// The last bytes that were written.

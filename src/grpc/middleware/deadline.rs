@@ -35,7 +35,7 @@ impl Deadline {
         self.arrived
     }
 
-    /// Returns the time by which the response must have begun; that of a unary call must have been read by then.
+    /// Returns the time by which a stream must have begun, or the response of a unary call must have been read.
     /// Unauthenticated callers have at most the default time, whatever deadline they set.
     pub fn for_response(&self, is_authenticated: bool) -> Instant {
         let default = self.arrived + DEFAULT;

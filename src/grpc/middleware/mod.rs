@@ -62,7 +62,7 @@ use crate::{
 const BIDIRECTIONAL_STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum size of a request's metadata, as HTTP/2 counts it.
-const MAX_METADATA: usize = 16 * 1024;
+const CALL_METADATA_MAX: usize = 16 * 1024;
 
 /// Bytes that HTTP/2 counts for each header besides its name and value.
 const HEADER_OVERHEAD: usize = 32;
@@ -88,8 +88,8 @@ impl CallMiddleware {
     /// Checks whether the caller may make `call` now. Returns the authorization of the caller, if the method needs one.
     fn admit(&self, call: &mut CallRecord, request: &Request) -> Result<Option<Grant>, Status> {
         let headers = request.headers();
-        if metadata_size(headers) > MAX_METADATA {
-            return Err(JobError::TooLarge { what: "metadata", limit: MAX_METADATA }.into());
+        if metadata_size(headers) > CALL_METADATA_MAX {
+            return Err(JobError::TooLarge { what: "metadata of the call", limit: CALL_METADATA_MAX }.into());
         }
         let rule = served(call.method.rule)?;
         if rule == Rule::Public {
@@ -173,7 +173,7 @@ impl CallRecord {
     fn begin(method: Arc<Method>, request: &Request, deadline: Deadline) -> Self {
         method.started();
         let peer = Exchange::of_connection(|connection| connection.address);
-        let span = span(&method, peer, traces::named_in(request.headers()));
+        let span = span(&method, peer, traces::caller_context(request.headers()));
         Self { method, deadline, peer, caller: None, span, code: Code::Cancelled, cut_off: None }
     }
 

@@ -66,7 +66,7 @@ impl Health for ServiceHealth {
     }
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let connection = Exchange::of_connection(|connection| connection.watches.clone()).unwrap_or_default();
+        let connection = Exchange::of_connection(|connection| connection.usage.clone()).unwrap_or_default();
         let permit = self.quotas.health_watch(&connection).map_err(JobError::Exhausted)?;
         let ending = Ending::of(request.extensions(), &self.drain);
         let known = self.names.contains(&request.get_ref().service.as_str());

@@ -86,7 +86,7 @@ where
 /// Returns a permit for a watch of `caller` that names this number of `jobs`, which may be 0. The watch is counted
 /// until the permit is dropped.
 fn permit(tracker: &Tracker, caller: &Arc<Identity>, jobs: usize) -> Result<Permit, JobError> {
-    let connection = Exchange::of_connection(|connection| connection.watches.clone());
+    let connection = Exchange::of_connection(|connection| connection.usage.clone());
     tracker.quotas().watch(caller, jobs, connection.as_ref()).map_err(JobError::Exhausted)
 }
 

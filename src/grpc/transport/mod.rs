@@ -28,7 +28,7 @@ use crate::{
         exchange::ClientConnection,
         unauthenticated::{AuthenticationState, UnauthenticatedConnections},
     },
-    quota::{Connection, Quotas},
+    quota::{ConnectionUsage, Quotas},
     tls::Tls,
 };
 
@@ -165,10 +165,10 @@ impl<S: RequestService> Acceptor<S> {
         if peer.is_some() {
             authentication.mark_authenticated();
         }
-        let (calls, watches) = (0.into(), Connection::default());
+        let (calls, usage) = (0.into(), ConnectionUsage::default());
         let (drain, quotas) = (self.drain.child_token(), self.quotas.clone());
         let turn = ClientConnection::turns();
-        let origin = Arc::new(ClientConnection { address, peer, calls, watches, authentication, drain, quotas, turn });
+        let origin = Arc::new(ClientConnection { address, peer, calls, usage, authentication, drain, quotas, turn });
         let connection = serve_calls(stream, self.service, origin);
         let check = async {
             if let Some(check) = check {

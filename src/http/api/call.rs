@@ -17,7 +17,7 @@ use super::{form::Form, frames::Frames};
 use crate::grpc::{Exchange, HEAVY_MIN, RequestService};
 
 /// Headers that are copied from the HTTP request to the gRPC request.
-static TAKEN_OVER: [HeaderName; 4] = [
+static COPIED_HEADERS: [HeaderName; 4] = [
     AUTHORIZATION,
     HeaderName::from_static("grpc-timeout"),
     HeaderName::from_static("traceparent"),
@@ -40,7 +40,7 @@ pub async fn begin<S: RequestService>(
     let headers = request.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));
-    for name in &TAKEN_OVER {
+    for name in &COPIED_HEADERS {
         for value in parts.headers.get_all(name) {
             headers.append(name, value.clone());
         }

@@ -55,7 +55,7 @@ pub async fn response(
     match opened {
         Ok(stream) => {
             let mut events = Events::new(stream.into_body(), endpoint.clone());
-            if events.are_known_to_the_end(token).await {
+            if events.has_nothing_after(token).await {
                 // A cache must not return this answer to callers that resume from another token.
                 return Ok(no_content(HeaderMap::from_iter([(CACHE_CONTROL, NO_STORE)])));
             }
@@ -113,7 +113,7 @@ impl Events {
 
     /// Returns whether the stream has ended and a caller that resumes from `token` has seen all of its events. In that
     /// case the only event, a bookmark or the removal of the job, repeats the token.
-    async fn are_known_to_the_end(&mut self, token: Option<&str>) -> bool {
+    async fn has_nothing_after(&mut self, token: Option<&str>) -> bool {
         let Some(token) = token else { return false };
         // A stream that has ended delivers its first event and its end together with the headers: both are
         // ready without waiting.

@@ -61,7 +61,7 @@ fn errors() -> [(&'static str, Value); 3] {
         "properties": {
             "@type": text,
             "reason": { "type": "string", "description": "Reason of the error, for programs; only in an ErrorInfo." },
-            "domain": { "type": "string", "description": "Of an ErrorInfo: jobtrack." },
+            "domain": { "type": "string", "description": "Always jobtrack; only in an ErrorInfo." },
             "metadata": { "type": "object", "additionalProperties": text }
         },
         "additionalProperties": true

@@ -138,9 +138,10 @@ impl Routes {
         }
         // In a POST the text after the last colon is the action. A
         // path with an unknown action counts as unknown.
-        let is_unknown_verb = wanted == Method::POST && path.rsplit('/').next().is_some_and(|last| last.contains(':'));
+        let is_unknown_action =
+            wanted == Method::POST && path.rsplit('/').next().is_some_and(|last| last.contains(':'));
         match self.allowed(path) {
-            allowed if allowed.is_empty() || is_unknown_verb => Found::Nothing,
+            allowed if allowed.is_empty() || is_unknown_action => Found::Nothing,
             allowed => Found::OtherMethods(allowed),
         }
     }

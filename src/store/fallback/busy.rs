@@ -1,4 +1,4 @@
-//! Jobs of which a change is under way.
+//! Jobs of which a change or a push is under way.
 
 use std::{
     collections::HashSet,

@@ -2,8 +2,8 @@
 //!
 //! At most one change of a job is under way at a time. Otherwise a change could be accepted here that was made from an
 //! old version, while the primary stores the next one. If a change ends without an outcome, because its caller has left
-//! or a decision has no answer, its entry is marked as unanswered: then a merge may discard a change of this replica in
-//! favour of another one, and must report that.
+//! or a decision has no answer, its entry is marked as unanswered: then a merge may discard one change of this replica
+//! in favour of another change of the same replica, and must report that.
 
 use std::{mem::forget, sync::Arc};
 
@@ -59,7 +59,7 @@ impl FallbackStore {
             Route::Primary(_) if !self.cache.is_unavailable(self.cache.partition_of(&job.id)) => {
                 let sent = Sent { cache: &self.cache, id: &previous.id };
                 match self.primary.decide(job, previous, decision).await {
-                    // The answer is of a lineage that has ended: as if there were none.
+                    // The answer is of a lineage that has ended, so it counts as no answer.
                     Ok(Decided::Stored(stored)) if !self.cache.confirm_write(&stored.job, None) => {
                         Err(StoreError::Unavailable)
                     }
@@ -156,13 +156,13 @@ impl FallbackStore {
             Ok(Replaced::Stored(stored)) if self.cache.confirm_write(&stored.job, token) => {
                 Ok(Replaced::Stored(stored))
             }
-            // The answer is of a lineage that has ended: as if there were none.
+            // The answer is of a lineage that has ended, so it counts as no answer.
             Ok(Replaced::Stored(_)) => self.accept(job, previous, true),
             Ok(Replaced::Conflict(Some(there))) => {
                 self.cache.learn(&there);
                 Ok(Replaced::Conflict(Some(there)))
             }
-            Ok(Replaced::Conflict(None)) => Ok(Replaced::Conflict(self.without_record(&job.id, token))),
+            Ok(Replaced::Conflict(None)) => Ok(Replaced::Conflict(self.handle_missing_record(&job.id, token))),
             // A later push shows whether the write was executed.
             Err(StoreError::Unavailable) => {
                 let accepted = self.accept(job.clone(), previous, true);
@@ -179,7 +179,7 @@ impl FallbackStore {
 
     /// Returns the answer for `id` after the primary reported that it has no record. `since` was taken before the
     /// primary was asked. If the record was lost, the answer is the cached version, which is then pushed again.
-    pub(super) fn without_record(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
+    pub(super) fn handle_missing_record(&self, id: &JobId, since: Option<FreshnessToken>) -> Option<Stored> {
         let lost = self.cache.mark_record_lost(id, since)?;
         tracing::warn!(job_id = %id, "Redis has lost the record of this job; the cached version is stored again");
         Some(lost)

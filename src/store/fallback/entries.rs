@@ -13,7 +13,7 @@ use crate::{
 
 /// Maximum number of finished jobs of one owner examined to find one to evict: the dirty ones of one owner must not
 /// hide the clean ones of others.
-const ENDED_OF_OWNER: usize = 10;
+const EXAMINED_PER_OWNER_MAX: usize = 10;
 
 /// Maximum number of entries examined to find one to evict.
 const EXAMINED_MAX: usize = 100;
@@ -94,8 +94,8 @@ pub struct EntryMeta {
     pub partition: usize,
     /// The primary does not have this version.
     pub dirty: bool,
-    /// The primary had the version and lost it. Until the version is stored again, the entry is never dropped as
-    /// possibly deleted.
+    /// The primary had the version and lost it. Until the version is stored again, the entry is not dropped on the
+    /// assumption that its job was deleted.
     pub lost: bool,
     /// The changes of this replica that were sent to the primary.
     pub sent: SentChanges,
@@ -137,8 +137,8 @@ impl CacheEntry {
     }
 
     /// Returns the branch with which a push stores the entry. If `there`, the branch of the record, has this lineage,
-    /// it is reused, with the entry as its ancestor. Otherwise a new branch begins. `None` if the primary never had a
-    /// version of the entry.
+    /// its id is kept; otherwise the branch has a new id. In both cases its parent is the branch of the last version
+    /// that the primary is known to have had. `None` if the primary never had a version of the entry.
     pub fn branch_of_push(&self, there: Option<&Branch>, lineage: u64) -> Option<Arc<Branch>> {
         let own = self.job.branch.as_deref()?;
         let base = self.base.filter(|_| self.dirty).unwrap_or(self.job.version).revision;
@@ -213,7 +213,7 @@ impl Entries {
 
     /// Returns whether the primary may still have a record of an entry. After the retention of a finished job the
     /// record is a tombstone, which the primary keeps for `TOMBSTONE_LIFE`.
-    pub fn is_known(row: &Row<EntryMeta>, now: Timestamp) -> bool {
+    pub fn may_have_record(row: &Row<EntryMeta>, now: Timestamp) -> bool {
         let is_live = row.job.removal.is_none() && row.job.state.is_terminal();
         let end = row.job.expire_time.filter(|_| is_live).map(|time| time + TOMBSTONE_LIFE);
         !Self::is_forgotten(row, now) && end.is_none_or(|end| now < end)
@@ -269,7 +269,7 @@ impl Entries {
 
     /// Returns `job`, which was just created. If its times were read before the clock was set, they are moved by the
     /// step of the clock.
-    pub fn by_set_clock(&self, job: Arc<Job>, now: Timestamp) -> Arc<Job> {
+    pub fn with_moved_times(&self, job: Arc<Job>, now: Timestamp) -> Arc<Job> {
         match self.clock_set {
             Some((by, set)) if (by > 0 && job.create_time < set) || (by < 0 && job.create_time > now) => {
                 Arc::new(job.moved(by))
@@ -344,7 +344,7 @@ impl Entries {
         let some = if must { usize::MAX } else { EXAMINED_MAX };
         let ended = self
             .table
-            .ended(ENDED_OF_OWNER)
+            .ended(EXAMINED_PER_OWNER_MAX)
             .take(EXAMINED_MAX)
             .find(|ended| *ended != id && self.is_clean(ended))
             .cloned();

@@ -4,9 +4,9 @@
 //! the primary is probed, once for all callers; a partition that does not serve counts as unavailable. From then on no
 //! caller waits for it, except for the end of a change of the same job that is under way. Jobs in the cache are served
 //! and changed, new jobs are accepted, and all answers are marked as volatile. For a job that is not in the cache the
-//! answer is "unavailable", never "not found". When a partition accepts a write again, a first batch of its dirty entries is pushed, and all of its clean entries are compared once
-//! with the records. Then the partition serves, and the remaining dirty entries are pushed job by job. A single write
-//! that fails affects only its job.
+//! answer is "unavailable", never "not found". When a partition accepts a write again, a first round of its dirty
+//! entries is pushed, and all of its clean entries are compared once with the records. Then the partition serves, and
+//! the remaining dirty entries are pushed in the background. A single write that fails affects only its job.
 //!
 //! The store is composed of parts that own their state: `LocalCache` the entries, `Pusher` the pushes under way,
 //! `Reconciler` the return of partitions, `Reports` the outcomes.
@@ -149,7 +149,7 @@ impl FallbackStore {
 
     /// Returns a version of the primary with the expiry of its lease as of now.
     fn seen(&self, mut stored: Stored) -> Stored {
-        stored.job = self.cache.with_liveness(&stored.job);
+        stored.job = self.cache.with_current_lease(&stored.job);
         stored
     }
 
@@ -193,7 +193,7 @@ impl JobStore for FallbackStore {
                 self.cache.mark_fresh(&stored.job, token);
                 Ok(Some(self.seen(stored)))
             }
-            Ok(None) => Ok(self.without_record(id, token)),
+            Ok(None) => Ok(self.handle_missing_record(id, token)),
             Err(StoreError::Unavailable) => {
                 self.suspect(Some(id));
                 self.held_answer(id)

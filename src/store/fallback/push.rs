@@ -82,7 +82,7 @@ impl Pusher {
             let theirs = self.primary.get_many(&ids).await?;
             let mut writes = Vec::new();
             for (entry, theirs) in entries.drain(..).zip(theirs) {
-                writes.extend(self.judge(entry, theirs).await?);
+                writes.extend(self.reconcile_entry(entry, theirs).await?);
             }
             let (pushed, writes): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
             self.cache.mark_sent(&ids);
@@ -100,7 +100,11 @@ impl Pusher {
     }
 
     /// Compares an entry with the record of the primary. Returns the write to make, if any.
-    async fn judge(&self, entry: CacheEntry, theirs: Record) -> Result<Option<(CacheEntry, Replacement)>, StoreError> {
+    async fn reconcile_entry(
+        &self,
+        entry: CacheEntry,
+        theirs: Record,
+    ) -> Result<Option<(CacheEntry, Replacement)>, StoreError> {
         let may_have_been_deleted = self.may_have_been_deleted(&entry);
         match theirs {
             Record::Corrupt => self.drop_entry(&entry, UNREADABLE),
@@ -133,7 +137,7 @@ impl Pusher {
     ) -> Result<Option<(CacheEntry, Replacement)>, StoreError> {
         let mut merged = merge(&entry.job, &theirs.job);
         merged.job.branch = self.branch_of_merge(&entry, &theirs.job, merged.job.branch.as_deref());
-        self.record_outcome(&entry, merged.lost.is_some() && is_apart(&entry, &theirs.job));
+        self.record_outcome(&entry, merged.discarded.is_some() && is_apart(&entry, &theirs.job));
         let is_active = !theirs.job.state.is_terminal() && theirs.job.removal.is_none();
         let reported_here = entry.dirty && entry.job.report_time > theirs.job.report_time;
         if reported_here && is_active && merged.job.report_time == theirs.job.report_time {
@@ -213,10 +217,11 @@ fn is_apart(entry: &CacheEntry, theirs: &Job) -> bool {
         let comes_after = |one: &Job, other: &Job| one.version.first_revision > other.version.revision;
         return !(is_chain && (comes_after(ours, theirs) || comes_after(theirs, ours)));
     }
-    // The primary once had all changes of a lost entry, so its branch decides.
+    // The primary once had the version of a clean or lost entry, so the branches decide about it, below. Any other
+    // dirty entry has changes that the primary may never have had.
     if entry.dirty && entry.base != Some(ours.version) {
-        // Each change that a process makes to a job is derived from the previous change of that process, unless that one
-        // has no answer.
+        // Each change that a process makes to a job is derived from the previous change of that process, unless that
+        // one has no answer.
         let is_other_process = ours.version.change_id.process != theirs.version.change_id.process;
         return entry.base != Some(theirs.version) && (entry.sent == SentChanges::Unanswered || is_other_process);
     }

@@ -3,8 +3,8 @@
 //!
 //! Clean entries are compared, too: the primary may have come back empty, older, or changed by others. Their versions
 //! are compared first, and records are read only where the versions differ. An interrupted pass continues where it
-//! stopped, as long as the history of the data is the same. Of the dirty entries, up to [`ROUND`] are pushed before the
-//! partition serves, and the others afterwards, job by job.
+//! stopped, as long as the history of the data is the same. Of the dirty entries, up to [`ROUND_ENTRIES_MAX`] are pushed before the
+//! partition serves, and the others afterwards, in the background.
 
 use std::{
     future::pending,
@@ -28,16 +28,16 @@ use crate::{
 };
 
 /// Maximum number of entries pushed together.
-const BATCH: usize = 100;
+const BATCH_ENTRIES: usize = 100;
 
 /// Maximum number of versions compared together.
-const COMPARED: usize = 500;
+const COMPARED_MAX: usize = 500;
 
 /// Maximum number of dirty entries pushed in one round.
-const ROUND: usize = 1000;
+const ROUND_ENTRIES_MAX: usize = 1000;
 
 /// Maximum number of batches of a partition that are pushed at a time.
-const AT_ONCE: usize = 2;
+const CONCURRENT_BATCHES_MAX: usize = 2;
 
 /// Interval between removals of expired entries.
 const TIDY_INTERVAL: Duration = Duration::from_secs(10);
@@ -157,7 +157,7 @@ impl Reconciler {
                 }
                 pause = (pause * 2).min(PAUSE_MAX);
                 let outcome = if self.cache.is_unavailable(partition) {
-                    self.come_back(partition).await
+                    self.try_restore(partition).await
                 } else {
                     self.reports.reported(self.push_dirty(partition)).await
                 };
@@ -174,7 +174,7 @@ impl Reconciler {
 
     /// Compares the entries of a partition with the primary, if the partition accepts writes again, and marks the
     /// partition as available.
-    async fn come_back(&self, partition: usize) -> Result<(), StoreError> {
+    async fn try_restore(&self, partition: usize) -> Result<(), StoreError> {
         if self.cache.is_all_unavailable() {
             self.primary.expect_restart(true);
         }
@@ -205,7 +205,7 @@ impl Reconciler {
         self.seconds.observe(started.elapsed().as_secs_f64());
         if !self.cache.is_any_unavailable() {
             self.reports.write_log();
-            info!("Redis is available again; remaining changes are pushed job by job");
+            info!("Redis is available again; remaining changes are pushed in the background");
         }
         Ok(())
     }
@@ -228,9 +228,9 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Pushes up to [`ROUND`] dirty entries of a partition, once.
+    /// Pushes up to [`ROUND_ENTRIES_MAX`] dirty entries of a partition, once.
     async fn push_dirty(&self, partition: usize) -> Result<(), StoreError> {
-        let entries = self.cache.first_dirty(partition, ROUND);
+        let entries = self.cache.first_dirty(partition, ROUND_ENTRIES_MAX);
         if entries.is_empty() {
             return Ok(());
         }
@@ -240,7 +240,7 @@ impl Reconciler {
     /// Compares the clean entries of a partition with its records.
     async fn compare_clean(&self, partition: usize, slots: usize) -> Result<(), StoreError> {
         let mut slot = slots;
-        while let Some((entries, rest)) = self.cache.uncompared(partition, slot, COMPARED) {
+        while let Some((entries, rest)) = self.cache.uncompared(partition, slot, COMPARED_MAX) {
             slot = rest;
             let ids: Vec<_> = entries.iter().map(|entry| entry.job.id.clone()).collect();
             let versions = if ids.is_empty() { Vec::new() } else { self.primary.versions(&ids).await? };
@@ -254,8 +254,8 @@ impl Reconciler {
     }
 
     async fn push_all(&self, entries: Vec<CacheEntry>) -> Result<(), StoreError> {
-        let batches = stream::iter(entries).chunks(BATCH).map(|batch| self.pusher.push(batch));
-        batches.buffer_unordered(AT_ONCE).try_for_each(async |()| Ok(())).await
+        let batches = stream::iter(entries).chunks(BATCH_ENTRIES).map(|batch| self.pusher.push(batch));
+        batches.buffer_unordered(CONCURRENT_BATCHES_MAX).try_for_each(async |()| Ok(())).await
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
 
 /// Maximum pause between reconciliations that share a report: the outcomes of the first one must not vanish before
 /// anybody has read them.
-const EPISODE: Duration = Duration::from_secs(60);
+const SHARED_REPORT_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Number of jobs with which a report is full, so that the next reconciliation begins a new one.
 const REPORT_JOBS_MAX: usize = 100_000;
@@ -126,7 +126,7 @@ struct Entry {
 impl ReconcileLog {
     /// Begins a reconciliation, or a part of one. Recent outcomes stay in the report.
     fn begin(&mut self, now: Timestamp) {
-        let is_over = self.end_time.is_some_and(|end| now.since(end) > EPISODE);
+        let is_over = self.end_time.is_some_and(|end| now.since(end) > SHARED_REPORT_PAUSE_MAX);
         if is_over || self.by_id.len() >= REPORT_JOBS_MAX {
             *self = Self { under_way: self.under_way, ..Self::default() };
         }
@@ -213,19 +213,19 @@ mod tests {
         log.begin(BEGIN);
         record(&mut log, "a", ReconcileOutcome::Conflicted);
         log.end(BEGIN, true);
-        log.begin(BEGIN + EPISODE);
+        log.begin(BEGIN + SHARED_REPORT_PAUSE_MAX);
         assert_eq!(told(&log).1, [0, 1, 0]);
         // An interrupted reconciliation has not ended.
-        log.end(BEGIN + EPISODE, false);
-        log.begin(BEGIN + EPISODE * 3);
-        log.begin(BEGIN + EPISODE * 3);
+        log.end(BEGIN + SHARED_REPORT_PAUSE_MAX, false);
+        log.begin(BEGIN + SHARED_REPORT_PAUSE_MAX * 3);
+        log.begin(BEGIN + SHARED_REPORT_PAUSE_MAX * 3);
         assert_eq!(told(&log).1, [0, 1, 0]);
         // A reconciliation with a part under way has not ended either.
-        log.end_interrupted(BEGIN + EPISODE * 3);
-        log.end(BEGIN + EPISODE * 3, true);
+        log.end_interrupted(BEGIN + SHARED_REPORT_PAUSE_MAX * 3);
+        log.end(BEGIN + SHARED_REPORT_PAUSE_MAX * 3, true);
         assert!(log.summary().is_some_and(|summary| summary.end_time.is_none()));
-        log.end(BEGIN + EPISODE * 3, true);
-        log.begin(BEGIN + EPISODE * 5);
+        log.end(BEGIN + SHARED_REPORT_PAUSE_MAX * 3, true);
+        log.begin(BEGIN + SHARED_REPORT_PAUSE_MAX * 5);
         assert_eq!(told(&log).1, [0, 0, 0]);
     }
 }

@@ -22,7 +22,7 @@ pub struct Log {
     /// known completely.
     horizon: u64,
     /// Positions of tombstones whose ids were reused, in the order of reuse. They are no longer in the table.
-    buried: VecDeque<u64>,
+    reused: VecDeque<u64>,
 }
 
 /// A version in the log.
@@ -71,7 +71,7 @@ impl Log {
 
     /// Returns the number of versions that are the newest of their id.
     pub fn current_len(&self) -> usize {
-        self.entries.len() - self.buried.len()
+        self.entries.len() - self.reused.len()
     }
 
     /// Appends `job`, which replaced the version at position `old`. Returns its position.
@@ -85,7 +85,7 @@ impl Log {
             if incarnation.is_some() {
                 self.entries.remove(&old);
             } else {
-                self.buried.push_back(old);
+                self.reused.push_back(old);
             }
         }
         let mut entry =
@@ -130,13 +130,13 @@ impl Log {
     }
 
     fn clear_buried(&mut self, latest: &Job) {
-        while let Some(oldest) = self.buried.front() {
+        while let Some(oldest) = self.reused.front() {
             let tombstone = self.entries.get(oldest);
             let over = tombstone.is_none_or(|entry| entry.job.update_time + TOMBSTONE_LIFE < latest.update_time);
-            if !over && self.buried.len() <= MAX_BURIED {
+            if !over && self.reused.len() <= MAX_BURIED {
                 return;
             }
-            if let Some(oldest) = self.buried.pop_front() {
+            if let Some(oldest) = self.reused.pop_front() {
                 self.forget(oldest);
             }
         }

@@ -83,8 +83,10 @@ impl Encoded {
         }
     }
 
-    /// Adds the keys and arguments of several replacements to a command with group.lua. All have the same channel of
-    /// notifications, which is the first argument of each.
+    /// Adds the keys and arguments of several replacements to a command with group.lua. The first argument of each is
+    /// its channel of notifications; all notifications are sent through that of the first one. Without a cluster the
+    /// replacements may be of several partitions, but each notification names its partition, and replicas subscribe to
+    /// all channels.
     pub fn add_all(all: &[Self], command: &mut Cmd) {
         command.begin(all.iter().map(|one| one.keys).sum());
         for one in all {
@@ -118,7 +120,7 @@ pub enum Mode {
     /// Fields that are not given are removed.
     Whole = 2,
     /// Only the time of the worker's last report changes.
-    Touch = 3,
+    Heard = 3,
 }
 
 /// A time that replace.lua writes.

@@ -21,13 +21,13 @@ use super::{
 const BULK_CONNECTIONS: u32 = 2;
 
 /// Maximum size of a batch in bytes: it has to arrive within the time limit of one command.
-const PART_MAX: usize = 2 * 1024 * 1024;
+const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Minimum size of a batch in bytes.
-const PART_MIN: usize = 64 * 1024;
+const BATCH_BYTES_MIN: usize = 64 * 1024;
 
 /// Size of the first batch in bytes.
-pub const PART_START: usize = 256 * 1024;
+pub const BATCH_BYTES_START: usize = 256 * 1024;
 
 /// The connections to Redis.
 pub struct Client {
@@ -38,7 +38,7 @@ pub struct Client {
     calls: Pool,
     bulk: Pool,
     pulse: Pool,
-    part_size: PartSize,
+    batch_size: BatchSize,
     metrics: Arc<ConnectionMetrics>,
 }
 
@@ -54,7 +54,7 @@ impl Client {
             bulk: pool(BULK_CONNECTIONS),
             pulse: pool(1),
             keys: Keys::new(key_prefix, target.database()),
-            part_size: PartSize::default(),
+            batch_size: BatchSize::default(),
             connector,
             target,
             metrics,
@@ -97,8 +97,8 @@ impl Client {
     }
 
     /// Returns the size of the next batch.
-    pub const fn part_size(&self) -> &PartSize {
-        &self.part_size
+    pub const fn batch_size(&self) -> &BatchSize {
+        &self.batch_size
     }
 
     /// Returns the metrics of all connections.
@@ -114,15 +114,15 @@ impl Client {
 
 /// The size of the next batch: grows by half while answers arrive in time, and halves after one that does not.
 #[derive(Debug)]
-pub struct PartSize(AtomicUsize);
+pub struct BatchSize(AtomicUsize);
 
-impl Default for PartSize {
+impl Default for BatchSize {
     fn default() -> Self {
-        Self(AtomicUsize::new(PART_START))
+        Self(AtomicUsize::new(BATCH_BYTES_START))
     }
 }
 
-impl PartSize {
+impl BatchSize {
     /// Returns the size in bytes.
     pub fn get(&self) -> usize {
         self.0.load(Relaxed)
@@ -132,8 +132,8 @@ impl PartSize {
     pub fn learn<T>(&self, outcome: &Result<T, Fault>) {
         let size = self.get();
         match outcome {
-            Ok(_) => self.0.store((size + size / 2).min(PART_MAX), Relaxed),
-            Err(Fault::Unavailable(_)) => self.0.store((size / 2).max(PART_MIN), Relaxed),
+            Ok(_) => self.0.store((size + size / 2).min(BATCH_BYTES_MAX), Relaxed),
+            Err(Fault::Unavailable(_)) => self.0.store((size / 2).max(BATCH_BYTES_MIN), Relaxed),
             Err(Fault::Refused(_)) => {}
         }
     }

@@ -1,13 +1,13 @@
 -- Precedes replace.lua for a decision by time about an active job: its worker is lost, nobody has started it, it
 -- expires, the grace period of its cancellation is over, or another worker takes it over from a lost one. The decision
--- is made only if no replica can have acknowledged a report of the job within the time allowed. For a grace period,
--- only if no replica can have acknowledged the end of the job.
+-- is made only if no replica can have acknowledged a report of the job within the time allowed or, if a grace period
+-- is over, the end of the job.
 --
 -- Keys   after those of replace.lua: the sorted set of deadlines, the partition's beat (beat.lua)
 -- Args   after those of replace.lua, times in microseconds:
 --          wait       minimum time since the last report, or since the time that `since` names
 --          bound      maximum time for which a replica may be cut off with reports that it acknowledged; 0: the next
---                     report reverts the decision, so it may be made at once
+--                     report reverts the decision, so the decision does not wait for such a replica
 --          silence    maximum age of the last beat
 --          since      the time from which the wait is counted; empty: the last report
 --          postponed  the job's id: if the decision is too early, its deadline is moved to the time of the next try;

@@ -52,7 +52,7 @@ impl DueSets {
                         batch.records.push(DueRecord { stored, due });
                     }
                 }
-                Record::Missing => self.leave_indexes(id).await?,
+                Record::Missing => self.remove_from_indexes(id).await?,
                 Record::Corrupt => self.postpone(id, now).await?,
             }
         }
@@ -125,7 +125,7 @@ impl DueSets {
     }
 
     /// Removes an id from the due sets, if its record is still missing.
-    async fn leave_indexes(&self, id: &JobId) -> Result<(), Fault> {
+    async fn remove_from_indexes(&self, id: &JobId) -> Result<(), Fault> {
         Write::removal(id, None, &SETS).run(None, self.client.bulk(), self.client.keys()).await.map(drop)
     }
 

@@ -47,7 +47,7 @@ const RANGES: &str = "local sets = {} for at, key in ipairs(KEYS) do \
 struct Reading<'a> {
     order: Order,
     /// The sets that together contain every job of the list.
-    places: Vec<IndexKey<'a>>,
+    indexes: Vec<IndexKey<'a>>,
     /// Position after which the list begins.
     start: Option<Cursor>,
     /// The score at which the list ends.
@@ -66,7 +66,7 @@ struct Run {
 }
 
 impl<'a> Reading<'a> {
-    fn new(query: &ListQuery, places: Vec<IndexKey<'a>>) -> Self {
+    fn new(query: &ListQuery, indexes: Vec<IndexKey<'a>>) -> Self {
         let micros = |place: Cursor| place.create_time.as_micros();
         // The bound of a filter is a time of creation with an id that precedes all others.
         let (start, end) = match query.bounds() {
@@ -75,7 +75,7 @@ impl<'a> Reading<'a> {
             }
             (oldest, newest) => (oldest, newest.map_or("+inf".to_owned(), |newest| format!("({}", micros(newest)))),
         };
-        Self { order: query.order, places, start, end }
+        Self { order: query.order, indexes, start, end }
     }
 
     /// Returns the parts of the list, of which `limit` jobs are wanted.
@@ -96,8 +96,8 @@ impl<'a> Reading<'a> {
         };
         let start = run.after.as_ref().map_or(start.to_owned(), |place| place.create_time.as_micros().to_string());
         let mut command = cmd("EVAL");
-        command.arg(RANGES).arg(self.places.len());
-        for place in &self.places {
+        command.arg(RANGES).arg(self.indexes.len());
+        for place in &self.indexes {
             command.arg(keys.index(run.partition, *place));
         }
         command.arg(name).arg(start).arg(&self.end).arg(run.chunk);
@@ -122,12 +122,12 @@ impl Lists {
     /// Implements [`JobStore::list`](crate::store::JobStore::list).
     pub async fn page(&self, query: &ListQuery) -> Result<Page, Fault> {
         let filter = &query.filter;
-        let (places, total) = self.choose(query).await?;
+        let (indexes, total) = self.choose(query).await?;
         let mut page = Page { total, ..Page::default() };
-        if places.is_empty() {
+        if indexes.is_empty() {
             return Ok(page);
         }
-        let reading = Reading::new(query, places);
+        let reading = Reading::new(query, indexes);
         let mut runs = reading.runs(query.limit);
         let (mut looked_at, mut cuts, mut bytes) = (0, 0, 0);
         while page.jobs.len() < query.limit && looked_at < query.limit + SCAN && cuts < MAX_CUTS {
@@ -140,7 +140,7 @@ impl Lists {
             while !ahead.is_empty() && cuts < MAX_CUTS {
                 let ids: Vec<_> = ahead.iter().map(|place| place.id.clone()).collect();
                 let records = self.reader.read_first(&ids, query.view).await?;
-                self.leave_lists(&ids, &records, &reading.places).await?;
+                self.remove_missing_from_lists(&ids, &records, &reading.indexes).await?;
                 cuts += usize::from(records.len() < ids.len());
                 looked_at += records.len();
                 page.next = ahead.drain(..records.len()).next_back();
@@ -175,7 +175,12 @@ impl Lists {
     }
 
     /// Removes from the indexes the ids whose records are missing: evicted, or deleted by hand.
-    async fn leave_lists(&self, ids: &[JobId], records: &[Record], read: &[IndexKey<'_>]) -> Result<(), Fault> {
+    async fn remove_missing_from_lists(
+        &self,
+        ids: &[JobId],
+        records: &[Record],
+        read: &[IndexKey<'_>],
+    ) -> Result<(), Fault> {
         let missing: Vec<_> = ids.iter().zip(records).filter(|(_, record)| matches!(record, Record::Missing)).collect();
         if missing.is_empty() {
             return Ok(());
@@ -205,16 +210,16 @@ impl Lists {
     }
 
     /// Returns the number of members of each set, summed over all partitions; each partition is counted at one moment.
-    async fn cards(&self, places: &[IndexKey<'_>]) -> Result<Vec<u64>, Fault> {
+    async fn cards(&self, indexes: &[IndexKey<'_>]) -> Result<Vec<u64>, Fault> {
         let of = |partition| {
             let mut command = cmd("EVAL");
-            command.arg(CARDS).arg(places.len());
-            for place in places {
+            command.arg(CARDS).arg(indexes.len());
+            for place in indexes {
                 command.arg(self.client.keys().index(partition, *place));
             }
             async move { self.client.bulk().query::<Vec<u64>>(&command).await }
         };
-        let mut sums = vec![0; places.len()];
+        let mut sums = vec![0; indexes.len()];
         for partition in try_join_all(Partition::all().map(of)).await? {
             sums.iter_mut().zip(partition).for_each(|(sum, count)| *sum += count);
         }
@@ -245,9 +250,9 @@ impl Lists {
         let all: Vec<_> = choices.iter().flatten().copied().collect();
         let (sums, due) = tokio::try_join!(self.cards(&all), self.is_anything_due(*now))?;
         let mut sums = sums.into_iter();
-        let sized = choices.into_iter().map(|places| (sums.by_ref().take(places.len()).sum::<u64>(), places));
-        let (size, places) = sized.min_by_key(|(size, _)| *size).unwrap_or_default();
-        Ok((places, Some(size).filter(|_| exact && !due)))
+        let sized = choices.into_iter().map(|indexes| (sums.by_ref().take(indexes.len()).sum::<u64>(), indexes));
+        let (size, indexes) = sized.min_by_key(|(size, _)| *size).unwrap_or_default();
+        Ok((indexes, Some(size).filter(|_| exact && !due)))
     }
 
     /// Returns whether the indexes may still contain expired jobs, which pages leave out.

@@ -42,7 +42,7 @@ fn mistake(error: &RedisError, database: i64) -> Option<String> {
             "it is part of a cluster, which has one database: write redis+cluster://".to_owned()
         }
         _ if has("DB index is out of range") || has("invalid DB index") => format!(
-            "it has no database {database}: give a lower number after the host, or raise databases in its configuration"
+            "it has no database {database}: give a lower number after the host, or raise its setting `databases`"
         ),
         _ if has("unknown command 'CLUSTER'") || has("unknown command `CLUSTER`") => {
             "it is not a cluster: write redis://, or redis+sentinel://HOST,HOST/MASTER if it is a Sentinel".to_owned()
@@ -107,8 +107,8 @@ fn commands(keys: &Keys) -> Vec<String> {
     ]
 }
 
-/// Fails if the user may not use one of the commands. The other checks do not execute all of them: for example, a
-/// script that Redis has in its cache now must be sent again later.
+/// Fails if the user may not use one of the commands. The other checks do not execute all of them. This check is itself
+/// an EVAL, which the others do not need as long as Redis has the scripts in its cache.
 pub async fn check_rights(client: &Client) -> Result<(), RedisError> {
     let refused = refused_commands(client).await.map_err(Fault::into_error)?;
     if refused.is_empty() {

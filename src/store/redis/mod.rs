@@ -248,7 +248,7 @@ impl JobStore for RedisStore {
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let started = Instant::now();
-        let ping = timeout(STATS_TIMEOUT, self.prober.set_clock()).await.is_ok_and(|asked| asked.is_ok());
+        let ping = timeout(STATS_TIMEOUT, self.prober.steer_clock()).await.is_ok_and(|asked| asked.is_ok());
         let ping = ping.then(|| started.elapsed());
         let pool = self.client.calls().stats();
         let counting = timeout(STATS_TIMEOUT, self.time(Command::Count, self.lists.counts()));

@@ -179,8 +179,8 @@ impl Monitor {
         from_fn(|partition| partitions[partition].lineage.clone())
     }
 
-    /// Records losses of data in the partitions for which `is_lost` holds, whose lineages were `before` when the higher
-    /// counts of commits were known.
+    /// Records losses of data in the partitions for which `is_lost` holds. `before` has the lineages of all partitions
+    /// at the time when the higher counts of commits were read.
     pub fn record_losses(&self, before: &[String; PARTITIONS], is_lost: impl Fn(usize) -> bool) {
         for (partition, view) in self.partitions().iter_mut().enumerate().filter(|(partition, _)| is_lost(*partition)) {
             view.losses += 1;
@@ -191,7 +191,7 @@ impl Monitor {
     }
 
     /// Records the verdict of a probe. Returns whether the state applies: a single missing answer may only be late.
-    pub fn confirms(&self, partition: usize, verdict: Verdict) -> bool {
+    pub fn record_verdict(&self, partition: usize, verdict: Verdict) -> bool {
         let view = &mut self.partitions()[partition];
         view.failures = if verdict.state == PartitionState::Serving { 0 } else { view.failures + 1 };
         verdict.is_certain || view.failures >= FAILURES_MAX
@@ -212,7 +212,7 @@ impl Monitor {
             changed
         });
         if unavailable > 0 {
-            self.outage.lasts(self.client.target(), unavailable, error);
+            self.outage.record_unavailable(self.client.target(), unavailable, error);
         } else if changed {
             self.outage.ended(self.client.target(), self.client.process());
         }
@@ -224,8 +224,8 @@ impl Monitor {
     }
 
     /// Records that the checks at the start have logged why Redis can't be used.
-    pub fn outage_was_logged(&self, error: &RedisError) {
-        self.outage.was_logged(PARTITIONS, error);
+    pub fn record_outage_logged(&self, error: &RedisError) {
+        self.outage.record_logged(PARTITIONS, error);
     }
 }
 

@@ -52,7 +52,7 @@ impl Outage {
 
 impl OutageLog {
     /// Records that `partitions` do not serve, because of `error` if there is a new one.
-    pub fn lasts(&self, target: &Target, partitions: usize, error: Option<&RedisError>) {
+    pub fn record_unavailable(&self, target: &Target, partitions: usize, error: Option<&RedisError>) {
         let now = Instant::now();
         let mut last = self.last();
         let is_due = match &mut *last {
@@ -75,8 +75,8 @@ impl OutageLog {
         warn!(redis = %target, %reason, command, error, partitions, seconds, "Redis is unavailable; trying again");
     }
 
-    /// Records an error that was logged before the first check of Redis.
-    pub fn was_logged(&self, partitions: usize, error: &RedisError) {
+    /// Records an error that the checks at the start have logged, so that the first probe does not log it again.
+    pub fn record_logged(&self, partitions: usize, error: &RedisError) {
         let now = Instant::now();
         let (reason, error) = (Reason::of(error), Some(error.clone()));
         *self.last() = Some(Outage { began: now, logged: now, reason, partitions, error });

@@ -90,7 +90,7 @@ impl Preflight<'_> {
         }
         let (reason, text) = (Reason::of(&error), text(&error));
         warn!(redis = %target, %reason, error = text, "Redis can't be used yet; starting without it, trying again");
-        self.monitor.outage_was_logged(&error);
+        self.monitor.record_outage_logged(&error);
         Ok(Checked::Later)
     }
 
@@ -173,7 +173,7 @@ impl Preflight<'_> {
 
     async fn check_settings(&self) {
         let Ok(memory) = self.client.connector().info("memory").await else {
-            info!(redis = %self.client.target(), "this Redis user may not read INFO, so maxmemory-policy is not known");
+            info!(redis = %self.client.target(), "INFO can't be read, so maxmemory-policy is not known");
             return;
         };
         let policy = memory.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);

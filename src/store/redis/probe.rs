@@ -210,7 +210,7 @@ impl Prober {
         let (known, outcomes) = if with_beat {
             tokio::join!(self.learn_data_set(), join_all(Partition::all().map(|partition| self.beat_in(partition))))
         } else {
-            tokio::join!(self.set_clock(), join_all(Partition::all().map(|partition| self.commits_in(partition))))
+            tokio::join!(self.steer_clock(), join_all(Partition::all().map(|partition| self.commits_in(partition))))
         };
         let counts: Counts = from_fn(|partition| outcomes[partition].as_ref().ok().copied());
         self.detect_losses(&before, &counts);
@@ -230,7 +230,7 @@ impl Prober {
                 (None, Ok(_)) => Verdict::SERVING,
             };
             raw.push(verdict.state);
-            if self.monitor.confirms(partition, verdict) {
+            if self.monitor.record_verdict(partition, verdict) {
                 news.push((partition, verdict.state));
             }
         }
@@ -303,7 +303,7 @@ impl Prober {
     }
 
     /// Steers the clock by that of Redis.
-    pub async fn set_clock(&self) -> Result<(), Fault> {
+    pub async fn steer_clock(&self) -> Result<(), Fault> {
         let asked = Instant::now();
         let (seconds, micros): (i64, i64) = self.client.pulse().query(&cmd("TIME")).await?;
         let transit = asked.elapsed() / 2;
@@ -317,7 +317,7 @@ impl Prober {
     /// Steers the clock, and reads the id of the data set; announces its change.
     pub async fn learn_data_set(&self) -> Result<(), Fault> {
         let (clock, data_set, older, secret) =
-            tokio::join!(self.set_clock(), self.data_set(), self.has_older_replicas(), Box::pin(self.secret.learn()));
+            tokio::join!(self.steer_clock(), self.data_set(), self.has_older_replicas(), Box::pin(self.secret.learn()));
         if let Err(fault) = secret {
             // The last known secret stays in use.
             debug!(error = %fault.error(), "the key of watch tokens can't be read");

@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 use redis::{Cmd, Pipeline, Value, cmd};
 
 use super::{
-    client::{Client, PART_START},
+    client::{BATCH_BYTES_START, Client},
     connection::{Answer, Command, Fault, read},
     errors::{corrupt, error_of},
     schema::{
@@ -73,7 +73,7 @@ impl Reader {
 
     /// Returns how many of the first records, which have these sizes, fit into a batch: at least one, if there are any.
     fn fitting(&self, sizes: &[usize]) -> usize {
-        let (mut sum, most) = (0, self.client.part_size().get());
+        let (mut sum, most) = (0, self.client.batch_size().get());
         let fits = |size: &&usize| {
             sum += **size;
             sum <= most
@@ -83,7 +83,7 @@ impl Reader {
 
     async fn read_part(&self, ids: &[JobId], view: View) -> Result<Vec<Record>, Fault> {
         let answers = self.ask_each(ids, |key| cmd("HMGET").arg(key).arg(codec::fields(view)).take()).await;
-        self.client.part_size().learn(&answers);
+        self.client.batch_size().learn(&answers);
         let mut records = Vec::with_capacity(ids.len());
         for (id, answer) in ids.iter().zip(answers?) {
             records.push(record(id, answer).await?);
@@ -102,7 +102,9 @@ impl Reader {
     async fn sizes(&self, ids: &[JobId], view: View) -> Result<Vec<usize>, Fault> {
         let fields = match view {
             // As long as batches arrive in time, exact sizes are not worth a round trip.
-            View::Basic if self.client.part_size().get() >= PART_START => return Ok(vec![BASIC_BYTES; ids.len()]),
+            View::Basic if self.client.batch_size().get() >= BATCH_BYTES_START => {
+                return Ok(vec![BASIC_BYTES; ids.len()]);
+            }
             View::Basic => &LARGE_FIELDS[..LARGE_BASIC_FIELDS],
             View::Full if ids.len() <= UNSIZED_RECORDS_MAX => return Ok(vec![0; ids.len()]),
             View::Full => &LARGE_FIELDS,
@@ -124,9 +126,9 @@ impl Reader {
         let parts = by_partition(ids.iter().map(|id| (id, ask(self.client.keys().job(id)))));
         let answers = try_join_all(parts.iter().map(|(_, commands)| self.client.bulk().query_all(commands))).await?;
         let mut all: Vec<_> = ids.iter().map(|_| Ok(Value::Nil)).collect();
-        for ((places, _), answers) in parts.iter().zip(answers) {
-            for (place, answer) in places.iter().zip(answers) {
-                all[*place] = answer;
+        for ((positions, _), answers) in parts.iter().zip(answers) {
+            for (position, answer) in positions.iter().zip(answers) {
+                all[*position] = answer;
             }
         }
         Ok(all)
@@ -136,12 +138,12 @@ impl Reader {
 /// Returns a pipeline of the commands of each partition, with the indexes of these commands in `commands`.
 pub fn by_partition<'a>(commands: impl Iterator<Item = (&'a JobId, Cmd)>) -> Vec<(Vec<usize>, Pipeline)> {
     let mut parts = vec![(Vec::new(), Pipeline::new()); PARTITIONS];
-    for (place, (id, command)) in commands.enumerate() {
-        let (places, pipeline) = &mut parts[Partition::of(id).index()];
-        places.push(place);
+    for (position, (id, command)) in commands.enumerate() {
+        let (positions, pipeline) = &mut parts[Partition::of(id).index()];
+        positions.push(position);
         pipeline.add_command(command);
     }
-    parts.retain(|(places, _)| !places.is_empty());
+    parts.retain(|(positions, _)| !positions.is_empty());
     parts
 }
 

@@ -8,7 +8,7 @@ use super::{
     arguments::{Arguments, Encoded, GivenBranch, Mode, ReplacementOptions, Time},
     connection::{Fault, Pool, is_unknown_script},
     schema::{
-        codec::{self, Fields, Message, parse_branch, version},
+        codec::{self, Fields, NotificationContent, parse_branch, version},
         keys::{IndexKey, Keys, Partition, Score},
     },
 };
@@ -230,7 +230,7 @@ impl<'a> Write<'a> {
         }
         to.add(keys.changes(partition));
         let options = ReplacementOptions {
-            notification: self.next.zip(self.by).map(|(job, by)| Message::of(job).encode(partition, by)),
+            notification: self.next.zip(self.by).map(|(job, by)| NotificationContent::of(job).encode(partition, by)),
             heard: self.heard(),
             since: self.since(),
             durable_time: self.durable_time(),
@@ -281,7 +281,7 @@ impl<'a> Write<'a> {
         let whole = self.extent == Extent::Whole;
         match (self.next, self.extent) {
             (None, _) => FieldChanges { mode: Mode::Removed, fields: Fields::default() },
-            (Some(_), Extent::Heard) => FieldChanges { mode: Mode::Touch, fields: Fields::default() },
+            (Some(_), Extent::Heard) => FieldChanges { mode: Mode::Heard, fields: Fields::default() },
             (Some(job), _) if whole || self.is_another_incarnation() => {
                 FieldChanges { mode: Mode::Whole, fields: Fields::of(job, self.previous, true).await }
             }

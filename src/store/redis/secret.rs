@@ -35,8 +35,8 @@ impl SharedSecret {
         self.current.subscribe()
     }
 
-    /// Reads the secret, if it has a receiver. If Redis has none, it gets a random one or, after a loss of data, the
-    /// last known one.
+    /// Reads the secret, if anybody has subscribed to it. If Redis has no secret, a random one is stored there or,
+    /// after a loss of data, the last known one.
     pub async fn learn(&self) -> Result<(), Fault> {
         if self.current.receiver_count() == 0 {
             return Ok(());

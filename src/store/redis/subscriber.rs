@@ -19,7 +19,7 @@ use super::{
     probe::{PROBE_INTERVAL, Prober},
     read::Reader,
     schema::{
-        codec::{Message, ReceivedNotification},
+        codec::{NotificationContent, ReceivedNotification},
         keys::Partition,
     },
 };
@@ -128,7 +128,9 @@ impl Subscriber {
         if own && !self.feed.is_in_doubt() {
             return;
         }
-        let Some(Message { id, rev, kind, owner, .. }) = Message::decode(message) else { return };
+        let Some(NotificationContent { id, rev, kind, owner, .. }) = NotificationContent::decode(message) else {
+            return;
+        };
         let Some(id) = JobId::parse(&id) else { return };
         self.feed.notify(&ChangeNotification { id: &id, revision: rev, kind: &kind, owner: &owner, own });
     }

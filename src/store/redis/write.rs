@@ -138,7 +138,7 @@ impl Writer {
     /// Returns the commands of the first of `writes`, as many as fit into a batch. `next` passes the command of the
     /// first write that did not fit from one call to the next.
     async fn next_commands(&self, writes: &[Replacement], next: &mut Option<Cmd>) -> Vec<Cmd> {
-        let (mut commands, mut size, most) = (Vec::new(), 0, self.client.part_size().get());
+        let (mut commands, mut size, most) = (Vec::new(), 0, self.client.batch_size().get());
         for write in writes {
             let command = match next.take() {
                 Some(command) => command,
@@ -159,13 +159,13 @@ impl Writer {
         let mut outcomes = vec![Err(StoreError::Unavailable); commands.len()];
         let parts = by_partition(writes.iter().map(|write| &write.job.id).zip(commands));
         let answers = join_all(parts.iter().map(|(_, pipeline)| self.client.bulk().query_all(pipeline))).await;
-        for ((places, _), answers) in parts.iter().zip(answers) {
-            self.client.part_size().learn(&answers);
+        for ((positions, _), answers) in parts.iter().zip(answers) {
+            self.client.batch_size().learn(&answers);
             let mut answers = answers.map(Vec::into_iter);
-            for place in places {
+            for position in positions {
                 let answer = answers.as_mut().map_err(|fault| fault.clone());
                 let answer = answer.map(|answers| answers.next().unwrap_or(Ok(Value::Nil)));
-                outcomes[*place] = self.answered(&writes[*place], answer).await;
+                outcomes[*position] = self.answered(&writes[*position], answer).await;
             }
         }
         outcomes

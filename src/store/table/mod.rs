@@ -140,8 +140,8 @@ impl<T> Table<T> {
         self.by_id.get_index(slot).map(|(_, row)| row)
     }
 
-    /// Returns the next record that `is_evictable`, and examines at most `most` records. Each record is examined once
-    /// before any is examined again.
+    /// Returns the next record that `is_evictable`, and examines at most `most` records. As long as no record is
+    /// removed, each is examined once before any is examined again.
     pub fn next_in_turn(&mut self, most: usize, is_evictable: impl Fn(&Row<T>) -> bool) -> Option<JobId> {
         for _ in 0..most.min(self.by_id.len()) {
             self.hand = (self.hand + 1) % self.by_id.len();
@@ -238,7 +238,8 @@ impl<T> Table<T> {
 }
 
 impl Orders {
-    /// Updates the indexes for a new version. Entries that both versions share stay: most changes of a job affect none.
+    /// Updates the indexes for a new version. Entries that both versions share stay: most changes of a job are reports,
+    /// which move at most the entry of the due time.
     fn change(&mut self, old: Option<&Job>, new: Option<&Job>) {
         fn listed(job: Option<&Job>) -> Option<&Job> {
             job.filter(|job| job.removal.is_none())

@@ -13,7 +13,7 @@ pub struct Claimed {
     pub claim: String,
 }
 
-/// Returns the claim of a worker. Claims of different workers differ by its name.
+/// Returns the request of a worker to claim the next attempt. Requests of different workers differ in `worker`.
 pub fn by(id: &str, worker: &str) -> StartAttemptRequest {
     StartAttemptRequest { job_id: id.into(), worker: worker.into(), ..StartAttemptRequest::default() }
 }
@@ -33,7 +33,7 @@ pub async fn beat(client: &mut Client, id: &str, claim: &str) -> Result<UpdatePr
     Ok(client.update_progress(request).await?.into_inner())
 }
 
-/// Returns a failed attempt that is to be followed by another one.
+/// Returns a request that ends the attempt as failed and asks for another one.
 pub fn failed(id: &str, claim: &str, reason: &str) -> FailJobRequest {
     let failure = Some(Failure { reason: reason.into(), message: format!("{reason}!"), ..Failure::default() });
     FailJobRequest { job_id: id.into(), claim: claim.into(), retry: true, failure, ..FailJobRequest::default() }

@@ -28,7 +28,7 @@ impl WallClock {
 
     /// Sets the clock this many seconds off the machine's, for every read from now on.
     pub fn set_off(&self, seconds: i64) {
-        // Renamed into place, because a file that is half written would be a third time.
+        // Renamed into place: a process could read a half-written file as neither the old time nor the new one.
         let next = self.file.with_extension("next");
         fs::write(&next, format!("{seconds:+}\n")).expect("a file can be written");
         fs::rename(next, &self.file).expect("a file can be renamed");

@@ -31,7 +31,7 @@ impl Pace {
         pace.await.expect("it is measured")
     }
 
-    /// Returns the time in which work takes place now that takes `bound` on an idle machine.
+    /// Returns the time that work needs now if it needs `bound` on an idle machine.
     pub fn scale(self, bound: Duration) -> Duration {
         bound.mul_f64(self.0)
     }

@@ -221,7 +221,7 @@ impl Shared {
         self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until bytes that have `arrived` may pass. Returns whether they ever may.
+    /// Waits until bytes that arrived at the time `arrived` may pass. Returns `false` if they never may.
     async fn pass(&self, link: &mut watch::Receiver<Link>, arrived: Instant, length: usize, there: bool) -> bool {
         let mut booked = None;
         loop {
@@ -241,7 +241,7 @@ impl Shared {
         }
     }
 
-    /// Returns the time at which bytes that have `arrived` are through, if they are next.
+    /// Reserves a narrow link for bytes that arrived at the time `arrived`. Returns the time at which they have passed.
     fn book(&self, arrived: Instant, length: usize, rate: u32, there: bool) -> Instant {
         let mut free = self.free[usize::from(there)].lock().unwrap_or_else(PoisonError::into_inner);
         let through = free.map_or(arrived, |free| free.max(arrived)) + Duration::from_secs(length as u64) / rate;

@@ -183,8 +183,8 @@ pub async fn in_time<T>(what: &str, coming: impl Future<Output = T>) -> T {
     timeout(WAIT_TIMEOUT, coming).await.unwrap_or_else(|_| panic!("{what} does not come"))
 }
 
-/// Reads up to the event of a lost worker that the store has recorded: the report before it may be read so late that
-/// the loss is computed.
+/// Waits for the event with which the store records that a worker is lost, and returns it. The event of an earlier
+/// report may say so, too: if it is encoded after the lease has expired, its liveness is computed as LOST.
 pub async fn until_lost(stream: &mut Watch, id: &str) -> Seen {
     let is_lost = |seen: &Seen| seen.id() == id && seen.job().liveness() == Liveness::Lost && seen.revision() > 2;
     let mut seen = in_time("the loss of the worker", stream.until(is_lost)).await;

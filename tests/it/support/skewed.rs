@@ -1,7 +1,7 @@
 //! A clock of other processes that a test moves: time passes for them as when a machine is suspended.
 //!
-//! libfaketime does the same for jobtrack, but not for a Redis with jemalloc, which reads the clock while it starts.
-//! Here both have the same time.
+//! Unlike [`WallClock`](super::faketime::WallClock), which uses libfaketime, it moves the steady clocks, too. jobtrack
+//! and Redis have the same time.
 
 use std::{
     fs::OpenOptions,

@@ -186,7 +186,7 @@ impl Watch {
         }
     }
 
-    /// Returns all events up to the first bookmark that ends the snapshots, or has none before it.
+    /// Returns all events up to the first bookmark after which no more snapshots follow.
     pub async fn until_bookmark(&mut self) -> Vec<Seen> {
         self.until(|seen| seen.event == Event::Bookmark && !seen.pending).await
     }
@@ -252,10 +252,10 @@ impl Laws {
         assert!(seen.revision() > before.revision(), "revisions rise: {seen:?} after {before:?}");
         assert_ne!(seen.event, Event::Snapshot, "{seen:?} after {before:?}");
         let gap = seen.revision() - before.revision() - 1;
-        let same_life = seen.job().create_time == before.job().create_time;
-        assert!(seen.skipped == gap || (seen.skipped == 0 && !same_life), "{seen:?} after {before:?}");
+        let same_incarnation = seen.job().create_time == before.job().create_time;
+        assert!(seen.skipped == gap || (seen.skipped == 0 && !same_incarnation), "{seen:?} after {before:?}");
         let end_passed_over = seen.event == Event::Removed && is_terminal(seen.state()) && !before.is_end();
-        assert!(!(same_life && end_passed_over), "the end was passed over: {seen:?} after {before:?}");
+        assert!(!(same_incarnation && end_passed_over), "the end was passed over: {seen:?} after {before:?}");
     }
 }
 
@@ -267,7 +267,7 @@ pub async fn narrow(server: &Server) -> Client {
     JobServiceClient::new(endpoint.connect().await.expect("the server listens"))
 }
 
-/// Returns a request for a job with events of nearly the maximum size without a result.
+/// Returns a request to create a job whose events have nearly the maximum size of events without a result.
 pub fn large(id: &str) -> CreateJobRequest {
     CreateJobRequest { metadata: Some(large_document(15_000)), ..new_job(id) }
 }
@@ -332,7 +332,7 @@ pub fn millis(millis: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds: millis / 1000, nanos })
 }
 
-/// Waits at most `limit` for a version of a job that is so, through the client library.
+/// Waits at most `limit` for a version of a job that fulfils a condition, through the client library.
 pub async fn until_version(mut watch: WatchMany, limit: Duration, is_so: impl Fn(&Job) -> bool) -> Job {
     let found = async {
         loop {

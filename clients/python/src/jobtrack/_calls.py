@@ -215,7 +215,7 @@ def fail(
     """Ends a job as FAILED; with `retry` only its attempt, which must be named by `attempt` or `claim`."""
     if retry and not claim and attempt is None:
         # Such a call can't be repeated: it might end the attempt after this one.
-        raise invalid("attempt", "or `claim` must be given with retry")
+        raise invalid("attempt", "must be given with `retry`, unless `claim` is given")
     request = api.FailJobRequest(job_id=id, attempt=attempt, claim=claim, retry=retry)
     request.failure.reason, request.failure.message = reason, message
     if code is not None:

@@ -39,7 +39,7 @@ PROBE = calls.get("")
 """Call that fails with the cause if no server can be reached. With wait-for-ready it would fail after its deadline."""
 
 PROBE_TIMEOUT = 0.2
-"""Maximum time for this call in seconds. It fails at once without a server, and waits no longer for a silent one."""
+"""Maximum time of the probe in seconds, which a silent server uses up. Without a server the probe fails at once."""
 
 ANSWER_MAX = 8 << 20
 """Maximum size of an answer in bytes: more than the 4 MiB that the server sends at most."""
@@ -202,7 +202,7 @@ class Trouble:
 
 
 class Connection:
-    """The channel to a tracker, which each process makes when it is needed first."""
+    """The channel to a tracker. Each process opens its own when it first needs it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

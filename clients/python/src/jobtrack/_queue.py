@@ -26,7 +26,7 @@ END_WAIT = 1.0
 SEND_WAIT = 0.5
 """Maximum time in seconds that the sender of a task waits for the creation of its job."""
 
-RETRY_PATIENCE = 2.0
+RETRY_TIMEOUT = 2.0
 """Maximum time in seconds that a retry waits for the previous attempt to end, so that its failure is kept."""
 
 BACKGROUND_TIMEOUT = 10.0
@@ -62,7 +62,7 @@ def start_task(
     )
     job_id, how = begin(kind, options)
     if is_retry:
-        how = replace(how, patience=RETRY_PATIENCE)
+        how = replace(how, takeover_delay=RETRY_TIMEOUT)
     work = Work(connection, how, job_id, options)
     work._start()
     work._shared.wait_settled(CLAIM_TIMEOUT)

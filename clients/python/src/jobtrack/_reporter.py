@@ -21,7 +21,7 @@ from jobtrack._values import Job, State
 T = TypeVar("T")
 
 HEARTBEAT_INTERVAL_MAX = 30.0
-"""Seconds between heartbeats without a lease, and the maximum: an answer may also tell of a cancellation."""
+"""Seconds between heartbeats without a lease, and the maximum with one: the answers also tell of cancellations."""
 
 TRY_TIMEOUT = 2.0
 """Maximum time of one call in seconds: a silent server must not use up the time for the end."""
@@ -53,8 +53,8 @@ class Begin:
     """Claims the attempt. None: the attempt of the environment is joined."""
     attempt: int | None = None
     """Number of the attempt to join, if it is known."""
-    patience: float = 0.0
-    """Time in seconds for the attempt before this one to end by itself, before a takeover ends it."""
+    takeover_delay: float = 0.0
+    """Time in seconds that the previous attempt has to end by itself. After that a takeover ends it."""
 
 
 class Reporter:
@@ -73,7 +73,7 @@ class Reporter:
         self._wait_for_ready = False
         self._has_claimed = False
         self._has_takeover = begin.start is not None and begin.start.request.takeover
-        self._patient_until = time.monotonic() + begin.patience
+        self._takeover_time = time.monotonic() + begin.takeover_delay
 
     @property
     def _is_joined(self) -> bool:
@@ -139,8 +139,8 @@ class Reporter:
         return True
 
     def _start_call(self, start: Call[calls.Claim]) -> Call[calls.Claim]:
-        """Returns the call that claims the attempt, without takeover until `takeover_after` has passed."""
-        start.request.takeover = self._has_takeover and time.monotonic() >= self._patient_until
+        """Returns the call that claims the attempt, without takeover until `takeover_delay` has passed."""
+        start.request.takeover = self._has_takeover and time.monotonic() >= self._takeover_time
         return start
 
     def _join(self) -> bool:

@@ -117,7 +117,7 @@ class Work:
         message: str | None = None,
         details: Document | None = None,
     ) -> None:
-        """Reports progress. What is not given keeps its value, but another stage starts the numbers again."""
+        """Reports progress. Values that are not given are kept, but a new stage resets the numbers."""
         given: dict[str, object] = {
             "percent": percent,
             "completed": completed,
@@ -132,7 +132,7 @@ class Work:
         self._report(given)
 
     def stage(self, name: str, index: int | None = None, count: int | None = None, total: int | None = None) -> None:
-        """Begins a stage, such as the second of three. The numbers start again."""
+        """Begins a stage, such as the second of three. This resets the numbers."""
         self._total = total
         self._report({"stage": name, "stage_index": index, "stage_count": count, "total": total})
 

@@ -28,7 +28,7 @@ STOP_TIMEOUT = 10.0
 
 
 class Queue(rq.Queue):
-    """A queue that creates jobs as PENDING when they are enqueued. RQ's own queue creates them at their start."""
+    """A queue that creates jobs as PENDING when they are enqueued. With RQ's own queue the worker creates them."""
 
     tracker: Tracker | None = None
     """By default the one that the environment names."""

@@ -36,9 +36,9 @@ class tqdm(_Bar[T]):
     """A tqdm bar that reports its progress, even if the bar is disabled (`disable`).
 
     Within a job it reports to that job; its description is the stage. Elsewhere it is a job of its own, whose kind is
-    the name of the program and whose title is the description. That job has succeeded when the bar is closed at its
-    total, when its iterable ends, and when its `with` block is left without an exception. If the bar is closed earlier,
-    the job fails. Of nested bars only the outermost one reports.
+    the name of the program and whose title is the description. That job succeeds if the bar is closed at its
+    total, if its iterable ends, or if its `with` block is left without an exception. If the bar is closed earlier, the
+    job fails. Of nested bars only the outermost one reports.
     """
 
     _work: Work | None = None

@@ -53,7 +53,7 @@ pub struct Job {
     #[prost(message, optional, tag = "15")]
     pub start_time: ::core::option::Option<::prost_types::Timestamp>,
     /// Time of the last change, always later than that of the previous change. The loss of a lease and an ignored report
-    /// are no changes.
+    /// leave this time as it is, although they may add a revision.
     #[prost(message, optional, tag = "16")]
     pub update_time: ::core::option::Option<::prost_types::Timestamp>,
     /// Time of the end.
@@ -232,7 +232,7 @@ pub struct Cancellation {
 /// Reason of a job's failure.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Failure {
-    /// A number of google.rpc.Code, 1 to 16. Absent or another number is stored as 2, UNKNOWN.
+    /// A number of google.rpc.Code, 1 to 16. If it is absent or another number, 2 (UNKNOWN) is stored.
     #[prost(int32, optional, tag = "1")]
     pub code: ::core::option::Option<i32>,
     /// The cause, for programs: `\[A-Za-z0-9_.:-\]{0,63}`, by convention UPPER_SNAKE_CASE. Other characters become `_`, and
@@ -1518,8 +1518,8 @@ pub mod job_service_client {
         ///
         /// The call stores nothing, so a token can't be listed or revoked by itself; choose a short `ttl`. NOT_FOUND
         /// (JOB_NOT_FOUND): one of the jobs does not exist. UNAVAILABLE (STORE_UNAVAILABLE): the key is in Redis, and Redis
-        /// was never reachable since the server started. Until then tokens can't be checked either, and calls with a token end
-        /// in the same way.
+        /// has never been reachable since the server started. Until then tokens can't be checked either, and calls with a
+        /// token end in the same way.
         pub async fn create_watch_token(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateWatchTokenRequest>,
@@ -1774,8 +1774,8 @@ pub mod job_service_server {
         ///
         /// The call stores nothing, so a token can't be listed or revoked by itself; choose a short `ttl`. NOT_FOUND
         /// (JOB_NOT_FOUND): one of the jobs does not exist. UNAVAILABLE (STORE_UNAVAILABLE): the key is in Redis, and Redis
-        /// was never reachable since the server started. Until then tokens can't be checked either, and calls with a token end
-        /// in the same way.
+        /// has never been reachable since the server started. Until then tokens can't be checked either, and calls with a
+        /// token end in the same way.
         async fn create_watch_token(
             &self,
             request: tonic::Request<super::CreateWatchTokenRequest>,

@@ -212,8 +212,8 @@ impl Watcher {
         let is_one = matches!(self.request, Request::One(_));
         match kind {
             Kind::Snapshot | Kind::Update => {
-                // The server ends the stream next. The server ends the stream next. Its end may be lost with the
-                // connection, so the watcher does not wait for it.
+                // The server ends the stream next. Its end may be lost with the connection, so the watcher does not
+                // wait for it.
                 self.has_ended = is_one && job.has_ended();
                 self.is_starting_over &= !is_one;
                 self.events.push_back(Event::Job { job, skipped });

@@ -29,7 +29,7 @@ struct Rate {
 
 impl Rates {
     /// Updates the rate of a job with a version that arrived at `now`.
-    pub fn take(&mut self, job: &Job, now: SystemTime) {
+    pub fn update(&mut self, job: &Job, now: SystemTime) {
         let progress = job.progress.as_ref();
         let Some(count) = progress.and_then(|progress| progress.completed) else { return };
         let stage = progress.and_then(|progress| progress.stage.clone());
@@ -98,7 +98,7 @@ mod tests {
         let mut rates = Rates::default();
         let mut after = |completed, stage, seconds| {
             let job = job(completed, stage);
-            rates.take(&job, at(seconds));
+            rates.update(&job, at(seconds));
             rates.text(&job)
         };
         assert_eq!(after(40, None, 10), "4.0/s");

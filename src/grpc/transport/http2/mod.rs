@@ -47,7 +47,8 @@ const RECEIVE_WINDOW: u32 = 1024 * 1024;
 /// that is not read does not block the others.
 const RECEIVE_WINDOW_IN_ALL: u32 = 4 * RECEIVE_WINDOW;
 
-/// Maximum bytes of a request's metadata. Beyond it h2 itself answers with 431, without a gRPC status.
+/// Maximum bytes of a request's headers that h2 passes on; it answers larger ones with 431, without a gRPC status. The
+/// middleware rejects less already, with a status.
 const MAX_HEADERS: u32 = 64 * 1024;
 
 /// Interval between PINGs.

@@ -66,10 +66,10 @@ where
         Ok(()) | Err(End::Gone) => {}
         Err(End::Broken) => stream.send_reset(Reason::INTERNAL_ERROR),
         Err(End::CutOff(error)) => {
-            debug!(%error, "response ended early: its caller did not read it");
-            // Trailers need no window, and there was a window for the data in h2's buffer when it was passed on.
-            // Therefore the peer usually receives the trailers. gRPC-Web sends its trailers in the body, which needs a
-            // window, and responses that are not gRPC have no trailers.
+            debug!(%error, "response ended early");
+            // Trailers need no window, and h2 has buffered only data for which the window had room. Therefore the peer
+            // usually receives the trailers. gRPC-Web sends its trailers in the body, which needs a window, and
+            // responses that are not gRPC have no trailers.
             if !has_status || stream.send_trailers(trailers(&error.into())).is_err() {
                 stream.send_reset(Reason::CANCEL);
             }

@@ -142,7 +142,7 @@ impl LocalCache {
             slot -= 1;
             let Some(row) = entries.table.slot(slot) else { continue };
             let EntryMeta { partition: at, dirty, compared_in, .. } = row.meta;
-            if at == partition && !dirty && compared_in != pass && Entries::is_known(row, now) {
+            if at == partition && !dirty && compared_in != pass && Entries::may_have_record(row, now) {
                 found.push(entries.entry(row, now));
             }
         }

@@ -54,7 +54,8 @@ fn compare(row: &Row<EntryMeta>, job: &Job, replaced: Option<Version>, partition
     if is_same_incarnation && cached.revision == job.version.revision {
         return Comparison::DataLoss;
     }
-    // The primary may have lost data since the pass compared this entry. Only a merge decides between two ends.
+    // The primary may have lost data since the pass compared this entry. If both versions have ended, only a merge
+    // decides which end prevails.
     let ended_here = row.job.state.is_terminal() && is_same_incarnation;
     if !comes_after(job, &row.job) || ended_here && job.removal.is_none() && !partition.is_available() {
         return Comparison::Stays;
@@ -84,7 +85,7 @@ impl LocalCache {
                 return Ok(Replaced::Conflict(Some(volatile(row.job.clone()))));
             }
         }
-        let job = if previous.is_none() { entries.by_set_clock(job, now) } else { job };
+        let job = if previous.is_none() { entries.with_moved_times(job, now) } else { job };
         let before = there.map(|row| row.meta);
         let base = before.map_or_else(|| previous.map(|job| job.version), |before| before.base);
         let confirmed = before.map_or(now, |before| before.confirmed);
@@ -114,7 +115,7 @@ impl LocalCache {
         }
     }
 
-    /// Records that a change of a job was sent to the primary, and neither an answer has arrived, nor has the change been
+    /// Records that a change of a job was sent to the primary, that no answer has arrived, and that the change was not
     /// accepted here.
     pub fn mark_unanswered(&self, id: &JobId) {
         if let Some((_, meta)) = self.entries().table.meta_mut(id) {
@@ -190,8 +191,9 @@ impl LocalCache {
     }
 
     /// Handles the answer to a write of this replica: the primary has stored `job`, and is known to have had it after
-    /// `since` was taken. Returns whether the answer counts: it is of the known lineage, and the entry has this version,
-    /// or one that was made from it. Otherwise the primary may have lost the version in the meantime.
+    /// `since` was taken. Returns whether the answer counts. If the entry has another version by now, the answer counts
+    /// if that version was made from `job` or, in another incarnation, prevails over it. Otherwise the answer counts if
+    /// it is of the known lineage. An answer that does not count may be of a version that the primary has lost since.
     pub fn confirm_write(&self, job: &Job, since: Option<FreshnessToken>) -> bool {
         let at = self.partition_of(&job.id);
         let mut entries = self.entries();

@@ -146,14 +146,14 @@ impl LocalCache {
         let is_current = meta.fresh == Some(entries.freshness_of(meta)) && job.version.revision >= meta.notified;
         let is_there = is_current && !meta.dirty && job.removal.is_none();
         is_there.then(|| Stored {
-            job: self.with_liveness(job),
+            job: self.with_current_lease(job),
             durability: Durability::Durable,
             source: Source::Memory,
         })
     }
 
     /// Returns a version of the primary with the expiry of its lease as of now.
-    pub fn with_liveness(&self, job: &Arc<Job>) -> Arc<Job> {
+    pub fn with_current_lease(&self, job: &Arc<Job>) -> Arc<Job> {
         if job.lease.expire_time.is_none() {
             return job.clone();
         }

@@ -26,17 +26,17 @@ use crate::store::jitter;
 
 /// Maximum number of connections that are made at a time, however many callers wait, so that a Redis that has just come
 /// back is not overloaded.
-const AT_ONCE: usize = 2;
+const CONNECTING_MAX: usize = 2;
 
 /// Number of uses of a connection before another one replaces it as the current one.
-const USES: u32 = 64;
+const USES_MAX: u32 = 64;
 
 /// Time after which a caller asks bb8 again for a connection: an attempt that fails just as the caller begins to wait
 /// would leave it waiting in vain.
-const TAKE_AGAIN: Duration = Duration::from_millis(50);
+const TAKE_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Interval at which a pool that was refused a connection checks whether all its other connections are broken.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const REFUSAL_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Maximum pause before a connection is replaced, so that not all replicas reconnect at the same moment.
 const RECONNECT_JITTER: Duration = Duration::from_millis(20);
@@ -63,7 +63,7 @@ impl Connections {
             .queue_strategy(QueueStrategy::Fifo)
             .error_sink(Box::new(Sink))
             .build_unchecked(Manager(generations.clone()));
-        Self { pool, generations, turns: Semaphore::new(AT_ONCE), current: Mutex::default() }
+        Self { pool, generations, turns: Semaphore::new(CONNECTING_MAX), current: Mutex::default() }
     }
 
     /// Returns the number of connections.
@@ -83,7 +83,7 @@ impl Connections {
         current.take_if(|(connection, _)| connection.is_broken(self.generations.now()));
         let (connection, uses) = current.as_mut()?;
         *uses += 1;
-        if *uses >= USES {
+        if *uses >= USES_MAX {
             *uses = 0;
             if let Some(Ok(next)) = self.pool.get().now_or_never()
                 && !next.is_broken(self.generations.now())
@@ -129,7 +129,7 @@ impl Connections {
                 let _turn = self.turns.acquire().await;
                 self.pool.get().await
             };
-            if let Ok(Ok(connection)) = timeout(TAKE_AGAIN, taking).await
+            if let Ok(Ok(connection)) = timeout(TAKE_RETRY_INTERVAL, taking).await
                 && !connection.is_broken(self.generations.now())
             {
                 return connection.clone();
@@ -148,7 +148,7 @@ impl Connections {
                 if self.count() == 0 {
                     return error;
                 }
-                sleep(LOOK_AGAIN).await;
+                sleep(REFUSAL_CHECK_INTERVAL).await;
             }
         }
     }

@@ -28,7 +28,7 @@ use super::{
     counted::Counted,
     fault::{Answer, Fault, is_on_the_move, is_unavailable, read, timed_out},
     metrics::ConnectionMetrics,
-    pooled::{MOVE, PooledConnection, Request},
+    pooled::{MOVE_PAUSE, PooledConnection, Request},
     reachability::lane_of,
 };
 use crate::store::jitter;
@@ -80,7 +80,7 @@ impl Pool {
 
     /// Sends a command, and returns its answer.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Fault> {
-        // Boxed, so that the futures of callers stay small, which are moved several times.
+        // Boxed, so that the futures of callers stay small: they are moved several times.
         let answer = Box::pin(self.send(Request::Command(command))).await?.pop().unwrap_or(Ok(Value::Nil));
         read(answer)
     }
@@ -123,8 +123,8 @@ impl Pool {
                 return Err(Fault::Refused(error));
             }
             // A lost node moves no keys, though other nodes still redirect callers to it.
-            if is_on_the_move && command_wait.allows(MOVE) && self.connector.reachability().check(lane).is_ok() {
-                sleep(MOVE).await;
+            if is_on_the_move && command_wait.allows(MOVE_PAUSE) && self.connector.reachability().check(lane).is_ok() {
+                sleep(MOVE_PAUSE).await;
                 continue;
             }
             debug!(%error, "Redis failed a command");

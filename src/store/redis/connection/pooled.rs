@@ -19,10 +19,10 @@ use super::{
 };
 
 /// Pause before a command is sent again whose keys are moving between nodes.
-pub const MOVE: Duration = Duration::from_millis(10);
+pub const MOVE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Maximum number of times that one of several commands is sent again while its keys are moving.
-const MOVES: usize = 10;
+const MOVE_RETRIES_MAX: usize = 10;
 
 /// Commands that are sent together.
 #[derive(Clone, Copy)]
@@ -148,12 +148,12 @@ async fn carry(raw: &mut RawConnection, request: Request<'_>, progress: &impl Fn
         (RawConnection::Cluster(raw), Request::Commands(commands)) => {
             let (raw, key) = (&*raw, request.key());
             let ask = async |command| {
-                for _ in 0..MOVES {
+                for _ in 0..MOVE_RETRIES_MAX {
                     let answer = raw.send(command, key, progress).await.and_then(Value::extract_error);
                     if !answer.as_ref().is_err_and(is_on_the_move) {
                         return answer;
                     }
-                    sleep(MOVE).await;
+                    sleep(MOVE_PAUSE).await;
                 }
                 raw.send(command, key, progress).await?.extract_error()
             };

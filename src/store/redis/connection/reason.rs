@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(Reason::of(&answered("ERR something")), Reason::Other);
         let old = super::super::server::check("redis_version:6.2.5\r\n").expect_err("it is too old");
         assert_eq!(Reason::of(&old), Reason::Version);
-        assert!(text(&old).starts_with("Redis 6.2.5: jobtrack needs 7.0"));
+        assert!(text(&old).starts_with("Redis 6.2.5: jobtrack needs Redis 7.0"));
     }
 
     #[test]

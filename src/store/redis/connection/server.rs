@@ -4,7 +4,7 @@
 use redis::{ErrorKind, RedisError, RedisResult};
 
 /// The servers that have all commands that jobtrack uses.
-pub const REQUIRED: &str = "jobtrack needs 7.0 or later, or Valkey 7.2";
+pub const REQUIRED: &str = "jobtrack needs Redis 7.0 or later, or Valkey 7.2 or later";
 
 /// The fields with the version of a server, its name, and the first version that is new enough. Valkey reports the
 /// version of the Redis that it is compatible with as well.
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn servers_that_are_too_old_are_refused() {
-        let said = "Redis 6.2.5: jobtrack needs 7.0 or later, or Valkey 7.2";
+        let said = "Redis 6.2.5: jobtrack needs Redis 7.0 or later, or Valkey 7.2 or later";
         assert_eq!(refusal("# Server\r\nredis_version:6.2.5\r\nredis_mode:standalone\r\n").as_deref(), Some(said));
         for old in ["5.0.14", "6.0.0", "6.9"] {
             assert!(refusal(&format!("redis_version:{old}\r\n")).is_some_and(|said| said.contains(old)), "{old}");

@@ -88,8 +88,8 @@ pub fn parse_version(text: &str) -> Option<Version> {
     Some(Version { incarnation_id: Uuid::parse_str(parts.next()?).ok()?, first_revision, revision, change_id })
 }
 
-/// Formats a branch. The script compares the lineage, which therefore comes first, and may replace the parent by that
-/// of the record's branch, which therefore comes last.
+/// Formats a branch. The lineage comes first, because the script compares it. The parent comes last, because the script
+/// may replace it by the record's branch or by the parent of that branch.
 pub fn branch(branch: Branch) -> String {
     let Branch { lineage, id, base, parent } = branch;
     let mut text = String::with_capacity(72);
@@ -268,7 +268,7 @@ fn about(job: &Job) -> String {
 
 /// The notification of a commit: enough to decide whether to read the job, and nothing of its content.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Message<'a> {
+pub struct NotificationContent<'a> {
     /// Id of the job.
     #[serde(borrow)]
     pub id: Cow<'a, str>,
@@ -284,7 +284,7 @@ pub struct Message<'a> {
     pub owner: Cow<'a, str>,
 }
 
-impl<'a> Message<'a> {
+impl<'a> NotificationContent<'a> {
     /// Creates the notification of a commit.
     pub fn of(job: &'a Job) -> Self {
         Self {
@@ -319,12 +319,13 @@ pub struct ReceivedNotification<'a> {
     pub partition: Partition,
     /// The replica that committed.
     pub by: &'a str,
-    /// Text to parse with [`Message::decode`].
+    /// Text to parse with [`NotificationContent::decode`].
     pub message: &'a str,
 }
 
 impl<'a> ReceivedNotification<'a> {
-    /// Splits the payload of a message, which has a line for each notification. A line that is none becomes `None`.
+    /// Splits the payload of a message, which has a line for each notification. A line that is not a notification
+    /// becomes `None`.
     pub fn parse_all(payload: &'a [u8]) -> impl Iterator<Item = Option<Self>> {
         let text = std::str::from_utf8(payload).unwrap_or_default();
         text.split('\n').map(Self::parse)

@@ -6,8 +6,8 @@ use crate::domain::{Job, JobId, TOMBSTONE_LIFE, Timestamp};
 /// Decodes the job `id`; `None` if it is damaged.
 pub fn decode(id: &JobId, json: &[u8], durable_time: Option<Timestamp>) -> Option<Job> {
     let mut job: Job = serde_json::from_slice(json).ok().filter(|job: &Job| job.id == *id)?;
-    // These records contain neither the time at which the id was taken, nor that of the worker's last report, nor
-    // attempts.
+    // These records contain neither the time at which the id was taken, nor that of the worker's last report, nor that
+    // at which the current attempt began.
     job.attempt_start_time = job.start_time.filter(|_| job.attempt > 0);
     job.since = Some(job.create_time);
     job.heard = Some(job.update_time);

@@ -116,6 +116,6 @@ proptest! {
             prop_assert!(same && winner.version.revision == highest, "{merged:?}");
         }
         let loser = if merged.job.version.change_id == a.version.change_id { &b } else { &a };
-        prop_assert_eq!(merged.lost, Some(loser.version.change_id));
+        prop_assert_eq!(merged.discarded, Some(loser.version.change_id));
     }
 }

@@ -53,7 +53,7 @@ fn each_merge_rule_picks_its_winner() {
     for (rule, (winner, loser)) in rules {
         for merged in [merge(&winner, &loser), merge(&loser, &winner)] {
             assert_eq!(merged.job.version.change_id, winner.version.change_id, "{rule}");
-            assert_eq!(merged.lost, Some(loser.version.change_id), "{rule}");
+            assert_eq!(merged.discarded, Some(loser.version.change_id), "{rule}");
         }
     }
 }
@@ -104,7 +104,7 @@ fn incarnation_that_was_recorded_first_stands() {
             for merged in [merge(&recorded, &other), merge(&other, &recorded)] {
                 assert_eq!(merged.job.version.incarnation_id, recorded.version.incarnation_id, "{other:?}");
                 assert_eq!(merged.job.version.revision, 10, "nobody who knows the other one has seen it: {other:?}");
-                assert_eq!(merged.lost, Some(other.version.change_id), "{other:?}");
+                assert_eq!(merged.discarded, Some(other.version.change_id), "{other:?}");
             }
         }
     }

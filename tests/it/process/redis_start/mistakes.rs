@@ -23,7 +23,7 @@ use crate::support::{
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The error for a Redis that is too old.
-const TOO_OLD: [&str; 2] = ["Redis 6.2.", ": jobtrack needs 7.0 or later, or Valkey 7.2"];
+const TOO_OLD: [&str; 2] = ["Redis 6.2.", ": jobtrack needs Redis 7.0 or later, or Valkey 7.2 or later"];
 
 fn with_url(url: &str) -> Command {
     command(&["--redis-url", url])

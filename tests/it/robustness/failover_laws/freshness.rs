@@ -105,5 +105,5 @@ fn lease_runs_from_the_time_since_when_workers_can_report(
     let pending = make("a", 1, NewJob { lease_timeout: Duration::from_secs(5), ..plain() });
     let mut leased = apply(&pending, &Change::Report(Report::default()), 2);
     leased.heard = Some(at(heard));
-    assert_eq!(held.with_liveness(&Arc::new(leased)).liveness(at(10)), expected);
+    assert_eq!(held.with_current_lease(&Arc::new(leased)).liveness(at(10)), expected);
 }

@@ -174,7 +174,7 @@ async fn unusable_key_in_redis_is_named_in_the_answer() {
     let mut client = server.client().await;
     create(&mut client, &["a"]).await;
     let told = until("what is no string", async || why_no_token(&server, "refused to read").await);
-    assert!(told.await.ends_with("check what is stored under the name of the key"));
+    assert!(told.await.ends_with("check the Redis key that ends with :token-key"));
     redis.command(&["DEL", SECRET]).await;
     redis.command(&["SET", SECRET, "short"]).await;
     let told = until("a key that is too short", async || why_no_token(&server, "fewer than 32 bytes").await);

@@ -24,12 +24,12 @@ struct Seen {
 }
 
 impl Cluster {
-    /// Starts with replicas in sync with their masters, and nodes that all agree.
+    /// Starts a cluster. Its replicas are in sync with their masters, and all nodes agree.
     pub async fn start() -> Self {
         Self::with(Duration::from_secs(1), &[]).await
     }
 
-    /// Starts with nodes that consider another dead after this time without an answer, and with these flags.
+    /// Starts a cluster with these flags, whose nodes consider another one dead after this time without an answer.
     pub async fn with(silence: Duration, flags: &[&str]) -> Self {
         let silence = silence.as_millis().to_string();
         let flags = [&["--cluster-enabled", "yes", "--cluster-node-timeout", &silence], flags].concat();

@@ -142,7 +142,7 @@ impl Redis {
         Self::launch(OLD_REDIS.path(), vec![("redis.conf", CONFIGURATION.to_owned())], None, vec![], &[]).await
     }
 
-    /// Starts a server with TLS only, with a certificate for 127.0.0.1 and localhost of its own authority.
+    /// Starts a server with TLS only. An authority of its own has signed its certificate, for 127.0.0.1 and localhost.
     pub async fn tls() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

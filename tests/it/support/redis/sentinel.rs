@@ -17,13 +17,13 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Starts with a replica in sync with the master, and Sentinels that know each other and the replica.
+    /// Starts the servers. The replica is in sync with the master, and the Sentinels know each other and the replica.
     pub async fn start() -> Self {
         // A Sentinel reconnects at most once a second. With a shorter time it would consider the new master dead.
         Self::with(Duration::from_millis(1500)).await
     }
 
-    /// Starts with Sentinels that consider a server dead after this time without an answer.
+    /// Starts the servers, with Sentinels that consider a server dead after this time without an answer.
     pub async fn with(silence: Duration) -> Self {
         let master = Redis::start().await;
         let port = master.port.to_string();

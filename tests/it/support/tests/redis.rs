@@ -58,7 +58,7 @@ async fn a_user_without_a_right_is_refused() {
 }
 
 #[tokio::test]
-async fn tls_is_answered_to_who_trusts_the_authority() {
+async fn tls_is_answered_to_clients_that_trust_the_authority() {
     let redis = Redis::tls().await;
     assert!(fs::read_to_string(redis.ca_file()).expect("a file").starts_with("-----BEGIN CERTIFICATE-----"));
     assert!(redis.url().starts_with("rediss://"));
