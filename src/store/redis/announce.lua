@@ -1,4 +1,5 @@
--- Precedes replace.lua where it is executed alone: argument 1 is the channel of notifications.
-local function announce(notification)
-  redis.call('PUBLISH', ARGV[1], notification)
+-- Precedes replace.lua in the scripts that execute one replacement (group.lua defines another `announce`). Argument 1
+-- is the channel of notifications.
+local function announce(number, notification)
+  redis.call('PUBLISH', ARGV[1], number .. ' ' .. notification)
 end

@@ -1,5 +1,5 @@
 -- Compare and set of one job: the record, its index entries, the number of its commit and the notification, together.
--- Defines the function `replace(k, a)`, and needs a function `announce(notification)`.
+-- Defines the function `replace(k, a)`, and needs a function `announce(number, notification)`.
 --
 -- Keys, after KEYS[k]
 --        1     the job's hash
@@ -35,17 +35,19 @@
 --              if the record is of version 0.1 and not all fields are given: "LEGACY"
 --              if another version is there: its fields (codec.rs, READ_FULL); all nil if there is none
 -- Why atomic   readers see a version together with its index entries, and commits are announced in their order
+-- Locals cost less than globals.
+local KEYS, ARGV, call, find, sub = KEYS, ARGV, redis.call, string.find, string.sub
 local now
 local function clock()
   if not now then
-    local time = redis.call('TIME')
+    local time = call('TIME')
     now = time[1] .. string.format('%06d', time[2])
   end
   return now
 end
 
 -- Modes.
-local REMOVED, PART, WHOLE, TOUCH = 0, 1, 2, 3
+local REMOVED, PART, WHOLE, HEARD = 0, 1, 2, 3
 
 -- Returns the time of this form, and the place of the last argument that was read.
 local function time_of(form, at)
@@ -61,23 +63,28 @@ local function replace(k, a)
   local job = KEYS[k + 1]
   local _, _, mode, heard_form, since_form, durable_form, branch_form, is_announced, sets, deleted, given_set =
     string.byte(ARGV[a + 1], 1, 11)
-  local found = redis.call('HMGET', job, 'v', 'branch')
-  local there, branch = found[1], found[2]
-  local is_key_there = there or redis.call('EXISTS', job) == 1
-  local legacy
-  if not there and is_key_there then
-    legacy = redis.call('HMGET', job, 'rev', 'stamp', 'born', 'uid')
+  local expected = ARGV[a + 2]
+  local there, own_branch, legacy
+  -- Where nothing is expected, usually nothing is there, and EXISTS costs less than HMGET.
+  local is_key_there = expected ~= '' or call('EXISTS', job) == 1
+  if is_key_there then
+    local found = call('HMGET', job, 'v', 'branch')
+    there, own_branch = found[1], found[2]
+    is_key_there = there or call('EXISTS', job) == 1
+  end
+  if is_key_there and not there then
+    legacy = call('HMGET', job, 'rev', 'stamp', 'born', 'uid')
     -- If a part of the version is missing, it matches no expected version.
     there = legacy[1] and legacy[4] and table.concat({ legacy[1], legacy[2] or '', legacy[3] or '', legacy[4] }, ' ')
     legacy = there
   end
-  if (there or '') ~= ARGV[a + 2] then
-    return redis.call(
+  if (there or '') ~= expected then
+    return call(
       'HMGET', job,
       'v', 'job', 'since', 'heard', 'durable_time', 'branch', 'doc', 'metadata', 'result', 'details'
     )
   end
-  if legacy and (mode == PART or mode == TOUCH) then
+  if legacy and (mode == PART or mode == HEARD) then
     return redis.status_reply('LEGACY')
   end
 
@@ -90,14 +97,14 @@ local function replace(k, a)
   heard, at = time_of(heard_form, at)
   since, at = time_of(since_form, at)
   durable_time, at = time_of(durable_form, at)
+  local branch = own_branch
   if branch_form > 0 then
     at = at + 1
     local given = ARGV[at]
     -- Both begin with their lineage and a space.
-    local ends = string.find(given, ' ', 1, true)
     if branch_form == 1 or not branch then
       branch = given
-    elseif string.sub(branch, 1, ends) ~= string.sub(given, 1, ends) then
+    elseif find(branch, sub(given, 1, find(given, ' ', 1, true)), 1, true) ~= 1 then
       local own, base, parent = string.match(branch, '^%x+ (%x+) (%d+) (%x+)$')
       local revision = string.match(given, '^%x+ %x+ (%d+)')
       -- The version at the base of a branch belongs to its parent, too.
@@ -114,30 +121,30 @@ local function replace(k, a)
     for set = 1, sets do
       local key, score = KEYS[k + 2 + set], ARGV[at + set]
       if score == '' then
-        redis.call('ZREM', key, id)
-      elseif string.sub(score, 1, 1) == '+' then
-        redis.call('ZADD', key, string.format('%.0f', clock() + string.sub(score, 2)), id)
+        call('ZREM', key, id)
+      elseif sub(score, 1, 1) == '+' then
+        call('ZADD', key, string.format('%.0f', clock() + sub(score, 2)), id)
       else
-        redis.call('ZADD', key, score, id)
+        call('ZADD', key, score, id)
       end
     end
     at = at + sets
   end
 
   if mode == REMOVED then
-    redis.call('DEL', job)
+    call('DEL', job)
   else
     if mode == WHOLE and is_key_there then
-      redis.call('DEL', job)
+      call('DEL', job)
     end
     local first = at + deleted + 1
     if deleted > 0 then
-      redis.call('HDEL', job, unpack(ARGV, at + 1, first - 1))
+      call('HDEL', job, unpack(ARGV, at + 1, first - 1))
     end
-    local is_branch_new = branch and (mode == WHOLE or branch ~= found[2])
+    local is_branch_new = branch and (mode == WHOLE or branch ~= own_branch)
     if heard and not since and not durable_time and not is_branch_new then
       -- By far the most frequent case, a report, needs no table.
-      redis.call('HSET', job, 'heard', heard, unpack(ARGV, first, first + given_set - 1))
+      call('HSET', job, 'heard', heard, unpack(ARGV, first, first + given_set - 1))
     else
       local set = { unpack(ARGV, first, first + given_set - 1) }
       if heard then
@@ -152,12 +159,12 @@ local function replace(k, a)
       if is_branch_new then
         set[#set + 1], set[#set + 2] = 'branch', branch
       end
-      redis.call('HSET', job, unpack(set))
+      call('HSET', job, unpack(set))
     end
   end
 
   if notification then
-    announce(redis.call('INCR', KEYS[k + 2]) .. ' ' .. notification)
+    announce(call('INCR', KEYS[k + 2]), notification)
   end
   return (heard or '-') .. ' ' .. (since or '-') .. ' ' .. (durable_time or '-') .. ' ' .. (branch or '-')
 end
