@@ -15,6 +15,7 @@ use crate::support::{
     redis::Redis,
     replicas::{Health, get, in_time, read, server_on},
     watching::{make, report, watch},
+    with_long_deadline,
 };
 
 /// Number of calls that a process answers without growing.
@@ -112,10 +113,10 @@ async fn a_batch_that_is_too_large_is_not_read_to_its_end() {
         create(&mut client, id).await;
         let result = Some(large_document(1_000_000));
         let completion = CompleteJobRequest { job_id: id.clone(), result, ..CompleteJobRequest::default() };
-        client.complete_job(completion).await.expect("it is taken");
+        client.complete_job(with_long_deadline(completion)).await.expect("it is taken");
     }
     let mut elsewhere = other.client().await;
-    let batch = |view: View| BatchGetJobsRequest { job_ids: job_ids.clone(), view: view.into() };
+    let batch = |view: View| with_long_deadline(BatchGetJobsRequest { job_ids: job_ids.clone(), view: view.into() });
     let before = commands(&redis).await[0];
     let refused = elsewhere.batch_get_jobs(batch(View::Full)).await.expect_err("it is too much");
     assert_eq!(reason(&refused), "MESSAGE_TOO_LARGE");
@@ -125,7 +126,7 @@ async fn a_batch_that_is_too_large_is_not_read_to_its_end() {
     assert_eq!(basic.jobs.into_iter().map(|job| job.id).collect::<Vec<_>>(), job_ids);
     // A page contains as many jobs as fit.
     let request = ListJobsRequest { view: View::Full.into(), ..ListJobsRequest::default() };
-    let page = elsewhere.list_jobs(request).await.expect("a page").into_inner();
+    let page = elsewhere.list_jobs(with_long_deadline(request)).await.expect("a page").into_inner();
     assert!(page.jobs.len() == 3 && !page.next_page_token.is_empty(), "{} jobs", page.jobs.len());
     server.stop().await;
     other.stop().await;

@@ -42,7 +42,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Status,
+    Request, Status,
     transport::{Channel, Endpoint},
 };
 use tonic_types::{ErrorInfo, StatusExt};
@@ -173,7 +173,21 @@ pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> 
 
 /// Creates a job.
 pub async fn create(client: &mut Client, id: &str) -> Job {
-    client.create_job(new_job(id)).await.expect("a job can be created").into_inner().job.expect("a job")
+    client
+        .create_job(with_long_deadline(new_job(id)))
+        .await
+        .expect("a job can be created")
+        .into_inner()
+        .job
+        .expect("a job")
+}
+
+/// Returns a request with the longest deadline that servers accept. On a busy machine, many calls at a time or large ones
+/// take longer than the default deadline.
+pub fn with_long_deadline<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(WAIT_TIMEOUT);
+    request
 }
 
 /// Returns the one `ErrorInfo` that every error has.

@@ -202,9 +202,13 @@ async fn a_thousand_active_jobs_survive_an_emptied_redis_and_every_watcher_reach
         ids.iter().enumerate().map(|(number, id)| report_often(of(number), id.clone(), 20)).collect::<Vec<_>>(),
     ));
     let mut first = of(0);
-    while job(&mut first, "j0").await.revision < 5 {}
+    while job(&mut first, "j0").await.revision < 5 {
+        assert!(!updates.is_finished(), "a report failed");
+    }
     redis.kill();
-    while job(&mut first, "j0").await.revision < 10 {}
+    while job(&mut first, "j0").await.revision < 10 {
+        assert!(!updates.is_finished(), "a report failed");
+    }
     redis.restart_empty().await;
     let revisions = updates.await.expect("no report fails");
     println!("{} reports of {JOBS} jobs in {:?}", JOBS * 20, begun.elapsed());
