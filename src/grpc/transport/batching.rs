@@ -3,9 +3,11 @@
 //! Each stream is a task of its own, which wakes its connection when it has something to send. tokio first runs the
 //! task that was woken most recently, so each response, and each event of each watch, would cost a system call or two,
 //! and a packet. A connection therefore yields to the tasks that were ready before it. Its writes are buffered and sent
-//! at the end of its own pass, or when the buffer is full. Measured: a connection that does not yield while few streams
-//! are open needs a tenth less CPU with a single caller, but a tenth more with 64 callers, because short calls end
-//! before they are counted as open streams.
+//! at the end of its own pass, or when the buffer is full.
+//!
+//! A connection with a single open stream has nothing to batch, and its yield would wake another thread of the
+//! runtime, which finds nothing to do. It therefore yields only if several streams are open, or were a few passes ago:
+//! short calls of many callers often end before the next one begins.
 
 use std::{
     future::poll_fn,
@@ -25,16 +27,21 @@ use tokio::{
 
 use super::{counted_stream::CountedStream, lazy_writer::LazyBufWriter};
 
+/// Number of passes with at most one open stream after which a connection no longer yields.
+const SINGLE_STREAM_PASSES: u32 = 64;
+
 /// Maximum time in which a peer accepts nothing of the data sent to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs the connection that `connect` makes of `stream`, with batched writes. Returns its result, or the error of a
-/// write; `TimedOut` if the peer accepted nothing for too long.
+/// Runs the connection that `connect` makes of `stream`, with batched writes. `has_several` returns whether several
+/// streams of the connection are open now. Returns the result of the connection, or the error of a write; `TimedOut` if
+/// the peer accepted nothing for too long.
 pub async fn batch_writes<S: AsyncWrite + Unpin, C: Future>(
     stream: S,
+    has_several: impl Fn() -> bool,
     connect: impl FnOnce(BatchedStream<S>) -> C,
 ) -> io::Result<C::Output> {
-    batch_writes_within(|| sleep(WRITE_TIMEOUT), stream, connect).await
+    batch_writes_within(|| sleep(WRITE_TIMEOUT), stream, has_several, connect).await
 }
 
 /// Does the same as [`batch_writes`], with another time limit: the peer must accept something before the future that
@@ -42,6 +49,7 @@ pub async fn batch_writes<S: AsyncWrite + Unpin, C: Future>(
 async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
     limit: impl Fn() -> L,
     stream: S,
+    has_several: impl Fn() -> bool,
     connect: impl FnOnce(BatchedStream<S>) -> C,
 ) -> io::Result<C::Output> {
     let writer = LazyBufWriter::new(CountedStream::new(stream));
@@ -49,8 +57,12 @@ async fn batch_writes_within<S: AsyncWrite + Unpin, C: Future, L: Future>(
     let mut connection = pin!(connect(BatchedStream(stream.0.clone())));
     // Number of bytes that the peer had accepted when it stopped accepting more, and the time limit that began then.
     let mut blocked: Option<(u64, Pin<Box<L>>)> = None;
+    let mut passes_to_yield = 0_u32;
     loop {
-        yield_now().await;
+        passes_to_yield = if has_several() { SINGLE_STREAM_PASSES } else { passes_to_yield.saturating_sub(1) };
+        if passes_to_yield > 0 {
+            yield_now().await;
+        }
         let turn = poll!(&mut connection);
         let sent = poll!(poll_fn(|cx| stream.buffered().poll_flush(cx)));
         match (turn, sent) {
@@ -144,7 +156,7 @@ mod tests {
     use std::{
         future::pending,
         pin::pin,
-        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
         task::{Wake, Waker},
     };
 
@@ -199,7 +211,7 @@ mod tests {
         stream: Shared,
         connect: impl FnOnce(BatchedStream<Shared>) -> C,
     ) -> io::Result<C::Output> {
-        batch_writes_within(pending::<()>, stream, connect).await
+        batch_writes_within(pending::<()>, stream, || true, connect).await
     }
 
     /// Counts how often it was woken.
@@ -239,6 +251,32 @@ mod tests {
         assert!(connection.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         assert_eq!(woken.0.load(Relaxed), 1, "it is to be polled again");
         assert!(connection.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    }
+
+    #[test]
+    fn a_connection_with_a_single_stream_soon_yields_no_more() {
+        let several = Arc::new(AtomicBool::new(true));
+        let seen = several.clone();
+        let mut connection = pin!(batch_writes_within(
+            pending::<()>,
+            Shared::default(),
+            move || seen.load(Relaxed),
+            |_| pending::<()>()
+        ));
+        let woken = Arc::new(Woken::default());
+        // A pass that yields wakes its own task once, and is then polled a second time.
+        let mut yields = |passes: u32| {
+            let before = woken.0.load(Relaxed);
+            for _ in 0..passes {
+                assert!(run(connection.as_mut(), &woken).is_pending());
+            }
+            woken.0.load(Relaxed) - before
+        };
+        assert_eq!(yields(3), 3);
+        several.store(false, Relaxed);
+        assert_eq!(yields(3 * SINGLE_STREAM_PASSES), SINGLE_STREAM_PASSES as usize - 1);
+        several.store(true, Relaxed);
+        assert_eq!(yields(3), 3);
     }
 
     #[test]
@@ -330,10 +368,14 @@ mod tests {
     async fn a_peer_that_takes_nothing_is_not_waited_for() {
         let shared = Shared::default();
         shared.wire().is_full = true;
-        let connection = super::batch_writes(shared, |mut stream| async move {
-            say(&mut stream, &["a"]).await;
-            pending::<()>().await;
-        });
+        let connection = super::batch_writes(
+            shared,
+            || true,
+            |mut stream| async move {
+                say(&mut stream, &["a"]).await;
+                pending::<()>().await;
+            },
+        );
         let began = tokio::time::Instant::now();
         let error = connection.await.expect_err("it takes nothing");
         assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, WRITE_TIMEOUT.as_secs()));
