@@ -94,7 +94,7 @@ fn introduction(rounds: usize, time: u64) -> String {
          watches across replicas. With Redis, the floor makes one scripted write for each change, and reads from Redis; \
          jobtrack answers these reads from memory.\n\
          - etcd: `Range`, `Put`, and a `Txn` that creates only what is new. No rules for states. A single member, whose \
-         history is not compacted; it runs with `--unsafe-no-fsync` on a folder in memory, which is in its favour.\n\
+         history is not compacted; it runs without fsync on a folder in memory, which is in its favour.\n\
          - NATS KV: a bucket in memory, read with the direct API. Updates are blind overwrites, without rules for \
          states; a creation is refused if the key exists. Its protocol is not gRPC.\n\
          - Redis, direct: `HGETALL`, and `HSET` with `PUBLISH` in one pipeline. Blind overwrites, also by creations, \
