@@ -155,7 +155,15 @@ def is_unanswered(error: Error) -> bool:
 
 def unreachable(error: Error) -> Error | None:
     """Returns the error of a probe if it says that no server can be reached."""
-    return error if error.code == "UNAVAILABLE" and not error.reason else None
+    return error if error.code == "UNAVAILABLE" and not error.reason and not is_of_parent(error) else None
+
+
+def is_of_parent(error: Error) -> bool:
+    """Returns whether the first connection of a forked process began with bytes for a connection of its parent.
+
+    grpcio 1.66 writes them once in some hundred forks. To the server they are no HTTP/2, so it answers with HTTP/1.1.
+    """
+    return bool(_inherited) and error.code == "UNAVAILABLE" and "http1.x server" in error.message
 
 
 def method_path(method: str) -> str:

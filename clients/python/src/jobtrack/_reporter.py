@@ -11,7 +11,7 @@ import grpc
 
 from jobtrack import _calls as calls
 from jobtrack._calls import Call
-from jobtrack._channel import Connection
+from jobtrack._channel import Connection, is_of_parent
 from jobtrack._ends import Cancel, Complete, Outcome, lesser
 from jobtrack._errors import Error, JobCancelled, from_rpc
 from jobtrack._retry import Pause
@@ -315,7 +315,8 @@ class Reporter:
         # The first error names the cause, those after it only that the server does not answer.
         shared.trouble = shared.trouble or error
         self._connection.trouble.begin(error, self._connection.settings.server)
-        shared.settle()
+        if not is_of_parent(error):
+            shared.settle()
         is_refused = error.code in REFUSED or error.reason in REFUSED
         if is_refused and shared.outcome is not None:
             raise _Interrupted
