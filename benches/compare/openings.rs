@@ -3,7 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
+use jobtrack::proto::v1::GetJobResponse;
 use tokio::time::sleep;
 
 use crate::{
@@ -25,6 +26,9 @@ const WATCHES_PER_CONNECTION: usize = 500;
 
 /// Time for allocators to return memory that is freed late.
 const REST: Duration = Duration::from_secs(2);
+
+/// Maximum number of connections that are opened at a time: more than a listener queues would be refused.
+const CONNECTING_MAX: usize = 100;
 
 /// The extent of a measurement.
 #[derive(Clone, Copy)]
@@ -133,12 +137,15 @@ async fn connection(kind: Kind, size: &Size) -> f64 {
     let server = kind.start(None);
     let jobs = jobs_of(&server, 1).await;
     let before = rested(&server).await;
-    let open = join_all((0..size.connections).map(async |_| {
-        let connection = Connection::open(server.address).await;
-        let _: jobtrack::proto::v1::GetJobResponse = connection.call("JobService/GetJob", &jobs.get_request(0)).await;
-        connection
-    }))
-    .await;
+    let open: Vec<_> = stream::iter(0..size.connections)
+        .map(async |_| {
+            let connection = Connection::open(server.address).await;
+            let _: GetJobResponse = connection.call("JobService/GetJob", &jobs.get_request(0)).await;
+            connection
+        })
+        .buffer_unordered(CONNECTING_MAX)
+        .collect()
+        .await;
     let after = rested(&server).await;
     drop(open);
     real(after.saturating_sub(before)) / f64::from(size.connections)

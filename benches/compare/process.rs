@@ -119,8 +119,8 @@ fn jobtrack_command(redis: Option<&str>) -> Vec<String> {
         None => vec!["--max-memory-jobs", ROOM],
         Some(url) => vec!["--redis-url", url],
     };
-    // All connections of a measurement are open before the first call.
-    let unlimited = ["--listen", "127.0.0.1:0", "--max-unauthenticated-connections", "0"];
-    let words = [env!("CARGO_BIN_EXE_jobtrack")].into_iter().chain(unlimited).chain(flags);
+    // All connections of a measurement are open before the first call, and one caller has all watches.
+    let unlimited = ["--max-unauthenticated-connections", "0", "--max-watches-per-identity", "0"];
+    let words = [env!("CARGO_BIN_EXE_jobtrack"), "--listen", "127.0.0.1:0"].into_iter().chain(unlimited).chain(flags);
     words.map(str::to_owned).collect()
 }
