@@ -117,6 +117,13 @@ struct Open {
     call_bytes: AtomicUsize,
 }
 
+impl ConnectionUsage {
+    /// Returns whether a watch of jobs is open on the connection.
+    pub fn has_watches(&self) -> bool {
+        self.0.jobs.load(Relaxed) > 0
+    }
+}
+
 impl Allowance {
     /// Lowers the limit of connections to `most`, if it is higher or unlimited.
     pub fn with_connections(mut self, most: Option<usize>) -> Self {

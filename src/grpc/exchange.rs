@@ -74,6 +74,15 @@ impl ClientConnection {
         }
     }
 
+    /// Returns a function that returns whether calls are open that may have several writes at a time: more than one
+    /// call, or a watch.
+    pub fn may_batch(self: &Arc<Self>) -> impl Fn() -> bool + use<> {
+        let (connection, usage) = (Arc::downgrade(self), self.usage.clone());
+        // The task that serves the connection has one reference to it. Each open call has another, and a second one
+        // while it waits for its turn.
+        move || connection.strong_count() > 2 || usage.has_watches()
+    }
+
     /// Accepts no more calls unless a caller has authenticated.
     pub fn drain_if_unauthenticated(&self) {
         if !self.authentication.is_authenticated() {

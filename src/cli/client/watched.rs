@@ -134,7 +134,11 @@ impl Watched {
 
 /// Returns the message about a job that was removed.
 pub fn gone(id: &str, removal: Removal) -> String {
-    let end = if removal == Removal::Expired { "has expired" } else { "was deleted" };
+    let end = match removal {
+        Removal::Expired => "has expired",
+        Removal::Deleted => "was deleted",
+        Removal::Unspecified => "was removed",
+    };
     format!("{} {end}", escape(id))
 }
 

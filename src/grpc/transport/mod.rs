@@ -198,10 +198,7 @@ fn serve_calls<S: RequestService>(
     origin: Arc<ClientConnection>,
 ) -> impl Future<Output = io::Result<Result<(), String>>> {
     let is_http2 = stream.is_http2();
-    let calls = Arc::downgrade(&origin);
-    // The task that serves the connection has one reference to `origin`, and each open call has another.
-    let has_several = move || calls.strong_count() > 2;
-    batch_writes(stream, has_several, move |stream| async move {
+    batch_writes(stream, origin.may_batch(), move |stream| async move {
         if is_http2 {
             http2::serve(stream, service, origin).await.map_err(|error| error.to_string())
         } else {

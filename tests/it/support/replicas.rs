@@ -26,7 +26,6 @@ use super::{
     reason,
     redis::{Redis, shared_redis},
     watching::{Seen, Watch, complete, delete, fail, make, millis, report, watch, watch_jobs},
-    with_long_deadline,
 };
 
 /// Maximum wait for an expected event; far longer than it takes.
@@ -166,12 +165,12 @@ pub fn read(id: &str) -> GetJobRequest {
 
 /// Reads a job.
 pub async fn get(client: &mut Client, id: &str) -> GetJobResponse {
-    client.get_job(with_long_deadline(read(id))).await.expect("it can be read").into_inner()
+    client.get_job(read(id)).await.expect("it can be read").into_inner()
 }
 
 /// Reads a job, which may fail.
 pub async fn try_get(client: &mut Client, id: &str) -> Result<Job, Status> {
-    Ok(client.get_job(with_long_deadline(read(id))).await?.into_inner().job.expect("a job"))
+    Ok(client.get_job(read(id)).await?.into_inner().job.expect("a job"))
 }
 
 /// Returns a report under a lease.

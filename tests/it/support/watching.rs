@@ -20,7 +20,7 @@ use jobtrack_client::{self as client, WatchMany};
 use tokio::time::timeout;
 use tonic::{Code, Status, transport::Endpoint};
 
-use super::{Client, Server, large_document, new_job, with_long_deadline};
+use super::{Client, Server, large_document, new_job};
 
 /// Maximum wait for an expected event; far longer than it takes.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -281,7 +281,7 @@ pub async fn clog(client: &mut Client) {
 
 /// Creates a job.
 pub async fn make(client: &mut Client, request: CreateJobRequest) -> Job {
-    client.create_job(with_long_deadline(request)).await.expect("it can be created").into_inner().job.expect("a job")
+    client.create_job(request).await.expect("it can be created").into_inner().job.expect("a job")
 }
 
 /// Reports on a job.
@@ -292,7 +292,7 @@ pub async fn report(client: &mut Client, id: &str) -> Job {
 /// Reports on a job, which may be rejected.
 pub async fn try_report(client: &mut Client, id: &str) -> Result<Job, Status> {
     let request = UpdateProgressRequest { job_id: id.to_owned(), ..UpdateProgressRequest::default() };
-    Ok(client.update_progress(with_long_deadline(request)).await?.into_inner().job.expect("a job"))
+    Ok(client.update_progress(request).await?.into_inner().job.expect("a job"))
 }
 
 /// Completes a job.
@@ -303,14 +303,14 @@ pub async fn complete(client: &mut Client, id: &str) -> Job {
 /// Completes a job with a result, which may be rejected.
 pub async fn try_complete(client: &mut Client, id: &str, result: Option<EncodedStruct>) -> Result<Job, Status> {
     let request = CompleteJobRequest { job_id: id.to_owned(), result, ..CompleteJobRequest::default() };
-    Ok(client.complete_job(with_long_deadline(request)).await?.into_inner().job.expect("a job"))
+    Ok(client.complete_job(request).await?.into_inner().job.expect("a job"))
 }
 
 /// Fails a job.
 pub async fn fail(client: &mut Client, id: &str) -> Job {
     let failure = Some(Failure { reason: "BROKEN".to_owned(), ..Failure::default() });
     let request = FailJobRequest { job_id: id.to_owned(), failure, ..FailJobRequest::default() };
-    client.fail_job(with_long_deadline(request)).await.expect("it can fail").into_inner().job.expect("a job")
+    client.fail_job(request).await.expect("it can fail").into_inner().job.expect("a job")
 }
 
 /// Requests the cancellation of a job.

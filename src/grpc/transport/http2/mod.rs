@@ -162,11 +162,14 @@ mod tests {
     use std::convert::Infallible;
 
     use http::Response;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        sync::{Semaphore, mpsc},
+    };
     use tower::service_fn;
 
     use super::*;
-    use crate::quota::Quotas;
+    use crate::{domain::Identity, quota::Quotas};
 
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;
@@ -192,6 +195,40 @@ mod tests {
         let [_, a, b, kind, _, stream @ ..] = head;
         from.read_exact(&mut vec![0; u16::from_be_bytes([a, b]).into()]).await.expect("a frame");
         (kind, u32::from_be_bytes(stream))
+    }
+
+    #[tokio::test]
+    async fn several_calls_or_a_watch_may_have_several_writes_at_a_time() {
+        let (ours, mut theirs) = duplex(1 << 16);
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let may_end = Arc::new(Semaphore::new(0));
+        let permits = may_end.clone();
+        let answer = move |_| {
+            begun.send(()).expect("the test waits for it");
+            let permits = permits.clone();
+            async move {
+                permits.acquire().await.expect("it is never closed").forget();
+                Ok::<_, Infallible>(Response::new(Body::empty()))
+            }
+        };
+        let origin = Arc::new(ClientConnection::of_test(Quotas::default()));
+        let (may_batch, usage, quotas) = (origin.may_batch(), origin.usage.clone(), origin.quotas.clone());
+        tokio::spawn(serve(ours, service_fn(answer), origin));
+        theirs.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("it listens");
+        write_frame(&mut theirs, SETTINGS, 0, 0, &[]).await;
+        assert!(!may_batch());
+        for (stream, several) in [(1, false), (3, true)] {
+            write_frame(&mut theirs, HEADERS, END_HEADERS | END_STREAM, stream, &POST).await;
+            begins.recv().await.expect("the call begins");
+            assert_eq!(may_batch(), several, "after stream {stream}");
+        }
+        may_end.add_permits(1);
+        while read_frame(&mut theirs).await.0 != HEADERS {}
+        assert!(!may_batch(), "one call has ended");
+        let watch = quotas.watch(&Arc::new(Identity::stranger("a")), 1, Some(&usage)).expect("its first watch");
+        assert!(may_batch());
+        drop(watch);
+        assert!(!may_batch());
     }
 
     #[tokio::test]

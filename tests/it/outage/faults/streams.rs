@@ -1,16 +1,20 @@
 //! Streams during an outage.
 
 use futures_util::{StreamExt, future::join_all, stream};
-use jobtrack::proto::v1::{Durability, Event, GetJobRequest, WatchJobRequest, WatchJobsRequest, job::State};
+use jobtrack::proto::v1::{
+    Durability, Event, GetJobRequest, UpdateProgressRequest, WatchJobRequest, WatchJobsRequest, job::State,
+};
 use rstest::rstest;
+use tokio::task::JoinHandle;
 
 use super::{assert_stored, job, two_on};
 use crate::support::{
-    Client, Server, create,
+    Client, Server, create, new_job,
     redis::Redis,
     relay::{Link, Relay},
     replicas::{degraded, in_time, read, server_on, stats, whole},
     watching::{Seen, complete, delete, millis, report, resume, watch, watch_job, watch_jobs},
+    with_long_deadline,
 };
 
 /// Returns a request to watch a job with a bookmark each second.
@@ -171,9 +175,23 @@ async fn returned_replica_sends_the_changes_that_it_missed() {
 async fn report_often(mut client: Client, id: String, count: usize) -> i64 {
     let mut revision = 0;
     for _ in 0..count {
-        revision = report(&mut client, &id).await.revision;
+        let report = UpdateProgressRequest { job_id: id.clone(), ..UpdateProgressRequest::default() };
+        let stored = client.update_progress(with_long_deadline(report)).await.expect("it can be reported on");
+        revision = stored.into_inner().job.expect("a job").revision;
     }
     revision
+}
+
+/// Waits until a job has reached `revision`. Fails if its `reports` end before, because one of them failed.
+async fn until_revision<T>(client: &mut Client, id: &str, revision: i64, reports: &JoinHandle<T>) {
+    loop {
+        let have_ended = reports.is_finished();
+        let answer = client.get_job(with_long_deadline(read(id))).await.expect("it can be read").into_inner();
+        if answer.job.expect("a job").revision >= revision {
+            return;
+        }
+        assert!(!have_ended, "a report failed");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,7 +207,7 @@ async fn a_thousand_active_jobs_survive_an_emptied_redis_and_every_watcher_reach
     let of = |number: usize| clients[number % clients.len()].clone();
     let streams = join_all(ids.iter().enumerate().map(|(number, id)| async move {
         let mut client = of(number);
-        create(&mut client, id).await;
+        client.create_job(with_long_deadline(new_job(id))).await.expect("a job can be created");
         let mut stream = watch(&client, id).await;
         stream.expect(Event::Snapshot).await;
         stream
@@ -202,13 +220,9 @@ async fn a_thousand_active_jobs_survive_an_emptied_redis_and_every_watcher_reach
         ids.iter().enumerate().map(|(number, id)| report_often(of(number), id.clone(), 20)).collect::<Vec<_>>(),
     ));
     let mut first = of(0);
-    while job(&mut first, "j0").await.revision < 5 {
-        assert!(!updates.is_finished(), "a report failed");
-    }
+    until_revision(&mut first, "j0", 5, &updates).await;
     redis.kill();
-    while job(&mut first, "j0").await.revision < 10 {
-        assert!(!updates.is_finished(), "a report failed");
-    }
+    until_revision(&mut first, "j0", 10, &updates).await;
     redis.restart_empty().await;
     let revisions = updates.await.expect("no report fails");
     println!("{} reports of {JOBS} jobs in {:?}", JOBS * 20, begun.elapsed());
