@@ -21,6 +21,7 @@ use crate::support::{
     process::Process,
     raw::{Raw, call, frame},
     replicas::read,
+    with_long_deadline,
 };
 
 /// Heavy readers, each with a connection of its own.
@@ -95,9 +96,7 @@ async fn time_calls(address: SocketAddr) -> Duration {
     let mut times = Histogram::<u64>::new(3).expect("three digits");
     for _ in 0..CALLS {
         let begun = Instant::now();
-        let mut request = tonic::Request::new(read("small"));
-        request.set_timeout(Duration::from_secs(60));
-        client.get_job(request).await.expect("it is there");
+        client.get_job(with_long_deadline(read("small"))).await.expect("it is there");
         times.record(begun.elapsed().as_micros().try_into().expect("not that long")).expect("it is resized");
     }
     Duration::from_micros(times.value_at_quantile(0.99))
